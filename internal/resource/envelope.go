@@ -1,0 +1,32 @@
+package resource
+
+import (
+	"errors"
+	"fmt"
+
+	"google.golang.org/protobuf/proto"
+
+	resourcev1 "github.com/sallyport/sallyport/proto/gen/sallyport/resource/v1"
+)
+
+// Envelope is what every build can read of a document, whatever its kind.
+type Envelope struct {
+	Key      Key
+	Document *resourcev1.Document
+}
+
+// ParseEnvelope reads a document's envelope. It looks at neither the spec nor
+// fields that it does not know: Parse does.
+func ParseEnvelope(document []byte) (Envelope, error) {
+	var d resourcev1.Document
+	if err := proto.Unmarshal(document, &d); err != nil {
+		return Envelope{}, fmt.Errorf("parse document: %w", err)
+	}
+	if d.GetKind() == "" || d.GetName() == "" {
+		return Envelope{}, errors.New("parse document: kind or name is missing")
+	}
+	return Envelope{
+		Key:      Key{Kind: Kind(d.GetKind()), Namespace: d.GetNamespace(), Name: d.GetName()},
+		Document: &d,
+	}, nil
+}

@@ -1,0 +1,97 @@
+package storage
+
+import (
+	"context"
+
+	"github.com/sallyport/sallyport/internal/resource"
+	"github.com/sallyport/sallyport/internal/snapshot"
+)
+
+// Resources holds every version of every resource. Methods are safe for
+// concurrent use, give up when ctx ends, and return ErrUnavailable when the
+// database cannot be reached.
+type Resources interface {
+	// Commit makes a revision of the changes: versions, the environments that
+	// they touch, and an audit entry, in one transaction. Revisions are gapless
+	// and in the order of commit. Under the lock that orders commits it calls
+	// recheck with what was committed after c.Base (newest version of each key;
+	// none when nothing was); its error ends the commit and is returned as it
+	// is. ErrConflict if c.Expected is not where the fleet is. When Commit
+	// returns nil the revision survives the death of every process.
+	Commit(ctx context.Context, c Commit, recheck func(since []Version) error) (Committed, error)
+	// Since returns the newest version of each key that changed after the
+	// revision, deletions included, ordered by key, and the revision that this
+	// leads to. Since(ctx, 0) is the whole state, without deletions.
+	Since(ctx context.Context, after snapshot.Revision) ([]Version, snapshot.Revision, error)
+	// Resource returns the version of a key that was current at the revision (the
+	// newest when 0). ErrNotFound if there was none, or the revision is not yet.
+	Resource(ctx context.Context, key resource.Key, at snapshot.Revision) (Version, error)
+	// List returns versions ordered by key, and the revision that was listed.
+	// ErrNotFound if that revision is not yet.
+	List(ctx context.Context, f Filter) ([]Version, snapshot.Revision, error)
+	// Revisions returns at most limit revisions below before (all when 0), newest first.
+	Revisions(ctx context.Context, before snapshot.Revision, limit int) ([]RevisionInfo, error)
+	// Position returns the fleet's epoch and newest revision.
+	Position(ctx context.Context) (snapshot.Position, error)
+	// EnvironmentsAt returns, for each environment that exists or existed, the
+	// last revision up to at that touches it.
+	EnvironmentsAt(ctx context.Context, at snapshot.Revision) (map[string]snapshot.Revision, error)
+	// Changed returns a channel that receives after commits by any replica, at
+	// least once for the last one, until ctx ends, when it is closed. It also
+	// receives after the connection that it rests on was restored. It carries no
+	// data: read what is current.
+	Changed(ctx context.Context) <-chan struct{}
+}
+
+// Publishing is what the publisher keeps. Every write names its term and
+// returns ErrFenced, changing nothing, when there is a newer one.
+type Publishing interface {
+	// BeginTerm makes holder the publisher and fences those before it.
+	BeginTerm(ctx context.Context, holder string) (Term, error)
+	// Heads returns every environment with its newest head, ordered by name.
+	Heads(ctx context.Context) ([]EnvironmentHead, error)
+	// Head returns the head of an environment at the last of its revisions up
+	// to at; ErrNotFound if that was not signed.
+	Head(ctx context.Context, environment string, at snapshot.Revision) (EnvironmentHead, error)
+	// EnvironmentRevisions returns up to limit revisions after one that touch an
+	// environment, ascending, each with the versions of distributed resources
+	// that it made. A version whose scope does not include the environment, or
+	// that is deleted, is gone from it.
+	EnvironmentRevisions(ctx context.Context, environment string, after snapshot.Revision, limit int) ([]EnvironmentRevision, error)
+	// EnvironmentState returns what is in an environment at a revision.
+	EnvironmentState(ctx context.Context, environment string, at snapshot.Revision) ([]Version, error)
+	// SaveHeads records signed heads, in order. Saving a head again changes
+	// nothing; another head for the same revision is an error.
+	SaveHeads(ctx context.Context, term Term, heads []snapshot.Head) error
+	// Cursor returns the last revision of an environment that was written to a
+	// target; 0 when none was.
+	Cursor(ctx context.Context, target, environment string) (snapshot.Revision, error)
+	// AdvanceCursor moves a cursor forward. It never moves back.
+	AdvanceCursor(ctx context.Context, term Term, target, environment string, to snapshot.Revision) error
+}
+
+// EnvironmentRevision is what a revision did to an environment.
+type EnvironmentRevision struct {
+	Revision snapshot.Revision
+	Versions []Version
+}
+
+// Fleet holds what is known of proxies.
+type Fleet interface {
+	// SaveProxies creates or replaces records by ID. An older LastSeen does not
+	// replace a newer one. RegisteredAt stays as it was first saved.
+	SaveProxies(ctx context.Context, proxies []Proxy) error
+	// Proxy returns a record; ErrNotFound if there is none.
+	Proxy(ctx context.Context, id ProxyID) (Proxy, error)
+	// Proxies returns up to limit records of an environment (all when empty)
+	// after the given place, ordered by environment and ID.
+	Proxies(ctx context.Context, environment string, after Proxy, limit int) ([]Proxy, error)
+}
+
+// Audit holds the chain of audit entries.
+type Audit interface {
+	// Record appends an entry. Commit records its own.
+	Record(ctx context.Context, e AuditEntry) error
+	// Entries returns up to limit entries after a sequence, ascending.
+	Entries(ctx context.Context, after int64, limit int) ([]AuditEntry, error)
+}

@@ -1,0 +1,140 @@
+// Package storage says what the control plane keeps and what it may rely on:
+// records, contracts and the errors that have a meaning.
+package storage
+
+import (
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/sallyport/sallyport/internal/resource"
+	"github.com/sallyport/sallyport/internal/snapshot"
+	proxyv1 "github.com/sallyport/sallyport/proto/gen/sallyport/proxy/v1"
+)
+
+var (
+	// ErrNotFound says that there is no such thing.
+	ErrNotFound = errors.New("not found")
+	// ErrConflict says that the fleet is not at the revision that a commit
+	// expected.
+	ErrConflict = errors.New("the fleet is at another revision")
+	// ErrFenced says that another replica has become publisher since.
+	ErrFenced = errors.New("another replica has become publisher")
+	// ErrUnavailable says that the store cannot be reached now, and that
+	// nothing was changed, unless the error came from a commit whose outcome is
+	// unknown, which wraps ErrUnknownOutcome as well.
+	ErrUnavailable = errors.New("the database cannot be reached")
+	// ErrUnknownOutcome says that the connection was lost while committing.
+	ErrUnknownOutcome = errors.New("it is not known whether the change was committed")
+)
+
+// Scope says which environments a resource is distributed to. The zero Scope is
+// none.
+type Scope struct {
+	All          bool
+	Environments []string // sorted; empty with All
+}
+
+// Includes reports whether environment is in the scope.
+func (s Scope) Includes(environment string) bool {
+	return s.All || slices.Contains(s.Environments, environment)
+}
+
+// Version is what a revision made of a resource.
+type Version struct {
+	Key      resource.Key
+	Revision snapshot.Revision
+	Deleted  bool // with the fields below unset
+	Scope    Scope
+	Document []byte // the bytes that are distributed, made once
+	Digest   snapshot.Digest
+}
+
+// Change is what a commit does to a resource.
+type Change struct {
+	Key      resource.Key
+	Delete   bool // with the fields below unset
+	Scope    Scope
+	Document []byte
+	Digest   snapshot.Digest
+}
+
+// Commit asks for a new revision.
+type Commit struct {
+	Caller  string
+	Message string
+	// Base is the revision that the changes were checked against.
+	Base snapshot.Revision
+	// Expected, when not nil, is the revision that the fleet has to be at.
+	Expected *snapshot.Revision
+	Changes  []Change
+}
+
+// Committed is the outcome of a commit.
+type Committed struct {
+	Revision snapshot.Revision
+	// Environments that the revision touches, sorted.
+	Environments []string
+}
+
+// RevisionInfo describes a revision.
+type RevisionInfo struct {
+	Revision     snapshot.Revision
+	CommittedAt  time.Time
+	Caller       string
+	Message      string
+	Changes      int
+	Environments []string
+}
+
+// Filter narrows a listing of resources.
+type Filter struct {
+	Kind      resource.Kind     // every kind when empty
+	Namespace *string           // every namespace when nil
+	At        snapshot.Revision // the newest when 0
+	After     resource.Key      // the last one of the page before
+	Limit     int               // at least 1
+}
+
+// EnvironmentHead is the newest state of an environment that was signed.
+type EnvironmentHead struct {
+	Environment string
+	// Revision is the last one that touches the environment, signed or not.
+	Revision snapshot.Revision
+	// Signed is nil until the first head.
+	Signed *proxyv1.SignedHead
+}
+
+// Term counts publishers. A publisher with a lower term than the newest is
+// refused with ErrFenced.
+type Term int64
+
+// ProxyID names a proxy process: its SPIFFE ID, "#", and its instance.
+type ProxyID string
+
+// Proxy is the record of a proxy process.
+type Proxy struct {
+	ID          ProxyID
+	SPIFFEID    string
+	Instance    string
+	Environment string // empty while pending
+	Replica     string // where its stream is; empty when it has none
+	// Status is the serialized admin.v1.Proxy as of LastSeen.
+	Status       []byte
+	RegisteredAt time.Time
+	LastSeen     time.Time
+}
+
+// AuditEntry records who did what. Entries are chained: each holds the digest
+// of the one before.
+type AuditEntry struct {
+	Sequence int64 // set by the store
+	At       time.Time
+	Caller   string
+	Action   string // the procedure
+	Allowed  bool
+	Revision snapshot.Revision // 0 when it made none
+	Detail   string
+	Previous snapshot.Digest // set by the store
+	Digest   snapshot.Digest // set by the store
+}
