@@ -1,12 +1,79 @@
-# Every tool is pinned by a tool directive: the generators in go.mod, the rest
-# in the modules below tools/, which keep what they need out of our go.mod.
-BUF := go tool -modfile=tools/buf/go.mod buf
+# Every tool is pinned by a tool directive: the generators in go.mod, the others
+# in modules below tools/, so that what they require stays out of our go.mod.
+BUF      := go tool -modfile=tools/buf/go.mod buf
+GOLANGCI := go tool -modfile=tools/lint/go.mod golangci-lint
+
+# The schema as it was at the last release, which "breaking" compares with.
+IMAGE := proto/image.binpb
+
+# What can be said on the command line: make demo ARGS=--once
+ARGS     ?=
+BENCH    ?= .
+FUZZTIME ?= 20s
+
+# check runs in the order it is written in: what fails fast comes first.
+.NOTPARALLEL:
 
 .PHONY: help
 help: ## list the targets
-	@grep -hE '^[a-z][a-z0-9-]*:.*##' $(MAKEFILE_LIST) | sort | sed -E 's/:[^#]*## */|/' | \
-		while IFS='|' read -r name text; do printf '  %-16s %s\n' "$$name" "$$text"; done
+	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | sort | \
+		while IFS=: read -r name text; do printf '  %-16s%s\n' "$$name" "$${text##*## }"; done
+
+.PHONY: build
+build: ## build the programs into bin/
+	go build -o bin/ ./cmd/...
+
+.PHONY: demo
+demo: build ## run the whole system on this machine: make demo ARGS=--once
+	@bin/sallyport demo $(ARGS)
+
+.PHONY: test
+test: ## run every test, against real Postgres and etcd
+	go test -timeout 10m ./...
+
+.PHONY: race
+race: ## run every test with the race detector (needs a C compiler)
+	go test -race -timeout 15m ./...
+
+.PHONY: bench
+bench: ## run the benchmarks, or those that match BENCH
+	go test -run '^$$' -bench '$(BENCH)' -benchmem -timeout 20m ./...
+
+.PHONY: fuzz
+fuzz: ## fuzz every fuzz test for FUZZTIME (20s)
+	@tools/fuzz $(FUZZTIME)
 
 .PHONY: generate
 generate: ## write proto/gen anew from the .proto files
 	$(BUF) generate
+
+.PHONY: image
+image: ## take the schema as what the next release is compared with
+	$(BUF) build proto --exclude-source-info -o $(IMAGE)
+
+.PHONY: check-generate
+check-generate: generate ## fail if the committed proto/gen is not what generate writes
+	@changed=$$(git status --porcelain -- proto/gen) && test -z "$$changed" || \
+		{ printf 'proto/gen is not what the .proto files say; commit:\n%s\n' "$$changed"; exit 1; }
+
+.PHONY: breaking
+breaking: ## compare the .proto files with those of the last release
+	$(BUF) breaking proto --against $(IMAGE)
+
+.PHONY: lint
+lint: ## judge the form of .proto files, Go code and go.mod
+	$(BUF) lint
+	$(BUF) format --diff --exit-code
+	go vet ./...
+	$(GOLANGCI) run ./...
+	go mod tidy -diff
+	cd tools/buf && go mod tidy -diff
+	cd tools/lint && go mod tidy -diff
+
+.PHONY: vuln
+vuln: ## look for known vulnerabilities; VULNDB=FILE.tar.gz: a copy for when offline
+	@tools/vuln
+
+.PHONY: check
+check: check-generate breaking lint vuln test race ## generated code, form, vulnerabilities, tests, demo: what CI runs
+	$(MAKE) demo ARGS=--once
