@@ -1,0 +1,104 @@
+package token
+
+import (
+	"encoding/base64"
+	"slices"
+	"strings"
+)
+
+// MaxSize is the length in bytes of the longest token that is looked at.
+const MaxSize = 16 << 10
+
+// Parsed is a token whose form is right and whose signature nobody has checked.
+// Issuer and KeyID are what it claims: they may choose whom to ask, and prove
+// nothing.
+type Parsed struct {
+	Issuer string
+	KeyID  string
+
+	algorithm Algorithm
+	signed    string
+	signature []byte
+	claims    map[string]any
+}
+
+// Parse reads the compact serialization (RFC 7515 §7.1) and checks all that
+// can be checked without keys. Every error is an *Error.
+func Parse(raw string) (*Parsed, error) {
+	if len(raw) > MaxSize {
+		return nil, refuse(Malformed)
+	}
+	header, rest, _ := strings.Cut(raw, ".")
+	// A fourth segment leaves its dot in the signature, which base64url lacks.
+	payload, signature, three := strings.Cut(rest, ".")
+	sig, okSignature := decodeSegment(signature)
+	h, okHeader := decodeJSON(header)
+	claims, okClaims := decodeJSON(payload)
+	if !three || !okSignature || !okHeader || !okClaims {
+		return nil, refuse(Malformed)
+	}
+	p := &Parsed{signed: raw[:len(header)+1+len(payload)], signature: sig, claims: claims}
+	p.Issuer, _ = claims["iss"].(string)
+	if err := p.readHeader(h); err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+// For says whether aud, a string or an array of strings (RFC 7519 §4.1.3),
+// names one of the audiences.
+func (p *Parsed) For(audiences []string) bool {
+	got, ok := names(p.claims["aud"])
+	return ok && slices.ContainsFunc(got, func(a string) bool { return slices.Contains(audiences, a) })
+}
+
+func (p *Parsed) readHeader(h map[string]any) error {
+	for _, member := range []string{"crit", "b64", "zip", "enc", "jku", "jwk", "x5u", "x5c"} {
+		if _, given := h[member]; given {
+			return refuse(BadHeader)
+		}
+	}
+	if !accessToken(h) {
+		return refuse(WrongType)
+	}
+	alg, _ := h["alg"].(string)
+	if p.algorithm = Algorithm(alg); p.algorithm.method() == nil {
+		return refuse(WrongAlgorithm)
+	}
+	p.KeyID, _ = h["kid"].(string)
+	if p.KeyID == "" || len(p.KeyID) > maxKeyID {
+		return refuse(BadHeader)
+	}
+	return nil
+}
+
+// accessToken accepts the types that access tokens have (RFC 7519 §5.1,
+// RFC 9068 §2.1), not those of logout tokens, DPoP proofs or security events.
+func accessToken(h map[string]any) bool {
+	v, given := h["typ"]
+	if !given {
+		return true
+	}
+	typ, _ := v.(string)
+	typ = strings.TrimPrefix(strings.ToLower(typ), "application/")
+	return typ == "jwt" || typ == "at+jwt"
+}
+
+func decodeJSON(segment string) (map[string]any, bool) {
+	b, ok := decodeSegment(segment)
+	if !ok {
+		return nil, false
+	}
+	object, err := decodeObject(b)
+	return object, err == nil
+}
+
+// decodeSegment takes the one canonical base64url form of some bytes: no
+// padding, no stray bits, and no line breaks, which encoding/base64 skips.
+func decodeSegment(s string) ([]byte, bool) {
+	if strings.ContainsAny(s, "\r\n") {
+		return nil, false
+	}
+	b, err := base64.RawURLEncoding.Strict().DecodeString(s)
+	return b, err == nil
+}
