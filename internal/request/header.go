@@ -1,0 +1,283 @@
+package request
+
+import (
+	"fmt"
+	"net/textproto"
+	"strings"
+)
+
+// fate is what happens to a header field.
+type fate uint8
+
+const (
+	forwarded  fate = iota
+	single          // forwarded, and refused when it occurs twice
+	connection      // of this connection only: read, then removed
+	removed         // only a gateway may say it
+)
+
+// fateOf knows the fields that are not simply forwarded. Those of a gateway are
+// the ways in which common proxies and frameworks are told who the client is,
+// where it comes from, or that another method, host or path is meant.
+func fateOf(name string) fate {
+	switch name {
+	case "Host":
+		return removed // it is Canonical.Host
+	case "Authorization", "Content-Length", "Content-Location", "Content-Range", "Content-Type",
+		"Cookie", "Date", "From", "If-Modified-Since", "If-Range", "If-Unmodified-Since",
+		"Idempotency-Key", "Max-Forwards", "Origin", "Range", "Referer", "Traceparent",
+		"User-Agent", "X-Api-Key", "X-Request-Id":
+		return single
+	case "Connection", "Expect", "Http2-Settings", "Keep-Alive", "Proxy-Authenticate",
+		"Proxy-Authorization", "Proxy-Connection", "Te", "Trailer", "Transfer-Encoding", "Upgrade":
+		return connection
+	case "Cf-Connecting-Ip", "Client-Cert", "Client-Cert-Chain", "Client-Ip", "Fastly-Client-Ip",
+		"Forwarded", "Proxy", "Remote-Addr", "Remote-Email", "Remote-Groups", "Remote-Name",
+		"Remote-User", "True-Client-Ip",
+		"X-Client-Cert", "X-Client-Ip", "X-Client-Verify", "X-Cluster-Client-Ip",
+		"X-Email", "X-Forwarded", "X-Groups", "X-Host", "X-Http-Host-Override", "X-Http-Method",
+		"X-Http-Method-Override", "X-Method-Override", "X-Originating-Ip", "X-Real-Ip",
+		"X-Roles", "X-Spiffe-Id", "X-Url", "X-User", "X-User-Email", "X-User-Groups", "X-User-Id",
+		"X-User-Name", "X-User-Roles", "X-Username":
+		return removed
+	}
+	return fateOfFamily(name)
+}
+
+// fateOfFamily decides by the start of a name. Sallyport's own fields are among
+// them, so that an upstream can trust every one that it sees.
+func fateOfFamily(name string) fate {
+	if strings.HasPrefix(name, "Sallyport-") || strings.HasPrefix(name, "Ssl-Client-") {
+		return removed
+	}
+	rest, ok := strings.CutPrefix(name, "X-")
+	if !ok {
+		return forwarded
+	}
+	for _, family := range [...]string{
+		"Sallyport-", "Forwarded-", "Original-", "Rewrite-", "Remote-", "Auth-Request-",
+		"Authenticated-", "Envoy-", "Ssl-Client-", "Webauth-", "Amzn-Oidc-", "Goog-Authenticated-",
+		"Goog-Iap-", "Ms-Client-Principal", "Pomerium-", "Credential-", "Consumer-",
+	} {
+		if strings.HasPrefix(rest, family) {
+			return removed
+		}
+	}
+	return forwarded
+}
+
+// cleanHeader checks every field and removes in place those that are not
+// forwarded.
+func cleanHeader(header map[string][]string, major int) *Error {
+	fields, bytes, ofConnection := 0, 0, false
+	for name, values := range header {
+		fields += len(values)
+		for _, value := range values {
+			bytes += len(name) + len(value)
+		}
+		if fields > MaxHeaderFields || bytes > MaxHeaderBytes {
+			return refuse(ReasonHeaderTooLarge, "the header is too large")
+		}
+		f, err := judge(name, values)
+		switch {
+		case err != nil:
+			return err
+		case f == removed:
+			delete(header, name)
+		case f == connection:
+			ofConnection = true
+		}
+	}
+	if err := checkLength(header["Content-Length"]); err != nil {
+		return err
+	}
+	if ofConnection {
+		return endConnection(header, major)
+	}
+	return nil
+}
+
+// judge checks one field and tells what is to happen to it.
+func judge(name string, values []string) (fate, *Error) {
+	plain, ok := checkName(name)
+	if !ok {
+		return removed, refuse(ReasonHeaderName, fmt.Sprintf("the name %.40q is not a token, or not under its canonical key", name))
+	}
+	for _, value := range values {
+		if !isValue(value) {
+			return removed, refuse(ReasonHeaderValue, fmt.Sprintf("the field %.40s holds a control byte, or white space at an end", name))
+		}
+	}
+	if !plain || len(values) == 0 {
+		return removed, nil
+	}
+	f := fateOf(name)
+	if f == single && len(values) > 1 {
+		return removed, refuse(ReasonHeaderDuplicate, fmt.Sprintf("the field %s occurs more than once", name))
+	}
+	return f, nil
+}
+
+// checkName reports whether name is a token under its canonical key, and
+// whether it is made of letters, digits and hyphens alone. Tokens with other
+// bytes are legal and removed: CGI and its heirs read "X_User" and "X-User" as
+// the same variable.
+func checkName(name string) (plain, ok bool) {
+	plain, upper := true, true
+	for i := range len(name) {
+		c := name[i]
+		switch {
+		case c >= 'a' && c <= 'z':
+			if upper {
+				return false, false
+			}
+		case c >= 'A' && c <= 'Z':
+			if !upper {
+				return false, false
+			}
+		case c >= '0' && c <= '9' || c == '-':
+		case isTokenByte(c):
+			plain = false
+		default:
+			return false, false
+		}
+		upper = c == '-'
+	}
+	return plain, name != ""
+}
+
+// isValue reports whether s is a field value of RFC 9110, section 5.5. Values
+// are most of a request's bytes, so it looks at eight of them at a time.
+func isValue(s string) bool {
+	if s == "" {
+		return true
+	}
+	first, last := s[0], s[len(s)-1]
+	if first == ' ' || first == '\t' || last == ' ' || last == '\t' {
+		return false
+	}
+	for ; len(s) >= 8; s = s[8:] {
+		if mayHoldControl(s) && !isText(s[:8]) {
+			return false
+		}
+	}
+	return isText(s)
+}
+
+// isText reports whether s has no control bytes but tabs.
+func isText(s string) bool {
+	for i := range len(s) {
+		if isControl(s[i]) && s[i] != '\t' {
+			return false
+		}
+	}
+	return true
+}
+
+// mayHoldControl reports whether one of the first eight bytes of s is a control
+// byte. Subtracting borrows from a byte's top bit, where that was clear, exactly
+// when the byte (or one below it that borrowed) is smaller.
+func mayHoldControl(s string) bool {
+	const ones, tops = 0x0101010101010101, 0x8080808080808080
+	x := uint64(s[0]) | uint64(s[1])<<8 | uint64(s[2])<<16 | uint64(s[3])<<24 |
+		uint64(s[4])<<32 | uint64(s[5])<<40 | uint64(s[6])<<48 | uint64(s[7])<<56
+	del := x ^ 0x7f*ones
+	return ((x-' '*ones)&^x|(del-ones)&^del)&tops != 0
+}
+
+func checkLength(lengths []string) *Error {
+	const digitsOfInt64 = 18 // that are always in range
+	if len(lengths) == 0 || isDigits(lengths[0]) && len(lengths[0]) <= digitsOfInt64 {
+		return nil
+	}
+	return refuse(ReasonLength, "Content-Length is not a number")
+}
+
+// endConnection reads and removes the fields that are between the client and
+// the gateway. Only "Te: trailers", without which gRPC servers refuse calls,
+// goes on, as a statement of the gateway's own.
+func endConnection(header map[string][]string, major int) *Error {
+	if err := checkConnectionFields(header, major); err != nil {
+		return err
+	}
+	for _, value := range header["Connection"] {
+		if err := removeNamed(header, value); err != nil {
+			return err
+		}
+	}
+	for _, name := range [...]string{
+		"Connection", "Expect", "Http2-Settings", "Keep-Alive", "Proxy-Authenticate",
+		"Proxy-Authorization", "Proxy-Connection", "Trailer", "Transfer-Encoding",
+	} {
+		delete(header, name)
+	}
+	if !announcesTrailers(header["Te"]) {
+		delete(header, "Te")
+	} else if te := header["Te"]; len(te) > 1 || te[0] != "trailers" {
+		header["Te"] = []string{"trailers"}
+	}
+	return nil
+}
+
+// checkConnectionFields refuses what changes the protocol or the framing. Over
+// HTTP/2 such fields make a request malformed (RFC 9113, section 8.2.2).
+func checkConnectionFields(header map[string][]string, major int) *Error {
+	if major == 2 {
+		for _, name := range [...]string{"Connection", "Keep-Alive", "Proxy-Connection", "Transfer-Encoding", "Upgrade"} {
+			if header[name] != nil {
+				return refuse(ReasonConnection, fmt.Sprintf("the field %s does not exist in HTTP/2", name))
+			}
+		}
+	}
+	if header["Upgrade"] != nil {
+		return refuse(ReasonUpgrade, "the protocol of a connection cannot be changed")
+	}
+	if e := header["Expect"]; e != nil && (len(e) > 1 || !strings.EqualFold(e[0], "100-continue")) {
+		return refuse(ReasonExpectation, "the only expectation that is met is 100-continue")
+	}
+	te := header["Transfer-Encoding"]
+	switch {
+	case te == nil:
+		return nil
+	case len(te) > 1 || te[0] != "chunked":
+		return refuse(ReasonTransferEncoding, "the only transfer encoding is chunked")
+	case header["Content-Length"] != nil:
+		return refuse(ReasonLength, "Content-Length stands beside Transfer-Encoding")
+	}
+	return nil
+}
+
+// removeNamed removes the fields that a Connection field names. It refuses to
+// remove what says who asks for what: such a name is an attempt to have
+// somebody else read another request.
+func removeNamed(header map[string][]string, options string) *Error {
+	for option := range strings.SplitSeq(options, ",") {
+		option = strings.Trim(option, " \t")
+		if option == "" || strings.EqualFold(option, "close") || strings.EqualFold(option, "keep-alive") {
+			continue
+		}
+		if !isToken(option) {
+			return refuse(ReasonConnection, "Connection is not a list of tokens")
+		}
+		name := textproto.CanonicalMIMEHeaderKey(option)
+		switch f := fateOf(name); {
+		case f == connection:
+		case f == single || name == "Host":
+			return refuse(ReasonConnection, fmt.Sprintf("Connection names the field %s", name))
+		default:
+			delete(header, name)
+		}
+	}
+	return nil
+}
+
+func announcesTrailers(te []string) bool {
+	for _, value := range te {
+		for option := range strings.SplitSeq(value, ",") {
+			if strings.EqualFold(strings.Trim(option, " \t"), "trailers") {
+				return true
+			}
+		}
+	}
+	return false
+}
