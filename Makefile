@@ -65,6 +65,7 @@ lint: ## judge the form of .proto files, Go code and go.mod
 	$(BUF) lint
 	$(BUF) format --diff --exit-code
 	go vet ./...
+	go vet -tags failpoint ./internal/failpoint
 	$(GOLANGCI) run ./...
 	go mod tidy -diff
 	cd tools/buf && go mod tidy -diff
