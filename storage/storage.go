@@ -20,6 +20,9 @@ var (
 	ErrConflict = errors.New("the fleet is at another revision")
 	// ErrFenced says that another replica has become publisher since.
 	ErrFenced = errors.New("another replica has become publisher")
+	// ErrAhead says that what is distributed is later than the database, and
+	// signed with our key: the database was set back.
+	ErrAhead = errors.New("what is distributed is later than the database")
 	// ErrUnavailable says that the store cannot be reached now, and that
 	// nothing was changed, unless the error came from a commit whose outcome is
 	// unknown, which wraps ErrUnknownOutcome as well.
