@@ -1,0 +1,225 @@
+package policy
+
+import (
+	"errors"
+	"fmt"
+	"regexp"
+	"strings"
+	"sync"
+	"unicode/utf8"
+
+	"cel.dev/cel-go/cel"
+	"cel.dev/cel-go/common/ast"
+	"cel.dev/cel-go/common/cost"
+	"cel.dev/cel-go/common/types"
+	"cel.dev/cel-go/ext"
+	"cel.dev/cel-go/interpreter"
+)
+
+// Bounds of a condition beyond its length.
+const (
+	maxCost          = 20_000 // CEL cost units per evaluation
+	maxNodes         = 1_000  // after the expansion of macros
+	maxDepth         = 32     // of nested expressions
+	maxLoops         = 2      // of nested all, exists, map, filter
+	maxRegexProgram  = 500    // instructions
+	maxWhenProblems  = 20     // reported for one condition
+	longestErrorText = 300    // bytes of one of CEL's messages
+)
+
+// language is the CEL environment of all conditions. It is a constant in all
+// but syntax: immutable, safe for concurrent use, and made at first use as it
+// takes longer to make than to compile a condition with.
+var language = sync.OnceValues(newLanguage)
+
+func newLanguage() (*cel.Env, error) {
+	options := []cel.EnvOption{
+		cel.EagerlyValidateDeclarations(true),
+		cel.ParserRecursionLimit(maxDepth),
+		cel.ExpressionNodeLimit(maxNodes),
+		cel.RegexProgramSizeLimit(maxRegexProgram),
+		cel.ASTValidators(
+			cel.ValidateComprehensionNestingLimit(maxLoops),
+			cel.ValidateDurationLiterals(),
+			cel.ValidateTimestampLiterals(),
+			sense{},
+		),
+	}
+	for _, o := range objects() {
+		options = append(options, cel.Types(o))
+		if o.variable != "" {
+			options = append(options, cel.Variable(o.variable, o.Type))
+		}
+	}
+	return cel.NewEnv(append(options, ext.Network())...)
+}
+
+// condition is a compiled CEL expression of type bool.
+type condition struct {
+	program cel.Program
+	source  *ast.SourceInfo // to say where an evaluation failed
+}
+
+func compileCondition(text string) (*condition, []*Error) {
+	if len(text) > MaxWhenLength {
+		return nil, refuseWhen("%d bytes: more than %d", len(text), MaxWhenLength)
+	}
+	if !utf8.ValidString(text) {
+		return nil, refuseWhen("is not UTF-8")
+	}
+	env, err := language()
+	if err != nil {
+		return nil, refuseWhen("make CEL environment: %v", err)
+	}
+	tree, issues := env.Compile(text)
+	if problems := located(issues); len(problems) > 0 {
+		return nil, problems
+	}
+	switch t := tree.OutputType(); {
+	case t.IsExactType(cel.DynType):
+		return nil, refuseWhen("may be of any type; say which, as in principal.claims.verified == true")
+	case !t.IsExactType(cel.BoolType):
+		return nil, refuseWhen("is of type %s, not bool", cel.FormatCELType(t))
+	}
+	return planCondition(env, tree)
+}
+
+func planCondition(env *cel.Env, tree *cel.Ast) (*condition, []*Error) {
+	estimate, err := env.EstimateCost(tree, unknownSizes{})
+	if err != nil {
+		return nil, refuseWhen("estimate cost: %v", err)
+	}
+	if estimate.Min > maxCost {
+		return nil, refuseWhen("costs at least %d to evaluate: more than %d", estimate.Min, maxCost)
+	}
+	program, err := env.Program(tree, cel.EvalOptions(cel.OptOptimize), cel.CostLimit(maxCost))
+	if err != nil {
+		return nil, refuseWhen("plan: %v", err)
+	}
+	return &condition{program: program, source: tree.NativeRep().SourceInfo()}, nil
+}
+
+// refuseWhen is the one problem of a condition that has no better place than
+// its beginning.
+func refuseWhen(format string, args ...any) []*Error {
+	return []*Error{{Field: "when", Reason: fmt.Sprintf(format, args...), Line: 1, Column: 1}}
+}
+
+// located turns what CEL found into problems with positions.
+func located(issues *cel.Issues) []*Error {
+	var problems []*Error
+	for _, e := range issues.Errors() {
+		if len(problems) == maxWhenProblems {
+			break
+		}
+		reason := strings.TrimSuffix(e.Message, " (in container '')")
+		if len(reason) > longestErrorText {
+			reason = strings.ToValidUTF8(reason[:longestErrorText], "") + "..."
+		}
+		problems = append(problems, &Error{
+			Field:  "when",
+			Reason: reason,
+			Line:   max(e.Location.Line(), 1),
+			Column: max(e.Location.Column(), 0) + 1,
+		})
+	}
+	return problems
+}
+
+// holds evaluates c. An error means that there is no answer.
+func (c *condition) holds(in *Input) (bool, error) {
+	if c == nil {
+		return true, nil
+	}
+	out, _, err := c.program.Eval((*facts)(in))
+	if err != nil {
+		return false, err
+	}
+	answer, ok := out.(types.Bool)
+	if !ok {
+		return false, errNoAnswer
+	}
+	return bool(answer), nil
+}
+
+var errNoAnswer = errors.New("condition is neither true nor false")
+
+// failure says where evaluation ended with err. It does not repeat CEL's text,
+// which quotes values of the request.
+func (c *condition) failure(err error) string {
+	var cancelled interpreter.EvalCancelledError
+	if errors.As(err, &cancelled) && cancelled.Cause == interpreter.CostLimitExceeded {
+		return fmt.Sprintf("condition costs more than %d to evaluate", maxCost)
+	}
+	var value *types.Err
+	if errors.As(err, &value) && value.NodeID() != 0 {
+		at := c.source.GetStartLocation(value.NodeID())
+		if at.Line() > 0 {
+			return fmt.Sprintf("condition has no value at line %d, column %d", at.Line(), at.Column()+1)
+		}
+	}
+	return "condition has no value"
+}
+
+// sense refuses what type-checks and could still never work.
+type sense struct{}
+
+// Name implements cel.ASTValidator.
+func (sense) Name() string { return "sallyport.validator.sense" }
+
+// Validate implements cel.ASTValidator.
+func (sense) Validate(_ *cel.Env, _ cel.ValidatorConfig, tree *ast.AST, issues *cel.Issues) {
+	for _, e := range ast.MatchDescendants(ast.NavigateAST(tree), ast.AllMatcher()) {
+		if at, reason := nonsense(e); reason != "" {
+			issues.ReportErrorAtID(at, "%s", reason)
+		}
+	}
+}
+
+// nonsense returns what is wrong with e alone, and the node to point at.
+func nonsense(e ast.NavigableExpr) (at int64, reason string) {
+	switch e.Kind() {
+	case ast.StructKind:
+		return e.ID(), "objects cannot be made in a condition"
+	case ast.CallKind:
+		return nonsenseCall(e.AsCall())
+	}
+	if parent, ok := e.Parent(); isObject(e.Type()) && !(ok && parent.Kind() == ast.SelectKind) {
+		return e.ID(), "has no value of its own: name one of its fields"
+	}
+	return 0, ""
+}
+
+func nonsenseCall(call ast.CallExpr) (at int64, reason string) {
+	args := call.Args()
+	switch name := call.FunctionName(); {
+	case name == "matches":
+		pattern := args[len(args)-1] // in both forms
+		return pattern.ID(), nonsensePattern(pattern)
+	case strings.HasPrefix(name, "get") && call.IsMemberFunction() && len(args) > 0:
+		return args[0].ID(), "time zones are not supported: times are UTC"
+	}
+	return 0, ""
+}
+
+// nonsensePattern leaves the size of a valid pattern to RegexProgramSizeLimit.
+func nonsensePattern(pattern ast.Expr) string {
+	if pattern.Kind() != ast.LiteralKind {
+		return "the pattern of matches must be a literal"
+	}
+	if _, err := regexp.Compile(fmt.Sprint(pattern.AsLiteral().Value())); err != nil {
+		return err.Error()
+	}
+	return ""
+}
+
+// unknownSizes leaves every size to CEL's defaults.
+type unknownSizes struct{}
+
+// EstimateCallCost implements cost.Estimator.
+func (unknownSizes) EstimateCallCost(_, _ string, _ *cost.AstNode, _ []cost.AstNode) *cost.CallEstimate {
+	return nil
+}
+
+// EstimateSize implements cost.Estimator.
+func (unknownSizes) EstimateSize(cost.AstNode) *cost.SizeEstimate { return nil }

@@ -1,0 +1,29 @@
+package policy
+
+// Reason says why a decision fell as it did. The set of reasons is closed, so
+// that they can be labels of a metric.
+type Reason string
+
+// The reasons. All but ReasonAllowed deny, and so does the empty Reason of a
+// zero Decision.
+const (
+	ReasonAllowed            Reason = "allowed_by_policy"   // Policy allowed and none denied
+	ReasonDenied             Reason = "denied_by_policy"    // Policy, a DENY, matched
+	ReasonNoMatch            Reason = "no_matching_policy"  // no ALLOW matched
+	ReasonEvaluationError    Reason = "evaluation_error"    // the condition of Policy failed
+	ReasonControlUnavailable Reason = "control_unavailable" // a control of the route was rejected
+	ReasonUnknownRoute       Reason = "unknown_route"       // the route is not in the Set
+	ReasonNoSnapshot         Reason = "no_snapshot"         // there is no Set yet
+)
+
+// Decision is the answer to one Input. The zero value denies.
+type Decision struct {
+	Allow  bool
+	Reason Reason
+	Policy string // "namespace/name" of the policy that decided; empty if none did
+
+	// Detail is a short text for the one who asks why. It names policies and
+	// the request's method but repeats nothing else of the request, so it is
+	// safe to show. It is empty where Reason and Policy say all.
+	Detail string
+}

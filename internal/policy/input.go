@@ -1,0 +1,32 @@
+package policy
+
+import (
+	"net/netip"
+	"time"
+)
+
+// RouteID is the key of a route. The zero value is no route.
+type RouteID struct{ Namespace, Name string }
+
+// String returns "namespace/name".
+func (r RouteID) String() string { return r.Namespace + "/" + r.Name }
+
+// Input is everything a decision may depend on. Method, Host, Path, Query and
+// Header are those of the canonical request, which is the one forwarded: a
+// spelling that only the upstream would understand must have been refused
+// before. Decide reads an Input and keeps nothing of it.
+type Input struct {
+	Principal   *Principal // nil is anonymous
+	Method      string
+	Host        string
+	Path        string
+	Query       string              // raw
+	Header      map[string][]string // by canonical name, as net/http has it
+	Route       RouteID
+	RouteLabels map[string]string
+	ClientIP    netip.Addr // the zero Addr is unknown
+	Now         time.Time
+	TLSVersion  string // "1.2" or "1.3"; empty without TLS
+	ServerName  string
+	ALPN        string
+}

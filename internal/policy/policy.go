@@ -1,0 +1,107 @@
+// Package policy compiles policies and decides by them, in the same way in the
+// control plane and in every proxy, so that what was validated is what is
+// enforced.
+//
+// A policy has an effect and four parts, all of which must match: principals,
+// methods, paths and a condition. A DENY that matches overrides every ALLOW,
+// and a request that no ALLOW matches is denied. Methods and paths left empty
+// match any, and so does an empty condition. Principals left empty match
+// everybody in a DENY, where that denies more; an ALLOW must name its
+// principals.
+package policy
+
+import "github.com/sallyport/sallyport/internal/pattern"
+
+// Effect is what a policy does to the requests it matches. The zero value is
+// invalid.
+type Effect uint8
+
+// The effects.
+const (
+	EffectUnspecified Effect = iota // does not compile
+	Allow
+	Deny
+)
+
+// String returns the effect as it is written in a resource.
+func (e Effect) String() string {
+	switch e {
+	case Allow:
+		return "ALLOW"
+	case Deny:
+		return "DENY"
+	}
+	return "EFFECT_UNSPECIFIED"
+}
+
+// Bounds of a Spec. They keep one policy from costing a request more than a
+// few microseconds.
+const (
+	MaxPrincipals = 256  // matchers of one policy
+	MaxMethods    = 32   // methods of one policy
+	MaxPaths      = 256  // path templates of one policy
+	MaxNameLength = 1024 // bytes of a group, an ID or an issuer
+	MaxWhenLength = 4096 // bytes of a condition
+)
+
+// Spec is a policy as an operator wrote it.
+type Spec struct {
+	Namespace, Name string
+	Digest          [32]byte // of the resource; returned by Policy.Digest
+	Effect          Effect
+
+	// Principals says whose requests match: those that any matcher names.
+	// An ALLOW without matchers does not compile; a DENY without matchers is
+	// for everybody, anonymous callers included.
+	Principals []PrincipalMatcher
+
+	// Methods are upper-case method names. Empty is any method.
+	Methods []string
+
+	// Paths are templates as in pattern.ParsePath. Empty is any path.
+	Paths []string
+
+	// When is a condition in CEL, of type bool. Empty is true. It may use
+	//
+	//	principal  kind ("anonymous", "user", "workload"), id, issuer,
+	//	           spiffe_id, groups, claims
+	//	request    method, host, path, query, headers (first value by name;
+	//	           names are lower-case and looked up in any case)
+	//	route      namespace, name, labels
+	//	signals    ip (net.IP), time (timestamp), tls.version, tls.sni, tls.alpn
+	//
+	// and the functions of the CEL standard library and of cel-go's network
+	// library, as in cidr("10.0.0.0/8").containsIP(signals.ip). Times are UTC,
+	// and the pattern of matches() is a literal. What is not there at run time
+	// (a header, a claim, an unknown address) is an error unless it was asked
+	// for with has() or in, and a policy whose condition fails never allows: an
+	// ALLOW does not match, a DENY denies.
+	When string
+}
+
+// Policy is a compiled Spec. It is immutable and safe for concurrent use. Only
+// Compile makes one that matches anything.
+type Policy struct {
+	namespace, name, key string
+	digest               [32]byte
+	effect               Effect
+	principals           principals
+	methods              []string // sorted, each once
+	paths                []pattern.Path
+	when                 *condition // nil is true
+}
+
+// Namespace returns the namespace of the resource.
+func (p *Policy) Namespace() string { return p.namespace }
+
+// Name returns the name of the resource within its namespace.
+func (p *Policy) Name() string { return p.name }
+
+// Key returns "namespace/name", the form that decisions name.
+func (p *Policy) Key() string { return p.key }
+
+// Digest returns the digest of the resource that p was compiled from.
+func (p *Policy) Digest() [32]byte { return p.digest }
+
+// Effect returns Allow or Deny.
+func (p *Policy) Effect() Effect { return p.effect }

@@ -1,0 +1,120 @@
+package policy
+
+import (
+	"slices"
+	"time"
+
+	"github.com/sallyport/sallyport/internal/pattern"
+)
+
+// Kind is the kind of a principal.
+type Kind uint8
+
+// The kinds. A principal of any other kind is matched by no matcher.
+const (
+	Anonymous Kind = iota // nobody proved anything
+	User                  // a person or program known to an identity provider
+	Workload              // a program with a SPIFFE ID
+)
+
+// String returns the kind as conditions see it.
+func (k Kind) String() string {
+	switch k {
+	case Anonymous:
+		return "anonymous"
+	case User:
+		return "user"
+	case Workload:
+		return "workload"
+	}
+	return "unknown"
+}
+
+// Principal is who passes through, as it was authenticated. The zero value is
+// the anonymous principal, and so is nil.
+type Principal struct {
+	Kind            Kind
+	ID              string // within Issuer: a subject, or the SPIFFE ID
+	Issuer          string
+	SPIFFEID        string // of the verified leaf; empty unless Kind is Workload
+	Groups          []string
+	Claims          map[string]any // JSON values as encoding/json decodes them
+	Provider        string         // namespace/name of the IdentityProvider
+	AuthenticatedBy string         // "jwt" or "x509-svid"
+	Expires         time.Time
+}
+
+func (p *Principal) kind() Kind {
+	if p == nil {
+		return Anonymous
+	}
+	return p.Kind
+}
+
+// PrincipalMatcher names principals. Exactly one of Group, ID, SPIFFE,
+// Authenticated and Anonymous is set; the zero value does not compile.
+type PrincipalMatcher struct {
+	Group  string // those with this group
+	ID     string // the one with exactly this ID
+	SPIFFE string // workloads, by a pattern as in pattern.ParseSPIFFE
+
+	// Issuer narrows Group or ID to principals of that issuer. When it is empty
+	// the word of every identity provider counts.
+	Issuer string
+
+	Authenticated bool // whoever proved who they are
+	Anonymous     bool // whoever did not: the one way to open a route to all
+}
+
+// principals are the compiled matchers of one policy. The zero value matches
+// nobody.
+type principals struct {
+	everybody     bool
+	authenticated bool
+	anonymous     bool
+	groups, ids   []qualified
+	spiffe        []pattern.SPIFFE
+}
+
+// qualified is a name, of one issuer or (when issuer is empty) of any.
+type qualified struct{ name, issuer string }
+
+func (m *principals) match(p *Principal) bool {
+	if m.everybody {
+		return true
+	}
+	switch p.kind() {
+	case Anonymous:
+		return m.anonymous
+	case User:
+		return m.authenticated || m.matchIssued(p)
+	case Workload:
+		return m.authenticated || m.matchIssued(p) || m.matchSPIFFE(p.SPIFFEID)
+	}
+	return false
+}
+
+func (m *principals) matchIssued(p *Principal) bool {
+	for i := range m.ids {
+		if m.ids[i].name == p.ID && m.ids[i].of(p) {
+			return true
+		}
+	}
+	for i := range m.groups {
+		if slices.Contains(p.Groups, m.groups[i].name) && m.groups[i].of(p) {
+			return true
+		}
+	}
+	return false
+}
+
+func (q *qualified) of(p *Principal) bool { return q.issuer == "" || q.issuer == p.Issuer }
+
+func (m *principals) matchSPIFFE(id string) bool {
+	for i := range m.spiffe {
+		if m.spiffe[i].Match(id) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,199 @@
+package policy
+
+import (
+	"cmp"
+	"iter"
+	"slices"
+	"strings"
+)
+
+// Binding attaches policies to a route. The bindings of a Set that name the
+// same route add up.
+type Binding struct {
+	// Route may be zero: its policies attach to no route yet. They are held,
+	// so that they count as enforced, and match no request.
+	Route    RouteID
+	Policies []*Policy
+
+	// Unavailable, when set, names a control of the route that could not be
+	// compiled, as in "Policy shop/blocks-x was rejected". All requests are
+	// then denied, for it might have denied any. It is shown to callers.
+	Unavailable string
+}
+
+// Set is all policies of a snapshot, by route. It is immutable and safe for
+// concurrent use. A nil or zero Set denies everything.
+type Set struct {
+	routes map[RouteID]*table // nil in the zero Set only
+}
+
+// table is the policies of one route. A request looks at those of its method
+// alone: those that name it, and those that are for any.
+type table struct {
+	unavailable string // Detail of the denial; empty if nothing is missing
+	methods     map[string]candidates
+	others      candidates // for a method that no policy names
+	all         candidates // for those who ask why
+}
+
+// candidates are ordered by key, so that it does not depend on the order of
+// bindings which of several matching policies a decision names.
+type candidates struct{ deny, allow []*Policy }
+
+// NewSet indexes bound. A nil Policy, or one that Compile did not make, stands
+// for a control that got lost and makes its route unavailable.
+func NewSet(bound []Binding) *Set {
+	policies := make(map[RouteID][]*Policy, len(bound))
+	unavailable := make(map[RouteID][]string)
+	for _, b := range bound {
+		policies[b.Route] = append(policies[b.Route], b.Policies...)
+		if b.Unavailable != "" {
+			unavailable[b.Route] = append(unavailable[b.Route], b.Unavailable)
+		}
+	}
+	s := &Set{routes: make(map[RouteID]*table, len(policies))}
+	for route, pp := range policies {
+		s.routes[route] = newTable(pp, unavailable[route])
+	}
+	return s
+}
+
+func newTable(policies []*Policy, unavailable []string) *table {
+	compiled := slices.DeleteFunc(slices.Clone(policies), func(p *Policy) bool {
+		return p == nil || p.effect == EffectUnspecified
+	})
+	if len(compiled) < len(policies) {
+		unavailable = append(unavailable, "a policy was not compiled")
+	}
+	slices.SortFunc(compiled, compare)
+	compiled = slices.Compact(compiled)
+	t := &table{methods: make(map[string]candidates), all: split(compiled, nil)}
+	if len(unavailable) > 0 {
+		t.unavailable = "a control of this route is unavailable: " + strings.Join(slices.Compact(slices.Sorted(slices.Values(unavailable))), "; ")
+	}
+	t.others = split(compiled, func(p *Policy) bool { return len(p.methods) == 0 })
+	for _, p := range compiled {
+		for _, method := range p.methods {
+			if _, done := t.methods[method]; !done {
+				t.methods[method] = split(compiled, func(p *Policy) bool { return p.matchMethod(method) })
+			}
+		}
+	}
+	return t
+}
+
+func compare(p, q *Policy) int {
+	return cmp.Or(cmp.Compare(p.key, q.key), slices.Compare(p.digest[:], q.digest[:]))
+}
+
+// split sorts the kept policies by effect; a nil keep keeps all.
+func split(policies []*Policy, keep func(*Policy) bool) (c candidates) {
+	for _, p := range policies {
+		switch {
+		case keep != nil && !keep(p):
+		case p.effect == Deny:
+			c.deny = append(c.deny, p)
+		case p.effect == Allow:
+			c.allow = append(c.allow, p)
+		}
+	}
+	return c
+}
+
+func (t *table) of(method string) candidates {
+	if c, ok := t.methods[method]; ok {
+		return c
+	}
+	return t.others
+}
+
+// Policies yields the policies of s, each once, in no particular order. They
+// are read out of the index that Decide reads: one that got lost on the way
+// there is missing here too.
+func (s *Set) Policies() iter.Seq[*Policy] {
+	return func(yield func(*Policy) bool) {
+		if s == nil {
+			return
+		}
+		seen := make(map[*Policy]struct{})
+		for _, t := range s.routes {
+			for p := range t.policies() {
+				if _, ok := seen[p]; ok {
+					continue
+				}
+				seen[p] = struct{}{}
+				if !yield(p) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// policies yields what Decide may read of t, some of it more than once.
+func (t *table) policies() iter.Seq[*Policy] {
+	return func(yield func(*Policy) bool) {
+		cells := []candidates{t.others}
+		for _, c := range t.methods {
+			cells = append(cells, c)
+		}
+		for _, c := range cells {
+			for _, list := range [...][]*Policy{c.deny, c.allow} {
+				for _, p := range list {
+					if !yield(p) {
+						return
+					}
+				}
+			}
+		}
+	}
+}
+
+// Decide answers in. It does not allocate unless it denies or evaluates a
+// condition, and looks only at policies of in's route and method.
+func (s *Set) Decide(in *Input) Decision {
+	t, refusal := s.table(in)
+	if t == nil {
+		return refusal
+	}
+	c := t.of(in.Method)
+	for _, p := range c.deny {
+		switch m, err := p.evaluate(in); m {
+		case missNothing:
+			return Decision{Reason: ReasonDenied, Policy: p.key}
+		case missError:
+			return p.failed(err)
+		}
+	}
+	var failure Decision
+	for _, p := range c.allow {
+		switch m, err := p.evaluate(in); {
+		case m == missNothing:
+			return Decision{Allow: true, Reason: ReasonAllowed, Policy: p.key}
+		case m == missError && failure.Reason == "":
+			failure = p.failed(err)
+		}
+	}
+	if failure.Reason != "" {
+		return failure
+	}
+	return Decision{Reason: ReasonNoMatch, Detail: t.nearest(in)}
+}
+
+// table returns the table of in's route, or nil and why there is none to ask.
+func (s *Set) table(in *Input) (*table, Decision) {
+	switch {
+	case s == nil || s.routes == nil:
+		return nil, Decision{Reason: ReasonNoSnapshot}
+	case in == nil || in.Route == RouteID{}:
+		return nil, Decision{Reason: ReasonUnknownRoute}
+	}
+	t := s.routes[in.Route]
+	switch {
+	case t == nil:
+		return nil, Decision{Reason: ReasonUnknownRoute}
+	case t.unavailable != "":
+		return nil, Decision{Reason: ReasonControlUnavailable, Detail: t.unavailable}
+	}
+	return t, Decision{}
+}
