@@ -29,6 +29,12 @@ func canonicalHost(raw string) (string, *Error) {
 	return strings.ToLower(host), nil
 }
 
+// IsHost reports whether host is the Host that some canonical request has.
+func IsHost(host string) bool {
+	canonical, err := canonicalHost(host)
+	return err == nil && canonical == host
+}
+
 func canonicalIPv6(raw string) (string, *Error) {
 	end := strings.IndexByte(raw, ']')
 	if end < 0 {

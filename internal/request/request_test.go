@@ -295,6 +295,17 @@ func TestOneSpellingForEveryHost(t *testing.T) {
 	}
 }
 
+func TestIsHost(t *testing.T) {
+	for host, want := range map[string]bool{
+		"api.example": true, "10.0.0.1": true, "[::1]": true,
+		"": false, "API.example": false, "api.example:443": false, "api.example.": false, "[0::1]": false, "*": false, "*.example": false,
+	} {
+		if request.IsHost(host) != want {
+			t.Errorf("%q is a canonical host: %v", host, !want)
+		}
+	}
+}
+
 func TestMatchesServerName(t *testing.T) {
 	for _, c := range []struct {
 		host, name string
