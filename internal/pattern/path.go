@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"slices"
 	"strings"
 	"unicode/utf8"
 )
@@ -53,7 +54,7 @@ func ParsePath(s string) (Path, error) {
 
 func parsePathSegments(rest string) ([]Segment, error) {
 	segments := make([]Segment, 0, strings.Count(rest, "/")+1)
-	names := map[string]bool{}
+	var names []string
 	for more := true; more; {
 		var text string
 		text, rest, more = next(rest)
@@ -67,10 +68,12 @@ func parsePathSegments(rest string) ([]Segment, error) {
 		if segment.Kind == Rest && more {
 			return nil, errRestNotLast
 		}
-		if names[name] {
-			return nil, fmt.Errorf("name %q is used twice", name)
+		if name != "" {
+			if slices.Contains(names, name) {
+				return nil, fmt.Errorf("name %q is used twice", name)
+			}
+			names = append(names, name)
 		}
-		names[name] = name != ""
 		segments = append(segments, segment)
 	}
 	return segments, nil
