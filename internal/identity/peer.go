@@ -1,0 +1,59 @@
+package identity
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"time"
+
+	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
+)
+
+// PeerID names the client of a connection that ServerConfig or ListenerConfig
+// accepted. Only the verified leaf counts: exactly one URI name, which ParseID
+// accepts, no authority over others, still valid now.
+//
+// It fails with ErrNoCertificate when there is no TLS or no client certificate, and
+// with ErrPeer for everything else. What it trusts is the chain that the handshake
+// verified: it has no meaning for a connection accepted with another configuration,
+// and fails on the client's side of one, where ClientConfig has asked its Authorizer.
+func PeerID(state *tls.ConnectionState) (ID, error) {
+	if state == nil || len(state.PeerCertificates) == 0 {
+		return "", ErrNoCertificate
+	}
+	leaf, now := state.PeerCertificates[0], time.Now()
+	switch {
+	case !state.HandshakeComplete || !verified(state.VerifiedChains, leaf):
+		return "", fmt.Errorf("%w: certificate is not verified", ErrPeer)
+	case now.Before(leaf.NotBefore):
+		return "", fmt.Errorf("%w: not valid before %s", ErrPeer, leaf.NotBefore.Format(time.RFC3339))
+	case now.After(leaf.NotAfter):
+		return "", fmt.Errorf("%w: valid until %s", ErrPeer, leaf.NotAfter.Format(time.RFC3339))
+	}
+	return leafID(leaf)
+}
+
+func verified(chains [][]*x509.Certificate, leaf *x509.Certificate) bool {
+	for _, chain := range chains {
+		if len(chain) > 0 && chain[0].Equal(leaf) {
+			return true
+		}
+	}
+	return false
+}
+
+// leafID reads the ID of a leaf that was verified already.
+func leafID(leaf *x509.Certificate) (ID, error) {
+	if leaf.IsCA || leaf.KeyUsage&(x509.KeyUsageCertSign|x509.KeyUsageCRLSign) != 0 {
+		return "", fmt.Errorf("%w: certificate is an authority, not a workload", ErrPeer)
+	}
+	raw, err := x509svid.IDFromCert(leaf)
+	if err != nil {
+		return "", fmt.Errorf("%w: %w", ErrPeer, err)
+	}
+	id, err := ParseID(raw.String())
+	if err != nil {
+		return "", fmt.Errorf("%w: %w", ErrPeer, err)
+	}
+	return id, nil
+}
