@@ -308,6 +308,11 @@ func TestListen(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = live.Close() })
+	datagrams, err := net.ListenPacket("unixgram", filepath.Join(dir, "datagrams"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = datagrams.Close() })
 
 	for name, c := range map[string]struct {
 		id   identity.ID
@@ -320,6 +325,7 @@ func TestListen(t *testing.T) {
 		"too long":             {web, filepath.Join(dir, strings.Repeat("a", 100)), "at most 103"},
 		"a file":               {web, file, "no socket"},
 		"in use":               {web, live.Addr().String(), "in use"},
+		"another kind":         {web, datagrams.LocalAddr().String(), "wrong type"},
 		"no directory":         {web, filepath.Join(dir, "none", "s"), "no such file"},
 	} {
 		if _, err := is.Listen(c.id, c.path, 0); err == nil || !strings.Contains(err.Error(), c.want) {
@@ -328,6 +334,9 @@ func TestListen(t *testing.T) {
 	}
 	if got, err := os.ReadFile(file); err != nil || string(got) != "kept" {
 		t.Errorf("the file that was in the way: %q, %v", got, err)
+	}
+	if _, err := os.Lstat(datagrams.LocalAddr().String()); err != nil {
+		t.Errorf("the socket of another kind: %v", err)
 	}
 	conn, err := net.Dial("unix", live.Addr().String())
 	if err != nil {
