@@ -1,0 +1,233 @@
+package resource_test
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/types/known/structpb"
+
+	"github.com/sallyport/sallyport/internal/resource"
+	adminv1 "github.com/sallyport/sallyport/proto/gen/sallyport/admin/v1"
+)
+
+// of returns a resource of a kind with the given spec in YAML flow style.
+func of(kind, spec string) string {
+	namespace := "namespace: shop, "
+	if kind == "Environment" || kind == "Enrollment" {
+		namespace = ""
+	}
+	return fmt.Sprintf("{apiVersion: sallyport/v1, kind: %s, metadata: {%sname: x}, spec: %s}", kind, namespace, spec)
+}
+
+const goodRoute = `{hosts: [a.example], upstream: u, authentication: {anonymous: true}}`
+
+func TestDecodeFindsAllProblems(t *testing.T) {
+	for _, c := range []struct {
+		text string
+		want []string // "field reason"
+	}{
+		{of("Route", goodRoute), nil},
+		{"{}", []string{"apiVersion required", "kind required"}},
+		{"{apiVersion: v2, kind: Rout, metadata: {name: X}}", []string{"apiVersion invalid_value", "kind unknown_kind"}},
+		{"{apiVersion: sallyport/v1, kind: Route, spec: " + goodRoute + "}", []string{"metadata.name required", "metadata.namespace required"}},
+		{"{apiVersion: sallyport/v1, kind: Environment, metadata: {namespace: shop, name: aws}}", []string{"metadata.namespace invalid_value"}},
+		{"{apiVersion: sallyport/v1, kind: Environment, metadata: {name: Aws_1}}", []string{"metadata.name invalid_value"}},
+		{"{apiVersion: sallyport/v1, kind: Environment, metadata: {name: -aws}}", []string{"metadata.name invalid_value"}},
+		{"{apiVersion: sallyport/v1, kind: Environment, metadata: {name: " + strings.Repeat("a", 64) + "}}", []string{"metadata.name invalid_value"}},
+		{"{apiVersion: sallyport/v1, kind: Environment, metadata: {name: a, labels: {'': a, b: é, -c: d, ok: '', long: " + strings.Repeat("a", 129) + "}}}",
+			[]string{`metadata.labels[""] invalid_value`, `metadata.labels["-c"] invalid_value`, `metadata.labels["b"] invalid_value`, `metadata.labels["long"] invalid_value`}},
+
+		// Everything at once, and nothing that only follows from it.
+		{of("Policy", `{routes: {labels: [app]}, efect: ALLOW, principals: {group: shop}, methods: [get, 7, GET, GET], paths: [orders, "/a/{x}", "/a/{y}"], when: true}`), []string{
+			"spec.efect unknown_field",
+			"spec.methods[1] wrong_type",
+			"spec.principals wrong_type",
+			"spec.routes.labels wrong_type",
+			"spec.when wrong_type",
+			"spec.effect invalid_value",
+			"spec.methods[0] invalid_value",
+			"spec.paths[0] invalid_value",
+			"spec.paths[2] invalid_value",
+		}},
+		{of("Policy", `{routes: {names: [r], all: true}, effect: ALLOW, principals: []}`),
+			[]string{"spec.principals invalid_value", "spec.routes invalid_value"}},
+		{of("Policy", `{routes: {all: true}, effect: ALLOW, principals: [{}, {group: ""}, {authenticated: false}, {group: a, subject: b}, {spiffe: "spiffe://*/a"}, {spiffe: "spiffe://a/**", identityProvider: p}, {group: g, identityProvider: P}, {subject: "a\nb"}]}`), []string{
+			"spec.principals[3].subject conflicting_fields",
+			"spec.principals[0] required",
+			"spec.principals[1].group invalid_value",
+			"spec.principals[2].authenticated invalid_value",
+			"spec.principals[4].spiffe invalid_value",
+			"spec.principals[5].identityProvider conflicting_fields",
+			"spec.principals[6].identityProvider invalid_value",
+			"spec.principals[7].subject invalid_value",
+		}},
+		{of("Policy", `{routes: {all: true}, effect: MAYBE}`), []string{"spec.effect unknown_value"}},
+		{of("Policy", `{routes: {all: true}, effect: EFFECT_UNSPECIFIED}`), []string{"spec.effect unknown_value"}},
+		{of("Policy", `{routes: {all: true}, effect: 2}`), []string{"spec.effect wrong_type"}},
+		{of("Policy", `{routes: {all: true}, effect: DENY, principals: null}`), []string{"spec.principals wrong_type"}},
+		{of("Policy", `{routes: {all: true}, effect: DENY, methods: [TRACE, "*", BREW]}`),
+			[]string{"spec.methods[0] invalid_value", "spec.methods[1] invalid_value", "spec.methods[2] invalid_value"}},
+		{of("Policy", `{routes: {names: [A, b]}, effect: DENY, environments: [Aws, aws, aws]}`),
+			[]string{"spec.environments invalid_value", "spec.routes.names[0] invalid_value"}},
+
+		{of("Route", `{upstream: Up, authentication: {}}`), []string{"spec.hosts invalid_value", "spec.authentication invalid_value", "spec.upstream invalid_value"}},
+		{of("Route", `{hosts: [A.example, "a.example:443", "*", "*.10.0.0.1", "a.*", "", "a..b"], upstream: u, authentication: {identityProviders: [P]}}`), []string{
+			"spec.hosts[5] invalid_value", "spec.hosts[0] invalid_value", "spec.hosts[1] invalid_value", "spec.hosts[2] invalid_value",
+			"spec.hosts[3] invalid_value", "spec.hosts[4] invalid_value", "spec.hosts[6] invalid_value", "spec.authentication.identityProviders[0] invalid_value",
+		}},
+		{of("Route", `{hosts: [a], upstream: u, authentication: {anonymous: true}, timeout: 30}`), []string{"spec.timeout wrong_type"}},
+		{of("Route", `{hosts: [a], upstream: u, authentication: {anonymous: true}, timeout: 5m}`), []string{"spec.timeout invalid_value"}},
+		{of("Route", `{hosts: [a], upstream: u, authentication: {anonymous: true}, timeout: 0s}`), []string{"spec.timeout invalid_value"}},
+		{of("Route", `{hosts: [a], upstream: u, authentication: {anonymous: true}, timeout: 3601s}`), []string{"spec.timeout invalid_value"}},
+		{of("Route", `{hosts: [a], upstream: u, authentication: {identity_providers: [p], identityProviders: [q]}}`), []string{"spec.authentication.identityProviders duplicate_field"}},
+
+		{of("Upstream", `{endpoints: ["a.example:443"]}`), []string{"spec required"}},
+		{of("Upstream", `{endpoints: ["a.example:443"], tls: {}, spiffe: {}}`), []string{"spec.tls conflicting_fields", "spec.spiffe.peerIds invalid_value"}},
+		{of("Upstream", `{endpoints: [], tls: {caFile: ca.pem, serverName: "a:443"}}`),
+			[]string{"spec.endpoints invalid_value", "spec.tls.caFile invalid_value", "spec.tls.serverName invalid_value"}},
+		{of("Upstream", `{endpoints: ["a", "a:0", "a:65536", "a:080", ":443", "fd00::7:443", "A:443", "a:443"], tls: {}}`), []string{
+			"spec.endpoints[0] invalid_value", "spec.endpoints[1] invalid_value", "spec.endpoints[2] invalid_value", "spec.endpoints[3] invalid_value",
+			"spec.endpoints[4] invalid_value", "spec.endpoints[5] invalid_value", "spec.endpoints[6] invalid_value",
+		}},
+		{of("Upstream", `{endpoints: ["127.0.0.1:80", "10.0.0.1:80", "localhost.example:80"], plaintext: {}}`),
+			[]string{"spec.endpoints[1] invalid_value", "spec.endpoints[2] invalid_value"}},
+		{of("Upstream", `{endpoints: ["a:1"], spiffe: {peerIds: ["spiffe://a/b/"]}}`), []string{"spec.spiffe.peerIds[0] invalid_value"}},
+
+		{of("Listener", `{address: ":443"}`), []string{"spec.tls required"}},
+		{of("Listener", `{address: "edge.example:443", tls: {workloadIdentity: true, certificates: [{certificateFile: a}], minVersion: "1.3"}}`), []string{
+			"spec.tls.minVersion unknown_value", "spec.tls.certificates[0].privateKeyFile required",
+			"spec.address invalid_value", "spec.tls.certificates[0].certificateFile invalid_value",
+		}},
+		{of("Listener", `{address: "443", tls: {}}`), []string{"spec.tls invalid_value", "spec.address invalid_value"}},
+		{of("Listener", `{address: "1.2.3.4:x", tls: {workloadIdentity: true}}`), []string{"spec.address invalid_value"}},
+
+		{of("IdentityProvider", `{issuer: "https://a\u0001", jwksUrl: "http://keys.example/", audiences: [""], leeway: 121s}`),
+			[]string{"spec.audiences[0] invalid_value", "spec.leeway invalid_value", "spec.issuer invalid_value", "spec.jwksUrl invalid_value"}},
+		{of("Enrollment", `{spiffeId: "https://a/b", environment: "*", labels: {a: [b]}}`),
+			[]string{`spec.labels["a"] wrong_type`, "spec.spiffeId invalid_value", "spec.environment invalid_value"}},
+		{of("Environment", `{configurationAge: {limit: 29s}}`), []string{"spec.configurationAge.limit invalid_value", "spec.configurationAge.action invalid_value"}},
+		{of("Environment", `{configurationAge: []}`), []string{"spec.configurationAge wrong_type"}},
+		{of("Environment", `{"a b": 1, "`+strings.Repeat("x", 300)+`": 2}`),
+			[]string{`spec["a b"] unknown_field`, `spec["` + strings.Repeat("x", 64) + `..."] unknown_field`}},
+	} {
+		_, problems := resource.Decode(parse(t, c.text)[0].Resource)
+		var got []string
+		for _, p := range problems.Kept {
+			got = append(got, p.Field+" "+p.Reason)
+			if p.Message == "" || len(p.Message) > 400 || strings.ContainsAny(p.Message, "\n\x01") {
+				t.Errorf("%s\nmessage of %s: %q", c.text, p.Field, p.Message)
+			}
+		}
+		if !slices.Equal(got, c.want) || problems.Total != len(c.want) {
+			t.Errorf("%s\ngot  %s\nwant %s", c.text, strings.Join(got, "\n     "), strings.Join(c.want, "\n     "))
+		}
+	}
+}
+
+func TestJWKSURL(t *testing.T) {
+	for url, good := range map[string]bool{
+		"https://login.example/keys":     true,
+		"https://login.example:8443/":    true,
+		"https://[fd00::1]:8443/":        true,
+		"http://127.0.0.1:8080/keys":     true,
+		"http://localhost/keys":          true,
+		"http://[::1]/keys":              true,
+		"http://login.example/keys":      false,
+		"http://localhost.example/keys":  false,
+		"http://127.0.0.1.example/":      false,
+		"https://user@login.example/":    false,
+		"https://login.example/#keys":    false,
+		"https://login.example:0/":       false,
+		"https://login.example:99999/":   false,
+		"https:login.example":            false,
+		"https:///keys":                  false,
+		"login.example/keys":             false,
+		"file:///etc/passwd":             false,
+		"HTTPS://LOGIN.example/":         false,
+		"https://login.example\\@evil/":  false,
+		"https://login.example /":        false,
+		"ftp://login.example/":           false,
+		"https://%6cogin.example/":       false,
+		"javascript://login.example/%0a": false,
+	} {
+		text := of("IdentityProvider", fmt.Sprintf("{issuer: a, audiences: [b], jwksUrl: %q}", url))
+		_, problems := resource.Decode(parse(t, text)[0].Resource)
+		if got := problems.Total == 0; got != good {
+			t.Errorf("%s: accepted %v (%v)", url, got, problems.Kept)
+		}
+	}
+}
+
+func TestDecodeKeepsItsAnswerSmall(t *testing.T) {
+	fields := map[string]*structpb.Value{}
+	for i := range 10_000 {
+		fields[fmt.Sprintf("field%d%s", i, strings.Repeat("x", 1000))] = structpb.NewNullValue()
+	}
+	r := parse(t, of("Route", goodRoute))[0].Resource
+	r.Spec = &structpb.Struct{Fields: fields}
+	_, problems := resource.Decode(r)
+	if problems.Total < 10_000 || len(problems.Kept) != resource.MaxProblems {
+		t.Errorf("kept %d of %d", len(problems.Kept), problems.Total)
+	}
+	size := 0
+	for _, p := range problems.Kept {
+		size += len(p.String())
+	}
+	if size > 100_000 {
+		t.Errorf("they take %d bytes", size)
+	}
+}
+
+func TestDecodeRefusesWhatNoProxyTakes(t *testing.T) {
+	r := parse(t, of("Policy", `{routes: {all: true}, effect: DENY}`))[0].Resource
+	var matchers []any
+	for range 256 {
+		matchers = append(matchers, map[string]any{"spiffe": "spiffe://a/" + strings.Repeat("b", 1500)})
+	}
+	list, err := structpb.NewList(matchers)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Spec.Fields["principals"] = structpb.NewListValue(list)
+	_, problems := resource.Decode(r)
+	if problems.Total != 1 || problems.Kept[0].Reason != resource.ReasonTooLarge {
+		t.Errorf("got %v", problems.Kept)
+	}
+}
+
+func TestDecodeRefusesUnknownFieldsOfTheMessages(t *testing.T) {
+	unknown := protowire.AppendVarint(protowire.AppendTag(nil, 99, protowire.VarintType), 1)
+	for field, spoil := range map[string]func(*adminv1.Resource){
+		"":         func(r *adminv1.Resource) { r.ProtoReflect().SetUnknown(unknown) },
+		"metadata": func(r *adminv1.Resource) { r.GetMetadata().ProtoReflect().SetUnknown(unknown) },
+	} {
+		r := parse(t, of("Route", goodRoute))[0].Resource
+		spoil(r)
+		_, problems := resource.Decode(r)
+		if problems.Total != 1 || problems.Kept[0].Reason != resource.ReasonUnknownField || problems.Kept[0].Field != field {
+			t.Errorf("%q: got %v", field, problems.Kept)
+		}
+	}
+}
+
+func TestDecodeNothing(t *testing.T) {
+	if _, problems := resource.Decode(nil); problems.Total != 2 {
+		t.Errorf("got %v", problems.Kept)
+	}
+}
+
+func TestProblemsAreCounted(t *testing.T) {
+	var all resource.Problems
+	for i := range 300 {
+		var of resource.Problems
+		of.Add(resource.Problem{Field: "a"})
+		of.Add(resource.Problem{Field: "b"})
+		all.Join(i, of)
+	}
+	if all.Total != 600 || len(all.Kept) != resource.MaxProblems || all.Kept[99].Index != 49 {
+		t.Errorf("kept %d of %d, the last of resource %d", len(all.Kept), all.Total, all.Kept[99].Index)
+	}
+}

@@ -1,0 +1,40 @@
+package resource
+
+import (
+	"google.golang.org/protobuf/proto"
+
+	resourcev1 "github.com/sallyport/sallyport/proto/gen/sallyport/resource/v1"
+)
+
+// Kinds returns every kind, in the order in which listings show them.
+func Kinds() []Kind {
+	return []Kind{
+		KindEnvironment, KindEnrollment, KindListener, KindIdentityProvider,
+		KindUpstream, KindRoute, KindPolicy,
+	}
+}
+
+// Namespaced reports whether resources of the kind belong to a namespace.
+func (k Kind) Namespaced() bool { return k != KindEnvironment && k != KindEnrollment }
+
+// newSpec returns an empty message for the kind's spec; nil for a kind that
+// this build does not know.
+func (k Kind) newSpec() proto.Message {
+	switch k {
+	case KindEnvironment:
+		return &resourcev1.Environment{}
+	case KindEnrollment:
+		return &resourcev1.Enrollment{}
+	case KindListener:
+		return &resourcev1.Listener{}
+	case KindIdentityProvider:
+		return &resourcev1.IdentityProvider{}
+	case KindUpstream:
+		return &resourcev1.Upstream{}
+	case KindRoute:
+		return &resourcev1.Route{}
+	case KindPolicy:
+		return &resourcev1.Policy{}
+	}
+	return nil
+}

@@ -1,0 +1,44 @@
+package resource
+
+import (
+	"slices"
+
+	"google.golang.org/protobuf/proto"
+
+	resourcev1 "github.com/sallyport/sallyport/proto/gen/sallyport/resource/v1"
+)
+
+// Parsed is a resource that this build understands whole. Decode and
+// ParseDocument make it; it is not to be changed.
+type Parsed struct {
+	Key    Key
+	Labels map[string]string
+	// Spec is the message of the kind: *resourcev1.Route for a Route.
+	Spec proto.Message
+	// Document is the bytes that it was parsed from; nil from Decode.
+	Document []byte
+}
+
+// Scope returns the environments that the resource is distributed to, sorted,
+// or all. An Environment goes to itself, an Enrollment nowhere.
+func (p Parsed) Scope() (all bool, environments []string) {
+	switch spec := p.Spec.(type) {
+	case *resourcev1.Environment:
+		return false, []string{p.Key.Name}
+	case interface{ GetEnvironments() []string }:
+		return len(spec.GetEnvironments()) == 0, slices.Sorted(slices.Values(spec.GetEnvironments()))
+	}
+	return false, nil
+}
+
+// reach says what denies when a proxy cannot understand the resource, and with
+// REACH_ROUTES which routes.
+func (p Parsed) reach() (resourcev1.Reach, *resourcev1.RouteSelector) {
+	switch spec := p.Spec.(type) {
+	case *resourcev1.Environment:
+		return resourcev1.Reach_REACH_ENVIRONMENT, nil
+	case *resourcev1.Policy:
+		return resourcev1.Reach_REACH_ROUTES, spec.GetRoutes()
+	}
+	return resourcev1.Reach_REACH_REFERENCES, nil
+}
