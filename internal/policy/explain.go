@@ -35,8 +35,8 @@ func (s *Set) Explain(in *Input) []Step {
 	if t == nil {
 		return nil
 	}
-	steps := make([]Step, 0, len(t.all.deny)+len(t.all.allow))
-	for _, list := range [...][]*Policy{t.all.deny, t.all.allow} {
+	steps := make([]Step, 0, len(t.deny)+len(t.allow))
+	for _, list := range [...][]*Policy{t.deny, t.allow} {
 		for _, p := range list {
 			steps = append(steps, p.step(in))
 		}
@@ -70,13 +70,13 @@ const maxNearest = 64
 // nearest names the ALLOW that in misses by the least, and by what. Conditions
 // are not evaluated again: where all else matches, it was the condition.
 func (t *table) nearest(in *Input) string {
-	considered := len(t.all.allow)
+	considered := len(t.allow)
 	if considered == 0 {
 		return "no ALLOW policy is bound to this route"
 	}
 	var best *Policy
 	var bestMisses misses
-	for _, p := range t.all.allow[:min(considered, maxNearest)] {
+	for _, p := range t.allow[:min(considered, maxNearest)] {
 		if m := p.misses(in); best == nil || m.distance() < bestMisses.distance() {
 			best, bestMisses = p, m
 		}

@@ -54,7 +54,3 @@ func (p *Policy) matchPath(path string) bool {
 	}
 	return false
 }
-
-func (p *Policy) failed(err error) Decision {
-	return Decision{Reason: ReasonEvaluationError, Policy: p.key, Detail: p.when.failure(err)}
-}

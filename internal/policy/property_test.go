@@ -24,9 +24,10 @@ func naive(specs []policy.Spec, in *policy.Input) policy.Decision {
 			}
 			key := s.Namespace + "/" + s.Name
 			switch holds, ok := conditions[s.When](in); {
-			case !ok && effect == policy.Deny:
-				return policy.Decision{Reason: policy.ReasonEvaluationError, Policy: key}
-			case !ok && failed.Policy == "":
+			case !ok:
+				if failed.Policy != "" {
+					continue
+				}
 				failed = policy.Decision{Reason: policy.ReasonEvaluationError, Policy: key}
 			case holds && effect == policy.Deny:
 				return policy.Decision{Reason: policy.ReasonDenied, Policy: key}
@@ -138,23 +139,32 @@ var (
 			Header:     rapid.SampledFrom([]map[string][]string{nil, {"X-A": {"1"}}, {"X-A": {"2", "1"}}}).Draw(t, "header"),
 		}
 	})
-	genSpecs = rapid.SliceOfNDistinct(rapid.Custom(genSpec), 0, 8, func(s policy.Spec) string { return s.Name })
+	genSpec  = rapid.Custom(drawSpec(policy.Allow, policy.Allow, policy.Allow, policy.Deny))
+	genSpecs = rapid.SliceOfNDistinct(genSpec, 0, 8, nameOf)
+
+	// Enough for an index.
+	genManyAllow = rapid.SliceOfNDistinct(genSpec, 50, 80, nameOf)
+	genManyDeny  = rapid.SliceOfNDistinct(rapid.Custom(drawSpec(policy.Deny)), 40, 60, nameOf)
 )
 
-func genSpec(t *rapid.T) policy.Spec {
-	effect := rapid.SampledFrom([]policy.Effect{policy.Allow, policy.Allow, policy.Allow, policy.Deny}).Draw(t, "effect")
-	fewest := 0
-	if effect == policy.Allow {
-		fewest = 1
-	}
-	return policy.Spec{
-		Namespace:  "shop",
-		Name:       rapid.StringMatching(`[a-z]{1,2}`).Draw(t, "name"),
-		Effect:     effect,
-		Principals: rapid.SliceOfN(genMatcher, fewest, 3).Draw(t, "principals"),
-		Methods:    rapid.SliceOfN(genMethod, 0, 2).Draw(t, "methods"),
-		Paths:      rapid.SliceOfN(genTemplate, 0, 2).Draw(t, "paths"),
-		When:       genCondition.Draw(t, "when"),
+func nameOf(s policy.Spec) string { return s.Name }
+
+func drawSpec(effects ...policy.Effect) func(*rapid.T) policy.Spec {
+	return func(t *rapid.T) policy.Spec {
+		effect := rapid.SampledFrom(effects).Draw(t, "effect")
+		fewest := 0
+		if effect == policy.Allow {
+			fewest = 1
+		}
+		return policy.Spec{
+			Namespace:  "shop",
+			Name:       rapid.StringMatching(`[a-z]{1,2}`).Draw(t, "name"),
+			Effect:     effect,
+			Principals: rapid.SliceOfN(genMatcher, fewest, 3).Draw(t, "principals"),
+			Methods:    rapid.SliceOfN(genMethod, 0, 2).Draw(t, "methods"),
+			Paths:      rapid.SliceOfN(genTemplate, 0, 2).Draw(t, "paths"),
+			When:       genCondition.Draw(t, "when"),
+		}
 	}
 }
 
@@ -172,9 +182,16 @@ func compileAll(t rapid.TB, specs []policy.Spec) []*policy.Policy {
 
 func TestDecideAgreesWithTheNaiveWay(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		specs := genSpecs.Draw(t, "specs")
+		specs := rapid.OneOf(genSpecs, genManyAllow, genManyDeny).Draw(t, "specs")
 		set := onOrders(compileAll(t, specs)...)
-		for range 8 {
+		held := map[*policy.Policy]bool{}
+		for p := range set.Policies() {
+			held[p] = true
+		}
+		if len(held) != len(specs) {
+			t.Fatalf("%d policies held, want %d", len(held), len(specs))
+		}
+		for range 16 {
 			in := genInput.Draw(t, "in")
 			got, want := set.Decide(in), naive(specs, in)
 			got.Detail = ""
@@ -207,7 +224,7 @@ func TestDecideDoesNotDependOnOrderOrNeighbours(t *testing.T) {
 func TestMorePoliciesGoOneWay(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		specs := genSpecs.Draw(t, "specs")
-		more := rapid.Custom(genSpec).Draw(t, "more")
+		more := genSpec.Draw(t, "more")
 		in := genInput.Draw(t, "in")
 		pp := compileAll(t, append(specs, more))
 		before, after := onOrders(pp[:len(specs)]...).Decide(in).Allow, onOrders(pp...).Decide(in).Allow

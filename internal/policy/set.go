@@ -3,6 +3,7 @@ package policy
 import (
 	"cmp"
 	"iter"
+	"maps"
 	"slices"
 	"strings"
 )
@@ -33,12 +34,11 @@ type table struct {
 	unavailable string // Detail of the denial; empty if nothing is missing
 	methods     map[string]candidates
 	others      candidates // for a method that no policy names
-	all         candidates // for those who ask why
+	deny, allow []*Policy  // whatever the method, for those who ask why
 }
 
-// candidates are ordered by key, so that it does not depend on the order of
-// bindings which of several matching policies a decision names.
-type candidates struct{ deny, allow []*Policy }
+// candidates are the policies of one method, by effect.
+type candidates struct{ deny, allow list }
 
 // NewSet indexes bound. A nil Policy, or one that Compile did not make, stands
 // for a control that got lost and makes its route unavailable.
@@ -65,9 +65,12 @@ func newTable(policies []*Policy, unavailable []string) *table {
 	if len(compiled) < len(policies) {
 		unavailable = append(unavailable, "a policy was not compiled")
 	}
+	// Which of several matching policies a decision names must not depend on
+	// the order of bindings.
 	slices.SortFunc(compiled, compare)
 	compiled = slices.Compact(compiled)
-	t := &table{methods: make(map[string]candidates), all: split(compiled, nil)}
+	all := split(compiled, nil)
+	t := &table{methods: make(map[string]candidates), deny: all.deny.policies, allow: all.allow.policies}
 	if len(unavailable) > 0 {
 		t.unavailable = "a control of this route is unavailable: " + strings.Join(slices.Compact(slices.Sorted(slices.Values(unavailable))), "; ")
 	}
@@ -86,18 +89,19 @@ func compare(p, q *Policy) int {
 	return cmp.Or(cmp.Compare(p.key, q.key), slices.Compare(p.digest[:], q.digest[:]))
 }
 
-// split sorts the kept policies by effect; a nil keep keeps all.
-func split(policies []*Policy, keep func(*Policy) bool) (c candidates) {
+// split divides the kept policies by effect; a nil keep keeps all.
+func split(policies []*Policy, keep func(*Policy) bool) candidates {
+	var deny, allow []*Policy
 	for _, p := range policies {
 		switch {
 		case keep != nil && !keep(p):
 		case p.effect == Deny:
-			c.deny = append(c.deny, p)
+			deny = append(deny, p)
 		case p.effect == Allow:
-			c.allow = append(c.allow, p)
+			allow = append(allow, p)
 		}
 	}
-	return c
+	return candidates{newList(deny), newList(allow)}
 }
 
 func (t *table) of(method string) candidates {
@@ -133,16 +137,16 @@ func (s *Set) Policies() iter.Seq[*Policy] {
 // policies yields what Decide may read of t, some of it more than once.
 func (t *table) policies() iter.Seq[*Policy] {
 	return func(yield func(*Policy) bool) {
-		cells := []candidates{t.others}
-		for _, c := range t.methods {
-			cells = append(cells, c)
-		}
+		cells := append(slices.Collect(maps.Values(t.methods)), t.others)
 		for _, c := range cells {
-			for _, list := range [...][]*Policy{c.deny, c.allow} {
-				for _, p := range list {
-					if !yield(p) {
-						return
-					}
+			for p := range c.deny.reachable() {
+				if !yield(p) {
+					return
+				}
+			}
+			for p := range c.allow.reachable() {
+				if !yield(p) {
+					return
 				}
 			}
 		}
@@ -150,32 +154,25 @@ func (t *table) policies() iter.Seq[*Policy] {
 }
 
 // Decide answers in. It does not allocate unless it denies or evaluates a
-// condition, and looks only at policies of in's route and method.
+// condition, and looks only at policies of in's route and method, and in long
+// lists only at those that may name its principal.
 func (s *Set) Decide(in *Input) Decision {
 	t, refusal := s.table(in)
 	if t == nil {
 		return refusal
 	}
 	c := t.of(in.Method)
-	for _, p := range c.deny {
-		switch m, err := p.evaluate(in); m {
-		case missNothing:
-			return Decision{Reason: ReasonDenied, Policy: p.key}
-		case missError:
-			return p.failed(err)
-		}
+	switch v := c.deny.first(in); {
+	case v.err != nil:
+		return v.failed()
+	case v.policy != nil:
+		return Decision{Reason: ReasonDenied, Policy: v.policy.key}
 	}
-	var failure Decision
-	for _, p := range c.allow {
-		switch m, err := p.evaluate(in); {
-		case m == missNothing:
-			return Decision{Allow: true, Reason: ReasonAllowed, Policy: p.key}
-		case m == missError && failure.Reason == "":
-			failure = p.failed(err)
-		}
-	}
-	if failure.Reason != "" {
-		return failure
+	switch v := c.allow.first(in); {
+	case v.err != nil:
+		return v.failed()
+	case v.policy != nil:
+		return Decision{Allow: true, Reason: ReasonAllowed, Policy: v.policy.key}
 	}
 	return Decision{Reason: ReasonNoMatch, Detail: t.nearest(in)}
 }

@@ -1,6 +1,7 @@
 package policy_test
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 	"testing"
@@ -223,5 +224,49 @@ func TestSameKeyTwice(t *testing.T) {
 			t.Errorf("asks %d policies, want 2", n)
 		}
 		slices.Reverse(pp)
+	}
+}
+
+// Long lists are indexed, up to a length.
+func TestListsOfAllLengths(t *testing.T) {
+	shop, others := user("ann", "staff", "shop"), user("bob", "staff")
+	for _, n := range []int{1, 23, 24, 63, 64, 65, 129, 16383, 16384, 16385} {
+		var pp []*policy.Policy
+		for i := range n - 1 {
+			pp = append(pp, allow(t, fmt.Sprintf("p%05d", i), group(fmt.Sprint("g", i))))
+		}
+		set := onOrders(append(pp, allow(t, "q", group("shop")))...)
+		if d := set.Decide(request(shop, "GET", "/")); d.Policy != "shop/q" || !d.Allow {
+			t.Errorf("%d policies: %+v", n, d)
+		}
+		if d := set.Decide(request(others, "GET", "/")); d.Allow {
+			t.Errorf("%d policies: %+v", n, d)
+		}
+		seen := 0
+		for range set.Policies() {
+			seen++
+		}
+		if seen != n {
+			t.Errorf("%d policies: %d held", n, seen)
+		}
+	}
+}
+
+func TestDecideDoesNotAllocate(t *testing.T) {
+	short := typical(t)
+	long := typical(t)
+	for i := range 100 {
+		long = append(long, allow(t, fmt.Sprint("other-", i), group(fmt.Sprint("other-", i))))
+	}
+	for name, set := range map[string]*policy.Set{"short": onOrders(short...), "long": onOrders(long...)} {
+		for _, in := range []*policy.Input{
+			request(shopper(), "GET", "/v1/orders/7"),
+			request(workload("spiffe://prod.example/ns/shop/web"), "GET", "/v1/orders/7"),
+			request(user("bob", "team-1"), "GET", "/v1/carts/7/items"),
+		} {
+			if n := testing.AllocsPerRun(100, func() { set.Decide(in) }); n != 0 {
+				t.Errorf("%s list, %+v: %v allocations", name, in.Principal, n)
+			}
+		}
 	}
 }

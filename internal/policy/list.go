@@ -1,0 +1,160 @@
+package policy
+
+import (
+	"iter"
+	"math/bits"
+)
+
+// list is policies of one effect and method, ordered by key. A long one has an
+// index, so that its length does not count; in a short one a scan is quicker.
+type list struct {
+	policies []*Policy
+	index    *index // nil: scan
+}
+
+const (
+	shortest = 24       // policies worth an index
+	longest  = 256 * 64 // policies that a marks has room for
+)
+
+// index finds the policies of a list that may name a principal, by position.
+// What it finds is still matched in full: it can lose a policy (Policies shows
+// that) but never make one match.
+type index struct {
+	groups    map[string][]int
+	ids       map[string][]int
+	workloads []int // those with SPIFFE patterns
+	others    []int // those for everybody, or for all of a kind
+}
+
+// marks is a set of positions.
+type marks [longest / 64]uint64
+
+func newList(policies []*Policy) list {
+	l := list{policies: policies}
+	if len(policies) < shortest || len(policies) > longest {
+		return l
+	}
+	l.index = &index{groups: make(map[string][]int), ids: make(map[string][]int)}
+	for i, p := range policies {
+		l.index.add(i, &p.principals)
+	}
+	return l
+}
+
+func (x *index) add(i int, m *principals) {
+	if m.everybody || m.authenticated || m.anonymous {
+		x.others = append(x.others, i)
+		return
+	}
+	if len(m.spiffe) > 0 {
+		x.workloads = append(x.workloads, i)
+	}
+	for _, q := range m.groups {
+		x.groups[q.name] = append(x.groups[q.name], i)
+	}
+	for _, q := range m.ids {
+		x.ids[q.name] = append(x.ids[q.name], i)
+	}
+}
+
+func (x *index) mark(p *Principal, m *marks) {
+	m.add(x.others)
+	if p == nil {
+		return
+	}
+	if p.Kind == Workload {
+		m.add(x.workloads)
+	}
+	m.add(x.ids[p.ID])
+	for _, group := range p.Groups {
+		m.add(x.groups[group])
+	}
+}
+
+func (m *marks) add(positions []int) {
+	for _, i := range positions {
+		m[i/64] |= 1 << (i % 64)
+	}
+}
+
+// verdict is the policy of a list that counts for an Input, if there is one.
+// With an error, its condition has no value.
+type verdict struct {
+	policy *Policy
+	err    error
+}
+
+// first returns the first policy of l that in matches, or, where none does,
+// the first whose condition has no value.
+func (l *list) first(in *Input) (v verdict) {
+	if l.index != nil {
+		return l.firstMarked(in)
+	}
+	for _, p := range l.policies {
+		if v.take(p, in) {
+			break
+		}
+	}
+	return v
+}
+
+func (l *list) firstMarked(in *Input) (v verdict) {
+	var found marks
+	l.index.mark(in.Principal, &found)
+	for w := range (len(l.policies) + 63) / 64 {
+		for word := found[w]; word != 0; word &= word - 1 {
+			if v.take(l.policies[w*64+bits.TrailingZeros64(word)], in) {
+				return v
+			}
+		}
+	}
+	return v
+}
+
+// take lets p have its say, and reports whether that ends the search.
+func (v *verdict) take(p *Policy, in *Input) bool {
+	switch m, err := p.evaluate(in); {
+	case m == missNothing:
+		*v = verdict{policy: p}
+		return true
+	case m == missError && v.policy == nil:
+		*v = verdict{policy: p, err: err}
+	}
+	return false
+}
+
+func (v *verdict) failed() Decision {
+	return Decision{Reason: ReasonEvaluationError, Policy: v.policy.key, Detail: v.policy.when.failure(v.err)}
+}
+
+// reachable yields the policies that first may ask, some more than once.
+func (l *list) reachable() iter.Seq[*Policy] {
+	return func(yield func(*Policy) bool) {
+		for _, positions := range l.positions() {
+			for _, i := range positions {
+				if !yield(l.policies[i]) {
+					return
+				}
+			}
+		}
+	}
+}
+
+func (l *list) positions() [][]int {
+	if l.index == nil {
+		all := make([]int, len(l.policies))
+		for i := range all {
+			all[i] = i
+		}
+		return [][]int{all}
+	}
+	found := [][]int{l.index.workloads, l.index.others}
+	for _, positions := range l.index.groups {
+		found = append(found, positions)
+	}
+	for _, positions := range l.index.ids {
+		found = append(found, positions)
+	}
+	return found
+}
