@@ -22,7 +22,7 @@ func (e *Error) Error() string {
 
 // Problems returns every *Error within err, wrapped or joined, in order.
 func Problems(err error) []*Error {
-	switch e := err.(type) {
+	switch e := err.(type) { //nolint:errorlint // it unwraps every branch itself, where As stops at the first
 	case *Error:
 		return []*Error{e}
 	case interface{ Unwrap() error }:
