@@ -1,0 +1,221 @@
+// Package authn finds out who sent a request: by a bearer token, verified with
+// the keys that its issuer publishes, or by the verified client certificate.
+package authn
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"iter"
+	"time"
+
+	"github.com/sallyport/sallyport/internal/policy"
+	"github.com/sallyport/sallyport/internal/token"
+)
+
+// ProviderName is the key of an IdentityProvider.
+type ProviderName struct{ Namespace, Name string }
+
+// String returns "namespace/name".
+func (n ProviderName) String() string { return n.Namespace + "/" + n.Name }
+
+// Provider is an IdentityProvider as a snapshot has it.
+type Provider struct {
+	Namespace, Name string
+	Digest          [32]byte // of its document, for the proof of what is enforced
+
+	Issuer      string   // equal to the token's iss
+	JWKSURL     string   // https, or http to a loopback address
+	Audiences   []string // one of them has to be in aud
+	GroupsClaim string   // "groups" when empty
+	// Leeway is meant as in token.Rules: zero is token.DefaultLeeway.
+	Leeway time.Duration
+}
+
+// Key returns the provider's name.
+func (p *Provider) Key() ProviderName { return ProviderName{p.Namespace, p.Name} }
+
+// Accept is what a route takes as proof of identity; any one of them is
+// enough. The zero value takes nothing.
+type Accept struct {
+	Providers          []ProviderName // whose bearer tokens
+	ClientCertificates bool           // X.509-SVIDs
+	Anonymous          bool           // no credential at all; never a bad one
+}
+
+// Credentials is what a request brings.
+type Credentials struct {
+	// Authorization holds the values of that header, one for each line.
+	Authorization []string
+	// PeerID is the SPIFFE ID of the leaf that the TLS connection verified, or
+	// empty. It never comes from a header.
+	PeerID string
+	// PeerExpires is the leaf's NotAfter: a connection may outlive it.
+	PeerExpires time.Time
+}
+
+// Authenticator authenticates requests with the providers of one snapshot,
+// which it keeps: one that the pool has gone beyond still answers the same. It
+// is immutable and safe for concurrent use. Pool.Sync makes it; the zero value
+// knows no provider and refuses every token.
+type Authenticator struct {
+	providers map[ProviderName]*provider
+	cache     *cache
+	metrics   *metrics
+}
+
+// Authenticate returns who sent the request, or why it is not known; one of
+// the two is nil. The principal may be shared with other requests and must not
+// be modified.
+//
+// A route that names providers looks at the Authorization header first, and a
+// bad token is never made good by a certificate. On other routes the header is
+// the upstream's. The provider is the one whose issuer the token names; no
+// other is tried.
+//
+// A token signed with an unknown key may wait, within the pool's bounds and
+// ctx, for one fetch of its issuer's keys.
+func (a *Authenticator) Authenticate(ctx context.Context, c Credentials, accept Accept, now time.Time) (*policy.Principal, *Denial) {
+	p, reason := a.authenticate(ctx, c, accept, now)
+	if reason != "" {
+		a.metrics.denied(reason)
+		return nil, newDenial(reason, accept)
+	}
+	return p, nil
+}
+
+// Providers yields the providers that tokens are verified against. One that
+// cannot work, for its URL, is not among them: it is not enforced.
+func (a *Authenticator) Providers() iter.Seq[Provider] {
+	return func(yield func(Provider) bool) {
+		for _, p := range a.providers {
+			if p.keys != nil && !yield(p.spec) {
+				return
+			}
+		}
+	}
+}
+
+func (a *Authenticator) authenticate(ctx context.Context, c Credentials, accept Accept, now time.Time) (*policy.Principal, Reason) {
+	switch {
+	case len(accept.Providers) > 0 && len(c.Authorization) > 0:
+		raw, reason := bearer(c.Authorization)
+		if reason != "" {
+			return nil, reason
+		}
+		return a.token(ctx, raw, accept.Providers, now)
+	case accept.ClientCertificates && c.PeerID != "":
+		return workload(c, now)
+	case accept.Anonymous:
+		return &policy.Principal{}, ""
+	}
+	return nil, CredentialsMissing
+}
+
+func workload(c Credentials, now time.Time) (*policy.Principal, Reason) {
+	if !now.Before(c.PeerExpires) {
+		return nil, CertificateExpired
+	}
+	return &policy.Principal{
+		Kind: policy.Workload, ID: c.PeerID, SPIFFEID: c.PeerID,
+		AuthenticatedBy: "x509-svid", Expires: c.PeerExpires,
+	}, ""
+}
+
+// token looks for raw among the verified tokens before it looks into it.
+func (a *Authenticator) token(ctx context.Context, raw string, accepted []ProviderName, now time.Time) (*policy.Principal, Reason) {
+	sum := digest(raw)
+	p, v := a.remembered(sum, accepted, now)
+	a.metrics.looked(v != nil)
+	if v != nil {
+		if err := p.rules.CheckTime(v.claims, now); err != nil {
+			return nil, tokenReason(err)
+		}
+		return v.principal, ""
+	}
+	if !isToken(raw) {
+		return nil, CredentialsMalformed
+	}
+	parsed, err := token.Parse(raw)
+	if err != nil {
+		return nil, tokenReason(err)
+	}
+	if p = a.issuer(parsed, accepted); p == nil {
+		return nil, tokenReason(&token.Error{Reason: token.WrongIssuer})
+	}
+	v, reason := p.verify(ctx, parsed, now)
+	if reason != "" {
+		return nil, reason
+	}
+	a.cache.put(cacheKey{sum, p.id}, v, len(raw))
+	return v.principal, ""
+}
+
+// digest is SHA-256, through a copy on the stack unless raw is unusually long.
+func digest(raw string) [sha256.Size]byte {
+	var room [2048]byte
+	return sha256.Sum256(append(room[:0], raw...))
+}
+
+// remembered returns the verified token and the provider that stands for it,
+// or nil unless it was verified with the keys that are in force now.
+func (a *Authenticator) remembered(sum [32]byte, accepted []ProviderName, now time.Time) (*provider, *verified) {
+	for _, name := range accepted {
+		p := a.providers[name]
+		if p == nil {
+			continue
+		}
+		if v := a.cache.get(cacheKey{sum, p.id}); v != nil && v.keys == p.keys.usable(now) {
+			return p, v
+		}
+	}
+	return nil, nil
+}
+
+// issuer returns the accepted provider whose issuer the token names. Several
+// providers may share an issuer and differ in audiences.
+func (a *Authenticator) issuer(t *token.Parsed, accepted []ProviderName) *provider {
+	var found *provider
+	for _, name := range accepted {
+		p := a.providers[name]
+		if p == nil || p.rules.Issuer != t.Issuer {
+			continue
+		}
+		if t.For(p.rules.Audiences) {
+			return p
+		}
+		found = p
+	}
+	return found
+}
+
+// provider is immutable but for what its keys do themselves.
+type provider struct {
+	spec  Provider
+	name  string
+	id    uint64 // distinguishes it from all others of the pool, also by spec
+	rules token.Rules
+	keys  *keys // nil when the URL cannot be used
+}
+
+func (p *provider) verify(ctx context.Context, t *token.Parsed, now time.Time) (*verified, Reason) {
+	set := p.keys.find(ctx, t.KeyID, now)
+	if set == nil {
+		return nil, KeysUnavailable
+	}
+	c, err := t.Verify(p.rules, set, now)
+	if err != nil {
+		return nil, tokenReason(err)
+	}
+	return &verified{keys: set, claims: c, principal: &policy.Principal{
+		Kind: policy.User, ID: c.Subject, Issuer: c.Issuer, Groups: c.Groups, Claims: c.All,
+		Provider: p.name, AuthenticatedBy: "jwt", Expires: c.Expires,
+	}}, ""
+}
+
+func tokenReason(err error) Reason {
+	if e, ok := errors.AsType[*token.Error](err); ok {
+		return tokenPrefix + Reason(e.Reason)
+	}
+	return tokenPrefix + Reason(token.Malformed)
+}

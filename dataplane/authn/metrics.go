@@ -1,0 +1,63 @@
+package authn
+
+import "github.com/prometheus/client_golang/prometheus"
+
+type metrics struct {
+	fetches      *prometheus.CounterVec
+	denials      *prometheus.CounterVec
+	hits, misses prometheus.Counter
+}
+
+func newMetrics(r prometheus.Registerer) (*metrics, error) {
+	lookups := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "sallyport_token_cache_lookups_total",
+		Help: "Bearer tokens looked up among the verified ones, by result: hit or miss.",
+	}, []string{"result"})
+	m := &metrics{
+		fetches: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "sallyport_jwks_fetches_total",
+			Help: "Fetches of an identity provider's key set, by result: ok, unreachable, status or invalid.",
+		}, []string{"provider", "result"}),
+		denials: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "sallyport_authentication_denials_total",
+			Help: "Requests whose sender could not be authenticated, by reason.",
+		}, []string{"reason"}),
+		hits:   lookups.WithLabelValues("hit"),
+		misses: lookups.WithLabelValues("miss"),
+	}
+	if r == nil {
+		return m, nil
+	}
+	for _, c := range []prometheus.Collector{m.fetches, m.denials, lookups} {
+		if err := r.Register(c); err != nil {
+			return nil, err
+		}
+	}
+	return m, nil
+}
+
+func (m *metrics) fetched(provider, result string) {
+	m.fetches.WithLabelValues(provider, result).Inc()
+}
+
+func (m *metrics) forget(provider string) {
+	m.fetches.DeletePartialMatch(prometheus.Labels{"provider": provider})
+}
+
+// looked counts one look into the cache. A nil metrics counts nothing.
+func (m *metrics) looked(found bool) {
+	switch {
+	case m == nil:
+	case found:
+		m.hits.Inc()
+	default:
+		m.misses.Inc()
+	}
+}
+
+// denied counts a denial. A nil metrics counts nothing.
+func (m *metrics) denied(r Reason) {
+	if m != nil {
+		m.denials.WithLabelValues(string(r)).Inc()
+	}
+}
