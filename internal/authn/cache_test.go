@@ -9,7 +9,7 @@ import (
 
 	"github.com/golang-jwt/jwt/v5"
 
-	"github.com/sallyport/sallyport/dataplane/authn"
+	"github.com/sallyport/sallyport/internal/authn"
 )
 
 // A remembered token is held against the clock of each request.
