@@ -65,6 +65,7 @@ type Change struct {
 // Commit asks for a new revision.
 type Commit struct {
 	Caller  string
+	Action  string // the procedure, for the audit
 	Message string
 	// Base is the revision that the changes were checked against.
 	Base snapshot.Revision
