@@ -1,0 +1,72 @@
+// Command sallyport-controlplane runs one replica of the control plane.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/sallyport/sallyport/controlplane"
+	"github.com/sallyport/sallyport/internal/build"
+)
+
+const usage = `usage: sallyport-controlplane [migrate] --settings FILE
+
+  migrate            bring the database to the schema of this build, and end
+`
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	stop()
+	if err != nil && !errors.Is(err, flag.ErrHelp) {
+		fmt.Fprintln(os.Stderr, "sallyport-controlplane:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	migrate := len(args) > 0 && args[0] == "migrate"
+	if migrate {
+		args = args[1:]
+	}
+	flags := flag.NewFlagSet("sallyport-controlplane", flag.ContinueOnError)
+	flags.SetOutput(stderr)
+	flags.Usage = func() {
+		fmt.Fprint(stderr, usage)
+		flags.PrintDefaults()
+	}
+	path := flags.String("settings", "/etc/sallyport/controlplane.yaml", "the settings `file`")
+	check := flags.Bool("check", false, "check the settings file and end")
+	debug := flags.Bool("debug", false, "log what only helps to find faults")
+	version := flags.Bool("version", false, "print the version and end")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	if *version {
+		_, err := fmt.Fprintln(stdout, build.Version())
+		return err
+	}
+	settings, err := controlplane.LoadSettings(*path)
+	if err != nil || *check {
+		return err
+	}
+	if migrate {
+		return controlplane.Migrate(ctx, settings)
+	}
+	level := slog.LevelInfo
+	if *debug {
+		level = slog.LevelDebug
+	}
+	server, err := controlplane.New(settings, slog.New(slog.NewJSONHandler(stderr, &slog.HandlerOptions{Level: level})))
+	if err != nil {
+		return err
+	}
+	return server.Run(ctx)
+}

@@ -1,0 +1,157 @@
+package demo
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"strings"
+	"time"
+
+	"connectrpc.com/connect"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/sallyport/sallyport/internal/identity"
+	"github.com/sallyport/sallyport/internal/resource"
+	adminv1 "github.com/sallyport/sallyport/proto/gen/sallyport/admin/v1"
+	"github.com/sallyport/sallyport/proto/gen/sallyport/admin/v1/adminv1connect"
+)
+
+const enforcedWithin = 30 * time.Second
+
+// operator is an administrator who calls with an X.509-SVID.
+type operator struct {
+	config adminv1connect.ConfigServiceClient
+	fleet  adminv1connect.FleetServiceClient
+}
+
+func (w *world) openOperator(ctx context.Context) error {
+	addr, err := identity.SocketAddr(w.described.WorkloadSocket)
+	if err != nil {
+		return err
+	}
+	source, err := identity.New(identity.Config{SocketAddr: addr, TrustDomain: trustDomain, Log: w.log})
+	if err != nil {
+		return err
+	}
+	w.background(source.Run)
+	ctx, cancel := context.WithTimeout(ctx, readyWithin)
+	defer cancel()
+	if err := source.Wait(ctx); err != nil {
+		return fmt.Errorf("identity of the operator: %w", err)
+	}
+	roots, err := w.roots()
+	if err != nil {
+		return err
+	}
+	client := &http.Client{Transport: &http.Transport{ForceAttemptHTTP2: true, TLSClientConfig: &tls.Config{
+		MinVersion: tls.VersionTLS13,
+		RootCAs:    roots,
+		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			svid, err := source.SVID()
+			return svid.Certificate, err
+		},
+	}}}
+	w.operator = &operator{
+		config: adminv1connect.NewConfigServiceClient(client, w.described.ControlPlane),
+		fleet:  adminv1connect.NewFleetServiceClient(client, w.described.ControlPlane),
+	}
+	return nil
+}
+
+// roots are the authorities of the demo's server certificates.
+func (w *world) roots() (*x509.CertPool, error) {
+	pem, err := os.ReadFile(w.described.CAFile)
+	if err != nil {
+		return nil, err
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(pem) {
+		return nil, errors.New("the demo's authority cannot be read")
+	}
+	return pool, nil
+}
+
+// apply applies resources and returns the revision.
+func (o *operator) apply(ctx context.Context, text, message string) (int64, error) {
+	located, problems := resource.ParseYAML([]byte(text))
+	if problems.Total > 0 {
+		return 0, errors.New(problems.Kept[0].String())
+	}
+	req := &adminv1.ApplyRequest{Message: message}
+	for _, l := range located {
+		req.Resources = append(req.Resources, l.Resource)
+	}
+	res, err := o.config.Apply(ctx, connect.NewRequest(req))
+	if err != nil {
+		return 0, err
+	}
+	return res.Msg.GetRevision(), nil
+}
+
+// enforced waits for proof from both environments, each with one proxy.
+func (o *operator) enforced(ctx context.Context, revision int64, environments ...string) error {
+	stream, err := o.fleet.WaitEnforced(ctx, connect.NewRequest(&adminv1.WaitEnforcedRequest{
+		Revision: revision, Environments: environments, Timeout: durationpb.New(enforcedWithin),
+	}))
+	if err != nil {
+		return err
+	}
+	defer func() { _ = stream.Close() }() // its error is the stream's
+	var last *adminv1.WaitEnforcedResponse
+	for stream.Receive() {
+		last = stream.Msg()
+	}
+	if err := stream.Err(); err != nil {
+		return fmt.Errorf("revision %d: %w", revision, err)
+	}
+	for _, e := range last.GetEnvironments() {
+		if e.GetEnforced() != 1 {
+			return fmt.Errorf("revision %d is enforced by %d proxies of %s, not by one", revision, e.GetEnforced(), e.GetEnvironment())
+		}
+	}
+	if !last.GetDone() || len(last.GetEnvironments()) != len(environments) {
+		return fmt.Errorf("revision %d: the control plane gave no proof", revision)
+	}
+	return nil
+}
+
+// connected returns how many proxies have a stream.
+func (o *operator) connected(ctx context.Context) (n int, err error) {
+	res, err := o.fleet.ListProxies(ctx, connect.NewRequest(&adminv1.ListProxiesRequest{}))
+	if err != nil {
+		return 0, err
+	}
+	for _, p := range res.Msg.GetProxies() {
+		if p.GetConnection() == adminv1.Connection_CONNECTION_CONNECTED {
+			n++
+		}
+	}
+	return n, nil
+}
+
+// isReady asks /readyz; else it returns why not, or otherwise when nobody
+// answers.
+func isReady(ctx context.Context, status, otherwise string) (bool, string) {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, status+"/readyz", nil)
+	if err != nil {
+		return false, err.Error()
+	}
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	res, err := client.Do(req)
+	if err != nil {
+		return false, otherwise
+	}
+	defer res.Body.Close() //nolint:errcheck // it was only read
+	why, err := io.ReadAll(io.LimitReader(res.Body, 4096))
+	if err != nil {
+		return false, otherwise
+	}
+	return res.StatusCode == http.StatusOK, strings.TrimSpace(string(why))
+}

@@ -1,0 +1,93 @@
+package demo
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"syscall"
+	"time"
+)
+
+const stopWithin = 10 * time.Second
+
+// process is a child of the demo: the real binary, with its settings.
+type process struct {
+	name string
+	args []string
+	log  string // where its standard error goes
+
+	cmd  *exec.Cmd
+	done chan struct{} // closed when it has ended
+}
+
+// start starts the process, again when it has ended. Should the demo die, the
+// system ends the process too.
+func (p *process) start() error {
+	log, err := os.OpenFile(p.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	defer log.Close()                              //nolint:errcheck // the child has a descriptor of its own
+	p.cmd = exec.Command(p.args[0], p.args[1:]...) //nolint:gosec,noctx // our own binary; stop ends it
+	p.cmd.Stdout, p.cmd.Stderr = log, log
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	p.done = make(chan struct{})
+	started := make(chan error)
+	go func(done chan struct{}) {
+		// Pdeathsig follows the thread that started the child, which has to
+		// live as long as the child does.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := p.cmd.Start()
+		started <- err
+		if err == nil {
+			_ = p.cmd.Wait() // how it ended is in its log
+		}
+		close(done)
+	}(p.done)
+	if err := <-started; err != nil {
+		return fmt.Errorf("start %s: %w", p.name, err)
+	}
+	return nil
+}
+
+// kill ends the process at once, as a crash would.
+func (p *process) kill() error { return p.end(syscall.SIGKILL) }
+
+// stop asks the process to end, and ends it if it does not.
+func (p *process) stop() error { return p.end(syscall.SIGTERM) }
+
+func (p *process) end(signal syscall.Signal) error {
+	if p.cmd == nil || p.cmd.Process == nil {
+		return nil
+	}
+	if err := p.cmd.Process.Signal(signal); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return fmt.Errorf("end %s: %w", p.name, err)
+	}
+	select {
+	case <-p.done:
+		return nil
+	case <-time.After(stopWithin):
+	}
+	if err := p.cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return fmt.Errorf("kill %s: %w", p.name, err)
+	}
+	<-p.done
+	return nil
+}
+
+// program returns the path of one of our binaries.
+func program(bin, name string) (string, error) {
+	path := filepath.Join(bin, name)
+	if _, err := os.Stat(path); err == nil {
+		return path, nil
+	}
+	path, err := exec.LookPath(name)
+	if err != nil {
+		return "", fmt.Errorf("%s is neither in %s nor on the PATH: run make build", name, bin)
+	}
+	return path, nil
+}

@@ -1,0 +1,266 @@
+package demo
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"time"
+)
+
+// request is one request of the story, with the answer that is told.
+type request struct {
+	about  string
+	method string
+	path   string
+	token  *TokenRequest
+	// certificate sends the billing workload's X.509-SVID.
+	certificate bool
+
+	status int
+	reason string // of the problem document, when denied
+}
+
+func get(about, path string, status int, reason string) request {
+	return request{about: about, method: http.MethodGet, path: path, status: status, reason: reason}
+}
+
+func (r request) with(t TokenRequest) request { r.token = &t; return r }
+func (r request) as(method string) request    { r.method = method; return r }
+func (r request) withCertificate() request    { r.certificate = true; return r }
+func alice(audience string) TokenRequest      { return aliceFor(audience, time.Minute) }
+func aliceFor(a string, d time.Duration) TokenRequest {
+	return TokenRequest{Subject: "alice", Groups: []string{"shop"}, Audience: a, ExpiresIn: d}
+}
+
+var mallory = TokenRequest{Subject: "mallory", Groups: []string{"visitors"}, Audience: "orders", ExpiresIn: time.Minute}
+
+// first is how the demo begins.
+var first = []request{
+	get("alice, of group shop, reads an order", "/v1/orders/7", 200, "").with(alice("orders")),
+	get("and reads the inventory", "/v1/inventory/cups", 200, "").with(alice("orders")),
+	get("the billing workload reads by its SPIFFE certificate", "/v1/orders/7", 200, "").withCertificate(),
+	get("without a token", "/v1/orders/7", 401, "credentials_missing"),
+	get("with a token for another audience", "/v1/orders/7", 401, "token_wrong_audience").with(alice("payments")),
+	get("with a token that has expired", "/v1/orders/7", 401, "token_expired").with(aliceFor("orders", -10*time.Minute)),
+	get("mallory, of another group", "/v1/orders/7", 403, "no_matching_policy").with(mallory),
+	get("alice may not write yet", "/v1/orders/7", 403, "no_matching_policy").with(alice("orders")).as(http.MethodPost),
+	get("the path trick /v1/orders/..%2fadmin", "/v1/orders/..%2fadmin", 400, "encoded_slash").with(alice("orders")),
+	get("a path without a route", "/v2/orders/7", 404, "no_route").with(alice("orders")),
+}
+
+// story tells how one policy is in force in two clouds, changes, and stays in
+// force when the control plane is gone.
+func (w *world) story(ctx context.Context, t *teller) error {
+	for _, chapter := range []func(context.Context, *teller) error{
+		w.tellFirst, w.tellChange, w.tellAlone, w.tellReturn,
+	} {
+		if err := chapter(ctx, t); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (w *world) tellFirst(ctx context.Context, t *teller) error {
+	t.title("One policy, in two clouds: the same requests, the same answers")
+	return w.everywhere(ctx, t, first...)
+}
+
+func (w *world) tellChange(ctx context.Context, t *teller) error {
+	t.title("A change: group shop may now write orders, over TLS 1.3")
+	if err := w.proven(ctx, t, "policy shop-writes-orders", writePolicy, "shop may write orders"); err != nil {
+		return err
+	}
+	return w.everywhere(ctx, t, get("alice writes an order", "/v1/orders/7", 200, "").with(alice("orders")).as(http.MethodPost))
+}
+
+func (w *world) tellAlone(ctx context.Context, t *teller) error {
+	t.title("The control plane is killed; the proxy of GCP is restarted meanwhile")
+	if err := w.controlPlane.kill(); err != nil {
+		return err
+	}
+	t.ok("control plane killed (SIGKILL)")
+	gcp := w.proxies[1]
+	if err := gcp.kill(); err != nil {
+		return err
+	}
+	if err := gcp.start(); err != nil {
+		return err
+	}
+	if err := w.ready(ctx, gcp.Status, gcp.process); err != nil {
+		return err
+	}
+	t.ok("%s killed and started: it serves from its last good snapshot", gcp.Name)
+	return w.everywhere(ctx, t,
+		get("alice still reads", "/v1/orders/7", 200, "").with(alice("orders")),
+		get("and is still told no", "/v1/orders/7", 403, "no_matching_policy").with(alice("orders")).as(http.MethodDelete),
+	)
+}
+
+func (w *world) tellReturn(ctx context.Context, t *teller) error {
+	t.title("The control plane is back")
+	if err := w.controlPlane.start(); err != nil {
+		return err
+	}
+	if err := w.ready(ctx, w.status, w.controlPlane); err != nil {
+		return err
+	}
+	if err := w.connected(ctx); err != nil {
+		return err
+	}
+	t.ok("both proxies are connected again")
+	if err := w.proven(ctx, t, "policy order-13-is-closed", lateDenial, "order 13 is closed"); err != nil {
+		return err
+	}
+	return w.everywhere(ctx, t,
+		get("alice reads another order", "/v1/orders/12", 200, "").with(alice("orders")),
+		get("and is denied order 13, though she may read orders", "/v1/orders/13", 403, "denied_by_policy").with(alice("orders")),
+	)
+}
+
+// proven applies a change and waits for the proof.
+func (w *world) proven(ctx context.Context, t *teller, what, text, message string) error {
+	began := time.Now()
+	revision, err := w.operator.apply(ctx, text, message)
+	if err != nil {
+		return fmt.Errorf("apply %s: %w", what, err)
+	}
+	committed := time.Since(began)
+	if err := w.operator.enforced(ctx, revision, w.environments()...); err != nil {
+		return err
+	}
+	t.ok("%s is revision %d: committed in %s, proven to be enforced by both proxies after %s",
+		what, revision, round(committed), round(time.Since(began)))
+	return nil
+}
+
+func round(d time.Duration) time.Duration { return d.Round(100 * time.Microsecond) }
+
+func (w *world) environments() []string {
+	var names []string
+	for _, p := range w.proxies {
+		names = append(names, p.Environment)
+	}
+	return names
+}
+
+// everywhere sends each request to each proxy. Any answer but the one that was
+// told is an error.
+func (w *world) everywhere(ctx context.Context, t *teller, requests ...request) error {
+	for _, r := range requests {
+		var took []string
+		for _, p := range w.proxies {
+			d, err := w.send(ctx, p, r)
+			if err != nil {
+				return fmt.Errorf("%s, at %s: %w", r.about, p.Name, err)
+			}
+			took = append(took, fmt.Sprintf("%s %s", p.Environment, round(d)))
+		}
+		answer := fmt.Sprintf("%d", r.status)
+		if r.reason != "" {
+			answer += " " + r.reason
+		}
+		t.ok("%-55s %-26s %s", r.about, answer, strings.Join(took, ", "))
+	}
+	return nil
+}
+
+// problem is what is read of a denial (RFC 9457).
+type problem struct {
+	Status     int    `json:"status"`
+	Reason     string `json:"reason"`
+	DecisionID string `json:"decision_id"`
+}
+
+// send sends a request on a connection of its own and checks the answer.
+func (w *world) send(ctx context.Context, p *proxy, r request) (time.Duration, error) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	client, err := w.client(r.certificate)
+	if err != nil {
+		return 0, err
+	}
+	defer client.CloseIdleConnections()
+	req, err := http.NewRequestWithContext(ctx, r.method, p.URL, nil)
+	if err != nil {
+		return 0, err
+	}
+	req.URL.Opaque = r.path // exactly these bytes
+	if r.token != nil {
+		token, err := w.tokens.sign(*r.token)
+		if err != nil {
+			return 0, err
+		}
+		req.Header.Set("Authorization", "Bearer "+token)
+	}
+	began := time.Now()
+	res, err := client.Do(req)
+	if err != nil {
+		return 0, err
+	}
+	defer res.Body.Close() //nolint:errcheck // it was only read
+	body, err := io.ReadAll(io.LimitReader(res.Body, 64<<10))
+	if err != nil {
+		return 0, err
+	}
+	return time.Since(began), r.check(res, body)
+}
+
+func (r request) check(res *http.Response, body []byte) error {
+	if res.StatusCode != r.status {
+		return fmt.Errorf("answered %d, not %d: %s", res.StatusCode, r.status, bytes.TrimSpace(body))
+	}
+	if r.reason == "" {
+		return nil
+	}
+	var p problem
+	if err := json.Unmarshal(body, &p); err != nil {
+		return fmt.Errorf("a denial that is no problem document: %s", body)
+	}
+	if p.Reason != r.reason || p.Status != r.status || p.DecisionID == "" {
+		return fmt.Errorf("denied with %s, not for the reason %s", bytes.TrimSpace(body), r.reason)
+	}
+	return nil
+}
+
+func (w *world) client(certificate bool) (*http.Client, error) {
+	roots, err := w.roots()
+	if err != nil {
+		return nil, err
+	}
+	config := &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots}
+	if certificate {
+		c, err := tls.LoadX509KeyPair(w.described.Client.CertificateFile, w.described.Client.PrivateKeyFile)
+		if err != nil {
+			return nil, err
+		}
+		config.Certificates = []tls.Certificate{c}
+	}
+	return &http.Client{Transport: &http.Transport{TLSClientConfig: config}}, nil
+}
+
+// introduce says what was started.
+func (w *world) introduce(t *teller, took time.Duration) {
+	t.line("  Postgres, etcd, SPIFFE issuer, control plane, 2 proxies and 2 APIs run; ready after %s.", took.Round(10*time.Millisecond))
+	for _, p := range w.proxies {
+		t.line("  %-6s %-10s %s", p.Name, p.Environment, p.URL)
+	}
+}
+
+// invite says how to go on.
+func (w *world) invite(t *teller) {
+	t.title("It stays up. Try it, in another terminal:")
+	t.line("  export SALLYPORT_SERVER=%s SALLYPORT_CA_FILE=%s SALLYPORT_WORKLOAD_SOCKET=%s",
+		w.described.ControlPlane, w.described.CAFile, w.described.WorkloadSocket)
+	t.line("  sallyport fleet")
+	t.line("  sallyport get policies -o yaml")
+	t.line("  TOKEN=$(sallyport demo token --dir %s --subject alice --group shop --audience orders)", w.dir)
+	t.line("  curl --cacert %s -H \"Authorization: Bearer $TOKEN\" %s/v1/orders/7", w.described.CAFile, w.proxies[0].URL)
+	t.line("\n  What was applied is in %s, what was decided in %s.", w.path("resources"), w.path("aws-1-records.jsonl"))
+	t.line("  Ctrl-C ends everything.")
+}

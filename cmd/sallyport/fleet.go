@@ -1,0 +1,144 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"connectrpc.com/connect"
+	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	adminv1 "github.com/sallyport/sallyport/proto/gen/sallyport/admin/v1"
+)
+
+func newFleet(server *connection) *cobra.Command {
+	var environment string
+	var out output
+	cmd := &cobra.Command{
+		Use:   "fleet [PROXY]",
+		Short: "Show which proxies there are and what each of them enforces",
+		Long: `Show which proxies there are and what each of them enforces.
+
+PROXY is the ID of a proxy, or its instance when only one has that name.`,
+		Args: cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := server.open(cmd.Context())
+			if err != nil {
+				return err
+			}
+			defer c.close()
+			proxies, err := c.proxies(cmd, environment)
+			if err != nil {
+				return err
+			}
+			if len(args) == 1 {
+				return showProxy(cmd.OutOrStdout(), &out, proxies, args[0])
+			}
+			if done, err := out.message(cmd.OutOrStdout(), &adminv1.ListProxiesResponse{Proxies: proxies}); done {
+				return err
+			}
+			return table(cmd.OutOrStdout(), "ENVIRONMENT INSTANCE CONNECTION REVISION ENFORCEMENT AGE SEEN SPIFFE-ID", fleetRows(proxies, time.Now()))
+		},
+	}
+	cmd.Flags().StringVarP(&environment, "environment", "e", "", "only proxies of this environment")
+	out.flag(cmd)
+	return cmd
+}
+
+// proxies returns the whole listing.
+func (c *clients) proxies(cmd *cobra.Command, environment string) ([]*adminv1.Proxy, error) {
+	var all []*adminv1.Proxy
+	req := &adminv1.ListProxiesRequest{Environment: environment, PageSize: 1000}
+	for {
+		res, err := c.fleet.ListProxies(cmd.Context(), connect.NewRequest(req))
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, res.Msg.GetProxies()...)
+		if req.PageToken = res.Msg.GetNextPageToken(); req.GetPageToken() == "" {
+			return all, nil
+		}
+	}
+}
+
+func fleetRows(proxies []*adminv1.Proxy, now time.Time) [][]string {
+	var rows [][]string
+	for _, p := range proxies {
+		rows = append(rows, []string{
+			orDash(p.GetEnvironment()), p.GetInstance(), word(p.GetConnection().String()),
+			strconv.FormatInt(p.GetRevision(), 10), enforcement(p),
+			age(p.GetConfigurationAge()), since(p.GetLastSeenAt().AsTime(), now), p.GetSpiffeId(),
+		})
+	}
+	return rows
+}
+
+func enforcement(p *adminv1.Proxy) string {
+	if p.GetEnforcement() == adminv1.Enforcement_ENFORCEMENT_UNSPECIFIED {
+		return "-"
+	}
+	return word(p.GetEnforcement().String())
+}
+
+// word returns the value's own part of an enum's name: CONNECTED.
+func word(enum string) string {
+	for _, prefix := range []string{"CONNECTION_", "ENFORCEMENT_", "CHANGE_TYPE_"} {
+		if w, ok := strings.CutPrefix(enum, prefix); ok {
+			return w
+		}
+	}
+	return enum
+}
+
+func showProxy(w io.Writer, out *output, proxies []*adminv1.Proxy, name string) error {
+	named := slices.DeleteFunc(slices.Clone(proxies), func(p *adminv1.Proxy) bool {
+		return p.GetId() != name && p.GetInstance() != name
+	})
+	if len(named) != 1 {
+		return fmt.Errorf("%d proxies are named %s", len(named), name)
+	}
+	if done, err := out.message(w, named[0]); done {
+		return err
+	}
+	return printProxy(w, named[0])
+}
+
+func printProxy(w io.Writer, p *adminv1.Proxy) error {
+	rows := [][]string{
+		{"ID", p.GetId()},
+		{"Environment", orDash(p.GetEnvironment())},
+		{"Connection", word(p.GetConnection().String())},
+		{"Enforcement", enforcement(p)},
+		{"Revision", fmt.Sprintf("%d (on disk %d, epoch %d)", p.GetRevision(), p.GetPersistedRevision(), p.GetEpoch())},
+		{"Received root", fmt.Sprintf("%x", p.GetReceivedRoot())},
+		{"Enforced root", fmt.Sprintf("%x", p.GetEnforcedRoot())},
+		{"Configuration age", age(p.GetConfigurationAge())},
+		{"Clock skew", skew(p.GetClockSkew())},
+		{"Identity expires", p.GetIdentityExpiresAt().AsTime().Format(time.RFC3339)},
+		{"Build", fmt.Sprintf("%s (protocol %d)", p.GetBuild(), p.GetProtocolVersion())},
+		{"Refused", orDash(p.GetRefusal())},
+	}
+	for _, l := range p.GetListeners() {
+		rows = append(rows, []string{"Listener " + l.GetNamespace() + "/" + l.GetName(), orDash(l.GetAddress()) + " " + l.GetError()})
+	}
+	for _, r := range p.GetRejects() {
+		rows = append(rows, []string{"Rejected", fmt.Sprintf("%s/%s/%s: %s", r.GetKind(), r.GetNamespace(), r.GetName(), r.GetReason())})
+	}
+	for _, row := range rows {
+		if _, err := fmt.Fprintf(w, "%-20s%s\n", row[0]+":", strings.TrimSpace(row[1])); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func skew(d *durationpb.Duration) string {
+	if d == nil {
+		return "-"
+	}
+	return d.AsDuration().Round(time.Millisecond).String()
+}

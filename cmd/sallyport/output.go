@@ -1,0 +1,161 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"connectrpc.com/connect"
+	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"sigs.k8s.io/yaml"
+
+	adminv1 "github.com/sallyport/sallyport/proto/gen/sallyport/admin/v1"
+)
+
+// output is how an answer is printed: table, json or yaml.
+type output string
+
+func (o *output) flag(cmd *cobra.Command) {
+	*o = "table"
+	cmd.Flags().VarP(o, "output", "o", "print as table, json or yaml")
+}
+
+// String implements pflag.Value.
+func (o *output) String() string { return string(*o) }
+
+// Type implements pflag.Value.
+func (o *output) Type() string { return "format" }
+
+// Set implements pflag.Value.
+func (o *output) Set(s string) error {
+	switch s {
+	case "table", "json", "yaml":
+		*o = output(s)
+		return nil
+	}
+	return errors.New("is table, json or yaml")
+}
+
+// message prints a message as JSON or YAML; false if a table is wanted.
+func (o *output) message(w io.Writer, m proto.Message) (bool, error) {
+	if *o == "table" {
+		return false, nil
+	}
+	b, err := encode(m)
+	if err != nil {
+		return true, err
+	}
+	if *o == "yaml" {
+		if b, err = yaml.JSONToYAML(b); err != nil {
+			return true, err
+		}
+	}
+	_, err = w.Write(b)
+	return true, err
+}
+
+// encode returns indented JSON. protojson varies its white space on purpose;
+// the output of a command should not.
+func encode(m proto.Message) ([]byte, error) {
+	raw, err := protojson.Marshal(m)
+	if err != nil {
+		return nil, err
+	}
+	var v any
+	decoder := json.NewDecoder(strings.NewReader(string(raw)))
+	decoder.UseNumber()
+	if err := decoder.Decode(&v); err != nil {
+		return nil, err
+	}
+	b, err := json.MarshalIndent(v, "", "  ")
+	return append(b, '\n'), err
+}
+
+// table prints rows under a header, aligned.
+func table(w io.Writer, header string, rows [][]string) error {
+	tw := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
+	fmt.Fprintln(tw, strings.ReplaceAll(header, " ", "\t"))
+	for _, row := range rows {
+		fmt.Fprintln(tw, strings.Join(row, "\t"))
+	}
+	return tw.Flush()
+}
+
+// orDash stands for what is empty in tables.
+func orDash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}
+
+func age(d *durationpb.Duration) string {
+	if d == nil {
+		return "-"
+	}
+	return d.AsDuration().Round(time.Second).String()
+}
+
+func since(t time.Time, now time.Time) string {
+	return now.Sub(t).Round(time.Second).String() + " ago"
+}
+
+// explain returns an error as an operator should read it: the server's own
+// words, and every problem on a line of its own.
+func explain(err error) string {
+	var server *connect.Error
+	if !errors.As(err, &server) {
+		return err.Error()
+	}
+	p := problems(err)
+	if p == nil || len(p.GetProblems()) < 2 {
+		return server.Message()
+	}
+	lines := []string{fmt.Sprintf("%d problems:", p.GetTotal())}
+	for _, one := range p.GetProblems() {
+		lines = append(lines, "  "+describe(one))
+	}
+	if more := int(p.GetTotal()) - len(p.GetProblems()); more > 0 {
+		lines = append(lines, fmt.Sprintf("  and %d more", more))
+	}
+	return strings.Join(lines, "\n")
+}
+
+// describe returns a problem on one line.
+func describe(p *adminv1.Problem) string {
+	var b strings.Builder
+	for _, part := range []string{p.GetResource(), p.GetField()} {
+		if part != "" {
+			b.WriteString(part + ": ")
+		}
+	}
+	if p.GetLine() > 0 {
+		fmt.Fprintf(&b, "%d:%d: ", p.GetLine(), p.GetColumn())
+	}
+	fmt.Fprintf(&b, "%s (%s)", p.GetMessage(), p.GetReason())
+	return b.String()
+}
+
+// problems returns the detail that says what is wrong with a request; nil if
+// there is none.
+func problems(err error) *adminv1.Problems {
+	var server *connect.Error
+	if !errors.As(err, &server) {
+		return nil
+	}
+	for _, d := range server.Details() {
+		if v, err := d.Value(); err == nil {
+			if p, ok := v.(*adminv1.Problems); ok {
+				return p
+			}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,39 @@
+package controlplane
+
+import (
+	"context"
+	"net/http"
+
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// health serves /healthz, /readyz and /metrics until ctx ends.
+func (s *Server) health(ctx context.Context) error {
+	if s.settings.Health.Address == "" {
+		return nil
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(http.StatusOK)
+	})
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
+		if why := s.unready(); why != "" {
+			http.Error(w, why, http.StatusServiceUnavailable)
+			return
+		}
+		w.WriteHeader(http.StatusOK)
+	})
+	mux.Handle("GET /metrics", promhttp.HandlerFor(s.metrics, promhttp.HandlerOpts{}))
+	return s.serve(ctx, listener{name: "health", address: s.settings.Health.Address, handler: mux})
+}
+
+// unready says what this replica still waits for; empty when it serves.
+func (s *Server) unready() string {
+	switch {
+	case !s.source.Ready():
+		return "no identity from the Workload API yet"
+	case !s.registry.Ready():
+		return "the fleet was not read from the database yet"
+	}
+	return ""
+}
