@@ -1,0 +1,134 @@
+package wire
+
+import (
+	"errors"
+	"net"
+	"sync/atomic"
+	"time"
+)
+
+// ErrNotHTTP2 says that a client which agreed on HTTP/2 speaks something else.
+// net/http would try HTTP/1.1 then, past all that this package checks of it.
+var ErrNotHTTP2 = errors.New("connection does not begin as HTTP/2 does")
+
+// ErrFlood says that a client sent more frames that cost much and carry
+// nothing than its budget allows.
+var ErrFlood = errors.New("too many HTTP/2 frames that carry nothing")
+
+// Budget is what a connection may spend on frames that carry nothing: settings,
+// pings, resets, priorities, window updates, continuations and empty data, one
+// point each. A request costs a point too, as it may be reset the moment after.
+type Budget struct {
+	Burst     int // points at the start, and the most that are ever saved
+	PerSecond int // points that time brings
+	PerKiB    int // points that each KiB of answers brings
+}
+
+// DefaultBudget is far more than clients need that want answers.
+var DefaultBudget = Budget{Burst: 2000, PerSecond: 500, PerKiB: 1}
+
+// HTTP2 is a connection from which HTTP/2 is read within a budget. It looks at
+// frame headers alone and changes nothing.
+//
+// Reads come from one goroutine at a time, and so do writes.
+type HTTP2 struct {
+	net.Conn
+	budget Budget
+	now    func() time.Time
+
+	written atomic.Int64 // bytes
+
+	// These belong to who reads.
+	preface int // bytes of it that were seen
+	header  [frameHeader]byte
+	headed  int // bytes of header that were seen
+	payload int // bytes of the frame that are still to come
+	points  int
+	last    time.Time // when time was last paid for
+	paid    int64     // written bytes that were paid for
+	err     error     // of all further reads
+}
+
+const (
+	preface     = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" // RFC 9113, section 3.4
+	frameHeader = 9
+)
+
+// NewHTTP2 returns conn with its reads on a budget. A nil now is time.Now.
+func NewHTTP2(conn net.Conn, budget Budget, now func() time.Time) *HTTP2 {
+	if now == nil {
+		now = time.Now
+	}
+	return &HTTP2{Conn: conn, budget: budget, now: now, points: budget.Burst, last: now()}
+}
+
+// Read reads, and fails for ever once the budget is spent.
+func (c *HTTP2) Read(p []byte) (int, error) {
+	if c.err != nil {
+		return 0, c.err
+	}
+	n, err := c.Conn.Read(p)
+	if c.err = c.see(p[:n]); c.err != nil {
+		return 0, c.err
+	}
+	return n, err
+}
+
+// Write writes. What the client reads earns it points.
+func (c *HTTP2) Write(p []byte) (int, error) {
+	n, err := c.Conn.Write(p)
+	c.written.Add(int64(n))
+	return n, err
+}
+
+func (c *HTTP2) see(p []byte) error {
+	for len(p) > 0 {
+		switch {
+		case c.preface < len(preface):
+			n := min(len(p), len(preface)-c.preface)
+			if string(p[:n]) != preface[c.preface:c.preface+n] {
+				return ErrNotHTTP2
+			}
+			c.preface += n
+			p = p[n:]
+		case c.payload > 0:
+			n := min(len(p), c.payload)
+			c.payload -= n
+			p = p[n:]
+		default:
+			n := copy(c.header[c.headed:], p)
+			c.headed += n
+			p = p[n:]
+			if c.headed == frameHeader && !c.frame() {
+				return ErrFlood
+			}
+		}
+	}
+	return nil
+}
+
+// frame begins a frame and reports whether it can be afforded.
+func (c *HTTP2) frame() bool {
+	const data, endStream = 0, 1 // RFC 9113, section 6.1
+	h := c.header
+	c.headed, c.payload = 0, int(h[0])<<16|int(h[1])<<8|int(h[2])
+	if h[3] == data && (c.payload > 0 || h[4]&endStream != 0) {
+		return true
+	}
+	if c.points == 0 {
+		c.earn()
+	}
+	if c.points == 0 {
+		return false
+	}
+	c.points--
+	return true
+}
+
+// earn pays for time and answers since it last did.
+func (c *HTTP2) earn() {
+	now, written := c.now(), c.written.Load()
+	earned := int64(now.Sub(c.last).Seconds()*float64(c.budget.PerSecond)) + (written-c.paid)>>10*int64(c.budget.PerKiB)
+	c.points = int(min(max(earned, 0), int64(c.budget.Burst)))
+	c.last, c.paid = now, written
+}
