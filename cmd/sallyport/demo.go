@@ -28,7 +28,32 @@ func newDemo() *cobra.Command {
 	}
 	cmd.Flags().StringVar(&o.Dir, "dir", "", "keep everything in this `folder`, and describe it in its demo.json")
 	cmd.Flags().BoolVar(&o.Once, "once", false, "end after the story; fails unless every answer was as told")
-	cmd.AddCommand(newDemoToken())
+	cmd.AddCommand(newDemoToken(), newDemoEnvironment())
+	return cmd
+}
+
+func newDemoEnvironment() *cobra.Command {
+	var dir string
+	cmd := &cobra.Command{
+		Use:   "env",
+		Short: "Print the shell variables with which to use the running demo",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			d, err := demo.Read(dir)
+			if err != nil {
+				return err
+			}
+			out := cmd.OutOrStdout()
+			fmt.Fprintf(out, "export SALLYPORT_SERVER=%s\n", d.ControlPlane)
+			fmt.Fprintf(out, "export SALLYPORT_CA_FILE=%s\n", d.CAFile)
+			fmt.Fprintf(out, "export SALLYPORT_WORKLOAD_SOCKET=%s\n", d.WorkloadSocket)
+			for _, p := range d.Proxies {
+				fmt.Fprintf(out, "export %s=%s\n", p.Variable(), p.URL)
+			}
+			return nil
+		},
+	}
+	cmd.Flags().StringVar(&dir, "dir", "", "the `folder` of the running demo")
 	return cmd
 }
 

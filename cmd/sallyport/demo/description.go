@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 )
 
 // Description is what other programs need to use a running demo: the content
@@ -28,6 +29,13 @@ type Proxy struct {
 	URL         string `json:"url"`
 	// Status is where it serves /healthz, /readyz and /metrics.
 	Status string `json:"status"`
+}
+
+// Variable returns the name of the shell variable that holds the proxy's URL:
+// its cloud, as in AWS.
+func (p Proxy) Variable() string {
+	cloud, _, _ := strings.Cut(p.Environment, "-")
+	return strings.ToUpper(cloud)
 }
 
 // Certificate names PEM files.
