@@ -1,0 +1,221 @@
+package record
+
+import (
+	"net/netip"
+	"strconv"
+	"time"
+	"unicode/utf8"
+
+	"github.com/sallyport/sallyport/internal/policy"
+)
+
+// Decision is what was decided on one request, and on what grounds. It holds
+// no query, no body and no credential. What is empty is left out of the line.
+type Decision struct {
+	Time   time.Time
+	ID     string
+	Allow  bool
+	Reason string
+	Status int    // of the answer, if it was denied
+	Detail string // in words
+
+	// What was in force.
+	Environment     string
+	Epoch, Revision int64
+
+	// What was asked.
+	Listener   string // namespace/name
+	ClientIP   netip.Addr
+	TLSVersion string
+	ServerName string
+	Protocol   string // "HTTP/1.1", "HTTP/2.0"
+	Method     string
+	Host       string
+	Path       string
+
+	// What answered.
+	Route       string // namespace/name
+	Policy      string // namespace/name
+	Principal   *policy.Principal
+	Explanation []policy.Step
+
+	Took time.Duration
+}
+
+// Outcome is how a request ended that was let through.
+type Outcome struct {
+	Time   time.Time
+	ID     string // of the Decision
+	Reason string // why it failed; empty when it did not
+	Detail string // in words; not shown to the client
+
+	Endpoint string // of the upstream
+	Status   int    // of the answer
+	Sent     int64  // bytes of the body sent to the client
+	Received int64  // bytes of the body received from the client
+	Took     time.Duration
+}
+
+func (d *Decision) appendTo(b []byte) []byte {
+	l := line{append(b, `{"type":"decision"`...)}
+	l.time(d.Time)
+	l.text("decision_id", d.ID)
+	l.flag("allow", d.Allow)
+	l.text("reason", d.Reason)
+	l.number("status", int64(d.Status))
+	l.text("detail", d.Detail)
+	l.text("environment", d.Environment)
+	l.number("epoch", d.Epoch)
+	l.number("revision", d.Revision)
+	l.text("listener", d.Listener)
+	l.address("client_ip", d.ClientIP)
+	l.text("tls", d.TLSVersion)
+	l.text("sni", d.ServerName)
+	l.text("protocol", d.Protocol)
+	l.text("method", d.Method)
+	l.text("host", d.Host)
+	l.text("path", d.Path)
+	l.text("route", d.Route)
+	l.text("policy", d.Policy)
+	l.principal(d.Principal)
+	l.explanation(d.Explanation)
+	l.took(d.Took)
+	return append(l.b, "}\n"...)
+}
+
+func (o *Outcome) appendTo(b []byte) []byte {
+	l := line{append(b, `{"type":"outcome"`...)}
+	l.time(o.Time)
+	l.text("decision_id", o.ID)
+	l.text("reason", o.Reason)
+	l.text("detail", o.Detail)
+	l.text("endpoint", o.Endpoint)
+	l.number("status", int64(o.Status))
+	l.number("sent", o.Sent)
+	l.number("received", o.Received)
+	l.took(o.Took)
+	return append(l.b, "}\n"...)
+}
+
+// line is a JSON object that is being written. Its keys need no escaping.
+type line struct{ b []byte }
+
+func (l *line) key(k string) {
+	l.b = append(l.b, `,"`...)
+	l.b = append(l.b, k...)
+	l.b = append(l.b, `":`...)
+}
+
+func (l *line) text(k, v string) {
+	if v == "" {
+		return
+	}
+	l.key(k)
+	l.b = appendString(l.b, v)
+}
+
+func (l *line) number(k string, v int64) {
+	if v == 0 {
+		return
+	}
+	l.key(k)
+	l.b = strconv.AppendInt(l.b, v, 10)
+}
+
+func (l *line) flag(k string, v bool) {
+	l.key(k)
+	l.b = strconv.AppendBool(l.b, v)
+}
+
+func (l *line) time(t time.Time) {
+	l.key("time")
+	l.b = append(l.b, '"')
+	l.b = t.UTC().AppendFormat(l.b, "2006-01-02T15:04:05.000000Z07:00")
+	l.b = append(l.b, '"')
+}
+
+func (l *line) took(d time.Duration) {
+	l.key("took_us")
+	l.b = strconv.AppendInt(l.b, d.Microseconds(), 10)
+}
+
+func (l *line) address(k string, a netip.Addr) {
+	if !a.IsValid() {
+		return
+	}
+	l.key(k)
+	l.b = append(l.b, '"')
+	l.b = a.WithZone("").AppendTo(l.b) // a zone may be any text
+	l.b = append(l.b, '"')
+}
+
+// principal leaves out claims, which are the provider's words and may be
+// private.
+func (l *line) principal(p *policy.Principal) {
+	if p == nil {
+		return
+	}
+	l.key("principal")
+	l.b = append(l.b, `{"kind":`...)
+	l.b = appendString(l.b, p.Kind.String())
+	l.text("id", p.ID)
+	l.text("issuer", p.Issuer)
+	l.text("provider", p.Provider)
+	l.text("authenticated_by", p.AuthenticatedBy)
+	l.b = append(l.b, '}')
+}
+
+func (l *line) explanation(steps []policy.Step) {
+	if len(steps) == 0 {
+		return
+	}
+	l.key("explanation")
+	for i, s := range steps {
+		l.b = append(l.b, "[,"[min(i, 1)])
+		l.b = append(l.b, `{"policy":`...)
+		l.b = appendString(l.b, s.Policy)
+		l.text("effect", s.Effect.String())
+		l.flag("matched", s.Matched)
+		l.text("miss", string(s.Miss))
+		l.text("detail", s.Detail)
+		l.b = append(l.b, '}')
+	}
+	l.b = append(l.b, ']')
+}
+
+// appendString appends v as a JSON string (RFC 8259, section 7). Bytes that are
+// not UTF-8 become U+FFFD.
+func appendString(b []byte, v string) []byte {
+	const hex = "0123456789abcdef"
+	b = append(b, '"')
+	start := 0 // of what is still to be copied
+	for i := 0; i < len(v); {
+		c := v[i]
+		if c >= ' ' && c != '"' && c != '\\' && c < utf8.RuneSelf {
+			i++
+			continue
+		}
+		size := 1
+		if c >= utf8.RuneSelf {
+			var r rune
+			if r, size = utf8.DecodeRuneInString(v[i:]); r != utf8.RuneError || size > 1 {
+				i += size
+				continue
+			}
+		}
+		b = append(b, v[start:i]...)
+		switch {
+		case c >= utf8.RuneSelf:
+			b = append(b, "\ufffd"...)
+		case c == '"' || c == '\\':
+			b = append(b, '\\', c)
+		default:
+			b = append(b, `\u00`...)
+			b = append(b, hex[c>>4], hex[c&0xf])
+		}
+		i += size
+		start = i
+	}
+	b = append(b, v[start:]...)
+	return append(b, '"')
+}
