@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/sallyport/sallyport/cmd/sallyport/demo"
+	"github.com/sallyport/sallyport/cmd/sallyport/fleet"
 )
 
 func newDemo() *cobra.Command {
@@ -39,7 +40,7 @@ func newDemoEnvironment() *cobra.Command {
 		Short: "Print the shell variables with which to use the running demo",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			d, err := demo.Read(dir)
+			d, err := fleet.Read(dir)
 			if err != nil {
 				return err
 			}
@@ -59,7 +60,7 @@ func newDemoEnvironment() *cobra.Command {
 
 func newDemoToken() *cobra.Command {
 	var dir string
-	var req demo.TokenRequest
+	var req fleet.TokenRequest
 	cmd := &cobra.Command{
 		Use:   "token",
 		Short: "Print a token of the running demo's token issuer",
@@ -68,7 +69,7 @@ func newDemoToken() *cobra.Command {
 			if dir == "" || req.Subject == "" || req.Audience == "" {
 				return errors.New("give --dir, --subject and --audience")
 			}
-			token, err := demo.Token(cmd.Context(), dir, req)
+			token, err := fleet.Token(cmd.Context(), dir, req)
 			if err != nil {
 				return err
 			}

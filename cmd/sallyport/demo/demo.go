@@ -1,7 +1,5 @@
-// Package demo runs a whole Sallyport on one machine, with real parts: a
-// Postgres and an etcd of its own, a SPIFFE issuer for development, a control
-// plane, two proxies that stand for two clouds, sample APIs and a token
-// issuer. It tells a story with them and checks every answer.
+// Package demo tells a story with a whole Sallyport on one machine, and checks
+// every answer.
 package demo
 
 import (
@@ -13,6 +11,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"github.com/sallyport/sallyport/cmd/sallyport/fleet"
 )
 
 // Options are what a demo is asked for.
@@ -45,15 +45,14 @@ func Run(ctx context.Context, o Options) (err error) {
 	t := &teller{out: o.Out}
 	t.title("Sallyport demo: one policy, two clouds, every part real")
 	began := time.Now()
-	w, err := start(ctx, dir, o.Bin, log)
-	if w != nil {
-		defer func() { err = errors.Join(err, w.stop()) }()
-	}
+	f, err := fleet.Start(ctx, fleet.Config{Dir: dir, Bin: o.Bin, Log: log})
+	defer func() { err = errors.Join(err, f.Stop()) }()
 	if err != nil {
 		return fmt.Errorf("start: %w (logs are in %s)", err, dir)
 	}
-	w.introduce(t, time.Since(began))
-	if err := w.story(ctx, t); err != nil {
+	s := &story{f}
+	s.introduce(t, time.Since(began))
+	if err := s.tell(ctx, t); err != nil {
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -63,8 +62,8 @@ func Run(ctx context.Context, o Options) (err error) {
 		t.line("\nEvery answer was as told.")
 		return nil
 	}
-	w.invite(t)
-	return w.watch(ctx)
+	s.invite(t)
+	return f.Watch(ctx)
 }
 
 // folder returns where the demo keeps everything, as an absolute path.

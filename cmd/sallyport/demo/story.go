@@ -10,6 +10,8 @@ import (
 	"net/http"
 	"strings"
 	"time"
+
+	"github.com/sallyport/sallyport/cmd/sallyport/fleet"
 )
 
 // request is one request of the story, with the answer that is told.
@@ -17,7 +19,7 @@ type request struct {
 	about  string
 	method string
 	path   string
-	token  *TokenRequest
+	token  *fleet.TokenRequest
 	// certificate sends the billing workload's X.509-SVID.
 	certificate bool
 
@@ -29,15 +31,15 @@ func get(about, path string, status int, reason string) request {
 	return request{about: about, method: http.MethodGet, path: path, status: status, reason: reason}
 }
 
-func (r request) with(t TokenRequest) request { r.token = &t; return r }
-func (r request) as(method string) request    { r.method = method; return r }
-func (r request) withCertificate() request    { r.certificate = true; return r }
-func alice(audience string) TokenRequest      { return aliceFor(audience, time.Minute) }
-func aliceFor(a string, d time.Duration) TokenRequest {
-	return TokenRequest{Subject: "alice", Groups: []string{"shop"}, Audience: a, ExpiresIn: d}
+func (r request) with(t fleet.TokenRequest) request { r.token = &t; return r }
+func (r request) as(method string) request          { r.method = method; return r }
+func (r request) withCertificate() request          { r.certificate = true; return r }
+func alice(audience string) fleet.TokenRequest      { return aliceFor(audience, time.Minute) }
+func aliceFor(a string, d time.Duration) fleet.TokenRequest {
+	return fleet.TokenRequest{Subject: "alice", Groups: []string{"shop"}, Audience: a, ExpiresIn: d}
 }
 
-var mallory = TokenRequest{Subject: "mallory", Groups: []string{"visitors"}, Audience: "orders", ExpiresIn: time.Minute}
+var mallory = fleet.TokenRequest{Subject: "mallory", Groups: []string{"visitors"}, Audience: "orders", ExpiresIn: time.Minute}
 
 // first is how the demo begins.
 var first = []request{
@@ -53,11 +55,14 @@ var first = []request{
 	get("a path without a route", "/v2/orders/7", 404, "no_route").with(alice("orders")),
 }
 
-// story tells how one policy is in force in two clouds, changes, and stays in
+// story is a fleet that is told about.
+type story struct{ *fleet.Fleet }
+
+// tell tells how one policy is in force in two clouds, changes, and stays in
 // force when the control plane is gone.
-func (w *world) story(ctx context.Context, t *teller) error {
+func (s *story) tell(ctx context.Context, t *teller) error {
 	for _, chapter := range []func(context.Context, *teller) error{
-		w.tellFirst, w.tellChange, w.tellAlone, w.tellReturn,
+		s.tellFirst, s.tellChange, s.tellAlone, s.tellReturn,
 	} {
 		if err := chapter(ctx, t); err != nil {
 			return err
@@ -66,72 +71,72 @@ func (w *world) story(ctx context.Context, t *teller) error {
 	return nil
 }
 
-func (w *world) tellFirst(ctx context.Context, t *teller) error {
+func (s *story) tellFirst(ctx context.Context, t *teller) error {
 	t.title("One policy, in two clouds: the same requests, the same answers")
-	return w.everywhere(ctx, t, first...)
+	return s.everywhere(ctx, t, first...)
 }
 
-func (w *world) tellChange(ctx context.Context, t *teller) error {
+func (s *story) tellChange(ctx context.Context, t *teller) error {
 	t.title("A change: group shop may now write orders, over TLS 1.3")
-	if err := w.proven(ctx, t, "policy shop-writes-orders", writePolicy, "shop may write orders"); err != nil {
+	if err := s.proven(ctx, t, "policy shop-writes-orders", writePolicy, "shop may write orders"); err != nil {
 		return err
 	}
-	return w.everywhere(ctx, t, get("alice writes an order", "/v1/orders/7", 200, "").with(alice("orders")).as(http.MethodPost))
+	return s.everywhere(ctx, t, get("alice writes an order", "/v1/orders/7", 200, "").with(alice("orders")).as(http.MethodPost))
 }
 
-func (w *world) tellAlone(ctx context.Context, t *teller) error {
+func (s *story) tellAlone(ctx context.Context, t *teller) error {
 	t.title("The control plane is killed; the proxy of GCP is restarted meanwhile")
-	if err := w.controlPlane.kill(); err != nil {
+	if err := s.ControlPlane.Kill(); err != nil {
 		return err
 	}
 	t.ok("control plane killed (SIGKILL)")
-	gcp := w.proxies[1]
-	if err := gcp.kill(); err != nil {
+	gcp := s.Members[1]
+	if err := gcp.Kill(); err != nil {
 		return err
 	}
-	if err := gcp.start(); err != nil {
+	if err := gcp.Start(); err != nil {
 		return err
 	}
-	if err := w.ready(ctx, gcp.Status, gcp.process); err != nil {
+	if err := s.MemberReady(ctx, gcp); err != nil {
 		return err
 	}
 	t.ok("%s killed and started: it serves from its last good snapshot", gcp.Name)
-	return w.everywhere(ctx, t,
+	return s.everywhere(ctx, t,
 		get("alice still reads", "/v1/orders/7", 200, "").with(alice("orders")),
 		get("and is still told no", "/v1/orders/7", 403, "no_matching_policy").with(alice("orders")).as(http.MethodDelete),
 	)
 }
 
-func (w *world) tellReturn(ctx context.Context, t *teller) error {
+func (s *story) tellReturn(ctx context.Context, t *teller) error {
 	t.title("The control plane is back")
-	if err := w.controlPlane.start(); err != nil {
+	if err := s.ControlPlane.Start(); err != nil {
 		return err
 	}
-	if err := w.ready(ctx, w.status, w.controlPlane); err != nil {
+	if err := s.ControlPlaneReady(ctx); err != nil {
 		return err
 	}
-	if err := w.connected(ctx); err != nil {
+	if err := s.Connected(ctx); err != nil {
 		return err
 	}
 	t.ok("both proxies are connected again")
-	if err := w.proven(ctx, t, "policy order-13-is-closed", lateDenial, "order 13 is closed"); err != nil {
+	if err := s.proven(ctx, t, "policy order-13-is-closed", lateDenial, "order 13 is closed"); err != nil {
 		return err
 	}
-	return w.everywhere(ctx, t,
+	return s.everywhere(ctx, t,
 		get("alice reads another order", "/v1/orders/12", 200, "").with(alice("orders")),
 		get("and is denied order 13, though she may read orders", "/v1/orders/13", 403, "denied_by_policy").with(alice("orders")),
 	)
 }
 
 // proven applies a change and waits for the proof.
-func (w *world) proven(ctx context.Context, t *teller, what, text, message string) error {
+func (s *story) proven(ctx context.Context, t *teller, what, text, message string) error {
 	began := time.Now()
-	revision, err := w.operator.apply(ctx, text, message)
+	revision, err := s.Admin.Apply(ctx, text, message)
 	if err != nil {
 		return fmt.Errorf("apply %s: %w", what, err)
 	}
 	committed := time.Since(began)
-	if err := w.operator.enforced(ctx, revision, w.environments()...); err != nil {
+	if err := s.Admin.Enforced(ctx, revision, s.Environments()...); err != nil {
 		return err
 	}
 	t.ok("%s is revision %d: committed in %s, proven to be enforced by both proxies after %s",
@@ -141,21 +146,13 @@ func (w *world) proven(ctx context.Context, t *teller, what, text, message strin
 
 func round(d time.Duration) time.Duration { return d.Round(100 * time.Microsecond) }
 
-func (w *world) environments() []string {
-	var names []string
-	for _, p := range w.proxies {
-		names = append(names, p.Environment)
-	}
-	return names
-}
-
 // everywhere sends each request to each proxy. Any answer but the one that was
 // told is an error.
-func (w *world) everywhere(ctx context.Context, t *teller, requests ...request) error {
+func (s *story) everywhere(ctx context.Context, t *teller, requests ...request) error {
 	for _, r := range requests {
 		var took []string
-		for _, p := range w.proxies {
-			d, err := w.send(ctx, p, r)
+		for _, p := range s.Members {
+			d, err := s.send(ctx, p, r)
 			if err != nil {
 				return fmt.Errorf("%s, at %s: %w", r.about, p.Name, err)
 			}
@@ -178,10 +175,10 @@ type problem struct {
 }
 
 // send sends a request on a connection of its own and checks the answer.
-func (w *world) send(ctx context.Context, p *proxy, r request) (time.Duration, error) {
+func (s *story) send(ctx context.Context, p *fleet.Member, r request) (time.Duration, error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	client, err := w.client(r.certificate)
+	client, err := s.client(r.certificate)
 	if err != nil {
 		return 0, err
 	}
@@ -192,7 +189,7 @@ func (w *world) send(ctx context.Context, p *proxy, r request) (time.Duration, e
 	}
 	req.URL.Opaque = r.path // exactly these bytes
 	if r.token != nil {
-		token, err := w.tokens.sign(*r.token)
+		token, err := s.Sign(*r.token)
 		if err != nil {
 			return 0, err
 		}
@@ -228,14 +225,14 @@ func (r request) check(res *http.Response, body []byte) error {
 	return nil
 }
 
-func (w *world) client(certificate bool) (*http.Client, error) {
-	roots, err := w.roots()
+func (s *story) client(certificate bool) (*http.Client, error) {
+	roots, err := s.Roots()
 	if err != nil {
 		return nil, err
 	}
 	config := &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots}
 	if certificate {
-		c, err := tls.LoadX509KeyPair(w.described.Client.CertificateFile, w.described.Client.PrivateKeyFile)
+		c, err := tls.LoadX509KeyPair(s.Described.Client.CertificateFile, s.Described.Client.PrivateKeyFile)
 		if err != nil {
 			return nil, err
 		}
@@ -245,22 +242,22 @@ func (w *world) client(certificate bool) (*http.Client, error) {
 }
 
 // introduce says what was started.
-func (w *world) introduce(t *teller, took time.Duration) {
+func (s *story) introduce(t *teller, took time.Duration) {
 	t.line("  Postgres, etcd, SPIFFE issuer, control plane, 2 proxies and 2 APIs run; ready after %s.", took.Round(10*time.Millisecond))
-	for _, p := range w.proxies {
+	for _, p := range s.Members {
 		t.line("  %-6s %-10s %s", p.Name, p.Environment, p.URL)
 	}
 }
 
 // invite says how to go on.
-func (w *world) invite(t *teller) {
+func (s *story) invite(t *teller) {
 	t.title("It stays up. Try it, in another terminal:")
 	t.line("  export SALLYPORT_SERVER=%s SALLYPORT_CA_FILE=%s SALLYPORT_WORKLOAD_SOCKET=%s",
-		w.described.ControlPlane, w.described.CAFile, w.described.WorkloadSocket)
+		s.Described.ControlPlane, s.Described.CAFile, s.Described.WorkloadSocket)
 	t.line("  sallyport fleet")
 	t.line("  sallyport get policies -o yaml")
-	t.line("  TOKEN=$(sallyport demo token --dir %s --subject alice --group shop --audience orders)", w.dir)
-	t.line("  curl --cacert %s -H \"Authorization: Bearer $TOKEN\" %s/v1/orders/7", w.described.CAFile, w.proxies[0].URL)
-	t.line("\n  What was applied is in %s, what was decided in %s.", w.path("resources"), w.path("aws-1-records.jsonl"))
+	t.line("  TOKEN=$(sallyport demo token --dir %s --subject alice --group shop --audience orders)", s.Path(""))
+	t.line("  curl --cacert %s -H \"Authorization: Bearer $TOKEN\" %s/v1/orders/7", s.Described.CAFile, s.Members[0].URL)
+	t.line("\n  What was applied is in %s, what was decided in %s.", s.Path("resources"), s.Path("aws-1-records.jsonl"))
 	t.line("  Ctrl-C ends everything.")
 }

@@ -1,4 +1,4 @@
-package demo
+package fleet
 
 import (
 	"context"
@@ -103,7 +103,10 @@ func (i *tokenIssuer) sign(req TokenRequest) (string, error) {
 	return t.SignedString(i.key)
 }
 
-// Token asks the token issuer of the demo that runs in dir for a token.
+// Sign returns a token of the fleet's token issuer.
+func (f *Fleet) Sign(req TokenRequest) (string, error) { return f.tokens.sign(req) }
+
+// Token asks the token issuer of the fleet that runs in dir for a token.
 func Token(ctx context.Context, dir string, req TokenRequest) (string, error) {
 	d, err := Read(dir)
 	if err != nil {
@@ -126,7 +129,7 @@ func Token(ctx context.Context, dir string, req TokenRequest) (string, error) {
 	client := &http.Client{}
 	res, err := client.Do(r)
 	if err != nil {
-		return "", fmt.Errorf("ask the demo's token issuer: %w", err)
+		return "", fmt.Errorf("ask the token issuer: %w", err)
 	}
 	defer res.Body.Close() //nolint:errcheck // it was only read
 	body, err := io.ReadAll(io.LimitReader(res.Body, 64<<10))

@@ -1,4 +1,4 @@
-package demo
+package fleet
 
 import (
 	"errors"
@@ -13,25 +13,28 @@ import (
 
 const stopWithin = 10 * time.Second
 
-// process is a child of the demo: the real binary, with its settings.
-type process struct {
-	name string
+// Process is a child process: the real binary, with its settings. It is not
+// safe for concurrent use.
+type Process struct {
+	Label string // names it for people
+	Log   string // the file that takes its output
+
 	args []string
-	log  string // where its standard error goes
 
 	cmd  *exec.Cmd
 	done chan struct{} // closed when it has ended
 }
 
-// start starts the process, again when it has ended. Should the demo die, the
-// system ends the process too.
-func (p *process) start() error {
-	log, err := os.OpenFile(p.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+// Start starts the process, again when it has ended, with variables added to
+// its environment. Should the caller's process die, the system ends it too.
+func (p *Process) Start(variables ...string) error {
+	log, err := os.OpenFile(p.Log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
 	}
 	defer log.Close()                              //nolint:errcheck // the child has a descriptor of its own
-	p.cmd = exec.Command(p.args[0], p.args[1:]...) //nolint:gosec,noctx // our own binary; stop ends it
+	p.cmd = exec.Command(p.args[0], p.args[1:]...) //nolint:gosec,noctx // our own binary; Stop ends it
+	p.cmd.Env = append(os.Environ(), variables...)
 	p.cmd.Stdout, p.cmd.Stderr = log, log
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	p.done = make(chan struct{})
@@ -49,23 +52,26 @@ func (p *process) start() error {
 		close(done)
 	}(p.done)
 	if err := <-started; err != nil {
-		return fmt.Errorf("start %s: %w", p.name, err)
+		return fmt.Errorf("start %s: %w", p.Label, err)
 	}
 	return nil
 }
 
-// kill ends the process at once, as a crash would.
-func (p *process) kill() error { return p.end(syscall.SIGKILL) }
+// Done is closed when the process has ended that was started last.
+func (p *Process) Done() <-chan struct{} { return p.done }
 
-// stop asks the process to end, and ends it if it does not.
-func (p *process) stop() error { return p.end(syscall.SIGTERM) }
+// Kill ends the process at once, as a crash would.
+func (p *Process) Kill() error { return p.end(syscall.SIGKILL) }
 
-func (p *process) end(signal syscall.Signal) error {
+// Stop asks the process to end, and ends it if it does not.
+func (p *Process) Stop() error { return p.end(syscall.SIGTERM) }
+
+func (p *Process) end(signal syscall.Signal) error {
 	if p.cmd == nil || p.cmd.Process == nil {
 		return nil
 	}
 	if err := p.cmd.Process.Signal(signal); err != nil && !errors.Is(err, os.ErrProcessDone) {
-		return fmt.Errorf("end %s: %w", p.name, err)
+		return fmt.Errorf("end %s: %w", p.Label, err)
 	}
 	select {
 	case <-p.done:
@@ -73,7 +79,7 @@ func (p *process) end(signal syscall.Signal) error {
 	case <-time.After(stopWithin):
 	}
 	if err := p.cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
-		return fmt.Errorf("kill %s: %w", p.name, err)
+		return fmt.Errorf("kill %s: %w", p.Label, err)
 	}
 	<-p.done
 	return nil

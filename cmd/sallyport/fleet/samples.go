@@ -1,4 +1,4 @@
-package demo
+package fleet
 
 import (
 	"context"
@@ -13,8 +13,8 @@ import (
 // startSamples starts two APIs: orders, which only proxies may call and which
 // proves its own SPIFFE identity, and inventory, plain HTTP on the loopback
 // address.
-func (w *world) startSamples(context.Context) error {
-	socket, err := w.workload(ordersID, "orders")
+func (f *Fleet) startSamples(context.Context) error {
+	socket, err := f.workload(OrdersID, "orders")
 	if err != nil {
 		return err
 	}
@@ -22,11 +22,11 @@ func (w *world) startSamples(context.Context) error {
 	if err != nil {
 		return err
 	}
-	source, err := identity.New(identity.Config{SocketAddr: addr, TrustDomain: trustDomain, Log: w.log})
+	source, err := identity.New(identity.Config{SocketAddr: addr, TrustDomain: trustDomain, Log: f.log})
 	if err != nil {
 		return err
 	}
-	w.background(source.Run)
+	f.background(source.Run)
 	for _, name := range []string{"orders", "inventory"} {
 		ln, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
@@ -38,8 +38,8 @@ func (w *world) startSamples(context.Context) error {
 				return tls.NewListener(ln, identity.ServerConfig(source, identity.Member(trustDomain)))
 			}
 		}
-		w.serve(ln, api(name), wrap)
-		w.samples = append(w.samples, sample{name: name, address: ln.Addr().String()})
+		f.serve(ln, api(name), wrap)
+		f.samples = append(f.samples, sample{name: name, address: ln.Addr().String()})
 	}
 	return nil
 }

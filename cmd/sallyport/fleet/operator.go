@@ -1,4 +1,4 @@
-package demo
+package fleet
 
 import (
 	"context"
@@ -23,28 +23,29 @@ import (
 
 const enforcedWithin = 30 * time.Second
 
-// operator is an administrator who calls with an X.509-SVID.
-type operator struct {
-	config adminv1connect.ConfigServiceClient
-	fleet  adminv1connect.FleetServiceClient
+// Operator is an administrator who calls with an X.509-SVID. It is safe for
+// concurrent use.
+type Operator struct {
+	Config adminv1connect.ConfigServiceClient
+	Fleet  adminv1connect.FleetServiceClient
 }
 
-func (w *world) openOperator(ctx context.Context) error {
-	addr, err := identity.SocketAddr(w.described.WorkloadSocket)
+func (f *Fleet) openOperator(ctx context.Context) error {
+	addr, err := identity.SocketAddr(f.Described.WorkloadSocket)
 	if err != nil {
 		return err
 	}
-	source, err := identity.New(identity.Config{SocketAddr: addr, TrustDomain: trustDomain, Log: w.log})
+	source, err := identity.New(identity.Config{SocketAddr: addr, TrustDomain: trustDomain, Log: f.log})
 	if err != nil {
 		return err
 	}
-	w.background(source.Run)
+	f.background(source.Run)
 	ctx, cancel := context.WithTimeout(ctx, readyWithin)
 	defer cancel()
 	if err := source.Wait(ctx); err != nil {
 		return fmt.Errorf("identity of the operator: %w", err)
 	}
-	roots, err := w.roots()
+	roots, err := f.Roots()
 	if err != nil {
 		return err
 	}
@@ -56,16 +57,16 @@ func (w *world) openOperator(ctx context.Context) error {
 			return svid.Certificate, err
 		},
 	}}}
-	w.operator = &operator{
-		config: adminv1connect.NewConfigServiceClient(client, w.described.ControlPlane),
-		fleet:  adminv1connect.NewFleetServiceClient(client, w.described.ControlPlane),
+	f.Admin = &Operator{
+		Config: adminv1connect.NewConfigServiceClient(client, f.Described.ControlPlane),
+		Fleet:  adminv1connect.NewFleetServiceClient(client, f.Described.ControlPlane),
 	}
 	return nil
 }
 
-// roots are the authorities of the demo's server certificates.
-func (w *world) roots() (*x509.CertPool, error) {
-	pem, err := os.ReadFile(w.described.CAFile)
+// Roots are the authorities of the demo's server certificates.
+func (f *Fleet) Roots() (*x509.CertPool, error) {
+	pem, err := os.ReadFile(f.Described.CAFile)
 	if err != nil {
 		return nil, err
 	}
@@ -76,8 +77,8 @@ func (w *world) roots() (*x509.CertPool, error) {
 	return pool, nil
 }
 
-// apply applies resources and returns the revision.
-func (o *operator) apply(ctx context.Context, text, message string) (int64, error) {
+// Apply applies resources and returns the revision.
+func (o *Operator) Apply(ctx context.Context, text, message string) (int64, error) {
 	located, problems := resource.ParseYAML([]byte(text))
 	if problems.Total > 0 {
 		return 0, errors.New(problems.Kept[0].String())
@@ -86,16 +87,16 @@ func (o *operator) apply(ctx context.Context, text, message string) (int64, erro
 	for _, l := range located {
 		req.Resources = append(req.Resources, l.Resource)
 	}
-	res, err := o.config.Apply(ctx, connect.NewRequest(req))
+	res, err := o.Config.Apply(ctx, connect.NewRequest(req))
 	if err != nil {
 		return 0, err
 	}
 	return res.Msg.GetRevision(), nil
 }
 
-// enforced waits for proof from both environments, each with one proxy.
-func (o *operator) enforced(ctx context.Context, revision int64, environments ...string) error {
-	stream, err := o.fleet.WaitEnforced(ctx, connect.NewRequest(&adminv1.WaitEnforcedRequest{
+// Enforced waits for proof from environments, each with one proxy.
+func (o *Operator) Enforced(ctx context.Context, revision int64, environments ...string) error {
+	stream, err := o.Fleet.WaitEnforced(ctx, connect.NewRequest(&adminv1.WaitEnforcedRequest{
 		Revision: revision, Environments: environments, Timeout: durationpb.New(enforcedWithin),
 	}))
 	if err != nil {
@@ -121,8 +122,8 @@ func (o *operator) enforced(ctx context.Context, revision int64, environments ..
 }
 
 // connected returns how many proxies have a stream.
-func (o *operator) connected(ctx context.Context) (n int, err error) {
-	res, err := o.fleet.ListProxies(ctx, connect.NewRequest(&adminv1.ListProxiesRequest{}))
+func (o *Operator) connected(ctx context.Context) (n int, err error) {
+	res, err := o.Fleet.ListProxies(ctx, connect.NewRequest(&adminv1.ListProxiesRequest{}))
 	if err != nil {
 		return 0, err
 	}

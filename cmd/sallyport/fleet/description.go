@@ -1,4 +1,4 @@
-package demo
+package fleet
 
 import (
 	"encoding/json"
@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-// Description is what other programs need to use a running demo: the content
+// Description is what other programs need to use a running fleet: the content
 // of DIR/demo.json. Paths are absolute.
 type Description struct {
 	ControlPlane   string  `json:"control_plane"`
@@ -22,7 +22,7 @@ type Description struct {
 	Operator Certificate `json:"operator"`
 }
 
-// Proxy is where a proxy of the demo listens.
+// Proxy is where a proxy of the fleet listens.
 type Proxy struct {
 	Name        string `json:"name"`
 	Environment string `json:"environment"`
@@ -47,7 +47,7 @@ type Certificate struct {
 
 const descriptionFile = "demo.json"
 
-// Read returns the description of the demo that runs in dir.
+// Read returns the description of the fleet that runs in dir.
 func Read(dir string) (Description, error) {
 	b, err := os.ReadFile(filepath.Join(dir, descriptionFile))
 	if err != nil {

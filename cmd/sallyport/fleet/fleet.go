@@ -1,0 +1,498 @@
+// Package fleet runs a whole Sallyport on one machine, for the demo and for
+// tests of the real binaries: a Postgres and an etcd of its own, a SPIFFE
+// issuer for development, a control plane, proxies in two environments, sample
+// APIs and a token issuer. Control plane and proxies are child processes.
+package fleet
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"sigs.k8s.io/yaml"
+
+	"github.com/sallyport/sallyport/internal/identity"
+	"github.com/sallyport/sallyport/internal/identity/issuer"
+	"github.com/sallyport/sallyport/storage/local"
+)
+
+const (
+	trustDomain = "demo.example"
+	svidTTL     = 24 * time.Hour
+	readyWithin = 30 * time.Second
+	database    = "sallyport"
+)
+
+// The workloads of a fleet, beside its proxies.
+const (
+	OperatorID     = "spiffe://" + trustDomain + "/operator"
+	ControlPlaneID = "spiffe://" + trustDomain + "/controlplane"
+	OrdersID       = "spiffe://" + trustDomain + "/api/orders"
+	BillingID      = "spiffe://" + trustDomain + "/ns/shop/billing"
+)
+
+// Config says what fleet is wanted. All fields are required.
+type Config struct {
+	// Dir keeps everything, as an absolute path.
+	Dir string
+	// Bin is the folder of sallyport-controlplane and sallyport-proxy, which
+	// are looked for on the PATH if they are not there.
+	Bin string
+	Log *slog.Logger
+}
+
+// Fleet is a running fleet. Its fields are set by Start, and not changed
+// after. It is not safe for concurrent use, but for Admin.
+type Fleet struct {
+	Described    Description
+	Postgres     *local.Postgres
+	Etcd         *local.Etcd
+	Issuer       *issuer.Issuer
+	ControlPlane *Process
+	Members      []*Member
+	Admin        *Operator
+
+	dir    string
+	bin    string
+	log    *slog.Logger
+	tokens *tokenIssuer
+	ends   []func() error // in the order of starting; Stop calls them backwards
+
+	status       string // where the control plane serves /readyz
+	registration string // where it serves proxies
+	samples      []sample
+}
+
+// Member is a proxy of a fleet.
+type Member struct {
+	Proxy
+	*Process
+}
+
+// sample is one of the APIs.
+type sample struct {
+	name, address string
+}
+
+// Start starts a fleet and waits until its proxies enforce the first
+// resources. The fleet is to be stopped even after an error.
+func Start(ctx context.Context, c Config) (*Fleet, error) {
+	f := &Fleet{dir: c.Dir, bin: c.Bin, log: c.Log, Described: Description{CAFile: filepath.Join(c.Dir, "ca.pem")}}
+	for _, step := range []func(context.Context) error{
+		f.startIssuer,
+		f.startSamples,
+		f.startControlPlane,
+		f.openOperator,
+		f.startProxies,
+		func(context.Context) error { return f.Described.write(c.Dir) },
+	} {
+		if err := step(ctx); err != nil {
+			return f, err
+		}
+	}
+	return f, nil
+}
+
+// Stop ends everything, the youngest first.
+func (f *Fleet) Stop() error {
+	var errs []error
+	for _, end := range slices.Backward(f.ends) {
+		errs = append(errs, end())
+	}
+	return errors.Join(errs...)
+}
+
+// Path returns a file of the fleet.
+func (f *Fleet) Path(name string) string { return filepath.Join(f.dir, name) }
+
+func (f *Fleet) put(name string, content []byte) error {
+	return os.WriteFile(f.Path(name), content, 0o600)
+}
+
+// background runs f until the world stops.
+func (f *Fleet) background(run func(ctx context.Context) error) {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- run(ctx) }()
+	f.ends = append(f.ends, func() error { cancel(); return <-done })
+}
+
+// startIssuer starts the SPIFFE issuer, with a socket for each workload, and
+// the token issuer.
+func (f *Fleet) startIssuer(context.Context) error {
+	var err error
+	f.Issuer, err = issuer.New(issuer.Config{
+		DevelopmentOnly: true, TrustDomain: trustDomain, TTL: svidTTL, Log: f.log,
+	})
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(
+		f.put("ca.pem", f.Issuer.ServerCAPEM()),
+		f.put("svid-bundle.pem", f.Issuer.BundlePEM()),
+	); err != nil {
+		return err
+	}
+	if f.Described.Client, err = f.certificate(BillingID, "billing"); err != nil {
+		return err
+	}
+	if f.Described.Operator, err = f.certificate(OperatorID, "operator"); err != nil {
+		return err
+	}
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	f.Described.TokenIssuer = "http://" + ln.Addr().String()
+	if f.tokens, err = newTokenIssuer(f.Described.TokenIssuer); err != nil {
+		return err
+	}
+	f.serve(ln, f.tokens.handler(), nil)
+	return nil
+}
+
+// workload opens a Workload API socket for an identity.
+func (f *Fleet) workload(id, name string) (string, error) {
+	socket := f.Path(name + ".sock")
+	endpoint, err := f.Issuer.Listen(identity.ID(id), socket, 0o600)
+	if err != nil {
+		return "", err
+	}
+	f.background(endpoint.Run)
+	return socket, nil
+}
+
+// certificate writes an SVID as PEM files, for curl.
+func (f *Fleet) certificate(id, name string) (Certificate, error) {
+	svid, err := f.Issuer.Issue(identity.ID(id), svidTTL)
+	if err != nil {
+		return Certificate{}, err
+	}
+	chain, key, err := issuer.EncodePEM(svid)
+	if err != nil {
+		return Certificate{}, err
+	}
+	c := Certificate{SPIFFEID: id, CertificateFile: f.Path(name + ".pem"), PrivateKeyFile: f.Path(name + "-key.pem")}
+	return c, errors.Join(f.put(name+".pem", chain), f.put(name+"-key.pem", key))
+}
+
+// serverCertificate writes a certificate for the machine's loopback names.
+func (f *Fleet) serverCertificate(name string, names ...string) error {
+	cert, err := f.Issuer.IssueServerCertificate(append(names, "localhost", "127.0.0.1"), svidTTL)
+	if err != nil {
+		return err
+	}
+	chain, key, err := issuer.EncodePEM(cert)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.put(name+".pem", chain), f.put(name+"-key.pem", key))
+}
+
+// serve serves until the world stops.
+func (f *Fleet) serve(ln net.Listener, h http.Handler, wrap func(net.Listener) net.Listener) {
+	server := &http.Server{Handler: h, ReadHeaderTimeout: 5 * time.Second, ErrorLog: slog.NewLogLogger(f.log.Handler(), slog.LevelDebug)}
+	if wrap != nil {
+		ln = wrap(ln)
+	}
+	done := make(chan error, 1)
+	go func() { done <- server.Serve(ln) }()
+	f.ends = append(f.ends, func() error {
+		err := server.Close()
+		if served := <-done; !errors.Is(served, http.ErrServerClosed) {
+			return errors.Join(err, served)
+		}
+		return err
+	})
+}
+
+// startControlPlane starts Postgres, etcd, and the control plane on them.
+func (f *Fleet) startControlPlane(ctx context.Context) error {
+	var err error
+	if f.Postgres, err = local.NewPostgres(local.PostgresConfig{Log: f.log}); err != nil {
+		return err
+	}
+	f.ends = append(f.ends, f.Postgres.Close)
+	if err := f.Postgres.Start(ctx); err != nil {
+		return err
+	}
+	if err := f.Postgres.CreateDatabase(ctx, database, ""); err != nil {
+		return err
+	}
+	if f.Etcd, err = local.NewEtcd(local.EtcdConfig{Log: f.log}); err != nil {
+		return err
+	}
+	f.ends = append(f.ends, f.Etcd.Close)
+	if err := f.Etcd.Start(ctx); err != nil {
+		return err
+	}
+	if err := f.makeSigningKey(); err != nil {
+		return err
+	}
+	if err := f.put("database-url", []byte(f.Postgres.DSN(database)+"\n")); err != nil {
+		return err
+	}
+	return f.runControlPlane(ctx, f.Etcd.Endpoints())
+}
+
+// makeSigningKey makes the fleet's key, and the public one that proxies pin.
+func (f *Fleet) makeSigningKey() error {
+	public, private, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return err
+	}
+	privateDER, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		return err
+	}
+	publicDER, err := x509.MarshalPKIXPublicKey(public)
+	if err != nil {
+		return err
+	}
+	return errors.Join(
+		f.put("signing-key.pem", pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: privateDER})),
+		f.put("root-public-key.pem", pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: publicDER})),
+	)
+}
+
+func (f *Fleet) runControlPlane(ctx context.Context, etcd []string) error {
+	socket, err := f.workload(ControlPlaneID, "controlplane")
+	if err != nil {
+		return err
+	}
+	if f.Described.WorkloadSocket, err = f.workload(OperatorID, "operator"); err != nil {
+		return err
+	}
+	if err := f.serverCertificate("controlplane-tls"); err != nil {
+		return err
+	}
+	addresses, err := freeAddresses(3)
+	if err != nil {
+		return err
+	}
+	f.Described.ControlPlane, f.registration = "https://"+addresses[0], "https://"+addresses[1]
+	settings, err := f.settings("controlplane", map[string]any{
+		"replica":          "demo",
+		"workload":         map[string]any{"socket": socket, "trust_domain": trustDomain},
+		"database":         map[string]any{"url_file": f.Path("database-url")},
+		"etcd":             map[string]any{"endpoints": etcd},
+		"signing_key_file": f.Path("signing-key.pem"),
+		"admin": map[string]any{
+			"address":          addresses[0],
+			"certificate_file": f.Path("controlplane-tls.pem"),
+			"private_key_file": f.Path("controlplane-tls-key.pem"),
+			"administrators":   []map[string]any{{"spiffe_id": OperatorID, "role": "admin"}},
+		},
+		"proxies": map[string]any{"address": addresses[1]},
+		"health":  map[string]any{"address": addresses[2]},
+	})
+	if err != nil {
+		return err
+	}
+	binary, err := program(f.bin, "sallyport-controlplane")
+	if err != nil {
+		return err
+	}
+	migrate := &Process{Label: "migration", args: []string{binary, "migrate", "--settings", settings}, Log: f.Path("controlplane.log")}
+	if err := migrate.Start(); err != nil {
+		return err
+	}
+	<-migrate.done
+	if !migrate.cmd.ProcessState.Success() {
+		return errors.New("the database was not migrated")
+	}
+	f.ControlPlane = &Process{Label: "control plane", args: []string{binary, "--settings", settings}, Log: f.Path("controlplane.log")}
+	f.ends = append(f.ends, f.ControlPlane.Stop)
+	if err := f.ControlPlane.Start(); err != nil {
+		return err
+	}
+	f.status = "http://" + addresses[2]
+	return f.ready(ctx, f.status, f.ControlPlane)
+}
+
+// settings writes a settings file and returns its path.
+func (f *Fleet) settings(name string, content map[string]any) (string, error) {
+	b, err := yaml.Marshal(content)
+	if err != nil {
+		return "", err
+	}
+	return f.Path(name + ".yaml"), f.put(name+".yaml", b)
+}
+
+// startProxies starts a proxy in each cloud and waits until it serves.
+func (f *Fleet) startProxies(ctx context.Context) error {
+	binary, err := program(f.bin, "sallyport-proxy")
+	if err != nil {
+		return err
+	}
+	if err := f.serverCertificate("proxy-tls", "orders.demo.example", "inventory.demo.example"); err != nil {
+		return err
+	}
+	for _, cloud := range []string{"aws", "gcp"} {
+		if err := f.startProxy(binary, cloud); err != nil {
+			return err
+		}
+	}
+	if err := f.saveResources(); err != nil {
+		return err
+	}
+	revision, err := f.Admin.Apply(ctx, f.firstResources(), "the demo begins")
+	if err != nil {
+		return fmt.Errorf("apply the first resources: %w", err)
+	}
+	for _, p := range f.Members {
+		if err := f.ready(ctx, p.Status, p.Process); err != nil {
+			return err
+		}
+		f.Described.Proxies = append(f.Described.Proxies, p.Proxy)
+	}
+	if err := f.Connected(ctx); err != nil {
+		return err
+	}
+	return f.Admin.Enforced(ctx, revision, f.Environments()...)
+}
+
+// Connected waits until all proxies have their stream.
+func (f *Fleet) Connected(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, readyWithin)
+	defer cancel()
+	for {
+		n, err := f.Admin.connected(ctx)
+		if err == nil && n == len(f.Members) {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%d of %d proxies are connected after %s: %w", n, len(f.Members), readyWithin, errors.Join(ctx.Err(), err))
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+func (f *Fleet) startProxy(binary, cloud string) error {
+	name := cloud + "-1"
+	socket, err := f.workload("spiffe://"+trustDomain+"/proxy/"+cloud+"/1", name)
+	if err != nil {
+		return err
+	}
+	addresses, err := freeAddresses(2)
+	if err != nil {
+		return err
+	}
+	settings, err := f.settings(name, map[string]any{
+		"instance":             name,
+		"control_planes":       []string{f.registration},
+		"control_plane_id":     ControlPlaneID,
+		"root_public_key_file": f.Path("root-public-key.pem"),
+		"workload":             map[string]any{"socket": socket, "trust_domain": trustDomain},
+		"state_directory":      f.Path(name + "-state"),
+		"admin":                map[string]any{"address": addresses[1]},
+		"records":              f.Path(name + "-records.jsonl"),
+	})
+	if err != nil {
+		return err
+	}
+	p := &Member{
+		Proxy: Proxy{
+			Name: name, Environment: cloud + "-demo",
+			URL: "https://" + addresses[0], Status: "http://" + addresses[1],
+		},
+		Process: &Process{Label: "proxy " + name, args: []string{binary, "--settings", settings}, Log: f.Path(name + ".log")},
+	}
+	f.Members = append(f.Members, p)
+	f.ends = append(f.ends, p.Stop)
+	return p.Start()
+}
+
+// Ready waits until a process says that it is.
+func (f *Fleet) ready(ctx context.Context, status string, p *Process) error {
+	ctx, cancel := context.WithTimeout(ctx, readyWithin)
+	defer cancel()
+	why := "it does not answer"
+	for {
+		var ok bool
+		if ok, why = isReady(ctx, status, why); ok {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%s is not ready after %s: %s", p.Label, readyWithin, why)
+		case <-p.done:
+			return fmt.Errorf("%s has ended: see %s", p.Label, p.Log)
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+// freeAddresses returns loopback addresses that nobody listens on. All are
+// held until the last is found, so that no two are the same.
+func freeAddresses(n int) ([]string, error) {
+	var addresses []string
+	for range n {
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return nil, err
+		}
+		defer ln.Close() //nolint:errcheck // it was only held
+		addresses = append(addresses, ln.Addr().String())
+	}
+	return addresses, nil
+}
+
+// ControlPlaneReady waits until the control plane says that it is ready.
+func (f *Fleet) ControlPlaneReady(ctx context.Context) error {
+	return f.ready(ctx, f.status, f.ControlPlane)
+}
+
+// MemberReady waits until a proxy says that it is ready.
+func (f *Fleet) MemberReady(ctx context.Context, m *Member) error {
+	return f.ready(ctx, m.Status, m.Process)
+}
+
+// Watch waits for ctx to end. A process that ends before is an error.
+func (f *Fleet) Watch(ctx context.Context) error {
+	ended := make(chan *Process, 1+len(f.Members))
+	for _, p := range append([]*Process{f.ControlPlane}, f.processes()...) {
+		go func(done <-chan struct{}) {
+			select {
+			case <-done:
+				ended <- p
+			case <-ctx.Done():
+			}
+		}(p.Done())
+	}
+	select {
+	case <-ctx.Done():
+		return nil
+	case p := <-ended:
+		return fmt.Errorf("%s has ended: see %s", p.Label, p.Log)
+	}
+}
+
+func (f *Fleet) processes() []*Process {
+	var all []*Process
+	for _, m := range f.Members {
+		all = append(all, m.Process)
+	}
+	return all
+}
+
+// Environments returns the names of the proxies' environments.
+func (f *Fleet) Environments() []string {
+	var names []string
+	for _, m := range f.Members {
+		names = append(names, m.Environment)
+	}
+	return names
+}
