@@ -30,10 +30,10 @@ type scratch struct {
 	lock *os.File
 }
 
-// newScratch makes a directory that account can enter, and first removes those
-// that killed processes left.
-func newScratch(a *account) (*scratch, error) {
-	base := scratchBase(a)
+// newScratch makes a directory that account can enter, below temp if it can
+// enter that, and first removes those that killed processes left.
+func newScratch(temp string, a *account) (*scratch, error) {
+	base := scratchBase(temp, a)
 	sweep(base)
 	fresh, err := os.MkdirTemp(base, "."+scratchPrefix)
 	if err != nil {
@@ -50,7 +50,7 @@ func newScratch(a *account) (*scratch, error) {
 // for, so that no other process takes it for an abandoned one.
 func settle(fresh string, a *account) (*scratch, error) {
 	if a != nil {
-		if err := os.Chmod(fresh, 0o711); err != nil {
+		if err := os.Chmod(fresh, 0o711); err != nil { //nolint:gosec // the account passes through to what is its own
 			return nil, err
 		}
 	}
@@ -69,10 +69,14 @@ func (s *scratch) remove() error {
 	return errors.Join(os.RemoveAll(s.path), s.lock.Close())
 }
 
-// scratchBase is the system's temporary directory, unless account cannot reach
-// it or a socket in it would have too long a path.
-func scratchBase(a *account) string {
-	base, err := filepath.Abs(os.TempDir())
+// scratchBase is temp, or the system's temporary directory when that is empty.
+// It is /tmp where account cannot reach that, or where the path of a socket in
+// it would be too long.
+func scratchBase(temp string, a *account) string {
+	if temp == "" {
+		temp = os.TempDir()
+	}
+	base, err := filepath.Abs(temp)
 	if err != nil || len(base) > longestBase || !a.reaches(base) {
 		return "/tmp"
 	}
@@ -102,7 +106,7 @@ func sweep(base string) {
 // claim makes dir where it is missing and takes it for this process. A server
 // that outlives its killed owner for a moment is waited for until ctx ends.
 func claim(ctx context.Context, dir string) (*os.File, error) {
-	if err := os.MkdirAll(dir, 0o711); err != nil {
+	if err := os.MkdirAll(dir, 0o711); err != nil { //nolint:gosec // Postgres, run by root, passes through to what is its own
 		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, claimBound)

@@ -8,7 +8,10 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"syscall"
+	"time"
 
+	"go.etcd.io/etcd/client/pkg/v3/fileutil"
 	"go.etcd.io/etcd/server/v3/embed"
 	"google.golang.org/grpc"
 )
@@ -76,6 +79,9 @@ func (e *Etcd) start(ctx context.Context) error {
 			return err
 		}
 	}
+	if err := e.awaitUnlocked(ctx); err != nil {
+		return err
+	}
 	rpc := make(chan *grpc.Server, 1)
 	cfg := e.config()
 	cfg.ServiceRegister = func(s *grpc.Server) { rpc <- s }
@@ -100,7 +106,7 @@ func (e *Etcd) start(ctx context.Context) error {
 
 // settle decides where socket and data are.
 func (e *Etcd) settle(ctx context.Context) (err error) {
-	if e.tmp, err = newScratch(nil); err != nil {
+	if e.tmp, err = newScratch("", nil); err != nil {
 		return err
 	}
 	e.socket, e.data = filepath.Join(e.tmp.path, "etcd.sock"), filepath.Join(e.tmp.path, "etcd")
@@ -114,6 +120,47 @@ func (e *Etcd) settle(ctx context.Context) (err error) {
 	e.data = filepath.Join(dir, "data")
 	e.held, err = claim(ctx, dir)
 	return err
+}
+
+// awaitUnlocked returns when nobody holds the locks of the write-ahead log. A
+// process that this one forked before Stop shares our open files, and so the
+// locks, until it runs its own program; and an etcd that finds them taken ends
+// the whole process.
+func (e *Etcd) awaitUnlocked(ctx context.Context) error {
+	names, err := filepath.Glob(filepath.Join(e.data, "member", "wal", "*.wal"))
+	if err != nil {
+		return err
+	}
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for _, name := range names {
+		for {
+			err := tryLock(name)
+			if err == nil {
+				break
+			}
+			if !errors.Is(err, fileutil.ErrLocked) {
+				return err
+			}
+			select {
+			case <-tick.C:
+			case <-ctx.Done():
+				return fmt.Errorf("%s: %w", name, err)
+			}
+		}
+	}
+	return nil
+}
+
+// tryLock reports whether name can be locked, and lets no fork share its try.
+func tryLock(name string) error {
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
+	f, err := fileutil.TryLockFile(name, os.O_RDWR, 0o600)
+	if err != nil {
+		return err
+	}
+	return f.Close()
 }
 
 // config is that of a single member which elects itself at once, talks to no
@@ -137,7 +184,7 @@ func (e *Etcd) Stop() error {
 	if e.server == nil {
 		return nil
 	}
-	// Left to itself, Close waits for clients to end their watches.
+	// Left to itself, Close gives clients that do not answer five seconds.
 	e.rpc.Stop()
 	e.server.Close()
 	e.server, e.rpc = nil, nil

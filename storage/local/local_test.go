@@ -19,39 +19,65 @@ import (
 	"testing"
 	"time"
 
+	clientv3 "go.etcd.io/etcd/client/v3"
+
 	"github.com/sallyport/sallyport/storage/local"
 )
 
-// helperVar turns the test binary into a process that starts a Postgres in the
-// directory it names, prints its DSN, and waits to be killed.
-const helperVar = "SALLYPORT_TEST_POSTGRES_DIR"
+// helperVar turns the test binary into a process of its own that does what the
+// variable says, prints one line, and stays until it is killed.
+const helperVar = "SALLYPORT_TEST_HELPER"
 
 func TestMain(m *testing.M) {
-	if dir := os.Getenv(helperVar); dir != "" {
-		os.Exit(helper(dir))
+	if job, subject, ok := strings.Cut(os.Getenv(helperVar), " "); ok {
+		if err := helpers[job](subject); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
 	}
 	os.Exit(m.Run())
 }
 
-func helper(dir string) int {
-	p, err := local.NewPostgres(local.PostgresConfig{Dir: dir, Log: slog.New(slog.DiscardHandler)})
-	if err == nil {
-		err = p.Start(context.Background())
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	fmt.Println(p.DSN("postgres"))
-	_, _ = io.Copy(io.Discard, os.Stdin) // until killed
-	return 0
+var helpers = map[string]func(string) error{
+	"serve": serve,
+	"watch": watch,
 }
 
-// startHelper returns the running helper and the DSN of its Postgres.
-func startHelper(t *testing.T, dir string) (*exec.Cmd, string) {
+// serve runs a Postgres in dir and prints its DSN.
+func serve(dir string) error {
+	p, err := local.NewPostgres(local.PostgresConfig{Dir: dir, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		return err
+	}
+	if err := p.Start(context.Background()); err != nil {
+		return err
+	}
+	fmt.Println(p.DSN("postgres"))
+	_, err = io.Copy(io.Discard, os.Stdin) // until killed
+	return err
+}
+
+// watch is a client of etcd that freezes while it watches.
+func watch(endpoint string) error {
+	c, err := clientv3.New(clientv3.Config{Endpoints: []string{endpoint}})
+	if err != nil {
+		return err
+	}
+	<-c.Watch(context.Background(), "k", clientv3.WithCreatedNotify())
+	fmt.Println("watching")
+	if err := syscall.Kill(os.Getpid(), syscall.SIGSTOP); err != nil {
+		return err
+	}
+	_, err = io.Copy(io.Discard, os.Stdin) // until it is frozen, and then killed
+	return err
+}
+
+// startHelper returns the running helper and the line it printed.
+func startHelper(t *testing.T, job, subject string) (*exec.Cmd, string) {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), os.Args[0])
-	cmd.Env = append(os.Environ(), helperVar+"="+dir)
+	cmd.Env = append(os.Environ(), helperVar+"="+job+" "+subject)
 	cmd.Stderr = os.Stderr
 	if _, err := cmd.StdinPipe(); err != nil {
 		t.Fatal(err)
@@ -63,11 +89,14 @@ func startHelper(t *testing.T, dir string) (*exec.Cmd, string) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	dsn, err := bufio.NewReader(out).ReadString('\n')
+	t.Cleanup(func() { // the context has ended, so it was killed
+		_ = cmd.Wait()
+	})
+	line, err := bufio.NewReader(out).ReadString('\n')
 	if err != nil {
-		t.Fatalf("helper said %q: %v", dsn, err)
+		t.Fatalf("helper said %q: %v", line, err)
 	}
-	return cmd, strings.TrimSpace(dsn)
+	return cmd, strings.TrimSpace(line)
 }
 
 // newPostgres is not started; it is closed when the test ends.
@@ -99,7 +128,7 @@ func startPostgres(t *testing.T, cfg local.PostgresConfig) *local.Postgres {
 
 func newEtcd(t *testing.T, cfg local.EtcdConfig) *local.Etcd {
 	t.Helper()
-	cfg.Log = slog.New(slog.DiscardHandler)
+	cfg.Log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError}))
 	e, err := local.NewEtcd(cfg)
 	if err != nil {
 		t.Fatal(err)

@@ -29,6 +29,11 @@ type PostgresConfig struct {
 	// root, Postgres runs as postgres or nobody, who cannot enter /root.
 	Dir string
 
+	// TempDir is where temporary directories are made. Empty: os.TempDir(). In
+	// a memory file system a cluster starts twice as fast and copies databases
+	// ten times as fast. A directory out of reach gives way to /tmp.
+	TempDir string
+
 	// BinDir holds initdb and postgres, version 15 or newer. Empty: they are
 	// looked for on the PATH and where packages put them.
 	BinDir string
@@ -119,7 +124,7 @@ func (p *Postgres) start(ctx context.Context) error {
 
 // settle decides where socket, data and log are.
 func (p *Postgres) settle(ctx context.Context) (err error) {
-	if p.tmp, err = newScratch(p.account); err != nil {
+	if p.tmp, err = newScratch(p.cfg.TempDir, p.account); err != nil {
 		return err
 	}
 	p.home, p.run = p.tmp.path, filepath.Join(p.tmp.path, "run")
@@ -189,6 +194,7 @@ func (p *Postgres) launch() error {
 		"-c", fmt.Sprintf("unix_socket_directories=%q", p.run),
 		"-c", "unix_socket_permissions=0700",
 		"-c", "max_connections=200",
+		"-c", "max_wal_size=128MB", // of disk, or of memory
 		// Nobody pulls the plug on a demo or a test, and what was written to
 		// the kernel outlives kill -9 of the server and of its clients.
 		"-c", "fsync=off",
@@ -207,7 +213,7 @@ func (p *Postgres) logFile() string { return filepath.Join(p.home, "postgres.log
 // command runs a Postgres program as the server's user, without the settings
 // that the environment holds for clients of other clusters.
 func (p *Postgres) command(name string, args ...string) *exec.Cmd {
-	cmd := exec.Command(filepath.Join(p.cfg.BinDir, name), args...)
+	cmd := exec.Command(filepath.Join(p.cfg.BinDir, name), args...) //nolint:noctx // a context would kill: child.stop asks first
 	cmd.Dir = p.run
 	cmd.Env = append(slices.DeleteFunc(os.Environ(), func(kv string) bool {
 		return strings.HasPrefix(kv, "PG")
@@ -229,7 +235,7 @@ func (p *Postgres) await(ctx context.Context) error {
 		select {
 		case <-p.server.done:
 			log, _ := os.ReadFile(p.logFile()) // best effort: the exit status stands without it
-			return fmt.Errorf("it ended at once (%v): %s", p.server.err, lastWords(log))
+			return fmt.Errorf("it ended at once (%s): %s", p.server.cmd.ProcessState, lastWords(log))
 		case <-ctx.Done():
 			return fmt.Errorf("it accepts no connections: %w", err)
 		case <-tick.C:
@@ -294,7 +300,8 @@ func (p *Postgres) DSN(database string) string {
 func (p *Postgres) CreateDatabase(ctx context.Context, name, template string) error {
 	sql := "create database " + pgx.Identifier{name}.Sanitize()
 	if template != "" {
-		sql += " template " + pgx.Identifier{template}.Sanitize()
+		// The other strategy writes the whole copy to the log as well.
+		sql += " template " + pgx.Identifier{template}.Sanitize() + " strategy file_copy"
 	}
 	if err := p.exec(ctx, sql); err != nil {
 		return fmt.Errorf("create database %s: %w", name, err)

@@ -17,7 +17,7 @@ import (
 func TestPostgresEndsWithItsParent(t *testing.T) {
 	t.Parallel()
 	dir := openDir(t)
-	parent, dsn := startHelper(t, dir)
+	parent, dsn := startHelper(t, "serve", dir)
 	client := connect(t, dsn) // a session in use does not keep the server
 	pid := postmaster(t, filepath.Join(dir, "data"))
 	if !running(pid) {
@@ -44,7 +44,7 @@ func TestPostgresEndsWithItsParent(t *testing.T) {
 func TestPostgresWaitsForPredecessor(t *testing.T) {
 	t.Parallel()
 	dir := openDir(t)
-	parent, dsn := startHelper(t, dir)
+	parent, dsn := startHelper(t, "serve", dir)
 	var session int // frozen, it keeps the server from ending
 	if err := connect(t, dsn).QueryRow(t.Context(), "select pg_backend_pid()").Scan(&session); err != nil {
 		t.Fatal(err)

@@ -265,6 +265,25 @@ func TestPostgresCannotStart(t *testing.T) {
 	}
 }
 
+func TestPostgresTempDir(t *testing.T) {
+	t.Parallel()
+	open := openDir(t)
+	long := filepath.Join(open, strings.Repeat("long", 20))
+	if err := os.Mkdir(long, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for temp, want := range map[string]string{
+		open: open,
+		long: "/tmp", // no room for the path of a socket
+	} {
+		p := startPostgres(t, local.PostgresConfig{TempDir: temp})
+		scratch := scratchOf(t, p.DSN("postgres"))
+		if got := filepath.Dir(scratch); got != want {
+			t.Errorf("the temporary directory is below %s, want %s", got, want)
+		}
+	}
+}
+
 func TestPostgresHasNoTime(t *testing.T) {
 	t.Parallel()
 	hurry, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond) // initdb takes longer

@@ -23,6 +23,7 @@ import (
 	"reflect"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -126,9 +127,25 @@ func Postgres(t testing.TB, migrate func(ctx context.Context, dsn string) error)
 }
 
 func sharedPostgres() (*local.Postgres, error) {
-	return shared.postgres.get(func() (*local.Postgres, error) {
-		return local.NewPostgres(local.PostgresConfig{Log: logger()})
-	})
+	return shared.postgres.get(newPostgres)
+}
+
+func newPostgres() (*local.Postgres, error) {
+	return local.NewPostgres(local.PostgresConfig{TempDir: tempDir(), Log: logger()})
+}
+
+// tempDir is in memory where there is plenty and the environment does not name
+// another.
+func tempDir() string {
+	const memory, plenty = "/dev/shm", 2 << 30
+	var fs syscall.Statfs_t
+	if os.Getenv("TMPDIR") != "" || syscall.Statfs(memory, &fs) != nil {
+		return ""
+	}
+	if free := fs.Bavail * uint64(fs.Bsize); free < plenty { //nolint:gosec // no block has a negative size
+		return ""
+	}
+	return memory
 }
 
 // templateOf is the name of a database that migrate has been applied to.
@@ -204,7 +221,7 @@ func Client(t testing.TB, e *local.Etcd) *clientv3.Client {
 // again, or break it.
 func NewPostgres(t testing.TB) *local.Postgres {
 	t.Helper()
-	p, err := local.NewPostgres(local.PostgresConfig{Log: logger()})
+	p, err := newPostgres()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -103,6 +103,7 @@ func TestPostgres(t *testing.T) {
 	}
 }
 
+// A test sees only its own keys, by the names it gave them, everywhere.
 func TestEtcd(t *testing.T) {
 	t.Parallel()
 	one, other := storagetest.Etcd(t), storagetest.Etcd(t)
@@ -116,7 +117,7 @@ func TestEtcd(t *testing.T) {
 			t.Fatal(err)
 		}
 		if !r.Succeeded {
-			t.Error("the key was there already")
+			t.Fatal("the key was there already")
 		}
 	}
 	if r := <-watch; r.Err() != nil || len(r.Events) != 1 || string(r.Events[0].Kv.Key) != "k" {
@@ -128,6 +129,20 @@ func TestEtcd(t *testing.T) {
 	}
 	if all.Count != 1 {
 		t.Errorf("a test sees %d keys, of which it wrote one", all.Count)
+	}
+	lease, err := one.Grant(t.Context(), 60)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := one.Put(t.Context(), "leased", "v", clientv3.WithLease(lease.ID)); err != nil {
+		t.Fatal(err)
+	}
+	life, err := one.TimeToLive(t.Context(), lease.ID, clientv3.WithAttachedKeys())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(life.Keys) != 1 || string(life.Keys[0]) != "leased" {
+		t.Errorf("the lease holds keys %q", life.Keys)
 	}
 }
 
