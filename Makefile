@@ -23,20 +23,24 @@ help: ## list the targets
 build: ## build the programs into bin/
 	go build -o bin/ ./cmd/...
 
+.PHONY: postgres
+postgres: ## see to it that the Postgres programs are there
+	@tools/postgres
+
 .PHONY: demo
-demo: build ## run the whole system on this machine: make demo ARGS=--once
+demo: postgres build ## run the whole system on this machine: make demo ARGS=--once
 	@bin/sallyport demo $(ARGS)
 
 .PHONY: test
-test: ## run every test, against real Postgres and etcd
+test: postgres ## run every test, against real Postgres and etcd
 	go test -timeout 10m ./...
 
 .PHONY: race
-race: ## run every test with the race detector (needs a C compiler)
+race: postgres ## run every test with the race detector (needs a C compiler)
 	go test -race -timeout 15m ./...
 
 .PHONY: bench
-bench: ## run the benchmarks, or those that match BENCH
+bench: postgres ## run the benchmarks, or those that match BENCH
 	go test -run '^$$' -bench '$(BENCH)' -benchmem -timeout 20m ./...
 
 .PHONY: fuzz

@@ -5,6 +5,11 @@
 // as in every release, it compiles to nothing.
 package failpoint
 
+// Variable is the environment variable that names one failpoint: "name" or,
+// to strike at the Nth time it is reached, "name=N". It counts only in a build
+// with the tag.
+const Variable = "SALLYPORT_FAILPOINT"
+
 // Hit kills the process here if a test asked for it.
 func Hit(string) {}
 

@@ -3,10 +3,8 @@ package demo
 import (
 	"bytes"
 	"context"
-	"crypto/tls"
 	"encoding/json"
 	"fmt"
-	"io"
 	"net/http"
 	"strings"
 	"time"
@@ -175,33 +173,18 @@ type problem struct {
 }
 
 // send sends a request on a connection of its own and checks the answer.
-func (s *story) send(ctx context.Context, p *fleet.Member, r request) (time.Duration, error) {
+func (s *story) send(ctx context.Context, m *fleet.Member, r request) (time.Duration, error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	client, err := s.client(r.certificate)
-	if err != nil {
-		return 0, err
-	}
-	defer client.CloseIdleConnections()
-	req, err := http.NewRequestWithContext(ctx, r.method, p.URL, nil)
-	if err != nil {
-		return 0, err
-	}
-	req.URL.Opaque = r.path // exactly these bytes
+	req := fleet.Request{Method: r.method, Path: r.path, Certificate: r.certificate}
 	if r.token != nil {
-		token, err := s.Sign(*r.token)
-		if err != nil {
+		var err error
+		if req.Token, err = s.Sign(*r.token); err != nil {
 			return 0, err
 		}
-		req.Header.Set("Authorization", "Bearer "+token)
 	}
 	began := time.Now()
-	res, err := client.Do(req)
-	if err != nil {
-		return 0, err
-	}
-	defer res.Body.Close() //nolint:errcheck // it was only read
-	body, err := io.ReadAll(io.LimitReader(res.Body, 64<<10))
+	res, body, err := s.Send(ctx, m, req)
 	if err != nil {
 		return 0, err
 	}
@@ -223,22 +206,6 @@ func (r request) check(res *http.Response, body []byte) error {
 		return fmt.Errorf("denied with %s, not for the reason %s", bytes.TrimSpace(body), r.reason)
 	}
 	return nil
-}
-
-func (s *story) client(certificate bool) (*http.Client, error) {
-	roots, err := s.Roots()
-	if err != nil {
-		return nil, err
-	}
-	config := &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots}
-	if certificate {
-		c, err := tls.LoadX509KeyPair(s.Described.Client.CertificateFile, s.Described.Client.PrivateKeyFile)
-		if err != nil {
-			return nil, err
-		}
-		config.Certificates = []tls.Certificate{c}
-	}
-	return &http.Client{Transport: &http.Transport{TLSClientConfig: config}}, nil
 }
 
 // introduce says what was started.

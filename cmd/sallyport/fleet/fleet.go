@@ -31,8 +31,11 @@ const (
 	trustDomain = "demo.example"
 	svidTTL     = 24 * time.Hour
 	readyWithin = 30 * time.Second
-	database    = "sallyport"
+	rootKeyFile = "root-public-key.pem"
 )
+
+// Database is the name of the fleet's database in its Postgres.
+const Database = "sallyport"
 
 // The workloads of a fleet, beside its proxies.
 const (
@@ -227,7 +230,7 @@ func (f *Fleet) startControlPlane(ctx context.Context) error {
 	if err := f.Postgres.Start(ctx); err != nil {
 		return err
 	}
-	if err := f.Postgres.CreateDatabase(ctx, database, ""); err != nil {
+	if err := f.Postgres.CreateDatabase(ctx, Database, ""); err != nil {
 		return err
 	}
 	if f.Etcd, err = local.NewEtcd(local.EtcdConfig{Log: f.log}); err != nil {
@@ -240,7 +243,7 @@ func (f *Fleet) startControlPlane(ctx context.Context) error {
 	if err := f.makeSigningKey(); err != nil {
 		return err
 	}
-	if err := f.put("database-url", []byte(f.Postgres.DSN(database)+"\n")); err != nil {
+	if err := f.put("database-url", []byte(f.Postgres.DSN(Database)+"\n")); err != nil {
 		return err
 	}
 	return f.runControlPlane(ctx, f.Etcd.Endpoints())
@@ -262,8 +265,29 @@ func (f *Fleet) makeSigningKey() error {
 	}
 	return errors.Join(
 		f.put("signing-key.pem", pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: privateDER})),
-		f.put("root-public-key.pem", pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: publicDER})),
+		f.put(rootKeyFile, pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: publicDER})),
 	)
+}
+
+// RootPublicKey returns the key that the fleet's proxies pin.
+func (f *Fleet) RootPublicKey() (ed25519.PublicKey, error) {
+	b, err := os.ReadFile(f.Path(rootKeyFile))
+	if err != nil {
+		return nil, err
+	}
+	block, _ := pem.Decode(b)
+	if block == nil {
+		return nil, errors.New("the public key is no PEM file")
+	}
+	parsed, err := x509.ParsePKIXPublicKey(block.Bytes)
+	if err != nil {
+		return nil, err
+	}
+	key, ok := parsed.(ed25519.PublicKey)
+	if !ok {
+		return nil, errors.New("the public key is no Ed25519 key")
+	}
+	return key, nil
 }
 
 func (f *Fleet) runControlPlane(ctx context.Context, etcd []string) error {
@@ -394,7 +418,7 @@ func (f *Fleet) startProxy(binary, cloud string) error {
 		"instance":             name,
 		"control_planes":       []string{f.registration},
 		"control_plane_id":     ControlPlaneID,
-		"root_public_key_file": f.Path("root-public-key.pem"),
+		"root_public_key_file": f.Path(rootKeyFile),
 		"workload":             map[string]any{"socket": socket, "trust_domain": trustDomain},
 		"state_directory":      f.Path(name + "-state"),
 		"admin":                map[string]any{"address": addresses[1]},

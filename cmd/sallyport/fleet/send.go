@@ -1,0 +1,61 @@
+package fleet
+
+import (
+	"context"
+	"crypto/tls"
+	"io"
+	"net/http"
+)
+
+// maxAnswer bounds what is read of an answer, in bytes.
+const maxAnswer = 64 << 10
+
+// Request is a request to a proxy.
+type Request struct {
+	Method string
+	Path   string // sent as these bytes
+	Token  string // sent as bearer token; none when empty
+	// Certificate sends the X.509-SVID of BillingID.
+	Certificate bool
+}
+
+// Send sends a request to a proxy, on a connection of its own, and returns the
+// answer with its body.
+func (f *Fleet) Send(ctx context.Context, m *Member, r Request) (*http.Response, []byte, error) {
+	client, err := f.client(r.Certificate)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer client.CloseIdleConnections()
+	req, err := http.NewRequestWithContext(ctx, r.Method, m.URL, nil)
+	if err != nil {
+		return nil, nil, err
+	}
+	req.URL.Opaque = r.Path
+	if r.Token != "" {
+		req.Header.Set("Authorization", "Bearer "+r.Token)
+	}
+	res, err := client.Do(req)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer res.Body.Close() //nolint:errcheck // it was only read
+	body, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer))
+	return res, body, err
+}
+
+func (f *Fleet) client(certificate bool) (*http.Client, error) {
+	roots, err := f.Roots()
+	if err != nil {
+		return nil, err
+	}
+	config := &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots}
+	if certificate {
+		c, err := tls.LoadX509KeyPair(f.Described.Client.CertificateFile, f.Described.Client.PrivateKeyFile)
+		if err != nil {
+			return nil, err
+		}
+		config.Certificates = []tls.Certificate{c}
+	}
+	return &http.Client{Transport: &http.Transport{TLSClientConfig: config}}, nil
+}

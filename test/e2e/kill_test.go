@@ -1,0 +1,227 @@
+package e2e_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"connectrpc.com/connect"
+
+	"github.com/sallyport/sallyport/cmd/sallyport/fleet"
+	adminv1 "github.com/sallyport/sallyport/proto/gen/sallyport/admin/v1"
+)
+
+// points are the places between a request and the acknowledgement of proxies
+// at which the control plane is killed.
+var points = []string{
+	"apply.received", "apply.planned",
+	"commit.locked", "commit.rechecked", "commit.inserted", "commit.committing", "commit.committed",
+	"apply.answering",
+	"publish.signed", "publish.recorded", "publish.chunks", "publish.head", "publish.cursor",
+	"stream.pushed", "stream.acked",
+}
+
+const (
+	hitsPerPoint = 3
+	randomKills  = 50
+	writers      = 4
+)
+
+// An Apply that was answered survives the death of the control plane at any
+// step and at any instant, and reaches both proxies. No revision is skipped,
+// doubled or reordered.
+func TestAcknowledgedAppliesSurviveKills(t *testing.T) {
+	f := start(t)
+	if err := f.ControlPlane.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	load := newLoad(f)
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	var running sync.WaitGroup
+	for i := range writers {
+		running.Go(func() { load.write(ctx, i) })
+	}
+
+	hits := map[string]int{}
+	for range hitsPerPoint {
+		for _, point := range points {
+			// Not always the first time: steps fall together differently.
+			armedPoint := fmt.Sprintf("%s=%d", point, 1+rand.N(3))
+			if err := f.ControlPlane.Start(armed(armedPoint)); err != nil {
+				t.Fatal(err)
+			}
+			select {
+			case <-f.ControlPlane.Done():
+			case <-time.After(time.Minute):
+				t.Fatalf("%s was not reached", armedPoint)
+			}
+			hits[point]++
+		}
+	}
+	for range randomKills {
+		if err := f.ControlPlane.Start(); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case <-time.After(rand.N(1500 * time.Millisecond)):
+		case <-f.ControlPlane.Done():
+			t.Fatal("the control plane ended by itself")
+		}
+		if err := f.ControlPlane.Kill(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := f.ControlPlane.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.ControlPlaneReady(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	stop()
+	running.Wait()
+
+	checkHits(t, f, hits)
+	checkNothingLost(t, f, load)
+	checkHistory(t, f)
+	for _, m := range f.Members {
+		checkOrder(t, m)
+	}
+}
+
+// load applies policies, each with a name of its own, and remembers those
+// whose Apply was answered.
+type load struct {
+	fleet *fleet.Fleet
+
+	mu       sync.Mutex
+	answered map[string]int64 // revision by name
+}
+
+func newLoad(f *fleet.Fleet) *load { return &load{fleet: f, answered: map[string]int64{}} }
+
+func (l *load) write(ctx context.Context, writer int) {
+	for i := 0; ctx.Err() == nil; i++ {
+		name := fmt.Sprintf("w%d-%d", writer, i)
+		one, cancel := context.WithTimeout(ctx, 10*time.Second)
+		revision, err := l.fleet.Admin.Apply(one, policyNamed(name), "load")
+		cancel()
+		if err == nil {
+			l.mu.Lock()
+			l.answered[name] = revision
+			l.mu.Unlock()
+			continue
+		}
+		select { // the control plane is down
+		case <-ctx.Done():
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+func policyNamed(name string) string {
+	return `apiVersion: sallyport/v1
+kind: Policy
+metadata: {namespace: shop, name: ` + name + `}
+spec:
+  routes: {names: [orders]}
+  effect: DENY
+  principals: [{group: ` + name + `}]
+`
+}
+
+func checkHits(t *testing.T, f *fleet.Fleet, hits map[string]int) {
+	t.Helper()
+	log, err := os.ReadFile(f.ControlPlane.Log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, point := range points {
+		said := bytes.Count(log, []byte("failpoint "+point+"\n"))
+		t.Logf("failpoint %-18s hit %d times", point, said)
+		if said < hitsPerPoint || said != hits[point] {
+			t.Errorf("failpoint %s: %d hits, want %d", point, said, hits[point])
+		}
+	}
+	t.Logf("and %d kills at random instants", randomKills)
+}
+
+// checkNothingLost compares what was answered with what is there, and waits
+// until both proxies prove the newest revision.
+func checkNothingLost(t *testing.T, f *fleet.Fleet, l *load) {
+	t.Helper()
+	stored := map[string]int64{}
+	req := &adminv1.ListRequest{Kind: "Policy", PageSize: 1000}
+	for {
+		res, err := f.Admin.Config.List(within(t, 10*time.Second), connect.NewRequest(req))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range res.Msg.GetResources() {
+			stored[r.GetResource().GetMetadata().GetName()] = r.GetRevision()
+		}
+		if req.PageToken = res.Msg.GetNextPageToken(); req.GetPageToken() == "" {
+			break
+		}
+	}
+	t.Logf("%d Applies were answered", len(l.answered))
+	for name, revision := range l.answered {
+		if stored[name] != revision {
+			t.Errorf("%s was answered with revision %d, and is stored at %d", name, revision, stored[name])
+		}
+	}
+	if err := f.Connected(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Admin.Enforced(t.Context(), newest(t, f), f.Environments()...); err != nil {
+		t.Error(err)
+	}
+}
+
+func newest(t *testing.T, f *fleet.Fleet) int64 {
+	t.Helper()
+	res, err := f.Admin.Config.ListRevisions(within(t, 10*time.Second), connect.NewRequest(&adminv1.ListRevisionsRequest{PageSize: 1}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return res.Msg.GetRevisions()[0].GetRevision()
+}
+
+// checkOrder reads from a proxy's log which revisions it put in force, over
+// all its lives: they only ever grow.
+func checkOrder(t *testing.T, m *fleet.Member) {
+	t.Helper()
+	b, err := os.ReadFile(m.Log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var last, count int64
+	for line := range bytes.Lines(b) {
+		var entry struct {
+			Message  string      `json:"msg"`
+			Revision json.Number `json:"revision"`
+		}
+		if json.Unmarshal(line, &entry) != nil || entry.Message != "snapshot applied" {
+			continue
+		}
+		revision, err := strconv.ParseInt(entry.Revision.String(), 10, 64)
+		if err != nil {
+			t.Fatalf("%s: %q", m.Label, line)
+		}
+		if count++; revision <= last {
+			t.Errorf("%s applied revision %d after %d", m.Label, revision, last)
+		}
+		last = revision
+	}
+	t.Logf("%s applied %d snapshots", m.Label, count)
+	if count == 0 {
+		t.Errorf("%s applied nothing", m.Label)
+	}
+}

@@ -1,0 +1,106 @@
+package e2e_test
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/sallyport/sallyport/cmd/sallyport/fleet"
+	"github.com/sallyport/sallyport/internal/failpoint"
+)
+
+// bin holds our binaries, built once, with failpoints.
+var bin string
+
+func TestMain(m *testing.M) { os.Exit(run(m)) }
+
+func run(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "sallyport-e2e-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir) //nolint:errcheck // a temporary folder
+	bin = dir
+	for _, name := range []string{"sallyport", "sallyport-controlplane", "sallyport-proxy"} {
+		args := []string{"build", "-tags", "failpoint", "-o", filepath.Join(bin, name)}
+		if raceEnabled {
+			args = append(args, "-race")
+		}
+		build := exec.Command("go", append(args, "github.com/sallyport/sallyport/cmd/"+name)...)
+		build.Stderr = os.Stderr
+		if err := build.Run(); err != nil {
+			fmt.Fprintln(os.Stderr, "build", name, err)
+			return 1
+		}
+	}
+	return m.Run()
+}
+
+// start runs a fleet for the test, and shows its logs should the test fail.
+func start(t *testing.T) *fleet.Fleet {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "sallyport-e2e-") // short: sockets have short paths
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	f, err := fleet.Start(t.Context(), fleet.Config{Dir: dir, Bin: bin, Log: slog.New(slog.DiscardHandler)})
+	t.Cleanup(func() {
+		if err := f.Stop(); err != nil {
+			t.Error(err)
+		}
+		if t.Failed() {
+			showLogs(t, dir)
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+func showLogs(t *testing.T, dir string) {
+	logs, _ := filepath.Glob(filepath.Join(dir, "*.log")) // the pattern is well-formed
+	for _, file := range logs {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			continue
+		}
+		t.Logf("--- the end of %s\n%s", filepath.Base(file), b[max(0, len(b)-4000):])
+	}
+}
+
+// within returns a context for one step of a test.
+func within(t *testing.T, d time.Duration) context.Context {
+	ctx, cancel := context.WithTimeout(t.Context(), d)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// armed is the variable that arms a failpoint.
+func armed(name string) string { return failpoint.Variable + "=" + name }
+
+// eventually asks until ok, or fails the test with what was last answered.
+func eventually(t *testing.T, d time.Duration, ask func(ctx context.Context) (ok bool, answer string)) {
+	t.Helper()
+	ctx := within(t, d)
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		ok, answer := ask(ctx)
+		if ok {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			t.Fatalf("after %s: %s", d, answer)
+		case <-tick.C:
+		}
+	}
+}
