@@ -1,0 +1,52 @@
+package upstream
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+
+	"github.com/sallyport/sallyport/internal/identity"
+)
+
+// Reason is why there is no answer. The set is closed and fit for metric
+// labels.
+type Reason string
+
+// The reasons. With all but Failed the upstream has not seen the request.
+const (
+	Unreachable     Reason = "upstream_unreachable"   // no endpoint could be connected to
+	Unverified      Reason = "upstream_unverified"    // who answered is not who was expected
+	Misconfigured   Reason = "upstream_misconfigured" // the proxy lacks something to connect with
+	IdentityExpired Reason = "identity_expired"       // our SVID has expired
+	IdentityMissing Reason = "identity_unavailable"   // we have no SVID
+	Failed          Reason = "upstream_failed"        // the connection broke, or what came was no answer
+)
+
+// Error is why there is no answer.
+type Error struct {
+	Reason Reason
+	Err    error // not for clients
+}
+
+func (e *Error) Error() string { return string(e.Reason) + ": " + e.Err.Error() }
+
+func (e *Error) Unwrap() error { return e.Err }
+
+func explain(err error) *Error {
+	var verification *tls.CertificateVerificationError
+	var unknown x509.UnknownAuthorityError
+	switch {
+	case errors.Is(err, identity.ErrExpired):
+		return &Error{IdentityExpired, err}
+	case errors.Is(err, identity.ErrNoIdentity):
+		return &Error{IdentityMissing, err}
+	case errors.Is(err, identity.ErrPeer), errors.Is(err, identity.ErrNoCertificate),
+		errors.As(err, &verification), errors.As(err, &unknown):
+		return &Error{Unverified, err}
+	case errors.Is(err, errRoots), errors.Is(err, errNoEndpoint):
+		return &Error{Misconfigured, err}
+	case isConnect(err):
+		return &Error{Unreachable, err}
+	}
+	return &Error{Failed, err}
+}
