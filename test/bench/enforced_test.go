@@ -97,7 +97,7 @@ func start(b *testing.B) *fleet.Fleet {
 	}
 	b.Cleanup(func() { _ = os.RemoveAll(dir) })
 	for _, name := range []string{"sallyport-controlplane", "sallyport-proxy"} {
-		build := exec.Command("go", "build", "-o", filepath.Join(dir, name), "github.com/sallyport/sallyport/cmd/"+name) //nolint:noctx // ends by itself
+		build := exec.Command("go", "build", "-o", filepath.Join(dir, name), "github.com/sallyport/sallyport/cmd/"+name)
 		build.Stderr = os.Stderr
 		if err := build.Run(); err != nil {
 			b.Fatal(err)

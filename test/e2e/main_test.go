@@ -25,7 +25,7 @@ func run(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	defer os.RemoveAll(dir) //nolint:errcheck // a temporary folder
+	defer os.RemoveAll(dir)
 	bin = dir
 	for _, name := range []string{"sallyport", "sallyport-controlplane", "sallyport-proxy"} {
 		args := []string{"build", "-tags", "failpoint", "-o", filepath.Join(bin, name)}

@@ -59,11 +59,11 @@ func ask(t *testing.T, f *fleet.Fleet, m *fleet.Member, method, path string) (st
 	if err != nil {
 		t.Fatal(err)
 	}
-	res, answer, err := f.Send(within(t, 10*time.Second), m, fleet.Request{Method: method, Path: path, Token: token})
+	answer, err := f.Send(within(t, 10*time.Second), m, fleet.Request{Method: method, Path: path, Token: token})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return res.StatusCode, string(answer)
+	return answer.Status, string(answer.Body)
 }
 
 // A proxy whose swap does nothing, or that loses one compiled policy, says so

@@ -85,7 +85,7 @@ func startDemo(t *testing.T, root, command string) {
 		b, _ := os.ReadFile(log.Name()) // it is there
 		return string(b)
 	}
-	demo := exec.Command("bash", "-c", "exec "+command) //nolint:noctx // ended below, with all that it started
+	demo := exec.Command("bash", "-c", "exec "+command)
 	demo.Dir, demo.Stdout, demo.Stderr = root, log, log
 	demo.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := demo.Start(); err != nil {

@@ -184,26 +184,26 @@ func (s *story) send(ctx context.Context, m *fleet.Member, r request) (time.Dura
 		}
 	}
 	began := time.Now()
-	res, body, err := s.Send(ctx, m, req)
+	answer, err := s.Send(ctx, m, req)
 	if err != nil {
 		return 0, err
 	}
-	return time.Since(began), r.check(res, body)
+	return time.Since(began), r.check(answer)
 }
 
-func (r request) check(res *http.Response, body []byte) error {
-	if res.StatusCode != r.status {
-		return fmt.Errorf("answered %d, not %d: %s", res.StatusCode, r.status, bytes.TrimSpace(body))
+func (r request) check(a fleet.Answer) error {
+	if a.Status != r.status {
+		return fmt.Errorf("answered %d, not %d: %s", a.Status, r.status, bytes.TrimSpace(a.Body))
 	}
 	if r.reason == "" {
 		return nil
 	}
 	var p problem
-	if err := json.Unmarshal(body, &p); err != nil {
-		return fmt.Errorf("a denial that is no problem document: %s", body)
+	if err := json.Unmarshal(a.Body, &p); err != nil {
+		return fmt.Errorf("a denial that is no problem document: %s", a.Body)
 	}
 	if p.Reason != r.reason || p.Status != r.status || p.DecisionID == "" {
-		return fmt.Errorf("denied with %s, not for the reason %s", bytes.TrimSpace(body), r.reason)
+		return fmt.Errorf("denied with %s, not for the reason %s", bytes.TrimSpace(a.Body), r.reason)
 	}
 	return nil
 }

@@ -462,16 +462,16 @@ func (f *Fleet) ready(ctx context.Context, status string, p *Process) error {
 // freeAddresses returns loopback addresses that nobody listens on. All are
 // held until the last is found, so that no two are the same.
 func freeAddresses(n int) ([]string, error) {
-	var addresses []string
-	for range n {
-		ln, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return nil, err
-		}
-		defer ln.Close() //nolint:errcheck // it was only held
-		addresses = append(addresses, ln.Addr().String())
+	if n == 0 {
+		return nil, nil
 	}
-	return addresses, nil
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, err
+	}
+	defer ln.Close()
+	others, err := freeAddresses(n - 1)
+	return append(others, ln.Addr().String()), err
 }
 
 // ControlPlaneReady waits until the control plane says that it is ready.

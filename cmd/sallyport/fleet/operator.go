@@ -149,7 +149,7 @@ func isReady(ctx context.Context, status, otherwise string) (bool, string) {
 	if err != nil {
 		return false, otherwise
 	}
-	defer res.Body.Close() //nolint:errcheck // it was only read
+	defer res.Body.Close()
 	why, err := io.ReadAll(io.LimitReader(res.Body, 4096))
 	if err != nil {
 		return false, otherwise

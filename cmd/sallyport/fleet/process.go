@@ -32,8 +32,8 @@ func (p *Process) Start(variables ...string) error {
 	if err != nil {
 		return err
 	}
-	defer log.Close()                              //nolint:errcheck // the child has a descriptor of its own
-	p.cmd = exec.Command(p.args[0], p.args[1:]...) //nolint:gosec,noctx // our own binary; Stop ends it
+	defer log.Close()
+	p.cmd = exec.Command(p.args[0], p.args[1:]...) //nolint:noctx // Stop ends it
 	p.cmd.Env = append(os.Environ(), variables...)
 	p.cmd.Stdout, p.cmd.Stderr = log, log
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}

@@ -19,17 +19,23 @@ type Request struct {
 	Certificate bool
 }
 
-// Send sends a request to a proxy, on a connection of its own, and returns the
-// answer with its body.
-func (f *Fleet) Send(ctx context.Context, m *Member, r Request) (*http.Response, []byte, error) {
+// Answer is what a proxy answered.
+type Answer struct {
+	Status int
+	Header http.Header
+	Body   []byte // at most its first 64 KiB
+}
+
+// Send sends a request to a proxy, on a connection of its own.
+func (f *Fleet) Send(ctx context.Context, m *Member, r Request) (Answer, error) {
 	client, err := f.client(r.Certificate)
 	if err != nil {
-		return nil, nil, err
+		return Answer{}, err
 	}
 	defer client.CloseIdleConnections()
 	req, err := http.NewRequestWithContext(ctx, r.Method, m.URL, nil)
 	if err != nil {
-		return nil, nil, err
+		return Answer{}, err
 	}
 	req.URL.Opaque = r.Path
 	if r.Token != "" {
@@ -37,11 +43,11 @@ func (f *Fleet) Send(ctx context.Context, m *Member, r Request) (*http.Response,
 	}
 	res, err := client.Do(req)
 	if err != nil {
-		return nil, nil, err
+		return Answer{}, err
 	}
-	defer res.Body.Close() //nolint:errcheck // it was only read
+	defer res.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer))
-	return res, body, err
+	return Answer{Status: res.StatusCode, Header: res.Header, Body: body}, err
 }
 
 func (f *Fleet) client(certificate bool) (*http.Client, error) {
