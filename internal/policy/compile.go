@@ -87,15 +87,19 @@ func (c *compiler) principal(field string, m PrincipalMatcher) {
 	if m.Issuer != "" && m.Group == "" && m.ID == "" {
 		c.refuse(field+".issuer", "goes with group or id only")
 	}
+	if m.Provider != "" && m.Group == "" && m.ID == "" {
+		c.refuse(field+".provider", "goes with group or id only")
+	}
 	c.text(field+".issuer", m.Issuer)
+	c.text(field+".provider", m.Provider)
 	who := &c.policy.principals
 	switch {
 	case m.Group != "":
 		c.text(field+".group", m.Group)
-		who.groups = append(who.groups, qualified{m.Group, m.Issuer})
+		who.groups = append(who.groups, qualified{m.Group, m.Issuer, m.Provider})
 	case m.ID != "":
 		c.id(field+".id", m.ID)
-		who.ids = append(who.ids, qualified{m.ID, m.Issuer})
+		who.ids = append(who.ids, qualified{m.ID, m.Issuer, m.Provider})
 	case m.SPIFFE != "":
 		c.spiffe(field+".spiffe", m.SPIFFE)
 	case m.Authenticated:

@@ -3,6 +3,7 @@ package policy
 import (
 	"iter"
 	"math/bits"
+	"slices"
 )
 
 // list is policies of one effect and method, ordered by key. A long one has an
@@ -130,8 +131,11 @@ func (v *verdict) failed() Decision {
 
 // reachable yields the policies that first may ask, some more than once.
 func (l *list) reachable() iter.Seq[*Policy] {
+	if l.index == nil {
+		return slices.Values(l.policies)
+	}
 	return func(yield func(*Policy) bool) {
-		for _, positions := range l.positions() {
+		for _, positions := range l.index.positions() {
 			for _, i := range positions {
 				if !yield(l.policies[i]) {
 					return
@@ -141,19 +145,12 @@ func (l *list) reachable() iter.Seq[*Policy] {
 	}
 }
 
-func (l *list) positions() [][]int {
-	if l.index == nil {
-		all := make([]int, len(l.policies))
-		for i := range all {
-			all[i] = i
-		}
-		return [][]int{all}
-	}
-	found := [][]int{l.index.workloads, l.index.others}
-	for _, positions := range l.index.groups {
+func (x *index) positions() [][]int {
+	found := [][]int{x.workloads, x.others}
+	for _, positions := range x.groups {
 		found = append(found, positions)
 	}
-	for _, positions := range l.index.ids {
+	for _, positions := range x.ids {
 		found = append(found, positions)
 	}
 	return found

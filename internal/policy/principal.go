@@ -62,6 +62,10 @@ type PrincipalMatcher struct {
 	// the word of every identity provider counts.
 	Issuer string
 
+	// Provider narrows Group or ID to principals that this IdentityProvider,
+	// "namespace/name", has vouched for.
+	Provider string
+
 	Authenticated bool // whoever proved who they are
 	Anonymous     bool // whoever did not: the one way to open a route to all
 }
@@ -76,8 +80,9 @@ type principals struct {
 	spiffe        []pattern.SPIFFE
 }
 
-// qualified is a name, of one issuer or (when issuer is empty) of any.
-type qualified struct{ name, issuer string }
+// qualified is a name, of one issuer or (when issuer is empty) of any, and
+// likewise of one provider.
+type qualified struct{ name, issuer, provider string }
 
 func (m *principals) match(p *Principal) bool {
 	if m.everybody {
@@ -108,7 +113,9 @@ func (m *principals) matchIssued(p *Principal) bool {
 	return false
 }
 
-func (q *qualified) of(p *Principal) bool { return q.issuer == "" || q.issuer == p.Issuer }
+func (q *qualified) of(p *Principal) bool {
+	return (q.issuer == "" || q.issuer == p.Issuer) && (q.provider == "" || q.provider == p.Provider)
+}
 
 func (m *principals) matchSPIFFE(id string) bool {
 	for i := range m.spiffe {

@@ -2,6 +2,7 @@ package policy
 
 import (
 	"cmp"
+	"encoding/binary"
 	"iter"
 	"maps"
 	"slices"
@@ -35,6 +36,7 @@ type table struct {
 	methods     map[string]candidates
 	others      candidates // for a method that no policy names
 	deny, allow []*Policy  // whatever the method, for those who ask why
+	reachable   []*Policy  // what the fields that Decide reads lead to
 }
 
 // candidates are the policies of one method, by effect.
@@ -42,7 +44,12 @@ type candidates struct{ deny, allow list }
 
 // NewSet indexes bound. A nil Policy, or one that Compile did not make, stands
 // for a control that got lost and makes its route unavailable.
-func NewSet(bound []Binding) *Set {
+func NewSet(bound []Binding) *Set { return (&Set{}).With(bound) }
+
+// With returns the set in which the routes that bound names have its bindings
+// in the place of those they had. All else is shared with s, which stays as it
+// is, so that it costs little to change a few routes among many.
+func (s *Set) With(bound []Binding) *Set {
 	policies := make(map[RouteID][]*Policy, len(bound))
 	unavailable := make(map[RouteID][]string)
 	for _, b := range bound {
@@ -51,11 +58,48 @@ func NewSet(bound []Binding) *Set {
 			unavailable[b.Route] = append(unavailable[b.Route], b.Unavailable)
 		}
 	}
-	s := &Set{routes: make(map[RouteID]*table, len(policies))}
-	for route, pp := range policies {
-		s.routes[route] = newTable(pp, unavailable[route])
+	next := &Set{routes: make(map[RouteID]*table, len(policies))}
+	if s != nil && s.routes != nil {
+		next.routes = maps.Clone(s.routes)
 	}
-	return s
+	made := tables{numbers: make(map[*Policy]uint32), made: make(map[string]*table)}
+	for route, pp := range policies {
+		next.routes[route] = made.table(pp, unavailable[route])
+	}
+	return next
+}
+
+// tables makes one table for all routes that have the same policies.
+type tables struct {
+	numbers map[*Policy]uint32
+	made    map[string]*table
+	key     []uint32 // scratch
+	text    []byte   // scratch
+}
+
+func (m *tables) table(policies []*Policy, unavailable []string) *table {
+	if len(unavailable) > 0 {
+		return newTable(policies, unavailable)
+	}
+	m.key, m.text = m.key[:0], m.text[:0]
+	for _, p := range policies {
+		n, known := m.numbers[p]
+		if !known {
+			n = uint32(len(m.numbers)) //nolint:gosec // bounded by the documents of a snapshot
+			m.numbers[p] = n
+		}
+		m.key = append(m.key, n)
+	}
+	slices.Sort(m.key)
+	for _, n := range m.key {
+		m.text = binary.BigEndian.AppendUint32(m.text, n)
+	}
+	t, done := m.made[string(m.text)]
+	if !done {
+		t = newTable(policies, nil)
+		m.made[string(m.text)] = t
+	}
+	return t
 }
 
 func newTable(policies []*Policy, unavailable []string) *table {
@@ -82,6 +126,7 @@ func newTable(policies []*Policy, unavailable []string) *table {
 			}
 		}
 	}
+	t.reachable = t.walk()
 	return t
 }
 
@@ -112,16 +157,21 @@ func (t *table) of(method string) candidates {
 }
 
 // Policies yields the policies of s, each once, in no particular order. They
-// are read out of the index that Decide reads: one that got lost on the way
+// were read out of the index that Decide reads: one that got lost on the way
 // there is missing here too.
 func (s *Set) Policies() iter.Seq[*Policy] {
 	return func(yield func(*Policy) bool) {
 		if s == nil {
 			return
 		}
+		looked := make(map[*table]struct{})
 		seen := make(map[*Policy]struct{})
 		for _, t := range s.routes {
-			for p := range t.policies() {
+			if _, shared := looked[t]; shared {
+				continue
+			}
+			looked[t] = struct{}{}
+			for _, p := range t.reachable {
 				if _, ok := seen[p]; ok {
 					continue
 				}
@@ -134,23 +184,15 @@ func (s *Set) Policies() iter.Seq[*Policy] {
 	}
 }
 
-// policies yields what Decide may read of t, some of it more than once.
-func (t *table) policies() iter.Seq[*Policy] {
-	return func(yield func(*Policy) bool) {
-		cells := append(slices.Collect(maps.Values(t.methods)), t.others)
-		for _, c := range cells {
-			for p := range c.deny.reachable() {
-				if !yield(p) {
-					return
-				}
-			}
-			for p := range c.allow.reachable() {
-				if !yield(p) {
-					return
-				}
-			}
-		}
+// walk returns the policies that Decide may read of t, each once.
+func (t *table) walk() []*Policy {
+	var found []*Policy
+	for _, c := range append(slices.Collect(maps.Values(t.methods)), t.others) {
+		found = slices.AppendSeq(found, c.deny.reachable())
+		found = slices.AppendSeq(found, c.allow.reachable())
 	}
+	slices.SortFunc(found, compare)
+	return slices.Compact(found)
 }
 
 // Decide answers in. It does not allocate unless it denies or evaluates a
