@@ -107,11 +107,21 @@ func (b *bucket) with(edits map[Digest]*Entry) *bucket {
 }
 
 func bucketDigest(entries []Entry) Digest {
+	return bucketDigestOf(func(yield func(*Entry) bool) {
+		for i := range entries {
+			if !yield(&entries[i]) {
+				return
+			}
+		}
+	})
+}
+
+func bucketDigestOf(entries iter.Seq[*Entry]) Digest {
 	h := sha256.New()
 	h.Write([]byte("sallyport bucket v1\x00"))
-	for i := range entries {
-		h.Write(entries[i].key[:])
-		h.Write(entries[i].Digest[:])
+	for e := range entries {
+		h.Write(e.key[:])
+		h.Write(e.Digest[:])
 	}
 	return Digest(h.Sum(nil))
 }
@@ -306,4 +316,55 @@ func Root(digests iter.Seq2[resource.Key, Digest]) Digest {
 		all = append(all, Entry{Key: k, Digest: d, key: keyDigest(k)})
 	}
 	return NewSet(all...).root
+}
+
+// RootOf returns the root of a set that holds exactly these entries: Root for
+// those who have entries at hand. It costs little when most of them come in
+// the order of All.
+func RootOf(entries []*Entry) Digest {
+	var sizes [BucketCount]int
+	for _, e := range entries {
+		sizes[e.key[0]]++
+	}
+	var buckets [BucketCount][]*Entry
+	all := make([]*Entry, len(entries))
+	for i, size := range sizes {
+		buckets[i], all = all[:0:size], all[size:]
+	}
+	for _, e := range entries {
+		buckets[e.key[0]] = append(buckets[e.key[0]], e)
+	}
+	h := sha256.New()
+	h.Write([]byte("sallyport root v1\x00"))
+	for _, b := range buckets {
+		var d Digest
+		if len(b) > 0 {
+			d = bucketDigestOf(inOrder(b))
+		}
+		h.Write(d[:])
+	}
+	return Digest(h.Sum(nil))
+}
+
+// inOrder yields entries by key digest. It sorts those behind the first that is
+// out of order, in place, and merges them with those before.
+func inOrder(entries []*Entry) iter.Seq[*Entry] {
+	n := 1
+	for n < len(entries) && bytes.Compare(entries[n-1].key[:], entries[n].key[:]) < 0 {
+		n++
+	}
+	a, b := entries[:n], entries[n:]
+	slices.SortFunc(b, func(a, b *Entry) int { return bytes.Compare(a.key[:], b.key[:]) })
+	return func(yield func(*Entry) bool) {
+		for len(a)+len(b) > 0 {
+			from := &a
+			if len(a) == 0 || len(b) > 0 && bytes.Compare(b[0].key[:], a[0].key[:]) < 0 {
+				from = &b
+			}
+			if !yield((*from)[0]) {
+				return
+			}
+			*from = (*from)[1:]
+		}
+	}
 }
