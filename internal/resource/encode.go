@@ -70,7 +70,7 @@ func ParseDocument(document []byte) (Parsed, error) {
 		return Parsed{}, fmt.Errorf("parse %s: %w", shown(p.Key), d.problems.err())
 	}
 	if _, routes := p.reach(); !proto.Equal(routes, doc.GetRoutes()) {
-		return Parsed{}, fmt.Errorf("parse %s: envelope and spec select different routes", p.Key)
+		return Parsed{}, fmt.Errorf("parse %s: %w", p.Key, errors.New("envelope and spec select different routes"))
 	}
 	return p, nil
 }

@@ -1,0 +1,464 @@
+package compile_test
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/sallyport/sallyport/internal/compile"
+	"github.com/sallyport/sallyport/internal/resource"
+	"github.com/sallyport/sallyport/internal/route"
+	resourcev1 "github.com/sallyport/sallyport/proto/gen/sallyport/resource/v1"
+)
+
+const fleet = `
+apiVersion: sallyport/v1
+kind: Environment
+metadata: {name: aws}
+spec: {configurationAge: {limit: 60s, action: DENY}}
+---
+{apiVersion: sallyport/v1, kind: Listener, metadata: {namespace: edge, name: https}, spec: {address: ":8443", tls: {workloadIdentity: true}}}
+---
+{apiVersion: sallyport/v1, kind: IdentityProvider, metadata: {namespace: shop, name: login}, spec: {issuer: "https://login.example", jwksUrl: "https://login.example/keys", audiences: [shop]}}
+---
+{apiVersion: sallyport/v1, kind: IdentityProvider, metadata: {namespace: shop, name: partners}, spec: {issuer: "https://partners.example", jwksUrl: "https://partners.example/keys", audiences: [shop]}}
+---
+{apiVersion: sallyport/v1, kind: Upstream, metadata: {namespace: shop, name: orders}, spec: {endpoints: ["orders.internal:443"], tls: {}}}
+---
+{apiVersion: sallyport/v1, kind: Upstream, metadata: {namespace: bank, name: ledger}, spec: {endpoints: ["ledger.internal:443"], tls: {}}}
+---
+apiVersion: sallyport/v1
+kind: Route
+metadata: {namespace: shop, name: orders, labels: {app: orders}}
+spec:
+  hosts: [shop.example]
+  paths: [/orders, "/orders/{id}"]
+  upstream: orders
+  authentication: {identityProviders: [login], clientCertificates: true}
+  timeout: 5s
+---
+apiVersion: sallyport/v1
+kind: Route
+metadata: {namespace: shop, name: carts, labels: {app: carts}}
+spec: {hosts: [shop.example], paths: [/carts/**], methods: [GET], upstream: orders, authentication: {identityProviders: [login, partners], anonymous: true}}
+---
+apiVersion: sallyport/v1
+kind: Route
+metadata: {namespace: shop, name: rest, labels: {app: rest}}
+spec: {hosts: ["*.example", shop.example], upstream: orders, authentication: {anonymous: true}}
+---
+apiVersion: sallyport/v1
+kind: Route
+metadata: {namespace: bank, name: ledger, labels: {app: orders}}
+spec: {hosts: [bank.example], upstream: ledger, authentication: {clientCertificates: true}}
+---
+apiVersion: sallyport/v1
+kind: Policy
+metadata: {namespace: shop, name: orders}
+spec:
+  routes: {labels: {app: orders}}
+  effect: ALLOW
+  principals: [{group: ann, identityProvider: login}, {spiffe: "spiffe://prod.example/**"}]
+  when: request.method != "PATCH"
+---
+apiVersion: sallyport/v1
+kind: Policy
+metadata: {namespace: shop, name: no-deletes}
+spec: {routes: {names: [orders, rest]}, effect: DENY, methods: [DELETE]}
+---
+apiVersion: sallyport/v1
+kind: Policy
+metadata: {namespace: shop, name: everybody}
+spec: {routes: {all: true}, effect: ALLOW, methods: [GET], principals: [{anonymous: true}]}
+---
+apiVersion: sallyport/v1
+kind: Policy
+metadata: {namespace: shop, name: sleeps}
+spec: {routes: {labels: {app: returns}}, effect: DENY}
+---
+apiVersion: sallyport/v1
+kind: Policy
+metadata: {namespace: bank, name: ledger}
+spec: {routes: {all: true}, effect: ALLOW, principals: [{spiffe: "spiffe://prod.example/ledger"}]}
+`
+
+// requests meet every route of the fleet.
+var requests = []req{
+	"GET shop.example /orders/7 ann",
+	"GET shop.example /orders/7 bob",
+	"DELETE shop.example /orders/7 ann",
+	"PATCH shop.example /orders/7 ann",
+	"GET shop.example /orders spiffe://prod.example/web",
+	"GET shop.example /orders -",
+	"GET shop.example /carts/7/items -",
+	"GET shop.example /carts/7/items ann",
+	"GET shop.example /elsewhere -",
+	"DELETE shop.example /elsewhere -",
+	"GET www.example /orders -",
+	"GET bank.example / spiffe://prod.example/ledger",
+	"GET bank.example / spiffe://prod.example/web",
+	"GET nowhere.invalid / ann",
+}
+
+const fleetAnswers = `GET shop.example /orders/7 ann: allowed by shop/orders
+GET shop.example /orders/7 bob: no_matching_policy
+DELETE shop.example /orders/7 ann: denied_by_policy
+PATCH shop.example /orders/7 ann: no_matching_policy
+GET shop.example /orders spiffe://prod.example/web: allowed by shop/orders
+GET shop.example /orders -: unauthenticated
+GET shop.example /carts/7/items -: allowed by shop/everybody
+GET shop.example /carts/7/items ann: no_matching_policy
+GET shop.example /elsewhere -: allowed by shop/everybody
+DELETE shop.example /elsewhere -: denied_by_policy
+GET www.example /orders -: allowed by shop/everybody
+GET bank.example / spiffe://prod.example/ledger: allowed by bank/ledger
+GET bank.example / spiffe://prod.example/web: no_matching_policy
+GET nowhere.invalid / ann: no route
+`
+
+func TestCompile(t *testing.T) {
+	s := snap(t, 7, documents(t, fleet))
+	table := compile.Compile(nil, s)
+	if len(table.Rejects()) > 0 {
+		t.Fatalf("rejects %v", table.Rejects())
+	}
+	fail(t, "answers", answers(table, requests), fleetAnswers)
+	if table.EnforcedRoot() != s.Head().Root {
+		t.Errorf("enforced root is not the snapshot's")
+	}
+	if table.Head().Revision != 7 || table.Snapshot() != s {
+		t.Errorf("head %+v", table.Head().Statement)
+	}
+	if limit, action := table.Staleness(); limit != time.Minute || action != resourcev1.StalenessAction_STALENESS_ACTION_DENY {
+		t.Errorf("staleness %s %s", limit, action)
+	}
+
+	orders, _ := table.Match("GET", "shop.example", "/orders")
+	if orders.Timeout != 5*time.Second || !orders.ClientCertificates || orders.Anonymous || orders.Labels["app"] != "orders" ||
+		orders.Upstream.Spec.GetEndpoints()[0] != "orders.internal:443" || len(orders.Providers) != 1 {
+		t.Errorf("route %+v", orders)
+	}
+	carts, _ := table.Match("GET", "shop.example", "/carts/7")
+	if carts.Timeout != 30*time.Second || carts.Upstream != orders.Upstream || len(carts.Providers) != 2 {
+		t.Errorf("route %+v", carts)
+	}
+	if _, result := table.Match("POST", "bank.example", "//"); result.Found() {
+		t.Error("a path that is not canonical was found")
+	}
+
+	var names []string
+	for _, l := range table.Listeners() {
+		names = append(names, l.Key.String()+" "+l.Spec.GetAddress())
+	}
+	for _, u := range table.Upstreams() {
+		names = append(names, u.Key.String())
+	}
+	for _, p := range table.Providers() {
+		names = append(names, p.Key.String()+" "+p.Spec.GetIssuer())
+	}
+	want := []string{
+		"Listener/edge/https :8443", "Upstream/bank/ledger", "Upstream/shop/orders",
+		"IdentityProvider/shop/login https://login.example", "IdentityProvider/shop/partners https://partners.example",
+	}
+	if !slices.Equal(names, want) {
+		t.Errorf("got %q", names)
+	}
+}
+
+func TestNothingDeniesAll(t *testing.T) {
+	for name, table := range map[string]*compile.Table{
+		"nil": nil, "zero": {}, "of nothing": compile.Compile(nil, nil), "empty": compile.Compile(nil, snap(t, 1, nil)),
+	} {
+		if r, result := table.Match("GET", "shop.example", "/"); r != nil || result.Found() || (result.Allow() != nil && len(result.Allow()) > 0) {
+			t.Errorf("%s: matches %v", name, r)
+		}
+		if table.EnforcedRoot() != compile.Compile(nil, nil).EnforcedRoot() || len(table.Rejects())+len(table.Listeners())+len(table.Upstreams())+len(table.Providers()) > 0 {
+			t.Errorf("%s: holds something", name)
+		}
+		if limit, _ := table.Staleness(); limit != 0 {
+			t.Errorf("%s: staleness %s", name, limit)
+		}
+		if d := table.Policies().Decide(nil); d.Allow {
+			t.Errorf("%s: allows", name)
+		}
+	}
+	if (*compile.Table)(nil).Snapshot() != nil || !(*compile.Table)(nil).Head().IsZero() {
+		t.Error("the nil table has a snapshot")
+	}
+}
+
+// denying returns the routes, as namespace/name, that deny for a rejection.
+func denying(t *testing.T, table *compile.Table) string {
+	t.Helper()
+	var names []string
+	for _, r := range []req{"GET shop.example /orders x", "GET shop.example /carts/1 x", "GET shop.example /x x", "GET bank.example / x"} {
+		f := strings.Fields(string(r))
+		found, _ := table.Match(f[0], f[1], f[2])
+		if found == nil {
+			t.Fatalf("%s: no route", r)
+		}
+		if found.Unavailable != "" {
+			names = append(names, found.ID().String())
+		}
+	}
+	return strings.Join(names, " ")
+}
+
+const allRoutes = "shop/orders shop/carts shop/rest bank/ledger"
+
+func TestNewerDocumentsAreRejectedAndDenyWhatTheyControl(t *testing.T) {
+	type edit = func(*resourcev1.Document)
+	newReach := func(d *resourcev1.Document) { newField(d); d.Reach = 9 }
+	unspecified := func(d *resourcev1.Document) { newField(d); d.Reach = 0 }
+	references := func(d *resourcev1.Document) { newField(d); d.Reach = resourcev1.Reach_REACH_REFERENCES }
+	newSelector := func(d *resourcev1.Document) { newField(d); d.Routes.ProtoReflect().SetUnknown(newer()) }
+	noSelector := func(d *resourcev1.Document) { newField(d); d.Routes = nil }
+	newKind := func(reach resourcev1.Reach) edit {
+		return func(d *resourcev1.Document) { d.Kind, d.Reach = "RateLimit", reach }
+	}
+	for _, c := range []struct {
+		document string
+		name     string
+		edit     edit
+		denying  string
+	}{
+		{"Policy/shop/orders", "field", newField, "shop/orders"},
+		{"Policy/shop/orders", "field of the envelope", newEnvelope, "shop/orders"},
+		{"Policy/shop/orders", "unreadable", noSpec, "shop/orders"},
+		{"Policy/shop/orders", "enum", func(d *resourcev1.Document) { d.Spec = append(d.Spec, 3<<3, 7) }, "shop/orders"},
+		{"Policy/shop/no-deletes", "field", newField, "shop/orders shop/rest"},
+		{"Policy/shop/everybody", "field", newField, "shop/orders shop/carts shop/rest"},
+		{"Policy/shop/sleeps", "field", newField, ""},
+		{"Policy/bank/ledger", "field", newField, "bank/ledger"},
+		{"Policy/shop/orders", "reach", newReach, allRoutes},
+		{"Policy/shop/orders", "no reach", unspecified, "shop/orders shop/carts shop/rest"},
+		{"Policy/shop/orders", "reach that no policy has", references, "shop/orders shop/carts shop/rest"},
+		{"Policy/shop/orders", "selector", newSelector, "shop/orders shop/carts shop/rest"},
+		{"Policy/shop/orders", "no selector", noSelector, "shop/orders shop/carts shop/rest"},
+		{"Policy/shop/orders", "kind", newKind(resourcev1.Reach_REACH_ROUTES), "shop/orders"},
+		{"Policy/shop/orders", "kind that reaches further", newKind(resourcev1.Reach_REACH_ENVIRONMENT), allRoutes},
+		{"Policy/shop/orders", "kind that reaches its namespace", newKind(resourcev1.Reach_REACH_UNSPECIFIED), "shop/orders shop/carts shop/rest"},
+		{"Policy/shop/sleeps", "kind that none names", newKind(resourcev1.Reach_REACH_REFERENCES), ""},
+		{"Upstream/shop/orders", "field", newField, "shop/orders shop/carts shop/rest"},
+		{"Upstream/bank/ledger", "unreadable", noSpec, "bank/ledger"},
+		{"IdentityProvider/shop/login", "field", newField, "shop/orders shop/carts"},
+		{"IdentityProvider/shop/partners", "field", newField, "shop/carts"},
+		{"Listener/edge/https", "field", newField, ""},
+		{"Environment/aws", "field", newField, allRoutes},
+		{"Environment/aws", "unreadable", noSpec, allRoutes},
+		{"Environment/aws", "no reach", unspecified, allRoutes},
+		{"Environment/aws", "reach that no environment has", references, allRoutes},
+		{"Route/shop/carts", "field", newField, "shop/carts"},
+		{"Route/shop/carts", "field of the envelope", newEnvelope, "shop/carts"},
+		{"Route/shop/rest", "field", newField, "shop/rest"},
+		{"Route/shop/carts", "unreadable", noSpec, allRoutes},
+		{"Route/shop/carts", "reach", newReach, allRoutes},
+	} {
+		t.Run(c.document+" "+c.name, func(t *testing.T) {
+			all := documents(t, fleet)
+			i := named(t, all, c.document)
+			all[i] = spoil(t, all[i], c.edit)
+			key := func() resource.Key { e, _ := resource.ParseEnvelope(all[i]); return e.Key }()
+			table := compile.Compile(nil, snap(t, 1, all))
+			if got := table.Rejects(); len(got) != 1 || got[0].Key != key || got[0].Reason == "" || len(got[0].Reason) > 1024 {
+				t.Fatalf("rejects %v", got)
+			}
+			// An unreadable route has no place of its own.
+			if c.document == "Route/shop/carts" && c.name == "unreadable" {
+				if r, _ := table.Match("GET", "shop.example", "/carts/1"); r == nil || r.Key.Name != "rest" || r.Unavailable == "" {
+					t.Errorf("falls through to %+v", r)
+				}
+				return
+			}
+			if got := denying(t, table); got != c.denying {
+				t.Errorf("denying: %q, want %q", got, c.denying)
+			}
+			for _, r := range []req{"GET shop.example /orders x", "GET shop.example /carts/1 x", "GET bank.example / x"} {
+				f := strings.Fields(string(r))
+				if found, _ := table.Match(f[0], f[1], f[2]); found.Unavailable != "" && !strings.HasPrefix(found.Unavailable, key.String()+": ") {
+					t.Errorf("%s: unavailable for %q", found.Key, found.Unavailable)
+				}
+			}
+			checkRoot(t, table)
+		})
+	}
+}
+
+// Who asks package policy alone is told the same.
+func TestUnavailableRoutesAreSoInThePolicies(t *testing.T) {
+	all := documents(t, fleet)
+	i := named(t, all, "Policy/shop/no-deletes")
+	all[i] = spoil(t, all[i], newField)
+	table := compile.Compile(nil, snap(t, 1, all))
+	d := table.Policies().Decide(inputOf("GET", "shop", "orders", "ann"))
+	if d.Allow || d.Reason != "control_unavailable" || !strings.Contains(d.Detail, "Policy/shop/no-deletes was rejected") {
+		t.Errorf("got %+v", d)
+	}
+}
+
+func TestMissingReferencesAreRejected(t *testing.T) {
+	for _, c := range []struct {
+		without  string
+		rejected []string
+		denying  string
+	}{
+		{"Upstream/shop/orders", []string{"Route/shop/carts", "Route/shop/orders", "Route/shop/rest"}, "shop/orders shop/carts shop/rest"},
+		{"IdentityProvider/shop/partners", []string{"Route/shop/carts"}, "shop/carts"},
+		{"IdentityProvider/shop/login", []string{"Policy/shop/orders", "Route/shop/carts", "Route/shop/orders"}, "shop/orders shop/carts"},
+		{"Environment/aws", nil, ""},
+	} {
+		all := documents(t, fleet)
+		i := named(t, all, c.without)
+		table := compile.Compile(nil, snap(t, 1, slices.Delete(all, i, i+1)))
+		var names []string
+		for _, r := range table.Rejects() {
+			names = append(names, r.Key.String())
+			if want := "refers to " + c.without + ", which is not there"; r.Reason != want {
+				t.Errorf("without %s: %s is rejected for %q", c.without, r.Key, r.Reason)
+			}
+		}
+		if !slices.Equal(names, c.rejected) || denying(t, table) != c.denying {
+			t.Errorf("without %s: rejects %q, denying %q", c.without, names, denying(t, table))
+		}
+		checkRoot(t, table)
+	}
+	all := documents(t, fleet)
+	i := named(t, all, "Route/shop/rest")
+	table := compile.Compile(nil, snap(t, 1, slices.Delete(all, i, i+1)))
+	if got := rejected(table); len(got) != 1 || got[0].Name != "no-deletes" {
+		t.Errorf("without a named route: rejects %v", got)
+	}
+	if r, _ := table.Match("GET", "shop.example", "/orders"); r.Unavailable == "" {
+		t.Error("the other route that it names does not deny")
+	}
+}
+
+func TestForeignDocumentsAreRejected(t *testing.T) {
+	for text, denies := range map[string]string{
+		`{apiVersion: sallyport/v1, kind: Environment, metadata: {name: gcp}}`:                                                                                                              allRoutes,
+		`{apiVersion: sallyport/v1, kind: Enrollment, metadata: {name: x}, spec: {spiffeId: "spiffe://a/b", environment: aws}}`:                                                             "",
+		`{apiVersion: sallyport/v1, kind: Policy, metadata: {namespace: bank, name: x}, spec: {environments: [gcp], routes: {all: true}, effect: DENY}}`:                                    "bank/ledger",
+		`{apiVersion: sallyport/v1, kind: Listener, metadata: {namespace: edge, name: x}, spec: {environments: [gcp], address: ":1", tls: {workloadIdentity: true}}}`:                       "",
+		`{apiVersion: sallyport/v1, kind: Route, metadata: {namespace: bank, name: x}, spec: {environments: [gcp], hosts: [x], upstream: ledger, authentication: {anonymous: true}}}`:       "",
+		`{apiVersion: sallyport/v1, kind: Policy, metadata: {namespace: bank, name: x}, spec: {environments: [aws, gcp], routes: {all: true}, effect: ALLOW, principals: [{group: a}]}}`:    "none",
+		`{apiVersion: sallyport/v1, kind: Policy, metadata: {namespace: empty, name: x}, spec: {environments: [aws], routes: {all: true}, effect: ALLOW, principals: [{anonymous: true}]}}`: "none",
+	} {
+		table := compile.Compile(nil, snap(t, 1, append(documents(t, fleet), documents(t, text)...)))
+		if denies == "none" {
+			if len(table.Rejects()) != 0 {
+				t.Errorf("%s: rejects %v", text, table.Rejects())
+			}
+		} else if len(table.Rejects()) != 1 || denying(t, table) != denies {
+			t.Errorf("%s: rejects %v, denying %q", text, table.Rejects(), denying(t, table))
+		}
+		checkRoot(t, table)
+	}
+}
+
+func TestConflictingRoutesDeny(t *testing.T) {
+	base := documents(t, fleet)
+	bank := func(name, spec string) []byte {
+		return documents(t, fmt.Sprintf("{apiVersion: sallyport/v1, kind: Route, metadata: {namespace: bank, name: %s}, spec: {%s, upstream: ledger, authentication: {clientCertificates: true}}}", name, spec))[0]
+	}
+	for _, c := range []struct {
+		name      string
+		documents [][]byte
+		rejected  string
+		denied    []string // method host path
+		open      []string
+	}{
+		{"same path", [][]byte{bank("x", `hosts: [shop.example], paths: ["/orders/{order}", /new]`)}, "Route/bank/x Route/shop/orders",
+			[]string{"GET shop.example /orders/7", "GET shop.example /orders", "GET shop.example /new"}, []string{"GET shop.example /carts/1"}},
+		{"one method", [][]byte{bank("x", `hosts: [shop.example], paths: [/carts/**], methods: [GET, PUT]`)}, "Route/bank/x Route/shop/carts",
+			[]string{"GET shop.example /carts/1", "PUT shop.example /carts/1"}, []string{"GET shop.example /orders"}},
+		{"another method", [][]byte{bank("x", `hosts: [shop.example], paths: [/carts/**], methods: [PUT]`)}, "", nil,
+			[]string{"GET shop.example /carts/1", "PUT shop.example /carts/1"}},
+		{"every path, spelled out", [][]byte{bank("x", `hosts: [bank.example], paths: [/**]`)}, "Route/bank/ledger Route/bank/x",
+			[]string{"GET bank.example /"}, []string{"GET shop.example /orders"}},
+		{"three", [][]byte{bank("x", `hosts: [x.example], paths: [/a, /b]`), bank("y", `hosts: [x.example], paths: [/b, /c]`), bank("z", `hosts: [x.example], paths: [/c, /d]`)},
+			"Route/bank/x Route/bank/y Route/bank/z",
+			[]string{"GET x.example /a", "GET x.example /b", "GET x.example /c", "GET x.example /d"}, []string{"GET x.example /e"}},
+		{"with one that is rejected anyway", [][]byte{spoil(t, bank("x", `hosts: [bank.example]`), newField)}, "Route/bank/ledger Route/bank/x",
+			[]string{"GET bank.example /"}, []string{"GET shop.example /orders"}},
+	} {
+		table := compile.Compile(nil, snap(t, 1, append(slices.Clone(base), c.documents...)))
+		var names []string
+		for _, r := range table.Rejects() {
+			names = append(names, r.Key.String())
+		}
+		if got := strings.Join(names, " "); got != c.rejected {
+			t.Errorf("%s: rejects %v", c.name, table.Rejects())
+		}
+		for _, r := range c.denied {
+			f := strings.Fields(r)
+			if found, _ := table.Match(f[0], f[1], f[2]); found == nil || found.Unavailable == "" {
+				t.Errorf("%s: %s finds %+v", c.name, r, found)
+			}
+		}
+		for _, r := range c.open {
+			f := strings.Fields(r)
+			if found, _ := table.Match(f[0], f[1], f[2]); found == nil || found.Unavailable != "" {
+				t.Errorf("%s: %s finds %+v", c.name, r, found)
+			}
+		}
+		checkRoot(t, table)
+	}
+}
+
+// A route that takes methods which only a newer build serves must not come to
+// take every method.
+func TestUnservedMethods(t *testing.T) {
+	all := documents(t, fleet)
+	i := named(t, all, "Route/shop/carts")
+	for _, c := range []struct {
+		methods []string
+		want    string
+	}{
+		{[]string{"BREW"}, "rest"},
+		{[]string{"BREW", "GET"}, "carts"},
+	} {
+		all[i] = spoil(t, all[i], func(d *resourcev1.Document) {
+			d.Spec = marshal(t, &resourcev1.Route{Hosts: []string{"shop.example"}, Paths: []string{"/carts/**"}, Methods: c.methods})
+		})
+		table := compile.Compile(nil, snap(t, 1, all))
+		if r, _ := table.Match("GET", "shop.example", "/carts/1"); r == nil || r.Key.Name != c.want || len(table.Rejects()) != 1 {
+			t.Errorf("%v: GET finds %+v, rejects %v", c.methods, r, table.Rejects())
+		}
+		if r, result := table.Match("PUT", "shop.example", "/carts/1"); r == nil || r.Key.Name != "rest" || !result.Found() {
+			t.Errorf("%v: PUT finds %+v", c.methods, r)
+		}
+		checkRoot(t, table)
+	}
+}
+
+// Claims agree with package route on what is in conflict.
+func TestClaims(t *testing.T) {
+	spec := func(hosts, paths, methods string) *resourcev1.Route {
+		return &resourcev1.Route{Hosts: strings.Fields(hosts), Paths: strings.Fields(paths), Methods: strings.Fields(methods)}
+	}
+	routes := []*resourcev1.Route{
+		spec("a", "", ""), spec("a", "/**", ""), spec("a", "/{x}", ""), spec("a", "/{y} /z", ""), spec("a", "/*", "GET"),
+		spec("a b", "/v1", "GET PUT"), spec("b", "/v1", "PUT"), spec("*.a", "/v1", "PUT"), spec("b", "/v1/", "PUT"), spec("b", "/v1/**", "PUT"),
+	}
+	entry := func(name string, r *resourcev1.Route) route.Entry[int] {
+		return route.Entry[int]{Namespace: "n", Name: name, Hosts: r.GetHosts(), Paths: r.GetPaths(), Methods: r.GetMethods()}
+	}
+	conflicts := 0
+	for i, a := range routes {
+		for _, b := range routes[:i] {
+			_, err := route.NewTable([]route.Entry[int]{entry("a", a), entry("b", b)})
+			share := slices.ContainsFunc(compile.Claims(a), func(c compile.Claim) bool { return slices.Contains(compile.Claims(b), c) })
+			if share != (err != nil) {
+				t.Errorf("%v and %v: share a claim %v, %v", a, b, share, err)
+			}
+			if share {
+				conflicts++
+			}
+		}
+	}
+	if conflicts != 3 {
+		t.Errorf("%d conflicts", conflicts)
+	}
+}

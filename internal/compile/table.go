@@ -1,0 +1,220 @@
+package compile
+
+import (
+	"time"
+
+	"github.com/sallyport/sallyport/internal/policy"
+	"github.com/sallyport/sallyport/internal/resource"
+	"github.com/sallyport/sallyport/internal/route"
+	"github.com/sallyport/sallyport/internal/snapshot"
+	resourcev1 "github.com/sallyport/sallyport/proto/gen/sallyport/resource/v1"
+)
+
+// Table is a snapshot made ready to decide. It is immutable and safe for
+// concurrent use. A nil or zero Table has no routes.
+type Table struct {
+	snapshot *snapshot.Snapshot
+
+	// What requests meet, and EnforcedRoot walks. Routes are by the value that
+	// the matcher returns.
+	matcher     *matcher
+	routes      []*Route
+	policies    *policy.Set
+	upstreams   []*Upstream
+	providers   []*Provider
+	listeners   []*Listener
+	environment *document // nil when there is none
+
+	rejects []Reject
+
+	// What the next table is made from.
+	documents  map[resource.Key]*document // all but policies
+	written    map[resource.Key]*document // policies
+	rejected   map[resource.Key]rejection
+	resolved   []*Route                   // routes before what other documents deny
+	namespaces map[string]*namespace      // the routes of each
+	selections map[string]*selections     // the policies of each namespace, by what they select
+	unbound    map[resource.Key]*document // policies that select no route
+}
+
+// Route is where the requests go that it matches, and what they need.
+type Route struct {
+	Key    resource.Key
+	Digest snapshot.Digest
+	Labels map[string]string
+
+	Upstream  *Upstream
+	Providers []*Provider // whose tokens are taken
+
+	ClientCertificates bool // are taken
+	Anonymous          bool // requests without credentials go on
+
+	Timeout time.Duration
+
+	// Unavailable, when not empty, says why every request of this route is
+	// denied: a control of it was rejected. All fields but Key, Digest and
+	// Labels may be zero then.
+	Unavailable string
+
+	document *document
+	rejected bool   // the route itself: it is in the table to deny, and not enforced
+	culprit  string // the rejected resource
+}
+
+// ID returns the name by which the policies of the route are found.
+func (r *Route) ID() policy.RouteID {
+	return policy.RouteID{Namespace: r.Key.Namespace, Name: r.Key.Name}
+}
+
+// Upstream is an Upstream that is enforced. Tables share it while its document
+// stays the same.
+type Upstream struct {
+	Key    resource.Key
+	Digest snapshot.Digest
+	Spec   *resourcev1.Upstream
+
+	document *document
+}
+
+// Provider is an IdentityProvider that is enforced. Tables share it while its
+// document stays the same.
+type Provider struct {
+	Key    resource.Key
+	Digest snapshot.Digest
+	Spec   *resourcev1.IdentityProvider
+
+	document *document
+}
+
+// Listener is a Listener that is enforced.
+type Listener struct {
+	Key    resource.Key
+	Digest snapshot.Digest
+	Spec   *resourcev1.Listener
+
+	document *document
+}
+
+// Reject is a document that is not enforced, and why.
+type Reject struct {
+	Key    resource.Key
+	Reason string
+}
+
+// Head returns the head of the snapshot that t was made of.
+func (t *Table) Head() snapshot.Head { return t.Snapshot().Head() }
+
+// Snapshot returns what t was made of; nil for a table of nothing.
+func (t *Table) Snapshot() *snapshot.Snapshot {
+	if t == nil {
+		return nil
+	}
+	return t.snapshot
+}
+
+// Match returns the route that a canonical request takes, nil when none does.
+// It does not allocate.
+func (t *Table) Match(method, host, path string) (*Route, route.Result) {
+	if t == nil || t.matcher == nil {
+		return nil, route.Result{}
+	}
+	slot, result := t.matcher.table.Match(method, host, path)
+	if !result.Found() {
+		return nil, result
+	}
+	return t.routes[slot], result
+}
+
+// Policies returns the policies, by route. A nil Table's deny everything.
+func (t *Table) Policies() *policy.Set {
+	if t == nil {
+		return nil
+	}
+	return t.policies
+}
+
+// Listeners returns where to listen, ordered by key. It is not to be changed.
+func (t *Table) Listeners() []*Listener {
+	if t == nil {
+		return nil
+	}
+	return t.listeners
+}
+
+// Upstreams returns the upstreams, ordered by key. It is not to be changed.
+func (t *Table) Upstreams() []*Upstream {
+	if t == nil {
+		return nil
+	}
+	return t.upstreams
+}
+
+// Providers returns the identity providers, ordered by key. It is not to be
+// changed.
+func (t *Table) Providers() []*Provider {
+	if t == nil {
+		return nil
+	}
+	return t.providers
+}
+
+// Staleness returns how old the configuration may get before action is taken;
+// no limit when it is 0.
+func (t *Table) Staleness() (limit time.Duration, action resourcev1.StalenessAction) {
+	if t == nil || t.environment == nil {
+		return 0, resourcev1.StalenessAction_STALENESS_ACTION_UNSPECIFIED
+	}
+	spec, _ := t.environment.spec.(*resourcev1.Environment)
+	return spec.GetConfigurationAge().GetLimit().AsDuration(), spec.GetConfigurationAge().GetAction()
+}
+
+// Rejects returns what of the snapshot is not enforced, ordered by key. It is
+// not to be changed.
+func (t *Table) Rejects() []Reject {
+	if t == nil {
+		return nil
+	}
+	return t.rejects
+}
+
+// EnforcedRoot returns the root over what is enforced: the snapshot's root when
+// nothing was rejected, else that of its set without the rejects. It is read
+// off the structures that requests meet and not off the snapshot, so that what
+// got lost on the way there is missing in it.
+func (t *Table) EnforcedRoot() snapshot.Digest {
+	var live []*snapshot.Entry
+	if t != nil {
+		live = t.live()
+	}
+	return snapshot.RootOf(live)
+}
+
+func (t *Table) live() []*snapshot.Entry {
+	live := make([]*snapshot.Entry, 0, len(t.documents)+len(t.written))
+	if t.matcher != nil {
+		for _, found := range t.matcher.reached() {
+			if r := t.routes[found.slot]; !r.rejected && r.Digest == found.digest {
+				live = append(live, &r.document.entry)
+			}
+		}
+	}
+	for p := range t.policies.Policies() {
+		key := resource.Key{Kind: resource.KindPolicy, Namespace: p.Namespace(), Name: p.Name()}
+		if d := t.written[key]; d != nil && d.entry.Digest == p.Digest() {
+			live = append(live, &d.entry)
+		}
+	}
+	for _, u := range t.upstreams {
+		live = append(live, &u.document.entry)
+	}
+	for _, p := range t.providers {
+		live = append(live, &p.document.entry)
+	}
+	for _, l := range t.listeners {
+		live = append(live, &l.document.entry)
+	}
+	if t.environment != nil {
+		live = append(live, &t.environment.entry)
+	}
+	return live
+}
