@@ -1,0 +1,330 @@
+package link
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/sallyport/sallyport/internal/failpoint"
+	"github.com/sallyport/sallyport/internal/snapshot"
+	proxyv1 "github.com/sallyport/sallyport/proto/gen/sallyport/proxy/v1"
+)
+
+// The files of a state directory.
+const (
+	lockFile      = "lock"
+	lastGoodFile  = "last-good"
+	previousFile  = "last-good.previous"
+	marksFile     = "high-water-mark"
+	freshnessFile = "freshness"
+	newSuffix     = ".new" // of what is being written
+)
+
+const (
+	// maxSmall bounds the small files, in bytes.
+	maxSmall = 256 << 10
+	// lastGoodMagic begins a snapshot file. After it come the parts of a full
+	// update, as on the wire, each after its length; a length of zero; and the
+	// SHA-256 of everything before the digest.
+	lastGoodMagic = "sallyport last-good v1\n"
+)
+
+// disk is a state directory that this process holds the lock of. Reading and
+// writing must not overlap.
+type disk struct {
+	dir  string
+	lock *os.File
+	// whole says that the last-good file is one: what is damaged never takes
+	// the place of the previous generation.
+	whole bool
+}
+
+// openDisk creates the directory if need be and locks it.
+func openDisk(dir string) (*disk, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("create state directory: %w", err)
+	}
+	info, err := os.Stat(dir)
+	if err != nil {
+		return nil, fmt.Errorf("state directory: %w", err)
+	}
+	if info.Mode().Perm()&0o002 != 0 {
+		return nil, fmt.Errorf("state directory %s can be written by everybody", dir)
+	}
+	lock, err := os.OpenFile(filepath.Join(dir, lockFile), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("lock state directory: %w", err)
+	}
+	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		return nil, errors.Join(fmt.Errorf("state directory %s is used by another process: %w", dir, err), lock.Close())
+	}
+	return &disk{dir: dir, lock: lock}, nil
+}
+
+// close gives the directory free.
+func (d *disk) close() error { return d.lock.Close() }
+
+func notThere(err error) bool { return errors.Is(err, fs.ErrNotExist) }
+
+// readSnapshot reads a generation and verifies it as if it came from the
+// network.
+func (d *disk) readSnapshot(name string, v *snapshot.Verifier) (*snapshot.Snapshot, error) {
+	f, err := os.Open(d.path(name))
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	s, err := decodeSnapshot(bufio.NewReaderSize(f, 1<<16), v)
+	d.whole = d.whole || err == nil && name == lastGoodFile
+	return s, err
+}
+
+func decodeSnapshot(file io.Reader, v *snapshot.Verifier) (*snapshot.Snapshot, error) {
+	sum := sha256.New()
+	r := &digesting{r: file, sum: sum}
+	magic := make([]byte, len(lastGoodMagic))
+	if _, err := io.ReadFull(r, magic); err != nil || string(magic) != lastGoodMagic {
+		return nil, errors.New("not a snapshot file")
+	}
+	s, err := readParts(r, v)
+	if err != nil {
+		return nil, err
+	}
+	want := sum.Sum(nil)
+	got := make([]byte, len(want))
+	if _, err := io.ReadFull(r, got); err != nil || !bytes.Equal(got, want) {
+		return nil, errors.New("checksum differs")
+	}
+	if n, err := file.Read(make([]byte, 1)); n > 0 || !errors.Is(err, io.EOF) {
+		return nil, errors.New("it goes on after its checksum")
+	}
+	return s, nil
+}
+
+// readParts reads up to the length of zero.
+func readParts(r io.Reader, v *snapshot.Verifier) (*snapshot.Snapshot, error) {
+	var assembly snapshot.Assembly
+	for {
+		part, err := readPart(r)
+		if err != nil {
+			return nil, err
+		}
+		if part == nil {
+			return nil, errors.New("it ends before the head")
+		}
+		s, err := assembly.Add(v, nil, part)
+		if err != nil {
+			return nil, err
+		}
+		if s == nil {
+			continue
+		}
+		if part, err = readPart(r); err != nil || part != nil {
+			return nil, errors.New("it goes on after the head")
+		}
+		return s, nil
+	}
+}
+
+// readPart returns nil at the end mark.
+func readPart(r io.Reader) (*proxyv1.Update, error) {
+	var length [4]byte
+	if _, err := io.ReadFull(r, length[:]); err != nil {
+		return nil, fmt.Errorf("read length: %w", err)
+	}
+	n := binary.BigEndian.Uint32(length[:])
+	switch {
+	case n == 0:
+		return nil, nil //nolint:nilnil // documented
+	case n > snapshot.MaxPart:
+		return nil, snapshot.ErrTooLarge
+	}
+	b := make([]byte, n)
+	if _, err := io.ReadFull(r, b); err != nil {
+		return nil, fmt.Errorf("read part: %w", err)
+	}
+	part := &proxyv1.Update{}
+	if err := proto.Unmarshal(b, part); err != nil {
+		return nil, fmt.Errorf("parse part: %w", err)
+	}
+	return part, nil
+}
+
+// digesting digests what is read through it.
+type digesting struct {
+	r   io.Reader
+	sum hash.Hash
+}
+
+// Read implements io.Reader.
+func (d *digesting) Read(b []byte) (int, error) {
+	n, err := d.r.Read(b)
+	d.sum.Write(b[:n])
+	return n, err
+}
+
+// writeSnapshot makes s the last good snapshot, and the one before it the
+// previous generation. Whenever the process dies, one of them is whole.
+func (d *disk) writeSnapshot(s *snapshot.Snapshot) error {
+	err := d.write(lastGoodFile+newSuffix, func(w io.Writer) error { return encodeSnapshot(w, s) })
+	if err != nil {
+		return err
+	}
+	failpoint.Hit("link.written")
+	if d.whole {
+		if err := os.Rename(d.path(lastGoodFile), d.path(previousFile)); err != nil {
+			return err
+		}
+		d.whole = false
+	}
+	failpoint.Hit("link.renamed")
+	err = d.commit(lastGoodFile)
+	d.whole = err == nil
+	return err
+}
+
+func encodeSnapshot(w io.Writer, s *snapshot.Snapshot) error {
+	sum := sha256.New()
+	both := io.MultiWriter(w, sum)
+	if _, err := io.WriteString(both, lastGoodMagic); err != nil {
+		return err
+	}
+	for part := range snapshot.Updates(nil, s) {
+		b, err := proto.Marshal(part)
+		if err != nil {
+			return fmt.Errorf("marshal part: %w", err)
+		}
+		if err := writeLength(both, len(b)); err != nil {
+			return err
+		}
+		if _, err := both.Write(b); err != nil {
+			return err
+		}
+	}
+	if err := writeLength(both, 0); err != nil {
+		return err
+	}
+	_, err := w.Write(sum.Sum(nil))
+	return err
+}
+
+func writeLength(w io.Writer, n int) error {
+	_, err := w.Write(binary.BigEndian.AppendUint32(nil, uint32(n))) //nolint:gosec // a part is far below 4 GiB
+	return err
+}
+
+func (d *disk) readMarks() (marks, error) {
+	b, err := d.readSmall(marksFile)
+	if err != nil {
+		return marks{}, err
+	}
+	m, err := parseMarks(b)
+	if err != nil {
+		return marks{}, err
+	}
+	return m, nil
+}
+
+func (d *disk) writeMarks(m marks) error {
+	b, err := m.marshal()
+	if err != nil {
+		return fmt.Errorf("marshal high-water marks: %w", err)
+	}
+	return d.writeSmall(marksFile, b)
+}
+
+func (d *disk) readFreshness(v *snapshot.Verifier) (fresh, error) {
+	b, err := d.readSmall(freshnessFile)
+	if err != nil {
+		return fresh{}, err
+	}
+	signed := &proxyv1.SignedFreshness{}
+	if err := proto.Unmarshal(b, signed); err != nil {
+		return fresh{}, fmt.Errorf("parse freshness: %w", err)
+	}
+	f, err := v.VerifyFreshness(signed)
+	return fresh{f, signed}, err
+}
+
+func (d *disk) writeFreshness(signed *proxyv1.SignedFreshness) error {
+	b, err := proto.Marshal(signed)
+	if err != nil {
+		return fmt.Errorf("marshal freshness: %w", err)
+	}
+	return d.writeSmall(freshnessFile, b)
+}
+
+// readSmall returns what writeSmall wrote, if its checksum agrees.
+func (d *disk) readSmall(name string) ([]byte, error) {
+	f, err := os.Open(d.path(name))
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxSmall+1))
+	if err != nil {
+		return nil, err
+	}
+	at := len(b) - sha256.Size
+	if at < 0 || len(b) > maxSmall {
+		return nil, fmt.Errorf("%s has %d bytes", name, len(b))
+	}
+	if sum := sha256.Sum256(b[:at]); !bytes.Equal(sum[:], b[at:]) {
+		return nil, fmt.Errorf("%s: checksum differs", name)
+	}
+	return b[:at], nil
+}
+
+// writeSmall replaces a file by b and its checksum.
+func (d *disk) writeSmall(name string, b []byte) error {
+	sum := sha256.Sum256(b)
+	err := d.write(name+newSuffix, func(w io.Writer) error {
+		_, err := w.Write(append(b, sum[:]...))
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return d.commit(name)
+}
+
+func (d *disk) path(name string) string { return filepath.Join(d.dir, name) }
+
+// write writes a file whose contents are on the disk when it returns.
+func (d *disk) write(name string, fill func(io.Writer) error) error {
+	f, err := os.OpenFile(d.path(name), os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	w := bufio.NewWriterSize(f, 1<<16)
+	if err = fill(w); err == nil {
+		err = w.Flush()
+	}
+	if err == nil {
+		err = f.Sync()
+	}
+	return errors.Join(err, f.Close())
+}
+
+// commit gives what was written its name, for good.
+func (d *disk) commit(name string) error {
+	if err := os.Rename(d.path(name+newSuffix), d.path(name)); err != nil {
+		return err
+	}
+	dir, err := os.Open(d.dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
+}
