@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
@@ -14,73 +15,131 @@ import (
 	"github.com/sallyport/sallyport/storage"
 )
 
-// Record implements storage.Audit.
+// Record implements storage.Audit. An entry without a time gets the database's.
 func (s *Store) Record(ctx context.Context, e storage.AuditEntry) error {
-	return classify(pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
-		// The lock that orders commits orders the chain too.
-		if _, err := tx.Exec(ctx, "select from fleet for update"); err != nil {
-			return err
-		}
-		return appendAudit(ctx, tx, e)
-	}))
+	return s.do(ctx, func(ctx context.Context) error {
+		return s.change(ctx, func(tx pgx.Tx) error { return appendEntry(ctx, tx, e) })
+	})
 }
 
-// appendAudit chains an entry. The caller holds the lock of fleet.
-func appendAudit(ctx context.Context, tx pgx.Tx, e storage.AuditEntry) error {
+// appendEntry makes e the newest entry. It holds the lock of the chain until tx
+// ends.
+func appendEntry(ctx context.Context, tx pgx.Tx, e storage.AuditEntry) error {
+	const selectEnd = `select sequence, digest, clock_timestamp() from audit_chain for update`
+	var now time.Time
 	var previous []byte
-	err := tx.QueryRow(ctx, "select sequence, digest from audit_entry order by sequence desc limit 1").Scan(&e.Sequence, &previous)
-	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
-		return fmt.Errorf("read the last audit entry: %w", classify(err))
+	if err := tx.QueryRow(ctx, selectEnd).Scan(&e.Sequence, &previous, &now); err != nil {
+		return fmt.Errorf("lock the audit chain: %w", err)
 	}
-	e.Previous, _ = snapshot.ParseDigest(previous) // zero for the first
-	e.Sequence++
 	if e.At.IsZero() {
-		e.At = time.Now()
+		e.At = now
 	}
-	e.At = e.At.UTC().Truncate(time.Microsecond) // what the database keeps
-	e.Digest = AuditDigest(e)
-	_, err = tx.Exec(ctx, `
-		insert into audit_entry (sequence, at, caller, action, allowed, revision, detail, previous, digest)
+	e.At = e.At.UTC().Truncate(time.Microsecond) // what the table keeps of it
+	e.Caller, e.Action, e.Detail = text(e.Caller), text(e.Action), text(e.Detail)
+	e.Sequence++
+	e.Previous = snapshot.Digest(previous)
+	e.Digest = entryDigest(e)
+	batch := &pgx.Batch{}
+	batch.Queue(`insert into audit_entry (sequence, at, caller, action, allowed, revision, detail, previous, digest)
 		values ($1, $2, $3, $4, $5, $6, $7, $8, $9)`,
 		e.Sequence, e.At, e.Caller, e.Action, e.Allowed, e.Revision, e.Detail, e.Previous[:], e.Digest[:])
-	if err != nil {
-		return fmt.Errorf("append audit entry: %w", classify(err))
+	batch.Queue(`update audit_chain set sequence = $1, digest = $2`, e.Sequence, e.Digest[:])
+	if err := tx.SendBatch(ctx, batch).Close(); err != nil {
+		return fmt.Errorf("append to the audit chain: %w", err)
 	}
 	return nil
 }
 
-// AuditDigest returns the digest that an entry should have: SHA-256 over its
-// fields, each with its length, and the digest of the entry before.
-func AuditDigest(e storage.AuditEntry) snapshot.Digest {
-	b := []byte("sallyport audit v1\x00")
+// entryDigest digests an entry with the digest of the one before. Texts are
+// length-prefixed, so that no two entries are digested alike.
+func entryDigest(e storage.AuditEntry) snapshot.Digest {
+	b := make([]byte, 0, 256)
+	b = append(b, "sallyport audit v1\x00"...)
 	b = append(b, e.Previous[:]...)
-	for _, n := range []int64{e.Sequence, e.At.UnixMicro(), int64(e.Revision)} {
-		b = binary.BigEndian.AppendUint64(b, uint64(n)) //nolint:gosec // any bits will do
+	for _, n := range [...]int64{e.Sequence, e.At.UnixMicro(), int64(e.Revision)} {
+		b = binary.BigEndian.AppendUint64(b, uint64(n)) //nolint:gosec // every int64 has its own pattern of bits
 	}
-	allowed := byte(0)
 	if e.Allowed {
-		allowed = 1
+		b = append(b, 1)
+	} else {
+		b = append(b, 0)
 	}
-	b = append(b, allowed)
-	for _, text := range []string{e.Caller, e.Action, e.Detail} {
-		b = binary.BigEndian.AppendUint64(b, uint64(len(text)))
-		b = append(b, text...)
+	for _, part := range [...]string{e.Caller, e.Action, e.Detail} {
+		b = binary.BigEndian.AppendUint64(b, uint64(len(part)))
+		b = append(b, part...)
 	}
 	return sha256.Sum256(b)
 }
 
-// Entries implements storage.Audit.
-func (s *Store) Entries(ctx context.Context, after int64, limit int) ([]storage.AuditEntry, error) {
-	return collect(ctx, s.pool, func(row pgx.CollectableRow) (e storage.AuditEntry, err error) {
-		var previous, digest []byte
-		err = row.Scan(&e.Sequence, &e.At, &e.Caller, &e.Action, &e.Allowed, &e.Revision, &e.Detail, &previous, &digest)
-		e.At = e.At.UTC()
-		e.Previous, _ = snapshot.ParseDigest(previous) // a damaged one does not verify
-		e.Digest, _ = snapshot.ParseDigest(digest)
+const entryColumns = `sequence, at, caller, action, allowed, revision, detail, previous, digest`
+
+func scanEntry(row pgx.CollectableRow) (storage.AuditEntry, error) {
+	var e storage.AuditEntry
+	var previous, digest []byte
+	if err := row.Scan(&e.Sequence, &e.At, &e.Caller, &e.Action, &e.Allowed, &e.Revision, &e.Detail, &previous, &digest); err != nil {
 		return e, err
-	}, `
-		select sequence, at, caller, action, allowed, revision, detail, previous, digest from audit_entry
-		where sequence > $1
-		order by sequence
-		limit $2`, after, limit)
+	}
+	e.At = e.At.UTC()
+	// A digest of another length was tampered with: zero, it fits nothing.
+	e.Previous, _ = snapshot.ParseDigest(previous)
+	e.Digest, _ = snapshot.ParseDigest(digest)
+	return e, nil
+}
+
+// Entries implements storage.Audit.
+func (s *Store) Entries(ctx context.Context, after int64, limit int) (entries []storage.AuditEntry, err error) {
+	const selectEntries = `select ` + entryColumns + ` from audit_entry where sequence > $1 order by sequence limit $2`
+	err = s.do(ctx, func(ctx context.Context) error {
+		entries, err = collect(ctx, s.pool, scanEntry, selectEntries, after, limit)
+		return err
+	})
+	return entries, err
+}
+
+// ErrChain says that the audit entries are not those that were recorded.
+var ErrChain = errors.New("the audit chain is broken")
+
+// VerifyAudit reads all audit entries and returns how many there are; ErrChain
+// if one was changed, removed or added past the store. It cannot tell a chain
+// that was rewritten whole: compare the digest of a late entry with a copy that
+// was kept elsewhere.
+func (s *Store) VerifyAudit(ctx context.Context) (count int64, err error) {
+	err = s.do(ctx, func(ctx context.Context) error {
+		return s.within(ctx, func(tx pgx.Tx) error {
+			count, err = verifyChain(ctx, tx)
+			return err
+		})
+	})
+	return count, err
+}
+
+func verifyChain(ctx context.Context, tx pgx.Tx) (int64, error) {
+	var count int64
+	var end []byte
+	if err := tx.QueryRow(ctx, `select sequence, digest from audit_chain`).Scan(&count, &end); err != nil {
+		return 0, err
+	}
+	rows, err := tx.Query(ctx, `select `+entryColumns+` from audit_entry order by sequence`)
+	if err != nil {
+		return 0, err
+	}
+	defer rows.Close()
+	var last storage.AuditEntry
+	for rows.Next() {
+		e, err := scanEntry(rows)
+		if err != nil {
+			return 0, err
+		}
+		if e.Sequence != last.Sequence+1 || e.Previous != last.Digest || e.Digest != entryDigest(e) {
+			return 0, fmt.Errorf("%w at entry %d", ErrChain, last.Sequence+1)
+		}
+		last = e
+	}
+	if err := rows.Err(); err != nil {
+		return 0, err
+	}
+	if last.Sequence != count || !bytes.Equal(last.Digest[:], end) {
+		return 0, fmt.Errorf("%w at its end: %d entries of %d are left", ErrChain, last.Sequence, count)
+	}
+	return count, nil
 }

@@ -2,8 +2,11 @@ package postgres
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"maps"
 	"slices"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -13,173 +16,238 @@ import (
 	"github.com/sallyport/sallyport/storage"
 )
 
-// channel is where commits notify.
-const channel = "sallyport_revision"
-
-// Commit implements storage.Resources.
+// Commit implements storage.Resources. recheck must not call the store, and has
+// ten seconds. Deleting what does not exist is ErrNotFound. While COMMIT itself
+// runs, its outcome is waited for a while even when ctx ends.
 func (s *Store) Commit(ctx context.Context, c storage.Commit, recheck func(since []storage.Version) error) (storage.Committed, error) {
-	tx, err := s.pool.Begin(ctx)
-	if err != nil {
-		return storage.Committed{}, classify(err)
-	}
-	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }() // nothing after Commit
-	done, err := commitIn(ctx, tx, c, recheck)
-	if err != nil {
+	if err := check(c); err != nil {
 		return storage.Committed{}, err
 	}
-	failpoint.Hit("commit.committing")
-	if err := tx.Commit(ctx); err != nil {
-		if away(err) || ctx.Err() != nil {
-			return storage.Committed{}, fmt.Errorf("%w: %w: %w", storage.ErrUnavailable, storage.ErrUnknownOutcome, err)
+	t := &transaction{Commit: c}
+	var refusal error
+	err := s.do(ctx, func(ctx context.Context) error {
+		select {
+		case s.committing <- struct{}{}:
+			defer func() { <-s.committing }()
+		case <-ctx.Done():
+			return ctx.Err()
 		}
+		return s.change(ctx, func(tx pgx.Tx) error {
+			t.tx = tx
+			return t.run(ctx, func(since []storage.Version) error {
+				refusal = recheck(since)
+				return refusal
+			})
+		})
+	})
+	if refusal != nil {
+		return storage.Committed{}, refusal
+	}
+	if err != nil {
 		return storage.Committed{}, fmt.Errorf("commit: %w", err)
 	}
 	failpoint.Hit("commit.committed")
-	return done, nil
+	return storage.Committed{Revision: t.revision, Environments: t.touched()}, nil
 }
 
-func commitIn(ctx context.Context, tx pgx.Tx, c storage.Commit, recheck func([]storage.Version) error) (storage.Committed, error) {
-	var at snapshot.Revision
-	if err := tx.QueryRow(ctx, "select revision from fleet for update").Scan(&at); err != nil {
-		return storage.Committed{}, classify(err)
+// check finds what only a mistake of the caller makes.
+func check(c storage.Commit) error {
+	if len(c.Changes) == 0 {
+		return errors.New("commit: there is no change")
+	}
+	seen := make(map[resource.Key]bool, len(c.Changes))
+	for i := range c.Changes {
+		change := &c.Changes[i]
+		switch {
+		case seen[change.Key]:
+			return fmt.Errorf("commit: %s is changed twice", change.Key)
+		case change.Delete && (change.Scope.All || len(change.Scope.Environments) > 0 || change.Document != nil || !change.Digest.IsZero()):
+			return fmt.Errorf("commit: %s is deleted and given at once", change.Key)
+		case change.Scope.All && len(change.Scope.Environments) > 0:
+			return fmt.Errorf("commit: %s is for all environments and for some", change.Key)
+		case !change.Delete && change.Digest != snapshot.DocumentDigest(change.Document):
+			return fmt.Errorf("commit: %s has a document that its digest does not fit", change.Key)
+		}
+		seen[change.Key] = true
+	}
+	return nil
+}
+
+// transaction is a commit under way.
+type transaction struct {
+	storage.Commit
+	tx pgx.Tx
+
+	revision snapshot.Revision // the one that is made
+	at       time.Time
+	reach    reach
+	existing map[string]bool // environments before or after
+}
+
+// reach gathers the environments that changes concern.
+type reach struct {
+	all   bool
+	named map[string]bool
+}
+
+func (r *reach) add(s storage.Scope) {
+	r.all = r.all || s.All
+	for _, e := range s.Environments {
+		r.named[e] = true
+	}
+}
+
+// touched returns the environments that the revision touches, sorted.
+func (t *transaction) touched() []string {
+	touched := make([]string, 0, len(t.existing))
+	for _, e := range slices.Sorted(maps.Keys(t.existing)) {
+		if t.reach.all || t.reach.named[e] {
+			touched = append(touched, e)
+		}
+	}
+	return touched
+}
+
+func (t *transaction) run(ctx context.Context, recheck func([]storage.Version) error) error {
+	since, err := t.lock(ctx)
+	if err != nil {
+		return err
 	}
 	failpoint.Hit("commit.locked")
-	if c.Expected != nil && *c.Expected != at {
-		return storage.Committed{}, fmt.Errorf("%w: it is at %d, not at %d", storage.ErrConflict, at, *c.Expected)
-	}
-	since, err := changedSince(ctx, tx, c.Base)
-	if err != nil {
-		return storage.Committed{}, err
-	}
 	if err := recheck(since); err != nil {
-		return storage.Committed{}, err
+		return err
 	}
 	failpoint.Hit("commit.rechecked")
-	done := storage.Committed{Revision: at + 1}
-	if done.Environments, err = touched(ctx, tx, c.Changes); err != nil {
-		return storage.Committed{}, err
+	if err := t.supersede(ctx); err != nil {
+		return err
 	}
-	if err := insertRevision(ctx, tx, c, done); err != nil {
-		return storage.Committed{}, err
+	if err := t.insert(ctx); err != nil {
+		return err
 	}
 	failpoint.Hit("commit.inserted")
-	return done, nil
+	if err := t.record(ctx); err != nil {
+		return err
+	}
+	failpoint.Hit("commit.committing")
+	return nil
 }
 
-// keys are the parts of many keys, as arrays for a statement.
-type keys struct{ kinds, namespaces, names []string }
-
-func (k *keys) add(key resource.Key) {
-	k.kinds = append(k.kinds, string(key.Kind))
-	k.namespaces = append(k.namespaces, key.Namespace)
-	k.names = append(k.names, key.Name)
+// lock takes the place in the order of commits and returns what was committed
+// after the base.
+func (t *transaction) lock(ctx context.Context) ([]storage.Version, error) {
+	var newest snapshot.Revision
+	if err := t.tx.QueryRow(ctx, `select revision from fleet for update`).Scan(&newest); err != nil {
+		return nil, fmt.Errorf("lock the fleet: %w", err)
+	}
+	t.revision = newest + 1
+	switch {
+	case t.Expected != nil && *t.Expected != newest:
+		return nil, fmt.Errorf("%w: %d, not %d", storage.ErrConflict, newest, *t.Expected)
+	case t.Base > newest: // the database was set back
+		return nil, fmt.Errorf("%w: %d, and the changes were checked at %d", storage.ErrConflict, newest, t.Base)
+	case t.Base == newest:
+		return nil, nil
+	}
+	return collect(ctx, t.tx, scanVersion, selectSince, t.Base)
 }
 
-func keysOf(changes []storage.Change) keys {
-	var k keys
-	for _, c := range changes {
-		k.add(c.Key)
-	}
-	return k
-}
-
-// touched returns the environments, of those that there are before or after
-// the changes, that the old or the new scope of any of them includes.
-func touched(ctx context.Context, tx pgx.Tx, changes []storage.Change) ([]string, error) {
-	names, err := collect(ctx, tx, pgx.RowTo[string],
-		"select name from resource_version where kind = $1 and superseded_by is null and not deleted", string(resource.KindEnvironment))
-	if err != nil {
-		return nil, err
-	}
-	k := keysOf(changes)
-	scopes, err := collect(ctx, tx, scanScope, `
-		select v.all_environments, v.environments
-		from unnest($1::text[], $2::text[], $3::text[]) as k (kind, namespace, name)
-		join resource_version v on v.kind = k.kind and v.namespace = k.namespace and v.name = k.name
-		where v.superseded_by is null and not v.deleted`, k.kinds, k.namespaces, k.names)
-	if err != nil {
-		return nil, err
-	}
-	for _, c := range changes {
-		scopes = append(scopes, c.Scope)
-		if c.Key.Kind == resource.KindEnvironment && !c.Delete {
-			names = append(names, c.Key.Name)
-		}
-	}
-	slices.Sort(names)
-	return slices.DeleteFunc(slices.Compact(names), func(name string) bool {
-		return !slices.ContainsFunc(scopes, func(s storage.Scope) bool { return s.Includes(name) })
-	}), nil
-}
-
-func scanScope(row pgx.CollectableRow) (s storage.Scope, err error) {
-	err = row.Scan(&s.All, &s.Environments)
-	return s, err
-}
-
-func insertRevision(ctx context.Context, tx pgx.Tx, c storage.Commit, done storage.Committed) error {
-	environments := done.Environments
-	if environments == nil {
-		environments = []string{}
-	}
+// supersede ends the versions that were current and makes the revision. It
+// learns which environments there are, and where the old versions were.
+func (t *transaction) supersede(ctx context.Context) error {
+	before := make(map[resource.Key]bool, len(t.Changes))
+	t.reach = reach{named: map[string]bool{}}
+	t.existing = map[string]bool{}
 	batch := &pgx.Batch{}
-	batch.Queue("update fleet set revision = $1", done.Revision)
-	batch.Queue(`
-		insert into revision (revision, committed_at, caller, message, changes, environments)
-		values ($1, clock_timestamp(), $2, $3, $4, $5)`,
-		done.Revision, c.Caller, c.Message, len(c.Changes), environments)
-	batch.Queue(`
-		insert into environment_revision (environment, revision)
-		select name, $1 from unnest($2::text[]) as name`, done.Revision, environments)
-	queueVersions(batch, c.Changes, done.Revision)
-	batch.Queue("select pg_notify($1, $2::text)", channel, fmt.Sprint(done.Revision))
-	if err := tx.SendBatch(ctx, batch).Close(); err != nil {
-		return fmt.Errorf("insert revision %d: %w", done.Revision, classify(err))
-	}
-	return appendAudit(ctx, tx, storage.AuditEntry{
-		Caller: c.Caller, Action: c.Action, Allowed: true, Revision: done.Revision, Detail: c.Message,
+	batch.Queue(`select name from resource_version where kind = $1 and superseded_by is null and not deleted`,
+		resource.KindEnvironment).Query(func(rows pgx.Rows) error {
+		var name string
+		_, err := pgx.ForEachRow(rows, []any{&name}, func() error { t.existing[name] = true; return nil })
+		return err
 	})
-}
-
-func queueVersions(batch *pgx.Batch, changes []storage.Change, revision snapshot.Revision) {
-	k := keysOf(changes)
-	n := len(changes)
-	deleted, all := make([]bool, n), make([]bool, n)
-	environments, documents, digests := make([]string, n), make([][]byte, n), make([][]byte, n)
-	for i, c := range changes {
-		deleted[i], all[i] = c.Delete, c.Scope.All
-		environments[i] = arrayText(c.Scope.Environments)
-		documents[i], digests[i] = nonNil(c.Document), c.Digest[:]
+	batch.Queue(`insert into revision (revision, committed_at, caller, message, changes)
+		select $1::bigint, greatest(clock_timestamp(), (select committed_at from revision where revision = $1 - 1)), $2::text, $3::text, $4::integer
+		returning committed_at`,
+		t.revision, text(t.Caller), text(t.Message), len(t.Changes)).QueryRow(func(row pgx.Row) error { return row.Scan(&t.at) })
+	kinds, namespaces, names := t.keys()
+	batch.Queue(`update resource_version v set superseded_by = $1
+		from unnest($2::text[], $3::text[], $4::text[]) as c (kind, namespace, name)
+		where v.kind = c.kind and v.namespace = c.namespace and v.name = c.name and v.superseded_by is null
+		returning `+versionKeyAndScope,
+		t.revision, kinds, namespaces, names).Query(func(rows pgx.Rows) error {
+		var v storage.Version
+		_, err := pgx.ForEachRow(rows, []any{&v.Key.Kind, &v.Key.Namespace, &v.Key.Name, &v.Deleted, &v.Scope.All, &v.Scope.Environments}, func() error {
+			before[v.Key] = !v.Deleted
+			t.reach.add(v.Scope)
+			return nil
+		})
+		return err
+	})
+	if err := t.tx.SendBatch(ctx, batch).Close(); err != nil {
+		return fmt.Errorf("supersede versions: %w", err)
 	}
-	batch.Queue(`
-		update resource_version v set superseded_by = $1
-		from unnest($2::text[], $3::text[], $4::text[]) as k (kind, namespace, name)
-		where v.kind = k.kind and v.namespace = k.namespace and v.name = k.name and v.superseded_by is null`,
-		revision, k.kinds, k.namespaces, k.names)
-	batch.Queue(`
-		insert into resource_version (kind, namespace, name, revision, deleted, all_environments, environments, document, digest)
-		select kind, namespace, name, $1, deleted, all_environments, environments::text[], document, digest
-		from unnest($2::text[], $3::text[], $4::text[], $5::bool[], $6::bool[], $7::text[], $8::bytea[], $9::bytea[])
-			as c (kind, namespace, name, deleted, all_environments, environments, document, digest)`,
-		revision, k.kinds, k.namespaces, k.names, deleted, all, environments, documents, digests)
+	return t.weigh(before)
 }
 
-// arrayText is an array of environment names, which are DNS labels, as Postgres
-// writes one: unnest cannot take an array of arrays of different lengths.
-func arrayText(names []string) string {
-	text := "{"
-	for i, name := range names {
-		if i > 0 {
-			text += ","
+const versionKeyAndScope = `v.kind, v.namespace, v.name, v.deleted, v.all_environments, v.environments`
+
+func (t *transaction) keys() (kinds, namespaces, names []string) {
+	for _, c := range t.Changes {
+		kinds, namespaces, names = append(kinds, string(c.Key.Kind)), append(namespaces, c.Key.Namespace), append(names, c.Key.Name)
+	}
+	return kinds, namespaces, names
+}
+
+// weigh adds what the changes reach. before are the keys that there were.
+func (t *transaction) weigh(before map[resource.Key]bool) error {
+	for _, c := range t.Changes {
+		if c.Delete && !before[c.Key] {
+			return fmt.Errorf("delete %s: %w", c.Key, storage.ErrNotFound)
 		}
-		text += `"` + name + `"`
+		if !c.Delete && c.Key.Kind == resource.KindEnvironment {
+			t.existing[c.Key.Name] = true
+		}
+		t.reach.add(c.Scope)
 	}
-	return text + "}"
+	return nil
 }
 
-func nonNil(b []byte) []byte {
-	if b == nil {
-		return []byte{}
+func (t *transaction) insert(ctx context.Context) error {
+	columns := []string{"kind", "namespace", "name", "revision", "deleted", "all_environments", "environments", "document", "digest"}
+	_, err := t.tx.CopyFrom(ctx, pgx.Identifier{"resource_version"}, columns, pgx.CopyFromSlice(len(t.Changes), func(i int) ([]any, error) {
+		c := &t.Changes[i]
+		var document, digest []byte // null when deleted
+		if !c.Delete {
+			document, digest = append([]byte{}, c.Document...), c.Digest[:]
+		}
+		return []any{
+			string(c.Key.Kind), c.Key.Namespace, c.Key.Name, int64(t.revision), c.Delete,
+			c.Scope.All, append([]string{}, c.Scope.Environments...), document, digest,
+		}, nil
+	}))
+	if err != nil {
+		return fmt.Errorf("insert versions: %w", err)
 	}
-	return b
+	return nil
+}
+
+// record makes the revision the newest one, and tells everybody once it is
+// committed.
+func (t *transaction) record(ctx context.Context) error {
+	touched := t.touched()
+	batch := &pgx.Batch{}
+	batch.Queue(`insert into environment (name) select unnest($1::text[]) on conflict do nothing`, touched)
+	batch.Queue(`insert into environment_revision (environment, revision) select unnest($1::text[]), $2::bigint`, touched, t.revision)
+	batch.Queue(`update fleet set revision = $1`, t.revision)
+	batch.Queue(`select pg_notify($1, $2::bigint::text)`, channel, t.revision)
+	if err := t.tx.SendBatch(ctx, batch).Close(); err != nil {
+		return fmt.Errorf("record the revision: %w", err)
+	}
+	return appendEntry(ctx, t.tx, storage.AuditEntry{
+		At:       t.at,
+		Caller:   t.Caller,
+		Action:   t.Action,
+		Allowed:  true,
+		Revision: t.revision,
+		Detail:   t.Message,
+	})
 }

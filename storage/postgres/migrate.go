@@ -9,93 +9,114 @@ import (
 	"io/fs"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/pressly/goose/v3"
-	"github.com/pressly/goose/v3/database"
 	"github.com/pressly/goose/v3/lock"
+
+	"github.com/sallyport/sallyport/storage"
 )
 
-//go:embed migrations/*.sql
-var migrations embed.FS
+// ErrSchema says that the schema of the database is not the one of this build.
+var ErrSchema = errors.New("the schema of the database does not fit this build")
 
-// versionTable is where goose keeps which migrations ran.
+// versionTable is where goose keeps which migrations were applied.
 const versionTable = "schema_version"
 
-// ErrSchema says that the database has another schema than this build needs.
-var ErrSchema = errors.New("the database has another schema than this build needs")
+//go:embed migrations/*.sql
+var embedded embed.FS
 
-// Migrate brings the database to the schema of this build. Several may try at
-// once: an advisory lock lets one do it. ErrSchema if the schema is newer.
+// Migrate brings the database to the schema of this build, each migration in a
+// transaction. Of several callers one works and the others wait. ErrSchema if
+// the database is ahead of this build already; nothing is changed then.
 func Migrate(ctx context.Context, dsn string) (err error) {
-	config, err := pgx.ParseConfig(dsn)
+	cfg, err := pgx.ParseConfig(dsn)
 	if err != nil {
-		return fmt.Errorf("connection string: %w", redacted(err))
+		return errDSN
 	}
-	config.ConnectTimeout = connectTimeout
-	db := stdlib.OpenDB(*config)
+	if cfg.ConnectTimeout <= 0 {
+		cfg.ConnectTimeout = connectBound
+	}
+	db := stdlib.OpenDB(*cfg)
 	defer func() { err = errors.Join(err, db.Close()) }()
-	provider, err := migrator(db)
+	if err := migrate(ctx, db); err != nil {
+		return fmt.Errorf("migrate the database: %w", meaning(ctx, err))
+	}
+	return nil
+}
+
+func migrate(ctx context.Context, db *sql.DB) error {
+	migrations, err := fs.Sub(embedded, "migrations")
 	if err != nil {
 		return err
 	}
-	current, err := provider.GetDBVersion(ctx)
+	locker, err := lock.NewPostgresSessionLocker(lock.WithLockTimeout(1, 600)) // tries each second
 	if err != nil {
-		return fmt.Errorf("read schema version: %w", classify(err))
+		return err
 	}
-	if newest := newestMigration(provider); current > newest {
-		return fmt.Errorf("%w: it is at version %d, this build knows %d", ErrSchema, current, newest)
+	provider, err := goose.NewProvider(goose.DialectPostgres, db, migrations,
+		goose.WithTableName(versionTable),
+		goose.WithSessionLocker(locker),
+		goose.WithDisableGlobalRegistry(true),
+		goose.WithLogger(goose.NopLogger()))
+	if err != nil {
+		return err
 	}
+	// On a schema that is ahead, nothing is pending.
 	if _, err := provider.Up(ctx); err != nil {
-		return fmt.Errorf("migrate: %w", classify(err))
+		return err
 	}
-	return nil
-}
-
-func migrator(db *sql.DB) (*goose.Provider, error) {
-	files, err := fs.Sub(migrations, "migrations")
-	if err != nil {
-		return nil, err
-	}
-	locker, err := lock.NewPostgresSessionLocker()
-	if err != nil {
-		return nil, err
-	}
-	store, err := database.NewStore(database.DialectPostgres, versionTable)
-	if err != nil {
-		return nil, err
-	}
-	return goose.NewProvider("", db, files, goose.WithSessionLocker(locker), goose.WithStore(store))
-}
-
-func newestMigration(p *goose.Provider) int64 {
-	sources := p.ListSources()
-	return sources[len(sources)-1].Version
-}
-
-// CheckSchema returns ErrSchema unless the database has exactly the schema of
-// this build.
-func (s *Store) CheckSchema(ctx context.Context) error {
-	db := stdlib.OpenDBFromPool(s.pool)
-	defer func() { _ = db.Close() }() // the pool stays open
-	provider, err := migrator(db)
+	at, err := provider.GetDBVersion(ctx)
 	if err != nil {
 		return err
 	}
-	var there bool
-	if err := s.pool.QueryRow(ctx, "select to_regclass($1) is not null", versionTable).Scan(&there); err != nil {
-		return classify(err)
+	return fits(at)
+}
+
+// newest returns the version of the last migration.
+func newest() (int64, error) {
+	files, err := fs.Glob(embedded, "migrations/*.sql")
+	if err != nil || len(files) == 0 {
+		return 0, fmt.Errorf("find migrations: %w", err)
 	}
-	newest, current := newestMigration(provider), int64(0)
-	if there {
-		if err := s.pool.QueryRow(ctx, "select coalesce(max(version_id), 0) from "+versionTable+" where is_applied").Scan(&current); err != nil {
-			return classify(err)
-		}
-	}
+	return goose.NumericComponent(files[len(files)-1]) // they are sorted
+}
+
+// fits returns ErrSchema unless a database at the version is for this build.
+func fits(at int64) error {
+	want, err := newest()
 	switch {
-	case current < newest:
-		return fmt.Errorf("%w: it is at version %d, and version %d is needed: run sallyport-controlplane migrate", ErrSchema, current, newest)
-	case current > newest:
-		return fmt.Errorf("%w: it is at version %d, this build knows %d", ErrSchema, current, newest)
+	case err != nil:
+		return err
+	case at > want:
+		return fmt.Errorf("%w: it has version %d, which is newer than %d: start a newer build", ErrSchema, at, want)
+	case at < want:
+		return fmt.Errorf("%w: it has version %d, which is older than %d: migrate it", ErrSchema, at, want)
 	}
 	return nil
 }
+
+// CheckSchema returns ErrSchema unless the schema is exactly the one of this
+// build, and storage.ErrUnavailable if the database cannot be reached.
+func (s *Store) CheckSchema(ctx context.Context) error {
+	var at int64
+	err := s.do(ctx, func(ctx context.Context) error {
+		err := s.pool.QueryRow(ctx, `select coalesce(max(version_id), 0) from `+versionTable+` where is_applied`).Scan(&at)
+		if noTable(err) {
+			return nil
+		}
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("check the schema: %w", err)
+	}
+	return fits(at)
+}
+
+func noTable(err error) bool {
+	var server *pgconn.PgError
+	return errors.As(err, &server) && server.Code == "42P01"
+}
+
+// Unreachable reports whether err says that the database cannot be reached now.
+func Unreachable(err error) bool { return errors.Is(err, storage.ErrUnavailable) }

@@ -2,56 +2,30 @@ package postgres
 
 import (
 	"context"
+	"errors"
 	"math/rand/v2"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 )
 
-// listenFor is how long the listening connection is trusted without a word
-// from the server.
-const listenFor = 30 * time.Second
+// channel is what commits notify.
+const channel = "sallyport_revision"
 
-// Changed implements storage.Resources.
-func (s *Store) Changed(ctx context.Context) <-chan struct{} {
-	c := make(chan struct{}, 1)
-	s.mu.Lock()
-	s.subscribers[c] = struct{}{}
-	s.mu.Unlock()
-	context.AfterFunc(ctx, func() {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		delete(s.subscribers, c)
-		close(c)
-	})
-	return c
-}
-
-func (s *Store) notify() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for c := range s.subscribers {
-		select {
-		case c <- struct{}{}:
-		default:
-		}
-	}
-}
-
-// Run listens for commits until ctx ends. It outlives every failure of the
-// database.
+// Run listens for commits until ctx ends, and wakes those who asked Changed. It
+// outlives every failure of the database.
 func (s *Store) Run(ctx context.Context) error {
-	const longest = 2 * time.Second
-	wait := 50 * time.Millisecond
+	const shortest, longest = 50 * time.Millisecond, 2 * time.Second
+	wait := shortest
 	for ctx.Err() == nil {
-		listened, err := s.listenOnce(ctx)
+		listened, err := s.listen(ctx)
 		if ctx.Err() != nil {
 			break
 		}
-		s.log.WarnContext(ctx, "listening to the database ended", "err", err)
 		if wait = min(2*wait, longest); listened {
-			wait = 50 * time.Millisecond
+			wait = shortest
 		}
+		s.log.WarnContext(ctx, "notifications of commits were interrupted", "err", err)
 		select {
 		case <-ctx.Done():
 		case <-time.After(rand.N(wait)): //nolint:gosec // jitter
@@ -60,37 +34,73 @@ func (s *Store) Run(ctx context.Context) error {
 	return nil
 }
 
-func (s *Store) listenOnce(ctx context.Context) (listened bool, err error) {
-	conn, err := pgx.ConnectConfig(ctx, s.listen.Copy())
+// listen hands on notifications until the connection fails. It reports whether
+// there was one.
+func (s *Store) listen(ctx context.Context) (listened bool, err error) {
+	conn, err := pgx.ConnectConfig(ctx, s.listener)
 	if err != nil {
 		return false, err
 	}
-	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }() // it is given up either way
-	if _, err := conn.Exec(ctx, "listen "+channel); err != nil {
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaveBound)
+		defer cancel()
+		_ = conn.Close(ctx)
+	}()
+	if err := bounded(ctx, pingBound, func(ctx context.Context) error {
+		_, err := conn.Exec(ctx, "listen "+channel)
+		return err
+	}); err != nil {
 		return false, err
 	}
-	s.notify() // what was committed meanwhile was not heard of
+	s.log.InfoContext(ctx, "listening for commits")
 	for {
-		if err := s.hear(ctx, conn); err != nil {
+		s.wake() // at first for what was missed before
+		if err := s.await(ctx, conn); err != nil {
 			return true, err
 		}
 	}
 }
 
-// hear waits for a notification, and asks the server whether it is still there
-// when none comes.
-func (s *Store) hear(ctx context.Context, conn *pgx.Conn) error {
-	waiting, cancel := context.WithTimeout(ctx, listenFor)
-	defer cancel()
-	_, err := conn.WaitForNotification(waiting)
-	switch {
-	case err == nil:
-		s.notify()
-		return nil
-	case ctx.Err() != nil || waiting.Err() == nil:
-		return err
+// await returns nil when a notification came. A connection that is silent may
+// be dead, and is asked.
+func (s *Store) await(ctx context.Context, conn *pgx.Conn) error {
+	for {
+		err := bounded(ctx, s.silence, func(ctx context.Context) error {
+			_, err := conn.WaitForNotification(ctx)
+			return err
+		})
+		if !errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil {
+			return err
+		}
+		if err := bounded(ctx, pingBound, conn.Ping); err != nil {
+			return err
+		}
 	}
-	pinging, pinged := context.WithTimeout(ctx, connectTimeout)
-	defer pinged()
-	return conn.Ping(pinging)
+}
+
+// Changed implements storage.Resources. Nothing is received before Run.
+func (s *Store) Changed(ctx context.Context) <-chan struct{} {
+	c := make(chan struct{}, 1)
+	s.mu.Lock()
+	s.waiting[c] = struct{}{}
+	s.mu.Unlock()
+	context.AfterFunc(ctx, func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.waiting, c)
+		close(c)
+	})
+	return c
+}
+
+// wake leaves a token in each channel that holds none.
+func (s *Store) wake() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := range s.waiting {
+		select {
+		case c <- struct{}{}:
+		default:
+		}
+	}
 }

@@ -1,5 +1,5 @@
-// Package postgres keeps the truth of the control plane: resources in all
-// their versions, revisions, signed heads, the fleet and the audit.
+// Package postgres keeps the truth of a fleet in PostgreSQL, version 15 or
+// newer.
 package postgres
 
 import (
@@ -7,13 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
-	"strings"
+	"math"
+	"strconv"
 	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/sallyport/sallyport/storage"
@@ -21,31 +20,53 @@ import (
 
 const (
 	defaultMaxConns = 16
-	connectTimeout  = 3 * time.Second
-	// statementTimeout bounds each statement on the server, so that a
-	// statement whose caller has gone holds nothing for long.
-	statementTimeout = "20s"
-	// lockTimeout bounds the wait for the lock that orders commits.
-	lockTimeout = "10s"
+
+	// How long the server lets a session do what, at most. A replica that
+	// freezes while it holds the lock that orders commits loses it to
+	// idleBound; lockBound is longer, so that those who wait outlive it.
+	statementBound = 30 * time.Second
+	idleBound      = 10 * time.Second
+	lockBound      = 15 * time.Second
+
+	// callBound ends a call whose caller gave no earlier deadline: a connection
+	// that swallows everything is no reason to wait forever.
+	callBound = time.Minute
+	// commitBound is how long the outcome of a COMMIT is waited for, even when
+	// the caller is gone: an unknown outcome is worse than a late one.
+	commitBound = 10 * time.Second
+	// leaveBound is how long ending a session or a transaction in good order
+	// may take.
+	leaveBound = 2 * time.Second
+
+	connectBound = 5 * time.Second
+	pingBound    = 2 * time.Second
 )
 
-// Config is what a Store needs. DSN and Log are required.
+// Config is what a Store needs.
 type Config struct {
 	// DSN is a connection string of Postgres: a URL, or key=value.
-	DSN      string
-	MaxConns int // 16 when 0
+	DSN string
+	// MaxConns bounds the connections, beside one for notifications; 16 when 0.
+	MaxConns int
 	Log      *slog.Logger
 }
 
-// Store implements the contracts of package storage on a Postgres database. It
-// is safe for concurrent use. Run has to run for Changed to work.
+// Store is the database of a fleet. It implements storage.Resources,
+// Publishing, Fleet and Audit, and is safe for concurrent use. It connects when
+// it is used, and again after the database was away.
 type Store struct {
-	pool   *pgxpool.Pool
-	listen *pgx.ConnConfig
-	log    *slog.Logger
+	log      *slog.Logger
+	pool     *pgxpool.Pool
+	listener *pgx.ConnConfig // of the connection for notifications
+	// silence is how long notifications may be silent until the connection is
+	// tried.
+	silence time.Duration
+	// committing is held by the one commit of this replica that is under way:
+	// the others wait here, and not each with a connection that readers need.
+	committing chan struct{}
 
-	mu          sync.Mutex
-	subscribers map[chan struct{}]struct{}
+	mu      sync.Mutex
+	waiting map[chan struct{}]struct{} // what Changed returned
 }
 
 var (
@@ -55,93 +76,132 @@ var (
 	_ storage.Audit      = (*Store)(nil)
 )
 
-// New returns a store. It connects when it is first used: the database may be
-// down.
+// New checks the configuration; it connects to nothing. The store holds
+// connections once it was used, until Close.
 func New(c Config) (*Store, error) {
-	config, err := pgxpool.ParseConfig(c.DSN)
-	if err != nil {
-		return nil, fmt.Errorf("connection string: %w", redacted(err))
+	if c.Log == nil {
+		return nil, errors.New("postgres: no logger")
 	}
-	config.MaxConns = defaultMaxConns
-	if c.MaxConns > 0 {
-		config.MaxConns = int32(min(c.MaxConns, 10_000)) //nolint:gosec // bounded
+	if c.MaxConns < 0 || c.MaxConns > math.MaxInt32 {
+		return nil, fmt.Errorf("postgres: %d connections are out of range", c.MaxConns)
 	}
-	config.ConnConfig.ConnectTimeout = connectTimeout
-	config.ConnConfig.RuntimeParams["application_name"] = "sallyport-controlplane"
-	config.ConnConfig.RuntimeParams["statement_timeout"] = statementTimeout
-	config.ConnConfig.RuntimeParams["lock_timeout"] = lockTimeout
-	config.ConnConfig.RuntimeParams["idle_in_transaction_session_timeout"] = statementTimeout
-	// The background context: a pool only uses it for connections that it
-	// makes ahead of need.
-	pool, err := pgxpool.NewWithConfig(context.Background(), config)
+	cfg, err := pgxpool.ParseConfig(c.DSN)
 	if err != nil {
-		return nil, fmt.Errorf("connection pool: %w", redacted(err))
+		return nil, errDSN
+	}
+	session(cfg.ConnConfig)
+	cfg.MaxConns = int32(c.MaxConns) //nolint:gosec // checked above
+	if c.MaxConns == 0 {
+		cfg.MaxConns = defaultMaxConns
+	}
+	cfg.MinConns, cfg.MinIdleConns = 0, 0
+	cfg.PingTimeout = pingBound
+	pool, err := pgxpool.NewWithConfig(context.Background(), cfg)
+	if err != nil {
+		return nil, fmt.Errorf("postgres: %w", err)
 	}
 	return &Store{
-		pool:        pool,
-		listen:      config.ConnConfig.Copy(),
-		log:         c.Log,
-		subscribers: map[chan struct{}]struct{}{},
+		log:        c.Log,
+		pool:       pool,
+		listener:   cfg.ConnConfig.Copy(),
+		silence:    15 * time.Second,
+		committing: make(chan struct{}, 1),
+		waiting:    map[chan struct{}]struct{}{},
 	}, nil
 }
 
-// Close ends all connections. It waits for those in use.
+// errDSN does not quote the cause, which quotes the password.
+var errDSN = errors.New("postgres: the connection string cannot be parsed")
+
+// session sets what every session of ours relies on, whatever the connection
+// string and the server say.
+func session(c *pgx.ConnConfig) {
+	if c.ConnectTimeout <= 0 {
+		c.ConnectTimeout = connectBound
+	}
+	milliseconds := func(d time.Duration) string { return strconv.FormatInt(d.Milliseconds(), 10) }
+	for name, value := range map[string]string{
+		"statement_timeout":                   milliseconds(statementBound),
+		"lock_timeout":                        milliseconds(lockBound),
+		"idle_in_transaction_session_timeout": milliseconds(idleBound),
+		"synchronous_commit":                  "on", // what was acknowledged survives
+		"timezone":                            "UTC",
+	} {
+		c.RuntimeParams[name] = value
+	}
+	if c.RuntimeParams["application_name"] == "" {
+		c.RuntimeParams["application_name"] = "sallyport"
+	}
+}
+
+// Close ends all connections, waiting for calls that are under way.
 func (s *Store) Close() { s.pool.Close() }
 
-// redacted drops what pgx quotes of a connection string, which may hold a
-// password.
-func redacted(err error) error {
-	var parse *pgconn.ParseConfigError
-	if errors.As(err, &parse) {
-		return errors.New("cannot be parsed")
+// do bounds f in time and gives its error the meaning that the contracts
+// promise.
+func (s *Store) do(ctx context.Context, f func(context.Context) error) error {
+	err := bounded(ctx, callBound, f)
+	if ctx.Err() == nil && severed(err) {
+		s.pool.Reset() // the other connections are probably dead, too
 	}
-	return err
+	return meaning(ctx, err)
 }
 
-// Unreachable reports whether err says that the database cannot be reached
-// now, rather than that something is wrong.
-func Unreachable(err error) bool { return errors.Is(err, storage.ErrUnavailable) }
-
-// classify turns errors of the database into those of the contract.
-func classify(err error) error {
-	if err == nil || errors.Is(err, storage.ErrUnavailable) {
-		return err
-	}
-	if away(err) {
-		return fmt.Errorf("%w: %w", storage.ErrUnavailable, err)
-	}
-	return err
-}
-
-// away reports whether the connection, not the statement, was at fault.
-func away(err error) bool {
-	var server *pgconn.PgError
-	if errors.As(err, &server) {
-		// Class 08: connection exception; 53: insufficient resources; 57:
-		// operator intervention, such as a shutdown. 57014 is a statement
-		// that was cancelled, 55P03 a lock that was not to be had in time.
-		return server.Code == "55P03" || strings.HasPrefix(server.Code, "08") ||
-			strings.HasPrefix(server.Code, "53") || strings.HasPrefix(server.Code, "57")
-	}
-	var connect *pgconn.ConnectError
-	var network net.Error
-	return errors.As(err, &connect) || errors.As(err, &network) ||
-		errors.Is(err, net.ErrClosed) || pgconn.SafeToRetry(err) || strings.Contains(err.Error(), "closed pool") ||
-		strings.Contains(err.Error(), "unexpected EOF") || strings.Contains(err.Error(), "conn closed")
-}
-
-// collect runs a query and returns its rows.
-func collect[T any](ctx context.Context, q querier, scan pgx.RowToFunc[T], sql string, args ...any) ([]T, error) {
-	rows, err := q.Query(ctx, sql, args...)
-	if err != nil {
-		return nil, classify(err)
-	}
-	all, err := pgx.CollectRows(rows, scan)
-	return all, classify(err)
+func bounded(ctx context.Context, d time.Duration, f func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, d)
+	defer cancel()
+	return f(ctx)
 }
 
 // querier is a pool, a connection or a transaction.
 type querier interface {
 	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
-	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+}
+
+// collect returns the rows of a query, each made by scan.
+func collect[T any](ctx context.Context, q querier, scan pgx.RowToFunc[T], sql string, args ...any) ([]T, error) {
+	rows, err := q.Query(ctx, sql, args...)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, scan)
+}
+
+// within runs f in a transaction that sees one state of the database and
+// changes nothing.
+func (s *Store) within(ctx context.Context, f func(pgx.Tx) error) error {
+	return pgx.BeginTxFunc(ctx, s.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, f)
+}
+
+// change runs f in a transaction and commits it.
+func (s *Store) change(ctx context.Context, f func(pgx.Tx) error) error {
+	tx, err := s.pool.Begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer leave(ctx, tx)
+	if err := f(tx); err != nil {
+		return err
+	}
+	return conclude(ctx, tx)
+}
+
+// leave ends a transaction that was not committed. Where that fails the
+// connection is given up, and the server does it.
+func leave(ctx context.Context, tx pgx.Tx) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaveBound)
+	defer cancel()
+	_ = tx.Rollback(ctx)
+}
+
+// conclude commits a transaction. ErrUnknownOutcome unless the server said what
+// came of it, or was never asked.
+func conclude(ctx context.Context, tx pgx.Tx) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitBound)
+	defer cancel()
+	err := tx.Commit(ctx)
+	if err == nil || undone(err) {
+		return err
+	}
+	return fmt.Errorf("%w: %w: %w", storage.ErrUnavailable, storage.ErrUnknownOutcome, err)
 }

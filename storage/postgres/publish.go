@@ -1,7 +1,6 @@
 package postgres
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -15,159 +14,220 @@ import (
 
 // BeginTerm implements storage.Publishing.
 func (s *Store) BeginTerm(ctx context.Context, holder string) (term storage.Term, err error) {
-	err = s.pool.QueryRow(ctx, "update publisher set term = term + 1, holder = $1 returning term", holder).Scan(&term)
-	return term, classify(err)
+	err = s.do(ctx, func(ctx context.Context) error {
+		return s.pool.QueryRow(ctx, `update publisher set term = term + 1, holder = $1 returning term`, text(holder)).Scan(&term)
+	})
+	return term, err
 }
 
-// fenced runs f in a transaction in which no newer term can begin.
-func (s *Store) fenced(ctx context.Context, term storage.Term, f func(tx pgx.Tx) error) error {
-	return classify(pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+// fenced runs f in a transaction during which no other term can begin.
+func (s *Store) fenced(ctx context.Context, term storage.Term, f func(pgx.Tx) error) error {
+	return s.change(ctx, func(tx pgx.Tx) error {
 		var newest storage.Term
-		if err := tx.QueryRow(ctx, "select term from publisher for share").Scan(&newest); err != nil {
+		if err := tx.QueryRow(ctx, `select term from publisher for share`).Scan(&newest); err != nil {
 			return err
 		}
-		if newest != term {
-			return fmt.Errorf("%w: term %d has ended, it is %d", storage.ErrFenced, term, newest)
+		if term != newest {
+			return fmt.Errorf("%w: this is term %d, now is %d", storage.ErrFenced, term, newest)
 		}
 		return f(tx)
-	}))
+	})
 }
 
 func scanHead(row pgx.CollectableRow) (storage.EnvironmentHead, error) {
 	var h storage.EnvironmentHead
 	var head, signature []byte
-	if err := row.Scan(&h.Environment, &h.Revision, &head, &signature); err != nil {
-		return h, err
-	}
+	err := row.Scan(&h.Environment, &h.Revision, &head, &signature)
 	if head != nil {
 		h.Signed = &proxyv1.SignedHead{Head: head, Signature: signature}
 	}
-	return h, nil
+	return h, err
 }
+
+const selectHeads = `select e.name, last.revision, newest.head, newest.signature
+	from environment e
+	cross join lateral (
+		select r.revision from environment_revision r
+		where r.environment = e.name
+		order by r.revision desc limit 1
+	) last
+	left join lateral (
+		select h.head, h.signature from environment_head h
+		where h.environment = e.name
+		order by h.revision desc limit 1
+	) newest on true
+	order by e.name`
 
 // Heads implements storage.Publishing.
-func (s *Store) Heads(ctx context.Context) ([]storage.EnvironmentHead, error) {
-	return collect(ctx, s.pool, scanHead, `
-		select r.environment, r.revision, h.head, h.signature
-		from (select environment, max(revision) as revision from environment_revision group by environment) r
-		left join lateral (
-			select head, signature from environment_head
-			where environment = r.environment
-			order by epoch desc, revision desc
-			limit 1
-		) h on true
-		order by r.environment`)
+func (s *Store) Heads(ctx context.Context) (heads []storage.EnvironmentHead, err error) {
+	err = s.do(ctx, func(ctx context.Context) error {
+		heads, err = collect(ctx, s.pool, scanHead, selectHeads)
+		return err
+	})
+	return heads, err
 }
+
+const selectHead = `select r.environment, r.revision, h.head, h.signature
+	from environment_revision r
+	left join environment_head h on h.environment = r.environment and h.revision = r.revision
+	where r.environment = $1 and r.revision <= $2
+	order by r.revision desc limit 1`
 
 // Head implements storage.Publishing.
-func (s *Store) Head(ctx context.Context, environment string, at snapshot.Revision) (storage.EnvironmentHead, error) {
-	h, err := one(ctx, s.pool, scanHead, `
-		select r.environment, r.revision, h.head, h.signature
-		from (
-			select environment, max(revision) as revision from environment_revision
-			where environment = $1 and revision <= $2
-			group by environment
-		) r
-		join lateral (
-			select head, signature from environment_head
-			where environment = r.environment and revision = r.revision
-			order by epoch desc
-			limit 1
-		) h on true`, environment, at)
-	if err != nil {
-		return h, fmt.Errorf("head of %s at revision %d: %w", environment, at, err)
-	}
-	return h, nil
-}
-
-// EnvironmentRevisions implements storage.Publishing.
-func (s *Store) EnvironmentRevisions(ctx context.Context, environment string, after snapshot.Revision, limit int) (all []storage.EnvironmentRevision, err error) {
-	err = s.read(ctx, func(tx pgx.Tx) error {
-		revisions, err := collect(ctx, tx, pgx.RowTo[snapshot.Revision], `
-			select revision from environment_revision
-			where environment = $1 and revision > $2
-			order by revision
-			limit $3`, environment, after, limit)
-		if err != nil || len(revisions) == 0 {
-			return err
-		}
-		versions, err := collect(ctx, tx, scanVersion, `
-			select `+versionColumns+` from resource_version
-			where revision = any ($1) and kind <> 'Enrollment'
-			order by revision, kind, namespace, name`, revisions)
+func (s *Store) Head(ctx context.Context, environment string, at snapshot.Revision) (h storage.EnvironmentHead, err error) {
+	err = s.do(ctx, func(ctx context.Context) error {
+		rows, err := s.pool.Query(ctx, selectHead, environment, at)
 		if err != nil {
 			return err
 		}
-		all = make([]storage.EnvironmentRevision, len(revisions))
-		for i, r := range revisions {
-			all[i].Revision = r
-			for len(versions) > 0 && versions[0].Revision == r {
-				all[i].Versions = append(all[i].Versions, versions[0])
-				versions = versions[1:]
-			}
-		}
-		return nil
+		h, err = pgx.CollectExactlyOneRow(rows, scanHead)
+		return missing(err)
 	})
-	return all, err
+	if err == nil && h.Signed == nil {
+		err = storage.ErrNotFound
+	}
+	if err != nil {
+		return storage.EnvironmentHead{}, err
+	}
+	return h, nil
 }
+
+// maxChanges is about how many versions EnvironmentRevisions reads at once.
+const maxChanges = 20_000
+
+// The sum is over the revisions before, so that the first is always there.
+const selectEnvironmentRevisions = `select revision from (
+		select e.revision, sum(r.changes) over (order by e.revision) - r.changes as before
+		from environment_revision e
+		join revision r on r.revision = e.revision
+		where e.environment = $1 and e.revision > $2
+		order by e.revision
+		limit $3
+	) next
+	where before < $4
+	order by revision`
+
+// The version that was current before tells whether a resource leaves the
+// environment.
+const selectEnvironmentVersions = `select ` + versionColumns + `
+	from resource_version v
+	left join resource_version old on old.kind = v.kind and old.namespace = v.namespace and old.name = v.name
+		and old.superseded_by = v.revision
+	where v.revision = any($2) and (
+		v.all_environments or $1 = any(v.environments) or old.all_environments or $1 = any(old.environments))
+	order by v.revision, v.kind, v.namespace, v.name`
+
+// EnvironmentRevisions implements storage.Publishing. Of each revision it
+// returns the versions that concern the environment. It returns fewer
+// revisions, but one, when they are large.
+func (s *Store) EnvironmentRevisions(ctx context.Context, environment string, after snapshot.Revision, limit int) ([]storage.EnvironmentRevision, error) {
+	var numbers []int64
+	var versions []storage.Version
+	err := s.do(ctx, func(ctx context.Context) (err error) {
+		numbers, err = collect(ctx, s.pool, pgx.RowTo[int64], selectEnvironmentRevisions, environment, after, limit, maxChanges)
+		if err != nil || len(numbers) == 0 {
+			return err
+		}
+		versions, err = collect(ctx, s.pool, scanVersion, selectEnvironmentVersions, environment, numbers)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	revisions := make([]storage.EnvironmentRevision, 0, len(numbers))
+	for _, n := range numbers {
+		r := storage.EnvironmentRevision{Revision: snapshot.Revision(n)}
+		end := 0
+		for end < len(versions) && versions[end].Revision == r.Revision {
+			end++
+		}
+		r.Versions, versions = versions[:end:end], versions[end:]
+		revisions = append(revisions, r)
+	}
+	return revisions, nil
+}
+
+const selectEnvironmentState = `select ` + versionColumns + `
+	from resource_version v
+	where ` + currentAt + ` and (v.all_environments or $2 = any(v.environments))
+	order by v.kind, v.namespace, v.name`
 
 // EnvironmentState implements storage.Publishing.
-func (s *Store) EnvironmentState(ctx context.Context, environment string, at snapshot.Revision) ([]storage.Version, error) {
-	return collect(ctx, s.pool, scanVersion, `
-		select `+versionColumns+` from resource_version
-		where not deleted and revision <= $2 and (superseded_by is null or superseded_by > $2)
-			and (all_environments or $1 = any (environments))
-		order by kind, namespace, name`, environment, at)
-}
-
-// SaveHeads implements storage.Publishing.
-func (s *Store) SaveHeads(ctx context.Context, term storage.Term, heads []snapshot.Head) error {
-	return s.fenced(ctx, term, func(tx pgx.Tx) error {
-		for _, h := range heads {
-			if err := saveHead(ctx, tx, h); err != nil {
-				return fmt.Errorf("head of %s at revision %d: %w", h.Environment, h.Revision, err)
-			}
-		}
-		return nil
-	})
-}
-
-func saveHead(ctx context.Context, tx pgx.Tx, h snapshot.Head) error {
-	digest := h.Digest()
-	tag, err := tx.Exec(ctx, `
-		insert into environment_head (environment, revision, epoch, digest, head, signature)
-		values ($1, $2, $3, $4, $5, $6)
-		on conflict do nothing`,
-		h.Environment, h.Revision, h.Epoch, digest[:], h.Signed().GetHead(), h.Signed().GetSignature())
-	if err != nil || tag.RowsAffected() == 1 {
+func (s *Store) EnvironmentState(ctx context.Context, environment string, at snapshot.Revision) (versions []storage.Version, err error) {
+	err = s.do(ctx, func(ctx context.Context) error {
+		versions, err = collect(ctx, s.pool, scanVersion, selectEnvironmentState, at, environment)
 		return err
+	})
+	return versions, err
+}
+
+const (
+	givenHeads  = `unnest($1::text[], $2::bigint[], $3::bigint[], $4::bytea[], $5::bytea[], $6::bytea[]) as g (environment, revision, epoch, digest, head, signature)`
+	insertHeads = `insert into environment_head (environment, revision, epoch, digest, head, signature)
+		select g.environment, g.revision, g.epoch, g.digest, g.head, g.signature from ` + givenHeads + `
+		on conflict (environment, revision) do nothing`
+	selectOtherHead = `select g.environment, g.revision from ` + givenHeads + `
+		join environment_head h on h.environment = g.environment and h.revision = g.revision
+		where (h.digest, h.head, h.signature, h.epoch) <> (g.digest, g.head, g.signature, g.epoch)
+		limit 1`
+)
+
+// SaveHeads implements storage.Publishing. All heads are saved, or none.
+func (s *Store) SaveHeads(ctx context.Context, term storage.Term, heads []snapshot.Head) error {
+	n := len(heads)
+	environments, revisions, epochs := make([]string, n), make([]int64, n), make([]int64, n)
+	digests, statements, signatures := make([][]byte, n), make([][]byte, n), make([][]byte, n)
+	for i, h := range heads {
+		if h.IsZero() {
+			return errors.New("save heads: one is zero")
+		}
+		digest := h.Digest()
+		environments[i], revisions[i], epochs[i] = h.Environment, int64(h.Revision), int64(h.Epoch)
+		digests[i], statements[i], signatures[i] = digest[:], h.Signed().GetHead(), h.Signed().GetSignature()
 	}
-	var recorded []byte
-	err = tx.QueryRow(ctx, "select digest from environment_head where environment = $1 and revision = $2 and epoch = $3",
-		h.Environment, h.Revision, h.Epoch).Scan(&recorded)
-	if err == nil && !bytes.Equal(recorded, digest[:]) {
-		return errors.New("another one is recorded for this revision")
-	}
-	return err
+	args := []any{environments, revisions, epochs, digests, statements, signatures}
+	return s.do(ctx, func(ctx context.Context) error {
+		return s.fenced(ctx, term, func(tx pgx.Tx) error {
+			if _, err := tx.Exec(ctx, insertHeads, args...); err != nil {
+				return err
+			}
+			var environment string
+			var revision snapshot.Revision
+			err := tx.QueryRow(ctx, selectOtherHead, args...).Scan(&environment, &revision)
+			switch {
+			case errors.Is(err, pgx.ErrNoRows):
+				return nil
+			case err != nil:
+				return err
+			}
+			return fmt.Errorf("save heads: another head of %s was signed for revision %d", environment, revision)
+		})
+	})
 }
 
 // Cursor implements storage.Publishing.
-func (s *Store) Cursor(ctx context.Context, target, environment string) (r snapshot.Revision, err error) {
-	err = s.pool.QueryRow(ctx, "select revision from publish_cursor where target = $1 and environment = $2", target, environment).Scan(&r)
-	if errors.Is(err, pgx.ErrNoRows) {
-		return 0, nil
-	}
-	return r, classify(err)
+func (s *Store) Cursor(ctx context.Context, target, environment string) (at snapshot.Revision, err error) {
+	err = s.do(ctx, func(ctx context.Context) error {
+		err := s.pool.QueryRow(ctx, `select revision from publish_cursor where target = $1 and environment = $2`, target, environment).Scan(&at)
+		if errors.Is(err, pgx.ErrNoRows) {
+			return nil
+		}
+		return err
+	})
+	return at, err
 }
 
-// AdvanceCursor implements storage.Publishing.
+const moveCursor = `insert into publish_cursor (target, environment, revision, term) values ($1, $2, $3, $4)
+	on conflict (target, environment) do update set revision = excluded.revision, term = excluded.term
+	where publish_cursor.revision < excluded.revision`
+
+// AdvanceCursor implements storage.Publishing. It is an error if the revision
+// does not touch the environment.
 func (s *Store) AdvanceCursor(ctx context.Context, term storage.Term, target, environment string, to snapshot.Revision) error {
-	return s.fenced(ctx, term, func(tx pgx.Tx) error {
-		_, err := tx.Exec(ctx, `
-			insert into publish_cursor (target, environment, revision, term)
-			values ($1, $2, $3, $4)
-			on conflict (target, environment) do update set revision = excluded.revision, term = excluded.term
-			where publish_cursor.revision < excluded.revision`, target, environment, to, term)
-		return err
+	return s.do(ctx, func(ctx context.Context) error {
+		return s.fenced(ctx, term, func(tx pgx.Tx) error {
+			_, err := tx.Exec(ctx, moveCursor, target, environment, to, term)
+			return err
+		})
 	})
 }

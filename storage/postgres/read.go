@@ -2,8 +2,6 @@ package postgres
 
 import (
 	"context"
-	"errors"
-	"fmt"
 
 	"github.com/jackc/pgx/v5"
 
@@ -12,161 +10,163 @@ import (
 	"github.com/sallyport/sallyport/storage"
 )
 
-// versionColumns are what scanVersion reads, in its order.
-const versionColumns = "kind, namespace, name, revision, deleted, all_environments, environments, document, digest"
+// versionColumns are what scanVersion reads, of a resource_version v.
+const versionColumns = `v.kind, v.namespace, v.name, v.revision, v.deleted,
+	v.all_environments, v.environments, v.document, v.digest`
 
 func scanVersion(row pgx.CollectableRow) (storage.Version, error) {
 	var v storage.Version
 	var digest []byte
-	err := row.Scan((*string)(&v.Key.Kind), &v.Key.Namespace, &v.Key.Name, &v.Revision, &v.Deleted,
+	err := row.Scan(&v.Key.Kind, &v.Key.Namespace, &v.Key.Name, &v.Revision, &v.Deleted,
 		&v.Scope.All, &v.Scope.Environments, &v.Document, &digest)
-	if err != nil {
-		return storage.Version{}, err
+	v.Digest, _ = snapshot.ParseDigest(digest) // the table has it of 32 bytes, or none when deleted
+	if len(v.Scope.Environments) == 0 {
+		v.Scope.Environments = nil
 	}
-	var ok bool
-	if v.Digest, ok = snapshot.ParseDigest(digest); !ok {
-		return storage.Version{}, fmt.Errorf("%s at revision %d: its digest is damaged", v.Key, v.Revision)
-	}
-	if v.Deleted {
-		return storage.Version{Key: v.Key, Revision: v.Revision, Deleted: true}, nil
-	}
-	return v, nil
+	return v, err
 }
 
-// changedSince returns the newest version of each key that changed after a
-// revision.
-func changedSince(ctx context.Context, q querier, after snapshot.Revision) ([]storage.Version, error) {
-	return collect(ctx, q, scanVersion, `
-		select `+versionColumns+` from resource_version
-		where revision > $1 and superseded_by is null and not (deleted and $1 = 0)
-		order by kind, namespace, name`, after)
+const selectPosition = `select epoch, revision from fleet`
+
+// Position implements storage.Resources.
+func (s *Store) Position(ctx context.Context) (p snapshot.Position, err error) {
+	err = s.do(ctx, func(ctx context.Context) error {
+		return s.pool.QueryRow(ctx, selectPosition).Scan(&p.Epoch, &p.Revision)
+	})
+	return p, err
 }
+
+const selectSince = `select ` + versionColumns + `
+	from resource_version v
+	where v.superseded_by is null and v.revision > $1 and not (v.deleted and $1 = 0)
+	order by v.kind, v.namespace, v.name`
 
 // Since implements storage.Resources.
 func (s *Store) Since(ctx context.Context, after snapshot.Revision) (versions []storage.Version, to snapshot.Revision, err error) {
-	err = s.read(ctx, func(tx pgx.Tx) error {
-		if to, err = revisionOf(ctx, tx); err != nil {
+	err = s.do(ctx, func(ctx context.Context) error {
+		return s.within(ctx, func(tx pgx.Tx) error {
+			var p snapshot.Position
+			if err := tx.QueryRow(ctx, selectPosition).Scan(&p.Epoch, &p.Revision); err != nil {
+				return err
+			}
+			to = p.Revision
+			versions, err = collect(ctx, tx, scanVersion, selectSince, after)
 			return err
-		}
-		versions, err = changedSince(ctx, tx, after)
-		return err
+		})
 	})
-	return versions, to, err
+	if err != nil {
+		return nil, 0, err
+	}
+	return versions, to, nil
 }
 
-// read runs f in a transaction that sees one state of the database.
-func (s *Store) read(ctx context.Context, f func(tx pgx.Tx) error) error {
-	options := pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}
-	return classify(pgx.BeginTxFunc(ctx, s.pool, options, f))
-}
-
-func revisionOf(ctx context.Context, q querier) (r snapshot.Revision, err error) {
-	err = q.QueryRow(ctx, "select revision from fleet").Scan(&r)
-	return r, classify(err)
-}
-
-// resolve returns the revision that at stands for; ErrNotFound if it is not
-// yet.
-func resolve(ctx context.Context, q querier, at snapshot.Revision) (snapshot.Revision, error) {
-	newest, err := revisionOf(ctx, q)
+// existing returns the revision that a reader asked for: the newest when 0.
+// What it names does not change any more, whatever is committed meanwhile.
+func (s *Store) existing(ctx context.Context, at snapshot.Revision) (snapshot.Revision, error) {
+	p, err := s.Position(ctx)
 	switch {
 	case err != nil:
 		return 0, err
-	case at > newest:
-		return 0, fmt.Errorf("revision %d: %w", at, storage.ErrNotFound)
 	case at == 0:
-		return newest, nil
+		return p.Revision, nil
+	case at < 0 || at > p.Revision:
+		return 0, storage.ErrNotFound
 	}
 	return at, nil
 }
 
+// Of the versions of a key at most one meets this at a revision.
+const currentAt = `v.revision <= $1 and (v.superseded_by is null or v.superseded_by > $1) and not v.deleted`
+
+const selectResource = `select ` + versionColumns + `
+	from resource_version v
+	where ` + currentAt + ` and v.kind = $2 and v.namespace = $3 and v.name = $4`
+
 // Resource implements storage.Resources.
 func (s *Store) Resource(ctx context.Context, key resource.Key, at snapshot.Revision) (v storage.Version, err error) {
-	err = s.read(ctx, func(tx pgx.Tx) error {
-		if at, err = resolve(ctx, tx, at); err != nil {
-			return err
-		}
-		rows, err := collect(ctx, tx, scanVersion, `
-			select `+versionColumns+` from resource_version
-			where kind = $1 and namespace = $2 and name = $3 and not deleted
-				and revision <= $4 and (superseded_by is null or superseded_by > $4)`,
-			string(key.Kind), key.Namespace, key.Name, at)
+	if at, err = s.existing(ctx, at); err != nil {
+		return storage.Version{}, err
+	}
+	err = s.do(ctx, func(ctx context.Context) error {
+		rows, err := s.pool.Query(ctx, selectResource, at, key.Kind, key.Namespace, key.Name)
 		if err != nil {
 			return err
 		}
-		if len(rows) == 0 {
-			return fmt.Errorf("%s: %w", key, storage.ErrNotFound)
-		}
-		v = rows[0]
-		return nil
+		v, err = pgx.CollectExactlyOneRow(rows, scanVersion)
+		return missing(err)
 	})
 	return v, err
 }
 
+const selectList = `select ` + versionColumns + `
+	from resource_version v
+	where ` + currentAt + `
+		and ($2 = '' or v.kind = $2)
+		and ($3::text is null or v.namespace = $3)
+		and (v.kind, v.namespace, v.name) > ($4, $5, $6)
+	order by v.kind, v.namespace, v.name
+	limit $7`
+
 // List implements storage.Resources.
-func (s *Store) List(ctx context.Context, f storage.Filter) (versions []storage.Version, at snapshot.Revision, err error) {
-	err = s.read(ctx, func(tx pgx.Tx) error {
-		if at, err = resolve(ctx, tx, f.At); err != nil {
-			return err
-		}
-		versions, err = collect(ctx, tx, scanVersion, `
-			select `+versionColumns+` from resource_version
-			where not deleted and revision <= $1 and (superseded_by is null or superseded_by > $1)
-				and ($2 = '' or kind = $2) and ($3::text is null or namespace = $3)
-				and (kind, namespace, name) > ($4, $5, $6)
-			order by kind, namespace, name
-			limit $7`,
-			at, string(f.Kind), f.Namespace, string(f.After.Kind), f.After.Namespace, f.After.Name, f.Limit)
+func (s *Store) List(ctx context.Context, f storage.Filter) ([]storage.Version, snapshot.Revision, error) {
+	at, err := s.existing(ctx, f.At)
+	if err != nil {
+		return nil, 0, err
+	}
+	var versions []storage.Version
+	err = s.do(ctx, func(ctx context.Context) error {
+		versions, err = collect(ctx, s.pool, scanVersion, selectList, at, f.Kind, f.Namespace,
+			f.After.Kind, f.After.Namespace, f.After.Name, f.Limit)
 		return err
 	})
 	return versions, at, err
 }
 
-// Revisions implements storage.Resources.
-func (s *Store) Revisions(ctx context.Context, before snapshot.Revision, limit int) ([]storage.RevisionInfo, error) {
-	return collect(ctx, s.pool, func(row pgx.CollectableRow) (r storage.RevisionInfo, err error) {
-		err = row.Scan(&r.Revision, &r.CommittedAt, &r.Caller, &r.Message, &r.Changes, &r.Environments)
-		return r, err
-	}, `
-		select revision, committed_at, caller, message, changes, environments from revision
-		where $1 = 0 or revision < $1
-		order by revision desc
-		limit $2`, before, limit)
+const selectRevisions = `select r.revision, r.committed_at, r.caller, r.message, r.changes,
+		array(select e.environment from environment_revision e where e.revision = r.revision order by e.environment) as environments
+	from revision r
+	where $1 = 0 or r.revision < $1
+	order by r.revision desc
+	limit $2`
+
+func scanRevision(row pgx.CollectableRow) (storage.RevisionInfo, error) {
+	r, err := pgx.RowToStructByName[storage.RevisionInfo](row)
+	r.CommittedAt = r.CommittedAt.UTC()
+	return r, err
 }
 
-// Position implements storage.Resources.
-func (s *Store) Position(ctx context.Context) (p snapshot.Position, err error) {
-	err = s.pool.QueryRow(ctx, "select epoch, revision from fleet").Scan(&p.Epoch, &p.Revision)
-	return p, classify(err)
+// Revisions implements storage.Resources.
+func (s *Store) Revisions(ctx context.Context, before snapshot.Revision, limit int) (revisions []storage.RevisionInfo, err error) {
+	err = s.do(ctx, func(ctx context.Context) error {
+		revisions, err = collect(ctx, s.pool, scanRevision, selectRevisions, before, limit)
+		return err
+	})
+	return revisions, err
 }
+
+const selectEnvironmentsAt = `select e.name, last.revision
+	from environment e
+	cross join lateral (
+		select r.revision from environment_revision r
+		where r.environment = e.name and r.revision <= $1
+		order by r.revision desc limit 1
+	) last`
 
 // EnvironmentsAt implements storage.Resources.
 func (s *Store) EnvironmentsAt(ctx context.Context, at snapshot.Revision) (map[string]snapshot.Revision, error) {
-	all := map[string]snapshot.Revision{}
-	rows, err := s.pool.Query(ctx,
-		"select environment, max(revision) from environment_revision where revision <= $1 group by environment", at)
-	if err != nil {
-		return nil, classify(err)
-	}
-	var name string
-	var revision snapshot.Revision
-	_, err = pgx.ForEachRow(rows, []any{&name, &revision}, func() error {
-		all[name] = revision
-		return nil
+	environments := map[string]snapshot.Revision{}
+	err := s.do(ctx, func(ctx context.Context) error {
+		rows, err := s.pool.Query(ctx, selectEnvironmentsAt, at)
+		if err != nil {
+			return err
+		}
+		var name string
+		var last snapshot.Revision
+		_, err = pgx.ForEachRow(rows, []any{&name, &last}, func() error { environments[name] = last; return nil })
+		return err
 	})
-	return all, classify(err)
-}
-
-// one returns the only row of a query; ErrNotFound if there is none.
-func one[T any](ctx context.Context, q querier, scan pgx.RowToFunc[T], sql string, args ...any) (T, error) {
-	var none T
-	rows, err := q.Query(ctx, sql, args...)
 	if err != nil {
-		return none, classify(err)
+		return nil, err
 	}
-	v, err := pgx.CollectExactlyOneRow(rows, scan)
-	if errors.Is(err, pgx.ErrNoRows) {
-		return none, storage.ErrNotFound
-	}
-	return v, classify(err)
+	return environments, nil
 }

@@ -1,0 +1,7 @@
+package postgres
+
+import "time"
+
+// SetSilence sets how long notifications may be silent until the connection is
+// tried.
+func (s *Store) SetSilence(d time.Duration) { s.silence = d }

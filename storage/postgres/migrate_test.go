@@ -1,0 +1,121 @@
+package postgres_test
+
+import (
+	"flag"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/sallyport/sallyport/storage/postgres"
+	"github.com/sallyport/sallyport/storage/storagetest"
+)
+
+var update = flag.Bool("update", false, "write schema.sql anew")
+
+// schema.sql is what the migrations make, for people, and for reviews to show
+// what a migration changes.
+func TestSchemaIsAsWritten(t *testing.T) {
+	t.Parallel()
+	got := dump(t, storagetest.Postgres(t, postgres.Migrate))
+	if *update {
+		if err := os.WriteFile("schema.sql", []byte(got), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile("schema.sql")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got != string(want) {
+		t.Errorf("the migrations make another schema than schema.sql: run the test with -update and look at the difference\n%s", got)
+	}
+}
+
+var noise = regexp.MustCompile(`(?m)^(--|SET |SELECT pg_catalog|CREATE SCHEMA|COMMENT ON SCHEMA|\\).*\n`)
+
+// dump returns our schema as pg_dump of the server's own version writes it, less
+// what differs between versions.
+func dump(t *testing.T, dsn string) string {
+	t.Helper()
+	var binaries string
+	if err := session(t, dsn).QueryRow(t.Context(), `select setting from pg_config where name = 'BINDIR'`).Scan(&binaries); err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.CommandContext(t.Context(), filepath.Join(binaries, "pg_dump"), "--schema-only", "--no-owner", "--no-privileges",
+		"--schema=public", "--exclude-table=schema_version*", "--dbname="+dsn).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := noise.ReplaceAllString(string(out), "")
+	return strings.TrimSpace(regexp.MustCompile(`\n{3,}`).ReplaceAllString(text, "\n\n")) + "\n"
+}
+
+func TestMigrate(t *testing.T) {
+	t.Parallel()
+	dsn := storagetest.Postgres(t, nil)
+	s := connect(t, dsn)
+	err := s.CheckSchema(t.Context())
+	wantErr(t, "an empty database", err, postgres.ErrSchema)
+	if err == nil || !strings.Contains(err.Error(), "older") || postgres.Unreachable(err) {
+		t.Errorf("an empty database: %v", err)
+	}
+
+	// Several replicas migrate at once.
+	var g errgroup.Group
+	for range 4 {
+		g.Go(func() error { return postgres.Migrate(t.Context(), dsn) })
+	}
+	if err := g.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.CheckSchema(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	f := fleet{s, dsn}
+	f.apply(t, environment("aws"))
+	before := dump(t, dsn)
+	if err := postgres.Migrate(t.Context(), dsn); err != nil {
+		t.Fatal(err)
+	}
+	if dump(t, dsn) != before {
+		t.Error("migrating what is migrated changed the schema")
+	}
+	if p, err := f.Position(t.Context()); err != nil || p.Revision != 1 {
+		t.Errorf("migrating what is migrated left the fleet at %v (%v)", p, err)
+	}
+}
+
+func TestNewerSchemaIsRefused(t *testing.T) {
+	t.Parallel()
+	f := open(t)
+	alter(t, f.dsn, `insert into schema_version (version_id, is_applied) values (9999, true)`)
+	for name, err := range map[string]error{
+		"CheckSchema": f.CheckSchema(t.Context()),
+		"Migrate":     postgres.Migrate(t.Context(), f.dsn),
+	} {
+		wantErr(t, name, err, postgres.ErrSchema)
+		if err == nil || !strings.Contains(err.Error(), "newer") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// A database that is only half of what a build needs is refused, too.
+func TestOlderSchemaIsRefused(t *testing.T) {
+	t.Parallel()
+	f := open(t)
+	alter(t, f.dsn, `delete from schema_version where version_id > 0`)
+	wantErr(t, "CheckSchema", f.CheckSchema(t.Context()), postgres.ErrSchema)
+}
+
+func TestMigrateHidesPasswords(t *testing.T) {
+	err := postgres.Migrate(t.Context(), "postgres://ann:hunter2@db:port/x")
+	if err == nil || strings.Contains(err.Error(), "hunter2") {
+		t.Errorf("Migrate: %v", err)
+	}
+}

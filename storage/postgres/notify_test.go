@@ -1,0 +1,99 @@
+package postgres_test
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/sallyport/sallyport/internal/snapshot"
+)
+
+// follow waits until a reader who reads when told to has seen the revision.
+func follow(t *testing.T, f fleet, changed <-chan struct{}, to snapshot.Revision) {
+	t.Helper()
+	for {
+		p, err := f.Position(t.Context())
+		if err == nil && p.Revision >= to {
+			return
+		}
+		if _, ok := <-changed; !ok {
+			t.Fatal("the channel was closed")
+		}
+	}
+}
+
+func TestChanged(t *testing.T) {
+	t.Parallel()
+	f := open(t)
+	other := fleet{connect(t, f.dsn), f.dsn}
+	run(t, f.Store)
+	changed := f.Changed(t.Context())
+	<-changed // it listens
+	for i := range 50 {
+		writer := []fleet{f, other}[i%2]
+		c := writer.apply(t, put(fmt.Sprintf("Policy/shop/p%d", i), "all", "p"))
+		follow(t, f, changed, c.Revision)
+	}
+}
+
+// A reader that is busy misses commits, and hears of the last.
+func TestChangedIsALevel(t *testing.T) {
+	t.Parallel()
+	f := open(t)
+	run(t, f.Store)
+	busy, quick := f.Changed(t.Context()), f.Changed(t.Context())
+	<-quick
+	for i := range 50 {
+		c := f.apply(t, put(fmt.Sprintf("Policy/shop/p%d", i), "all", "p"))
+		follow(t, f, quick, c.Revision)
+	}
+	<-busy
+	if p, err := f.Position(t.Context()); err != nil || p.Revision != 50 {
+		t.Errorf("the fleet is at %d (%v)", p.Revision, err)
+	}
+}
+
+func TestChangedEndsWithItsContext(t *testing.T) {
+	t.Parallel()
+	f := open(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	ended, other := f.Changed(ctx), f.Changed(t.Context())
+	cancel()
+	for range ended { // at most one token is left
+	}
+	run(t, f.Store)
+	<-other
+}
+
+// After its connection was cut the store listens again, and says so.
+func TestChangedAfterCut(t *testing.T) {
+	t.Parallel()
+	f := open(t)
+	run(t, f.Store)
+	changed := f.Changed(t.Context())
+	<-changed
+	for range 3 {
+		cutOff(t, f.dsn)
+		<-changed
+	}
+	c := fleet{connect(t, f.dsn), f.dsn}.apply(t, environment("aws"))
+	follow(t, f, changed, c.Revision)
+}
+
+// A connection that carries nothing any more, and does not say so, is noticed.
+func TestChangedAfterSilence(t *testing.T) {
+	t.Parallel()
+	f := open(t)
+	w := newWire(t, f.dsn)
+	deaf := connect(t, w.dsn())
+	deaf.SetSilence(50 * time.Millisecond)
+	run(t, deaf)
+	changed := deaf.Changed(t.Context())
+	<-changed
+	w.swallow()
+	f.apply(t, environment("aws"))
+	<-changed
+	c := f.apply(t, environment("gcp"))
+	follow(t, f, changed, c.Revision)
+}

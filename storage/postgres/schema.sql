@@ -1,0 +1,152 @@
+CREATE TABLE public.audit_chain (
+    singleton boolean DEFAULT true NOT NULL,
+    sequence bigint NOT NULL,
+    digest bytea NOT NULL,
+    CONSTRAINT audit_chain_has_one_row CHECK (singleton)
+);
+
+CREATE TABLE public.audit_entry (
+    sequence bigint NOT NULL,
+    at timestamp with time zone NOT NULL,
+    caller text NOT NULL,
+    action text NOT NULL,
+    allowed boolean NOT NULL,
+    revision bigint NOT NULL,
+    detail text NOT NULL,
+    previous bytea NOT NULL,
+    digest bytea NOT NULL
+);
+
+CREATE TABLE public.environment (
+    name text NOT NULL COLLATE pg_catalog."C"
+);
+
+CREATE TABLE public.environment_head (
+    environment text NOT NULL COLLATE pg_catalog."C",
+    revision bigint NOT NULL,
+    epoch bigint NOT NULL,
+    digest bytea NOT NULL,
+    head bytea NOT NULL,
+    signature bytea NOT NULL
+);
+
+CREATE TABLE public.environment_revision (
+    environment text NOT NULL COLLATE pg_catalog."C",
+    revision bigint NOT NULL
+);
+
+CREATE TABLE public.fleet (
+    singleton boolean DEFAULT true NOT NULL,
+    epoch bigint NOT NULL,
+    revision bigint NOT NULL,
+    CONSTRAINT fleet_epoch_from_one CHECK ((epoch >= 1)),
+    CONSTRAINT fleet_has_one_row CHECK (singleton),
+    CONSTRAINT fleet_revision_from_zero CHECK ((revision >= 0))
+);
+
+CREATE TABLE public.proxy (
+    id text NOT NULL COLLATE pg_catalog."C",
+    spiffe_id text NOT NULL,
+    instance text NOT NULL,
+    environment text NOT NULL COLLATE pg_catalog."C",
+    replica text NOT NULL,
+    status bytea NOT NULL,
+    registered_at timestamp with time zone NOT NULL,
+    last_seen timestamp with time zone NOT NULL
+);
+
+CREATE TABLE public.publish_cursor (
+    target text NOT NULL COLLATE pg_catalog."C",
+    environment text NOT NULL COLLATE pg_catalog."C",
+    revision bigint NOT NULL,
+    term bigint NOT NULL
+);
+
+CREATE TABLE public.publisher (
+    singleton boolean DEFAULT true NOT NULL,
+    term bigint NOT NULL,
+    holder text NOT NULL,
+    CONSTRAINT publisher_has_one_row CHECK (singleton)
+);
+
+CREATE TABLE public.resource_version (
+    kind text NOT NULL COLLATE pg_catalog."C",
+    namespace text NOT NULL COLLATE pg_catalog."C",
+    name text NOT NULL COLLATE pg_catalog."C",
+    revision bigint NOT NULL,
+    superseded_by bigint,
+    deleted boolean NOT NULL,
+    all_environments boolean NOT NULL,
+    environments text[] NOT NULL COLLATE pg_catalog."C",
+    document bytea,
+    digest bytea,
+    CONSTRAINT resource_version_deleted_is_empty CHECK (((NOT deleted) OR ((document IS NULL) AND (digest IS NULL) AND (NOT all_environments) AND (environments = '{}'::text[])))),
+    CONSTRAINT resource_version_has_document CHECK ((deleted OR ((document IS NOT NULL) AND (digest IS NOT NULL) AND (octet_length(digest) = 32)))),
+    CONSTRAINT resource_version_scope_is_one CHECK (((NOT all_environments) OR (environments = '{}'::text[]))),
+    CONSTRAINT resource_version_superseded_later CHECK ((superseded_by > revision))
+);
+
+CREATE TABLE public.revision (
+    revision bigint NOT NULL,
+    committed_at timestamp with time zone NOT NULL,
+    caller text NOT NULL,
+    message text NOT NULL,
+    changes integer NOT NULL,
+    CONSTRAINT revision_from_one CHECK ((revision >= 1))
+);
+
+ALTER TABLE ONLY public.audit_chain
+    ADD CONSTRAINT audit_chain_pkey PRIMARY KEY (singleton);
+
+ALTER TABLE ONLY public.audit_entry
+    ADD CONSTRAINT audit_entry_pkey PRIMARY KEY (sequence);
+
+ALTER TABLE ONLY public.environment_head
+    ADD CONSTRAINT environment_head_pkey PRIMARY KEY (environment, revision);
+
+ALTER TABLE ONLY public.environment
+    ADD CONSTRAINT environment_pkey PRIMARY KEY (name);
+
+ALTER TABLE ONLY public.environment_revision
+    ADD CONSTRAINT environment_revision_pkey PRIMARY KEY (environment, revision);
+
+ALTER TABLE ONLY public.fleet
+    ADD CONSTRAINT fleet_pkey PRIMARY KEY (singleton);
+
+ALTER TABLE ONLY public.proxy
+    ADD CONSTRAINT proxy_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.publish_cursor
+    ADD CONSTRAINT publish_cursor_pkey PRIMARY KEY (target, environment);
+
+ALTER TABLE ONLY public.publisher
+    ADD CONSTRAINT publisher_pkey PRIMARY KEY (singleton);
+
+ALTER TABLE ONLY public.resource_version
+    ADD CONSTRAINT resource_version_pkey PRIMARY KEY (kind, namespace, name, revision);
+
+ALTER TABLE ONLY public.revision
+    ADD CONSTRAINT revision_pkey PRIMARY KEY (revision);
+
+CREATE INDEX environment_revision_revision ON public.environment_revision USING btree (revision);
+
+CREATE INDEX proxy_environment ON public.proxy USING btree (environment, id);
+
+CREATE UNIQUE INDEX resource_version_newest ON public.resource_version USING btree (kind, namespace, name) WHERE (superseded_by IS NULL);
+
+CREATE INDEX resource_version_revision ON public.resource_version USING btree (revision);
+
+ALTER TABLE ONLY public.environment_head
+    ADD CONSTRAINT environment_head_revision_fkey FOREIGN KEY (environment, revision) REFERENCES public.environment_revision(environment, revision);
+
+ALTER TABLE ONLY public.environment_revision
+    ADD CONSTRAINT environment_revision_environment_fkey FOREIGN KEY (environment) REFERENCES public.environment(name);
+
+ALTER TABLE ONLY public.environment_revision
+    ADD CONSTRAINT environment_revision_revision_fkey FOREIGN KEY (revision) REFERENCES public.revision(revision);
+
+ALTER TABLE ONLY public.publish_cursor
+    ADD CONSTRAINT publish_cursor_revision_fkey FOREIGN KEY (environment, revision) REFERENCES public.environment_revision(environment, revision);
+
+ALTER TABLE ONLY public.resource_version
+    ADD CONSTRAINT resource_version_revision_fkey FOREIGN KEY (revision) REFERENCES public.revision(revision);
