@@ -5,8 +5,9 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
-	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/structpb"
@@ -23,7 +24,7 @@ const APIVersion = "sallyport/v1"
 // keeps no part of r.
 //
 // Fields are taken by their JSON and by their proto names, words of enums with
-// or without their prefix, durations as "30s". Unlike in the JSON form of
+// or without their prefix, durations as "30s" or "24h". Unlike in the JSON form of
 // Protocol Buffers null is no value.
 func Decode(r *adminv1.Resource) (Parsed, Problems) {
 	kind := Kind(r.GetKind())
@@ -227,21 +228,22 @@ func (d *decoder) nested(at *place, v *structpb.Value, empty protoreflect.Value)
 	return empty, true
 }
 
+// duration takes what people write, as in 24h or 1m30s, which includes the
+// seconds of the JSON form.
 func (d *decoder) duration(at *place, v *structpb.Value, into *durationpb.Duration) bool {
-	const form = `a duration in seconds, such as "30s" or "0.5s"`
+	const form = `a duration, such as "30s", "1m30s" or "24h"`
 	text, ok := v.GetKind().(*structpb.Value_StringValue)
 	if !ok {
 		d.mistyped(at, v, form)
 		return false
 	}
-	quoted, err := protojson.Marshal(v)
-	if err == nil {
-		err = protojson.Unmarshal(quoted, into)
-	}
+	length, err := time.ParseDuration(text.StringValue)
 	if err != nil {
 		d.refuse(at, ReasonInvalidValue, "%s is not %s", quote(text.StringValue), form)
+		return false
 	}
-	return err == nil
+	proto.Merge(into, durationpb.New(length))
+	return true
 }
 
 func (d *decoder) enum(at *place, v *structpb.Value, e protoreflect.EnumDescriptor, empty protoreflect.Value) (protoreflect.Value, bool) {

@@ -79,7 +79,7 @@ func TestDecodeFindsAllProblems(t *testing.T) {
 			"spec.hosts[3] invalid_value", "spec.hosts[4] invalid_value", "spec.hosts[6] invalid_value", "spec.authentication.identityProviders[0] invalid_value",
 		}},
 		{of("Route", `{hosts: [a], upstream: u, authentication: {anonymous: true}, timeout: 30}`), []string{"spec.timeout wrong_type"}},
-		{of("Route", `{hosts: [a], upstream: u, authentication: {anonymous: true}, timeout: 5m}`), []string{"spec.timeout invalid_value"}},
+		{of("Route", `{hosts: [a], upstream: u, authentication: {anonymous: true}, timeout: 5 m}`), []string{"spec.timeout invalid_value"}},
 		{of("Route", `{hosts: [a], upstream: u, authentication: {anonymous: true}, timeout: 0s}`), []string{"spec.timeout invalid_value"}},
 		{of("Route", `{hosts: [a], upstream: u, authentication: {anonymous: true}, timeout: 3601s}`), []string{"spec.timeout invalid_value"}},
 		{of("Route", `{hosts: [a], upstream: u, authentication: {identity_providers: [p], identityProviders: [q]}}`), []string{"spec.authentication.identityProviders duplicate_field"}},

@@ -168,7 +168,7 @@ metadata: {namespace: shop, name: y}
 spec:
   hosts:
   - a.example
-  timeout: 5m
+  timeout: 5 m
 `
 	var got []string
 	for _, l := range parse(t, file) {
