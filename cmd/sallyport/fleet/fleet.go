@@ -364,16 +364,23 @@ func (f *Fleet) startProxies(ctx context.Context) error {
 		return err
 	}
 	for _, cloud := range []string{"aws", "gcp"} {
-		if err := f.startProxy(binary, cloud); err != nil {
+		if err := f.addProxy(binary, cloud); err != nil {
 			return err
 		}
 	}
 	if err := f.saveResources(); err != nil {
 		return err
 	}
-	revision, err := f.Admin.Apply(ctx, f.firstResources(), "the demo begins")
+	// Before the proxies start: one that has to wait for its Enrollment asks
+	// again after a while only.
+	revision, err := f.Admin.Apply(ctx, f.firstResources(), "the fleet begins")
 	if err != nil {
 		return fmt.Errorf("apply the first resources: %w", err)
+	}
+	for _, p := range f.Members {
+		if err := p.Start(); err != nil {
+			return err
+		}
 	}
 	for _, p := range f.Members {
 		if err := f.ready(ctx, p.Status, p.Process); err != nil {
@@ -404,7 +411,8 @@ func (f *Fleet) Connected(ctx context.Context) error {
 	}
 }
 
-func (f *Fleet) startProxy(binary, cloud string) error {
+// addProxy makes a proxy that is ready to be started.
+func (f *Fleet) addProxy(binary, cloud string) error {
 	name := cloud + "-1"
 	socket, err := f.workload("spiffe://"+trustDomain+"/proxy/"+cloud+"/1", name)
 	if err != nil {
@@ -436,7 +444,7 @@ func (f *Fleet) startProxy(binary, cloud string) error {
 	}
 	f.Members = append(f.Members, p)
 	f.ends = append(f.ends, p.Stop)
-	return p.Start()
+	return nil
 }
 
 // Ready waits until a process says that it is.

@@ -1,0 +1,206 @@
+// Package dataplane wires one proxy from its settings.
+package dataplane
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/sallyport/sallyport/dataplane/gateway"
+	"github.com/sallyport/sallyport/dataplane/link"
+	"github.com/sallyport/sallyport/dataplane/record"
+	"github.com/sallyport/sallyport/dataplane/upstream"
+	"github.com/sallyport/sallyport/internal/authn"
+	"github.com/sallyport/sallyport/internal/build"
+	"github.com/sallyport/sallyport/internal/compile"
+	"github.com/sallyport/sallyport/internal/identity"
+	"github.com/sallyport/sallyport/internal/snapshot"
+)
+
+// Proxy is one proxy process.
+type Proxy struct {
+	settings Settings
+	log      *slog.Logger
+	metrics  *prometheus.Registry
+
+	source    *identity.Source
+	authn     *authn.Pool
+	upstreams *upstream.Pool
+	recorder  *record.Recorder
+	gateway   *gateway.Gateway
+	link      *link.Link
+
+	stopping atomic.Bool
+}
+
+// New checks the settings and builds a proxy. It reads the file that they name
+// and connects to nothing.
+func New(s Settings, log *slog.Logger) (*Proxy, error) {
+	if err := s.Validate(); err != nil {
+		return nil, err
+	}
+	p := &Proxy{settings: s, log: log, metrics: prometheus.NewRegistry()}
+	p.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	for _, open := range []func() error{p.openIdentity, p.openServices, p.openGateway, p.openLink} {
+		if err := open(); err != nil {
+			return nil, err
+		}
+	}
+	return p, nil
+}
+
+func (p *Proxy) openIdentity() error {
+	addr, err := identity.SocketAddr(p.settings.Workload.Socket)
+	if err != nil {
+		return fmt.Errorf("workload.socket: %w", err)
+	}
+	domain, err := identity.ParseTrustDomain(p.settings.Workload.TrustDomain)
+	if err != nil {
+		return fmt.Errorf("workload.trust_domain: %w", err)
+	}
+	p.source, err = identity.New(identity.Config{SocketAddr: addr, TrustDomain: domain, Log: p.log})
+	if err != nil {
+		return err
+	}
+	return p.metrics.Register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "sallyport_identity_expires_timestamp_seconds",
+		Help: "When our X.509-SVID expires, in Unix seconds; 0 without one.",
+	}, func() float64 {
+		expires := p.source.Expiry()
+		if expires.IsZero() {
+			return 0
+		}
+		return float64(expires.Unix())
+	}))
+}
+
+// openServices builds what the gateway rests on.
+func (p *Proxy) openServices() (err error) {
+	p.authn, err = authn.New(authn.Config{Log: p.log, Registerer: p.metrics})
+	if err != nil {
+		return err
+	}
+	p.upstreams, err = upstream.New(upstream.Config{Identity: p.source, Log: p.log, Registerer: p.metrics})
+	if err != nil {
+		return err
+	}
+	var writer io.Writer = os.Stdout
+	if !p.settings.recordsToStdout() {
+		writer = &recordFile{path: p.settings.Records}
+	}
+	p.recorder, err = record.New(record.Config{Writer: writer, Log: p.log, Registerer: p.metrics})
+	return err
+}
+
+func (p *Proxy) openGateway() (err error) {
+	p.gateway, err = gateway.New(gateway.Config{
+		Identity:   p.source,
+		Authn:      p.authn,
+		Upstreams:  p.upstreams,
+		Record:     p.recorder,
+		Log:        p.log,
+		Age:        func() (time.Duration, bool) { return p.link.Age() },
+		Registerer: p.metrics,
+	})
+	return err
+}
+
+func (p *Proxy) openLink() error {
+	key, err := p.settings.rootKey()
+	if err != nil {
+		return fmt.Errorf("root_public_key: %w", err)
+	}
+	p.link, err = link.New(link.Config{
+		ControlPlanes:  p.settings.ControlPlanes,
+		ControlPlaneID: identity.ID(p.settings.ControlPlaneID),
+		Identity:       p.source,
+		Instance:       p.settings.Instance,
+		Build:          build.Version(),
+		Verifier:       snapshot.NewVerifier(key),
+		Directory:      p.settings.StateDirectory,
+		Enforcer:       enforcer{p.gateway},
+		Log:            p.log,
+		Registerer:     p.metrics,
+	})
+	return err
+}
+
+// Run serves until ctx ends or a part fails, then lets requests end that are
+// under way. The last good snapshot is in force before anybody is asked.
+// Losing the control plane or the Workload API ends nothing.
+func (p *Proxy) Run(ctx context.Context) error {
+	// What requests rest on goes on until the last of them has ended.
+	base, end := context.WithCancel(context.WithoutCancel(ctx))
+	defer end()
+	services, base := errgroup.WithContext(base)
+	services.Go(func() error { return p.source.Run(base) })
+	services.Go(func() error { return p.authn.Run(base) })
+	services.Go(func() error { return p.upstreams.Run(base) })
+	services.Go(func() error { return p.recorder.Run(base) })
+	services.Go(func() error { return p.admin(base) })
+
+	serving, ctx := errgroup.WithContext(ctx)
+	serving.Go(func() error { return p.link.Run(ctx) })
+	serving.Go(func() error { return p.gateway.Run(ctx) })
+	serving.Go(func() error {
+		select {
+		case <-ctx.Done():
+			p.stopping.Store(true)
+			return nil
+		case <-base.Done():
+			return errServices
+		}
+	})
+	err := serving.Wait()
+	end()
+	if broken := services.Wait(); broken != nil {
+		return broken
+	}
+	return err
+}
+
+// errServices ends what serves; what it stands for is told by the services.
+var errServices = errors.New("a service of the proxy has ended")
+
+// enforcer has the gateway decide by what the link accepts.
+type enforcer struct{ gateway *gateway.Gateway }
+
+// Enforce implements link.Enforcer.
+func (e enforcer) Enforce(s *snapshot.Snapshot) {
+	e.gateway.Apply(compile.Compile(e.gateway.Current(), s))
+}
+
+// Enforced implements link.Enforcer.
+func (e enforcer) Enforced() link.Enforced {
+	live := e.gateway.Current()
+	if live == nil {
+		return link.Enforced{}
+	}
+	enforced := link.Enforced{Root: live.EnforcedRoot()}
+	for _, r := range live.Rejects() {
+		enforced.Rejects = append(enforced.Rejects, link.Reject{Key: r.Key, Reason: r.Reason})
+	}
+	return enforced
+}
+
+// Listeners implements link.Enforcer.
+func (e enforcer) Listeners() []link.Listener {
+	all := e.gateway.Listeners()
+	status := make([]link.Listener, len(all))
+	for i, l := range all {
+		status[i] = link.Listener{Namespace: l.Namespace, Name: l.Name, Address: l.Address, Err: l.Error}
+	}
+	return status
+}
+
+// Changed implements link.Enforcer.
+func (e enforcer) Changed() <-chan struct{} { return e.gateway.Changed() }

@@ -1,0 +1,229 @@
+package dataplane
+
+import (
+	"crypto/ed25519"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+
+	"sigs.k8s.io/yaml"
+
+	"github.com/sallyport/sallyport/dataplane/link"
+	"github.com/sallyport/sallyport/internal/identity"
+)
+
+const (
+	// maxSettings bounds a settings file and the files that it names, in bytes.
+	maxSettings = 1 << 20
+	// maxInstance bounds an instance, in bytes.
+	maxInstance = 253
+	// toStdout is where records go that no file is named for.
+	toStdout = "stdout"
+)
+
+// Settings are the file of a proxy process. What it enforces comes from the
+// control plane.
+type Settings struct {
+	// Instance names this process among the proxies with the same SPIFFE ID;
+	// the host name when empty.
+	Instance string `json:"instance"`
+	// ControlPlanes are the URLs of replicas of the control plane, such as
+	// https://controlplane.example:8444. They are tried in random order.
+	ControlPlanes []string `json:"control_planes"`
+	// ControlPlaneID is the SPIFFE ID that every one of them has to prove.
+	ControlPlaneID string `json:"control_plane_id"`
+	// RootPublicKey is the fleet's Ed25519 public key: its 32 bytes in base64.
+	// Nothing is enforced that it did not sign.
+	RootPublicKey string `json:"root_public_key"`
+	// RootPublicKeyFile is a PEM file with that key, instead of RootPublicKey.
+	RootPublicKeyFile string `json:"root_public_key_file"`
+	// Workload is where this process gets its own identity.
+	Workload Workload `json:"workload"`
+	// StateDirectory keeps the last good snapshot. It is created if need be,
+	// and belongs to this process alone.
+	StateDirectory string `json:"state_directory"`
+	// Admin is the listener for /healthz, /readyz and /metrics, without TLS;
+	// none when its address is empty.
+	Admin Admin `json:"admin"`
+	// Records is the file to which decisions are appended, a JSON line each;
+	// standard output when it is empty or "stdout". A file that was moved away
+	// is created anew.
+	Records string `json:"records"`
+}
+
+// Workload names the SPIFFE Workload API.
+type Workload struct {
+	// Socket is the path of its unix socket.
+	Socket string `json:"socket"`
+	// TrustDomain is that of this proxy, such as prod.example.
+	TrustDomain string `json:"trust_domain"`
+}
+
+// Admin is an address to listen on.
+type Admin struct {
+	// Address is host:port; an empty host is every address.
+	Address string `json:"address"`
+}
+
+// LoadSettings reads a settings file. A key that is not known is an error, and
+// so is everything else that is wrong, all at once.
+func LoadSettings(path string) (Settings, error) {
+	b, err := readBounded(path)
+	if err != nil {
+		return Settings{}, fmt.Errorf("read settings: %w", err)
+	}
+	var s Settings
+	if err := yaml.UnmarshalStrict(b, &s); err != nil {
+		return Settings{}, fmt.Errorf("settings %s: %w", path, err)
+	}
+	if s.Instance == "" {
+		if s.Instance, err = os.Hostname(); err != nil {
+			return Settings{}, fmt.Errorf("host name: %w", err)
+		}
+	}
+	if err := s.Validate(); err != nil {
+		return Settings{}, fmt.Errorf("settings %s:\n%w", path, err)
+	}
+	return s, nil
+}
+
+// Validate returns everything that is wrong with the settings, one problem a
+// line. It reads the file that they name.
+func (s *Settings) Validate() error {
+	var errs []error
+	report := func(field string, err error) {
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", field, err))
+		}
+	}
+	report("instance", checkInstance(s.Instance))
+	if len(s.ControlPlanes) == 0 {
+		report("control_planes", errRequired)
+	}
+	for i, url := range s.ControlPlanes {
+		report(fmt.Sprintf("control_planes[%d]", i), link.CheckURL(url))
+	}
+	report("control_plane_id", required(s.ControlPlaneID, func(id string) error {
+		_, err := identity.ParseID(id)
+		return err
+	}))
+	_, err := s.rootKey()
+	report("root_public_key", err)
+	report("workload.socket", required(s.Workload.Socket, func(path string) error {
+		_, err := identity.SocketAddr(path)
+		return err
+	}))
+	report("workload.trust_domain", required(s.Workload.TrustDomain, func(name string) error {
+		_, err := identity.ParseTrustDomain(name)
+		return err
+	}))
+	report("state_directory", required(s.StateDirectory, checkAbsolute))
+	if s.Admin.Address != "" {
+		report("admin.address", checkAddress(s.Admin.Address))
+	}
+	if !s.recordsToStdout() {
+		report("records", checkAbsolute(s.Records))
+	}
+	return errors.Join(errs...)
+}
+
+var errRequired = errors.New("is required")
+
+func required(value string, check func(string) error) error {
+	if value == "" {
+		return errRequired
+	}
+	return check(value)
+}
+
+func checkInstance(name string) error {
+	ok, err := regexp.MatchString(`^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$`, name)
+	if err != nil {
+		return err
+	}
+	if !ok || len(name) > maxInstance {
+		return fmt.Errorf("%q is not a name of letters, digits, dots, hyphens and underscores, of at most %d bytes", name, maxInstance)
+	}
+	return nil
+}
+
+func checkAbsolute(path string) error {
+	if !filepath.IsAbs(path) {
+		return fmt.Errorf("%q is not an absolute path", path)
+	}
+	return nil
+}
+
+func checkAddress(address string) error {
+	_, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return err
+	}
+	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+		return fmt.Errorf("port %q is not a number from 0 to 65535", port)
+	}
+	return nil
+}
+
+func (s *Settings) recordsToStdout() bool { return s.Records == "" || s.Records == toStdout }
+
+// rootKey returns the pinned key.
+func (s *Settings) rootKey() (ed25519.PublicKey, error) {
+	switch {
+	case s.RootPublicKey == "" && s.RootPublicKeyFile == "":
+		return nil, errors.New("give it, or root_public_key_file")
+	case s.RootPublicKey != "" && s.RootPublicKeyFile != "":
+		return nil, errors.New("give it or root_public_key_file, not both")
+	case s.RootPublicKeyFile != "":
+		return readPublicKey(s.RootPublicKeyFile)
+	}
+	key, err := base64.StdEncoding.DecodeString(s.RootPublicKey)
+	if err != nil || len(key) != ed25519.PublicKeySize {
+		return nil, fmt.Errorf("is not the base64 of %d bytes", ed25519.PublicKeySize)
+	}
+	return key, nil
+}
+
+func readPublicKey(path string) (ed25519.PublicKey, error) {
+	b, err := readBounded(path)
+	if err != nil {
+		return nil, err
+	}
+	block, _ := pem.Decode(b)
+	if block == nil || block.Type != "PUBLIC KEY" {
+		return nil, fmt.Errorf("%s is not a PEM file with a public key", path)
+	}
+	parsed, err := x509.ParsePKIXPublicKey(block.Bytes)
+	if err != nil {
+		return nil, fmt.Errorf("parse public key: %w", err)
+	}
+	key, ok := parsed.(ed25519.PublicKey)
+	if !ok {
+		return nil, fmt.Errorf("%s is not an Ed25519 key", path)
+	}
+	return key, nil
+}
+
+func readBounded(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxSettings+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(b) > maxSettings {
+		return nil, fmt.Errorf("%s has more than %d bytes", path, maxSettings)
+	}
+	return b, nil
+}
