@@ -281,3 +281,25 @@ func announcesTrailers(te []string) bool {
 	}
 	return false
 }
+
+// CleanTrailer removes from trailer, in place, the fields that may not come
+// behind a body, and returns it: what is malformed, what Canonicalise removes
+// or takes only once, and what says how to understand what came before
+// (RFC 9110, section 6.5.1). Servers that merge trailers into the header would
+// otherwise believe in a trailer what is refused in a header.
+func CleanTrailer(trailer map[string][]string) map[string][]string {
+	for name, values := range trailer {
+		if f, err := judge(name, values); err != nil || f != forwarded || !mayTrail(name) {
+			delete(trailer, name)
+		}
+	}
+	return trailer
+}
+
+func mayTrail(name string) bool {
+	switch name {
+	case "Cache-Control", "Pragma", "Set-Cookie", "Www-Authenticate":
+		return false
+	}
+	return !strings.HasPrefix(name, "Content-") && !strings.HasPrefix(name, "If-") && !strings.HasPrefix(name, "Accept")
+}

@@ -508,3 +508,21 @@ func BenchmarkCanonicalise(b *testing.B) {
 		})
 	}
 }
+
+func TestCleanTrailer(t *testing.T) {
+	trailer := map[string][]string{
+		"X-Checksum": {"7"}, "Expires": {"0", "1"}, "X-Amz-Checksum-Crc32": {"a"}, // may come behind a body
+		"Authorization": {"Bearer x"}, "Content-Length": {"1"}, "Transfer-Encoding": {"chunked"}, "Host": {"a"},
+		"X-Forwarded-For": {"127.0.0.1"}, "Sallyport-Decision-Id": {"1"}, "X_user": {"a"}, "x-lower": {"a"},
+		"Content-Type": {"text/html"}, "If-Match": {"*"}, "Cache-Control": {"no-store"}, "X-Broken": {"a\nb"}, "X-Empty": nil,
+		"Cookie": {"a=b"}, "Te": {"trailers"}, "Trailer": {"X"},
+	}
+	var got []string
+	for name := range request.CleanTrailer(trailer) {
+		got = append(got, name)
+	}
+	slices.Sort(got)
+	if want := []string{"Expires", "X-Amz-Checksum-Crc32", "X-Checksum"}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
