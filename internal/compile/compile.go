@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/sallyport/sallyport/internal/failpoint"
 	"github.com/sallyport/sallyport/internal/policy"
 	"github.com/sallyport/sallyport/internal/resource"
 	"github.com/sallyport/sallyport/internal/snapshot"
@@ -328,6 +329,9 @@ func (t *Table) bind(slot int32, above []rejection) (policy.Binding, []*document
 		} else {
 			b.Policies = append(b.Policies, d.policy)
 		}
+	}
+	if failpoint.Active("gateway.drop-policy") && len(b.Policies) > 0 {
+		b.Policies = b.Policies[1:]
 	}
 	for _, rejection := range above {
 		if rejection.document.control.controls(r) {
