@@ -101,3 +101,26 @@ func (d *deadlines) apply() error {
 	}
 	return d.conn.SetReadDeadline(t)
 }
+
+// patience keeps a write deadline ahead of a client that takes what it is sent.
+// It is moved only now and then, because moving it costs.
+type patience struct {
+	conn net.Conn
+	most time.Duration
+
+	mu    sync.Mutex
+	begun time.Time // when the deadline was last moved
+}
+
+func (p *patience) extend() {
+	if p.most == 0 {
+		return
+	}
+	now := time.Now()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if now.Sub(p.begun) > p.most/8 {
+		p.begun = now
+		_ = p.conn.SetWriteDeadline(now.Add(p.most)) // a write will tell
+	}
+}

@@ -50,9 +50,11 @@ const (
 type HTTP1 struct {
 	net.Conn
 
-	refused atomic.Pointer[request.Error]
-	heads   atomic.Int64
-	reads   deadlines
+	refused   atomic.Pointer[request.Error]
+	heads     atomic.Int64
+	abandoned atomic.Bool // within a body
+	reads     deadlines
+	writes    patience
 
 	// These belong to who reads.
 	buf   buffer
@@ -74,10 +76,17 @@ const (
 	trailer
 )
 
-// NewHTTP1 returns conn with strict reads. A head that has begun has to be
-// complete within headTimeout.
-func NewHTTP1(conn net.Conn, headTimeout time.Duration) *HTTP1 {
-	return &HTTP1{Conn: conn, reads: deadlines{conn: conn, headTimeout: headTimeout}}
+// Timeouts bound how long a client may take. Zero is for ever.
+type Timeouts struct {
+	Head  time.Duration // for a head that has begun
+	Write time.Duration // for taking what it is sent, roughly
+}
+
+// NewHTTP1 returns conn with strict reads.
+func NewHTTP1(conn net.Conn, t Timeouts) *HTTP1 {
+	return &HTTP1{
+		Conn: conn, reads: deadlines{conn: conn, headTimeout: t.Head}, writes: patience{conn: conn, most: t.Write},
+	}
 }
 
 // Refused returns why the last head was refused, or nil if none was.
@@ -119,16 +128,24 @@ func (c *HTTP1) advance() error {
 		c.took(c.ready)
 		return nil
 	}
-	// What is wrong with a body is wrong with all that follows.
 	switch c.part {
 	case chunkLine:
-		c.err = c.advanceChunk()
+		c.abandon(c.advanceChunk())
 	case chunkEnd:
-		c.err = c.advanceChunkEnd()
+		c.abandon(c.advanceChunkEnd())
 	default:
-		c.err = c.advanceTrailer()
+		c.abandon(c.advanceTrailer())
 	}
 	return c.err
+}
+
+// abandon ends reading if there is an error within a body: the rest of it is
+// lost, and with it the beginning of the next message.
+func (c *HTTP1) abandon(err error) {
+	if err != nil {
+		c.err = err
+		c.abandoned.Store(true)
+	}
 }
 
 // advanceHead leaves errors of the connection to the next read: a server may
@@ -170,12 +187,11 @@ func (c *HTTP1) refuse(err *request.Error) {
 	c.ready, c.err = len(refusedHead), io.EOF
 }
 
-// readBody reads past buf. After an error the rest of the body is lost, and
-// with it the beginning of the next message.
+// readBody reads past buf.
 func (c *HTTP1) readBody(p []byte) (int, error) {
 	n, err := c.Conn.Read(p[:min(int64(len(p)), c.left)])
 	c.took(n)
-	c.err = err
+	c.abandon(err)
 	return n, err
 }
 
@@ -235,6 +251,15 @@ func (c *HTTP1) advanceTrailer() error {
 	return nil
 }
 
+// Write writes. A client that stops reading is given up.
+func (c *HTTP1) Write(p []byte) (int, error) {
+	c.writes.extend()
+	return c.Conn.Write(p)
+}
+
+// SetWriteDeadline does nothing: Timeouts has said how long a write may take.
+func (c *HTTP1) SetWriteDeadline(time.Time) error { return nil }
+
 // SetReadDeadline is that of net.Conn. A head that has begun may end sooner.
 func (c *HTTP1) SetReadDeadline(t time.Time) error { return c.reads.set(t) }
 
@@ -246,11 +271,18 @@ func (c *HTTP1) CloseWrite() error {
 	return nil
 }
 
-// Close closes the connection. A refused client that may still be sending is
-// heard out, within bounds, so that it can read the answer.
+// Close closes the connection. A client that may still be sending what was
+// refused is heard out, within bounds, so that it can read the answer.
 func (c *HTTP1) Close() error {
-	if c.refused.Load() != nil && c.CloseWrite() == nil && c.Conn.SetReadDeadline(time.Now().Add(lingerTime)) == nil {
-		_, _ = io.CopyN(io.Discard, c.Conn, lingerBytes) // whatever ends it, the end is near
+	if c.refused.Load() != nil || c.abandoned.Load() {
+		c.linger()
 	}
 	return c.Conn.Close()
+}
+
+func (c *HTTP1) linger() {
+	if c.CloseWrite() != nil || c.Conn.SetReadDeadline(time.Now().Add(lingerTime)) != nil {
+		return
+	}
+	_, _ = io.CopyN(io.Discard, c.Conn, lingerBytes) // whatever ends it, the end is near
 }

@@ -27,7 +27,9 @@ func (s sent) Write(p []byte) (int, error)     { return len(p), nil }
 func (s sent) SetReadDeadline(time.Time) error { return nil }
 func (s sent) Close() error                    { return nil }
 
-func conn(r io.Reader) *wire.HTTP1 { return wire.NewHTTP1(sent{Reader: r}, time.Second) }
+func conn(r io.Reader) *wire.HTTP1 {
+	return wire.NewHTTP1(sent{Reader: r}, wire.Timeouts{Head: time.Second})
+}
 
 const (
 	get  = "GET /v1/orders/7?x=1 HTTP/1.1\r\nHost: api.shop.example\r\n"
@@ -234,7 +236,7 @@ func TestNothingFollowsARefusal(t *testing.T) {
 // what it would read is somebody's body.
 func TestDeadlines(t *testing.T) {
 	server, client := net.Pipe()
-	w := wire.NewHTTP1(server, time.Minute)
+	w := wire.NewHTTP1(server, wire.Timeouts{Head: time.Minute})
 	p := make([]byte, 4096)
 	past := time.Unix(1, 0)
 
@@ -274,7 +276,7 @@ func TestDeadlines(t *testing.T) {
 
 func TestSlowHeads(t *testing.T) {
 	server, client := net.Pipe()
-	w := wire.NewHTTP1(server, 20*time.Millisecond)
+	w := wire.NewHTTP1(server, wire.Timeouts{Head: 20 * time.Millisecond})
 	go func() { _, _ = io.WriteString(client, "GET / HT") }()
 	// Servers set deadlines of their own; a head that has begun ends sooner.
 	if err := w.SetReadDeadline(time.Now().Add(time.Hour)); err != nil {
@@ -284,6 +286,19 @@ func TestSlowHeads(t *testing.T) {
 	var timeout net.Error
 	if n != 0 || !errors.As(err, &timeout) || !timeout.Timeout() {
 		t.Errorf("%d, %v, want a timeout", n, err)
+	}
+	_ = client.Close()
+	_ = w.Close()
+}
+
+func TestClientThatStopsReading(t *testing.T) {
+	server, client := net.Pipe()
+	w := wire.NewHTTP1(server, wire.Timeouts{Write: 50 * time.Millisecond})
+	p := make([]byte, 10)
+	go func() { _, _ = io.ReadFull(client, p[:5]) }()
+	var timeout net.Error
+	if n, err := w.Write(p); n != 5 || !errors.As(err, &timeout) || !timeout.Timeout() {
+		t.Errorf("%d bytes, %v, want a timeout after 5", n, err)
 	}
 	_ = client.Close()
 	_ = w.Close()

@@ -1,0 +1,113 @@
+package gateway
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// errBodyClosed ends the reads of a transport that has its answer.
+var errBodyClosed = errors.New("body is closed")
+
+// body is a request's body on its way to an upstream. A transport reads it in a
+// goroutine of its own, for as long as it likes: finish ends that, so that no
+// handler waits for a client that goes on sending after the answer is complete,
+// and nothing reads of a connection that the server has taken back.
+type body struct {
+	from    io.ReadCloser
+	unblock func() // ends a Read of from that waits
+	trailer func() // called at the end of from, before that is told
+
+	begun, ended, closed atomic.Bool
+	unblocked            sync.Once
+
+	reading sync.Mutex // held while from is read
+	count   int64
+	err     error // of from; nil at its end
+}
+
+// newBody returns nil for a request that has no body.
+func newBody(w http.ResponseWriter, r *http.Request, trailer func()) *body {
+	if r.Body == nil || r.Body == http.NoBody || r.ContentLength == 0 {
+		return nil
+	}
+	b := &body{from: r.Body, trailer: trailer}
+	if r.ProtoMajor == 1 {
+		// To close the server's body would wait for the read. The connection is
+		// lost by this; it would be anyway, with a client in the middle of a body.
+		b.unblock = func() { _ = http.NewResponseController(w).SetReadDeadline(time.Unix(1, 0)) }
+	} else {
+		b.unblock = func() { _ = b.from.Close() }
+	}
+	return b
+}
+
+// Read implements io.Reader.
+func (b *body) Read(p []byte) (int, error) {
+	b.reading.Lock()
+	defer b.reading.Unlock()
+	b.begun.Store(true)
+	if b.closed.Load() {
+		return 0, errBodyClosed
+	}
+	n, err := b.from.Read(p)
+	b.count += int64(n)
+	switch {
+	case errors.Is(err, io.EOF):
+		b.ended.Store(true)
+		b.trailer()
+	case err != nil:
+		b.ended.Store(true)
+		if !b.closed.Load() {
+			b.err = err
+		}
+	}
+	return n, err
+}
+
+// Close is for the transport. Before the first Read it does nothing: the body
+// is whole, and may go to another endpoint.
+func (b *body) Close() error {
+	if b.begun.Load() {
+		b.stop()
+	}
+	return nil
+}
+
+func (b *body) stop() {
+	b.closed.Store(true)
+	if b.begun.Load() && !b.ended.Load() {
+		b.unblocked.Do(b.unblock)
+	}
+}
+
+// finish returns when nothing reads the body any more, and how much was read.
+// A nil body has nothing to finish.
+func (b *body) finish() (count int64, err error) {
+	if b == nil {
+		return 0, nil
+	}
+	b.stop()
+	b.reading.Lock()
+	defer b.reading.Unlock()
+	return b.count, b.err
+}
+
+// abandonTime is how long the server may read on in a body that nobody wants,
+// to keep the connection.
+const abandonTime = 500 * time.Millisecond
+
+// abandonBody has the answer sent without waiting for the body, as the server
+// would over HTTP/1.1, and bounds how long the server reads on after it.
+func (x *exchange) abandonBody() {
+	if x.r.ProtoMajor != 1 {
+		return
+	}
+	control := http.NewResponseController(x.w)
+	// A connection that takes neither is lost already.
+	_ = control.EnableFullDuplex()
+	_ = control.SetReadDeadline(time.Now().Add(abandonTime))
+}

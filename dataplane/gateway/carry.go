@@ -1,0 +1,136 @@
+package gateway
+
+import (
+	"errors"
+	"io"
+	"mime"
+	"net/http"
+	"net/textproto"
+	"slices"
+	"strings"
+	"sync"
+)
+
+// carry sends an answer to the client and returns how much of its body. An
+// error is the upstream's unless the client is gone.
+func (x *exchange) carry(answer *http.Response) (int64, error) {
+	h := x.w.Header()
+	takeOver(h, answer.Header)
+	x.tag(h)
+	announced := len(answer.Trailer)
+	for name := range answer.Trailer {
+		if isTrailer(name) {
+			h.Add("Trailer", name)
+		}
+	}
+	x.w.WriteHeader(answer.StatusCode)
+	sent, err := x.copy(answer)
+	if err != nil {
+		return sent, err
+	}
+	for name, values := range answer.Trailer {
+		switch {
+		case !isTrailer(name):
+		case announced > 0:
+			h[name] = values
+		default:
+			h[http.TrailerPrefix+name] = values
+		}
+	}
+	return sent, nil
+}
+
+// buffers holds *[]byte for bodies on their way.
+type buffers struct{ pool sync.Pool }
+
+const bufferSize = 32 << 10
+
+func (b *buffers) get() *[]byte {
+	if p, ok := b.pool.Get().(*[]byte); ok {
+		return p
+	}
+	p := make([]byte, bufferSize)
+	return &p
+}
+
+// copy sends the body as it comes. What has no announced length may be a stream
+// whose next part is a long time off: nothing of it is held back.
+func (x *exchange) copy(answer *http.Response) (sent int64, err error) {
+	if x.r.Method == http.MethodHead || answer.Body == http.NoBody {
+		return 0, nil
+	}
+	control := http.NewResponseController(x.w)
+	streams := isStream(answer)
+	if streams {
+		if err := control.Flush(); err != nil {
+			return 0, failure{reason: ReasonClientGone}
+		}
+	}
+	buffer := x.gateway.buffers.get()
+	defer x.gateway.buffers.pool.Put(buffer)
+	for {
+		n, err := answer.Body.Read(*buffer)
+		if n > 0 {
+			if _, err := x.w.Write((*buffer)[:n]); err != nil {
+				return sent, failure{reason: ReasonClientGone}
+			}
+			sent += int64(n)
+		}
+		switch {
+		case errors.Is(err, io.EOF):
+			return sent, nil
+		case err != nil:
+			return sent, failure{reason: ReasonInterrupted}
+		case streams:
+			if err := control.Flush(); err != nil {
+				return sent, failure{reason: ReasonClientGone}
+			}
+		}
+	}
+}
+
+func isStream(answer *http.Response) bool {
+	if answer.ContentLength < 0 {
+		return true
+	}
+	media, _, err := mime.ParseMediaType(answer.Header.Get("Content-Type"))
+	return err == nil && media == "text/event-stream"
+}
+
+// takeOver copies an answer's header, without what is the connection's, and
+// without what would lead clients past the gateway. Names that are ours are
+// not the upstream's to use.
+func takeOver(to, from http.Header) {
+	for name, values := range from {
+		if !isOfConnection(name) && name != "Alt-Svc" && !strings.HasPrefix(name, "Sallyport-") {
+			to[name] = values
+		}
+	}
+	for _, value := range from["Connection"] {
+		for option := range strings.SplitSeq(value, ",") {
+			delete(to, textproto.CanonicalMIMEHeaderKey(textproto.TrimString(option)))
+		}
+	}
+	if _, ok := from["Content-Type"]; !ok {
+		to["Content-Type"] = nil // else net/http guesses
+	}
+	if _, ok := from["Date"]; !ok {
+		to["Date"] = nil
+	}
+}
+
+// isOfConnection tells the fields of RFC 9110, section 7.6.1, and their kin.
+func isOfConnection(name string) bool {
+	switch name {
+	case "Connection", "Keep-Alive", "Proxy-Authenticate", "Proxy-Connection",
+		"Te", "Trailer", "Transfer-Encoding", "Upgrade":
+		return true
+	}
+	return false
+}
+
+// isTrailer tells what may come behind an answer's body.
+func isTrailer(name string) bool {
+	return !isOfConnection(name) && !strings.HasPrefix(name, "Sallyport-") &&
+		!slices.Contains([]string{"Content-Length", "Content-Type", "Content-Encoding", "Set-Cookie"}, name)
+}

@@ -1,0 +1,90 @@
+package gateway
+
+import (
+	"context"
+	"crypto/tls"
+	"net"
+	"net/netip"
+	"sync/atomic"
+	"time"
+
+	"github.com/sallyport/sallyport/dataplane/gateway/wire"
+	"github.com/sallyport/sallyport/internal/identity"
+)
+
+// client is who is at the other end of a connection, as far as the connection
+// tells. But for the last fields it is immutable.
+type client struct {
+	listener   string // namespace/name
+	address    netip.Addr
+	tlsVersion string // "1.2" or "1.3"
+	serverName string
+	alpn       string
+
+	peer        identity.ID // empty without a client certificate
+	peerExpires time.Time
+
+	http1  *wire.HTTP1  // nil for HTTP/2
+	served atomic.Int64 // requests over http1
+}
+
+// newClient reads a connection whose handshake is complete. The certificate was
+// verified in it; what is wrong with its names is an error.
+func newClient(listener string, remote net.Addr, state *tls.ConnectionState) (*client, error) {
+	c := &client{listener: listener, serverName: state.ServerName, alpn: state.NegotiatedProtocol, tlsVersion: "1.2"}
+	if state.Version == tls.VersionTLS13 {
+		c.tlsVersion = "1.3"
+	}
+	if tcp, ok := remote.(*net.TCPAddr); ok {
+		c.address = tcp.AddrPort().Addr().Unmap()
+	}
+	if len(state.PeerCertificates) == 0 {
+		return c, nil
+	}
+	id, err := identity.PeerID(state)
+	if err != nil {
+		return nil, err
+	}
+	c.peer, c.peerExpires = id, state.PeerCertificates[0].NotAfter
+	return c, nil
+}
+
+// inStep reports whether the server has not seen more requests than were found
+// on the wire. If it has, it takes a body for a request.
+func (c *client) inStep() bool {
+	return c.http1 == nil || c.served.Add(1) <= c.http1.Heads()
+}
+
+// http1Conn and http2Conn are what the server is given.
+type (
+	http1Conn struct {
+		*wire.HTTP1
+		client *client
+	}
+	http2Conn struct {
+		*wire.HTTP2
+		client *client
+	}
+)
+
+type clientKey struct{}
+
+// withClient is the server's ConnContext.
+func withClient(ctx context.Context, conn net.Conn) context.Context {
+	switch c := conn.(type) {
+	case http1Conn:
+		return context.WithValue(ctx, clientKey{}, c.client)
+	case http2Conn:
+		return context.WithValue(ctx, clientKey{}, c.client)
+	}
+	return ctx
+}
+
+// clientOf returns whose request ctx is. There is nobody without one.
+func clientOf(ctx context.Context) *client {
+	c, ok := ctx.Value(clientKey{}).(*client)
+	if !ok {
+		return &client{}
+	}
+	return c
+}

@@ -1,0 +1,58 @@
+package gateway
+
+import (
+	"github.com/sallyport/sallyport/dataplane/upstream"
+	"github.com/sallyport/sallyport/internal/authn"
+	"github.com/sallyport/sallyport/internal/compile"
+	"github.com/sallyport/sallyport/internal/identity"
+	"github.com/sallyport/sallyport/internal/pattern"
+	"github.com/sallyport/sallyport/internal/resource"
+	resourcev1 "github.com/sallyport/sallyport/proto/gen/sallyport/resource/v1"
+)
+
+func providers(from []*compile.Provider) []authn.Provider {
+	to := make([]authn.Provider, len(from))
+	for i, p := range from {
+		to[i] = authn.Provider{
+			Namespace: p.Key.Namespace, Name: p.Key.Name, Digest: p.Digest,
+			Issuer: p.Spec.GetIssuer(), JWKSURL: p.Spec.GetJwksUrl(), Audiences: p.Spec.GetAudiences(),
+			GroupsClaim: p.Spec.GetGroupsClaim(), Leeway: p.Spec.GetLeeway().AsDuration(),
+		}
+	}
+	return to
+}
+
+func upstreams(from []*compile.Upstream) []upstream.Spec {
+	to := make([]upstream.Spec, len(from))
+	for i, u := range from {
+		to[i] = upstream.Spec{
+			Namespace: u.Key.Namespace, Name: u.Key.Name, Digest: u.Digest, Endpoints: u.Spec.GetEndpoints(),
+		}
+		switch t := u.Spec.GetTransport().(type) {
+		case *resourcev1.Upstream_Plaintext:
+			to[i].Plaintext = true
+		case *resourcev1.Upstream_Tls:
+			to[i].TLS = &upstream.TLS{CAFile: t.Tls.GetCaFile(), ServerName: t.Tls.GetServerName()}
+		case *resourcev1.Upstream_Spiffe:
+			to[i].SPIFFE = &upstream.SPIFFE{Peers: peers(t.Spiffe.GetPeerIds())}
+		}
+	}
+	return to
+}
+
+// peers leaves out what is no pattern, so that it matches nobody.
+func peers(from []string) []identity.Pattern {
+	var to []identity.Pattern
+	for _, text := range from {
+		if p, err := pattern.ParseSPIFFE(text); err == nil {
+			to = append(to, p)
+		}
+	}
+	return to
+}
+
+func upstreamName(k resource.Key) upstream.Name {
+	return upstream.Name{Namespace: k.Namespace, Name: k.Name}
+}
+
+func name(k resource.Key) string { return k.Namespace + "/" + k.Name }

@@ -1,0 +1,205 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/sallyport/sallyport/dataplane/upstream"
+	"github.com/sallyport/sallyport/internal/authn"
+	"github.com/sallyport/sallyport/internal/compile"
+	"github.com/sallyport/sallyport/internal/policy"
+	"github.com/sallyport/sallyport/internal/request"
+)
+
+// The reasons for which the gateway itself denies, beside those of packages
+// request, wire, authn and policy.
+const (
+	ReasonNoSnapshot  = "no_snapshot"         // nothing is in force yet
+	ReasonStale       = "configuration_stale" // the environment's limit is exceeded
+	ReasonMisdirected = "misdirected_request" // another host than the handshake's
+	ReasonNoRoute     = "no_route"            // nothing claims the request
+	ReasonMethod      = "method_not_allowed"  // something does, with other methods
+	ReasonUnavailable = "control_unavailable" // a control of the route was rejected
+	ReasonUnrecorded  = "record_unavailable"  // the decision could not be recorded
+	ReasonOutOfStep   = "connection_invalid"  // server and client see different requests
+)
+
+// question is a request as it arrived, and where from.
+type question struct {
+	raw     request.Raw
+	refused *request.Error // on the wire, in which case raw says nothing
+	from    *client
+	now     time.Time
+}
+
+// verdict is the answer to a question and its grounds. The zero value denies.
+type verdict struct {
+	allow  bool
+	status int    // of the answer to what is denied
+	reason string // fit for clients, records and metrics
+	detail string // for the record alone
+
+	methods   []string // for Allow, with status 405
+	challenge string   // for WWW-Authenticate
+
+	request   request.Canonical
+	way       *way // nil without a route
+	principal *policy.Principal
+	policy    string
+	steps     []policy.Step
+}
+
+func denied(status int, reason, detail string) verdict {
+	return verdict{status: status, reason: reason, detail: detail}
+}
+
+// decide answers q by s. It looks at nothing else but the age of the
+// configuration, and does nothing but wait for an issuer's keys.
+func (g *Gateway) decide(ctx context.Context, s *state, q *question) verdict {
+	if q.refused != nil {
+		return denied(q.refused.Status, q.refused.Reason, q.refused.Detail)
+	}
+	c, err := request.Canonicalise(q.raw)
+	if err != nil {
+		return malformed(err)
+	}
+	v := g.route(s, q, c)
+	v.request = c
+	if v.reason == "" {
+		g.authorise(ctx, s, q, &v)
+	}
+	return v
+}
+
+func malformed(err error) verdict {
+	var e *request.Error
+	if !errors.As(err, &e) {
+		return denied(http.StatusBadRequest, request.ReasonTargetInvalid, err.Error())
+	}
+	return denied(e.Status, e.Reason, e.Detail)
+}
+
+// route finds the way of a request, or a reason why there is none.
+func (g *Gateway) route(s *state, q *question, c request.Canonical) verdict {
+	switch {
+	case !c.MatchesServerName(q.from.serverName):
+		return denied(http.StatusMisdirectedRequest, ReasonMisdirected, "the connection was made for another host")
+	case s.table == nil:
+		return denied(http.StatusServiceUnavailable, ReasonNoSnapshot, "")
+	case g.stale(s):
+		return denied(http.StatusServiceUnavailable, ReasonStale, "")
+	}
+	r, result := s.table.Match(c.Method, c.Host, c.Path)
+	if r != nil {
+		return verdict{way: g.way(s, r)}
+	}
+	if methods := result.Allow(); len(methods) > 0 {
+		v := denied(http.StatusMethodNotAllowed, ReasonMethod, "")
+		v.methods = methods
+		return v
+	}
+	return denied(http.StatusNotFound, ReasonNoRoute, "")
+}
+
+// stale reports whether the environment has the gateway deny for the age of
+// what it enforces. An age that nobody knows is too high.
+func (g *Gateway) stale(s *state) bool {
+	if s.maxAge == 0 {
+		return false
+	}
+	age, known := g.age()
+	return !known || age > s.maxAge
+}
+
+// authorise finds out who asks, and whether they may.
+func (g *Gateway) authorise(ctx context.Context, s *state, q *question, v *verdict) {
+	route := v.way.route
+	if route.Unavailable != "" {
+		v.status, v.reason, v.detail = http.StatusForbidden, ReasonUnavailable, route.Unavailable
+		return
+	}
+	credentials := authn.Credentials{
+		Authorization: v.request.Header["Authorization"], PeerID: string(q.from.peer), PeerExpires: q.from.peerExpires,
+	}
+	principal, denial := s.authn.Authenticate(ctx, credentials, v.way.accept, q.now)
+	if denial != nil {
+		v.status, v.reason, v.challenge = denial.Status, string(denial.Reason), denial.Challenge
+		return
+	}
+	v.principal = principal
+	in := policy.Input{
+		Principal: principal, Method: v.request.Method, Host: v.request.Host, Path: v.request.Path,
+		Query: v.request.RawQuery, Header: v.request.Header, Route: route.ID(), RouteLabels: route.Labels,
+		ClientIP: q.from.address, Now: q.now, TLSVersion: q.from.tlsVersion, ServerName: q.from.serverName, ALPN: q.from.alpn,
+	}
+	d := s.policies.Decide(&in)
+	v.allow, v.reason, v.policy, v.detail = d.Allow, string(d.Reason), d.Policy, d.Detail
+	if d.Allow {
+		return
+	}
+	v.status = http.StatusForbidden
+	if g.explained.may(q.now) {
+		v.steps = s.policies.Explain(&in)
+		v.steps = v.steps[:min(len(v.steps), maxSteps)]
+	}
+}
+
+// Explaining costs what all policies of a route cost, so denials in great
+// numbers, which cost their sender nothing, are explained only in part. Their
+// detail still names what decided.
+const (
+	maxSteps     = 32
+	maxExplained = 50 // in a second
+)
+
+type explained struct {
+	second, count atomic.Int64
+}
+
+func (e *explained) may(now time.Time) bool {
+	if s := now.Unix(); e.second.Swap(s) != s {
+		e.count.Store(0)
+	}
+	return e.count.Add(1) <= maxExplained
+}
+
+// way is a route with all that its requests need.
+type way struct {
+	route    *compile.Route
+	name     string
+	accept   authn.Accept
+	upstream *upstream.Upstream // nil for one that is not there
+	metrics  wayMetrics
+}
+
+func (g *Gateway) way(s *state, r *compile.Route) *way {
+	if w, ok := s.ways.Load(r); ok {
+		return w.(*way) //nolint:forcetypeassert // nothing else is stored
+	}
+	w := &way{route: r, name: name(r.Key), metrics: g.metrics.way(r, name(r.Key))}
+	w.accept.ClientCertificates, w.accept.Anonymous = r.ClientCertificates, r.Anonymous
+	for _, p := range r.Providers {
+		w.accept.Providers = append(w.accept.Providers, authn.ProviderName{Namespace: p.Key.Namespace, Name: p.Key.Name})
+	}
+	if r.Upstream != nil {
+		w.upstream = s.upstreams.Upstream(upstreamName(r.Upstream.Key))
+	}
+	first, _ := s.ways.LoadOrStore(r, w)
+	return first.(*way) //nolint:forcetypeassert // nothing else is stored
+}
+
+// askedPath is the path that a refused request asked for, as far as it can be
+// told and is fit for a record: without query, and no longer than it need be.
+func askedPath(target string) string {
+	const most = 256
+	path, _, _ := strings.Cut(target, "?")
+	path, _, _ = strings.Cut(path, "#")
+	if !strings.HasPrefix(path, "/") {
+		return ""
+	}
+	return path[:min(len(path), most)]
+}

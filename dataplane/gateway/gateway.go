@@ -1,0 +1,162 @@
+// Package gateway is where policy is enforced: it takes in requests, lets
+// through those that the table in force allows, and answers for the others.
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/sallyport/sallyport/dataplane/record"
+	"github.com/sallyport/sallyport/dataplane/upstream"
+	"github.com/sallyport/sallyport/internal/authn"
+	"github.com/sallyport/sallyport/internal/compile"
+	"github.com/sallyport/sallyport/internal/failpoint"
+	"github.com/sallyport/sallyport/internal/identity"
+	"github.com/sallyport/sallyport/internal/policy"
+	resourcev1 "github.com/sallyport/sallyport/proto/gen/sallyport/resource/v1"
+)
+
+// Config is what a Gateway needs. All fields but the last ones are required.
+type Config struct {
+	Identity  *identity.Source
+	Authn     *authn.Pool
+	Upstreams *upstream.Pool
+	Record    *record.Recorder
+	Log       *slog.Logger
+
+	// Age says how long ago the control plane last confirmed what is in force;
+	// known is false if it never has. It is asked for each request when the
+	// environment limits the age.
+	Age func() (age time.Duration, known bool)
+
+	// Registerer takes the metrics; they are not shown when it is nil.
+	Registerer prometheus.Registerer
+	// Drain is how long requests may take to end when their listener does; 10 s
+	// when zero.
+	Drain time.Duration
+	// Reload is how often certificate files are looked at; 5 s when zero.
+	Reload time.Duration
+	Now    func() time.Time // time.Now when nil
+}
+
+// Gateway decides on requests by the table that Apply put in force. It is safe
+// for concurrent use.
+type Gateway struct {
+	authn     *authn.Pool
+	upstreams *upstream.Pool
+	record    *record.Recorder
+	log       *slog.Logger
+	age       func() (time.Duration, bool)
+	now       func() time.Time
+	metrics   *metrics
+	listeners *listeners
+	explained explained
+	buffers   buffers
+
+	applying sync.Mutex // held by Apply, and guards nothing else
+
+	// state is never nil after New (it starts as the one that denies
+	// everything) and never changed in place. Apply is its only writer; a
+	// request loads it once and keeps it.
+	state atomic.Pointer[state]
+}
+
+// state is all that an answer depends on, besides the request.
+type state struct {
+	table     *compile.Table // nil for none
+	policies  *policy.Set
+	authn     *authn.Authenticator
+	upstreams *upstream.Set
+
+	maxAge   time.Duration // none when zero
+	revision string        // as answers name it
+
+	ways sync.Map // *compile.Route to *way, made as they are needed
+}
+
+// New returns a Gateway that denies everything, listens nowhere, and has
+// started nothing.
+func New(c Config) (*Gateway, error) {
+	switch {
+	case c.Identity == nil, c.Authn == nil, c.Upstreams == nil, c.Record == nil:
+		return nil, errors.New("Identity, Authn, Upstreams and Record are required")
+	case c.Log == nil, c.Age == nil:
+		return nil, errors.New("Log and Age are required")
+	case c.Drain < 0, c.Reload < 0:
+		return nil, errors.New("Drain and Reload must not be negative")
+	}
+	m, err := newMetrics(c.Registerer)
+	if err != nil {
+		return nil, fmt.Errorf("register metrics of the gateway: %w", err)
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	g := &Gateway{
+		authn: c.Authn, upstreams: c.Upstreams, record: c.Record, log: c.Log, age: c.Age, now: c.Now, metrics: m,
+	}
+	g.listeners = newListeners(g, c)
+	g.state.Store(&state{})
+	return g, nil
+}
+
+// Apply puts table in force: requests that begin after it has returned are
+// decided by it, and those before by the one before. Connections to upstreams
+// and listeners that did not change are kept; a listener that cannot be opened
+// is one of Listeners' and stops no other.
+func (g *Gateway) Apply(table *compile.Table) {
+	g.applying.Lock()
+	defer g.applying.Unlock()
+	next := g.prepare(g.state.Load(), table)
+	if failpoint.Active("gateway.skip-swap") {
+		return
+	}
+	// Closed before the swap, no listener of the past serves the future;
+	// opened after it, none of the future serves the past.
+	g.listeners.close(table.Listeners())
+	g.state.Store(next)
+	g.listeners.open(table.Listeners())
+	g.metrics.forget(table)
+	g.log.Info("table applied", "revision", int64(table.Head().Revision), "rejects", len(table.Rejects()))
+}
+
+// Current returns the table in force, nil before the first.
+func (g *Gateway) Current() *compile.Table { return g.state.Load().table }
+
+// Run serves until ctx ends, and requests that are under way then for as long
+// as Config.Drain says. It returns nil. A Gateway runs once.
+func (g *Gateway) Run(ctx context.Context) error {
+	g.listeners.run(ctx)
+	return nil
+}
+
+// prepare makes the state of table, with what the one before has of the same.
+func (g *Gateway) prepare(before *state, table *compile.Table) *state {
+	next := &state{
+		table: table, policies: table.Policies(), authn: before.authn, upstreams: before.upstreams,
+		revision: strconv.FormatInt(int64(table.Head().Revision), 10),
+	}
+	if limit, action := table.Staleness(); action == resourcev1.StalenessAction_STALENESS_ACTION_DENY {
+		next.maxAge = limit
+	}
+	if before.table == nil || !same(before.table.Providers(), table.Providers()) {
+		next.authn = g.authn.Sync(providers(table.Providers()))
+	}
+	if before.table == nil || !same(before.table.Upstreams(), table.Upstreams()) {
+		next.upstreams = g.upstreams.Sync(upstreams(table.Upstreams()))
+	}
+	return next
+}
+
+// same reports whether a and b are one slice: tables share what did not change.
+func same[T any](a, b []T) bool {
+	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0])
+}

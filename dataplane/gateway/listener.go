@@ -1,0 +1,230 @@
+package gateway
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"net"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/sallyport/sallyport/internal/compile"
+	"github.com/sallyport/sallyport/internal/identity"
+	"github.com/sallyport/sallyport/internal/resource"
+	"github.com/sallyport/sallyport/internal/snapshot"
+)
+
+// What a client may take its time for.
+const (
+	handshakeTimeout = 10 * time.Second
+	headTimeout      = 10 * time.Second
+	writeTimeout     = time.Minute
+	idleTimeout      = 2 * time.Minute
+)
+
+// listener is one address. Its socket stays open while its address stays the
+// same; what is spoken on it may change.
+type listener struct {
+	gateway  *Gateway
+	identity *identity.Source
+	drain    time.Duration
+	changed  func() // its status did
+
+	key     resource.Key
+	name    string // namespace/name
+	address string
+	ended   chan struct{} // closed when it is no longer wanted
+
+	// current is what is spoken on new connections. Apply is its only writer.
+	current atomic.Pointer[speaker]
+	digest  snapshot.Digest // of what current was made from; belongs to Apply
+
+	draining sync.WaitGroup // speakers of the past
+
+	mu       sync.Mutex
+	socket   net.Listener // nil when not bound
+	err      error        // why not
+	finished bool         // run waits for what drains, and for nothing new
+}
+
+// become has l speak as spec says. Connections that were made as said before
+// are ended gently: they may not satisfy spec.
+func (l *listener) become(spec *compile.Listener) {
+	old := l.current.Load()
+	if old != nil && l.digest == spec.Digest {
+		return
+	}
+	next := l.newSpeaker(spec.Spec)
+	l.digest = spec.Digest
+	l.current.Store(next)
+	if old == nil {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.finished {
+		l.draining.Go(func() { old.shutdown(l.drain) })
+	}
+}
+
+// bind opens the socket unless it is open, or nobody wants it any more.
+func (l *listener) bind() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.socket != nil || l.isEnded() {
+		return
+	}
+	was := l.err
+	l.socket, l.err = net.Listen("tcp", l.address)
+	up := 1.0
+	if l.err != nil {
+		up, l.socket = 0, nil
+	}
+	l.gateway.metrics.up.WithLabelValues(l.name).Set(up)
+	switch {
+	case l.err == nil:
+		l.gateway.log.Info("listener opened", "listener", l.name, "address", l.socket.Addr().String())
+	case was == nil || was.Error() != l.err.Error():
+		l.gateway.log.Error("listener cannot be opened", "listener", l.name, "err", l.err)
+	default:
+		return
+	}
+	l.changed()
+}
+
+func (l *listener) isEnded() bool {
+	select {
+	case <-l.ended:
+		return true
+	default:
+		return false
+	}
+}
+
+// end closes the socket for good.
+func (l *listener) end() {
+	close(l.ended)
+	l.unbind()
+	l.gateway.metrics.up.DeleteLabelValues(l.name)
+	l.gateway.metrics.handshakes.DeleteLabelValues(l.name)
+}
+
+func (l *listener) unbind() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.socket != nil {
+		_ = l.socket.Close() // it was only listened on
+		l.socket = nil
+	}
+}
+
+func (l *listener) bound() net.Listener {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.socket
+}
+
+func (l *listener) status() ListenerStatus {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s := ListenerStatus{Namespace: l.key.Namespace, Name: l.key.Name, Address: l.address}
+	var problems []string
+	if l.socket != nil {
+		s.Address = l.socket.Addr().String()
+	}
+	if l.err != nil {
+		problems = append(problems, l.err.Error())
+	}
+	if current := l.current.Load(); current != nil && current.certificates != nil {
+		problems = append(problems, current.certificates.problems()...)
+	}
+	s.Error = strings.Join(problems, "; ")
+	return s
+}
+
+// refresh looks at the certificate files.
+func (l *listener) refresh() {
+	current := l.current.Load()
+	if current.certificates != nil && current.certificates.read() {
+		l.changed()
+	}
+}
+
+// run serves until ctx ends or the listener does, and as long after that as
+// requests may take to end.
+func (l *listener) run(ctx context.Context) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stop := context.AfterFunc(ctx, l.unbind)
+	defer stop()
+	var handshakes sync.WaitGroup
+	const first, longest = 250 * time.Millisecond, 5 * time.Second
+	for wait := first; ctx.Err() == nil && !l.isEnded(); wait = min(2*wait, longest) {
+		if socket := l.bound(); socket != nil {
+			l.accept(ctx, socket, &handshakes)
+			wait = first
+			l.unbind()
+		}
+		select {
+		case <-ctx.Done():
+		case <-l.ended:
+		case <-time.After(wait):
+			l.bind()
+		}
+	}
+	cancel()
+	l.unbind()
+	handshakes.Wait()
+	l.mu.Lock()
+	l.finished = true
+	l.mu.Unlock()
+	l.current.Load().shutdown(l.drain)
+	l.draining.Wait()
+}
+
+// accept takes connections until the socket is closed, or beyond hope.
+func (l *listener) accept(ctx context.Context, socket net.Listener, handshakes *sync.WaitGroup) {
+	const first, longest = 5 * time.Millisecond, time.Second
+	wait := first
+	for {
+		raw, err := socket.Accept()
+		var temporary interface{ Temporary() bool }
+		switch {
+		case err == nil:
+			wait = first
+			handshakes.Go(func() { l.greet(ctx, raw) })
+			continue
+		case !errors.As(err, &temporary) || !temporary.Temporary():
+			return
+		}
+		l.gateway.log.Warn("connection could not be accepted", "listener", l.name, "err", err)
+		select { // too many open files, most likely
+		case <-ctx.Done():
+			return
+		case <-time.After(wait):
+			wait = min(2*wait, longest)
+		}
+	}
+}
+
+// greet makes the handshake and hands the connection to the server.
+func (l *listener) greet(ctx context.Context, raw net.Conn) {
+	s := l.current.Load()
+	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
+	defer cancel()
+	conn := tls.Server(raw, s.tls)
+	err := conn.HandshakeContext(ctx)
+	if err == nil {
+		state := conn.ConnectionState()
+		var c *client
+		if c, err = newClient(l.name, raw.RemoteAddr(), &state); err == nil {
+			s.serve(conn, c)
+			return
+		}
+	}
+	_ = raw.Close() // nobody was let in
+	l.gateway.metrics.handshakes.WithLabelValues(l.name).Inc()
+	l.gateway.log.Debug("handshake failed", "listener", l.name, "client_ip", raw.RemoteAddr().String(), "err", err)
+}

@@ -1,0 +1,112 @@
+package gateway
+
+import (
+	"sync"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/sallyport/sallyport/internal/compile"
+	"github.com/sallyport/sallyport/internal/policy"
+	"github.com/sallyport/sallyport/internal/resource"
+)
+
+type metrics struct {
+	requests   *prometheus.CounterVec
+	failures   *prometheus.CounterVec
+	deciding   prometheus.Histogram
+	answering  prometheus.Histogram
+	inFlight   prometheus.Gauge
+	up         *prometheus.GaugeVec
+	handshakes *prometheus.CounterVec
+
+	mu     sync.Mutex
+	routes map[string]resource.Key // those that have series
+}
+
+func newMetrics(r prometheus.Registerer) (*metrics, error) {
+	m := &metrics{
+		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "sallyport_requests_total",
+			Help: "Requests by route (empty when none matched), decision (allow or deny) and reason.",
+		}, []string{"route", "decision", "reason"}),
+		failures: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "sallyport_request_failures_total",
+			Help: "Requests that were let through and did not end well, by route and reason.",
+		}, []string{"route", "reason"}),
+		deciding: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name:    "sallyport_decision_duration_seconds",
+			Help:    "Time from a request's head to the decision on it.",
+			Buckets: []float64{1e-6, 2.5e-6, 5e-6, 1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 1e-3, 1e-2, 0.1, 1},
+		}),
+		answering: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name:    "sallyport_upstream_duration_seconds",
+			Help:    "Time from a decision to the head of the upstream's answer.",
+			Buckets: []float64{2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30},
+		}),
+		inFlight: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "sallyport_requests_in_flight",
+			Help: "Requests that were let through and have not ended.",
+		}),
+		up: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "sallyport_listener_up",
+			Help: "Whether a listener is bound to its address.",
+		}, []string{"listener"}),
+		handshakes: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "sallyport_handshake_failures_total",
+			Help: "TLS handshakes of clients that failed, by listener.",
+		}, []string{"listener"}),
+		routes: make(map[string]resource.Key),
+	}
+	if r == nil {
+		return m, nil
+	}
+	for _, c := range []prometheus.Collector{m.requests, m.failures, m.deciding, m.answering, m.inFlight, m.up, m.handshakes} {
+		if err := r.Register(c); err != nil {
+			return nil, err
+		}
+	}
+	return m, nil
+}
+
+// wayMetrics counts what most requests of a route do.
+type wayMetrics struct{ allowed prometheus.Counter }
+
+func (m *metrics) way(r *compile.Route, route string) wayMetrics {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.routes[route] = r.Key
+	return wayMetrics{m.requests.WithLabelValues(route, "allow", string(policy.ReasonAllowed))}
+}
+
+// decided counts a verdict.
+func (m *metrics) decided(v *verdict) {
+	switch {
+	case v.allow && v.reason == string(policy.ReasonAllowed):
+		v.way.metrics.allowed.Inc()
+	case v.way == nil:
+		m.requests.WithLabelValues("", "deny", v.reason).Inc()
+	default:
+		m.requests.WithLabelValues(v.way.name, decision(v.allow), v.reason).Inc()
+	}
+}
+
+func decision(allow bool) string {
+	if allow {
+		return "allow"
+	}
+	return "deny"
+}
+
+// forget drops the series of routes that table does not have.
+func (m *metrics) forget(table *compile.Table) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for route, key := range m.routes {
+		if _, ok := table.Snapshot().Set().Lookup(key); ok {
+			continue
+		}
+		delete(m.routes, route)
+		m.requests.DeletePartialMatch(prometheus.Labels{"route": route})
+		m.failures.DeletePartialMatch(prometheus.Labels{"route": route})
+	}
+}

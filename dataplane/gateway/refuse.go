@@ -1,0 +1,129 @@
+package gateway
+
+import (
+	"encoding/json"
+	"net/http"
+	"strconv"
+	"strings"
+
+	"github.com/sallyport/sallyport/dataplane/upstream"
+)
+
+// problem is the body of a refusal (RFC 9457). It tells the client what to ask
+// about; the grounds are in the decision record.
+type problem struct {
+	Type       string `json:"type"`
+	Title      string `json:"title"`
+	Status     int    `json:"status"`
+	Detail     string `json:"detail"`
+	Reason     string `json:"reason"`
+	DecisionID string `json:"decision_id"`
+	Revision   int64  `json:"revision,omitempty"`
+}
+
+// refuse answers a request that is not let through, or that got no answer.
+func (x *exchange) refuse() {
+	v := &x.verdict
+	if x.r.ContentLength != 0 {
+		x.abandonBody()
+	}
+	h := x.w.Header()
+	x.tag(h)
+	h["Cache-Control"] = []string{"no-store"}
+	if v.challenge != "" {
+		h["Www-Authenticate"] = []string{v.challenge}
+	}
+	if len(v.methods) > 0 {
+		h["Allow"] = []string{strings.Join(v.methods, ", ")}
+	}
+	if x.r.ProtoMajor == 2 && isGRPC(x.r.Header) {
+		x.refuseGRPC()
+		return
+	}
+	p := problem{
+		Type: "urn:sallyport:problem:" + v.reason, Title: http.StatusText(v.status), Status: v.status,
+		Detail: inWords(v), Reason: v.reason, DecisionID: x.id,
+	}
+	if x.state.table != nil {
+		p.Revision = int64(x.state.table.Head().Revision)
+	}
+	body, err := json.Marshal(p)
+	if err != nil {
+		panic("gateway: a problem has a field that JSON does not know")
+	}
+	h["Content-Type"] = []string{"application/problem+json"}
+	h["Content-Length"] = []string{strconv.Itoa(len(body))}
+	x.w.WriteHeader(v.status)
+	_, _ = x.w.Write(body) // a client that does not hear it has its answer
+}
+
+// refuseGRPC answers in trailers alone, as gRPC over HTTP/2 asks for.
+func (x *exchange) refuseGRPC() {
+	v := &x.verdict
+	h := x.w.Header()
+	h["Content-Type"] = []string{"application/grpc"}
+	h["Grpc-Status"] = []string{strconv.Itoa(grpcStatus(v.status))}
+	h["Grpc-Message"] = []string{v.reason + ": " + inWords(v) + " (decision " + x.id + ")"}
+	x.w.WriteHeader(http.StatusOK)
+}
+
+func isGRPC(h http.Header) bool {
+	for _, value := range h["Content-Type"] {
+		if rest, ok := strings.CutPrefix(value, "application/grpc"); ok && (rest == "" || rest[0] == '+' || rest[0] == ';') {
+			return true
+		}
+	}
+	return false
+}
+
+// grpcStatus translates as gRPC's own mapping of HTTP status codes does, but
+// for what a deadline is.
+func grpcStatus(status int) int {
+	const deadlineExceeded, permissionDenied, unimplemented, internal, unavailable, unauthenticated = 4, 7, 12, 13, 14, 16
+	switch status {
+	case http.StatusUnauthorized:
+		return unauthenticated
+	case http.StatusForbidden:
+		return permissionDenied
+	case http.StatusNotFound, http.StatusMethodNotAllowed:
+		return unimplemented
+	case http.StatusGatewayTimeout:
+		return deadlineExceeded
+	case http.StatusServiceUnavailable, http.StatusBadGateway, http.StatusMisdirectedRequest:
+		return unavailable
+	}
+	return internal
+}
+
+// inWords explains a reason to a client: what is malformed in detail, as the
+// client knows it anyway, and nothing of who else may do what.
+func inWords(v *verdict) string {
+	switch v.status {
+	case http.StatusUnauthorized:
+		return "The request carries no credential that is valid here."
+	case http.StatusForbidden:
+		return "The request is not allowed."
+	case http.StatusNotFound:
+		return "There is nothing at this address."
+	case http.StatusMethodNotAllowed:
+		return "The method is not allowed at this address."
+	case http.StatusMisdirectedRequest:
+		return "The connection was made for another host."
+	case http.StatusBadGateway, http.StatusGatewayTimeout:
+		return "The service behind this address did not answer."
+	case http.StatusServiceUnavailable:
+		return unavailableInWords(v.reason)
+	}
+	if v.detail == "" {
+		return "The request cannot be understood."
+	}
+	return "The request cannot be understood: " + v.detail + "."
+}
+
+func unavailableInWords(reason string) string {
+	switch upstream.Reason(reason) {
+	case upstream.IdentityExpired, upstream.IdentityMissing:
+		return "The gateway cannot prove who it is to the service behind this address."
+	}
+	return "The gateway cannot decide on requests for now."
+}

@@ -1,0 +1,113 @@
+package gateway
+
+import (
+	"net/http"
+	"time"
+
+	"github.com/sallyport/sallyport/dataplane/gateway/wire"
+	"github.com/sallyport/sallyport/dataplane/record"
+	"github.com/sallyport/sallyport/internal/request"
+)
+
+// The fields that tell an answer's decision, to clients and upstreams.
+const (
+	headerDecision = "Sallyport-Decision-Id"
+	headerRevision = "Sallyport-Revision"
+)
+
+// exchange is one request on its way through.
+type exchange struct {
+	gateway *Gateway
+	state   *state // the one that it is decided by, from beginning to end
+	from    *client
+	verdict verdict
+	id      string
+	began   time.Time
+
+	w http.ResponseWriter
+	r *http.Request
+}
+
+// ServeHTTP implements http.Handler, for servers whose connections a listener
+// has made.
+func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	x := &exchange{gateway: g, state: g.state.Load(), from: clientOf(r.Context()), began: g.now(), w: w, r: r}
+	x.id = newID(x.began)
+	defer x.onPanic()
+	q := x.question()
+	expects := q.raw.Header["Expect"] != nil // package request removes it
+	x.verdict = g.decide(r.Context(), x.state, q)
+	x.write()
+	if !x.verdict.allow {
+		x.refuse()
+		return
+	}
+	x.forward(expects)
+}
+
+// onPanic denies what we have no answer to, and says so where we will see it.
+func (x *exchange) onPanic() {
+	p := recover() //nolint:revive // it is called by defer, and has to be
+	if p == nil {
+		return
+	}
+	if p != http.ErrAbortHandler { //nolint:errorlint // it is this value
+		x.gateway.log.Error("request panicked", "decision_id", x.id, "panic", p)
+	}
+	panic(http.ErrAbortHandler) // the way to have the server end the stream
+}
+
+// question asks what the server has read, unless the wire knows better.
+func (x *exchange) question() *question {
+	r := x.r
+	q := &question{from: x.from, now: x.began, raw: request.Raw{
+		Method: r.Method, Target: r.RequestURI, Host: r.Host, Header: r.Header,
+		ProtoMajor: r.ProtoMajor, ProtoMinor: r.ProtoMinor,
+	}}
+	switch {
+	case !x.from.inStep():
+		q.refused = &request.Error{Reason: ReasonOutOfStep, Status: http.StatusBadRequest, Detail: "a request that the client did not send"}
+	case x.from.http1 != nil && r.Method == wire.RefusedMethod:
+		q.refused = x.from.http1.Refused()
+	}
+	if q.refused != nil {
+		q.raw = request.Raw{}
+	}
+	return q
+}
+
+// write records the verdict and counts it. What cannot be recorded is denied.
+func (x *exchange) write() {
+	v := &x.verdict
+	decided := x.gateway.now()
+	d := record.Decision{
+		Time: x.began, ID: x.id, Allow: v.allow, Reason: v.reason, Status: v.status, Detail: v.detail,
+		Listener: x.from.listener, ClientIP: x.from.address, TLSVersion: x.from.tlsVersion,
+		ServerName: x.from.serverName, Protocol: x.r.Proto,
+		Method: v.request.Method, Host: v.request.Host, Path: v.request.Path,
+		Policy: v.policy, Principal: v.principal, Explanation: v.steps, Took: decided.Sub(x.began),
+	}
+	if v.way != nil {
+		d.Route = v.way.name
+	}
+	if x.state.table != nil {
+		head := x.state.table.Head()
+		d.Environment, d.Epoch, d.Revision = head.Environment, int64(head.Epoch), int64(head.Revision)
+	}
+	if d.Path == "" && x.r.Method != wire.RefusedMethod {
+		d.Path = askedPath(x.r.RequestURI)
+	}
+	if err := x.gateway.record.Decide(x.r.Context(), &d); err != nil {
+		v.allow, v.status, v.reason, v.detail = false, http.StatusServiceUnavailable, ReasonUnrecorded, ""
+	}
+	x.gateway.metrics.decided(v)
+	x.gateway.metrics.deciding.Observe(d.Took.Seconds())
+}
+
+// tag names the decision in an answer.
+func (x *exchange) tag(h http.Header) {
+	h[headerDecision] = []string{x.id}
+	if x.state.revision != "" {
+		h[headerRevision] = []string{x.state.revision}
+	}
+}

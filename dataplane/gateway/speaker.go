@@ -1,0 +1,158 @@
+package gateway
+
+import (
+	"context"
+	"crypto/tls"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/sallyport/sallyport/dataplane/gateway/wire"
+	"github.com/sallyport/sallyport/internal/identity"
+	"github.com/sallyport/sallyport/internal/request"
+	resourcev1 "github.com/sallyport/sallyport/proto/gen/sallyport/resource/v1"
+)
+
+// Bounds of what is read of a client at a time.
+const (
+	maxStreams          = 250      // of one connection
+	maxFrame            = 64 << 10 // bytes
+	maxBufferConnection = 1 << 20
+	maxBufferStream     = 256 << 10
+	maxHeader           = request.MaxHeaderBytes + request.MaxPathLength + request.MaxQueryLength + 16<<10
+	pingAfter           = 30 * time.Second // of silence
+	pingTimeout         = 15 * time.Second
+)
+
+// speaker is how connections are made and served, as one version of a Listener
+// says.
+type speaker struct {
+	tls          *tls.Config
+	certificates *certificates // nil for our SVID
+	server       *http.Server
+	queue        *queue
+	start        sync.Once
+	ended        chan struct{} // closed when server has
+}
+
+// newSpeaker serves whatever gets into its queue.
+func (l *listener) newSpeaker(spec *resourcev1.Listener) *speaker {
+	s := &speaker{queue: newQueue(), ended: make(chan struct{})}
+	s.tls, s.certificates = l.tlsConfig(spec.GetTls())
+	var protocols http.Protocols
+	protocols.SetHTTP1(true)
+	// TLS ends before the server's connections begin: see package wire.
+	protocols.SetUnencryptedHTTP2(true)
+	s.server = &http.Server{
+		Handler:                      l.gateway,
+		ConnContext:                  withClient,
+		Protocols:                    &protocols,
+		DisableGeneralOptionsHandler: true,
+		ReadHeaderTimeout:            headTimeout,
+		IdleTimeout:                  idleTimeout,
+		MaxHeaderBytes:               maxHeader,
+		ErrorLog:                     slog.NewLogLogger(l.gateway.log.Handler(), slog.LevelDebug),
+		HTTP2: &http.HTTP2Config{
+			MaxConcurrentStreams:          maxStreams,
+			MaxReadFrameSize:              maxFrame,
+			MaxReceiveBufferPerConnection: maxBufferConnection,
+			MaxReceiveBufferPerStream:     maxBufferStream,
+			SendPingTimeout:               pingAfter,
+			PingTimeout:                   pingTimeout,
+			WriteByteTimeout:              writeTimeout,
+		},
+	}
+	return s
+}
+
+// serve hands a connection to the server, wrapped as its protocol asks for.
+func (s *speaker) serve(conn *tls.Conn, c *client) {
+	s.start.Do(func() {
+		go func() {
+			defer close(s.ended)
+			_ = s.server.Serve(s.queue) // it ends when shutdown has it end
+		}()
+	})
+	if c.alpn == "h2" {
+		s.queue.put(http2Conn{wire.NewHTTP2(conn, wire.DefaultBudget, nil), c})
+		return
+	}
+	c.http1 = wire.NewHTTP1(conn, wire.Timeouts{Head: headTimeout, Write: writeTimeout})
+	s.queue.put(http1Conn{c.http1, c})
+}
+
+// shutdown lets requests end, but not for longer than within.
+func (s *speaker) shutdown(within time.Duration) {
+	s.queue.stop()
+	s.start.Do(func() { close(s.ended) }) // it never served
+	ctx, cancel := context.WithTimeout(context.Background(), within)
+	defer cancel()
+	if s.server.Shutdown(ctx) != nil {
+		_ = s.server.Close() // nobody is left to tell
+	}
+	<-s.ended
+}
+
+// tlsConfig also returns the certificates that it presents, nil for our SVID.
+func (l *listener) tlsConfig(spec *resourcev1.ListenerTLS) (*tls.Config, *certificates) {
+	var certs *certificates
+	var find func(*tls.ClientHelloInfo) (*tls.Certificate, error)
+	if !spec.GetWorkloadIdentity() {
+		certs = newCertificates(spec.GetCertificates(), l.gateway.log.With("listener", l.name))
+		find = certs.find
+	}
+	cfg := identity.ListenerConfig(l.identity, find)
+	if spec.GetMinVersion() != resourcev1.TLSVersion_TLS_VERSION_1_2 {
+		cfg.MinVersion = tls.VersionTLS13
+	}
+	switch spec.GetClientCertificates() {
+	case resourcev1.ClientCertificates_CLIENT_CERTIFICATES_OPTIONAL:
+	case resourcev1.ClientCertificates_CLIENT_CERTIFICATES_UNSPECIFIED:
+		cfg.ClientAuth = tls.NoClientCert
+		cfg.SessionTicketsDisabled = false // nobody is let in by what they resume
+	default:
+		cfg.ClientAuth = tls.RequireAndVerifyClientCert
+	}
+	return cfg, certs
+}
+
+// queue hands connections to a server. It is a net.Listener.
+type queue struct {
+	conns   chan net.Conn
+	stopped chan struct{}
+	once    sync.Once
+}
+
+func newQueue() *queue { return &queue{conns: make(chan net.Conn), stopped: make(chan struct{})} }
+
+// put hands over conn, or closes it if nobody takes it any more.
+func (q *queue) put(conn net.Conn) {
+	select {
+	case q.conns <- conn:
+	case <-q.stopped:
+		_ = conn.Close() // nothing was read of it
+	}
+}
+
+func (q *queue) stop() { q.once.Do(func() { close(q.stopped) }) }
+
+// Accept implements net.Listener.
+func (q *queue) Accept() (net.Conn, error) {
+	select {
+	case conn := <-q.conns:
+		return conn, nil
+	case <-q.stopped:
+		return nil, net.ErrClosed
+	}
+}
+
+// Close implements net.Listener.
+func (q *queue) Close() error {
+	q.stop()
+	return nil
+}
+
+// Addr implements net.Listener.
+func (q *queue) Addr() net.Addr { return &net.TCPAddr{} }
