@@ -35,6 +35,7 @@ type Proxy struct {
 	source    *identity.Source
 	authn     *authn.Pool
 	upstreams *upstream.Pool
+	records   *recordFile // nil when they go to standard output
 	recorder  *record.Recorder
 	gateway   *gateway.Gateway
 	link      *link.Link
@@ -95,7 +96,8 @@ func (p *Proxy) openServices() (err error) {
 	}
 	var writer io.Writer = os.Stdout
 	if !p.settings.recordsToStdout() {
-		writer = &recordFile{path: p.settings.Records}
+		p.records = &recordFile{path: p.settings.Records}
+		writer = p.records
 	}
 	p.recorder, err = record.New(record.Config{Writer: writer, Log: p.log, Registerer: p.metrics})
 	return err
@@ -138,6 +140,13 @@ func (p *Proxy) openLink() error {
 // under way. The last good snapshot is in force before anybody is asked.
 // Losing the control plane or the Workload API ends nothing.
 func (p *Proxy) Run(ctx context.Context) error {
+	// Without it every request would be denied: better said now.
+	if p.records != nil {
+		if err := p.records.open(); err != nil {
+			return fmt.Errorf("open records: %w", err)
+		}
+		defer p.records.close()
+	}
 	// What requests rest on goes on until the last of them has ended.
 	base, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()

@@ -134,10 +134,12 @@ func (l *listener) status() ListenerStatus {
 	if l.socket != nil {
 		s.Address = l.socket.Addr().String()
 	}
+	s.Open = l.socket != nil
 	if l.err != nil {
 		problems = append(problems, l.err.Error())
 	}
 	if current := l.current.Load(); current != nil && current.certificates != nil {
+		s.Open = s.Open && current.certificates.current.Load().first != nil
 		problems = append(problems, current.certificates.problems()...)
 	}
 	s.Error = strings.Join(problems, "; ")

@@ -16,6 +16,7 @@ import (
 type ListenerStatus struct {
 	Namespace, Name string
 	Address         string // where it listens; as it was asked for when it does not
+	Open            bool   // clients are served there
 	Error           string // what keeps it from listening, or from serving all it should
 }
 

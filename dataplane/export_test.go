@@ -1,0 +1,6 @@
+package dataplane
+
+import "io"
+
+// NewRecordFile appends to the file of that path.
+func NewRecordFile(path string) io.Writer { return &recordFile{path: path} }

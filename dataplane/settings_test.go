@@ -1,0 +1,165 @@
+package dataplane_test
+
+import (
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/pem"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"sigs.k8s.io/yaml"
+
+	"github.com/sallyport/sallyport/dataplane"
+)
+
+// file writes a file of the test.
+func file(t *testing.T, name, content string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), name)
+	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func publicPEM(t *testing.T, key any) string {
+	t.Helper()
+	der, err := x509.MarshalPKIXPublicKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}))
+}
+
+var rootKey = ed25519.NewKeyFromSeed(slices.Repeat([]byte{1}, ed25519.SeedSize)).Public()
+
+// least are settings with nothing that may be left out.
+func least() map[string]any {
+	return map[string]any{
+		"control_planes":   []string{"https://controlplane.example:8444"},
+		"control_plane_id": "spiffe://prod.example/sallyport/control",
+		"root_public_key":  base64.StdEncoding.EncodeToString(rootKey.(ed25519.PublicKey)),
+		"workload":         map[string]any{"socket": "/run/spire/agent/public/api.sock", "trust_domain": "prod.example"},
+		"state_directory":  "/var/lib/sallyport-proxy",
+	}
+}
+
+func load(t *testing.T, settings map[string]any) (dataplane.Settings, error) {
+	t.Helper()
+	b, err := yaml.Marshal(settings)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dataplane.LoadSettings(file(t, "proxy.yaml", string(b)))
+}
+
+func TestLeastSettings(t *testing.T) {
+	s, err := load(t, least())
+	if err != nil {
+		t.Fatal(err)
+	}
+	host, err := os.Hostname()
+	if err != nil || s.Instance != host {
+		t.Errorf("instance is %q, want the host name %q, %v", s.Instance, host, err)
+	}
+}
+
+func TestAllSettings(t *testing.T) {
+	all := least()
+	delete(all, "root_public_key")
+	all["root_public_key_file"] = file(t, "root.pem", publicPEM(t, rootKey))
+	all["instance"] = "edge-7.eu_west"
+	all["admin"] = map[string]any{"address": "127.0.0.1:9091"}
+	all["records"] = "/var/log/sallyport/decisions.jsonl"
+	if _, err := load(t, all); err != nil {
+		t.Error(err)
+	}
+	all["records"] = "stdout"
+	if _, err := load(t, all); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestSettingsThatAreWrong(t *testing.T) {
+	p256, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	private := string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: []byte("x")}))
+	for _, c := range []struct {
+		key   string
+		value any
+		want  string
+	}{
+		{"instance", "a b", "instance: "},
+		{"instance", strings.Repeat("a", 254), "instance: "},
+		{"control_planes", nil, "control_planes: is required"},
+		{"control_planes", []string{"https://a:1", "http://b:1"}, "control_planes[1]: "},
+		{"control_plane_id", nil, "control_plane_id: is required"},
+		{"control_plane_id", "https://controlplane.example", "control_plane_id: "},
+		{"control_plane_id", "spiffe://prod.example", "control_plane_id: "},
+		{"root_public_key", nil, "root_public_key: give it"},
+		{"root_public_key", "AAAA", "root_public_key: is not the base64 of 32 bytes"},
+		{"root_public_key", "!", "root_public_key: is not the base64 of 32 bytes"},
+		{"root_public_key_file", file(t, "root.pem", publicPEM(t, rootKey)), "not both"},
+		{"workload", map[string]any{}, "workload.socket: is required"},
+		{"workload", map[string]any{"socket": "api.sock", "trust_domain": "prod.example"}, "workload.socket: "},
+		{"workload", map[string]any{"socket": "/s", "trust_domain": "spiffe://prod.example"}, "workload.trust_domain: "},
+		{"state_directory", nil, "state_directory: is required"},
+		{"state_directory", "state", "state_directory: "},
+		{"admin", map[string]any{"address": "localhost"}, "admin.address: "},
+		{"admin", map[string]any{"address": "localhost:http!"}, "admin.address: "},
+		{"records", "decisions.jsonl", "records: "},
+		{"policy", "allow all", `unknown field "policy"`},
+		{"workload", map[string]any{"socket": "/s", "trust_domain": "prod.example", "sockets": 1}, `unknown field "sockets"`},
+	} {
+		s := least()
+		if s[c.key] = c.value; c.value == nil {
+			delete(s, c.key)
+		}
+		if _, err := load(t, s); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v: got %v, want %q", c.key, c.value, err, c.want)
+		}
+	}
+	for name, content := range map[string]string{
+		"no PEM":        "AAAA",
+		"a private key": private,
+		"another kind":  publicPEM(t, p256.Public()),
+		"rubbish":       string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: []byte("x")})),
+	} {
+		s := least()
+		delete(s, "root_public_key")
+		s["root_public_key_file"] = file(t, "root.pem", content)
+		if _, err := load(t, s); err == nil || !strings.Contains(err.Error(), "root_public_key: ") {
+			t.Errorf("a key file with %s: %v", name, err)
+		}
+	}
+}
+
+// Who mends settings sees everything that is wrong with them.
+func TestAllProblemsAtOnce(t *testing.T) {
+	_, err := load(t, map[string]any{"instance": "-", "records": "x", "admin": map[string]any{"address": "x"}})
+	for _, field := range []string{
+		"instance", "control_planes", "control_plane_id", "root_public_key", "workload.socket", "workload.trust_domain",
+		"state_directory", "admin.address", "records",
+	} {
+		if err == nil || !strings.Contains(err.Error(), "\n"+field+": ") {
+			t.Errorf("%s is not among the problems:\n%v", field, err)
+		}
+	}
+}
+
+func TestSettingsFilesAreBounded(t *testing.T) {
+	path := file(t, "proxy.yaml", "# "+strings.Repeat("x", 1<<20))
+	if _, err := dataplane.LoadSettings(path); err == nil || !strings.Contains(err.Error(), fmt.Sprint(1<<20)) {
+		t.Errorf("a file of more than 1 MiB: %v", err)
+	}
+}
