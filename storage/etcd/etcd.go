@@ -1,19 +1,31 @@
 // Package etcd keeps what is distributed: for each environment the chunks of
-// its snapshot and a signed head, and it elects the publisher.
+// its snapshot, a signed head and a freshness statement, and it elects the
+// publisher.
 //
 // Nothing read from etcd is believed. Heads carry signatures, chunks are
 // addressed by digests that the head's root covers, and all of it can be
 // deleted at any time: the publisher writes it again.
+//
+// What replicas watch lies apart from the chunks, so that a watch carries no
+// chunk that it did not ask for:
+//
+//	/env/ENV/head
+//	/env/ENV/freshness
+//	/chunk/ENV/DIGEST/PART
+//	/leader/...
 package etcd
 
 import (
+	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
+	"sync"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
 
@@ -29,10 +41,13 @@ const (
 	opTimeout = 5 * time.Second
 	// maxPart bounds one value; etcd refuses requests above 1.5 MiB.
 	maxPart = 1 << 20
-	// maxHead bounds a published head with the digests of its buckets.
-	maxHead = 64 << 10
-	// maxParts bounds the values of one chunk.
-	maxParts = snapshot.MaxBytes/maxPart + 1
+	// maxStatement bounds a freshness statement and a published head, which
+	// names at most 256 buckets.
+	maxStatement = 64 << 10
+	// maxParts bounds the values that full chunks take.
+	maxParts = snapshot.MaxBytes/maxPart + 8
+	// page is how many keys are read at once.
+	page = 500
 )
 
 // Config is what a Store needs. Endpoints and Log are required.
@@ -48,19 +63,28 @@ type Store struct {
 	client *clientv3.Client
 	prefix string
 	log    *slog.Logger
+
+	mu sync.Mutex
+	// whole holds the keys of parts of chunks that were seen, or written, with
+	// the right bytes, and the revision of etcd that these have been there
+	// since: as long as it is that one they need not be read again.
+	whole map[string]int64
 }
 
 // New returns a store. It does not wait for a connection; operations fail
 // while there is none.
 func New(c Config) (*Store, error) {
-	if len(c.Endpoints) == 0 {
+	switch {
+	case len(c.Endpoints) == 0:
 		return nil, errors.New("etcd: no endpoints")
+	case c.Log == nil:
+		return nil, errors.New("etcd: no logger")
 	}
 	client, err := clientv3.New(clientv3.Config{
 		Endpoints:            c.Endpoints,
 		TLS:                  c.TLS,
 		DialTimeout:          opTimeout,
-		DialKeepAliveTime:    5 * time.Second,
+		DialKeepAliveTime:    10 * time.Second, // the least that gRPC allows
 		DialKeepAliveTimeout: 3 * time.Second,
 		MaxCallRecvMsgSize:   64 << 20,
 		Logger:               zap.NewNop(), // its errors are returned, and logged by whoever copes
@@ -72,16 +96,41 @@ func New(c Config) (*Store, error) {
 	if prefix == "" {
 		prefix = DefaultPrefix
 	}
-	return &Store{client: client, prefix: strings.TrimSuffix(prefix, "/"), log: c.Log}, nil
+	return &Store{
+		client: client,
+		prefix: strings.TrimSuffix(prefix, "/"),
+		log:    c.Log,
+		whole:  map[string]int64{},
+	}, nil
 }
 
 // Close ends the connection.
 func (s *Store) Close() error { return s.client.Close() }
 
-func (s *Store) headKey(environment string) string { return s.prefix + "/env/" + environment + "/head" }
+// What replicas watch about an environment.
+const (
+	headName      = "head"
+	freshnessName = "freshness"
+)
+
+func (s *Store) environmentsKey() string { return s.prefix + "/env/" }
+
+func (s *Store) environmentKey(environment, name string) string {
+	return s.environmentsKey() + environment + "/" + name
+}
+
+// parseKey is the reverse of environmentKey.
+func (s *Store) parseKey(key []byte) (environment, name string, ok bool) {
+	rest, ok := strings.CutPrefix(string(key), s.environmentsKey())
+	if !ok {
+		return "", "", false
+	}
+	environment, name, ok = strings.Cut(rest, "/")
+	return environment, name, ok && environment != "" && (name == headName || name == freshnessName)
+}
 
 func (s *Store) chunksKey(environment string) string {
-	return s.prefix + "/env/" + environment + "/chunk/"
+	return s.prefix + "/chunk/" + environment + "/"
 }
 
 func (s *Store) chunkKey(environment string, d snapshot.Digest) string {
@@ -92,8 +141,39 @@ func (s *Store) partKey(environment string, d snapshot.Digest, part int) string 
 	return fmt.Sprintf("%s%04d", s.chunkKey(environment, d), part)
 }
 
-func (s *Store) freshnessKey(environment string) string {
-	return s.prefix + "/freshness/" + environment
+func (s *Store) electionKey() string { return s.prefix + "/leader" }
+
+// scan calls take with every key below a prefix, a page at a time, and returns
+// etcd's revision as of the first page.
+func (s *Store) scan(ctx context.Context, prefix string, take func(*mvccpb.KeyValue)) (revision int64, err error) {
+	from, end := prefix, clientv3.GetPrefixRangeEnd(prefix)
+	for {
+		r, err := s.get(ctx, from, clientv3.WithRange(end), clientv3.WithLimit(page))
+		if err != nil {
+			return 0, err
+		}
+		if revision == 0 {
+			revision = r.Header.Revision
+		}
+		for _, kv := range r.Kvs {
+			take(kv)
+		}
+		if !r.More || len(r.Kvs) == 0 {
+			return revision, nil
+		}
+		from = string(r.Kvs[len(r.Kvs)-1].Key) + "\x00"
+	}
 }
 
-func (s *Store) electionKey() string { return s.prefix + "/leader" }
+func (s *Store) get(ctx context.Context, key string, options ...clientv3.OpOption) (*clientv3.GetResponse, error) {
+	ctx, cancel := context.WithTimeout(ctx, opTimeout)
+	defer cancel()
+	return s.client.Get(ctx, key, options...)
+}
+
+// commit writes all of then, if every condition holds.
+func (s *Store) commit(ctx context.Context, conditions []clientv3.Cmp, then ...clientv3.Op) (*clientv3.TxnResponse, error) {
+	ctx, cancel := context.WithTimeout(ctx, opTimeout)
+	defer cancel()
+	return s.client.Txn(ctx).If(conditions...).Then(then...).Commit()
+}

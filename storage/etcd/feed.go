@@ -2,12 +2,11 @@ package etcd
 
 import (
 	"context"
-	"errors"
+	"crypto/sha256"
 	"fmt"
 	"log/slog"
 	"maps"
 	"math/rand/v2"
-	"strings"
 	"sync"
 	"time"
 
@@ -19,17 +18,29 @@ import (
 	proxyv1 "github.com/sallyport/sallyport/proto/gen/sallyport/proxy/v1"
 )
 
-// readEvery is how often the heads are read linearizably beside the watch: a
-// watch beyond a restored etcd hangs without an error.
-const readEvery = 5 * time.Second
+const (
+	// readEvery is how often everything is read linearizably beside the watch: a
+	// watch beyond a restored etcd hangs without an error.
+	readEvery = 5 * time.Second
+	// Bounds of the wait before etcd is followed again.
+	shortestWait = 50 * time.Millisecond
+	longestWait  = 2 * time.Second
+	// healthyAfter is how long following lasts that makes the wait short again.
+	healthyAfter = 10 * time.Second
+)
 
 // Feed follows what is published. It holds the newest value of each head and
 // freshness statement that it has seen, unverified. It is safe for concurrent
 // use.
 type Feed struct {
-	store   *Store
-	log     *slog.Logger
-	changed chan struct{}
+	store     *Store
+	log       *slog.Logger
+	readEvery time.Duration
+	changed   chan struct{}
+
+	// seen belongs to Run: the digest of each value that was taken or left,
+	// by key, so that neither is done twice.
+	seen map[string][sha256.Size]byte
 
 	mu        sync.Mutex
 	heads     map[string]*distributionv1.PublishedHead
@@ -41,25 +52,30 @@ func NewFeed(s *Store) *Feed {
 	return &Feed{
 		store:     s,
 		log:       s.log,
+		readEvery: readEvery,
 		changed:   make(chan struct{}, 1),
+		seen:      map[string][sha256.Size]byte{},
 		heads:     map[string]*distributionv1.PublishedHead{},
 		freshness: map[string]*proxyv1.SignedFreshness{},
 	}
 }
 
-// Changed receives after something changed. It is for one receiver, and
+// Changed receives after something was published. It is for one receiver, and
 // carries no data.
 func (f *Feed) Changed() <-chan struct{} { return f.changed }
 
-// Heads returns the newest published heads by environment. An environment
-// whose head was deleted keeps the last one: absence is not deletion.
+// Heads returns the newest published heads by environment; the same pointer as
+// before where nothing was published since. Absence is not deletion, and
+// nothing is told of it: a head that is deleted from etcd is not listed any
+// more after a while.
 func (f *Feed) Heads() map[string]*distributionv1.PublishedHead {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return maps.Clone(f.heads)
 }
 
-// Freshness returns the newest freshness statements by environment.
+// Freshness returns the newest freshness statements by environment, in the
+// manner of Heads.
 func (f *Feed) Freshness() map[string]*proxyv1.SignedFreshness {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -68,16 +84,16 @@ func (f *Feed) Freshness() map[string]*proxyv1.SignedFreshness {
 
 // Run follows etcd until ctx ends, and outlives every failure of etcd.
 func (f *Feed) Run(ctx context.Context) error {
-	const longest = 2 * time.Second
-	wait := 50 * time.Millisecond
+	wait := shortestWait
 	for ctx.Err() == nil {
-		followed, err := f.follow(ctx)
+		began := time.Now()
+		err := f.follow(ctx)
 		if ctx.Err() != nil {
 			break
 		}
 		f.log.WarnContext(ctx, "watch of etcd ended", "err", err)
-		if wait = min(2*wait, longest); followed {
-			wait = 50 * time.Millisecond
+		if wait = min(2*wait, longestWait); time.Since(began) > healthyAfter {
+			wait = shortestWait
 		}
 		select {
 		case <-ctx.Done():
@@ -88,133 +104,120 @@ func (f *Feed) Run(ctx context.Context) error {
 }
 
 // follow reads everything, then watches from that revision on, reading again
-// every few seconds. It ends with the first error; followed says whether the
-// first read worked.
-func (f *Feed) follow(ctx context.Context) (followed bool, err error) {
+// every few seconds. It ends with the first error.
+func (f *Feed) follow(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	revision, err := f.read(ctx)
 	if err != nil {
-		return false, err
+		return err
 	}
-	watch := f.store.client.Watch(clientv3.WithRequireLeader(ctx), f.store.prefix+"/",
+	watch := f.store.client.Watch(clientv3.WithRequireLeader(ctx), f.store.environmentsKey(),
 		clientv3.WithPrefix(), clientv3.WithRev(revision+1))
-	again := time.NewTicker(readEvery)
+	again := time.NewTicker(f.readEvery)
 	defer again.Stop()
 	for {
 		select {
 		case <-ctx.Done():
-			return true, ctx.Err()
+			return ctx.Err()
 		case r, ok := <-watch:
-			if err := watchError(r, ok); err != nil {
-				return true, err
+			if err := r.Err(); err != nil || !ok {
+				return fmt.Errorf("watch closed: %w", err)
 			}
 			for _, e := range r.Events {
-				if e.Type == mvccpb.Event_PUT {
+				// What was read since is as new, or newer.
+				if e.Type == mvccpb.Event_PUT && e.Kv.ModRevision > revision {
 					f.take(e.Kv)
 				}
 			}
 		case <-again.C:
 			now, err := f.read(ctx)
 			if err != nil {
-				return true, err
+				return err
 			}
 			if now < revision {
-				return true, fmt.Errorf("etcd went back from revision %d to %d", revision, now)
+				return fmt.Errorf("etcd went back from revision %d to %d", revision, now)
 			}
 			revision = now
 		}
 	}
 }
 
-func watchError(r clientv3.WatchResponse, ok bool) error {
-	switch {
-	case !ok:
-		return errors.New("watch closed")
-	case r.CompactRevision != 0:
-		return fmt.Errorf("watch compacted at revision %d", r.CompactRevision)
-	case r.Canceled:
-		return fmt.Errorf("watch canceled: %w", r.Err())
-	}
-	return r.Err()
-}
-
-// read reads heads and freshness, linearizably, and returns etcd's revision.
+// read reads everything, linearizably, forgets what is not there any more, and
+// returns etcd's revision.
 func (f *Feed) read(ctx context.Context) (int64, error) {
-	ctx, cancel := context.WithTimeout(ctx, opTimeout)
-	defer cancel()
-	envs, err := f.store.client.Get(ctx, f.store.prefix+"/env/", clientv3.WithPrefix(), clientv3.WithKeysOnly())
+	there := map[string]bool{}
+	revision, err := f.store.scan(ctx, f.store.environmentsKey(), func(kv *mvccpb.KeyValue) {
+		there[string(kv.Key)] = true
+		f.take(kv)
+	})
 	if err != nil {
-		return 0, fmt.Errorf("list heads: %w", err)
+		return 0, fmt.Errorf("read heads: %w", err)
 	}
-	for _, kv := range envs.Kvs {
-		if !strings.HasSuffix(string(kv.Key), "/head") {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for key := range f.seen {
+		if there[key] {
 			continue
 		}
-		r, err := f.store.client.Get(ctx, string(kv.Key))
-		if err != nil {
-			return 0, fmt.Errorf("read head: %w", err)
+		delete(f.seen, key)
+		switch environment, name, _ := f.store.parseKey([]byte(key)); name {
+		case headName:
+			delete(f.heads, environment)
+		case freshnessName:
+			delete(f.freshness, environment)
 		}
-		for _, kv := range r.Kvs {
-			f.take(kv)
-		}
 	}
-	fresh, err := f.store.client.Get(ctx, f.store.prefix+"/freshness/", clientv3.WithPrefix())
-	if err != nil {
-		return 0, fmt.Errorf("read freshness: %w", err)
-	}
-	for _, kv := range fresh.Kvs {
-		f.take(kv)
-	}
-	return envs.Header.Revision, nil
+	return revision, nil
 }
 
-// take keeps a value of a key that it knows, if it can be parsed.
+// take keeps a value of a key that it knows, if it can be parsed and is another
+// one than before.
 func (f *Feed) take(kv *mvccpb.KeyValue) {
-	name := strings.TrimPrefix(string(kv.Key), f.store.prefix)
-	if environment, ok := strings.CutPrefix(name, "/freshness/"); ok {
-		f.takeFreshness(environment, kv.Value)
+	environment, name, ok := f.store.parseKey(kv.Key)
+	digest := sha256.Sum256(kv.Value)
+	if !ok || f.seen[string(kv.Key)] == digest {
 		return
 	}
-	name, ok := strings.CutPrefix(name, "/env/")
-	if environment, isHead := strings.CutSuffix(name, "/head"); ok && isHead {
-		f.takeHead(environment, kv.Value)
+	f.seen[string(kv.Key)] = digest
+	var err error
+	switch name {
+	case headName:
+		err = f.takeHead(environment, kv.Value)
+	case freshnessName:
+		err = f.takeFreshness(environment, kv.Value)
 	}
-}
-
-func (f *Feed) takeHead(environment string, value []byte) {
-	head, err := parseHead(value)
 	if err != nil {
-		f.log.Error("head in etcd could not be read", "environment", environment, "err", err)
+		f.log.Error("value in etcd could not be read", "environment", environment, "err", err)
 		return
 	}
-	f.mu.Lock()
-	same := proto.Equal(f.heads[environment], head)
-	f.heads[environment] = head
-	f.mu.Unlock()
-	if !same {
-		f.notify()
-	}
-}
-
-func (f *Feed) takeFreshness(environment string, value []byte) {
-	var s proxyv1.SignedFreshness
-	if err := proto.Unmarshal(value, &s); len(value) > maxHead || err != nil {
-		f.log.Error("freshness in etcd could not be read", "environment", environment, "err", err)
-		return
-	}
-	f.mu.Lock()
-	same := proto.Equal(f.freshness[environment], &s)
-	f.freshness[environment] = &s
-	f.mu.Unlock()
-	if !same {
-		f.notify()
-	}
-}
-
-func (f *Feed) notify() {
 	select {
 	case f.changed <- struct{}{}:
 	default:
 	}
+}
+
+func (f *Feed) takeHead(environment string, value []byte) error {
+	head, err := parseHead(value)
+	if err != nil {
+		return err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.heads[environment] = head
+	return nil
+}
+
+func (f *Feed) takeFreshness(environment string, value []byte) error {
+	if len(value) > maxStatement {
+		return fmt.Errorf("freshness statement of %d bytes", len(value))
+	}
+	var s proxyv1.SignedFreshness
+	if err := proto.Unmarshal(value, &s); err != nil {
+		return fmt.Errorf("parse freshness statement: %w", err)
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.freshness[environment] = &s
+	return nil
 }
