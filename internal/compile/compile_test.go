@@ -462,3 +462,116 @@ func TestClaims(t *testing.T) {
 		t.Errorf("%d conflicts", conflicts)
 	}
 }
+
+// What a policy selects says its spec: an envelope that claims another reach
+// neither loosens nor spreads it.
+func TestUnderstoodPoliciesAreBoundByTheirSpec(t *testing.T) {
+	for _, reach := range []resourcev1.Reach{0, resourcev1.Reach_REACH_REFERENCES, resourcev1.Reach_REACH_ENVIRONMENT} {
+		all := documents(t, fleet)
+		i := named(t, all, "Policy/shop/no-deletes")
+		all[i] = spoil(t, all[i], func(d *resourcev1.Document) { d.Reach = reach })
+		table := compile.Compile(nil, snap(t, 1, all))
+		fail(t, reach.String(), answers(table, requests), fleetAnswers)
+		checkRoot(t, table)
+	}
+}
+
+// A rejected document denies until it is replaced, and no longer.
+func TestRejectsComeAndGo(t *testing.T) {
+	good := documents(t, fleet)
+	for _, edit := range []func(*resourcev1.Document){newField, func(d *resourcev1.Document) { newField(d); d.Reach = 9 }} {
+		for _, name := range []string{"Policy/shop/no-deletes", "Policy/shop/sleeps", "Upstream/shop/orders", "Route/shop/carts", "Environment/aws"} {
+			bad := slices.Clone(good)
+			i := named(t, bad, name)
+			bad[i] = spoil(t, bad[i], edit)
+			before := compile.Compile(nil, snap(t, 1, good))
+			table := compile.Compile(before, snap(t, 2, bad))
+			fail(t, name+", the table before", answers(before, requests), fleetAnswers)
+			if len(table.Rejects()) != 1 {
+				t.Errorf("%s: rejects %v", name, table.Rejects())
+			}
+			fail(t, name, answers(table, requests), answers(compile.Compile(nil, snap(t, 2, bad)), requests))
+			table = compile.Compile(table, snap(t, 3, good))
+			fail(t, name, answers(table, requests), fleetAnswers)
+			if len(table.Rejects()) != 0 {
+				t.Errorf("%s: then rejects %v", name, table.Rejects())
+			}
+			checkRoot(t, table)
+		}
+	}
+}
+
+// A policy that selects nothing is held, until it is gone.
+func TestUnboundPoliciesAreHeld(t *testing.T) {
+	held := func(table *compile.Table) (names []string) {
+		for p := range table.Policies().Policies() {
+			names = append(names, p.Key())
+		}
+		slices.Sort(names)
+		return names
+	}
+	with := documents(t, fleet)
+	i := named(t, with, "Policy/shop/sleeps")
+	without := slices.Delete(slices.Clone(with), i, i+1)
+	table := compile.Compile(nil, snap(t, 1, with))
+	want := []string{"bank/ledger", "shop/everybody", "shop/no-deletes", "shop/orders", "shop/sleeps"}
+	if got := held(table); !slices.Equal(got, want) {
+		t.Errorf("holds %q", got)
+	}
+	table = compile.Compile(table, snap(t, 2, without))
+	if got := held(table); !slices.Equal(got, want[:4]) {
+		t.Errorf("without: holds %q", got)
+	}
+	table = compile.Compile(table, snap(t, 3, with))
+	if got := held(table); !slices.Equal(got, want) {
+		t.Errorf("again: holds %q", got)
+	}
+}
+
+func TestIdentityProvidersQualifyGroups(t *testing.T) {
+	all := append(documents(t, fleet), documents(t, `{apiVersion: sallyport/v1, kind: Policy, metadata: {namespace: shop, name: carts},
+  spec: {routes: {names: [carts]}, effect: ALLOW, principals: [{group: ann, identityProvider: login}, {subject: bob, identityProvider: partners}, {group: eve}]}}`)...)
+	table := compile.Compile(nil, snap(t, 1, all))
+	for _, c := range []struct {
+		provider, name string
+		allow          bool
+	}{
+		{"shop/login", "ann", true}, {"shop/partners", "ann", false},
+		{"shop/login", "bob", false}, {"shop/partners", "bob", true},
+		{"shop/login", "eve", true}, {"shop/partners", "eve", true},
+		{"bank/login", "ann", false},
+	} {
+		in := inputOf("GET", "shop", "carts", c.name)
+		in.Principal.Provider = c.provider
+		if d := table.Policies().Decide(in); d.Allow != c.allow {
+			t.Errorf("%s of %s: %+v", c.name, c.provider, d)
+		}
+	}
+}
+
+func TestPolicyPointsAtTheProblem(t *testing.T) {
+	spec := &resourcev1.Policy{
+		Effect: resourcev1.Effect_EFFECT_ALLOW, Routes: &resourcev1.RouteSelector{All: true}, When: "request.method == \"GET\" &&\n  request.nonsense == 1",
+		Principals: []*resourcev1.PrincipalMatcher{
+			{Match: &resourcev1.PrincipalMatcher_Group{Group: "a"}},
+			{Match: &resourcev1.PrincipalMatcher_Subject{Subject: "spiffe://prod.example/web"}},
+			{Match: &resourcev1.PrincipalMatcher_Anonymous{Anonymous: true}, IdentityProvider: "login"},
+		},
+	}
+	key := resource.Key{Kind: resource.KindPolicy, Namespace: "shop", Name: "x"}
+	var got []string
+	for _, p := range compile.Policy(key, spec) {
+		got = append(got, fmt.Sprintf("%s %s %s %d:%d", p.Resource, p.Field, p.Reason, p.Line, p.Column))
+	}
+	want := []string{
+		"Policy/shop/x spec.principals[1].subject invalid_value 0:0",
+		"Policy/shop/x spec.principals[2].identityProvider invalid_value 0:0",
+		"Policy/shop/x spec.when invalid_cel 2:10",
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("got %q", got)
+	}
+	if problems := compile.Policy(key, &resourcev1.Policy{Effect: resourcev1.Effect_EFFECT_DENY}); len(problems) != 0 {
+		t.Errorf("got %v", problems)
+	}
+}

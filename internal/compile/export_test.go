@@ -61,6 +61,13 @@ func (t *Table) KeepRoute(older *Table, key resource.Key) *Table {
 	return &kept
 }
 
+// KeepPolicies leaves the policies of an older table in force.
+func (t *Table) KeepPolicies(older *Table) *Table {
+	kept := *t
+	kept.policies = older.policies
+	return &kept
+}
+
 // LoseRest drops the first upstream, provider and listener, and the
 // environment, one in each table.
 func (t *Table) LoseRest() []*Table {

@@ -28,10 +28,10 @@ func patch(prev *Table, s *snapshot.Snapshot) *Table {
 		changed[key] = nil
 	}
 	for _, e := range upserts {
-		if e.Key.Kind != resource.KindPolicy {
-			return nil
+		changed[e.Key] = nil
+		if e.Key.Kind == resource.KindPolicy {
+			changed[e.Key] = read(s.Head().Environment, e)
 		}
-		changed[e.Key] = read(s.Head().Environment, e)
 	}
 	for key, d := range changed {
 		if key.Kind != resource.KindPolicy || !local(prev.written[key]) || !local(d) {

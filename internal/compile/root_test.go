@@ -44,8 +44,23 @@ func TestEnforcedRootShowsWhatWasKept(t *testing.T) {
 	all[i] = documents(t, `{apiVersion: sallyport/v1, kind: Route, metadata: {namespace: shop, name: carts}, spec: {hosts: [shop.example], upstream: orders, paths: [/carts/**], authentication: {anonymous: true}}}`)[0]
 	table := compile.Compile(old, snap(t, 2, all))
 	checkRoot(t, table)
+	if table.KeepPolicies(old).EnforcedRoot() != table.Head().Root {
+		t.Error("policies that stayed the same show")
+	}
 	kept := table.KeepRoute(old, resource.Key{Kind: resource.KindRoute, Namespace: "shop", Name: "carts"})
 	if root := kept.EnforcedRoot(); root == table.Head().Root || root == old.Head().Root {
 		t.Error("a route of the revision before does not show")
+	}
+}
+
+func TestEnforcedRootShowsPoliciesOfTheRevisionBefore(t *testing.T) {
+	all := documents(t, fleet)
+	old := compile.Compile(nil, snap(t, 1, all))
+	i := named(t, all, "Policy/shop/no-deletes")
+	all[i] = documents(t, `{apiVersion: sallyport/v1, kind: Policy, metadata: {namespace: shop, name: no-deletes}, spec: {routes: {all: true}, effect: DENY}}`)[0]
+	table := compile.Compile(old, snap(t, 2, all))
+	checkRoot(t, table)
+	if root := table.KeepPolicies(old).EnforcedRoot(); root == table.Head().Root || root == old.Head().Root {
+		t.Error("a policy of the revision before does not show")
 	}
 }
