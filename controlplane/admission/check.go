@@ -1,333 +1,493 @@
 package admission
 
 import (
-	"errors"
+	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
 	"github.com/sallyport/sallyport/internal/compile"
 	"github.com/sallyport/sallyport/internal/resource"
-	"github.com/sallyport/sallyport/internal/route"
+	adminv1 "github.com/sallyport/sallyport/proto/gen/sallyport/admin/v1"
 	resourcev1 "github.com/sallyport/sallyport/proto/gen/sallyport/resource/v1"
-	"github.com/sallyport/sallyport/storage"
 )
 
-// check compiles what the plan changes, and follows references.
-func (p *Plan) check() resource.Problems {
-	var problems resource.Problems
-	for _, c := range p.Changes {
-		if it := p.view.over[c.Key]; it != nil && c.Key.Kind == resource.KindPolicy {
-			problems.Merge(p.conditions(it))
-		}
-	}
-	problems.Merge(p.references())
-	return problems
+// maxCompared bounds the kinds whose resources are compared with each other.
+const maxCompared = 4_000
+
+// checker finds what would be wrong with the fleet after a request. It enters
+// the request into the state, and takes it out again when it is done.
+type checker struct {
+	state    *State
+	request  *Request
+	problems resource.Problems
+
+	types   []adminv1.ChangeType   // by entry; unspecified for what cannot be read
+	before  map[resource.Key]*item // of the entries that change something
+	entered []resource.Key
+	broken  map[string]bool // namespaces of routes that cannot be read
+	firing  map[firing]firesAt
+	claims  map[compile.Claim][]*item // of several, in the order in which they have it
 }
 
-// conditions compiles a policy as a proxy will.
-func (p *Plan) conditions(it *item) (problems resource.Problems) {
-	spec, _ := it.Spec.(*resourcev1.Policy)
-	for _, found := range compile.Policy(it.Key, spec) {
-		found.Index = p.index(it.Key)
-		problems.Add(found)
+func newChecker(s *State, r *Request) *checker {
+	c := &checker{
+		state: s, request: r, types: make([]adminv1.ChangeType, len(r.entries)),
+		before: make(map[resource.Key]*item), broken: make(map[string]bool), firing: make(map[firing]firesAt),
+		claims: make(map[compile.Claim][]*item),
 	}
-	return problems
+	for i := range r.entries {
+		if e := &r.entries[i]; !e.valid && e.key.Kind == resource.KindRoute {
+			c.broken[e.key.Namespace] = true
+		}
+	}
+	return c
+}
+
+// compare says what becomes of an entry's resource. It reports whether that is
+// a change.
+func (c *checker) compare(i int) bool {
+	e := &c.request.entries[i]
+	old := c.state.items[e.key]
+	switch {
+	case !e.valid, c.request.deletion && old == nil:
+		return false
+	case c.request.deletion:
+		c.types[i] = adminv1.ChangeType_CHANGE_TYPE_DELETED
+	case old == nil:
+		c.types[i] = adminv1.ChangeType_CHANGE_TYPE_CREATED
+	case c.state.holds(e):
+		c.types[i] = adminv1.ChangeType_CHANGE_TYPE_UNCHANGED
+		return false
+	default:
+		c.types[i] = adminv1.ChangeType_CHANGE_TYPE_REPLACED
+	}
+	c.before[e.key] = old
+	return true
+}
+
+func (c *checker) enter() {
+	for i := range c.request.entries {
+		if e := &c.request.entries[i]; c.changes(e) {
+			c.state.put(e.key, e.item)
+			c.entered = append(c.entered, e.key)
+		}
+	}
+}
+
+// changes reports whether an entry changes its resource.
+func (c *checker) changes(e *entry) bool {
+	_, changes := c.before[e.key]
+	return changes && e.valid
+}
+
+func (c *checker) restore() {
+	for _, key := range c.entered {
+		c.state.put(key, c.before[key])
+	}
+}
+
+// reach returns the environments that the changes are distributed to.
+func (c *checker) reach(before, after map[string]bool) []string {
+	all, named := false, map[string]bool{}
+	add := func(it *item) {
+		if it != nil {
+			all = all || it.scope.All
+			for _, e := range it.scope.Environments {
+				named[e] = true
+			}
+		}
+	}
+	for key, old := range c.before {
+		add(old)
+		add(c.state.items[key])
+	}
+	maps.Copy(before, after)
+	maps.DeleteFunc(before, func(name string, _ bool) bool { return !all && !named[name] })
+	return slices.Sorted(maps.Keys(before))
+}
+
+// check finds the problems of the request's own resources, in its order, and
+// then those that it makes for others.
+func (c *checker) check() {
+	for i := range c.request.entries {
+		e := &c.request.entries[i]
+		if c.changes(e) {
+			e.compile()
+		}
+		c.problems.Join(i, e.problems)
+		switch {
+		case c.request.deletion && e.valid && !c.changes(e):
+			c.problems.Add(resource.Problem{Resource: e.key.String(), Index: i, Reason: ReasonNotFound, Message: "does not exist"})
+		case c.changes(e) && e.item != nil:
+			c.item(e.item)
+		}
+	}
+	for _, it := range c.affected() {
+		c.item(it)
+	}
+}
+
+// affected returns the resources that the request does not change and that may
+// miss what it does change.
+func (c *checker) affected() []*item {
+	all := map[*item]struct{}{}
+	gather := func(s set) {
+		for it := range s.all() {
+			if _, changed := c.before[it.Key]; !changed {
+				all[it] = struct{}{}
+			}
+		}
+	}
+	left := map[selection]struct{}{}
+	for key, old := range c.before {
+		if old == nil {
+			continue
+		}
+		if now := c.state.items[key]; now == nil || key.Kind == resource.KindRoute || !covers(now.scope, old.scope) {
+			gather(c.state.referrers[key])
+		}
+		for in := range old.isIn() {
+			left[in] = struct{}{}
+		}
+	}
+	for in := range left {
+		gather(c.state.policies[in])
+	}
+	return slices.SortedFunc(maps.Keys(all), func(a, b *item) int { return a.Key.Compare(b.Key) })
 }
 
 // index returns a resource's place in the request, -1 if it is not in it.
-func (p *Plan) index(key resource.Key) int {
-	if i, ok := p.indexes[key]; ok {
+func (c *checker) index(key resource.Key) int {
+	if i, ok := c.request.indexes[key]; ok {
 		return i
 	}
 	return -1
 }
 
-// references checks every namespace that the plan touches; all of them when it
-// deletes an environment or changes one.
-func (p *Plan) references() resource.Problems {
-	touched := map[string]bool{}
-	for key := range p.view.over {
-		touched[key.Namespace] = true
-	}
-	names := p.view.namespaces()
-	if !p.removesEnvironment() {
-		names = slices.DeleteFunc(names, func(name string) bool { return !touched[name] })
-	}
-	c := checker{plan: p}
-	for _, name := range names {
-		c.namespace(name)
-	}
-	c.listeners()
-	c.conflicts()
-	return c.problems
-}
-
-func (p *Plan) removesEnvironment() bool {
-	for key, it := range p.view.over {
-		if key.Kind == resource.KindEnvironment && it == nil {
-			return true
-		}
-	}
-	return false
-}
-
-// checker collects problems of references.
-type checker struct {
-	plan     *Plan
-	problems resource.Problems
-	routes   []*item // of the namespace that is checked
-}
-
 func (c *checker) report(it *item, field, reason, format string, args ...any) {
 	c.problems.Add(resource.Problem{
-		Resource: it.Key.String(), Index: c.plan.index(it.Key), Field: field,
+		Resource: it.Key.String(), Index: c.index(it.Key), Field: field,
 		Reason: reason, Message: fmt.Sprintf(format, args...),
 	})
 }
 
-func (c *checker) namespace(name string) {
-	var items []*item
-	c.routes = nil
-	for it := range c.plan.view.namespace(name) {
-		items = append(items, it)
-		if it.Key.Kind == resource.KindRoute {
-			c.routes = append(c.routes, it)
-		}
-	}
-	byKey := func(a, b *item) int { return a.Key.Compare(b.Key) }
-	slices.SortFunc(items, byKey)
-	slices.SortFunc(c.routes, byKey)
-	for _, it := range items {
-		c.item(it)
-	}
-}
-
 func (c *checker) item(it *item) {
-	for i, name := range it.scope.Environments {
-		if it.Key.Kind != resource.KindEnvironment {
-			c.environment(it, fmt.Sprintf("spec.environments[%d]", i), name)
-		}
+	for at, key := range it.references() {
+		c.refer(it, at, key)
 	}
 	switch spec := it.Spec.(type) {
-	case *resourcev1.Enrollment:
-		c.environment(it, "spec.environment", spec.GetEnvironment())
-	case *resourcev1.Route:
-		c.refer(it, "spec.upstream", resource.KindUpstream, spec.GetUpstream())
-		for i, name := range spec.GetAuthentication().GetIdentityProviders() {
-			c.refer(it, fmt.Sprintf("spec.authentication.identityProviders[%d]", i), resource.KindIdentityProvider, name)
-		}
 	case *resourcev1.Policy:
-		c.policy(it, spec)
+		c.fires(it, spec)
+	case *resourcev1.Route:
+		c.rivals(it, spec)
+	case *resourcev1.Listener:
+		c.listener(it, spec)
+	case *resourcev1.Enrollment:
+		c.enrollment(it, spec)
 	}
 }
 
-func (c *checker) environment(it *item, field, name string) {
-	key := resource.Key{Kind: resource.KindEnvironment, Name: name}
-	if c.plan.view.get(key) == nil {
-		c.missing(it, field, key)
+// refer checks a reference: what it names has to be there wherever the referrer
+// is.
+func (c *checker) refer(it *item, at place, key resource.Key) {
+	to := c.state.items[key]
+	switch {
+	case to == nil:
+		c.missing(it, at, key)
+	case key.Kind != resource.KindEnvironment && !covers(to.scope, it.scope):
+		c.report(it, at.String(), ReasonNotEverywhere, "%s is not in every environment that this is in", key)
 	}
 }
 
 // missing reports a reference to what is not there: as a dangling one, or as
-// what keeps a deletion from being made.
-func (c *checker) missing(it *item, field string, key resource.Key) {
-	if deleted, ok := c.plan.view.over[key]; ok && deleted == nil && c.plan.index(key) >= 0 {
+// what keeps a deletion from being made. What is in the request and cannot be
+// read is reported for that, and not for its absence.
+func (c *checker) missing(it *item, at place, key resource.Key) {
+	i := c.index(key)
+	switch {
+	case i >= 0 && !c.request.entries[i].valid:
+	case i >= 0 && c.request.deletion && c.before[key] != nil:
 		c.problems.Add(resource.Problem{
-			Resource: key.String(), Index: c.plan.index(key), Reason: ReasonStillReferenced,
-			Message: fmt.Sprintf("%s refers to it (%s)", it.Key, field),
+			Resource: key.String(), Index: i, Reason: ReasonStillReferenced,
+			Message: fmt.Sprintf("%s refers to it (%s)", it.Key, at),
 		})
+	default:
+		c.report(it, at.String(), ReasonDanglingReference, "there is no %s", key)
+	}
+}
+
+// rivals reports another route that claims the same requests in some
+// environment: one that was there before, or that is earlier in the request.
+func (c *checker) rivals(it *item, spec *resourcev1.Route) {
+	for _, claim := range it.claims() {
+		for _, other := range c.claimants(claim) {
+			if c.turn(other) >= c.turn(it) {
+				break // it was here first
+			}
+			rival, _ := other.Spec.(*resourcev1.Route)
+			method, both := contested(spec.GetMethods(), rival.GetMethods())
+			if both && meets(it.scope, other.scope) {
+				c.report(it, "spec.paths", ReasonRouteConflict, "%s%s%s is taken by %s", method, claim.Host, claim.Path, other.Key)
+				return
+			}
+		}
+	}
+}
+
+// claimants returns the routes with a claim: those that the request leaves as
+// they are, and then its own, in its order.
+func (c *checker) claimants(claim compile.Claim) []*item {
+	s := c.state.claims[claim]
+	if s.len() < 2 {
+		return nil
+	}
+	if c.claims[claim] == nil {
+		c.claims[claim] = slices.SortedFunc(s.all(), func(a, b *item) int {
+			return cmp.Or(cmp.Compare(c.turn(a), c.turn(b)), a.Key.Compare(b.Key))
+		})
+	}
+	return c.claims[claim]
+}
+
+// turn is the place of a resource that the request changes; -1 of others.
+func (c *checker) turn(it *item) int {
+	if _, changed := c.before[it.Key]; changed {
+		return c.index(it.Key)
+	}
+	return -1
+}
+
+// contested returns a method that two routes both claim: a route that names
+// methods goes before one that takes them all.
+func contested(a, b []string) (string, bool) {
+	if len(a) == 0 || len(b) == 0 {
+		return "", len(a) == len(b)
+	}
+	for _, method := range a {
+		if slices.Contains(b, method) {
+			return method + " ", true
+		}
+	}
+	return "", false
+}
+
+// listener reports another one that wants the same address of a machine.
+func (c *checker) listener(it *item, spec *resourcev1.Listener) {
+	other := first(c.state.listeners[it.listen.port], func(o *item) bool {
+		return o != it && it.listen.excludes(o.listen) && meets(it.scope, o.scope)
+	})
+	if other != nil {
+		c.report(it, "spec.address", ReasonAddressConflict, "%s is taken by %s", spec.GetAddress(), other.Key)
+	}
+}
+
+// enrollment reports another one that sends some proxy to another environment.
+func (c *checker) enrollment(it *item, spec *resourcev1.Enrollment) {
+	other := first(c.state.enrollments[it.proxy[0].Text], func(o *item) bool {
+		to, _ := o.Spec.(*resourcev1.Enrollment)
+		return to.GetEnvironment() != spec.GetEnvironment() && overlap(it.proxy, o.proxy)
+	})
+	if other == nil {
 		return
 	}
-	c.report(it, field, ReasonDanglingReference, "there is no %s", key)
+	to, _ := other.Spec.(*resourcev1.Enrollment)
+	c.report(it, "spec.spiffeId", ReasonEnrollmentConflict, "%s takes some of the same proxies to %s", other.Key, to.GetEnvironment())
 }
 
-// refer checks a reference within the namespace: what it names has to be there
-// wherever the referrer is.
-func (c *checker) refer(it *item, field string, kind resource.Kind, name string) {
-	key := resource.Key{Kind: kind, Namespace: it.Key.Namespace, Name: name}
-	to := c.plan.view.get(key)
-	switch {
-	case to == nil:
-		c.missing(it, field, key)
-	case !covers(to.scope, it.scope):
-		c.report(it, field, ReasonNotEverywhere, "%s is not in every environment that this is in", key)
-	}
-}
-
-// covers reports whether outer is everywhere that inner is.
-func covers(outer, inner storage.Scope) bool {
-	if outer.All {
-		return true
-	}
-	return !inner.All && !slices.ContainsFunc(inner.Environments, func(e string) bool { return !outer.Includes(e) })
-}
-
-// meets reports whether there may be an environment in both.
-func meets(a, b storage.Scope) bool {
-	return a.All || b.All || slices.ContainsFunc(a.Environments, b.Includes)
-}
-
-func (c *checker) policy(it *item, spec *resourcev1.Policy) {
-	for i, name := range spec.GetRoutes().GetNames() {
-		key := resource.Key{Kind: resource.KindRoute, Namespace: it.Key.Namespace, Name: name}
-		if c.plan.view.get(key) == nil {
-			c.missing(it, fmt.Sprintf("spec.routes.names[%d]", i), key)
+// first returns the first by key of those that meet a condition.
+func first(s set, condition func(*item) bool) (found *item) {
+	for it := range s.all() {
+		if (found == nil || it.Key.Compare(found.Key) < 0) && condition(it) {
+			found = it
 		}
 	}
-	for i, m := range spec.GetPrincipals() {
-		if m.GetIdentityProvider() != "" {
-			c.refer(it, fmt.Sprintf("spec.principals[%d].identityProvider", i), resource.KindIdentityProvider, m.GetIdentityProvider())
+	return found
+}
+
+// weigh reports what would become more than control plane and proxies take.
+// Nothing of the request is entered before, or it could take all memory there
+// is. What is too much already may become less.
+func (c *checker) weigh() {
+	after, kinds := maps.Clone(c.state.loads), maps.Clone(c.state.kinds)
+	if after == nil {
+		after, kinds = make(loads), make(map[resource.Kind]int)
+	}
+	for i := range c.request.entries {
+		e := &c.request.entries[i]
+		if !c.changes(e) {
+			continue
+		}
+		if old := c.before[e.key]; old != nil {
+			after.remove(old)
+			kinds[e.key.Kind]--
+		}
+		if e.item != nil {
+			after.enter(e.item)
+			kinds[e.key.Kind]++
 		}
 	}
-	if len(spec.GetRoutes().GetNames()) == 0 || c.problems.Total == 0 {
-		c.fires(it, spec)
+	for _, kind := range []resource.Kind{resource.KindListener, resource.KindEnrollment} {
+		if n := kinds[kind]; n > maxCompared && n > c.state.kinds[kind] {
+			c.tooMany("", "there would be %d resources of kind %s: more than %d", n, kind, maxCompared)
+		}
 	}
+	limits := c.state.limits()
+	for _, name := range slices.Sorted(maps.Keys(after)) {
+		now, before := after[name], c.state.loads[name]
+		if name != "" {
+			now, before = now.plus(after[""]), before.plus(c.state.loads[""])
+		}
+		for i, what := range [...]string{"resources", "bytes of resources", "combinations of hosts and paths"} {
+			if now[i] > limits[i] && now[i] > before[i] {
+				c.tooMany(name, "would hold %d %s: more than %d", now[i], what, limits[i])
+			}
+		}
+	}
+}
+
+func (c *checker) tooMany(environment, format string, args ...any) {
+	p := resource.Problem{Index: -1, Reason: resource.ReasonTooMany, Message: fmt.Sprintf(format, args...)}
+	if environment != "" {
+		p.Resource = environmentKey(environment).String()
+	}
+	c.problems.Add(p)
+}
+
+// firesAt says how far requests can come with a policy on the way to meeting
+// it, at best.
+type firesAt int
+
+const (
+	atRoutes     firesAt = iota // it selects none
+	atMethods                   // none takes its methods
+	atPaths                     // none that does serves its paths
+	atPrincipals                // none that does can tell its principals
+	fires
+)
+
+// firing is what the outcome depends on; many policies are alike in it.
+type firing struct {
+	selector   selection
+	labels     string
+	methods    string
+	paths      string
+	principals string
+	scope      string
 }
 
 // fires reports a policy that no request can ever meet.
 func (c *checker) fires(it *item, spec *resourcev1.Policy) {
-	selected, methods := false, false
-	for _, r := range c.routes {
-		if !meets(it.scope, r.scope) || !compile.Selects(spec.GetRoutes(), r.Key.Name, r.Labels) {
-			continue
-		}
-		selected = true
-		served, _ := r.Spec.(*resourcev1.Route)
-		if share(spec.GetMethods(), served.GetMethods()) {
-			methods = true
-			break
+	if c.broken[it.Key.Namespace] {
+		return
+	}
+	for _, name := range spec.GetRoutes().GetNames() {
+		key := resource.Key{Kind: resource.KindRoute, Namespace: it.Key.Namespace, Name: name}
+		if c.state.items[key] == nil {
+			return // reported as missing
 		}
 	}
+	field, what := "", ""
+	switch c.firesAt(it, spec) {
+	case atRoutes:
+		field, what = "spec.routes", "selects no route"
+	case atMethods:
+		field, what = "spec.methods", "no route that it selects takes "+strings.Join(spec.GetMethods(), " or ")
+	case atPaths:
+		field, what = "spec.paths", "no route that it selects has such a path"
+	case atPrincipals:
+		field, what = "spec.principals", "no route that it selects takes what would prove one of them"
+	case fires:
+		return
+	}
+	if _, changed := c.before[it.Key]; !changed {
+		what += " after this change"
+	}
+	c.report(it, field, ReasonNeverFires, "%s", what)
+}
+
+func (c *checker) firesAt(it *item, spec *resourcev1.Policy) (best firesAt) {
+	selector, wide := it.selector()
+	if !wide {
+		for _, name := range spec.GetRoutes().GetNames() {
+			key := resource.Key{Kind: resource.KindRoute, Namespace: it.Key.Namespace, Name: name}
+			best = max(best, reaches(it, spec, c.state.items[key]))
+		}
+		return best
+	}
+	alike := firing{
+		selector: selector, labels: fmt.Sprint(spec.GetRoutes().GetLabels()), methods: fmt.Sprint(spec.GetMethods()),
+		paths: fmt.Sprintf("%q", spec.GetPaths()), principals: proofs(spec), scope: fmt.Sprint(it.scope),
+	}
+	if known, ok := c.firing[alike]; ok {
+		return known
+	}
+	for r := range c.smallest(it, spec).all() {
+		if compile.Selects(spec.GetRoutes(), r.Key.Name, r.Labels) {
+			if best = max(best, reaches(it, spec, r)); best == fires {
+				break
+			}
+		}
+	}
+	c.firing[alike] = best
+	return best
+}
+
+// smallest returns the smallest set that holds every route that a policy
+// selects.
+func (c *checker) smallest(it *item, spec *resourcev1.Policy) set {
+	found := c.state.routes[selection{namespace: it.Key.Namespace}]
+	for label, value := range spec.GetRoutes().GetLabels() {
+		if s := c.state.routes[selection{it.Key.Namespace, label, value}]; s.len() < found.len() {
+			found = s
+		}
+	}
+	return found
+}
+
+// reaches says how far requests of a route can come with a policy.
+func reaches(it *item, spec *resourcev1.Policy, r *item) firesAt {
+	served, _ := r.Spec.(*resourcev1.Route)
 	switch {
-	case !selected:
-		c.report(it, "spec.routes", ReasonNeverFires, "selects no route")
-	case !methods:
-		c.report(it, "spec.methods", ReasonNeverFires, "no route that it selects takes %s", strings.Join(spec.GetMethods(), " or "))
+	case !meets(it.scope, r.scope):
+		return atRoutes
+	case !share(spec.GetMethods(), served.GetMethods()):
+		return atMethods
+	case !overlapping(it.paths, r.paths):
+		return atPaths
+	case !proves(it.Key.Namespace, spec, served.GetAuthentication()):
+		return atPrincipals
 	}
+	return fires
 }
 
-// share reports whether two lists have a member in common; an empty one has
-// them all.
-func share(a, b []string) bool {
-	return len(a) == 0 || len(b) == 0 || slices.ContainsFunc(a, func(s string) bool { return slices.Contains(b, s) })
-}
-
-// listeners reports addresses that two listeners of one environment want.
-func (c *checker) listeners() {
-	if !c.changes(resource.KindListener) {
-		return
+// proves reports whether a route can tell one of a policy's principals.
+func proves(namespace string, spec *resourcev1.Policy, a *resourcev1.Authentication) bool {
+	if len(spec.GetPrincipals()) == 0 {
+		return true
 	}
-	taken := map[string][]*item{}
-	for _, name := range c.plan.view.namespaces() {
-		for it := range c.plan.view.namespace(name) {
-			if spec, ok := it.Spec.(*resourcev1.Listener); ok {
-				taken[spec.GetAddress()] = append(taken[spec.GetAddress()], it)
+	return slices.ContainsFunc(spec.GetPrincipals(), func(m *resourcev1.PrincipalMatcher) bool {
+		switch m.GetMatch().(type) {
+		case *resourcev1.PrincipalMatcher_Group, *resourcev1.PrincipalMatcher_Subject:
+			if m.GetIdentityProvider() == "" {
+				return len(a.GetIdentityProviders()) > 0
 			}
+			return slices.Contains(a.GetIdentityProviders(), m.GetIdentityProvider())
+		case *resourcev1.PrincipalMatcher_Spiffe:
+			return a.GetClientCertificates()
+		case *resourcev1.PrincipalMatcher_Anonymous:
+			return a.GetAnonymous()
 		}
-	}
-	for address, all := range taken {
-		for i, it := range all {
-			for _, other := range all[:i] {
-				if meets(it.scope, other.scope) {
-					c.report(it, "spec.address", ReasonAddressConflict, "%s is the address of %s as well", address, other.Key)
-				}
-			}
-		}
-	}
+		return len(a.GetIdentityProviders()) > 0 || a.GetClientCertificates()
+	})
 }
 
-func (c *checker) changes(kind resource.Kind) bool {
-	for key, it := range c.plan.view.over {
-		if key.Kind == kind && it != nil {
-			return true
-		}
+// proofs is the part of a policy's principals that proves looks at.
+func proofs(spec *resourcev1.Policy) string {
+	var b strings.Builder
+	for _, m := range spec.GetPrincipals() {
+		fmt.Fprintf(&b, "%T%s,", m.GetMatch(), m.GetIdentityProvider())
 	}
-	return false
-}
-
-// conflicts reports routes that claim the same requests: changed ones, against
-// all that share a host with them.
-func (c *checker) conflicts() {
-	hosts := map[string]bool{}
-	for _, it := range c.plan.view.over {
-		if it == nil {
-			continue
-		}
-		if spec, ok := it.Spec.(*resourcev1.Route); ok {
-			for _, h := range spec.GetHosts() {
-				hosts[h] = true
-			}
-		}
-	}
-	if len(hosts) == 0 {
-		return
-	}
-	var rivals []*item
-	for _, name := range c.plan.view.namespaces() {
-		for it := range c.plan.view.namespace(name) {
-			spec, ok := it.Spec.(*resourcev1.Route)
-			if ok && slices.ContainsFunc(spec.GetHosts(), func(h string) bool { return hosts[h] }) {
-				rivals = append(rivals, it)
-			}
-		}
-	}
-	c.rivals(rivals)
-}
-
-// rivals builds the table of each group of routes that may meet in an
-// environment, as a proxy does, and reports what it refuses.
-func (c *checker) rivals(routes []*item) {
-	slices.SortFunc(routes, func(a, b *item) int { return a.Key.Compare(b.Key) })
-	reported := map[[2]resource.Key]bool{}
-	for _, environment := range c.environments(routes) {
-		var entries []route.Entry[*item]
-		for _, it := range routes {
-			if spec, ok := it.Spec.(*resourcev1.Route); ok && it.scope.Includes(environment) {
-				entries = append(entries, route.Entry[*item]{
-					Namespace: it.Key.Namespace, Name: it.Key.Name, Hosts: spec.GetHosts(),
-					Paths: spec.GetPaths(), Methods: spec.GetMethods(), Digest: it.digest, Value: it,
-				})
-			}
-		}
-		_, err := route.NewTable(entries)
-		var found route.Problems
-		if !errors.As(err, &found) {
-			continue
-		}
-		for _, e := range found {
-			c.rival(e, reported)
-		}
-	}
-}
-
-func (c *checker) rival(e *route.Error, reported map[[2]resource.Key]bool) {
-	key := resource.Key{Kind: resource.KindRoute, Namespace: e.Namespace, Name: e.Name}
-	pair := [2]resource.Key{key}
-	if e.Other != "" {
-		pair[1] = resource.Key{Kind: resource.KindRoute, Name: e.Other}
-	}
-	it := c.plan.view.get(key)
-	if it == nil || reported[pair] {
-		return
-	}
-	reported[pair] = true
-	c.report(it, "spec."+e.Field, ReasonRouteConflict, "%s", e.Reason)
-}
-
-// environments returns those that any of the routes is in; for routes that are
-// everywhere, one stands for the environments that none of them names.
-func (c *checker) environments(routes []*item) []string {
-	names := map[string]bool{"": true}
-	for _, it := range routes {
-		for _, e := range it.scope.Environments {
-			names[e] = true
-		}
-	}
-	var all []string
-	for name := range names {
-		all = append(all, name)
-	}
-	slices.Sort(all)
-	return all
+	return b.String()
 }

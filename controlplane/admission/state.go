@@ -4,113 +4,225 @@ import (
 	"fmt"
 	"iter"
 	"maps"
-	"slices"
+	"runtime"
+	"sync"
 
+	"github.com/sallyport/sallyport/internal/compile"
 	"github.com/sallyport/sallyport/internal/resource"
 	"github.com/sallyport/sallyport/internal/snapshot"
+	resourcev1 "github.com/sallyport/sallyport/proto/gen/sallyport/resource/v1"
 	"github.com/sallyport/sallyport/storage"
 )
 
-// item is a resource as admission sees it. It is immutable.
-type item struct {
-	resource.Parsed
-	scope  storage.Scope
-	digest snapshot.Digest
-}
-
-// State is what the fleet holds at a revision. The zero State is the fleet
-// before its first. It is not safe for concurrent use.
+// State is what the fleet holds at a revision, indexed so that the check of a
+// change costs about what the change touches. The zero State is the fleet
+// before its first revision. It is not safe for concurrent use.
 type State struct {
 	revision snapshot.Revision
 	items    map[resource.Key]*item
-	spaces   map[string]map[resource.Key]*item // the same by namespace
+
+	referrers   index[resource.Key]  // by what they refer to
+	claims      index[compile.Claim] // routes, by host and path
+	routes      index[selection]     // by the selections that they are in
+	policies    index[selection]     // by their selector
+	listeners   index[string]        // by port
+	enrollments index[string]        // by trust domain
+	kinds       map[resource.Kind]int
+	loads       loads
+
+	testOnlyLimits load
 }
 
 // Revision returns the revision of the state.
 func (s *State) Revision() snapshot.Revision { return s.revision }
 
-// Advance brings the state to a revision: versions are the newest of each key
-// that changed since.
-func (s *State) Advance(versions []storage.Version, to snapshot.Revision) error {
-	next := make([]*item, len(versions))
-	for i, v := range versions {
-		if v.Deleted {
-			continue
+// Versions are stored versions that were read, ready to advance a State.
+type Versions struct {
+	versions []storage.Version
+	items    []*item // nil where deleted
+	to       snapshot.Revision
+}
+
+// ReadVersions reads the versions that lead to a revision: the newest of each
+// key that changed after some revision before it.
+func ReadVersions(versions []storage.Version, to snapshot.Revision) (Versions, error) {
+	v := Versions{versions: versions, items: make([]*item, len(versions)), to: to}
+	errs := make([]error, len(versions))
+	inParallel(len(versions), func(i int) {
+		if !versions[i].Deleted {
+			v.items[i], errs[i] = read(versions[i])
 		}
-		it, err := parse(v)
+	})
+	for i, err := range errs {
 		if err != nil {
-			return fmt.Errorf("revision %d: %w", v.Revision, err)
+			return Versions{}, fmt.Errorf("revision %d: %w", versions[i].Revision, err)
 		}
-		next[i] = it
 	}
-	for i, v := range versions {
-		s.set(v.Key, next[i])
-	}
-	s.revision = to
-	return nil
+	return v, nil
 }
 
-func parse(v storage.Version) (*item, error) {
-	p, err := resource.ParseDocument(v.Document)
-	if err != nil {
-		return nil, err
+// Advance brings the state to the revision of the versions, which begin at its
+// own revision or before. A state that is there already stays as it is.
+func (s *State) Advance(v Versions) {
+	for i, version := range v.versions {
+		if version.Revision > s.revision {
+			s.put(version.Key, v.items[i])
+		}
 	}
-	return &item{Parsed: p, scope: v.Scope, digest: v.Digest}, nil
+	s.revision = max(s.revision, v.to)
 }
 
-func (s *State) set(key resource.Key, it *item) {
+// put replaces a resource, nil removing it, and returns what was there.
+func (s *State) put(key resource.Key, it *item) (old *item) {
 	if s.items == nil {
-		s.items, s.spaces = map[resource.Key]*item{}, map[string]map[resource.Key]*item{}
+		s.begin()
 	}
-	if it == nil {
+	if old = s.items[key]; old != nil {
+		s.index(old, false)
+		s.loads.remove(old)
+		s.kinds[key.Kind]--
 		delete(s.items, key)
-		delete(s.spaces[key.Namespace], key)
-		return
 	}
-	s.items[key] = it
-	if s.spaces[key.Namespace] == nil {
-		s.spaces[key.Namespace] = map[resource.Key]*item{}
+	if it != nil {
+		s.items[key] = it
+		s.index(it, true)
+		s.loads.enter(it)
+		s.kinds[key.Kind]++
 	}
-	s.spaces[key.Namespace][key] = it
+	return old
 }
 
-// view is a state with changes on top of it; nil is a deletion.
-type view struct {
-	base *State
-	over map[resource.Key]*item
+func (s *State) begin() {
+	s.items = make(map[resource.Key]*item)
+	s.referrers = make(index[resource.Key])
+	s.claims = make(index[compile.Claim])
+	s.routes, s.policies = make(index[selection]), make(index[selection])
+	s.listeners, s.enrollments = make(index[string]), make(index[string])
+	s.kinds, s.loads = make(map[resource.Kind]int), make(loads)
 }
 
-func (v *view) get(key resource.Key) *item {
-	if it, changed := v.over[key]; changed {
-		return it
+// index enters a resource into every index that has its kind, or removes it.
+func (s *State) index(it *item, enter bool) {
+	for _, to := range it.references() {
+		s.referrers.set(to, it, enter)
 	}
-	return v.base.items[key]
+	for _, c := range it.claims() {
+		s.claims.set(c, it, enter)
+	}
+	for in := range it.isIn() {
+		s.routes.set(in, it, enter)
+	}
+	if selector, ok := it.selector(); ok {
+		s.policies.set(selector, it, enter)
+	}
+	switch it.Key.Kind {
+	case resource.KindListener:
+		s.listeners.set(it.listen.port, it, enter)
+	case resource.KindEnrollment:
+		s.enrollments.set(it.proxy[0].Text, it, enter)
+	}
 }
 
-// namespace yields the resources of a namespace, in no particular order.
-func (v *view) namespace(name string) iter.Seq[*item] {
+// load is how much an environment holds: resources, their bytes, and the
+// combinations of hosts and paths of its routes.
+type load [3]int
+
+// limits are what proxies take; of combinations they hold each.
+func (s *State) limits() load {
+	if s.testOnlyLimits != (load{}) {
+		return s.testOnlyLimits
+	}
+	return load{snapshot.MaxDocuments, snapshot.MaxBytes, 1_000_000}
+}
+
+func (l load) plus(o load) load { return load{l[0] + o[0], l[1] + o[1], l[2] + o[2]} }
+
+func (l load) minus(o load) load { return load{l[0] - o[0], l[1] - o[1], l[2] - o[2]} }
+
+// load is what the resource adds to each environment that it is in.
+func (it *item) load() load {
+	l := load{1, it.size, 0}
+	if spec, ok := it.Spec.(*resourcev1.Route); ok {
+		l[2] = len(spec.GetHosts()) * max(1, len(spec.GetPaths()))
+	}
+	return l
+}
+
+// loads are what environments hold, by name; "" is what every one holds.
+type loads map[string]load
+
+func (l loads) enter(it *item)  { l.change(it, load.plus) }
+func (l loads) remove(it *item) { l.change(it, load.minus) }
+
+func (l loads) change(it *item, by func(load, load) load) {
+	names := it.scope.Environments
+	if it.scope.All {
+		names = []string{""}
+	}
+	for _, name := range names {
+		if l[name] = by(l[name], it.load()); l[name] == (load{}) {
+			delete(l, name)
+		}
+	}
+}
+
+// index finds resources by something that they have in common.
+type index[K comparable] map[K]set
+
+// set is a set of resources. Most have one member, and no map.
+type set struct {
+	one  *item
+	more map[*item]struct{} // instead of one
+}
+
+func (x index[K]) set(key K, it *item, enter bool) {
+	s, has := x[key]
+	switch {
+	case enter && !has:
+		x[key] = set{one: it}
+	case enter:
+		if s.more == nil {
+			x[key] = set{more: map[*item]struct{}{s.one: {}, it: {}}}
+			return
+		}
+		s.more[it] = struct{}{}
+	case len(s.more) > 1:
+		delete(s.more, it)
+	default:
+		delete(x, key)
+	}
+}
+
+func (s set) len() int {
+	if s.one != nil {
+		return 1
+	}
+	return len(s.more)
+}
+
+// all yields the members, in no order.
+func (s set) all() iter.Seq[*item] {
+	if s.more != nil {
+		return maps.Keys(s.more)
+	}
 	return func(yield func(*item) bool) {
-		for key, it := range v.base.spaces[name] {
-			if _, changed := v.over[key]; !changed && !yield(it) {
-				return
-			}
-		}
-		for key, it := range v.over {
-			if key.Namespace == name && it != nil && !yield(it) {
-				return
-			}
+		if s.one != nil {
+			yield(s.one)
 		}
 	}
 }
 
-// namespaces returns the names of all namespaces, sorted.
-func (v *view) namespaces() []string {
-	names := map[string]bool{}
-	for name := range v.base.spaces {
-		names[name] = true
+// inParallel calls do with 0 to n-1, on every processor when it is worth it.
+func inParallel(n int, do func(int)) {
+	const share = 64
+	var wg sync.WaitGroup
+	workers := min(runtime.GOMAXPROCS(0), (n+share-1)/share)
+	for w := range workers {
+		wg.Go(func() {
+			for i := w; i < n; i += workers {
+				do(i)
+			}
+		})
 	}
-	for key := range v.over {
-		names[key.Namespace] = true
-	}
-	return slices.Sorted(maps.Keys(names))
+	wg.Wait()
 }

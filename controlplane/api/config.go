@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 
@@ -20,8 +21,8 @@ import (
 
 const defaultRevisions = 50
 
-// state is the fleet as admission sees it, brought up to the database before
-// each use. It is safe for concurrent use.
+// state is the fleet as admission sees it. It is safe for concurrent use; the
+// mutex is held for computing only, never while the database is asked.
 type state struct {
 	store Store
 
@@ -31,19 +32,40 @@ type state struct {
 
 func newState(s Store) *state { return &state{store: s} }
 
-// plan calls f with the newest state, which f must not keep changing.
-func (s *state) plan(ctx context.Context, f func(*admission.State) (*admission.Plan, resource.Problems)) (*admission.Plan, snapshot.Revision, resource.Problems, error) {
+// sync brings the state up to the database.
+func (s *state) sync(ctx context.Context) error {
+	s.mu.Lock()
+	after := s.known.Revision()
+	s.mu.Unlock()
+	versions, to, err := s.store.Since(ctx, after)
+	if err != nil {
+		return err
+	}
+	return s.advance(versions, to)
+}
+
+func (s *state) advance(versions []storage.Version, to snapshot.Revision) error {
+	read, err := admission.ReadVersions(versions, to)
+	if err != nil {
+		return err
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	versions, to, err := s.store.Since(ctx, s.known.Revision())
-	if err != nil {
-		return nil, 0, resource.Problems{}, err
-	}
-	if err := s.known.Advance(versions, to); err != nil {
-		return nil, 0, resource.Problems{}, err
-	}
-	plan, problems := f(&s.known)
-	return plan, to, problems, nil
+	s.known.Advance(read)
+	return nil
+}
+
+// plan plans the request on the newest state that is known, whose revision it
+// returns. Conditions are compiled before the state is locked.
+func (s *state) plan(r *admission.Request) (*admission.Plan, snapshot.Revision, resource.Problems) {
+	s.mu.Lock()
+	unknown := s.known.Unknown(r)
+	s.mu.Unlock()
+	r.Compile(unknown)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	plan, problems := s.known.Plan(r)
+	return plan, s.known.Revision(), problems
 }
 
 // configService implements adminv1connect.ConfigServiceHandler.
@@ -58,7 +80,7 @@ type change struct {
 	expected  *int64
 	dryRun    bool
 	refused   connect.Code // for problems
-	plan      func(*admission.State) (*admission.Plan, resource.Problems)
+	request   *admission.Request
 }
 
 func (s configService) Apply(ctx context.Context, req *connect.Request[adminv1.ApplyRequest]) (*connect.Response[adminv1.ApplyResponse], error) {
@@ -69,9 +91,7 @@ func (s configService) Apply(ctx context.Context, req *connect.Request[adminv1.A
 		expected:  m.ExpectedRevision,
 		dryRun:    m.GetDryRun(),
 		refused:   connect.CodeInvalidArgument,
-		plan: func(known *admission.State) (*admission.Plan, resource.Problems) {
-			return known.Apply(m.GetResources())
-		},
+		request:   admission.NewApply(m.GetResources()),
 	})
 	if err != nil {
 		return nil, err
@@ -100,9 +120,7 @@ func (s configService) Delete(ctx context.Context, req *connect.Request[adminv1.
 		expected:  m.ExpectedRevision,
 		dryRun:    m.GetDryRun(),
 		refused:   connect.CodeFailedPrecondition,
-		plan: func(known *admission.State) (*admission.Plan, resource.Problems) {
-			return known.Delete(keys)
-		},
+		request:   admission.NewDelete(keys),
 	})
 	if err != nil {
 		return nil, err
@@ -129,19 +147,33 @@ func (s configService) change(ctx context.Context, caller access.Caller, c chang
 	return plan, done, err
 }
 
+// errMoved says that others committed between a plan and its commit, so that
+// the plan has become another one.
+var errMoved = errors.New("the fleet has changed meanwhile")
+
 func (s configService) tryChange(ctx context.Context, caller access.Caller, c change) (*admission.Plan, storage.Committed, error) {
-	plan, base, problems, err := s.state.plan(ctx, c.plan)
-	switch {
-	case err != nil:
-		return nil, storage.Committed{}, err
-	case problems.Total > 0:
-		return nil, storage.Committed{}, problem(c.refused, problems)
-	case c.expected != nil && snapshot.Revision(*c.expected) != base:
-		return nil, storage.Committed{}, fmt.Errorf("%w: it is at %d", storage.ErrConflict, base)
-	case c.dryRun || len(plan.Changes) == 0:
-		return plan, storage.Committed{Revision: base, Environments: plan.Environments()}, nil
+	for {
+		if err := s.state.sync(ctx); err != nil {
+			return nil, storage.Committed{}, err
+		}
+		plan, base, problems := s.state.plan(c.request)
+		switch {
+		case problems.Total > 0:
+			return nil, storage.Committed{}, problem(c.refused, problems)
+		case c.expected != nil && snapshot.Revision(*c.expected) != base:
+			return nil, storage.Committed{}, fmt.Errorf("%w: it is at %d", storage.ErrConflict, base)
+		case c.dryRun || len(plan.Changes) == 0:
+			return plan, storage.Committed{Revision: base, Environments: plan.Environments}, nil
+		}
+		failpoint.Hit("apply.planned")
+		done, err := s.commit(ctx, caller, c, plan, base)
+		if !errors.Is(err, errMoved) {
+			return plan, done, err
+		}
 	}
-	failpoint.Hit("apply.planned")
+}
+
+func (s configService) commit(ctx context.Context, caller access.Caller, c change, plan *admission.Plan, base snapshot.Revision) (storage.Committed, error) {
 	commit := storage.Commit{
 		Caller: caller.String(), Action: c.procedure, Message: c.message, Base: base, Changes: plan.Changes,
 	}
@@ -150,18 +182,37 @@ func (s configService) tryChange(ctx context.Context, caller access.Caller, c ch
 		commit.Expected = &expected
 	}
 	done, err := s.store.Commit(ctx, commit, func(since []storage.Version) error {
-		problems, err := plan.Recheck(since)
-		if err == nil && problems.Total > 0 {
-			return problem(c.refused, problems)
-		}
-		return err
+		return s.recheck(c, plan, since)
 	})
 	if err != nil {
-		return nil, storage.Committed{}, err
+		return storage.Committed{}, err
 	}
 	s.log.InfoContext(ctx, "revision committed", "revision", done.Revision, "caller", caller.String(),
 		"changes", len(plan.Changes), "environments", done.Environments)
-	return plan, done, nil
+	return done, nil
+}
+
+// recheck plans the request again on what others committed since. It runs
+// under the lock that orders commits.
+func (s configService) recheck(c change, plan *admission.Plan, since []storage.Version) error {
+	if len(since) == 0 {
+		return nil
+	}
+	var to snapshot.Revision
+	for _, v := range since {
+		to = max(to, v.Revision)
+	}
+	if err := s.state.advance(since, to); err != nil {
+		return err
+	}
+	again, _, problems := s.state.plan(c.request)
+	switch {
+	case problems.Total > 0:
+		return problem(c.refused, problems)
+	case !plan.Same(again):
+		return errMoved
+	}
+	return nil
 }
 
 func (s configService) Get(ctx context.Context, req *connect.Request[adminv1.GetRequest]) (*connect.Response[adminv1.GetResponse], error) {

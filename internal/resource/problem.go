@@ -93,3 +93,11 @@ func shorten(s string) string {
 	}
 	return s[:cut] + "..."
 }
+
+// Merge appends the problems of others as they are.
+func (p *Problems) Merge(of Problems) {
+	for _, one := range of.Kept {
+		p.Add(one)
+	}
+	p.Total += of.Total - len(of.Kept)
+}

@@ -1,0 +1,119 @@
+package admission
+
+import (
+	"github.com/sallyport/sallyport/internal/compile"
+	"github.com/sallyport/sallyport/internal/resource"
+	"github.com/sallyport/sallyport/internal/snapshot"
+	adminv1 "github.com/sallyport/sallyport/proto/gen/sallyport/admin/v1"
+	resourcev1 "github.com/sallyport/sallyport/proto/gen/sallyport/resource/v1"
+)
+
+// Request is what one call asks of the fleet, read as far as that does not
+// depend on what the fleet holds. It may be planned any number of times, but
+// not by several at once.
+type Request struct {
+	entries  []entry // in the order of the call
+	indexes  map[resource.Key]int
+	deletion bool
+}
+
+// entry is one resource of a request, to be applied or deleted.
+type entry struct {
+	key      resource.Key
+	item     *item // nil when it is to be deleted, or is not valid
+	document []byte
+	valid    bool              // it can be read, and is the first of its key
+	problems resource.Problems // whatever the fleet holds
+
+	// compiled says whether problems has those of a policy's condition, too.
+	compiled bool
+}
+
+// NewApply reads the resources of a call to create or replace them.
+func NewApply(resources []*adminv1.Resource) *Request {
+	r := &Request{entries: make([]entry, len(resources))}
+	inParallel(len(resources), func(i int) { r.entries[i] = newEntry(resources[i]) })
+	r.number()
+	return r
+}
+
+func newEntry(from *adminv1.Resource) entry {
+	parsed, problems := resource.Decode(from)
+	e := entry{key: parsed.Key, problems: problems}
+	if problems.Total > 0 {
+		return e
+	}
+	document, err := resource.Encode(parsed)
+	if err != nil {
+		e.problems.Add(resource.Problem{Resource: e.key.String(), Reason: resource.ReasonInvalidValue, Message: err.Error()})
+		return e
+	}
+	e.document, e.valid = document, true
+	e.item = newItem(parsed, document, snapshot.DocumentDigest(document))
+	return e
+}
+
+// NewDelete reads a call to delete resources.
+func NewDelete(keys []resource.Key) *Request {
+	r := &Request{entries: make([]entry, len(keys)), deletion: true}
+	for i, key := range keys {
+		r.entries[i].key, r.entries[i].valid = key, true
+	}
+	r.number()
+	return r
+}
+
+// number notes where each resource is in the call, and which is there twice.
+func (r *Request) number() {
+	r.indexes = make(map[resource.Key]int, len(r.entries))
+	for i := range r.entries {
+		e := &r.entries[i]
+		if _, twice := r.indexes[e.key]; !twice {
+			r.indexes[e.key] = i
+			continue
+		}
+		if e.valid { // else it may be called otherwise, once it can be read
+			e.valid, e.item = false, nil
+			e.problems.Add(resource.Problem{
+				Resource: e.key.String(), Reason: ReasonDuplicateResource, Message: "is in this request twice",
+			})
+		}
+	}
+}
+
+// Unknown returns the places of those policies of the request that the state
+// does not hold as they are: what has to be compiled.
+func (s *State) Unknown(r *Request) []int {
+	var places []int
+	for i := range r.entries {
+		if e := &r.entries[i]; e.hasCondition() && !s.holds(e) {
+			places = append(places, i)
+		}
+	}
+	return places
+}
+
+// holds reports whether the state has the entry's resource just as it is.
+func (s *State) holds(e *entry) bool {
+	old := s.items[e.key]
+	return old != nil && old.digest == e.item.digest
+}
+
+func (e *entry) hasCondition() bool { return e.item != nil && e.key.Kind == resource.KindPolicy }
+
+// Compile compiles policies of the request as a proxy will. It needs no state
+// and may take a while. What it leaves out, State.Plan compiles.
+func (r *Request) Compile(places []int) {
+	inParallel(len(places), func(i int) { r.entries[places[i]].compile() })
+}
+
+func (e *entry) compile() {
+	if e.compiled || !e.hasCondition() {
+		return
+	}
+	e.compiled = true
+	spec, _ := e.item.Spec.(*resourcev1.Policy)
+	for _, p := range compile.Policy(e.key, spec) {
+		e.problems.Add(p)
+	}
+}
