@@ -217,17 +217,25 @@ func (t *transaction) insert(ctx context.Context) error {
 		c := &t.Changes[i]
 		var document, digest []byte // null when deleted
 		if !c.Delete {
-			document, digest = append([]byte{}, c.Document...), c.Digest[:]
+			document, digest = notNull(c.Document), c.Digest[:]
 		}
 		return []any{
 			string(c.Key.Kind), c.Key.Namespace, c.Key.Name, int64(t.revision), c.Delete,
-			c.Scope.All, append([]string{}, c.Scope.Environments...), document, digest,
+			c.Scope.All, notNull(c.Scope.Environments), document, digest,
 		}, nil
 	}))
 	if err != nil {
 		return fmt.Errorf("insert versions: %w", err)
 	}
 	return nil
+}
+
+// notNull returns s as Postgres is to keep it: empty rather than null.
+func notNull[T any](s []T) []T {
+	if s == nil {
+		return []T{}
+	}
+	return s
 }
 
 // record makes the revision the newest one, and tells everybody once it is

@@ -291,7 +291,7 @@ func TestCallerLeavesDuringCommit(t *testing.T) {
 		_, err := f.Commit(ctx, storage.Commit{Changes: []storage.Change{environment("aws")}}, ignore)
 		done <- err
 	}()
-	awaitCommit(t, f)
+	awaitCommit(t, f, done)
 	leave()
 	if _, err := gate.Exec(t.Context(), `rollback`); err != nil {
 		t.Fatal(err)
@@ -305,11 +305,16 @@ func TestCallerLeavesDuringCommit(t *testing.T) {
 }
 
 // awaitCommit returns the process in which Postgres works on a COMMIT of the
-// store.
-func awaitCommit(t *testing.T, f fleet) (pid int) {
+// store, which is not to be done before.
+func awaitCommit(t *testing.T, f fleet, done <-chan error) (pid int) {
 	t.Helper()
 	conn := session(t, f.dsn)
 	for pid == 0 {
+		select {
+		case err := <-done:
+			t.Fatalf("the commit is over already: %v", err)
+		default:
+		}
 		if err := conn.QueryRow(t.Context(), `select coalesce(max(pid), 0) from pg_stat_activity
 			where datname = current_database() and query = 'commit' and state = 'active'`).Scan(&pid); err != nil {
 			t.Fatal(err)
@@ -327,7 +332,7 @@ func TestServerEndsDuringCommit(t *testing.T) {
 		_, err := f.Commit(t.Context(), storage.Commit{Changes: []storage.Change{environment("aws")}}, ignore)
 		done <- err
 	}()
-	alter(t, f.dsn, `select pg_terminate_backend($1)`, awaitCommit(t, f))
+	alter(t, f.dsn, `select pg_terminate_backend($1)`, awaitCommit(t, f, done))
 	wantErr(t, "Commit", <-done, storage.ErrUnavailable, storage.ErrUnknownOutcome)
 	if p, err := f.Position(t.Context()); err != nil || p.Revision != 0 {
 		t.Errorf("the fleet is at %d (%v)", p.Revision, err)

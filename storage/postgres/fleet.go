@@ -38,7 +38,7 @@ func (s *Store) SaveProxies(ctx context.Context, proxies []storage.Proxy) error 
 	for i, p := range proxies {
 		ids[i], spiffeIDs[i], instances[i] = string(p.ID), p.SPIFFEID, p.Instance
 		environments[i], replicas[i] = p.Environment, p.Replica
-		statuses[i] = append([]byte{}, p.Status...) // nil would be null
+		statuses[i] = notNull(p.Status)
 		registered[i], seen[i] = p.RegisteredAt, p.LastSeen
 	}
 	return s.do(ctx, func(ctx context.Context) error {

@@ -27,9 +27,7 @@ func TestChanged(t *testing.T) {
 	t.Parallel()
 	f := open(t)
 	other := fleet{connect(t, f.dsn), f.dsn}
-	run(t, f.Store)
-	changed := f.Changed(t.Context())
-	<-changed // it listens
+	changed := listen(t, f.Store)
 	for i := range 50 {
 		writer := []fleet{f, other}[i%2]
 		c := writer.apply(t, put(fmt.Sprintf("Policy/shop/p%d", i), "all", "p"))
@@ -41,9 +39,8 @@ func TestChanged(t *testing.T) {
 func TestChangedIsALevel(t *testing.T) {
 	t.Parallel()
 	f := open(t)
-	run(t, f.Store)
-	busy, quick := f.Changed(t.Context()), f.Changed(t.Context())
-	<-quick
+	quick := listen(t, f.Store)
+	busy := f.Changed(t.Context())
 	for i := range 50 {
 		c := f.apply(t, put(fmt.Sprintf("Policy/shop/p%d", i), "all", "p"))
 		follow(t, f, quick, c.Revision)
@@ -58,21 +55,30 @@ func TestChangedEndsWithItsContext(t *testing.T) {
 	t.Parallel()
 	f := open(t)
 	ctx, cancel := context.WithCancel(t.Context())
-	ended, other := f.Changed(ctx), f.Changed(t.Context())
+	ended := f.Changed(ctx)
+	other := listen(t, f.Store)
 	cancel()
 	for range ended { // at most one token is left
 	}
-	run(t, f.Store)
+	f.apply(t, environment("aws"))
 	<-other
+}
+
+// Close is not held up by listening.
+func TestCloseWhileListening(t *testing.T) {
+	t.Parallel()
+	f := open(t)
+	changed := listen(t, f.Store)
+	f.Close()
+	fleet{connect(t, f.dsn), f.dsn}.apply(t, environment("aws"))
+	<-changed
 }
 
 // After its connection was cut the store listens again, and says so.
 func TestChangedAfterCut(t *testing.T) {
 	t.Parallel()
 	f := open(t)
-	run(t, f.Store)
-	changed := f.Changed(t.Context())
-	<-changed
+	changed := listen(t, f.Store)
 	for range 3 {
 		cutOff(t, f.dsn)
 		<-changed
@@ -88,9 +94,7 @@ func TestChangedAfterSilence(t *testing.T) {
 	w := newWire(t, f.dsn)
 	deaf := connect(t, w.dsn())
 	deaf.SetSilence(50 * time.Millisecond)
-	run(t, deaf)
-	changed := deaf.Changed(t.Context())
-	<-changed
+	changed := listen(t, deaf)
 	w.swallow()
 	f.apply(t, environment("aws"))
 	<-changed

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math"
 	"strconv"
 	"sync"
@@ -90,7 +91,7 @@ func New(c Config) (*Store, error) {
 		return nil, errDSN
 	}
 	session(cfg.ConnConfig)
-	cfg.MaxConns = int32(c.MaxConns) //nolint:gosec // checked above
+	cfg.MaxConns = int32(c.MaxConns)
 	if c.MaxConns == 0 {
 		cfg.MaxConns = defaultMaxConns
 	}
@@ -120,15 +121,13 @@ func session(c *pgx.ConnConfig) {
 		c.ConnectTimeout = connectBound
 	}
 	milliseconds := func(d time.Duration) string { return strconv.FormatInt(d.Milliseconds(), 10) }
-	for name, value := range map[string]string{
+	maps.Copy(c.RuntimeParams, map[string]string{
 		"statement_timeout":                   milliseconds(statementBound),
 		"lock_timeout":                        milliseconds(lockBound),
 		"idle_in_transaction_session_timeout": milliseconds(idleBound),
 		"synchronous_commit":                  "on", // what was acknowledged survives
 		"timezone":                            "UTC",
-	} {
-		c.RuntimeParams[name] = value
-	}
+	})
 	if c.RuntimeParams["application_name"] == "" {
 		c.RuntimeParams["application_name"] = "sallyport"
 	}

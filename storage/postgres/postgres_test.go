@@ -8,6 +8,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"golang.org/x/sync/errgroup"
@@ -45,9 +46,11 @@ func connect(t testing.TB, dsn string) *postgres.Store {
 	return s
 }
 
-// run runs the store until the test ends.
-func run(t testing.TB, s *postgres.Store) {
+// listen runs a store until the test ends, and returns what Changed does when
+// it has received that the store listens.
+func listen(t testing.TB, s *postgres.Store) <-chan struct{} {
 	t.Helper()
+	changed := s.Changed(t.Context())
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- s.Run(ctx) }()
@@ -57,6 +60,8 @@ func run(t testing.TB, s *postgres.Store) {
 			t.Errorf("Run: %v", err)
 		}
 	})
+	<-changed
+	return changed
 }
 
 // alter does what anyone can do who has a connection to the database.
@@ -221,16 +226,17 @@ func TestPostgresAway(t *testing.T) {
 		t.Fatal(err)
 	}
 	f := fleet{connect(t, dsn), dsn}
-	run(t, f.Store)
+	changed := listen(t, f.Store)
 	f.apply(t, environment("aws"))
-	changed := f.Changed(t.Context())
-	<-changed // listening
+	<-changed
 
 	if err := server.Stop(); err != nil {
 		t.Fatal(err)
 	}
 	for name, call := range calls(f.Store) {
-		wantErr(t, name+" without Postgres", call(t.Context()), storage.ErrUnavailable)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second) // it does not take that long
+		wantErr(t, name+" without Postgres", call(ctx), storage.ErrUnavailable)
+		cancel()
 	}
 	wantErr(t, "Migrate without Postgres", postgres.Migrate(t.Context(), dsn), storage.ErrUnavailable)
 	late := connect(t, dsn) // a replica starts while Postgres is down

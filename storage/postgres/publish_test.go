@@ -1,10 +1,14 @@
 package postgres_test
 
 import (
+	"context"
 	"crypto/ed25519"
 	"fmt"
+	"sync/atomic"
 	"testing"
+	"time"
 
+	"golang.org/x/sync/errgroup"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/sallyport/sallyport/internal/snapshot"
@@ -148,33 +152,88 @@ func TestTermWaitsForWrites(t *testing.T) {
 	t.Parallel()
 	f := history(t)
 	term := begin(t, f, "a")
-	writing := session(t, f.dsn)
-	if _, err := writing.Exec(t.Context(), `begin; select term from publisher for share`); err != nil {
-		t.Fatal(err)
-	}
-	began := make(chan storage.Term, 1)
-	go func() {
-		next, err := f.BeginTerm(t.Context(), "b")
-		if err != nil {
-			t.Error(err)
-		}
-		began <- next
-	}()
-	watching := session(t, f.dsn)
-	for waiting := 0; waiting == 0; {
-		if err := watching.QueryRow(t.Context(), `select count(*) from pg_stat_activity
-			where datname = current_database() and wait_event_type = 'Lock'`).Scan(&waiting); err != nil {
+	for name, write := range map[string]func() error{
+		"publish_cursor":   func() error { return f.AdvanceCursor(t.Context(), term, "etcd", "aws", 1) },
+		"environment_head": func() error { return f.SaveHeads(t.Context(), term, []snapshot.Head{head(t, "aws", 1, 1)}) },
+	} {
+		hold := session(t, f.dsn) // the write gets half way
+		if _, err := hold.Exec(t.Context(), `begin; lock table `+name+` in exclusive mode`); err != nil {
 			t.Fatal(err)
 		}
+		written, began := make(chan error, 1), make(chan storage.Term, 1)
+		go func() { written <- write() }()
+		awaitLocks(t, f, 1)
+		go func() {
+			next, err := f.BeginTerm(t.Context(), "b")
+			if err != nil {
+				t.Error(err)
+			}
+			began <- next
+		}()
+		awaitLocks(t, f, 2)
+		if _, err := hold.Exec(t.Context(), `rollback`); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-written; err != nil {
+			t.Errorf("%s: the term that had not ended: %v", name, err)
+		}
+		term++
+		if next := <-began; next != term {
+			t.Errorf("%s: term %d began, want %d", name, next, term)
+		}
 	}
-	if err := f.AdvanceCursor(t.Context(), term, "etcd", "aws", 1); err != nil {
-		t.Errorf("the term that has not ended: %v", err)
+}
+
+// awaitLocks returns when so many sessions wait for a lock.
+func awaitLocks(t *testing.T, f fleet, want int) {
+	t.Helper()
+	conn := session(t, f.dsn)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	for waiting := 0; waiting < want; {
+		if err := conn.QueryRow(ctx, `select count(*) from pg_stat_activity
+			where datname = current_database() and wait_event_type = 'Lock'`).Scan(&waiting); err != nil {
+			t.Fatalf("%d sessions do not wait: %v", want, err)
+		}
 	}
-	if _, err := writing.Exec(t.Context(), `commit`); err != nil {
+}
+
+// Two that hold the same term do not get in each other's way.
+func TestConcurrentPublishing(t *testing.T) {
+	t.Parallel()
+	f := open(t)
+	const revisions = 20
+	for range revisions {
+		f.apply(t, environment("aws"))
+	}
+	term := begin(t, f, "a")
+	replicas := []fleet{f, {connect(t, f.dsn), f.dsn}}
+	var saved atomic.Int32
+	var g errgroup.Group
+	for i := range 2 * revisions {
+		at := snapshot.Revision(i%revisions + 1)
+		same := []snapshot.Head{head(t, "aws", at, 1)}
+		g.Go(func() error { return replicas[i%2].AdvanceCursor(t.Context(), term, "etcd", "aws", at) })
+		g.Go(func() error { return replicas[i%2].SaveHeads(t.Context(), term, same) })
+	}
+	if err := g.Wait(); err != nil {
 		t.Fatal(err)
 	}
-	if next := <-began; next != term+1 {
-		t.Errorf("term %d began", next)
+	if at, err := f.Cursor(t.Context(), "etcd", "aws"); err != nil || at != revisions {
+		t.Errorf("the cursor is at %d (%v)", at, err)
+	}
+	f.apply(t, environment("aws"))
+	for i := range 10 {
+		other := []snapshot.Head{head(t, "aws", revisions+1, i)}
+		g.Go(func() error {
+			if replicas[i%2].SaveHeads(t.Context(), term, other) == nil {
+				saved.Add(1)
+			}
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil || saved.Load() != 1 {
+		t.Errorf("%d different heads were saved for one revision", saved.Load())
 	}
 }
 

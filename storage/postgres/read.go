@@ -154,19 +154,21 @@ const selectEnvironmentsAt = `select e.name, last.revision
 
 // EnvironmentsAt implements storage.Resources.
 func (s *Store) EnvironmentsAt(ctx context.Context, at snapshot.Revision) (map[string]snapshot.Revision, error) {
-	environments := map[string]snapshot.Revision{}
-	err := s.do(ctx, func(ctx context.Context) error {
-		rows, err := s.pool.Query(ctx, selectEnvironmentsAt, at)
-		if err != nil {
-			return err
-		}
-		var name string
-		var last snapshot.Revision
-		_, err = pgx.ForEachRow(rows, []any{&name, &last}, func() error { environments[name] = last; return nil })
+	type last struct {
+		Name     string
+		Revision snapshot.Revision
+	}
+	var all []last
+	err := s.do(ctx, func(ctx context.Context) (err error) {
+		all, err = collect(ctx, s.pool, pgx.RowToStructByName[last], selectEnvironmentsAt, at)
 		return err
 	})
 	if err != nil {
 		return nil, err
+	}
+	environments := make(map[string]snapshot.Revision, len(all))
+	for _, l := range all {
+		environments[l.Name] = l.Revision
 	}
 	return environments, nil
 }

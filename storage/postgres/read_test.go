@@ -3,6 +3,7 @@ package postgres_test
 import (
 	"fmt"
 	"maps"
+	"strings"
 	"testing"
 
 	"github.com/sallyport/sallyport/internal/resource"
@@ -100,8 +101,10 @@ func TestList(t *testing.T) {
 		}
 		wantAll(t, name, versions, c.want...)
 	}
-	_, _, err := f.List(t.Context(), storage.Filter{At: 5, Limit: 9})
-	wantErr(t, "a revision that is not yet", err, storage.ErrNotFound)
+	for _, at := range []snapshot.Revision{5, -1} {
+		_, _, err := f.List(t.Context(), storage.Filter{At: at, Limit: 9})
+		wantErr(t, fmt.Sprintf("listing revision %d, which is not", at), err, storage.ErrNotFound)
+	}
 }
 
 // Keys order as in Go, whatever the database's own collation: capitals first,
@@ -131,6 +134,42 @@ func TestKeysOrderAsInGo(t *testing.T) {
 			t.Fatalf("after %v comes %s (%v), want %q", after, showAll(page), err, name)
 		}
 		after = page[0].Key
+	}
+}
+
+// Whatever is committed meanwhile, a state is that of the revision it leads to.
+func TestReadersSeeOneState(t *testing.T) {
+	t.Parallel()
+	f := history(t)
+	writer := fleet{connect(t, f.dsn), f.dsn}
+	written := make(chan error, 1)
+	go func() {
+		for i := range 300 {
+			moving := put("Policy/shop/a", "all", fmt.Sprint(i))
+			if i%2 == 1 {
+				moving = remove("Policy/shop/a")
+			}
+			changes := []storage.Change{moving, put("Policy/shop/b", "all", fmt.Sprint(i))}
+			if _, err := writer.Commit(t.Context(), storage.Commit{Changes: changes}, ignore); err != nil {
+				written <- err
+				return
+			}
+		}
+		written <- nil
+	}()
+	for len(written) == 0 {
+		versions, to, err := f.Since(t.Context(), 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		listed, _, err := f.List(t.Context(), storage.Filter{At: to, Limit: 100})
+		if err != nil {
+			t.Fatal(err)
+		}
+		wantAll(t, fmt.Sprintf("the state at %d", to), versions, strings.Split(showAll(listed), "\n")...)
+	}
+	if err := <-written; err != nil {
+		t.Error(err)
 	}
 }
 
