@@ -32,7 +32,7 @@ func TestReadmeTour(t *testing.T) {
 	}
 	startDemo(t, root, blocks[0])
 
-	script := "set -eo pipefail\n" + strings.Join(blocks[1:], "echo '---'\n")
+	script := "set -eo pipefail\n" + strings.Join(blocks[1:], "echo\necho '=== next block'\n")
 	tour := exec.CommandContext(within(t, 2*time.Minute), "bash", "-c", script)
 	tour.Dir = root
 	output, err := tour.CombinedOutput()
@@ -40,7 +40,7 @@ func TestReadmeTour(t *testing.T) {
 		t.Fatalf("%v\n%s", err, output)
 	}
 	t.Logf("%s", output)
-	said := strings.Split(string(output), "---\n")
+	said := strings.Split(string(output), "\n=== next block\n")
 	for i, want := range [][]string{
 		{},
 		{`"path":"/v1/orders/7"`, `"reason":"no_matching_policy"`},
