@@ -79,7 +79,7 @@ func readFile(file string, stdin io.Reader) ([]located, error) {
 		if err != nil {
 			return nil, err
 		}
-		defer f.Close() //nolint:errcheck // it was only read
+		defer f.Close()
 		in = f
 	}
 	data, err := io.ReadAll(io.LimitReader(in, resource.MaxFile+1))

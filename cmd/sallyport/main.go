@@ -18,8 +18,7 @@ func main() {
 	if err == nil {
 		return
 	}
-	var told *toldError
-	if !errors.As(err, &told) {
+	if _, told := errors.AsType[*toldError](err); !told {
 		fmt.Fprintln(os.Stderr, "sallyport:", explain(err))
 	}
 	os.Exit(1)

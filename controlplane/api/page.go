@@ -39,8 +39,8 @@ func decodeToken(token string, place ...*string) error {
 	if err := json.Unmarshal(b, &values); err != nil || len(values) != len(place) {
 		return errToken
 	}
-	for i, v := range values {
-		*place[i] = v
+	for i, p := range place {
+		*p = values[i]
 	}
 	return nil
 }

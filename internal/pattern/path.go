@@ -165,7 +165,7 @@ func unescape(s string) (byte, bool) {
 		return 0, false
 	}
 	hi, lo := hexDigit(s[1]), hexDigit(s[2])
-	return byte(hi<<4 | lo), hi >= 0 && lo >= 0
+	return byte(hi<<4 | lo), hi >= 0 && lo >= 0 //nolint:gosec // two digits, or not ok
 }
 
 func hexDigit(c byte) int {
