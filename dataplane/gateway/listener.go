@@ -138,9 +138,16 @@ func (l *listener) status() ListenerStatus {
 	if l.err != nil {
 		problems = append(problems, l.err.Error())
 	}
-	if current := l.current.Load(); current != nil && current.certificates != nil {
+	switch current := l.current.Load(); {
+	case current == nil:
+		s.Open = false
+	case current.certificates != nil:
 		s.Open = s.Open && current.certificates.current.Load().first != nil
 		problems = append(problems, current.certificates.problems()...)
+	default:
+		if _, err := l.identity.SVID(); err != nil {
+			s.Open, problems = false, append(problems, err.Error())
+		}
 	}
 	s.Error = strings.Join(problems, "; ")
 	return s
