@@ -35,7 +35,11 @@ func Run(ctx context.Context, o Options) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, remove()) }()
+	defer func() {
+		if err == nil { // else the logs are worth keeping
+			err = remove()
+		}
+	}()
 	log, closeLog, err := openLog(dir)
 	if err != nil {
 		return err
