@@ -1,16 +1,21 @@
 package postgres_test
 
 import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/sallyport/sallyport/internal/snapshot"
 	"github.com/sallyport/sallyport/storage"
-	"github.com/sallyport/sallyport/storage/postgres"
 )
 
 func record(t testing.TB, f fleet, e storage.AuditEntry) {
@@ -18,6 +23,53 @@ func record(t testing.TB, f fleet, e storage.AuditEntry) {
 	if err := f.Record(t.Context(), e); err != nil {
 		t.Fatal(err)
 	}
+}
+
+var errChain = errors.New("the audit chain is broken")
+
+// verifyAudit does what an auditor does who has the database: it returns how
+// many entries there are; errChain unless they are those that were recorded.
+func (f fleet) verifyAudit(ctx context.Context) (count int64, err error) {
+	conn, err := pgx.Connect(ctx, f.dsn)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, conn.Close(ctx)) }()
+	var end []byte
+	if err := conn.QueryRow(ctx, `select sequence, digest from audit_chain`).Scan(&count, &end); err != nil {
+		return 0, err
+	}
+	var last storage.AuditEntry
+	for {
+		entries, err := f.Entries(ctx, last.Sequence, 100)
+		if err != nil {
+			return 0, err
+		}
+		for _, e := range entries {
+			if e.Sequence != last.Sequence+1 || e.Previous != last.Digest || e.Digest != digestOf(e) {
+				return 0, fmt.Errorf("%w at entry %d", errChain, last.Sequence+1)
+			}
+			last = e
+		}
+		if len(entries) < 100 {
+			break
+		}
+	}
+	if last.Sequence != count || !bytes.Equal(last.Digest[:], end) {
+		return 0, fmt.Errorf("%w at its end: %d entries of %d are left", errChain, last.Sequence, count)
+	}
+	return count, nil
+}
+
+// digestOf is the digest of an entry as it is defined: numbers are of eight
+// bytes, big-endian, and texts follow their length.
+func digestOf(e storage.AuditEntry) snapshot.Digest {
+	number := func(n int64) string { return string(binary.BigEndian.AppendUint64(nil, uint64(n))) }
+	text := func(s string) string { return number(int64(len(s))) + s }
+	return sha256.Sum256([]byte("sallyport audit v1\x00" + string(e.Previous[:]) +
+		number(e.Sequence) + number(e.At.UnixMicro()) + number(int64(e.Revision)) +
+		map[bool]string{true: "\x01", false: "\x00"}[e.Allowed] +
+		text(e.Caller) + text(e.Action) + text(e.Detail)))
 }
 
 func TestAudit(t *testing.T) {
@@ -54,8 +106,8 @@ func TestAudit(t *testing.T) {
 	if page, err := f.Entries(t.Context(), 1, 1); err != nil || len(page) != 1 || page[0] != entries[1] {
 		t.Errorf("after the first comes %v (%v)", page, err)
 	}
-	if n, err := f.VerifyAudit(t.Context()); err != nil || n != 3 {
-		t.Errorf("VerifyAudit: %d, %v", n, err)
+	if n, err := f.verifyAudit(t.Context()); err != nil || n != 3 {
+		t.Errorf("verifyAudit: %d, %v", n, err)
 	}
 }
 
@@ -106,14 +158,14 @@ func TestTamperingIsFound(t *testing.T) {
 			for i := range 5 {
 				record(t, f, storage.AuditEntry{Caller: fmt.Sprint("c", i), Action: "apply", Revision: snapshot.Revision(i), Detail: "why"})
 			}
-			if n, err := f.VerifyAudit(t.Context()); err != nil || n != 5 {
-				t.Fatalf("VerifyAudit: %d, %v", n, err)
+			if n, err := f.verifyAudit(t.Context()); err != nil || n != 5 {
+				t.Fatalf("verifyAudit: %d, %v", n, err)
 			}
 			for statement := range strings.SplitSeq(sql, ";") {
 				alter(t, f.dsn, statement)
 			}
-			_, err := f.VerifyAudit(t.Context())
-			wantErr(t, "VerifyAudit", err, postgres.ErrChain)
+			_, err := f.verifyAudit(t.Context())
+			wantErr(t, "verifyAudit", err, errChain)
 		})
 	}
 }
@@ -145,7 +197,7 @@ func TestConcurrentAudit(t *testing.T) {
 	if err := g.Wait(); err != nil {
 		t.Fatal(err)
 	}
-	if n, err := f.VerifyAudit(t.Context()); err != nil || n != 8*each {
-		t.Errorf("VerifyAudit: %d, %v", n, err)
+	if n, err := f.verifyAudit(t.Context()); err != nil || n != 8*each {
+		t.Errorf("verifyAudit: %d, %v", n, err)
 	}
 }

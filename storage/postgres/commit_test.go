@@ -101,7 +101,7 @@ func TestCommitRefuses(t *testing.T) {
 		t.Errorf("the fleet is at %d (%v)", to, err)
 	}
 	wantAll(t, "the state", versions, "Environment/aws@1[aws]environment aws")
-	if n, err := f.VerifyAudit(t.Context()); err != nil || n != 2 {
+	if n, err := f.verifyAudit(t.Context()); err != nil || n != 2 {
 		t.Errorf("there are %d audit entries (%v)", n, err)
 	}
 	if c := f.apply(t, environment("gcp")); c.Revision != 3 {
@@ -194,7 +194,7 @@ func TestConcurrentCommits(t *testing.T) {
 			t.Errorf("%s has revisions %v, want %v", name, got, want)
 		}
 	}
-	if n, err := f.VerifyAudit(t.Context()); err != nil || n != writers*each+1 {
+	if n, err := f.verifyAudit(t.Context()); err != nil || n != writers*each+1 {
 		t.Errorf("there are %d audit entries (%v)", n, err)
 	}
 }

@@ -44,9 +44,11 @@ func away(err error) bool {
 		errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)
 }
 
+const readOnly = "25006" // SQLSTATE of a change in a read-only transaction
+
 func awayCode(code string) bool {
 	switch code {
-	case "25006", // read-only transaction: the server is no longer the primary
+	case readOnly, // the server is no longer the primary
 		"25P03", // idle in transaction for too long
 		"55P03": // the lock is held for too long
 		return true
@@ -56,10 +58,14 @@ func awayCode(code string) bool {
 		strings.HasPrefix(code, "57") // operator intervention: shutdown, restart, a timeout
 }
 
-// severed reports whether err ended the connection that it came over.
+// severed reports whether err says that connections are of no use any more:
+// the one that it came over was lost, or leads to what is no primary now.
 func severed(err error) bool {
 	var server *pgconn.PgError
-	return err != nil && away(err) && !(errors.As(err, &server) && server.SeverityUnlocalized == "ERROR")
+	if errors.As(err, &server) && server.SeverityUnlocalized == "ERROR" {
+		return server.Code == readOnly
+	}
+	return err != nil && away(err)
 }
 
 // undone reports whether err, from COMMIT, says that nothing was committed. An

@@ -42,8 +42,10 @@ func (s *Store) SaveProxies(ctx context.Context, proxies []storage.Proxy) error 
 		registered[i], seen[i] = p.RegisteredAt, p.LastSeen
 	}
 	return s.do(ctx, func(ctx context.Context) error {
-		_, err := s.pool.Exec(ctx, upsertProxies, ids, spiffeIDs, instances, environments, replicas, statuses, registered, seen)
-		return err
+		return s.change(ctx, func(tx pgx.Tx) error {
+			_, err := tx.Exec(ctx, upsertProxies, ids, spiffeIDs, instances, environments, replicas, statuses, registered, seen)
+			return err
+		})
 	})
 }
 

@@ -133,8 +133,8 @@ func TestStoreIsItsModel(t *testing.T) {
 		for _, e := range modelEnvironments {
 			compareHistory(rt, f, m, e)
 		}
-		if n, err := f.VerifyAudit(rt.Context()); err != nil || n != int64(m.newest()) {
-			rt.Errorf("VerifyAudit: %d, %v", n, err)
+		if n, err := f.verifyAudit(rt.Context()); err != nil || n != int64(m.newest()) {
+			rt.Errorf("verifyAudit: %d, %v", n, err)
 		}
 	})
 }

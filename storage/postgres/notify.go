@@ -3,6 +3,7 @@ package postgres
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"math/rand/v2"
 	"time"
 
@@ -17,15 +18,17 @@ const channel = "sallyport_revision"
 func (s *Store) Run(ctx context.Context) error {
 	const shortest, longest = 50 * time.Millisecond, 2 * time.Second
 	wait := shortest
+	level := slog.LevelWarn // once for each time that the database is away
 	for ctx.Err() == nil {
 		listened, err := s.listen(ctx)
 		if ctx.Err() != nil {
 			break
 		}
 		if wait = min(2*wait, longest); listened {
-			wait = shortest
+			wait, level = shortest, slog.LevelWarn
 		}
-		s.log.WarnContext(ctx, "notifications of commits were interrupted", "err", err)
+		s.log.Log(ctx, level, "notifications of commits were interrupted", "err", err)
+		level = slog.LevelDebug
 		select {
 		case <-ctx.Done():
 		case <-time.After(rand.N(wait)): //nolint:gosec // jitter

@@ -9,6 +9,19 @@ import (
 	"github.com/sallyport/sallyport/internal/snapshot"
 )
 
+// receive receives within a time that nothing takes.
+func receive(t testing.TB, changed <-chan struct{}) {
+	t.Helper()
+	select {
+	case _, ok := <-changed:
+		if !ok {
+			t.Fatal("the channel was closed")
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("nothing was received")
+	}
+}
+
 // follow waits until a reader who reads when told to has seen the revision.
 func follow(t *testing.T, f fleet, changed <-chan struct{}, to snapshot.Revision) {
 	t.Helper()
@@ -17,9 +30,7 @@ func follow(t *testing.T, f fleet, changed <-chan struct{}, to snapshot.Revision
 		if err == nil && p.Revision >= to {
 			return
 		}
-		if _, ok := <-changed; !ok {
-			t.Fatal("the channel was closed")
-		}
+		receive(t, changed)
 	}
 }
 
@@ -45,7 +56,7 @@ func TestChangedIsALevel(t *testing.T) {
 		c := f.apply(t, put(fmt.Sprintf("Policy/shop/p%d", i), "all", "p"))
 		follow(t, f, quick, c.Revision)
 	}
-	<-busy
+	receive(t, busy)
 	if p, err := f.Position(t.Context()); err != nil || p.Revision != 50 {
 		t.Errorf("the fleet is at %d (%v)", p.Revision, err)
 	}
@@ -58,10 +69,15 @@ func TestChangedEndsWithItsContext(t *testing.T) {
 	ended := f.Changed(ctx)
 	other := listen(t, f.Store)
 	cancel()
-	for range ended { // at most one token is left
+	for open := true; open; { // at most one token is left
+		select {
+		case _, open = <-ended:
+		case <-time.After(10 * time.Second):
+			t.Fatal("the channel was not closed")
+		}
 	}
 	f.apply(t, environment("aws"))
-	<-other
+	receive(t, other)
 }
 
 // Close is not held up by listening.
@@ -71,7 +87,7 @@ func TestCloseWhileListening(t *testing.T) {
 	changed := listen(t, f.Store)
 	f.Close()
 	fleet{connect(t, f.dsn), f.dsn}.apply(t, environment("aws"))
-	<-changed
+	receive(t, changed)
 }
 
 // After its connection was cut the store listens again, and says so.
@@ -81,7 +97,7 @@ func TestChangedAfterCut(t *testing.T) {
 	changed := listen(t, f.Store)
 	for range 3 {
 		cutOff(t, f.dsn)
-		<-changed
+		receive(t, changed)
 	}
 	c := fleet{connect(t, f.dsn), f.dsn}.apply(t, environment("aws"))
 	follow(t, f, changed, c.Revision)
@@ -97,7 +113,7 @@ func TestChangedAfterSilence(t *testing.T) {
 	changed := listen(t, deaf)
 	w.swallow()
 	f.apply(t, environment("aws"))
-	<-changed
+	receive(t, changed)
 	c := f.apply(t, environment("gcp"))
 	follow(t, f, changed, c.Revision)
 }

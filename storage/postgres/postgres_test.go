@@ -60,7 +60,7 @@ func listen(t testing.TB, s *postgres.Store) <-chan struct{} {
 			t.Errorf("Run: %v", err)
 		}
 	})
-	<-changed
+	receive(t, changed)
 	return changed
 }
 
@@ -213,7 +213,6 @@ func calls(s *postgres.Store) map[string]func(context.Context) error {
 		"Proxies":          func(ctx context.Context) error { _, err := s.Proxies(ctx, "", storage.Proxy{}, 1); return err },
 		"Record":           func(ctx context.Context) error { return s.Record(ctx, storage.AuditEntry{}) },
 		"Entries":          func(ctx context.Context) error { _, err := s.Entries(ctx, 0, 1); return err },
-		"VerifyAudit":      func(ctx context.Context) error { _, err := s.VerifyAudit(ctx); return err },
 		"CheckSchema":      s.CheckSchema,
 	}
 }
@@ -228,7 +227,7 @@ func TestPostgresAway(t *testing.T) {
 	f := fleet{connect(t, dsn), dsn}
 	changed := listen(t, f.Store)
 	f.apply(t, environment("aws"))
-	<-changed
+	receive(t, changed)
 
 	if err := server.Stop(); err != nil {
 		t.Fatal(err)
@@ -245,7 +244,7 @@ func TestPostgresAway(t *testing.T) {
 	if err := server.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	<-changed // it listens again
+	receive(t, changed) // it listens again
 	if c := f.apply(t, environment("gcp")); c.Revision != 2 {
 		t.Errorf("the next revision is %d, want 2: what failed made none", c.Revision)
 	}
@@ -278,6 +277,24 @@ func TestPostgresGoesDuringCommit(t *testing.T) {
 	}
 }
 
+// A server that takes no changes any more is away for those who make them, and
+// its connections are not kept.
+func TestServerIsNoPrimaryNow(t *testing.T) {
+	t.Parallel()
+	f := open(t)
+	readOnly := func(yes bool) {
+		alter(t, f.dsn, fmt.Sprintf(`set transaction read write; do $$ begin
+			execute format('alter database %%I set default_transaction_read_only = %t', current_database()); end $$`, yes))
+	}
+	readOnly(true)
+	_, err := f.Commit(t.Context(), storage.Commit{Changes: []storage.Change{environment("aws")}}, ignore)
+	wantErr(t, "Commit", err, storage.ErrUnavailable)
+	readOnly(false)
+	if c := f.apply(t, environment("aws")); c.Revision != 1 {
+		t.Errorf("the revision is %d", c.Revision)
+	}
+}
+
 // When the server cuts off all connections, one call notices, and not one for
 // each connection.
 func TestConnectionsAreCutOff(t *testing.T) {
@@ -286,7 +303,7 @@ func TestConnectionsAreCutOff(t *testing.T) {
 	const connections = 8
 	var g errgroup.Group
 	for range connections {
-		g.Go(func() error { _, err := f.VerifyAudit(t.Context()); return err })
+		g.Go(func() error { _, _, err := f.Since(t.Context(), 0); return err })
 	}
 	if err := g.Wait(); err != nil {
 		t.Fatal(err)

@@ -15,9 +15,14 @@ import (
 // BeginTerm implements storage.Publishing.
 func (s *Store) BeginTerm(ctx context.Context, holder string) (term storage.Term, err error) {
 	err = s.do(ctx, func(ctx context.Context) error {
-		return s.pool.QueryRow(ctx, `update publisher set term = term + 1, holder = $1 returning term`, text(holder)).Scan(&term)
+		return s.change(ctx, func(tx pgx.Tx) error {
+			return tx.QueryRow(ctx, `update publisher set term = term + 1, holder = $1 returning term`, text(holder)).Scan(&term)
+		})
 	})
-	return term, err
+	if err != nil {
+		return 0, err
+	}
+	return term, nil
 }
 
 // fenced runs f in a transaction during which no other term can begin.
