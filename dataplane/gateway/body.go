@@ -7,6 +7,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/sallyport/sallyport/internal/request"
 )
 
 // errBodyClosed ends the reads of a transport that has its answer.
@@ -19,30 +21,48 @@ var errBodyClosed = errors.New("body is closed")
 type body struct {
 	from    io.ReadCloser
 	unblock func() // ends a Read of from that waits
-	trailer func() // called at the end of from, before that is told
+
+	// trailer is what comes behind the body, as far as it was announced and may:
+	// names at first, and values by the time that the end of from is told.
+	trailer, sent http.Header
 
 	begun, ended, closed atomic.Bool
-	unblocked            sync.Once
+	// interrupted says that we, and not the client, ended reading. Over
+	// HTTP/1.1 the server then ends the request's context.
+	interrupted atomic.Bool
 
 	reading sync.Mutex // held while from is read
 	count   int64
 	err     error // of from; nil at its end
 }
 
-// newBody returns nil for a request that has no body.
-func newBody(w http.ResponseWriter, r *http.Request, trailer func()) *body {
+// body returns nil for a request that has none.
+func (x *exchange) body() *body {
+	r := x.r
 	if r.Body == nil || r.Body == http.NoBody || r.ContentLength == 0 {
 		return nil
 	}
-	b := &body{from: r.Body, trailer: trailer}
-	if r.ProtoMajor == 1 {
-		// To close the server's body would wait for the read. The connection is
-		// lost by this; it would be anyway, with a client in the middle of a body.
-		b.unblock = func() { _ = http.NewResponseController(w).SetReadDeadline(time.Unix(1, 0)) }
-	} else {
-		b.unblock = func() { _ = b.from.Close() }
+	b := &body{from: r.Body, sent: r.Trailer}
+	if len(r.Trailer) > 0 {
+		b.trailer = request.CleanTrailer(announced(r.Trailer))
 	}
+	if r.ProtoMajor != 1 {
+		b.unblock = func() { _ = r.Body.Close() }
+		return b
+	}
+	// To close the server's body would wait for the read. The connection is
+	// lost by this; it would be anyway, with a client in the middle of a body.
+	control := http.NewResponseController(x.w)
+	b.unblock = func() { _ = control.SetReadDeadline(time.Unix(1, 0)) }
 	return b
+}
+
+func announced(trailer http.Header) http.Header {
+	names := make(http.Header, len(trailer))
+	for name := range trailer {
+		names[name] = []string{""}
+	}
+	return names
 }
 
 // Read implements io.Reader.
@@ -58,7 +78,9 @@ func (b *body) Read(p []byte) (int, error) {
 	switch {
 	case errors.Is(err, io.EOF):
 		b.ended.Store(true)
-		b.trailer()
+		for name := range b.trailer {
+			b.trailer[name] = b.sent[name]
+		}
 	case err != nil:
 		b.ended.Store(true)
 		if !b.closed.Load() {
@@ -79,8 +101,8 @@ func (b *body) Close() error {
 
 func (b *body) stop() {
 	b.closed.Store(true)
-	if b.begun.Load() && !b.ended.Load() {
-		b.unblocked.Do(b.unblock)
+	if b.begun.Load() && !b.ended.Load() && b.interrupted.CompareAndSwap(false, true) {
+		b.unblock()
 	}
 }
 

@@ -17,10 +17,16 @@ func (x *exchange) carry(answer *http.Response) (int64, error) {
 	h := x.w.Header()
 	takeOver(h, answer.Header)
 	x.tag(h)
-	announced := len(answer.Trailer)
+	var announced []string
 	for name := range answer.Trailer {
 		if isTrailer(name) {
-			h.Add("Trailer", name)
+			announced = append(announced, name)
+		}
+	}
+	if len(announced) > 0 {
+		h["Trailer"] = announced
+		if x.r.ProtoMajor == 1 {
+			delete(h, "Content-Length") // only chunks have something behind them
 		}
 	}
 	x.w.WriteHeader(answer.StatusCode)
@@ -31,7 +37,7 @@ func (x *exchange) carry(answer *http.Response) (int64, error) {
 	for name, values := range answer.Trailer {
 		switch {
 		case !isTrailer(name):
-		case announced > 0:
+		case slices.Contains(announced, name):
 			h[name] = values
 		default:
 			h[http.TrailerPrefix+name] = values
@@ -80,6 +86,7 @@ func (x *exchange) copy(answer *http.Response) (sent int64, err error) {
 		case errors.Is(err, io.EOF):
 			return sent, nil
 		case err != nil:
+			_ = control.Flush() // what there is of it tells the decision
 			return sent, failure{reason: ReasonInterrupted}
 		case streams:
 			if err := control.Flush(); err != nil {

@@ -29,8 +29,9 @@ const (
 
 // Why a forwarded request is given up.
 var (
-	errTimeout  = errors.New("no answer in the route's time")
-	errFinished = errors.New("exchange has ended")
+	errTimeout    = errors.New("no answer in the route's time")
+	errClientGone = errors.New("nobody waits for the answer")
+	errFinished   = errors.New("exchange has ended")
 )
 
 // forward sends the request on and the answer back, and records how it ended.
@@ -38,36 +39,59 @@ func (x *exchange) forward(expects bool) {
 	m := x.gateway.metrics
 	m.inFlight.Inc()
 	defer m.inFlight.Dec()
-	ctx, cancel := context.WithCancelCause(x.r.Context())
+	sent := x.body()
+	ctx, cancel := x.context(sent)
 	defer cancel(errFinished)
 	timer := time.AfterFunc(x.verdict.way.route.Timeout, func() { cancel(errTimeout) })
 	defer timer.Stop()
 
 	o := record.Outcome{ID: x.id}
-	out, sent := x.outgoing(ctx, expects)
-	answer, err := x.send(out, &o)
+	answer, err := x.send(x.outgoing(ctx, sent, expects), &o)
 	timer.Stop()
 	m.answering.Observe(x.gateway.now().Sub(x.began).Seconds())
 	if err == nil {
 		o.Status = answer.StatusCode
 		o.Sent, err = x.carry(answer)
-		_ = answer.Body.Close() // whatever was wrong with it is in err
 	}
+	// The body goes first: until it is not read any more, an answer over HTTP/2
+	// does not close.
 	var broken error
 	o.Received, broken = sent.finish()
+	if answer != nil {
+		_ = answer.Body.Close() // whatever was wrong with it is in err
+	}
 	if sent != nil && !sent.ended.Load() {
 		x.abandonBody()
 	}
-	x.end(&o, x.explain(ctx, err, broken))
+	x.end(&o, explain(ctx, err, broken))
+}
+
+// context ends when the client is gone. That we stop reading a body which
+// nobody wants looks the same to the server, and must not end the answer.
+func (x *exchange) context(sent *body) (context.Context, context.CancelCauseFunc) {
+	ctx, cancel := context.WithCancelCause(context.WithoutCancel(x.r.Context()))
+	stop := context.AfterFunc(x.r.Context(), func() {
+		if sent == nil || !sent.interrupted.Load() {
+			cancel(errClientGone)
+		}
+	})
+	return ctx, func(cause error) {
+		if cause == errFinished { //nolint:errorlint // it is this value
+			stop()
+		}
+		cancel(cause)
+	}
 }
 
 // outgoing is the request as the upstream gets it: what was decided on, and what
 // only a gateway may add.
-func (x *exchange) outgoing(ctx context.Context, expects bool) (*http.Request, *body) {
+func (x *exchange) outgoing(ctx context.Context, sent *body, expects bool) *http.Request {
 	c := &x.verdict.request
 	h := http.Header(c.Header)
 	h[headerDecision] = []string{x.id}
-	h["X-Forwarded-For"] = []string{x.from.address.String()}
+	if x.from.address.IsValid() {
+		h["X-Forwarded-For"] = []string{x.from.address.WithZone("").String()}
+	}
 	h["X-Forwarded-Host"] = []string{c.Host}
 	h["X-Forwarded-Proto"] = []string{"https"}
 	if h["X-Request-Id"] == nil {
@@ -81,37 +105,14 @@ func (x *exchange) outgoing(ctx context.Context, expects bool) (*http.Request, *
 	// Opaque is sent as it is, where Path would be escaped anew.
 	out.URL, out.RequestURI = &url.URL{Opaque: c.Target}, ""
 	out.Close, out.TransferEncoding, out.Body, out.Trailer = false, nil, nil, nil
-	sent := x.body(out)
 	if sent == nil {
-		return out, nil
+		return out
 	}
-	out.Body = sent
+	out.Body, out.Trailer = sent, sent.trailer
 	if expects {
 		h["Expect"] = []string{"100-continue"}
 	}
-	return out, sent
-}
-
-// body is the body of the outgoing request, with the trailers that the client
-// has announced, as far as they may come behind a body.
-func (x *exchange) body(out *http.Request) *body {
-	if len(x.r.Trailer) > 0 {
-		out.Trailer = request.CleanTrailer(announced(x.r.Trailer))
-	}
-	return newBody(x.w, x.r, func() {
-		for name := range out.Trailer {
-			out.Trailer[name] = x.r.Trailer[name]
-		}
-		request.CleanTrailer(out.Trailer)
-	})
-}
-
-func announced(trailer http.Header) http.Header {
-	names := make(http.Header, len(trailer))
-	for name := range trailer {
-		names[name] = []string{""}
-	}
-	return names
+	return out
 }
 
 // send returns the head of the answer.
@@ -149,7 +150,7 @@ func (f failure) Error() string { return f.reason }
 
 // explain says what went wrong with an exchange that ended with err, and whose
 // request's body could not be read because of broken.
-func (x *exchange) explain(ctx context.Context, err, broken error) error {
+func explain(ctx context.Context, err, broken error) error {
 	var malformed *request.Error
 	var known failure
 	var unsent *upstream.Error
@@ -158,7 +159,7 @@ func (x *exchange) explain(ctx context.Context, err, broken error) error {
 		return nil
 	case errors.As(broken, &malformed):
 		return failure{malformed.Reason, malformed.Status, malformed.Detail}
-	case broken != nil, x.r.Context().Err() != nil:
+	case broken != nil, errors.Is(context.Cause(ctx), errClientGone):
 		return failure{reason: ReasonClientGone}
 	case errors.Is(context.Cause(ctx), errTimeout):
 		return failure{reason: ReasonTimeout, status: http.StatusGatewayTimeout}

@@ -86,8 +86,10 @@ type state struct {
 // started nothing.
 func New(c Config) (*Gateway, error) {
 	switch {
-	case c.Identity == nil, c.Authn == nil, c.Upstreams == nil, c.Record == nil:
-		return nil, errors.New("Identity, Authn, Upstreams and Record are required")
+	case c.Identity == nil, c.Authn == nil:
+		return nil, errors.New("Identity and Authn are required")
+	case c.Upstreams == nil, c.Record == nil:
+		return nil, errors.New("Upstreams and Record are required")
 	case c.Log == nil, c.Age == nil:
 		return nil, errors.New("Log and Age are required")
 	case c.Drain < 0, c.Reload < 0:

@@ -44,12 +44,17 @@ import (
 	"github.com/sallyport/sallyport/internal/snapshot"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if role := os.Getenv(childVariable); role != "" {
+		beChild(role)
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
 
-const (
-	self identity.ID = "spiffe://prod.example/proxy/one"
-	host             = "api.shop.example"
-)
+const self identity.ID = "spiffe://prod.example/proxy/one"
+
+const host = "api.shop.example"
 
 // world is a running gateway, and all that it needs, for real.
 type world struct {
@@ -100,7 +105,7 @@ func newWorld(t testing.TB, o options) *world {
 	w.must(err)
 	upstreams, err := upstream.New(upstream.Config{Identity: o.source, Log: quiet(), Now: w.now})
 	w.must(err)
-	w.recorder, err = record.New(record.Config{Writer: o.writer, Log: quiet(), Queue: o.queue, Wait: 50 * time.Millisecond})
+	w.recorder, err = record.New(record.Config{Writer: o.writer, Log: quiet(), Queue: o.queue, Wait: 50 * time.Millisecond, Gather: time.Millisecond})
 	w.must(err)
 	w.gateway, err = gateway.New(gateway.Config{
 		Identity: o.source, Authn: pool, Upstreams: upstreams, Record: w.recorder, Log: quiet(), Registerer: w.registry,
@@ -420,14 +425,26 @@ func (w *world) metric(series string) string {
 
 // lines are decision records as they are written.
 type lines struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-	more chan struct{} // closed at the next write, when not nil
+	mu    sync.Mutex
+	text  bytes.Buffer
+	found map[string]line // by type and decision
+	more  chan struct{}   // closed at the next write, when not nil
 }
 
+// Write takes whole lines.
 func (l *lines) Write(p []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.found == nil {
+		l.found = map[string]line{}
+	}
+	for text := range bytes.Lines(p) {
+		var next line
+		if err := json.Unmarshal(text, &next); err != nil {
+			panic(fmt.Sprintf("%v in %q", err, text))
+		}
+		l.found[next.Type+" "+next.DecisionID] = next
+	}
 	if l.more != nil {
 		close(l.more)
 		l.more = nil
@@ -467,9 +484,9 @@ func (l *lines) of(t testing.TB, kind, id string) line {
 	t.Helper()
 	deadline := time.After(10 * time.Second)
 	for {
-		found, more := l.find(t, kind, id)
-		if found != nil {
-			return *found
+		found, ok, more := l.find(kind, id)
+		if ok {
+			return found
 		}
 		select {
 		case <-more:
@@ -479,29 +496,20 @@ func (l *lines) of(t testing.TB, kind, id string) line {
 	}
 }
 
+func (l *lines) find(kind, id string) (line, bool, <-chan struct{}) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.more == nil {
+		l.more = make(chan struct{})
+	}
+	found, ok := l.found[kind+" "+id]
+	return found, ok, l.more
+}
+
 func (l *lines) all() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.text.String()
-}
-
-func (l *lines) find(t testing.TB, kind, id string) (*line, <-chan struct{}) {
-	t.Helper()
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for text := range bytes.Lines(l.text.Bytes()) {
-		var found line
-		if err := json.Unmarshal(text, &found); err != nil {
-			t.Fatalf("%v in %q", err, text)
-		}
-		if found.Type == kind && found.DecisionID == id {
-			return &found, nil
-		}
-	}
-	if l.more == nil {
-		l.more = make(chan struct{})
-	}
-	return nil, l.more
 }
 
 // tokens is an identity provider: a real HTTPS server that publishes a key, and

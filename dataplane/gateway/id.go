@@ -13,7 +13,7 @@ import (
 // decisions apart, and protect nothing.
 func newID(now time.Time) string {
 	var b [16]byte
-	ms := uint64(now.UnixMilli())                                        //nolint:gosec // the clock is past 1970
+	ms := uint64(now.UnixMilli())
 	binary.BigEndian.PutUint64(b[:8], ms<<16|0x7000|rand.Uint64()&0xfff) //nolint:gosec // see above
 	binary.BigEndian.PutUint64(b[8:], 1<<63|rand.Uint64()>>2)            //nolint:gosec // see above
 	var text [36]byte

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"net/http"
+	"runtime/debug"
 	"time"
 
 	"github.com/sallyport/sallyport/dataplane/gateway/wire"
@@ -52,7 +53,7 @@ func (x *exchange) onPanic() {
 		return
 	}
 	if p != http.ErrAbortHandler { //nolint:errorlint // it is this value
-		x.gateway.log.Error("request panicked", "decision_id", x.id, "panic", p)
+		x.gateway.log.Error("request panicked", "decision_id", x.id, "panic", p, "stack", string(debug.Stack()))
 	}
 	panic(http.ErrAbortHandler) // the way to have the server end the stream
 }

@@ -378,5 +378,7 @@ func BenchmarkDecide(b *testing.B) {
 		}
 	}
 	cancel()
-	<-ended
+	if err := <-ended; err != nil {
+		b.Fatal(err)
+	}
 }

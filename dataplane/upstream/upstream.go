@@ -102,7 +102,7 @@ func (u *Upstream) next(tried *tried) *endpoint {
 		return nil
 	}
 	now, last := u.pool.now().UnixNano(), -1
-	first := int(u.turn.Add(1) % uint32(count)) //nolint:gosec // count is at most 256
+	first := int(u.turn.Add(1) % uint32(count))
 	for i := range count {
 		i = (first + i) % count
 		if tried.has(i) {

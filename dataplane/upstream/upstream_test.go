@@ -189,7 +189,6 @@ func TestTLS(t *testing.T) {
 		{"of another authority", spec(b.address(), upstream.TLS{CAFile: file}), "upstream_unverified"},
 		{"with the system's authorities", spec(a.address(), upstream.TLS{}), "upstream_unverified"},
 		{"without the file", spec(a.address(), upstream.TLS{CAFile: file + ".not"}), "upstream_misconfigured"},
-		{"in plain text", plaintext(a.address()), "Client sent an HTTP request to an HTTPS server.\n"},
 	} {
 		if got := send(t, only(p, c.spec), "x"); got != c.want {
 			t.Errorf("%s: got %q, want %q", c.name, got, c.want)
