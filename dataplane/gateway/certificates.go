@@ -22,7 +22,7 @@ var errNoCertificate = errors.New("no certificate could be read")
 type certificates struct {
 	log *slog.Logger
 
-	// current is replaced, never changed.
+	// current is never nil, and replaced, never changed.
 	current atomic.Pointer[presented]
 
 	mu    sync.Mutex
@@ -46,6 +46,7 @@ type presented struct {
 
 func newCertificates(files []*resourcev1.CertificateFiles, log *slog.Logger) *certificates {
 	c := &certificates{log: log}
+	c.current.Store(choice(nil))
 	for _, f := range files {
 		c.pairs = append(c.pairs, &pair{spec: f})
 	}
@@ -122,7 +123,7 @@ func choice(pairs []*pair) *presented {
 // first one.
 func (c *certificates) find(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 	current := c.current.Load()
-	if current == nil || current.first == nil {
+	if current.first == nil {
 		return nil, errNoCertificate
 	}
 	asked := strings.ToLower(hello.ServerName)
