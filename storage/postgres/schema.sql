@@ -147,6 +147,3 @@ ALTER TABLE ONLY public.environment_revision
 
 ALTER TABLE ONLY public.publish_cursor
     ADD CONSTRAINT publish_cursor_revision_fkey FOREIGN KEY (environment, revision) REFERENCES public.environment_revision(environment, revision);
-
-ALTER TABLE ONLY public.resource_version
-    ADD CONSTRAINT resource_version_revision_fkey FOREIGN KEY (revision) REFERENCES public.revision(revision);
