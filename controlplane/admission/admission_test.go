@@ -122,6 +122,18 @@ func TestWhatIsRefusedAndWhy(t *testing.T) {
 			`-1 Policy/shop/reads spec.routes: never_fires: selects no route after this change
 			 -1 Policy/shop/watch spec.principals: never_fires: no route that it selects takes what would prove one of them after this change`,
 		},
+		"a change of labels alone": {
+			`Route shop/orders app=order tier=gold {hosts: [shop.example], paths: ["/v1/orders/**"], methods: [GET, POST], upstream: orders, authentication: {identityProviders: [login]}}`,
+			`-1 Policy/shop/reads spec.routes: never_fires: selects no route after this change`,
+		},
+		"a change of methods alone": {
+			`Route shop/orders app=orders tier=gold {hosts: [shop.example], paths: ["/v1/orders/**"], methods: [POST], upstream: orders, authentication: {identityProviders: [login]}}`,
+			`-1 Policy/shop/reads spec.methods: never_fires: no route that it selects takes GET after this change`,
+		},
+		"a change of authentication alone": {
+			`Route shop/orders app=orders tier=gold {hosts: [shop.example], paths: ["/v1/orders/**"], methods: [GET, POST], upstream: orders, authentication: {clientCertificates: true}}`,
+			`-1 Policy/shop/reads spec.principals: never_fires: no route that it selects takes what would prove one of them after this change`,
+		},
 		"route that exists": {
 			`Route shop/a {hosts: [a.example, shop.example], paths: ["/v1/orders/**"], methods: [PUT, POST], upstream: orders, authentication: {anonymous: true}}`,
 			`0 Route/shop/a spec.paths: route_conflict: POST shop.example/v1/orders/** is taken by Route/shop/orders`,
@@ -181,6 +193,15 @@ func TestWhatIsRefusedAndWhy(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestWhatOthersNeedOfARoute(t *testing.T) {
+	f := newFleet(t, shop+`
+		Policy shop/stop {routes: {names: [orders]}, effect: DENY, paths: ["/v1/orders/{id}"]}`)
+	_, problems := f.apply(t, `Route shop/orders app=orders tier=gold {hosts: [shop.example], paths: ["/v2/**"], methods: [GET, POST], upstream: orders, authentication: {identityProviders: [login]}}`)
+	same(t, texts(problems), `-1 Policy/shop/stop spec.paths: never_fires: no route that it selects has such a path after this change`)
+	_, problems = f.apply(t, `Route shop/orders app=orders {hosts: [other.example], paths: ["/v1/orders/**"], methods: [GET, POST], upstream: orders, authentication: {identityProviders: [login]}}`)
+	same(t, texts(problems), ``)
 }
 
 func TestWhatIsAdmitted(t *testing.T) {

@@ -45,7 +45,8 @@ func BenchmarkPlanOneChange(b *testing.B) {
 		f := newFleet(b, many(100_000, namespaces))
 		for name, line := range map[string]string{
 			"upstream": `Upstream ns0/u0 {environments: [aws, gcp], endpoints: ["b:1"], tls: {}}`,
-			"route":    `Route ns0/r0-0 app=a0 tier=t0 {hosts: [new.example], upstream: u0, authentication: {identityProviders: [login]}}`,
+			"route":    `Route ns0/r0-0 app=a0 tier=t0 {hosts: [new.example], paths: ["/v0/**"], upstream: u0, authentication: {identityProviders: [login]}}`,
+			"methods":  `Route ns0/r0-0 app=a0 tier=t0 {hosts: [h0.example], paths: ["/v0/**"], methods: [GET], upstream: u0, authentication: {identityProviders: [login]}}`,
 			"policy":   `Policy ns0/new {routes: {labels: {tier: t0}}, effect: ALLOW, principals: [{group: g}], when: "request.method == 'GET'"}`,
 		} {
 			all := resources(b, line)

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 
+	"google.golang.org/protobuf/proto"
+
 	"github.com/sallyport/sallyport/internal/compile"
 	"github.com/sallyport/sallyport/internal/resource"
 	adminv1 "github.com/sallyport/sallyport/proto/gen/sallyport/admin/v1"
@@ -124,14 +126,29 @@ func (c *checker) check() {
 			c.item(e.item)
 		}
 	}
-	for _, it := range c.affected() {
+	c.others()
+}
+
+// others finds the problems that the request makes for resources that it does
+// not change. There may be very many of them, nearly always without a problem:
+// they are sorted only when there is one.
+func (c *checker) others() {
+	affected, before := c.affected(), c.problems
+	for it := range affected {
+		c.item(it)
+	}
+	if c.problems.Total == before.Total {
+		return
+	}
+	c.problems = before
+	for _, it := range slices.SortedFunc(maps.Keys(affected), func(a, b *item) int { return a.Key.Compare(b.Key) }) {
 		c.item(it)
 	}
 }
 
 // affected returns the resources that the request does not change and that may
 // miss what it does change.
-func (c *checker) affected() []*item {
+func (c *checker) affected() map[*item]struct{} {
 	all := map[*item]struct{}{}
 	gather := func(s set) {
 		for it := range s.all() {
@@ -145,9 +162,10 @@ func (c *checker) affected() []*item {
 		if old == nil {
 			continue
 		}
-		if now := c.state.items[key]; now == nil || key.Kind == resource.KindRoute || !covers(now.scope, old.scope) {
-			gather(c.state.referrers[key])
+		if keeps(old, c.state.items[key]) {
+			continue
 		}
+		gather(c.state.referrers[key])
 		for in := range old.isIn() {
 			left[in] = struct{}{}
 		}
@@ -155,7 +173,22 @@ func (c *checker) affected() []*item {
 	for in := range left {
 		gather(c.state.policies[in])
 	}
-	return slices.SortedFunc(maps.Keys(all), func(a, b *item) int { return a.Key.Compare(b.Key) })
+	return all
+}
+
+// keeps reports whether what a resource has become is all that others may have
+// needed of it: to be where it was, and of a Route what policies look at.
+func keeps(old, now *item) bool {
+	if now == nil || !covers(now.scope, old.scope) {
+		return false
+	}
+	before, ok := old.Spec.(*resourcev1.Route)
+	if !ok {
+		return true
+	}
+	after, _ := now.Spec.(*resourcev1.Route)
+	return maps.Equal(old.Labels, now.Labels) && slices.Equal(before.GetMethods(), after.GetMethods()) &&
+		slices.Equal(before.GetPaths(), after.GetPaths()) && proto.Equal(before.GetAuthentication(), after.GetAuthentication())
 }
 
 // index returns a resource's place in the request, -1 if it is not in it.
@@ -367,7 +400,11 @@ const (
 	fires
 )
 
-// firing is what the outcome depends on; many policies are alike in it.
+// fewTries is how many routes are tried before it is worth to look whether the
+// answer is known.
+const fewTries = 8
+
+// firing is what the answer depends on; many policies are alike in it.
 type firing struct {
 	selector   selection
 	labels     string
@@ -416,21 +453,33 @@ func (c *checker) firesAt(it *item, spec *resourcev1.Policy) (best firesAt) {
 		}
 		return best
 	}
+	candidates := c.smallest(it, spec)
+	if best = farthest(it, spec, candidates, fewTries); best == fires || candidates.len() <= fewTries {
+		return best
+	}
 	alike := firing{
 		selector: selector, labels: fmt.Sprint(spec.GetRoutes().GetLabels()), methods: fmt.Sprint(spec.GetMethods()),
 		paths: fmt.Sprintf("%q", spec.GetPaths()), principals: proofs(spec), scope: fmt.Sprint(it.scope),
 	}
-	if known, ok := c.firing[alike]; ok {
-		return known
+	known, ok := c.firing[alike]
+	if !ok {
+		known = farthest(it, spec, candidates, candidates.len())
+		c.firing[alike] = known
 	}
-	for r := range c.smallest(it, spec).all() {
+	return known
+}
+
+// farthest tries some routes and says how far requests come at best.
+func farthest(it *item, spec *resourcev1.Policy, candidates set, tries int) (best firesAt) {
+	for r := range candidates.all() {
+		if best == fires || tries == 0 {
+			break
+		}
+		tries--
 		if compile.Selects(spec.GetRoutes(), r.Key.Name, r.Labels) {
-			if best = max(best, reaches(it, spec, r)); best == fires {
-				break
-			}
+			best = max(best, reaches(it, spec, r))
 		}
 	}
-	c.firing[alike] = best
 	return best
 }
 

@@ -1,8 +1,12 @@
 package api
 
 import (
+	"bytes"
+	"compress/gzip"
 	"errors"
 	"fmt"
+	"io"
+	"strings"
 
 	"connectrpc.com/connect"
 	"google.golang.org/protobuf/encoding/protojson"
@@ -90,8 +94,41 @@ func (jsonCodec) Unmarshal(b []byte, v any) error {
 	if !ok {
 		return errNotProto
 	}
-	if len(b) == 0 {
-		return errors.New("the request is empty: send a JSON object")
+	if len(bytes.TrimSpace(b)) == 0 {
+		return errors.New("the request is empty: send a JSON object, {} at least")
 	}
-	return protojson.Unmarshal(b, m)
+	if err := protojson.Unmarshal(b, m); err != nil {
+		// Its text begins with "proto:" and a white space that varies.
+		text := strings.ReplaceAll(err.Error(), "\u00a0", " ")
+		return errors.New(strings.TrimPrefix(text, "proto: "))
+	}
+	return nil
+}
+
+// boundedGzip takes and sends gzip, and stops reading what becomes larger than
+// limit: connect would go on to see how large.
+func boundedGzip(limit int) connect.HandlerOption {
+	return connect.WithCompression("gzip",
+		func() connect.Decompressor { return &decompressor{limit: limit} },
+		func() connect.Compressor { return gzip.NewWriter(io.Discard) })
+}
+
+type decompressor struct {
+	gzip.Reader
+	limit, left int
+}
+
+// Reset implements connect.Decompressor.
+func (d *decompressor) Reset(r io.Reader) error {
+	d.left = d.limit + 1 // so that connect sees one byte too many
+	return d.Reader.Reset(r)
+}
+
+func (d *decompressor) Read(p []byte) (int, error) {
+	if d.left == 0 {
+		return 0, fmt.Errorf("the request has more than %d bytes", d.limit)
+	}
+	n, err := d.Reader.Read(p[:min(len(p), d.left)])
+	d.left -= n
+	return n, err
 }

@@ -20,6 +20,8 @@ import (
 const (
 	defaultPage = 100
 	defaultWait = 30 * time.Second
+	// sendWithin bounds how long a caller may take to receive a message.
+	sendWithin = 10 * time.Second
 )
 
 // fleetService implements adminv1connect.FleetServiceHandler.
@@ -57,7 +59,17 @@ func (s fleetService) GetProxy(ctx context.Context, req *connect.Request[adminv1
 }
 
 func (s fleetService) WaitEnforced(ctx context.Context, req *connect.Request[adminv1.WaitEnforcedRequest], stream *connect.ServerStream[adminv1.WaitEnforcedResponse]) error {
-	return public(ctx, s.log, s.waitEnforced(ctx, req.Msg, stream.Send))
+	began := s.now()
+	err := public(ctx, s.log, s.waitEnforced(ctx, req.Msg, func(m *adminv1.WaitEnforcedResponse) error {
+		if control := callOf(ctx).control; control != nil {
+			if err := control.SetWriteDeadline(time.Now().Add(sendWithin)); err != nil {
+				return err
+			}
+		}
+		return stream.Send(m)
+	}))
+	s.metrics.observe(req.Spec().Procedure, err, s.now().Sub(began))
+	return err
 }
 
 func (s fleetService) waitEnforced(ctx context.Context, req *adminv1.WaitEnforcedRequest, send func(*adminv1.WaitEnforcedResponse) error) error {
@@ -68,21 +80,43 @@ func (s fleetService) waitEnforced(ctx context.Context, req *adminv1.WaitEnforce
 	if req.GetTimeout() != nil {
 		timeout = req.GetTimeout().AsDuration()
 	}
-	ctx, cancel := context.WithTimeout(ctx, timeout)
+	ctx, cancel := context.WithTimeoutCause(ctx, timeout, errNotEnforced)
 	defer cancel()
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	go func() {
+		select {
+		case <-s.drain:
+			stop(errDraining)
+		case <-ctx.Done():
+		}
+	}()
 	environments, err := s.waitFor(ctx, snapshot.Revision(req.GetRevision()), req.GetEnvironments())
 	if err != nil {
 		return err
 	}
 	began := s.now()
-	return s.registry.Wait(ctx, environments, func(progress []*adminv1.EnvironmentProgress, done bool) error {
+	err = s.registry.Wait(ctx, environments, func(progress []*adminv1.EnvironmentProgress, done bool) error {
 		return send(&adminv1.WaitEnforcedResponse{
 			Environments: progress,
 			Elapsed:      durationpb.New(s.now().Sub(began)),
 			Done:         done,
 		})
 	})
+	switch cause := context.Cause(ctx); {
+	case err != nil && errors.Is(cause, errDraining):
+		return connect.NewError(connect.CodeUnavailable, errDraining)
+	case err != nil && errors.Is(cause, errNotEnforced):
+		return connect.NewError(connect.CodeDeadlineExceeded,
+			fmt.Errorf("revision %d is %w after %s", req.GetRevision(), errNotEnforced, timeout))
+	}
+	return err
 }
+
+var (
+	errNotEnforced = errors.New("not enforced everywhere")
+	errDraining    = errors.New("this replica is about to end: ask again")
+)
 
 // waitFor returns the environments to wait for, each with its revision at the
 // fleet's revision: the named ones, or those that the revision touched.

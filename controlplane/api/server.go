@@ -6,11 +6,15 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"runtime/debug"
+	"sync"
 	"time"
 
 	"buf.build/go/protovalidate"
 	"connectrpc.com/connect"
 	"connectrpc.com/grpchealth"
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/time/rate"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/sallyport/sallyport/controlplane/access"
@@ -20,11 +24,20 @@ import (
 	"github.com/sallyport/sallyport/storage"
 )
 
-// MaxRequest bounds a request's body, in bytes.
+// MaxRequest bounds a request's body, in bytes, compressed or not.
 const MaxRequest = 16 << 20
 
-// callTimeout bounds every call but WaitEnforced, which has its own.
-const callTimeout = 30 * time.Second
+const (
+	// callTimeout bounds every call but WaitEnforced, which has its own.
+	callTimeout = 30 * time.Second
+	// auditTimeout bounds what an audit entry may take of a call that has
+	// failed.
+	auditTimeout = 5 * time.Second
+	// warmRetry is when reading the fleet is tried again at the start.
+	warmRetry = time.Second
+	// maxHealth bounds a request for health, which strangers may send.
+	maxHealth = 4 << 10
+)
 
 // Store is the part of the store that the API needs.
 type Store interface {
@@ -36,14 +49,18 @@ type Store interface {
 // zero Caller for none.
 type Identify func(r *http.Request) (access.Caller, error)
 
-// Config is what an API needs. All fields but Now are required.
+// Config is what an API needs. Store, Registry, Control, Identify and Log are
+// required.
 type Config struct {
 	Store    Store
 	Registry *registry.Registry
 	Control  *access.Control
 	Identify Identify
 	Log      *slog.Logger
-	Now      func() time.Time // time.Now when nil
+	// Ready reports what gRPC health answers; serving from the start when nil.
+	Ready   func() bool
+	Metrics prometheus.Registerer // none when nil
+	Now     func() time.Time      // time.Now when nil
 }
 
 // API serves ConfigService, FleetService and gRPC health.
@@ -52,127 +69,133 @@ type API struct {
 	registry *registry.Registry
 	control  *access.Control
 	identify Identify
+	ready    func() bool
 	log      *slog.Logger
 	now      func() time.Time
 	rules    protovalidate.Validator
 	errors   *connect.ErrorWriter
+	metrics  *metrics
 	state    *state
+	// turn is held by the change of this replica that is planned and committed.
+	turn chan struct{}
+	// unnamed bounds the audit entries of callers who may do nothing at all.
+	unnamed *rate.Limiter
+
+	drained sync.Once
+	drain   chan struct{} // closed when this replica is about to end
 }
 
-// New returns an API. It reads nothing until it is called.
+// New returns an API. It reads nothing until it is called or run.
 func New(c Config) (*API, error) {
 	rules, err := protovalidate.New()
 	if err != nil {
 		return nil, fmt.Errorf("validation rules: %w", err)
 	}
-	now := c.Now
-	if now == nil {
-		now = time.Now
+	m, err := newMetrics(c.Metrics)
+	if err != nil {
+		return nil, fmt.Errorf("metrics: %w", err)
 	}
-	return &API{
+	a := &API{
 		store:    c.Store,
 		registry: c.Registry,
 		control:  c.Control,
 		identify: c.Identify,
+		ready:    c.Ready,
 		log:      c.Log,
-		now:      now,
+		now:      c.Now,
 		rules:    rules,
 		errors:   connect.NewErrorWriter(),
+		metrics:  m,
 		state:    newState(c.Store),
-	}, nil
+		turn:     make(chan struct{}, 1),
+		unnamed:  rate.NewLimiter(1, 100),
+		drain:    make(chan struct{}),
+	}
+	if a.ready == nil {
+		a.ready = func() bool { return true }
+	}
+	if a.now == nil {
+		a.now = time.Now
+	}
+	return a, nil
 }
+
+// Run reads the fleet, so that the first change does not have to wait for it,
+// and returns when it has, or when ctx ends.
+func (a *API) Run(ctx context.Context) error {
+	for {
+		err := a.state.sync(ctx)
+		if err == nil || ctx.Err() != nil {
+			return nil
+		}
+		a.log.WarnContext(ctx, "fleet could not be read yet", "err", err)
+		select {
+		case <-ctx.Done():
+		case <-time.After(warmRetry):
+		}
+	}
+}
+
+// Drain ends the calls that wait for proxies, for whom this may take long.
+func (a *API) Drain() { a.drained.Do(func() { close(a.drain) }) }
 
 // Handler serves Connect, gRPC and gRPC-Web. Every procedure but health's is
 // authorized before its body is read.
 func (a *API) Handler() http.Handler {
 	options := []connect.HandlerOption{
 		strictCodecs(),
+		boundedGzip(MaxRequest),
 		connect.WithReadMaxBytes(MaxRequest),
+		connect.WithRecover(a.recovered),
 		connect.WithInterceptors(a.interceptor()),
 	}
 	services := http.NewServeMux()
 	services.Handle(adminv1connect.NewConfigServiceHandler(configService{a}, options...))
 	services.Handle(adminv1connect.NewFleetServiceHandler(fleetService{a}, options...))
 	mux := http.NewServeMux()
-	mux.Handle(grpchealth.NewHandler(grpchealth.NewStaticChecker(
-		adminv1connect.ConfigServiceName, adminv1connect.FleetServiceName)))
-	mux.Handle("/", a.guard(services))
+	path, health := grpchealth.NewHandler(health{a.ready}, boundedGzip(maxHealth), connect.WithReadMaxBytes(maxHealth))
+	mux.Handle(path, bound(maxHealth, health))
+	mux.Handle("/", bound(MaxRequest, a.guard(services)))
 	return mux
 }
 
-type callerKey struct{}
+// health answers gRPC's health checks.
+type health struct{ ready func() bool }
 
-// guard lets through only whom the access rules allow, with a body that is not
-// larger than MaxRequest.
-func (a *API) guard(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		caller, err := a.identify(r)
-		if err == nil {
-			err = a.control.Authorize(caller, r.URL.Path)
-		}
-		if err != nil {
-			a.refuse(w, r, caller, err)
-			return
-		}
-		if r.ContentLength > MaxRequest {
-			a.write(w, r, connect.NewError(connect.CodeResourceExhausted,
-				fmt.Errorf("the request has %d bytes, more than %d", r.ContentLength, MaxRequest)))
-			return
-		}
-		r.Body = http.MaxBytesReader(w, r.Body, MaxRequest+1)
-		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), callerKey{}, caller)))
-	})
+// Check implements grpchealth.Checker.
+func (h health) Check(_ context.Context, req *grpchealth.CheckRequest) (*grpchealth.CheckResponse, error) {
+	switch req.Service {
+	case "", adminv1connect.ConfigServiceName, adminv1connect.FleetServiceName:
+	default:
+		return nil, connect.NewError(connect.CodeNotFound, errors.New("no such service"))
+	}
+	if !h.ready() {
+		return &grpchealth.CheckResponse{Status: grpchealth.StatusNotServing}, nil
+	}
+	return &grpchealth.CheckResponse{Status: grpchealth.StatusServing}, nil
 }
 
-// refuse answers a call that was not allowed. What known callers try is in the
-// audit; strangers are only logged, so that they cannot fill it.
-func (a *API) refuse(w http.ResponseWriter, r *http.Request, caller access.Caller, why error) {
-	if errors.Is(why, access.ErrDenied) {
-		a.audit(r.Context(), storage.AuditEntry{Caller: caller.String(), Action: r.URL.Path, Detail: why.Error()})
-	}
-	a.log.WarnContext(r.Context(), "call was refused", "caller", caller.String(), "procedure", r.URL.Path, "err", why)
-	a.write(w, r, public(r.Context(), a.log, why))
-}
-
-func (a *API) write(w http.ResponseWriter, r *http.Request, err error) {
-	// The body is left unread: the connection cannot be used again.
-	w.Header().Set("Connection", "close")
-	if !a.errors.IsSupported(r) {
-		status := http.StatusForbidden
-		if connect.CodeOf(err) == connect.CodeUnauthenticated {
-			status = http.StatusUnauthorized
-		}
-		http.Error(w, err.Error(), status)
-		return
-	}
-	if err := a.errors.Write(w, r, err); err != nil {
-		a.log.DebugContext(r.Context(), "answer was not written", "err", err)
-	}
-}
-
-// audit records a call that made no revision; one that did is recorded with it.
-func (a *API) audit(ctx context.Context, e storage.AuditEntry) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
-	defer cancel()
-	e.At = a.now()
-	if err := a.store.Record(ctx, e); err != nil {
-		a.log.ErrorContext(ctx, "audit entry was not recorded", "caller", e.Caller, "action", e.Action, "err", err)
-	}
+// recovered answers a call that has panicked.
+func (a *API) recovered(ctx context.Context, spec connect.Spec, _ http.Header, what any) error {
+	a.log.ErrorContext(ctx, "call panicked", "procedure", spec.Procedure, "err", what, "stack", string(debug.Stack()))
+	return errInternal
 }
 
 // interceptor checks requests against the rules of their messages and turns
 // errors into what callers may see.
 func (a *API) interceptor() connect.Interceptor {
 	return connect.UnaryInterceptorFunc(func(next connect.UnaryFunc) connect.UnaryFunc {
-		return func(ctx context.Context, req connect.AnyRequest) (connect.AnyResponse, error) {
+		return func(ctx context.Context, req connect.AnyRequest) (res connect.AnyResponse, err error) {
+			began := a.now()
 			ctx, cancel := context.WithTimeout(ctx, callTimeout)
 			defer cancel()
-			if err := a.check(req.Any()); err != nil {
-				return nil, public(ctx, a.log, err)
+			if err = a.check(req.Any()); err == nil {
+				res, err = next(ctx, req)
 			}
-			res, err := next(ctx, req)
+			err = public(ctx, a.log, err)
+			a.metrics.observe(req.Spec().Procedure, err, a.now().Sub(began))
 			if err != nil {
-				return nil, public(ctx, a.log, err)
+				return nil, err
 			}
 			return res, nil
 		}
@@ -183,7 +206,7 @@ func (a *API) interceptor() connect.Interceptor {
 func (a *API) check(message any) error {
 	m, ok := message.(proto.Message)
 	if !ok {
-		return connect.NewError(connect.CodeInternal, errNotProto)
+		return errNotProto
 	}
 	err := a.rules.Validate(m)
 	if err == nil {
@@ -196,16 +219,11 @@ func (a *API) check(message any) error {
 	var problems resource.Problems
 	for _, v := range broken.Violations {
 		problems.Add(resource.Problem{
+			Index:   -1,
 			Field:   protovalidate.FieldPathString(v.Proto.GetField()),
 			Reason:  resource.ReasonInvalidValue,
 			Message: v.Proto.GetMessage(),
 		})
 	}
 	return problem(connect.CodeInvalidArgument, problems)
-}
-
-// callerOf returns who was let in by guard.
-func callerOf(ctx context.Context) access.Caller {
-	caller, _ := ctx.Value(callerKey{}).(access.Caller)
-	return caller
 }

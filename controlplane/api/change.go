@@ -1,0 +1,176 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"connectrpc.com/connect"
+
+	"github.com/sallyport/sallyport/controlplane/access"
+	"github.com/sallyport/sallyport/controlplane/admission"
+	"github.com/sallyport/sallyport/internal/failpoint"
+	"github.com/sallyport/sallyport/internal/resource"
+	"github.com/sallyport/sallyport/internal/snapshot"
+	adminv1 "github.com/sallyport/sallyport/proto/gen/sallyport/admin/v1"
+	"github.com/sallyport/sallyport/proto/gen/sallyport/admin/v1/adminv1connect"
+	"github.com/sallyport/sallyport/storage"
+)
+
+// maxAttempts bounds how often a change is planned anew because other replicas
+// committed what concerns it. This replica's own changes take turns.
+const maxAttempts = 10
+
+// change is what Apply and Delete ask for.
+type change struct {
+	procedure string
+	message   string
+	expected  *int64
+	dryRun    bool
+	request   *admission.Request
+}
+
+// outcome is what has become of a change.
+type outcome struct {
+	plan         *admission.Plan
+	revision     snapshot.Revision
+	environments []string
+}
+
+func (s configService) Apply(ctx context.Context, req *connect.Request[adminv1.ApplyRequest]) (*connect.Response[adminv1.ApplyResponse], error) {
+	m := req.Msg
+	done, err := s.change(ctx, callerOf(ctx), change{
+		procedure: adminv1connect.ConfigServiceApplyProcedure,
+		message:   m.GetMessage(),
+		expected:  m.ExpectedRevision,
+		dryRun:    m.GetDryRun(),
+		request:   admission.NewApply(m.GetResources()),
+	})
+	if err != nil {
+		return nil, err
+	}
+	res := &adminv1.ApplyResponse{Revision: int64(done.revision), Environments: done.environments}
+	for i, r := range m.GetResources() {
+		res.Changes = append(res.Changes, &adminv1.Change{
+			Key: &adminv1.Key{
+				Kind: r.GetKind(), Namespace: r.GetMetadata().GetNamespace(), Name: r.GetMetadata().GetName(),
+			},
+			Type: done.plan.Types[i],
+		})
+	}
+	return connect.NewResponse(res), nil
+}
+
+func (s configService) Delete(ctx context.Context, req *connect.Request[adminv1.DeleteRequest]) (*connect.Response[adminv1.DeleteResponse], error) {
+	m := req.Msg
+	keys := make([]resource.Key, len(m.GetKeys()))
+	for i, k := range m.GetKeys() {
+		keys[i] = keyOf(k)
+	}
+	done, err := s.change(ctx, callerOf(ctx), change{
+		procedure: adminv1connect.ConfigServiceDeleteProcedure,
+		message:   m.GetMessage(),
+		expected:  m.ExpectedRevision,
+		dryRun:    m.GetDryRun(),
+		request:   admission.NewDelete(keys),
+	})
+	if err != nil {
+		return nil, err
+	}
+	res := &adminv1.DeleteResponse{Revision: int64(done.revision), Environments: done.environments}
+	for i, k := range m.GetKeys() {
+		res.Changes = append(res.Changes, &adminv1.Change{Key: k, Type: done.plan.Types[i]})
+	}
+	return connect.NewResponse(res), nil
+}
+
+// change makes a change, or says what keeps it from being made. One that makes
+// no revision is recorded in the audit here, others with their revision.
+func (s configService) change(ctx context.Context, caller access.Caller, c change) (outcome, error) {
+	failpoint.Hit("apply.received")
+	done, committed, err := s.try(ctx, caller, c)
+	if !committed && !errors.Is(err, storage.ErrUnavailable) {
+		s.audit(ctx, storage.AuditEntry{Caller: caller.String(), Action: c.procedure, Allowed: true, Detail: detail(c, err)})
+	}
+	failpoint.Hit("apply.answering")
+	return done, err
+}
+
+func detail(c change, err error) string {
+	switch {
+	case err != nil:
+		return "refused: " + codeOf(err).String()
+	case c.dryRun:
+		return "dry run"
+	}
+	return "nothing to change"
+}
+
+func (s configService) try(ctx context.Context, caller access.Caller, c change) (done outcome, committed bool, err error) {
+	s.state.compile(c.request)
+	if !c.dryRun {
+		select {
+		case s.turn <- struct{}{}:
+			defer func() { <-s.turn }()
+		case <-ctx.Done():
+			return outcome{}, false, ctx.Err()
+		}
+	}
+	for range maxAttempts {
+		if err = s.state.sync(ctx); err != nil {
+			return outcome{}, false, err
+		}
+		done, committed, err = s.attempt(ctx, caller, c)
+		if !errors.Is(err, errMoved) {
+			return done, committed, err
+		}
+	}
+	return outcome{}, false, connect.NewError(connect.CodeAborted,
+		errors.New("other replicas keep changing what this changes: nothing was changed, try again"))
+}
+
+func (s configService) attempt(ctx context.Context, caller access.Caller, c change) (done outcome, committed bool, err error) {
+	plan, base, problems := s.state.plan(c.request)
+	switch {
+	case c.expected != nil && snapshot.Revision(*c.expected) != base:
+		return outcome{}, false, connect.NewError(connect.CodeAborted,
+			fmt.Errorf("the fleet is at revision %d, not at the expected %d: nothing was changed", base, *c.expected))
+	case problems.Total > 0:
+		return outcome{}, false, refusal(problems, c)
+	case c.dryRun || len(plan.Changes) == 0:
+		return outcome{plan: plan, revision: base, environments: plan.Environments}, false, nil
+	}
+	failpoint.Hit("apply.planned")
+	commit := storage.Commit{
+		Caller: caller.String(), Action: c.procedure, Message: c.message, Base: base, Changes: plan.Changes,
+	}
+	if c.expected != nil {
+		commit.Expected = &base // they are equal
+	}
+	made, err := s.store.Commit(ctx, commit, func(since []storage.Version) error {
+		problems, err := s.state.replan(c.request, plan, since)
+		if problems.Total > 0 {
+			return refusal(problems, c)
+		}
+		return err
+	})
+	if err != nil {
+		return outcome{}, false, err
+	}
+	s.log.InfoContext(ctx, "revision committed", "revision", made.Revision, "caller", caller.String(),
+		"changes", len(plan.Changes), "environments", made.Environments)
+	return outcome{plan: plan, revision: made.Revision, environments: made.Environments}, true, nil
+}
+
+// refusal makes an error of the problems of a change.
+func refusal(problems resource.Problems, c change) error {
+	code := connect.CodeInvalidArgument
+	if c.procedure == adminv1connect.ConfigServiceDeleteProcedure {
+		code = connect.CodeFailedPrecondition
+		if slices.ContainsFunc(problems.Kept, func(p resource.Problem) bool { return p.Reason == admission.ReasonNotFound }) {
+			code = connect.CodeNotFound
+		}
+	}
+	return problem(code, problems)
+}
