@@ -1,6 +1,7 @@
 package postgres_test
 
 import (
+	"context"
 	"flag"
 	"os"
 	"os/exec"
@@ -8,6 +9,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -65,10 +67,27 @@ func TestMigrate(t *testing.T) {
 		t.Errorf("an empty database: %v", err)
 	}
 
-	// Several replicas migrate at once.
+	// Several replicas migrate at once: while one is held up, the others come.
+	hold := session(t, dsn)
+	if _, err := hold.Exec(t.Context(), `begin; create table fleet ()`); err != nil {
+		t.Fatal(err)
+	}
+	const replicas = 4
 	var g errgroup.Group
-	for range 4 {
+	for range replicas {
 		g.Go(func() error { return postgres.Migrate(t.Context(), dsn) })
+	}
+	watching := session(t, dsn)
+	bound, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	for there := 0; there < replicas; {
+		if err := watching.QueryRow(bound, `select count(*) from pg_stat_activity where datname = current_database()
+			and pid <> pg_backend_pid() and (wait_event_type = 'Lock' or query like '%advisory_lock%')`).Scan(&there); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := hold.Exec(t.Context(), `rollback`); err != nil {
+		t.Fatal(err)
 	}
 	if err := g.Wait(); err != nil {
 		t.Fatal(err)
