@@ -1,6 +1,7 @@
 package deployments_test
 
 import (
+	"cmp"
 	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/x509"
@@ -168,7 +169,7 @@ func keysOf(settings any) []string {
 
 func declared(to map[string]bool, path string, t reflect.Type) {
 	for f := range t.Fields() {
-		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+		name, _, _ := strings.Cut(cmp.Or(f.Tag.Get("yaml"), f.Tag.Get("json")), ",")
 		next, of := path+name, f.Type
 		if of.Kind() == reflect.Slice {
 			of = of.Elem()
