@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/sallyport/sallyport/internal/snapshot"
 	adminv1 "github.com/sallyport/sallyport/proto/gen/sallyport/admin/v1"
@@ -16,28 +17,39 @@ import (
 
 const (
 	// remoteEvery is how often the records of other replicas are read while
-	// someone waits.
+	// someone waits; remoteIdle, when these have no proxies that matter.
 	remoteEvery = 250 * time.Millisecond
-	maxLaggards = 100
+	remoteIdle  = time.Second
+	// recordWithin bounds how long the record of a proxy that this replica knows
+	// itself is waited for.
+	recordWithin = 2 * time.Second
+	maxLaggards  = 100
 )
 
 // Proxy returns what is known of a proxy process; storage.ErrNotFound if
-// nothing is.
+// nothing is. What this replica knows itself it tells without the database.
 func (r *Registry) Proxy(ctx context.Context, id storage.ProxyID) (*adminv1.Proxy, error) {
-	r.mu.Lock()
-	e := r.local[id]
-	r.mu.Unlock()
-	if e != nil && e.session != nil {
-		return e.proxy, nil
+	e := r.entry(id)
+	if e == nil {
+		record, err := r.store.Proxy(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		return r.newest(nil, record)
 	}
+	ctx, cancel := context.WithTimeout(ctx, recordWithin)
+	defer cancel()
 	record, err := r.store.Proxy(ctx, id)
 	if err != nil {
-		if e != nil {
-			return e.proxy, nil
-		}
-		return nil, err
+		return e.proxy, nil //nolint:nilerr // it was not saved yet, or the database is away
 	}
-	return r.newer(e, record)
+	return r.newest(e, record)
+}
+
+func (r *Registry) entry(id storage.ProxyID) *entry {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.local[id]
 }
 
 // Proxies returns up to limit proxies of an environment (all when empty) after
@@ -47,35 +59,37 @@ func (r *Registry) Proxies(ctx context.Context, environment string, after storag
 	if err != nil {
 		return nil, err
 	}
-	proxies := make([]*adminv1.Proxy, 0, len(records))
-	for _, record := range records {
-		r.mu.Lock()
-		e := r.local[record.ID]
-		r.mu.Unlock()
-		p, err := r.newer(e, record)
-		if err != nil {
+	proxies := make([]*adminv1.Proxy, len(records))
+	for i, record := range records {
+		if proxies[i], err = r.newest(r.entry(record.ID), record); err != nil {
 			return nil, err
 		}
-		proxies = append(proxies, p)
 	}
 	return proxies, nil
 }
 
-// newer returns the newer of what this replica knows and the record, which may
-// be that of a stream of another replica.
-func (r *Registry) newer(e *entry, record storage.Proxy) (*adminv1.Proxy, error) {
-	if e != nil && (e.session != nil || !e.proxy.GetLastSeenAt().AsTime().Before(record.LastSeen)) {
-		return e.proxy, nil
+// newest returns what is known of a proxy: what this replica knows (nil:
+// nothing), or the record, which may be of a later stream of another replica.
+func (r *Registry) newest(e *entry, record storage.Proxy) (*adminv1.Proxy, error) {
+	if e != nil && !e.proxy.GetLastSeenAt().AsTime().Before(record.LastSeen) {
+		p := proto.CloneOf(e.proxy)
+		p.RegisteredAt = timestamppb.New(record.RegisteredAt)
+		return p, nil
 	}
 	p := &adminv1.Proxy{}
 	if err := proto.Unmarshal(record.Status, p); err != nil {
 		return nil, fmt.Errorf("status of proxy %s: %w", record.ID, err)
 	}
-	gone := record.Replica == "" || r.now().Sub(record.LastSeen) > LostAfter
-	if gone && p.GetConnection() == adminv1.Connection_CONNECTION_CONNECTED {
+	p.RegisteredAt = timestamppb.New(record.RegisteredAt)
+	if p.GetConnection() == adminv1.Connection_CONNECTION_CONNECTED && !r.elsewhere(record) {
 		p.Connection = adminv1.Connection_CONNECTION_LOST
 	}
 	return p, nil
+}
+
+// elsewhere reports whether a record is of a stream that another replica has.
+func (r *Registry) elsewhere(record storage.Proxy) bool {
+	return record.Replica != "" && record.Replica != r.replica && r.now().Sub(record.LastSeen) <= LostAfter
 }
 
 // Wait calls report with the progress of the environments towards the given
@@ -87,16 +101,21 @@ func (r *Registry) Wait(ctx context.Context, environments map[string]snapshot.Re
 	if err != nil {
 		return err
 	}
-	poll := time.NewTicker(remoteEvery)
+	poll := time.NewTimer(pollAfter(remote))
 	defer poll.Stop()
 	var last []*adminv1.EnvironmentProgress
 	for {
+		began := time.Now()
 		progress, done, changed := r.progress(environments, remote)
 		if done || !slices.EqualFunc(progress, last, func(a, b *adminv1.EnvironmentProgress) bool { return proto.Equal(a, b) }) {
 			if err := report(progress, done); err != nil || done {
 				return err
 			}
 			last = progress
+		}
+		// What takes long to count is counted less often.
+		if err := pause(ctx, time.Since(began)); err != nil {
+			return err
 		}
 		select {
 		case <-ctx.Done():
@@ -106,33 +125,53 @@ func (r *Registry) Wait(ctx context.Context, environments map[string]snapshot.Re
 			if fresh, err := r.connected(ctx, environments); err == nil {
 				remote = fresh // else what is known goes on to count
 			}
+			poll.Reset(pollAfter(remote))
 		}
 	}
 }
 
-// connected returns the connected proxies of the environments, as recorded.
+// pollAfter returns when the records of other replicas are read again.
+func pollAfter(remote map[storage.ProxyID]*adminv1.Proxy) time.Duration {
+	if len(remote) == 0 {
+		return remoteIdle
+	}
+	return remoteEvery
+}
+
+func pause(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-timer.C:
+		return nil
+	}
+}
+
+// connected returns the proxies of the environments that are connected to
+// other replicas, as recorded.
 func (r *Registry) connected(ctx context.Context, environments map[string]snapshot.Revision) (map[storage.ProxyID]*adminv1.Proxy, error) {
 	all := map[storage.ProxyID]*adminv1.Proxy{}
 	for environment := range environments {
 		var after storage.Proxy
 		for {
-			page, err := r.store.Proxies(ctx, environment, after, 1000)
+			records, err := r.store.Proxies(ctx, environment, after, page)
 			if err != nil {
 				return nil, err
 			}
-			for _, record := range page {
-				p, err := r.newer(nil, record)
-				if err != nil {
+			for _, record := range records {
+				if !r.elsewhere(record) {
+					continue
+				}
+				if all[record.ID], err = r.newest(nil, record); err != nil {
 					return nil, err
 				}
-				if p.GetConnection() == adminv1.Connection_CONNECTION_CONNECTED && record.Replica != r.replica {
-					all[record.ID] = p
-				}
 			}
-			if len(page) < 1000 {
+			if len(records) < page {
 				break
 			}
-			after = page[len(page)-1]
+			after = records[len(records)-1]
 		}
 	}
 	return all, nil
@@ -145,7 +184,8 @@ func (r *Registry) progress(environments map[string]snapshot.Revision, remote ma
 	r.mu.Lock()
 	changed = r.statuses
 	for id, e := range r.local {
-		if e.session != nil {
+		there := proxies[id]
+		if e.session != nil && (there == nil || !e.proxy.GetLastSeenAt().AsTime().Before(there.GetLastSeenAt().AsTime())) {
 			proxies[id] = e.proxy
 		}
 	}
@@ -157,7 +197,7 @@ func (r *Registry) progress(environments map[string]snapshot.Revision, remote ma
 		progress = append(progress, byEnvironment[name])
 	}
 	for _, p := range slices.SortedFunc(maps.Values(proxies), compareProxies) {
-		if e := byEnvironment[p.GetEnvironment()]; e != nil {
+		if e := byEnvironment[p.GetEnvironment()]; e != nil && p.GetConnection() == adminv1.Connection_CONNECTION_CONNECTED {
 			count(e, p)
 		}
 	}

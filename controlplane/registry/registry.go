@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -30,11 +29,18 @@ const (
 	refreshEvery = 5 * time.Second
 	// saveEvery bounds how often records are written.
 	saveEvery = 50 * time.Millisecond
+	// saveWithin bounds how long writing them may take.
+	saveWithin = 10 * time.Second
+	// lastSaveWithin is the same when the replica stops.
+	lastSaveWithin = 2 * time.Second
 	// LostAfter is how long a proxy that another replica last heard of counts
 	// as connected: three heartbeats and a half.
 	LostAfter = 35 * time.Second
-	// maxInstances bounds how many processes one SPIFFE ID may register.
+	// maxInstances bounds how many processes of one SPIFFE ID a replica knows at
+	// a time.
 	maxInstances = 1000
+	// page is how many records and enrollments are read at once.
+	page = 1000
 )
 
 var (
@@ -42,14 +48,15 @@ var (
 	ErrNotAdmitted = errors.New("no enrollment matches this SPIFFE ID")
 	// ErrTooMany says that a SPIFFE ID has registered too many instances.
 	ErrTooMany = errors.New("too many instances have registered with this SPIFFE ID")
+	// ErrInstance says that the name of an instance is none.
+	ErrInstance = errors.New("an instance is named by letters, digits, '.', '_' and '-', at most 253")
 )
 
 // Store is the part of the store that the registry needs.
 type Store interface {
 	storage.Fleet
-	Since(ctx context.Context, after snapshot.Revision) ([]storage.Version, snapshot.Revision, error)
+	List(ctx context.Context, f storage.Filter) ([]storage.Version, snapshot.Revision, error)
 	Changed(ctx context.Context) <-chan struct{}
-	EnvironmentsAt(ctx context.Context, at snapshot.Revision) (map[string]snapshot.Revision, error)
 }
 
 // Config is what a Registry needs. All fields but Now are required.
@@ -70,25 +77,30 @@ type Registry struct {
 	now     func() time.Time
 	dirty   chan struct{} // wakes the writer
 
+	// read belongs to Run: the enrollments that were read last.
+	read map[resource.Key]snapshot.Digest
+
 	mu          sync.Mutex
-	enrollments []enrollment
-	read        snapshot.Revision // up to which enrollments are known
+	enrollments []enrollment // ordered by key
 	ready       bool
-	admissions  chan struct{}              // closed when enrollments change
-	statuses    chan struct{}              // closed when a status changes
-	local       map[storage.ProxyID]*entry // those this replica heard of
+	admissions  chan struct{} // closed when enrollments change
+	statuses    chan struct{} // closed when a status changes
+	// local holds those that have a stream here, or were heard of here not long
+	// ago. The database has all.
+	local     map[storage.ProxyID]*entry
+	instances map[string]int // entries of local, by SPIFFE ID
 }
 
-// entry is a proxy of which this replica knows the newest status.
+// entry is a proxy of which this replica knows the newest status. Changing it
+// is replacing it, but for saved.
 type entry struct {
-	proxy   *adminv1.Proxy // replaced, never changed in place
-	session *Session       // nil when it has no stream here
-	saved   bool
+	proxy   *adminv1.Proxy
+	session *Session // nil when it has no stream here
+	saved   bool     // needs the mutex
 }
 
 // enrollment is a compiled Enrollment.
 type enrollment struct {
-	key         resource.Key
 	pattern     pattern.SPIFFE
 	environment string
 	labels      map[string]string
@@ -109,32 +121,42 @@ func New(c Config) *Registry {
 		admissions: make(chan struct{}),
 		statuses:   make(chan struct{}),
 		local:      map[storage.ProxyID]*entry{},
+		instances:  map[string]int{},
 	}
 }
 
 // Run reads enrollments as they change and writes records, until ctx ends. It
-// outlives every failure of the database: what is known stays in force.
+// outlives every failure of the database: what is known stays in force, and is
+// written when it can be.
 func (r *Registry) Run(ctx context.Context) error {
 	changed := r.store.Changed(ctx)
-	refresh := time.NewTicker(refreshEvery)
+	refresh, pace := time.NewTicker(refreshEvery), time.NewTimer(0)
 	defer refresh.Stop()
+	defer pace.Stop()
+	var dirty <-chan struct{} // r.dirty when it is time
+	saved := true
 	r.refresh(ctx)
 	for {
 		select {
 		case <-ctx.Done():
-			r.saveLast(ctx)
+			r.save(context.WithoutCancel(ctx), lastSaveWithin)
 			return nil
 		case <-changed:
 			r.refresh(ctx)
+			if !saved { // the database may be back
+				saved = r.save(ctx, saveWithin)
+			}
 		case <-refresh.C:
 			r.refresh(ctx)
-			r.save(ctx)
-		case <-r.dirty:
-			r.save(ctx)
-			select {
-			case <-ctx.Done():
-			case <-time.After(saveEvery):
+			saved = r.save(ctx, saveWithin)
+		case <-dirty:
+			dirty = nil
+			pace.Reset(saveEvery)
+			if saved { // else the next refresh is soon enough
+				saved = r.save(ctx, saveWithin)
 			}
+		case <-pace.C:
+			dirty = r.dirty
 		}
 	}
 }
@@ -147,67 +169,79 @@ func (r *Registry) Ready() bool {
 }
 
 func (r *Registry) refresh(ctx context.Context) {
-	r.mu.Lock()
-	after, first := r.read, !r.ready
-	r.mu.Unlock()
-	if first {
+	if !r.Ready() {
 		if err := r.forgetStreams(ctx); err != nil {
-			r.log.WarnContext(ctx, "fleet could not be read", "err", err)
+			r.unread(ctx, err)
 			return
 		}
 	}
-	versions, read, err := r.store.Since(ctx, after)
+	versions, err := r.list(ctx)
 	if err != nil {
-		r.log.WarnContext(ctx, "enrollments could not be read", "err", err)
+		r.unread(ctx, err)
 		return
 	}
-	changes := map[resource.Key]*enrollment{}
+	read := make(map[resource.Key]snapshot.Digest, len(versions))
 	for _, v := range versions {
-		if v.Key.Kind != resource.KindEnrollment {
+		read[v.Key] = v.Digest
+	}
+	if r.read != nil && maps.Equal(r.read, read) {
+		return
+	}
+	r.read = read
+	var enrollments []enrollment
+	for _, v := range versions {
+		e, err := parse(v)
+		if err != nil {
+			r.log.ErrorContext(ctx, "enrollment was left out", "resource", v.Key.String(), "err", err)
 			continue
 		}
-		if changes[v.Key], err = parse(v); err != nil {
-			r.log.ErrorContext(ctx, "enrollment was left out", "resource", v.Key.String(), "err", err)
-		}
+		enrollments = append(enrollments, e)
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.read, r.ready = read, true
-	if len(changes) == 0 && !first {
-		return
-	}
-	r.enrollments = slices.DeleteFunc(r.enrollments, func(e enrollment) bool {
-		_, changed := changes[e.key]
-		return changed
-	})
-	for _, e := range changes {
-		if e != nil {
-			r.enrollments = append(r.enrollments, *e)
-		}
-	}
-	slices.SortFunc(r.enrollments, func(a, b enrollment) int { return a.key.Compare(b.key) })
+	r.enrollments, r.ready = enrollments, true
 	close(r.admissions)
 	r.admissions = make(chan struct{})
 }
 
-// parse returns nil for a version that is deleted.
-func parse(v storage.Version) (*enrollment, error) {
-	if v.Deleted {
-		return nil, nil //nolint:nilnil // documented
+func (r *Registry) unread(ctx context.Context, err error) {
+	if ctx.Err() == nil {
+		r.log.WarnContext(ctx, "enrollments could not be read", "err", err)
 	}
-	env, err := resource.ParseEnvelope(v.Document)
+}
+
+// list reads all enrollments, ordered by key.
+func (r *Registry) list(ctx context.Context) (all []storage.Version, err error) {
+	f := storage.Filter{Kind: resource.KindEnrollment, Limit: page}
+	for {
+		var versions []storage.Version
+		if versions, f.At, err = r.store.List(ctx, f); err != nil {
+			return nil, err
+		}
+		all = append(all, versions...)
+		if len(versions) < page {
+			return all, nil
+		}
+		f.After = versions[len(versions)-1].Key
+	}
+}
+
+// parse understands an enrollment whole, or not at all: what a later build
+// added to it may have been meant to keep proxies out.
+func parse(v storage.Version) (enrollment, error) {
+	parsed, err := resource.ParseDocument(v.Document)
 	if err != nil {
-		return nil, err
+		return enrollment{}, err
 	}
-	var spec resourcev1.Enrollment
-	if err := proto.Unmarshal(env.Document.GetSpec(), &spec); err != nil {
-		return nil, fmt.Errorf("parse enrollment: %w", err)
+	spec, ok := parsed.Spec.(*resourcev1.Enrollment)
+	if !ok || parsed.Key != v.Key {
+		return enrollment{}, fmt.Errorf("the document is of %s", parsed.Key)
 	}
 	p, err := pattern.ParseSPIFFE(spec.GetSpiffeId())
 	if err != nil {
-		return nil, err
+		return enrollment{}, err
 	}
-	return &enrollment{key: v.Key, pattern: p, environment: spec.GetEnvironment(), labels: spec.GetLabels()}, nil
+	return enrollment{pattern: p, environment: spec.GetEnvironment(), labels: spec.GetLabels()}, nil
 }
 
 // Admission is where an Enrollment puts a proxy.
@@ -242,65 +276,85 @@ func (r *Registry) Admit(spiffeID string) (Admission, error) {
 
 // forgetStreams marks as lost what this replica's former process held.
 func (r *Registry) forgetStreams(ctx context.Context) error {
-	var lost []storage.Proxy
 	var after storage.Proxy
 	for {
-		page, err := r.store.Proxies(ctx, "", after, 1000)
+		records, err := r.store.Proxies(ctx, "", after, page)
 		if err != nil {
 			return err
 		}
-		if len(page) == 0 {
-			break
-		}
-		after = page[len(page)-1]
-		for _, p := range page {
+		var lost []storage.Proxy
+		for _, p := range records {
 			if p.Replica == r.replica {
 				p.Replica = ""
 				lost = append(lost, p)
 			}
 		}
+		if err := r.store.SaveProxies(ctx, lost); err != nil {
+			return err
+		}
+		if len(records) < page {
+			return nil
+		}
+		after = records[len(records)-1]
 	}
-	return r.store.SaveProxies(ctx, lost)
 }
 
-// save writes the records that changed. What cannot be written now is written
-// later: memory has the newest of each.
-func (r *Registry) save(ctx context.Context) {
+// save writes the records that changed, and reports whether that worked. What
+// cannot be written now is written later: memory has the newest of each.
+func (r *Registry) save(ctx context.Context, within time.Duration) bool {
+	records := r.unsaved(ctx)
+	if len(records) == 0 {
+		r.evict()
+		return true
+	}
+	ctx, cancel := context.WithTimeout(ctx, within)
+	defer cancel()
+	if err := r.store.SaveProxies(ctx, records); err != nil {
+		r.log.WarnContext(ctx, "fleet was not saved", "proxies", len(records), "err", err)
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		for _, p := range records {
+			r.local[p.ID].saved = false // nobody but us evicts
+		}
+		return false
+	}
+	r.evict()
+	return true
+}
+
+func (r *Registry) unsaved(ctx context.Context) (records []storage.Proxy) {
 	r.mu.Lock()
-	var records []storage.Proxy
+	defer r.mu.Unlock()
 	for id, e := range r.local {
 		if e.saved {
 			continue
 		}
+		e.saved = true
 		record, err := r.record(id, e)
 		if err != nil {
 			r.log.ErrorContext(ctx, "record of proxy was not made", "proxy", id, "err", err)
 			continue
 		}
 		records = append(records, record)
-		e.saved = true
 	}
-	r.mu.Unlock()
-	if len(records) == 0 {
-		return
-	}
-	if err := r.store.SaveProxies(ctx, records); err != nil {
-		r.log.WarnContext(ctx, "fleet was not saved", "err", err)
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		for _, p := range records {
-			if e := r.local[p.ID]; e != nil {
-				e.saved = false
-			}
-		}
-	}
+	return records
 }
 
-// saveLast writes what is left when the replica stops.
-func (r *Registry) saveLast(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
-	defer cancel()
-	r.save(ctx)
+// evict drops from memory what the database has and nobody has heard of for a
+// while.
+func (r *Registry) evict() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for id, e := range r.local {
+		if e.session != nil || !e.saved || r.now().Sub(e.proxy.GetLastSeenAt().AsTime()) <= LostAfter {
+			continue
+		}
+		delete(r.local, id)
+		name := e.proxy.GetSpiffeId()
+		if r.instances[name]--; r.instances[name] == 0 {
+			delete(r.instances, name)
+		}
+	}
 }
 
 // record needs the mutex.
@@ -326,7 +380,9 @@ func (r *Registry) record(id storage.ProxyID, e *entry) (storage.Proxy, error) {
 
 // put replaces the status of a proxy. It needs the mutex.
 func (r *Registry) put(id storage.ProxyID, e *entry) {
-	e.saved = false
+	if r.local[id] == nil {
+		r.instances[e.proxy.GetSpiffeId()]++
+	}
 	r.local[id] = e
 	close(r.statuses)
 	r.statuses = make(chan struct{})
@@ -350,37 +406,57 @@ type Registration struct {
 }
 
 // Register records a proxy process. It returns where it is admitted, or
-// ErrNotAdmitted: then it stays pending. ErrTooMany.
+// ErrNotAdmitted: then it stays pending. ErrTooMany, ErrInstance.
 func (r *Registry) Register(reg Registration) (Admission, error) {
 	admission, refused := r.Admit(reg.SPIFFEID)
-	id := ProxyID(reg.SPIFFEID, reg.Instance)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	now := timestamppb.New(r.now())
-	p := &adminv1.Proxy{Id: string(id), SpiffeId: reg.SPIFFEID, Instance: reg.Instance, RegisteredAt: now}
-	var session *Session
-	if e := r.local[id]; e != nil {
-		p, session = proto.CloneOf(e.proxy), e.session
-	} else if r.instances(reg.SPIFFEID) >= maxInstances {
-		return Admission{}, ErrTooMany
+	id, old, err := r.known(reg)
+	if err != nil {
+		return Admission{}, err
 	}
-	p.Build, p.ProtocolVersion, p.LastSeenAt = reg.Build, reg.ProtocolVersion, now
+	p := proto.CloneOf(old.proxy)
+	p.Build, p.ProtocolVersion, p.LastSeenAt = clip(reg.Build, maxBuild), reg.ProtocolVersion, timestamppb.New(r.now())
 	p.Environment, p.Labels = admission.Environment, admission.Labels
-	if refused != nil && session == nil {
+	switch pending := p.GetConnection() == adminv1.Connection_CONNECTION_PENDING; {
+	case old.session != nil: // its stream says what it is
+	case refused != nil && !pending:
 		p.Connection = adminv1.Connection_CONNECTION_PENDING
+		r.log.Info("proxy is pending", "proxy", string(id), "err", refused)
+	case refused == nil && pending:
+		p.Connection = adminv1.Connection_CONNECTION_UNSPECIFIED
 	}
-	r.put(id, &entry{proxy: p, session: session})
+	r.put(id, &entry{proxy: p, session: old.session})
 	return admission, refused
 }
 
-// instances needs the mutex.
-func (r *Registry) instances(spiffeID string) (n int) {
-	for _, e := range r.local {
-		if e.proxy.GetSpiffeId() == spiffeID {
-			n++
+// known returns the entry of a process, or a new one. It needs the mutex.
+func (r *Registry) known(reg Registration) (storage.ProxyID, *entry, error) {
+	id := ProxyID(reg.SPIFFEID, reg.Instance)
+	if e := r.local[id]; e != nil {
+		return id, e, nil
+	}
+	switch {
+	case !isInstance(reg.Instance):
+		return "", nil, ErrInstance
+	case r.instances[reg.SPIFFEID] >= maxInstances:
+		return "", nil, ErrTooMany
+	}
+	return id, &entry{proxy: &adminv1.Proxy{
+		Id: string(id), SpiffeId: reg.SPIFFEID, Instance: reg.Instance, RegisteredAt: timestamppb.New(r.now()),
+	}}, nil
+}
+
+// isInstance is the rule of proxy.proto: it keeps what a process calls itself
+// from passing for something else in logs, listings and keys.
+func isInstance(s string) bool {
+	alphanumeric := func(c byte) bool { return '0' <= c && c <= '9' || 'A' <= c && c <= 'Z' || 'a' <= c && c <= 'z' }
+	for i := range len(s) {
+		if !alphanumeric(s[i]) && !strings.ContainsRune("._-", rune(s[i])) {
+			return false
 		}
 	}
-	return n
+	return s != "" && len(s) <= 253 && alphanumeric(s[0]) && alphanumeric(s[len(s)-1])
 }
 
 // compareProxies orders listings: by environment, then by ID.

@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"strings"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -14,33 +15,71 @@ import (
 	"github.com/sallyport/sallyport/storage"
 )
 
+const (
+	// What a proxy says of itself is kept up to these bounds.
+	maxRejects   = 1000
+	maxListeners = 256
+	maxName      = 253
+	maxText      = 1024
+	maxBuild     = 256
+)
+
 // Session is the stream of one proxy process. A later stream of the same
 // process takes its place, and what the earlier one still says is ignored. It
 // is safe for concurrent use.
 type Session struct {
 	registry *Registry
 	id       storage.ProxyID
+	replaced chan struct{}
 }
 
-// Open begins a session in an environment. The caller closes it.
-func (r *Registry) Open(reg Registration, a Admission) *Session {
-	id := ProxyID(reg.SPIFFEID, reg.Instance)
-	s := &Session{registry: r, id: id}
+// Open begins a session in an environment. The caller closes it. ErrTooMany,
+// ErrInstance.
+func (r *Registry) Open(reg Registration, a Admission) (*Session, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	now := timestamppb.New(r.now())
-	p := &adminv1.Proxy{Id: string(id), SpiffeId: reg.SPIFFEID, Instance: reg.Instance, RegisteredAt: now}
-	if e := r.local[id]; e != nil {
-		p = proto.CloneOf(e.proxy)
+	id, old, err := r.known(reg)
+	if err != nil {
+		return nil, err
 	}
+	if old.session != nil {
+		close(old.session.replaced)
+	}
+	p := proto.CloneOf(old.proxy)
 	p.Environment, p.Labels = a.Environment, a.Labels
-	p.Connection, p.LastSeenAt = adminv1.Connection_CONNECTION_CONNECTED, now
+	p.Connection, p.LastSeenAt = adminv1.Connection_CONNECTION_CONNECTED, timestamppb.New(r.now())
+	s := &Session{registry: r, id: id, replaced: make(chan struct{})}
 	r.put(id, &entry{proxy: p, session: s})
-	return s
+	return s, nil
 }
+
+// Replaced is closed when a later stream of the process takes the place of this
+// one.
+func (s *Session) Replaced() <-chan struct{} { return s.replaced }
 
 // Close ends the session: the proxy is lost until it opens another.
 func (s *Session) Close() {
+	s.revise(func(p *adminv1.Proxy) { p.Connection = adminv1.Connection_CONNECTION_LOST }, nil)
+}
+
+// Admitted records where the proxy belongs now.
+func (s *Session) Admitted(a Admission) {
+	s.revise(func(p *adminv1.Proxy) { p.Environment, p.Labels = a.Environment, a.Labels }, s)
+}
+
+// heard replaces the status by what change makes of a copy, after the proxy
+// said something.
+func (s *Session) heard(change func(p *adminv1.Proxy, now time.Time)) {
+	s.revise(func(p *adminv1.Proxy) {
+		now := s.registry.now()
+		p.LastSeenAt = timestamppb.New(now)
+		change(p, now)
+	}, s)
+}
+
+// revise replaces the status by what change makes of a copy, and the session
+// by next.
+func (s *Session) revise(change func(p *adminv1.Proxy), next *Session) {
 	s.registry.mu.Lock()
 	defer s.registry.mu.Unlock()
 	e := s.registry.local[s.id]
@@ -48,69 +87,79 @@ func (s *Session) Close() {
 		return
 	}
 	p := proto.CloneOf(e.proxy)
-	p.Connection = adminv1.Connection_CONNECTION_LOST
-	s.registry.put(s.id, &entry{proxy: p})
-}
-
-// update replaces the status by what change makes of a copy.
-func (s *Session) update(change func(p *adminv1.Proxy, now time.Time)) {
-	s.registry.mu.Lock()
-	defer s.registry.mu.Unlock()
-	e := s.registry.local[s.id]
-	if e == nil || e.session != s {
-		return
-	}
-	p, now := proto.CloneOf(e.proxy), s.registry.now()
-	p.LastSeenAt = timestamppb.New(now)
-	change(p, now)
-	s.registry.put(s.id, &entry{proxy: p, session: s})
+	change(p)
+	s.registry.put(s.id, &entry{proxy: p, session: next})
 }
 
 // Acked records what the proxy says that it enforces. known is the snapshot
 // that its statement is about; nil when this replica does not have it.
 func (s *Session) Acked(ack *proxyv1.Ack, known *snapshot.Snapshot) adminv1.Enforcement {
 	enforcement := Judge(ack, known)
-	s.update(func(p *adminv1.Proxy, _ time.Time) {
+	s.heard(func(p *adminv1.Proxy, _ time.Time) {
 		p.Enforcement = enforcement
+		if ack.GetEpoch() != p.GetEpoch() || ack.GetRevision() != p.GetRevision() {
+			p.Refusal = "" // else it still stands: this is said again, or is on disk now
+		}
 		p.Epoch, p.Revision = ack.GetEpoch(), ack.GetRevision()
 		p.ReceivedRoot, p.EnforcedRoot = ack.GetReceivedRoot(), ack.GetEnforcedRoot()
 		p.PersistedRevision = ack.GetPersistedRevision()
-		p.Refusal = ""
 		p.Rejects = nil
-		for _, r := range ack.GetRejects() {
+		for _, r := range ack.GetRejects()[:min(len(ack.GetRejects()), maxRejects)] {
 			p.Rejects = append(p.Rejects, &adminv1.Reject{
-				Kind:      r.GetKey().GetKind(),
-				Namespace: r.GetKey().GetNamespace(),
-				Name:      r.GetKey().GetName(),
-				Reason:    r.GetReason(),
+				Kind:      clip(r.GetKey().GetKind(), maxName),
+				Namespace: clip(r.GetKey().GetNamespace(), maxName),
+				Name:      clip(r.GetKey().GetName(), maxName),
+				Reason:    clip(r.GetReason(), maxText),
 			})
 		}
 	})
 	return enforcement
 }
 
+// Judged records the judgement on an ack that was recorded before its snapshot
+// was known here.
+func (s *Session) Judged(ack *proxyv1.Ack, known *snapshot.Snapshot) adminv1.Enforcement {
+	enforcement := Judge(ack, known)
+	s.revise(func(p *adminv1.Proxy) { p.Enforcement = enforcement }, s)
+	return enforcement
+}
+
 // Refused records that the proxy did not take an update.
 func (s *Session) Refused(refusal *proxyv1.Refusal) {
-	s.update(func(p *adminv1.Proxy, _ time.Time) {
-		p.Refusal = refusal.GetReason() + ": " + refusal.GetDetail()
+	s.heard(func(p *adminv1.Proxy, _ time.Time) {
+		p.Refusal = clip(refusal.GetReason()+": "+refusal.GetDetail(), maxText)
 	})
 }
 
-// Beat records a heartbeat.
+// Beat records a heartbeat. What cannot be meant is left out of it.
 func (s *Session) Beat(h *proxyv1.Heartbeat) {
-	s.update(func(p *adminv1.Proxy, now time.Time) {
-		p.ConfigurationAge = h.GetConfigurationAge()
-		p.IdentityExpiresAt = h.GetIdentityExpiresAt()
+	s.heard(func(p *adminv1.Proxy, now time.Time) {
+		p.ConfigurationAge, p.IdentityExpiresAt, p.ClockSkew = nil, nil, nil
+		if h.GetConfigurationAge().CheckValid() == nil {
+			p.ConfigurationAge = h.GetConfigurationAge()
+		}
+		if h.GetIdentityExpiresAt().CheckValid() == nil {
+			p.IdentityExpiresAt = h.GetIdentityExpiresAt()
+		}
 		if h.GetSentAt().CheckValid() == nil {
 			p.ClockSkew = durationpb.New(h.GetSentAt().AsTime().Sub(now))
 		}
 		p.Listeners = nil
-		for _, l := range h.GetListeners() {
+		for _, l := range h.GetListeners()[:min(len(h.GetListeners()), maxListeners)] {
 			p.Listeners = append(p.Listeners, &adminv1.ListenerStatus{
-				Namespace: l.GetNamespace(), Name: l.GetName(), Address: l.GetAddress(), Error: l.GetError(),
+				Namespace: clip(l.GetNamespace(), maxName), Name: clip(l.GetName(), maxName),
+				Address: clip(l.GetAddress(), maxText), Error: clip(l.GetError(), maxText),
 			})
 		}
 	})
+}
+
+// clip returns s as text of at most n bytes.
+func clip(s string, n int) string {
+	if len(s) > n {
+		s = s[:n]
+	}
+	return strings.ToValidUTF8(s, "")
 }
 
 // Judge compares what a proxy says that it enforces with the snapshot that it
@@ -124,8 +173,9 @@ func Judge(ack *proxyv1.Ack, known *snapshot.Snapshot) adminv1.Enforcement {
 	}
 	received, ok := snapshot.ParseDigest(ack.GetReceivedRoot())
 	enforced, okEnforced := snapshot.ParseDigest(ack.GetEnforcedRoot())
+	about, okAbout := snapshot.ParseDigest(ack.GetHeadDigest())
 	head := known.Head()
-	if !ok || !okEnforced || received != head.Root ||
+	if !ok || !okEnforced || !okAbout || received != head.Root || about != head.Digest() ||
 		snapshot.Revision(ack.GetRevision()) != head.Revision || snapshot.Epoch(ack.GetEpoch()) != head.Epoch {
 		return adminv1.Enforcement_ENFORCEMENT_DRIFT
 	}

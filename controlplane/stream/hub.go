@@ -4,8 +4,9 @@ package stream
 
 import (
 	"context"
-	"errors"
+	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -18,14 +19,19 @@ const (
 	// recentSnapshots is how many snapshots of an environment are remembered,
 	// so that a proxy that was away for a while gets a delta.
 	recentSnapshots = 32
-	// retryLoad is when a head whose chunks were not whole is tried again.
-	retryLoad = 200 * time.Millisecond
+	// Bounds of the wait before a head whose chunks were not whole is tried
+	// again.
+	shortestRetry = 100 * time.Millisecond
+	longestRetry  = 5 * time.Second
+	// maxSkew is how far ahead of our clock that of the publisher may be.
+	maxSkew = 2 * time.Minute
 )
 
 // Feed tells what is published. Nothing of it is verified.
 type Feed interface {
 	// Changed receives after something changed.
 	Changed() <-chan struct{}
+	// Heads and Freshness return the same pointer for the same value.
 	Heads() map[string]*distributionv1.PublishedHead
 	Freshness() map[string]*proxyv1.SignedFreshness
 }
@@ -43,8 +49,19 @@ type Hub struct {
 	verifier *snapshot.Verifier
 	log      *slog.Logger
 
+	// heads and freshness belong to Run: what the feed had, by environment, when
+	// it was last looked at.
+	heads     map[string]seenHead
+	freshness map[string]*proxyv1.SignedFreshness
+
 	mu           sync.Mutex
 	environments map[string]*environment
+}
+
+// seenHead is a head that the feed had.
+type seenHead struct {
+	published *distributionv1.PublishedHead
+	settled   bool // taken, or refused for good
 }
 
 // environment belongs to the Hub's mutex. The snapshots are immutable.
@@ -53,13 +70,17 @@ type environment struct {
 	freshness *proxyv1.SignedFreshness
 	confirmed time.Time // when freshness was issued
 	changed   chan struct{}
-	refused   snapshot.Digest // the head that was refused last, to say so once
-	deltas    map[snapshot.Digest][]*proxyv1.Update
+	deltas    map[snapshot.Digest]func() []*proxyv1.Update // to the newest, by the head that they start from
 }
 
 // NewHub returns a hub that is empty until Run fills it.
 func NewHub(feed Feed, loader Loader, v *snapshot.Verifier, log *slog.Logger) *Hub {
-	return &Hub{feed: feed, loader: loader, verifier: v, log: log, environments: map[string]*environment{}}
+	return &Hub{
+		feed: feed, loader: loader, verifier: v, log: log,
+		heads:        map[string]seenHead{},
+		freshness:    map[string]*proxyv1.SignedFreshness{},
+		environments: map[string]*environment{},
+	}
 }
 
 // State is what a proxy of an environment should have.
@@ -78,13 +99,23 @@ func (h *Hub) State(name string) State {
 	return State{Snapshot: e.newest(), Freshness: e.freshness, Changed: e.changed}
 }
 
-// Find returns the snapshot of a head that was pushed not long ago; nil if it
-// is not remembered.
+// Find returns the snapshot of a head that was the newest not long ago; nil if
+// it is not remembered.
 func (h *Hub) Find(name string, head snapshot.Digest) *snapshot.Snapshot {
+	return h.find(name, func(s *snapshot.Snapshot) bool { return s.Head().Digest() == head })
+}
+
+// At returns the snapshot at a place in history, if it is remembered: whatever
+// else a proxy has there is not what was signed.
+func (h *Hub) At(name string, at snapshot.Position) *snapshot.Snapshot {
+	return h.find(name, func(s *snapshot.Snapshot) bool { return s.Head().Position() == at })
+}
+
+func (h *Hub) find(name string, is func(*snapshot.Snapshot) bool) *snapshot.Snapshot {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, s := range h.environment(name).recent {
-		if s.Head().Digest() == head {
+		if is(s) {
 			return s
 		}
 	}
@@ -94,32 +125,24 @@ func (h *Hub) Find(name string, head snapshot.Digest) *snapshot.Snapshot {
 // Updates returns what turns base (nil: nothing) into next. Proxies that need
 // the same share it; it is not to be changed.
 func (h *Hub) Updates(base, next *snapshot.Snapshot) []*proxyv1.Update {
-	name, from := next.Head().Environment, base.Head().Digest()
+	updates := sync.OnceValue(func() []*proxyv1.Update { return slices.Collect(snapshot.Updates(base, next)) })
 	h.mu.Lock()
-	e := h.environment(name)
-	cached, ok := e.deltas[from]
-	isNewest := e.newest() == next
+	if e := h.environment(next.Head().Environment); e.newest() == next {
+		from := base.Head().Digest()
+		if e.deltas[from] == nil {
+			e.deltas[from] = updates
+		}
+		updates = e.deltas[from]
+	}
 	h.mu.Unlock()
-	if ok && isNewest {
-		return cached
-	}
-	var updates []*proxyv1.Update
-	for u := range snapshot.Updates(base, next) {
-		updates = append(updates, u)
-	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if e.newest() == next {
-		e.deltas[from] = updates
-	}
-	return updates
+	return updates()
 }
 
 // environment needs the mutex.
 func (h *Hub) environment(name string) *environment {
 	e := h.environments[name]
 	if e == nil {
-		e = &environment{changed: make(chan struct{}), deltas: map[snapshot.Digest][]*proxyv1.Update{}}
+		e = &environment{changed: make(chan struct{}), deltas: map[snapshot.Digest]func() []*proxyv1.Update{}}
 		h.environments[name] = e
 	}
 	return e
@@ -134,17 +157,19 @@ func (e *environment) newest() *snapshot.Snapshot {
 
 // Run follows the feed until ctx ends.
 func (h *Hub) Run(ctx context.Context) error {
-	retry := time.NewTimer(0)
+	retry, wait := time.NewTimer(0), shortestRetry
 	defer retry.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-h.feed.Changed():
+			wait = shortestRetry
 		case <-retry.C:
+			wait = min(2*wait, longestRetry)
 		}
 		if !h.follow(ctx) {
-			retry.Reset(retryLoad)
+			retry.Reset(wait)
 		}
 	}
 }
@@ -153,66 +178,66 @@ func (h *Hub) Run(ctx context.Context) error {
 // again.
 func (h *Hub) follow(ctx context.Context) (whole bool) {
 	whole = true
+	heads := map[string]seenHead{}
 	for name, published := range h.feed.Heads() {
-		if err := h.takeHead(ctx, name, published); err != nil {
-			whole = false
+		seen := h.heads[name]
+		if seen.published != published || !seen.settled {
+			first := seen.published != published
+			seen = seenHead{published, h.takeHead(ctx, name, published, first)}
+		}
+		heads[name] = seen
+		whole = whole && seen.settled
+	}
+	freshness := h.feed.Freshness()
+	for name, f := range freshness {
+		if h.freshness[name] != f {
+			h.takeFreshness(ctx, name, f)
 		}
 	}
-	for name, f := range h.feed.Freshness() {
-		h.takeFreshness(ctx, name, f)
-	}
+	h.heads, h.freshness = heads, freshness // what is gone from etcd is forgotten, not taken back
 	return whole
 }
 
 // takeHead makes the published snapshot the newest, if it is verified, belongs
-// to the environment and is newer. Else what was there stays; the error says
-// that trying again may help.
-func (h *Hub) takeHead(ctx context.Context, name string, published *distributionv1.PublishedHead) error {
-	h.mu.Lock()
-	e := h.environment(name)
-	current := e.newest()
-	h.mu.Unlock()
-
+// to the environment and is newer. Else what was there stays. It reports
+// whether that is settled; else trying again may help. What goes wrong is said
+// the first time.
+func (h *Hub) takeHead(ctx context.Context, name string, published *distributionv1.PublishedHead, first bool) (settled bool) {
 	head, err := h.verifier.VerifyHead(published.GetHead())
+	if err == nil && head.Environment != name {
+		err = fmt.Errorf("it is of environment %s", head.Environment)
+	}
+	if err != nil {
+		h.log.ErrorContext(ctx, "head in etcd was refused", "environment", name, "err", err)
+		return true
+	}
+	current := h.State(name).Snapshot
 	switch {
-	case err != nil:
-		h.refuse(ctx, e, name, snapshot.DocumentDigest(published.GetHead().GetHead()), err)
-		return nil
 	case head.Digest() == current.Head().Digest():
-		return nil
-	case head.Environment != name:
-		h.refuse(ctx, e, name, head.Digest(), errors.New("it is of environment "+head.Environment))
-		return nil
+		return true
 	case !head.NewerThan(current.Head()):
-		h.refuse(ctx, e, name, head.Digest(), errors.New("it is not newer than what is served"))
-		return nil
+		h.log.ErrorContext(ctx, "head in etcd was refused", "environment", name, "err", "it is not newer than what is served",
+			"revision", head.Revision, "served", current.Head().Revision)
+		return true
 	}
 	next, err := h.loader.Load(ctx, h.verifier, current.Set(), published)
 	if err != nil {
-		h.log.WarnContext(ctx, "snapshot could not be loaded", "environment", name, "revision", head.Revision, "err", err)
-		return err
+		if first && ctx.Err() == nil {
+			h.log.WarnContext(ctx, "snapshot could not be loaded yet", "environment", name, "revision", head.Revision, "err", err)
+		}
+		return false
 	}
-	h.put(e, next)
+	h.put(name, next)
 	h.log.InfoContext(ctx, "snapshot loaded", "environment", name, "revision", head.Revision, "root", head.Root.Short())
-	return nil
+	return true
 }
 
-// refuse says once of each head why it is not taken.
-func (h *Hub) refuse(ctx context.Context, e *environment, name string, head snapshot.Digest, why error) {
-	h.mu.Lock()
-	known := e.refused == head
-	e.refused = head
-	h.mu.Unlock()
-	if !known {
-		h.log.ErrorContext(ctx, "head in etcd was refused", "environment", name, "err", why)
-	}
-}
-
-func (h *Hub) put(e *environment, next *snapshot.Snapshot) {
+func (h *Hub) put(name string, next *snapshot.Snapshot) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	e := h.environment(name)
 	if len(e.recent) == recentSnapshots {
-		e.recent = append(e.recent[:0:0], e.recent[1:]...)
+		e.recent = slices.Delete(e.recent, 0, 1)
 	}
 	e.recent = append(e.recent, next)
 	clear(e.deltas)
@@ -221,7 +246,14 @@ func (h *Hub) put(e *environment, next *snapshot.Snapshot) {
 
 func (h *Hub) takeFreshness(ctx context.Context, name string, signed *proxyv1.SignedFreshness) {
 	f, err := h.verifier.VerifyFreshness(signed)
-	if err != nil || f.Environment != name {
+	switch {
+	case err != nil:
+	case f.Environment != name:
+		err = fmt.Errorf("it is of environment %s", f.Environment)
+	case time.Until(f.IssuedAt) > maxSkew: // taken, it would keep out all that come before it
+		err = fmt.Errorf("it is from the future: %s", f.IssuedAt)
+	}
+	if err != nil {
 		h.log.ErrorContext(ctx, "freshness in etcd was refused", "environment", name, "err", err)
 		return
 	}
