@@ -505,14 +505,14 @@ func reaches(it *item, spec *resourcev1.Policy, r *item) firesAt {
 		return atMethods
 	case !overlapping(it.paths, r.paths):
 		return atPaths
-	case !proves(it.Key.Namespace, spec, served.GetAuthentication()):
+	case !proves(spec, served.GetAuthentication()):
 		return atPrincipals
 	}
 	return fires
 }
 
 // proves reports whether a route can tell one of a policy's principals.
-func proves(namespace string, spec *resourcev1.Policy, a *resourcev1.Authentication) bool {
+func proves(spec *resourcev1.Policy, a *resourcev1.Authentication) bool {
 	if len(spec.GetPrincipals()) == 0 {
 		return true
 	}

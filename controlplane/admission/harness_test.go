@@ -176,13 +176,13 @@ func (f *fleet) environments(t failer) map[string]*snapshot.Set {
 // texts shows problems as tables write them: index, resource, field, reason and
 // message, a line for each.
 func texts(problems resource.Problems) string {
-	lines := make([]string, len(problems.Kept))
-	for i, p := range problems.Kept {
+	lines := make([]string, 0, len(problems.Kept)+1)
+	for _, p := range problems.Kept {
 		place := ""
 		if p.Line > 0 {
 			place = fmt.Sprintf(" %d:%d", p.Line, p.Column)
 		}
-		lines[i] = fmt.Sprintf("%d %s %s%s: %s: %s", p.Index, p.Resource, p.Field, place, p.Reason, p.Message)
+		lines = append(lines, fmt.Sprintf("%d %s %s%s: %s: %s", p.Index, p.Resource, p.Field, place, p.Reason, p.Message))
 	}
 	if problems.Total > len(lines) {
 		lines = append(lines, fmt.Sprintf("%d in all", problems.Total))

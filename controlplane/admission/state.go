@@ -72,12 +72,12 @@ func (s *State) Advance(v Versions) {
 	s.revision = max(s.revision, v.to)
 }
 
-// put replaces a resource, nil removing it, and returns what was there.
-func (s *State) put(key resource.Key, it *item) (old *item) {
+// put replaces a resource, nil removing it.
+func (s *State) put(key resource.Key, it *item) {
 	if s.items == nil {
 		s.begin()
 	}
-	if old = s.items[key]; old != nil {
+	if old := s.items[key]; old != nil {
 		s.index(old, false)
 		s.loads.remove(old)
 		s.kinds[key.Kind]--
@@ -89,7 +89,6 @@ func (s *State) put(key resource.Key, it *item) (old *item) {
 		s.loads.enter(it)
 		s.kinds[key.Kind]++
 	}
-	return old
 }
 
 func (s *State) begin() {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -64,7 +65,7 @@ func TestBadRequestsAreToldWhatIsWrong(t *testing.T) {
 		"no such procedure":         {"POST", "/sallyport.admin.v1.ConfigService/Truncate", "application/json", `{}`, "permission_denied", `not allowed: spiffe://prod.example/operator/admin has the role admin for /sallyport.admin.v1.ConfigService/Truncate`},
 
 		"an unknown kind":         {"POST", applyPath, "application/json", `{"resources":[{"apiVersion":"sallyport/v1","kind":"Rout","metadata":{"namespace":"shop","name":"a"},"spec":{}}]}`, "invalid_argument", `Rout/shop/a: kind: "Rout" is none of Environment, Enrollment, Listener, IdentityProvider, Upstream, Route, Policy`},
-		"an unknown field of it":  {"POST", applyPath, "application/json", route(`{"hosts":["a.example"],"upsteam":"b","upstream":"b","authentication":{"anonymous":true}}`), "invalid_argument", `Route/shop/a: spec.upsteam: "upsteam" is no field of Route`},
+		"an unknown field of it":  {"POST", applyPath, "application/json", route(`{"hosts":["a.example"],"upstreem":"b","upstream":"b","authentication":{"anonymous":true}}`), "invalid_argument", `Route/shop/a: spec.upstreem: "upstreem" is no field of Route`},
 		"a resource of nothing":   {"POST", applyPath, "application/json", `{"resources":[{}]}`, "invalid_argument", `resources[0]: apiVersion: say sallyport/v1 (and 1 more problem)`},
 		"a dangling reference":    {"POST", applyPath, "application/json", route(`{"hosts":["a.example"],"upstream":"b","authentication":{"anonymous":true}}`), "invalid_argument", `Route/shop/a: spec.upstream: there is no Upstream/shop/b`},
 		"an empty path":           {"POST", applyPath, "application/json", route(`{"hosts":["a.example"],"paths":[""],"upstream":"b","authentication":{"anonymous":true}}`), "invalid_argument", `Route/shop/a: spec.paths[0]: must be at least 1 characters`},
@@ -132,7 +133,7 @@ func TestTenThousandProblemsAtOnce(t *testing.T) {
 	for _, r := range all {
 		r.Metadata.Labels = nil
 	}
-	twice := append(all, all...)
+	twice := slices.Concat(all, all)
 	_, err := w.config(t, admin).Apply(t.Context(), connect.NewRequest(&adminv1.ApplyRequest{Resources: twice}))
 	if p := problems(err); p.GetTotal() != 10_000 || len(p.GetProblems()) != 100 {
 		t.Errorf("%d of %d problems", len(p.GetProblems()), p.GetTotal())
@@ -222,7 +223,7 @@ func TestLargeBodiesAreRefusedBeforeTheyAreRead(t *testing.T) {
 			}
 			if err == nil {
 				text := must(io.ReadAll(res.Body))
-				res.Body.Close()
+				_ = res.Body.Close() // it was only read
 				if strings.Contains(c.content, "grpc") == (res.StatusCode != http.StatusOK) || res.StatusCode == http.StatusOK && c.content == "application/json" {
 					t.Errorf("status %d: %s", res.StatusCode, text)
 				}
@@ -245,7 +246,9 @@ func TestBombsAreNotUnpacked(t *testing.T) {
 	if _, err := io.Copy(z, &endless{left: 1 << 30}); err != nil {
 		t.Fatal(err)
 	}
-	z.Close()
+	if err := z.Close(); err != nil {
+		t.Fatal(err)
+	}
 	for _, path := range []string{applyPath, "/grpc.health.v1.Health/Check"} {
 		req := must(http.NewRequestWithContext(t.Context(), http.MethodPost, w.url+path, bytes.NewReader(bomb.Bytes())))
 		req.Header.Set("Content-Type", "application/json")
@@ -255,7 +258,7 @@ func TestBombsAreNotUnpacked(t *testing.T) {
 			t.Fatal(err)
 		}
 		text := string(must(io.ReadAll(res.Body)))
-		res.Body.Close()
+		_ = res.Body.Close() // it was only read
 		// One who unpacks it all knows how large it is.
 		if res.StatusCode == http.StatusOK || !strings.Contains(text, "larger than") || strings.Contains(text, fmt.Sprint(1<<30)) {
 			t.Errorf("%s: %d %s", path, res.StatusCode, text)

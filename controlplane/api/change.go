@@ -118,7 +118,7 @@ func (s configService) try(ctx context.Context, caller access.Caller, c change) 
 		}
 	}
 	for range maxAttempts {
-		if err = s.state.sync(ctx); err != nil {
+		if err := s.state.sync(ctx); err != nil {
 			return outcome{}, false, err
 		}
 		done, committed, err = s.attempt(ctx, caller, c)

@@ -179,7 +179,7 @@ func TestWaitNamesAtMostAHundred(t *testing.T) {
 	r := l.ready("a")
 	l.admitted(r, one, "aws")
 	for i := range 150 {
-		defer open(t, r, one, fmt.Sprint("i-", i)).Close()
+		t.Cleanup(open(t, r, one, fmt.Sprint("i-", i)).Close)
 	}
 	w := l.wait(r, map[string]snapshot.Revision{"aws": 1})
 	w.last = <-w.reports
