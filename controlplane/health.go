@@ -3,6 +3,7 @@ package controlplane
 import (
 	"context"
 	"net/http"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
@@ -24,7 +25,11 @@ func (s *Server) health(ctx context.Context) error {
 		w.WriteHeader(http.StatusOK)
 	})
 	mux.Handle("GET /metrics", promhttp.HandlerFor(s.metrics, promhttp.HandlerOpts{}))
-	return s.serve(ctx, listener{name: "health", address: s.settings.Health.Address, handler: mux})
+	return s.serve(ctx, listener{
+		name:    ListenerHealth,
+		address: s.settings.Health.Address,
+		handler: http.TimeoutHandler(mux, 10*time.Second, "took too long"),
+	})
 }
 
 // unready says what this replica still waits for; empty when it serves.
@@ -32,8 +37,15 @@ func (s *Server) unready() string {
 	switch {
 	case !s.source.Ready():
 		return "no identity from the Workload API yet"
+	case s.Addr(ListenerAdmin) == nil || s.Addr(ListenerProxies) == nil:
+		return "the database has not been reached yet"
 	case !s.registry.Ready():
 		return "the fleet was not read from the database yet"
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.draining {
+		return "this replica is about to end"
 	}
 	return ""
 }

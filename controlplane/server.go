@@ -11,7 +11,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"strings"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -39,6 +39,13 @@ const (
 	cursorName = "etcd"
 )
 
+// The listeners of a replica.
+const (
+	ListenerAdmin   = "admin"
+	ListenerProxies = "proxies"
+	ListenerHealth  = "health"
+)
+
 // Server is one replica of the control plane.
 type Server struct {
 	settings Settings
@@ -54,65 +61,50 @@ type Server struct {
 	publisher *publish.Publisher
 	proxies   *stream.Service
 	callers   *callers
+	observer  *observer
 	api       *api.API
+
+	mu        sync.Mutex
+	listening map[string]net.Addr // by listener
+	draining  bool
 }
 
 // New checks the settings and builds a replica. It reads the files that they
 // name and connects to nothing.
 func New(s Settings, log *slog.Logger) (*Server, error) {
-	srv := &Server{settings: s, log: log, metrics: prometheus.NewRegistry()}
+	srv := &Server{settings: s, log: log, metrics: prometheus.NewRegistry(), listening: map[string]net.Addr{}}
 	srv.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	if err := srv.openStores(); err != nil {
-		return nil, err
+	if err := srv.open(); err != nil {
+		return nil, errors.Join(err, srv.close())
 	}
-	if err := srv.openIdentity(); err != nil {
-		return nil, err
-	}
-	key, err := readSigningKey(s.SigningKeyFile)
-	if err != nil {
-		return nil, fmt.Errorf("signing key: %w", err)
-	}
-	signer := snapshot.NewSigner(key)
-	srv.feed = etcd.NewFeed(srv.etcd)
-	srv.hub = stream.NewHub(srv.feed, srv.etcd, signer.Verifier(), log)
-	srv.registry = registry.New(registry.Config{Store: srv.database, Replica: s.Replica, Log: log})
-	srv.proxies = stream.NewService(stream.Config{Hub: srv.hub, Registry: srv.registry, Log: log})
-	srv.publisher = publish.New(publish.Config{
-		Store:      srv.database,
-		Target:     srv.etcd,
-		TargetName: cursorName,
-		Signer:     signer,
-		Holder:     s.Replica,
-		Log:        log,
-	})
-	if srv.callers, err = newCallers(s.Admin.IdentityProviders, srv.metrics, log); err != nil {
-		return nil, err
-	}
-	control, err := s.Admin.control()
-	if err != nil {
-		return nil, err
-	}
-	srv.api, err = api.New(api.Config{
-		Store:    srv.database,
-		Registry: srv.registry,
-		Control:  control,
-		Identify: srv.callers.identify,
-		Log:      log,
-	})
-	return srv, err
+	return srv, nil
 }
 
-func (s *Server) openStores() error {
-	url, err := readBounded(s.settings.Database.URLFile)
-	if err != nil {
-		return fmt.Errorf("database: %w", err)
+// open builds the parts, in the order in which they need each other.
+func (s *Server) open() error {
+	for _, part := range []func() error{s.openIdentity, s.openStores, s.openDistribution, s.openAPI} {
+		if err := part(); err != nil {
+			return err
+		}
 	}
-	s.database, err = postgres.New(postgres.Config{
-		DSN:      strings.TrimSpace(string(url)),
-		MaxConns: s.settings.Database.MaxConnections,
-		Log:      s.log,
-	})
+	return nil
+}
+
+func (s *Server) openIdentity() error {
+	addr, err := identity.SocketAddr(s.settings.Workload.Socket)
 	if err != nil {
+		return fmt.Errorf("workload.socket: %w", err)
+	}
+	domain, err := identity.ParseTrustDomain(s.settings.Workload.TrustDomain)
+	if err != nil {
+		return fmt.Errorf("workload.trust_domain: %w", err)
+	}
+	s.source, err = identity.New(identity.Config{SocketAddr: addr, TrustDomain: domain, Log: s.log})
+	return err
+}
+
+func (s *Server) openStores() (err error) {
+	if s.database, err = s.settings.Database.open(s.log); err != nil {
 		return fmt.Errorf("database: %w", err)
 	}
 	tlsConfig, err := s.settings.Etcd.tls()
@@ -128,16 +120,45 @@ func (s *Server) openStores() error {
 	return err
 }
 
-func (s *Server) openIdentity() error {
-	addr, err := identity.SocketAddr(s.settings.Workload.Socket)
+func (s *Server) openDistribution() error {
+	key, err := readSigningKey(s.settings.SigningKeyFile)
 	if err != nil {
-		return fmt.Errorf("workload.socket: %w", err)
+		return fmt.Errorf("signing key: %w", err)
 	}
-	domain, err := identity.ParseTrustDomain(s.settings.Workload.TrustDomain)
+	signer := snapshot.NewSigner(key)
+	s.feed = etcd.NewFeed(s.etcd)
+	s.hub = stream.NewHub(s.feed, s.etcd, signer.Verifier(), s.log)
+	s.registry = registry.New(registry.Config{Store: s.database, Replica: s.settings.Replica, Log: s.log})
+	s.proxies = stream.NewService(stream.Config{Hub: s.hub, Registry: s.registry, Log: s.log})
+	s.publisher = publish.New(publish.Config{
+		Store:      s.database,
+		Target:     s.etcd,
+		TargetName: cursorName,
+		Signer:     signer,
+		Holder:     s.settings.Replica,
+		Log:        s.log,
+	})
+	s.observer, err = newObserver(s)
+	return err
+}
+
+func (s *Server) openAPI() (err error) {
+	if s.callers, err = newCallers(s.settings.Admin.IdentityProviders, s.metrics, s.log); err != nil {
+		return err
+	}
+	control, err := s.settings.Admin.control()
 	if err != nil {
-		return fmt.Errorf("workload.trust_domain: %w", err)
+		return err
 	}
-	s.source, err = identity.New(identity.Config{SocketAddr: addr, TrustDomain: domain, Log: s.log})
+	s.api, err = api.New(api.Config{
+		Store:    s.database,
+		Registry: s.registry,
+		Control:  control,
+		Identify: s.callers.identify,
+		Log:      s.log,
+		Ready:    func() bool { return s.unready() == "" },
+		Metrics:  s.metrics,
+	})
 	return err
 }
 
@@ -163,56 +184,67 @@ func (e *Etcd) tls() (*tls.Config, error) {
 
 // Migrate brings the database of the settings to the schema of this build.
 func Migrate(ctx context.Context, s Settings) error {
-	url, err := readBounded(s.Database.URLFile)
+	dsn, err := s.Database.dsn()
 	if err != nil {
 		return fmt.Errorf("database: %w", err)
 	}
-	return postgres.Migrate(ctx, strings.TrimSpace(string(url)))
+	return postgres.Migrate(ctx, dsn)
 }
 
 // Run serves until ctx ends or a listener fails, then drains. Losing Postgres,
 // etcd or the Workload API ends nothing.
 func (s *Server) Run(ctx context.Context) error {
-	defer s.close()
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.source.Run(ctx) })
 	g.Go(func() error { return s.health(ctx) })
-	if err := s.awaitSchema(ctx); err != nil {
-		if ctx.Err() != nil {
-			return g.Wait()
-		}
+	g.Go(func() error { return s.serveAll(ctx) })
+	return errors.Join(g.Wait(), s.close())
+}
+
+// serveAll serves operators and proxies once the database has the schema of
+// this build.
+func (s *Server) serveAll(ctx context.Context) error {
+	if err := s.awaitSchema(ctx); err != nil || ctx.Err() != nil {
 		return err
 	}
-	g.Go(func() error { return s.database.Run(ctx) })
-	g.Go(func() error { return s.feed.Run(ctx) })
-	g.Go(func() error { return s.hub.Run(ctx) })
-	g.Go(func() error { return s.registry.Run(ctx) })
-	g.Go(func() error { return s.publisher.Run(ctx) })
-	g.Go(func() error { return s.callers.Run(ctx) })
-	g.Go(func() error { return s.serveAdmin(ctx) })
-	g.Go(func() error { return s.serveProxies(ctx) })
+	g, ctx := errgroup.WithContext(ctx)
+	for _, part := range []func(context.Context) error{
+		s.database.Run, s.feed.Run, s.hub.Run, s.registry.Run, s.publisher.Run, s.callers.Run,
+		s.observer.Run, s.api.Run, s.serveAdmin, s.serveProxies,
+	} {
+		g.Go(func() error { return part(ctx) })
+	}
 	return g.Wait()
 }
 
-func (s *Server) close() {
-	s.database.Close()
-	if err := s.etcd.Close(); err != nil {
-		s.log.Debug("etcd client was not closed", "err", err)
+// close ends the connections that there are.
+func (s *Server) close() error {
+	if s.database != nil {
+		s.database.Close()
 	}
+	if s.etcd == nil {
+		return nil
+	}
+	if err := s.etcd.Close(); err != nil && !errors.Is(err, context.Canceled) {
+		return fmt.Errorf("close etcd client: %w", err)
+	}
+	return nil
 }
 
-// awaitSchema waits for the database. A schema that this build does not fit is
-// an error: someone has to act.
+// awaitSchema waits for the database, until ctx ends. A schema that this build
+// does not fit is an error: someone has to act.
 func (s *Server) awaitSchema(ctx context.Context) error {
 	for {
 		err := s.database.CheckSchema(ctx)
-		if err == nil || !postgres.Unreachable(err) {
+		if err == nil || ctx.Err() != nil {
+			return nil
+		}
+		if !postgres.Unreachable(err) {
 			return err
 		}
 		s.log.WarnContext(ctx, "database cannot be reached yet", "err", err)
 		select {
 		case <-ctx.Done():
-			return ctx.Err()
 		case <-time.After(schemaRetry):
 		}
 	}
@@ -220,17 +252,16 @@ func (s *Server) awaitSchema(ctx context.Context) error {
 
 func (s *Server) serveAdmin(ctx context.Context) error {
 	var certificate func(*tls.ClientHelloInfo) (*tls.Certificate, error)
-	if file := s.settings.Admin.CertificateFile; file != "" {
-		certificate = func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
-			c, err := tls.LoadX509KeyPair(file, s.settings.Admin.PrivateKeyFile) // renewed files count at once
-			return &c, err
-		}
+	if s.settings.Admin.CertificateFile != "" {
+		pair := &keyPair{certificate: s.settings.Admin.CertificateFile, key: s.settings.Admin.PrivateKeyFile, log: s.log}
+		certificate = pair.current
 	}
 	return s.serve(ctx, listener{
-		name:    "admin",
+		name:    ListenerAdmin,
 		address: s.settings.Admin.Address,
 		tls:     identity.ListenerConfig(s.source, certificate),
 		handler: s.api.Handler(),
+		drain:   s.api.Drain,
 	})
 }
 
@@ -242,12 +273,19 @@ func (s *Server) serveProxies(ctx context.Context) error {
 	mux := http.NewServeMux()
 	mux.Handle(s.proxies.Handler())
 	return s.serve(ctx, listener{
-		name:    "proxies",
+		name:    ListenerProxies,
 		address: s.settings.Proxies.Address,
 		tls:     identity.ServerConfig(s.source, identity.Member(domain)),
 		handler: mux,
 		drain:   s.proxies.Drain,
 	})
+}
+
+// Addr returns where a listener listens; nil while it does not.
+func (s *Server) Addr(listener string) net.Addr {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.listening[listener]
 }
 
 // listener is one address with what is served there.
@@ -259,15 +297,27 @@ type listener struct {
 	drain   func() // asks long streams to end; may be nil
 }
 
+func (s *Server) listen(l listener) (net.Listener, error) {
+	ln, err := net.Listen("tcp", l.address)
+	if err != nil {
+		return nil, fmt.Errorf("listen for %s: %w", l.name, err)
+	}
+	s.mu.Lock()
+	s.listening[l.name] = ln.Addr()
+	s.mu.Unlock()
+	s.log.Info("listening", "listener", l.name, "address", ln.Addr().String())
+	if l.tls != nil {
+		ln = tls.NewListener(ln, l.tls)
+	}
+	return ln, nil
+}
+
 // serve serves until ctx ends, then lets calls end for a while, and then ends
 // them.
 func (s *Server) serve(ctx context.Context, l listener) error {
-	ln, err := net.Listen("tcp", l.address)
+	ln, err := s.listen(l)
 	if err != nil {
-		return fmt.Errorf("listen for %s: %w", l.name, err)
-	}
-	if l.tls != nil {
-		ln = tls.NewListener(ln, l.tls)
+		return err
 	}
 	base, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
@@ -279,7 +329,6 @@ func (s *Server) serve(ctx context.Context, l listener) error {
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug), // handshakes of strangers
 		BaseContext:       func(net.Listener) context.Context { return base },
 	}
-	s.log.InfoContext(ctx, "listening", "listener", l.name, "address", ln.Addr().String())
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
 		if err := server.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
@@ -289,16 +338,24 @@ func (s *Server) serve(ctx context.Context, l listener) error {
 	})
 	g.Go(func() error {
 		<-ctx.Done()
+		s.drain()
 		if l.drain != nil {
 			l.drain()
 		}
 		stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainFor)
 		defer cancel()
-		time.AfterFunc(drainFor/2, end)
+		defer time.AfterFunc(drainFor/2, end).Stop()
 		if err := server.Shutdown(stop); err != nil {
 			return errors.Join(fmt.Errorf("drain %s: %w", l.name, err), server.Close())
 		}
 		return nil
 	})
 	return g.Wait()
+}
+
+// drain makes the replica unready, so that others get its work.
+func (s *Server) drain() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.draining = true
 }

@@ -1,18 +1,26 @@
 package controlplane
 
 import (
+	"bytes"
 	"crypto/ed25519"
+	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
+	"log/slog"
 	"net"
+	"net/netip"
+	"net/url"
 	"os"
-
-	"sigs.k8s.io/yaml"
+	"strconv"
+	"strings"
 
 	"github.com/sallyport/sallyport/controlplane/access"
 	"github.com/sallyport/sallyport/internal/identity"
+	"github.com/sallyport/sallyport/internal/settings"
+	"github.com/sallyport/sallyport/storage/postgres"
 )
 
 // maxSettings bounds a settings file and the files that it names, in bytes.
@@ -117,93 +125,177 @@ func LoadSettings(path string) (Settings, error) {
 		return Settings{}, fmt.Errorf("read settings: %w", err)
 	}
 	var s Settings
-	if err := yaml.UnmarshalStrict(b, &s); err != nil {
-		return Settings{}, fmt.Errorf("settings %s: %w", path, err)
-	}
+	malformed := settings.Decode(b, &s)
 	if s.Replica == "" {
 		if s.Replica, err = os.Hostname(); err != nil {
 			return Settings{}, fmt.Errorf("host name: %w", err)
 		}
 	}
-	if err := s.Validate(); err != nil {
+	if err := errors.Join(malformed, s.Validate()); err != nil {
 		return Settings{}, fmt.Errorf("settings %s:\n%w", path, err)
 	}
 	return s, nil
 }
 
-// Validate returns everything that is wrong with the settings, one problem a
-// line. It reads the files that they name.
-func (s *Settings) Validate() error {
-	var errs []error
-	report := func(field string, err error) {
-		if err != nil {
-			errs = append(errs, fmt.Errorf("%s: %w", field, err))
-		}
+// faults gathers what is wrong, each with the key that it is about.
+type faults []error
+
+func (f *faults) report(key string, err error) {
+	if err != nil {
+		*f = append(*f, fmt.Errorf("%s: %w", key, err))
 	}
-	required := func(field, value string) bool {
-		if value == "" {
-			report(field, errors.New("is required"))
-		}
-		return value != ""
-	}
-	if required("workload.socket", s.Workload.Socket) {
-		_, err := identity.SocketAddr(s.Workload.Socket)
-		report("workload.socket", err)
-	}
-	if required("workload.trust_domain", s.Workload.TrustDomain) {
-		_, err := identity.ParseTrustDomain(s.Workload.TrustDomain)
-		report("workload.trust_domain", err)
-	}
-	if required("database.url_file", s.Database.URLFile) {
-		_, err := readBounded(s.Database.URLFile)
-		report("database.url_file", err)
-	}
-	if s.Database.MaxConnections < 0 {
-		report("database.max_connections", errors.New("is negative"))
-	}
-	if len(s.Etcd.Endpoints) == 0 {
-		report("etcd.endpoints", errors.New("is required"))
-	}
-	report("etcd", s.Etcd.validate())
-	if required("signing_key_file", s.SigningKeyFile) {
-		_, err := readSigningKey(s.SigningKeyFile)
-		report("signing_key_file", err)
-	}
-	report("admin.address", checkAddress(s.Admin.Address))
-	report("proxies.address", checkAddress(s.Proxies.Address))
-	if s.Health.Address != "" {
-		report("health.address", checkAddress(s.Health.Address))
-	}
-	if (s.Admin.CertificateFile == "") != (s.Admin.PrivateKeyFile == "") {
-		report("admin", errors.New("certificate_file and private_key_file go together"))
-	}
-	for i, p := range s.Admin.IdentityProviders {
-		report(fmt.Sprintf("admin.identity_providers[%d]", i), p.validate())
-	}
-	if len(s.Admin.Administrators) == 0 {
-		report("admin.administrators", errors.New("name at least one, or nobody can use this control plane"))
-	}
-	_, err := s.Admin.control()
-	report("admin.administrators", err)
-	return errors.Join(errs...)
 }
 
-func (e *Etcd) validate() error {
-	given := 0
-	for _, f := range []string{e.CAFile, e.CertificateFile, e.PrivateKeyFile} {
-		if f != "" {
-			given++
-		}
+// required checks a value that there has to be.
+func (f *faults) required(key, value string, check func(string) error) {
+	if value == "" {
+		f.report(key, errRequired)
+		return
 	}
-	if given != 0 && given != 3 {
-		return errors.New("ca_file, certificate_file and private_key_file go together")
+	f.report(key, check(value))
+}
+
+var errRequired = errors.New("is required")
+
+// Validate returns everything that is wrong with the settings, one problem a
+// line. It reads the files that they name, and connects to nothing.
+func (s *Settings) Validate() error {
+	var f faults
+	f.required("replica", s.Replica, checkReplica)
+	f.required("workload.socket", s.Workload.Socket, func(path string) error {
+		_, err := identity.SocketAddr(path)
+		return err
+	})
+	f.required("workload.trust_domain", s.Workload.TrustDomain, func(name string) error {
+		_, err := identity.ParseTrustDomain(name)
+		return err
+	})
+	f.required("database.url_file", s.Database.URLFile, func(string) error {
+		store, err := s.Database.open(slog.New(slog.DiscardHandler))
+		if err == nil {
+			store.Close()
+		}
+		return err
+	})
+	s.Etcd.validate(&f)
+	f.required("signing_key_file", s.SigningKeyFile, func(file string) error {
+		_, err := readSigningKey(file)
+		return err
+	})
+	s.Admin.validate(&f)
+	f.required("proxies.address", s.Proxies.Address, checkAddress)
+	if s.Health.Address != "" {
+		f.report("health.address", checkAddress(s.Health.Address))
+	}
+	return errors.Join(f...)
+}
+
+// checkReplica accepts what is fit to name a replica in logs and in etcd.
+func checkReplica(name string) error {
+	unfit := func(r rune) bool { return r <= ' ' || r > '~' }
+	if len(name) > 255 || strings.ContainsFunc(name, unfit) {
+		return errors.New("is at most 255 printable characters without spaces")
 	}
 	return nil
 }
 
-func (p *IdentityProvider) validate() error {
-	if p.Issuer == "" || p.JWKSURL == "" || len(p.Audiences) == 0 {
-		return errors.New("issuer, jwks_url and audiences are required")
+// open returns the store, which connects when it is used. Its errors do not
+// show the connection string.
+func (d *Database) open(log *slog.Logger) (*postgres.Store, error) {
+	dsn, err := d.dsn()
+	if err != nil {
+		return nil, err
+	}
+	return postgres.New(postgres.Config{DSN: dsn, MaxConns: d.MaxConnections, Log: log})
+}
+
+func (d *Database) dsn() (string, error) {
+	b, err := readBounded(d.URLFile)
+	if err == nil && len(bytes.TrimSpace(b)) == 0 {
+		err = fmt.Errorf("%s is empty", d.URLFile)
+	}
+	return strings.TrimSpace(string(b)), err
+}
+
+func (e *Etcd) validate(f *faults) {
+	if len(e.Endpoints) == 0 {
+		f.report("etcd.endpoints", errRequired)
+	}
+	given := 0
+	for _, file := range []string{e.CAFile, e.CertificateFile, e.PrivateKeyFile} {
+		if file != "" {
+			given++
+		}
+	}
+	switch given {
+	case 0:
+	case 3:
+		_, err := e.tls()
+		f.report("etcd", err)
+	default:
+		f.report("etcd", errors.New("ca_file, certificate_file and private_key_file go together"))
+	}
+	for i, endpoint := range e.Endpoints {
+		switch encrypted := strings.HasPrefix(endpoint, "https://"); {
+		case endpoint == "":
+			f.report(fmt.Sprintf("etcd.endpoints[%d]", i), errors.New("is empty"))
+		case encrypted && given == 0:
+			f.report(fmt.Sprintf("etcd.endpoints[%d]", i), errors.New("https needs ca_file, certificate_file and private_key_file"))
+		case !encrypted && given > 0:
+			f.report(fmt.Sprintf("etcd.endpoints[%d]", i), errors.New("is not https, though there are certificates"))
+		}
+	}
+}
+
+func (a *Admin) validate(f *faults) {
+	f.required("admin.address", a.Address, checkAddress)
+	switch {
+	case (a.CertificateFile == "") != (a.PrivateKeyFile == ""):
+		f.report("admin", errors.New("certificate_file and private_key_file go together"))
+	case a.CertificateFile != "":
+		_, err := tls.LoadX509KeyPair(a.CertificateFile, a.PrivateKeyFile)
+		f.report("admin", err)
+	}
+	issuers := map[string]bool{}
+	for i, p := range a.IdentityProviders {
+		key := fmt.Sprintf("admin.identity_providers[%d]", i)
+		p.validate(key, f)
+		if issuers[p.Issuer] {
+			f.report(key+".issuer", fmt.Errorf("%s is there twice", p.Issuer))
+		}
+		issuers[p.Issuer] = true
+	}
+	if len(a.Administrators) == 0 {
+		f.report("admin.administrators", errors.New("name at least one, or nobody can use this control plane"))
+	}
+	for i, admin := range a.Administrators {
+		if admin.Issuer != "" && !issuers[admin.Issuer] {
+			f.report(fmt.Sprintf("admin.administrators[%d].issuer", i), fmt.Errorf("%s is none of the identity_providers", admin.Issuer))
+		}
+	}
+	_, err := a.control()
+	f.report("admin.administrators", err)
+}
+
+func (p *IdentityProvider) validate(key string, f *faults) {
+	anything := func(string) error { return nil }
+	f.required(key+".issuer", p.Issuer, anything)
+	f.required(key+".jwks_url", p.JWKSURL, checkJWKS)
+	if len(p.Audiences) == 0 {
+		f.report(key+".audiences", errRequired)
+	}
+}
+
+// checkJWKS accepts https, and http to the machine itself.
+func checkJWKS(text string) error {
+	u, err := url.Parse(text)
+	if err != nil || u.Host == "" || u.User != nil || u.Fragment != "" {
+		return fmt.Errorf("%q is no URL of the form https://host/path", text)
+	}
+	addr, err := netip.ParseAddr(u.Hostname())
+	loopback := u.Hostname() == "localhost" || err == nil && addr.IsLoopback()
+	if u.Scheme != "https" && !(u.Scheme == "http" && loopback) {
+		return errors.New("keys that come over http could be anybody's: use https")
 	}
 	return nil
 }
@@ -234,22 +326,28 @@ func (a *Admin) control() (*access.Control, error) {
 }
 
 func checkAddress(address string) error {
-	if address == "" {
-		return errors.New("is required")
+	_, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return fmt.Errorf("%q is not host:port", address)
 	}
-	_, _, err := net.SplitHostPort(address)
-	return err
+	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+		return fmt.Errorf("%q: a port is a number up to 65535", address)
+	}
+	return nil
 }
 
+// readBounded reads a file of at most maxSettings bytes, whatever it is.
 func readBounded(path string) ([]byte, error) {
-	info, err := os.Stat(path)
+	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
-	if info.Size() > maxSettings {
-		return nil, fmt.Errorf("%s has %d bytes, more than %d", path, info.Size(), maxSettings)
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxSettings+1))
+	if err == nil && len(b) > maxSettings {
+		err = fmt.Errorf("%s has more than %d bytes", path, maxSettings)
 	}
-	return os.ReadFile(path)
+	return b, err
 }
 
 func readSigningKey(path string) (ed25519.PrivateKey, error) {

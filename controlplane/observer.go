@@ -1,0 +1,101 @@
+package controlplane
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/sallyport/sallyport/controlplane/registry"
+	"github.com/sallyport/sallyport/controlplane/stream"
+	"github.com/sallyport/sallyport/internal/snapshot"
+	"github.com/sallyport/sallyport/storage/postgres"
+)
+
+// observeEvery is how often the state of the fleet is taken for metrics.
+const observeEvery = 5 * time.Second
+
+// observer keeps the metrics of the fleet as this replica sees it: what was
+// committed, and what has arrived here to be sent to proxies.
+type observer struct {
+	database *postgres.Store
+	hub      *stream.Hub
+	registry *registry.Registry
+	log      *slog.Logger
+
+	revision    prometheus.Gauge
+	committed   *prometheus.GaugeVec
+	distributed *prometheus.GaugeVec
+	connected   *prometheus.GaugeVec
+}
+
+func newObserver(s *Server) (*observer, error) {
+	perEnvironment := func(o prometheus.GaugeOpts) *prometheus.GaugeVec {
+		return prometheus.NewGaugeVec(o, []string{"environment"})
+	}
+	o := &observer{
+		database: s.database, hub: s.hub, registry: s.registry, log: s.log,
+		revision: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "sallyport_revision",
+			Help: "The newest revision of the fleet.",
+		}),
+		committed: perEnvironment(prometheus.GaugeOpts{
+			Name: "sallyport_environment_committed_revision",
+			Help: "The newest revision that touches the environment.",
+		}),
+		distributed: perEnvironment(prometheus.GaugeOpts{
+			Name: "sallyport_environment_distributed_revision",
+			Help: "The revision of the environment that this replica sends to proxies; less than committed while distribution lags.",
+		}),
+		connected: perEnvironment(prometheus.GaugeOpts{
+			Name: "sallyport_connected_proxies",
+			Help: "Proxies of the environment that are connected to this replica.",
+		}),
+	}
+	return o, errors.Join(s.metrics.Register(o.revision), s.metrics.Register(o.committed),
+		s.metrics.Register(o.distributed), s.metrics.Register(o.connected))
+}
+
+// Run observes until ctx ends. While the database is away the metrics keep
+// their values.
+func (o *observer) Run(ctx context.Context) error {
+	ticker := time.NewTicker(observeEvery)
+	defer ticker.Stop()
+	changed := o.database.Changed(ctx)
+	for {
+		if err := o.observe(ctx); err != nil {
+			o.log.DebugContext(ctx, "fleet was not observed", "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-changed:
+		case <-ticker.C:
+		}
+	}
+}
+
+func (o *observer) observe(ctx context.Context) error {
+	position, err := o.database.Position(ctx)
+	if err != nil {
+		return err
+	}
+	at, err := o.database.EnvironmentsAt(ctx, position.Revision)
+	if err != nil {
+		return err
+	}
+	o.revision.Set(float64(position.Revision))
+	connected := o.registry.Streams()
+	for name, revision := range at {
+		o.environment(name, revision, connected[name])
+	}
+	return nil
+}
+
+func (o *observer) environment(name string, committed snapshot.Revision, connected int) {
+	o.committed.WithLabelValues(name).Set(float64(committed))
+	o.distributed.WithLabelValues(name).Set(float64(o.hub.State(name).Snapshot.Head().Revision))
+	o.connected.WithLabelValues(name).Set(float64(connected))
+}
