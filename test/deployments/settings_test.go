@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"maps"
+	"math/big"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,6 +16,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"sigs.k8s.io/yaml"
 
@@ -126,17 +128,43 @@ func installed(t *testing.T, s server) string {
 	t.Helper()
 	dir := t.TempDir()
 	public, private := signingKey(t)
+	chain, key := selfSigned(t)
 	for name, content := range map[string][]byte{
 		filepath.Base(s.example()): []byte(strings.ReplaceAll(read(t, s.example()), "/etc/sallyport/", dir+"/")),
 		"database-url":             []byte("postgres://sallyport:secret@db.prod.example:5432/sallyport?sslmode=verify-full\n"),
 		"signing-key.pem":          private,
 		"root-public-key.pem":      public,
+		"etcd-ca.pem":              chain,
+		"etcd-client.pem":          chain,
+		"etcd-client-key.pem":      key,
+		"admin.pem":                chain,
+		"admin-key.pem":            key,
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), content, 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
 	return filepath.Join(dir, filepath.Base(s.example()))
+}
+
+// selfSigned makes a certificate and its key.
+func selfSigned(t *testing.T) (chain, key []byte) {
+	t.Helper()
+	pub, private, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, pub, private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pkcs8, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}),
+		pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8})
 }
 
 // signingKey makes what docs/operating.md has openssl make: the same PEM files,

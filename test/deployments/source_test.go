@@ -145,20 +145,26 @@ func literal(e ast.Expr) (string, bool) {
 	return s, err == nil
 }
 
-// metricNames returns the names of all metrics of ours.
+// metricNames returns the names of all metrics of ours: what stands as Name in
+// their options, or goes first to a function that makes them.
 func metricNames(t *testing.T) []string {
 	t.Helper()
 	found := map[string]bool{}
 	for _, file := range shippedSources(t) {
 		ast.Inspect(file, func(n ast.Node) bool {
-			field, ok := n.(*ast.KeyValueExpr)
-			if !ok {
-				return true
-			}
-			if key, ok := field.Key.(*ast.Ident); ok && key.Name == "Name" {
-				if s, ok := literal(field.Value); ok && strings.HasPrefix(s, "sallyport_") {
-					found[s] = true
+			var name ast.Expr
+			switch n := n.(type) {
+			case *ast.KeyValueExpr:
+				if key, ok := n.Key.(*ast.Ident); ok && key.Name == "Name" {
+					name = n.Value
 				}
+			case *ast.CallExpr:
+				if len(n.Args) > 1 {
+					name = n.Args[0]
+				}
+			}
+			if s, ok := literal(name); ok && strings.HasPrefix(s, "sallyport_") {
+				found[s] = true
 			}
 			return true
 		})
