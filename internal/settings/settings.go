@@ -39,11 +39,11 @@ func Decode(data []byte, into any) error {
 // reader gathers problems.
 type reader struct{ problems []error }
 
-func (r *reader) refuse(n *yaml.Node, path, format string, args ...any) {
+func (r *reader) refuse(n *yaml.Node, path, why string) {
 	if path != "" {
 		path += ": "
 	}
-	r.problems = append(r.problems, fmt.Errorf("line %d: %s%s", n.Line, path, fmt.Sprintf(format, args...)))
+	r.problems = append(r.problems, fmt.Errorf("line %d: %s%s", n.Line, path, why))
 }
 
 func (r *reader) read(path string, n *yaml.Node, v reflect.Value) {
