@@ -12,6 +12,11 @@ import (
 
 	"github.com/sallyport/sallyport/cmd/sallyport/fleet"
 	"github.com/sallyport/sallyport/internal/failpoint"
+
+	// What the binaries are made of, so that no result is taken from the cache
+	// of tests when it has changed.
+	_ "github.com/sallyport/sallyport/controlplane"
+	_ "github.com/sallyport/sallyport/dataplane"
 )
 
 // bin holds our binaries, built once, with failpoints.
