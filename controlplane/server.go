@@ -256,10 +256,12 @@ func (s *Server) serveAdmin(ctx context.Context) error {
 		pair := &keyPair{certificate: s.settings.Admin.CertificateFile, key: s.settings.Admin.PrivateKeyFile, log: s.log}
 		certificate = pair.current
 	}
+	config := identity.ListenerConfig(s.source, certificate)
+	config.MinVersion = tls.VersionTLS13 // operators' programs are ours to choose
 	return s.serve(ctx, listener{
 		name:    ListenerAdmin,
 		address: s.settings.Admin.Address,
-		tls:     identity.ListenerConfig(s.source, certificate),
+		tls:     config,
 		handler: s.api.Handler(),
 		drain:   s.api.Drain,
 	})
