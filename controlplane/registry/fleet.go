@@ -197,7 +197,7 @@ func (r *Registry) progress(environments map[string]snapshot.Revision, remote ma
 		progress = append(progress, byEnvironment[name])
 	}
 	for _, p := range slices.SortedFunc(maps.Values(proxies), compareProxies) {
-		if e := byEnvironment[p.GetEnvironment()]; e != nil && p.GetConnection() == adminv1.Connection_CONNECTION_CONNECTED {
+		if e := byEnvironment[p.GetEnvironment()]; e != nil {
 			count(e, p)
 		}
 	}

@@ -582,6 +582,10 @@ func TestPostgresDown(t *testing.T) {
 	a := l.admitted(r, one, "aws")
 	before := open(t, r, one, "before")
 	defer before.Close()
+	eventually(t, "it is saved", func() bool {
+		_, err := l.store.Proxy(t.Context(), registry.ProxyID(one, "before"))
+		return err == nil
+	})
 	if err := server.Stop(); err != nil {
 		t.Fatal(err)
 	}

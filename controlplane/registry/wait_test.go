@@ -136,11 +136,13 @@ func TestWaitForProxiesOfOtherReplicas(t *testing.T) {
 	l.admitted(elsewhere, two, "aws")
 	here, there := open(t, r, one, "a"), open(t, elsewhere, two, "b")
 	defer here.Close()
-	seven := at(t, 7, "p")
+	six, seven := at(t, 6, "p"), at(t, 7, "p")
 	here.Acked(ackOf(seven), seven)
 	eventually(t, "the other one is recorded", func() bool { _, err := l.store.Proxy(t.Context(), registry.ProxyID(two, "b")); return err == nil })
 	w := l.wait(r, map[string]snapshot.Revision{"aws": 7})
 	w.until("aws@7 1/2 [two#b has not acknowledged anything yet]")
+	there.Acked(ackOf(six), six)
+	w.until("aws@7 1/2 [two#b is at revision 6]")
 	there.Acked(ackOf(seven), seven)
 	w.until("aws@7 2/2")
 	w.over()
@@ -155,9 +157,21 @@ func TestWaitForProxiesOfOtherReplicas(t *testing.T) {
 	there.Close()
 	w.until("aws@8 2/2")
 	w.over()
+
+	// It moves back, which is not noticed here at once.
+	nine := at(t, 9, "p")
+	here.Acked(ackOf(nine), nine)
+	w = l.wait(r, map[string]snapshot.Revision{"aws": 9})
+	w.until("aws@9 1/2 [two#b is at revision 8]")
+	there = open(t, elsewhere, two, "b")
+	there.Acked(ackOf(nine), nine)
+	w.until("aws@9 2/2")
+	w.over()
 	moved.Close()
+	there.Close()
 
 	// One whose replica is gone counts until it is lost.
+	l.clock.advance(time.Second)
 	there = open(t, elsewhere, two, "b")
 	there.Acked(ackOf(seven), seven)
 	eventually(t, "it is recorded", func() bool {
@@ -197,18 +211,17 @@ func TestWaitEnds(t *testing.T) {
 	s := open(t, r, one, "a")
 	defer s.Close()
 	never := map[string]snapshot.Revision{"aws": 99}
-	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	reports := 0
 	err := r.Wait(ctx, never, func(_ []*adminv1.EnvironmentProgress, done bool) error {
-		reports++
 		if done {
 			t.Error("done")
 		}
+		cancel()
 		return nil
 	})
-	if !errors.Is(err, context.DeadlineExceeded) || reports != 1 {
-		t.Errorf("got %v after %d reports", err, reports)
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
 	}
 	gone := errors.New("nobody listens any more")
 	if err := r.Wait(t.Context(), never, func([]*adminv1.EnvironmentProgress, bool) error { return gone }); !errors.Is(err, gone) {

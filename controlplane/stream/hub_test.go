@@ -137,4 +137,8 @@ func TestUpdatesAreShared(t *testing.T) {
 	if u := l.hub.Updates(base, next); len(u) != 1 || len(u[0].GetDocuments()) != 1 {
 		t.Errorf("got %v", u)
 	}
+	newest := l.hub.State("aws").Snapshot
+	if u := l.hub.Updates(base, newest); len(u) != 1 || len(u[0].GetRemoved()) != 1 {
+		t.Errorf("it is taken for what leads to the newest: %v", u)
+	}
 }

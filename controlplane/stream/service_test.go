@@ -343,20 +343,33 @@ func TestSlowReceiverIsCutOff(t *testing.T) {
 	l.publish(aws(t, 1, d))
 	l.served("aws", 1)
 	c := l.client(awsID, time.Hour, func(t *http.Transport) { t.HTTP2 = &http.HTTP2Config{MaxReceiveBufferPerStream: 64 << 10} })
-	p := l.dial(c)
-	p.say(&proxyv1.StreamRequest{Message: &proxyv1.StreamRequest_Hello{Hello: &proxyv1.Hello{Instance: "slow"}}})
+	slow := func(instance string) {
+		t.Helper()
+		p := l.dial(c)
+		p.say(&proxyv1.StreamRequest{Message: &proxyv1.StreamRequest_Hello{Hello: &proxyv1.Hello{Instance: instance}}})
+	}
+	lost := func(instance string) {
+		t.Helper()
+		eventually(t, instance+" is lost", func() bool {
+			return l.known(awsID, instance).GetConnection() == adminv1.Connection_CONNECTION_LOST
+		})
+	}
+	slow("slow")
 	// Others are not held up meanwhile.
 	quick := l.connect(awsID, "quick", nil)
 	quick.updated(1, nil)
-	eventually(t, "it is lost", func() bool { return l.known(awsID, "slow").GetConnection() == adminv1.Connection_CONNECTION_LOST })
-	if l.known(awsID, "quick").GetConnection() != adminv1.Connection_CONNECTION_CONNECTED {
-		t.Error("the quick one is lost as well")
-	}
+	quick.ack()
+	lost("slow")
+	l.enforcement(awsID, "quick", adminv1.Enforcement_ENFORCEMENT_ENFORCED)
+	slow("another")
+	lost("another")
+	l.publish(aws(t, 2, documents{"a": "1"}))
+	quick.updated(2, quick.current)
 }
 
 func TestSilentProxyIsCutOff(t *testing.T) {
 	t.Parallel()
-	const silence = 400 * time.Millisecond
+	const silence = 1500 * time.Millisecond
 	l := newLab(t, func(s *stream.Service) { s.Limits(silence, patience, patience) })
 	p, silent := l.connect(awsID, "i", nil), l.connect(awsID, "silent", nil)
 	began := time.Now()
@@ -536,6 +549,8 @@ func TestFreshnessIsRelayed(t *testing.T) {
 	if got := heard(); !got.Equal(at) {
 		t.Errorf("issued at %s, want %s", got, at)
 	}
+	p.ack() // wakes the sender, which has nothing new to say
+	l.enforcement(awsID, "i", adminv1.Enforcement_ENFORCEMENT_ENFORCED)
 	forged := freshness(t, snap, at.Add(time.Minute))
 	forged.Signature[0] ^= 1
 	confirm("aws", forged)
@@ -548,5 +563,8 @@ func TestFreshnessIsRelayed(t *testing.T) {
 	confirm("aws", freshness(t, snap, at.Add(2*time.Second)))
 	if got := heard(); !got.Equal(at.Add(2 * time.Second)) {
 		t.Errorf("issued at %s, want %s", got, at.Add(2*time.Second))
+	}
+	if n := l.log.count("freshness in etcd was refused"); n != 3 {
+		t.Errorf("%d refusals were said, want one each", n)
 	}
 }

@@ -123,11 +123,7 @@ func (t *talk) acked(ctx context.Context, ack *proxyv1.Ack) {
 		t.pushed, t.refused = nil, false
 	}
 	t.mu.Unlock()
-	known := held
-	if known == nil {
-		known = t.hub.At(t.environment, at)
-	}
-	enforcement := t.session.Acked(ack, known)
+	enforcement := t.session.Acked(ack, held)
 	t.log.DebugContext(ctx, "ack received", "revision", ack.GetRevision(), "enforcement", enforcement.String())
 	t.wake()
 }
@@ -145,8 +141,9 @@ func (t *talk) find(ack *proxyv1.Ack) *snapshot.Snapshot {
 	return t.hub.Find(t.environment, digest)
 }
 
-// reconsider looks again at an ack that came before this replica had the
-// snapshot that it is about. Only the sender calls it.
+// reconsider looks again at an ack that is about a snapshot that this replica
+// did not have: it may have it by now, or another one for the same place in
+// history.
 func (t *talk) reconsider() {
 	t.mu.Lock()
 	ack, held := t.ack, t.held
