@@ -251,15 +251,15 @@ func (l *lab) listen(h http.Handler, c *tls.Config) string {
 	return ln.Addr().String()
 }
 
-// commit changes one Enrollment.
-func (l *lab) commit(c storage.Change) {
+// commit makes a revision.
+func (l *lab) commit(changes ...storage.Change) {
 	l.Helper()
 	position, err := l.database.Position(l.Context())
 	if err != nil {
 		l.Fatal(err)
 	}
 	if _, err := l.database.Commit(l.Context(), storage.Commit{
-		Caller: "test", Action: "/Apply", Base: position.Revision, Changes: []storage.Change{c},
+		Caller: "test", Action: "/Apply", Base: position.Revision, Changes: changes,
 	}, func([]storage.Version) error { return nil }); err != nil {
 		l.Fatal(err)
 	}

@@ -41,10 +41,10 @@ func (s *Store) Publish(ctx context.Context, v *snapshot.Verifier, snap *snapsho
 	if err != nil {
 		return err
 	}
-	failpoint.Hit("publish.chunks")
 	if proto.Equal(there.head, next) {
 		return nil
 	}
+	failpoint.Hit("publish.chunks")
 	written, err := s.swapHead(ctx, environment, there.revision, next)
 	if err != nil {
 		return err
