@@ -5,12 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
+	"strings"
 	"time"
 
 	"connectrpc.com/connect"
 	"github.com/spf13/cobra"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"github.com/sallyport/sallyport/internal/resource"
 	adminv1 "github.com/sallyport/sallyport/proto/gen/sallyport/admin/v1"
 )
 
@@ -26,17 +29,17 @@ type change struct {
 
 func (c *change) flags(cmd *cobra.Command) {
 	f := cmd.Flags()
-	f.StringSliceVarP(&c.files, "file", "f", nil, "read resources from this `file`, from the files of this folder, or from standard input (-)")
+	f.StringSliceVarP(&c.files, "file", "f", nil, "read resources from this `file`, from the files below this folder, or from standard input (-)")
 	f.BoolVar(&c.dryRun, "dry-run", false, "check and compare only")
-	f.Int64Var(&c.expected, "expected-revision", -1, "change nothing unless the fleet is at this `revision`")
-	f.StringVarP(&c.message, "message", "m", "", "why, for the history")
-	f.DurationVar(&c.wait, "wait", 0, "then wait until every connected proxy enforces it, for at most this time")
+	f.Int64Var(&c.expected, "expected-revision", 0, "change nothing unless the fleet is at this `revision`")
+	f.StringVarP(&c.message, "message", "m", "", "why (`text`), for the history")
+	f.DurationVar(&c.wait, "wait", 0, "then wait until every connected proxy proves that it enforces this, for at most so long")
 	c.out.flag(cmd)
 }
 
 // expectedRevision returns nil when none was given.
-func (c *change) expectedRevision() *int64 {
-	if c.expected < 0 {
+func (c *change) expectedRevision(cmd *cobra.Command) *int64 {
+	if !cmd.Flags().Changed("expected-revision") {
 		return nil
 	}
 	return &c.expected
@@ -47,9 +50,20 @@ func newApply(server *connection) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "apply -f FILE|FOLDER|-",
 		Short: "Create or replace resources, all of them or none, in one revision",
-		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			if len(c.files) == 0 {
+		Long: `Create or replace resources, all of them or none, in one revision.
+
+A folder stands for the .yaml, .yml and .json files below it; what begins with
+a dot is left out. What is as it should be already makes no revision. With
+--wait the command ends when every connected proxy has proven that it enforces
+the resources as they are now, also when nothing had to change; it names the
+laggards and exits with 1 when that takes too long.`,
+		Example: `  sallyport apply -f resources/ -m "orders may be read" --wait 30s
+  sallyport get all -o yaml --revision 12 | sallyport apply -f -`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			switch {
+			case len(args) > 0:
+				return fmt.Errorf("files are given with -f: apply -f %s", strings.Join(args, " -f "))
+			case len(c.files) == 0:
 				return errors.New("apply what? give -f FILE, -f FOLDER or -f -")
 			}
 			resources, err := readResources(c.files, cmd.InOrStdin())
@@ -69,7 +83,7 @@ func newApply(server *connection) *cobra.Command {
 }
 
 func (c *change) apply(cmd *cobra.Command, clients *clients, resources []located) error {
-	req := &adminv1.ApplyRequest{ExpectedRevision: c.expectedRevision(), DryRun: c.dryRun, Message: c.message}
+	req := &adminv1.ApplyRequest{ExpectedRevision: c.expectedRevision(cmd), DryRun: c.dryRun, Message: c.message}
 	for _, r := range resources {
 		req.Resources = append(req.Resources, r.Resource)
 	}
@@ -77,14 +91,50 @@ func (c *change) apply(cmd *cobra.Command, clients *clients, resources []located
 	if err != nil {
 		return refused(cmd.ErrOrStderr(), err, resources)
 	}
-	if done, err := c.out.message(cmd.OutOrStdout(), res.Msg); done && err != nil {
+	if err := c.print(cmd.OutOrStdout(), res.Msg); err != nil || c.wait == 0 || c.dryRun {
 		return err
-	} else if !done {
-		if err := c.print(cmd.OutOrStdout(), res.Msg); err != nil {
+	}
+	environments := res.Msg.GetEnvironments()
+	if unchanged(res.Msg) {
+		// Whoever asks again wants the proof that he did not get before.
+		if environments, err = clients.concerned(cmd.Context(), req.GetResources()); err != nil {
 			return err
 		}
 	}
-	return c.await(cmd.Context(), cmd.OutOrStdout(), clients, res.Msg)
+	return c.await(cmd, clients, res.Msg.GetRevision(), environments)
+}
+
+// concerned returns the environments that resources are in.
+func (c *clients) concerned(ctx context.Context, resources []*adminv1.Resource) ([]string, error) {
+	var names []string
+	for _, r := range resources {
+		switch resource.Kind(r.GetKind()) {
+		case resource.KindEnrollment:
+			continue // the control plane's own
+		case resource.KindEnvironment:
+			names = append(names, r.GetMetadata().GetName())
+			continue
+		}
+		listed := r.GetSpec().GetFields()["environments"].GetListValue().GetValues()
+		if len(listed) == 0 {
+			return c.environments(ctx)
+		}
+		for _, name := range listed {
+			names = append(names, name.GetStringValue())
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names), nil
+}
+
+// environments returns the names of all environments.
+func (c *clients) environments(ctx context.Context) ([]string, error) {
+	all, err := c.list(ctx, &adminv1.ListRequest{Kind: string(resource.KindEnvironment)})
+	names := make([]string, len(all))
+	for i, s := range all {
+		names[i] = s.GetResource().GetMetadata().GetName()
+	}
+	return names, err
 }
 
 // refused prints each problem with the file and line that it is about.
@@ -98,15 +148,29 @@ func refused(w io.Writer, err error, resources []located) error {
 		if i := int(one.GetIndex()); one.GetResource() != "" && i >= 0 && i < len(resources) {
 			place = resources[i].place(one) + ": "
 		}
-		if _, err := fmt.Fprintf(w, "%s%s\n", place, describe(one)); err != nil {
+		if _, err := fmt.Fprintf(w, "%s%s%s\n", place, describe(one), twin(one, resources)); err != nil {
 			return err
 		}
 	}
 	if more := int(p.GetTotal()) - len(p.GetProblems()); more > 0 {
-		fmt.Fprintf(w, "and %d more problems\n", more)
+		fmt.Fprintf(w, "and %s\n", count(more, "more problem"))
 	}
 	fmt.Fprintln(w, "nothing was changed")
 	return &toldError{err}
+}
+
+// twin says where the other one of two resources with the same key is.
+func twin(p *adminv1.Problem, resources []located) string {
+	i := int(p.GetIndex())
+	if p.GetReason() != "duplicate_resource" || i < 0 || i >= len(resources) {
+		return ""
+	}
+	for _, other := range resources[:i] {
+		if other.key() == resources[i].key() {
+			return fmt.Sprintf(", first at %s", other.place(&adminv1.Problem{}))
+		}
+	}
+	return ""
 }
 
 // changed is what the answers to Apply and Delete have in common.
@@ -116,103 +180,59 @@ type changed interface {
 	GetEnvironments() []string
 }
 
-func (c *change) print(w io.Writer, res changed) error {
-	made := 0
-	for _, ch := range res.GetChanges() {
-		if ch.GetType() != adminv1.ChangeType_CHANGE_TYPE_UNCHANGED {
-			made++
-		}
-		if _, err := fmt.Fprintf(w, "%-10s %s\n", lower(ch.GetType()), keyText(ch.GetKey())); err != nil {
-			return err
-		}
-	}
-	switch {
-	case c.dryRun:
-		_, err := fmt.Fprintf(w, "dry run: compared with revision %d, nothing was changed\n", res.GetRevision())
-		return err
-	case made == 0:
-		_, err := fmt.Fprintf(w, "revision %d holds this already\n", res.GetRevision())
-		return err
-	}
-	_, err := fmt.Fprintf(w, "revision %d is committed, for %s\n", res.GetRevision(), list(res.GetEnvironments()))
-	return err
-}
-
-// await waits for proof if that was asked for.
-func (c *change) await(ctx context.Context, w io.Writer, clients *clients, res changed) error {
-	if c.wait == 0 || c.dryRun || len(res.GetEnvironments()) == 0 {
-		return nil
-	}
-	out := output("table")
-	return clients.wait(ctx, w, &out, &adminv1.WaitEnforcedRequest{
-		Revision: res.GetRevision(), Timeout: durationpb.New(c.wait),
+func unchanged(res changed) bool {
+	return !slices.ContainsFunc(res.GetChanges(), func(c *adminv1.Change) bool {
+		return c.GetType() != adminv1.ChangeType_CHANGE_TYPE_UNCHANGED
 	})
 }
 
-func newDelete(server *connection) *cobra.Command {
-	var c change
-	var namespace string
-	cmd := &cobra.Command{
-		Use:   "delete KIND NAME...",
-		Short: "Delete resources, all of them or none, in one revision",
-		Long: `Delete resources, all of them or none, in one revision.
-
-Name them by kind and name, or with -f by the files that declare them.`,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			keys, err := c.keys(cmd.InOrStdin(), namespace, args)
-			if err != nil {
-				return err
-			}
-			clients, err := server.open(cmd.Context())
-			if err != nil {
-				return err
-			}
-			defer clients.close()
-			return c.delete(cmd, clients, keys)
-		},
-	}
-	cmd.Flags().StringVarP(&namespace, "namespace", "n", "", "the namespace of the resources")
-	c.flags(cmd)
-	return cmd
-}
-
-// keys returns what to delete: what the arguments name, or the files declare.
-func (c *change) keys(stdin io.Reader, namespace string, args []string) ([]*adminv1.Key, error) {
-	if (len(args) >= 2) == (len(c.files) > 0) || len(args) == 1 {
-		return nil, errors.New("delete what? give KIND NAME... or -f FILE")
-	}
-	var keys []*adminv1.Key
-	if len(args) > 0 {
-		kind, err := kindOf(args[0])
-		if err != nil {
-			return nil, err
-		}
-		for _, name := range args[1:] {
-			keys = append(keys, &adminv1.Key{Kind: kind, Namespace: namespace, Name: name})
-		}
-		return keys, nil
-	}
-	resources, err := readResources(c.files, stdin)
-	for _, r := range resources {
-		m := r.Resource.GetMetadata()
-		keys = append(keys, &adminv1.Key{Kind: r.Resource.GetKind(), Namespace: m.GetNamespace(), Name: m.GetName()})
-	}
-	return keys, err
-}
-
-func (c *change) delete(cmd *cobra.Command, clients *clients, keys []*adminv1.Key) error {
-	res, err := clients.config.Delete(cmd.Context(), connect.NewRequest(&adminv1.DeleteRequest{
-		Keys: keys, ExpectedRevision: c.expectedRevision(), DryRun: c.dryRun, Message: c.message,
-	}))
-	if err != nil {
-		return refused(cmd.ErrOrStderr(), err, nil)
-	}
-	if done, err := c.out.message(cmd.OutOrStdout(), res.Msg); done && err != nil {
+// print shows what a change did, or would do.
+func (c *change) print(w io.Writer, res changed) error {
+	if done, err := c.out.message(w, res); done {
 		return err
-	} else if !done {
-		if err := c.print(cmd.OutOrStdout(), res.Msg); err != nil {
+	}
+	kept := 0
+	for _, ch := range res.GetChanges() {
+		if ch.GetType() == adminv1.ChangeType_CHANGE_TYPE_UNCHANGED {
+			kept++
+			continue
+		}
+		if _, err := fmt.Fprintf(w, "%-8s  %s\n", strings.ToLower(word(ch.GetType().String())), keyText(ch.GetKey())); err != nil {
 			return err
 		}
 	}
-	return c.await(cmd.Context(), cmd.OutOrStdout(), clients, res.Msg)
+	if kept > 0 {
+		if _, err := fmt.Fprintf(w, "%d unchanged\n", kept); err != nil {
+			return err
+		}
+	}
+	_, err := fmt.Fprintln(w, c.conclusion(res))
+	return err
+}
+
+func (c *change) conclusion(res changed) string {
+	switch {
+	case c.dryRun:
+		return fmt.Sprintf("dry run: compared with revision %d, nothing was changed", res.GetRevision())
+	case unchanged(res):
+		return fmt.Sprintf("revision %d holds this already", res.GetRevision())
+	case len(res.GetEnvironments()) == 0:
+		return fmt.Sprintf("revision %d is committed; it is sent to no environment", res.GetRevision())
+	}
+	return fmt.Sprintf("revision %d is committed, for %s", res.GetRevision(), list(res.GetEnvironments()))
+}
+
+// await waits for proof. What it shows meanwhile is not the answer of the
+// command when that is for a program.
+func (c *change) await(cmd *cobra.Command, clients *clients, revision int64, environments []string) error {
+	if len(environments) == 0 {
+		return nil
+	}
+	w, out := cmd.OutOrStdout(), output("table")
+	if c.out != "table" {
+		w = cmd.ErrOrStderr()
+	}
+	return clients.wait(cmd.Context(), w, &out, &adminv1.WaitEnforcedRequest{
+		Revision: revision, Environments: environments, Timeout: durationpb.New(c.wait),
+	})
 }

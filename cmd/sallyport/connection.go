@@ -6,7 +6,9 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"os"
 	"strings"
@@ -19,8 +21,16 @@ import (
 	"github.com/sallyport/sallyport/proto/gen/sallyport/admin/v1/adminv1connect"
 )
 
-// identityWithin bounds the wait for an SVID from the Workload API.
-const identityWithin = 10 * time.Second
+const (
+	// identityWithin bounds the wait for an SVID from the Workload API.
+	identityWithin = 10 * time.Second
+	// connectWithin bounds the way to the control plane.
+	connectWithin = 10 * time.Second
+	// answerWithin bounds a call, but for those that wait for proxies.
+	answerWithin = 2 * time.Minute
+	// maxToken bounds a file with a token, in bytes.
+	maxToken = 64 << 10
+)
 
 // connection is how the control plane is reached, and who is calling.
 type connection struct {
@@ -66,8 +76,14 @@ func (c *connection) open(ctx context.Context) (*clients, error) {
 		stop()
 		return nil, err
 	}
-	transport := &http.Transport{TLSClientConfig: config, ForceAttemptHTTP2: true, Proxy: http.ProxyFromEnvironment}
-	options := []connect.ClientOption{}
+	transport := &http.Transport{
+		TLSClientConfig:     config,
+		ForceAttemptHTTP2:   true,
+		Proxy:               http.ProxyFromEnvironment,
+		DialContext:         (&net.Dialer{Timeout: connectWithin}).DialContext,
+		TLSHandshakeTimeout: connectWithin,
+	}
+	options := []connect.ClientOption{connect.WithInterceptors(connect.UnaryInterceptorFunc(patient))}
 	if c.tokenFile != "" {
 		token, err := readToken(c.tokenFile)
 		if err != nil {
@@ -76,12 +92,25 @@ func (c *connection) open(ctx context.Context) (*clients, error) {
 		}
 		options = append(options, connect.WithInterceptors(bearer(token)))
 	}
-	client := &http.Client{Transport: transport}
+	client := &http.Client{
+		Transport: transport,
+		// A token is for the server that was named, and nobody whom that names.
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
 	return &clients{
 		config: adminv1connect.NewConfigServiceClient(client, c.server, options...),
 		fleet:  adminv1connect.NewFleetServiceClient(client, c.server, options...),
 		close:  func() { transport.CloseIdleConnections(); stop() },
 	}, nil
+}
+
+// patient waits for an answer, but not forever.
+func patient(next connect.UnaryFunc) connect.UnaryFunc {
+	return func(ctx context.Context, req connect.AnyRequest) (connect.AnyResponse, error) {
+		ctx, cancel := context.WithTimeout(ctx, answerWithin)
+		defer cancel()
+		return next(ctx, req)
+	}
 }
 
 // identity returns a source that has our SVID; nil without a socket.
@@ -94,7 +123,7 @@ func (c *connection) identity(ctx context.Context) (*identity.Source, func(), er
 	}
 	addr, err := identity.SocketAddr(c.socket)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, fmt.Errorf("--workload-socket: %w", err)
 	}
 	source, err := identity.New(identity.Config{SocketAddr: addr, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
@@ -118,6 +147,9 @@ func (c *connection) identity(ctx context.Context) (*identity.Source, func(), er
 
 func (c *connection) tls(source *identity.Source) (*tls.Config, error) {
 	if c.serverID != "" {
+		if c.caFile != "" {
+			return nil, errors.New("give --server-id or --ca-file, not both: one trusts an X.509-SVID, the other a certificate with a host name")
+		}
 		id, err := identity.ParseID(c.serverID)
 		if err != nil {
 			return nil, fmt.Errorf("--server-id: %w", err)
@@ -145,12 +177,17 @@ func (c *connection) tls(source *identity.Source) (*tls.Config, error) {
 }
 
 func readToken(path string) (string, error) {
-	b, err := os.ReadFile(path)
+	f, err := os.Open(path)
+	if err != nil {
+		return "", fmt.Errorf("read --token-file: %w", err)
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxToken+1))
 	if err != nil {
 		return "", fmt.Errorf("read --token-file: %w", err)
 	}
 	token := strings.TrimSpace(string(b))
-	if token == "" || strings.ContainsAny(token, " \r\n\t") {
+	if token == "" || len(b) > maxToken || strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r > '~' }) {
 		return "", fmt.Errorf("--token-file %s does not hold one token", path)
 	}
 	return token, nil

@@ -3,9 +3,9 @@ package main
 import (
 	"fmt"
 	"io"
-	"slices"
 	"strconv"
 	"strings"
+	"text/tabwriter"
 	"time"
 
 	"connectrpc.com/connect"
@@ -41,6 +41,10 @@ PROXY is the ID of a proxy, or its instance when only one has that name.`,
 			if done, err := out.message(cmd.OutOrStdout(), &adminv1.ListProxiesResponse{Proxies: proxies}); done {
 				return err
 			}
+			if len(proxies) == 0 {
+				_, err := fmt.Fprintln(cmd.ErrOrStderr(), "no proxy has registered yet"+in(environment))
+				return err
+			}
 			return table(cmd.OutOrStdout(), "ENVIRONMENT INSTANCE CONNECTION REVISION ENFORCEMENT AGE SEEN SPIFFE-ID", fleetRows(proxies, time.Now()))
 		},
 	}
@@ -69,9 +73,9 @@ func fleetRows(proxies []*adminv1.Proxy, now time.Time) [][]string {
 	var rows [][]string
 	for _, p := range proxies {
 		rows = append(rows, []string{
-			orDash(p.GetEnvironment()), p.GetInstance(), word(p.GetConnection().String()),
+			p.GetEnvironment(), p.GetInstance(), word(p.GetConnection().String()),
 			strconv.FormatInt(p.GetRevision(), 10), enforcement(p),
-			age(p.GetConfigurationAge()), since(p.GetLastSeenAt().AsTime(), now), p.GetSpiffeId(),
+			age(p.GetConfigurationAge()), since(p.GetLastSeenAt(), now), p.GetSpiffeId(),
 		})
 	}
 	return rows
@@ -94,12 +98,27 @@ func word(enum string) string {
 	return enum
 }
 
+func in(environment string) string {
+	if environment == "" {
+		return ""
+	}
+	return " in " + environment
+}
+
 func showProxy(w io.Writer, out *output, proxies []*adminv1.Proxy, name string) error {
-	named := slices.DeleteFunc(slices.Clone(proxies), func(p *adminv1.Proxy) bool {
-		return p.GetId() != name && p.GetInstance() != name
-	})
-	if len(named) != 1 {
-		return fmt.Errorf("%d proxies are named %s", len(named), name)
+	var named []*adminv1.Proxy
+	var ids []string
+	for _, p := range proxies {
+		if p.GetId() == name || p.GetInstance() == name {
+			named, ids = append(named, p), append(ids, p.GetId())
+		}
+	}
+	switch len(named) {
+	case 0:
+		return fmt.Errorf("no proxy is called %s", name)
+	case 1:
+	default:
+		return fmt.Errorf("several proxies are called %s, say which: %s", name, list(ids))
 	}
 	if done, err := out.message(w, named[0]); done {
 		return err
@@ -110,7 +129,7 @@ func showProxy(w io.Writer, out *output, proxies []*adminv1.Proxy, name string) 
 func printProxy(w io.Writer, p *adminv1.Proxy) error {
 	rows := [][]string{
 		{"ID", p.GetId()},
-		{"Environment", orDash(p.GetEnvironment())},
+		{"Environment", p.GetEnvironment()},
 		{"Connection", word(p.GetConnection().String())},
 		{"Enforcement", enforcement(p)},
 		{"Revision", fmt.Sprintf("%d (on disk %d, epoch %d)", p.GetRevision(), p.GetPersistedRevision(), p.GetEpoch())},
@@ -118,9 +137,9 @@ func printProxy(w io.Writer, p *adminv1.Proxy) error {
 		{"Enforced root", fmt.Sprintf("%x", p.GetEnforcedRoot())},
 		{"Configuration age", age(p.GetConfigurationAge())},
 		{"Clock skew", skew(p.GetClockSkew())},
-		{"Identity expires", p.GetIdentityExpiresAt().AsTime().Format(time.RFC3339)},
+		{"Identity expires", moment(p.GetIdentityExpiresAt())},
 		{"Build", fmt.Sprintf("%s (protocol %d)", p.GetBuild(), p.GetProtocolVersion())},
-		{"Refused", orDash(p.GetRefusal())},
+		{"Refused", p.GetRefusal()},
 	}
 	for _, l := range p.GetListeners() {
 		rows = append(rows, []string{"Listener " + l.GetNamespace() + "/" + l.GetName(), orDash(l.GetAddress()) + " " + l.GetError()})
@@ -128,12 +147,11 @@ func printProxy(w io.Writer, p *adminv1.Proxy) error {
 	for _, r := range p.GetRejects() {
 		rows = append(rows, []string{"Rejected", fmt.Sprintf("%s/%s/%s: %s", r.GetKind(), r.GetNamespace(), r.GetName(), r.GetReason())})
 	}
+	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	for _, row := range rows {
-		if _, err := fmt.Fprintf(w, "%-20s%s\n", row[0]+":", strings.TrimSpace(row[1])); err != nil {
-			return err
-		}
+		fmt.Fprintf(tw, "%s:\t%s\n", row[0], orDash(printable(strings.TrimSpace(row[1]))))
 	}
-	return nil
+	return tw.Flush()
 }
 
 func skew(d *durationpb.Duration) string {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -24,15 +25,24 @@ func newGet(server *connection) *cobra.Command {
 		Short: "Show resources, now or at a revision",
 		Long: `Show resources, now or at a revision. What -o yaml and -o json print can be
 applied again.`,
-		Args: cobra.RangeArgs(1, 2),
+		Example: `  sallyport get routes -n shop
+  sallyport get policy reads-orders -n shop -o yaml
+  sallyport get all --revision 12 -o yaml`,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := q.parse(args); err != nil {
+				return err
+			}
 			c, err := server.open(cmd.Context())
 			if err != nil {
 				return err
 			}
 			defer c.close()
-			stored, err := q.run(cmd, c, args)
+			stored, err := q.run(cmd.Context(), c)
 			if err != nil {
+				return err
+			}
+			if len(stored) == 0 && q.out == "table" {
+				_, err := fmt.Fprintln(cmd.ErrOrStderr(), "there is none")
 				return err
 			}
 			return q.print(cmd.OutOrStdout(), stored)
@@ -46,32 +56,59 @@ applied again.`,
 
 // query is what get was asked for.
 type query struct {
+	kind      resource.Kind // every kind when empty
+	name      string        // every name when empty
 	namespace string
 	revision  int64
 	out       output
 }
 
-func (q *query) run(cmd *cobra.Command, c *clients, args []string) ([]*adminv1.StoredResource, error) {
-	kind, err := kindOf(args[0])
-	if err != nil && args[0] != "all" {
+func (q *query) parse(args []string) (err error) {
+	if len(args) < 1 || len(args) > 2 {
+		return errors.New("get what? give KIND, KIND NAME or all")
+	}
+	if strings.EqualFold(args[0], "all") {
+		if len(args) == 2 {
+			return errors.New("a name needs a kind")
+		}
+		return nil
+	}
+	if q.kind, err = kindOf(args[0]); err != nil || len(args) == 1 {
+		return err
+	}
+	q.name = args[1]
+	return checkNamespace(q.kind, q.namespace)
+}
+
+// checkNamespace refuses what could name nothing.
+func checkNamespace(kind resource.Kind, namespace string) error {
+	switch {
+	case kind.Namespaced() && namespace == "":
+		return fmt.Errorf("a resource of kind %s belongs to a namespace: give -n NAMESPACE", kind)
+	case !kind.Namespaced() && namespace != "":
+		return fmt.Errorf("a resource of kind %s belongs to no namespace: leave -n out", kind)
+	}
+	return nil
+}
+
+func (q *query) run(ctx context.Context, c *clients) ([]*adminv1.StoredResource, error) {
+	if q.name == "" {
+		return c.list(ctx, &adminv1.ListRequest{Kind: string(q.kind), Namespace: q.namespace, Revision: q.revision})
+	}
+	key := &adminv1.Key{Kind: string(q.kind), Namespace: q.namespace, Name: q.name}
+	res, err := c.config.Get(ctx, connect.NewRequest(&adminv1.GetRequest{Key: key, Revision: q.revision}))
+	if err != nil {
 		return nil, err
 	}
-	if len(args) == 2 {
-		if kind == "" {
-			return nil, errors.New("a name needs a kind")
-		}
-		res, err := c.config.Get(cmd.Context(), connect.NewRequest(&adminv1.GetRequest{
-			Key: &adminv1.Key{Kind: kind, Namespace: q.namespace, Name: args[1]}, Revision: q.revision,
-		}))
-		if err != nil {
-			return nil, err
-		}
-		return []*adminv1.StoredResource{res.Msg.GetResource()}, nil
-	}
+	return []*adminv1.StoredResource{res.Msg.GetResource()}, nil
+}
+
+// list returns all pages of a listing.
+func (c *clients) list(ctx context.Context, req *adminv1.ListRequest) ([]*adminv1.StoredResource, error) {
 	var all []*adminv1.StoredResource
-	req := &adminv1.ListRequest{Kind: kind, Namespace: q.namespace, Revision: q.revision, PageSize: 1000}
+	req.PageSize = 1000
 	for {
-		res, err := c.config.List(cmd.Context(), connect.NewRequest(req))
+		res, err := c.config.List(ctx, connect.NewRequest(req))
 		if err != nil {
 			return nil, err
 		}
@@ -102,7 +139,7 @@ func (q *query) print(w io.Writer, stored []*adminv1.StoredResource) error {
 	for _, s := range stored {
 		m := s.GetResource().GetMetadata()
 		rows = append(rows, []string{
-			s.GetResource().GetKind(), orDash(m.GetNamespace()), m.GetName(),
+			s.GetResource().GetKind(), m.GetNamespace(), m.GetName(),
 			strconv.FormatInt(s.GetRevision(), 10), fmt.Sprintf("%.6x", s.GetDigest()),
 		})
 	}
@@ -131,60 +168,78 @@ func printYAML(w io.Writer, stored []*adminv1.StoredResource) error {
 
 // kindOf returns the kind that an argument names: in any case, and in the
 // plural.
-func kindOf(arg string) (string, error) {
+func kindOf(arg string) (resource.Kind, error) {
 	var names []string
 	for _, kind := range resource.Kinds() {
 		singular := strings.ToLower(string(kind))
 		plural := singular + "s"
-		if stem, ok := strings.CutSuffix(singular, "y"); ok {
-			plural = stem + "ies"
+		if strings.HasSuffix(singular, "y") {
+			plural = strings.TrimSuffix(singular, "y") + "ies"
 		}
 		if a := strings.ToLower(arg); a == singular || a == plural {
-			return string(kind), nil
+			return kind, nil
 		}
 		names = append(names, string(kind))
 	}
-	return "", fmt.Errorf("no kind is called %s: there are %s", arg, list(names))
+	return "", fmt.Errorf("no kind is called %q: there are %s", arg, list(names))
 }
 
 func newRevisions(server *connection) *cobra.Command {
 	var out output
-	var limit int32
+	var limit int
 	cmd := &cobra.Command{
 		Use:   "revisions",
 		Short: "Show who changed what and when, newest first",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if limit < 1 {
+				return errors.New("--limit is at least 1")
+			}
 			c, err := server.open(cmd.Context())
 			if err != nil {
 				return err
 			}
 			defer c.close()
-			res, err := c.config.ListRevisions(cmd.Context(), connect.NewRequest(&adminv1.ListRevisionsRequest{PageSize: limit}))
+			revisions, err := c.revisions(cmd.Context(), limit)
 			if err != nil {
 				return err
 			}
-			if done, err := out.message(cmd.OutOrStdout(), res.Msg); done {
+			if done, err := out.message(cmd.OutOrStdout(), &adminv1.ListRevisionsResponse{Revisions: revisions}); done {
 				return err
 			}
 			var rows [][]string
-			for _, r := range res.Msg.GetRevisions() {
+			for _, r := range revisions {
 				rows = append(rows, []string{
 					strconv.FormatInt(r.GetRevision(), 10), r.GetCommittedAt().AsTime().Format(time.RFC3339),
-					strconv.Itoa(int(r.GetChanges())), orDash(list(r.GetEnvironments())), r.GetCaller(), orDash(r.GetMessage()),
+					strconv.Itoa(int(r.GetChanges())), list(r.GetEnvironments()), r.GetCaller(), r.GetMessage(),
 				})
 			}
 			return table(cmd.OutOrStdout(), "REVISION COMMITTED CHANGES ENVIRONMENTS CALLER MESSAGE", rows)
 		},
 	}
-	cmd.Flags().Int32Var(&limit, "limit", 20, "show at most this many")
+	cmd.Flags().IntVar(&limit, "limit", 20, "show at most so many")
 	out.flag(cmd)
 	return cmd
 }
 
-func list(names []string) string { return strings.Join(names, ", ") }
+// revisions returns the newest revisions.
+func (c *clients) revisions(ctx context.Context, limit int) ([]*adminv1.Revision, error) {
+	var all []*adminv1.Revision
+	req := &adminv1.ListRevisionsRequest{}
+	for {
+		req.PageSize = int32(min(limit-len(all), 1000)) //nolint:gosec // bounded
+		res, err := c.config.ListRevisions(ctx, connect.NewRequest(req))
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, res.Msg.GetRevisions()...)
+		if req.PageToken = res.Msg.GetNextPageToken(); req.GetPageToken() == "" || len(all) >= limit {
+			return all, nil
+		}
+	}
+}
 
-func lower(t adminv1.ChangeType) string { return strings.ToLower(word(t.String())) }
+func list(names []string) string { return strings.Join(names, ", ") }
 
 func keyText(k *adminv1.Key) string {
 	return resource.Key{Kind: resource.Kind(k.GetKind()), Namespace: k.GetNamespace(), Name: k.GetName()}.String()

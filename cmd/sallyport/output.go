@@ -1,6 +1,7 @@
 package main
 
 import (
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -8,12 +9,14 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
+	"unicode"
 
 	"connectrpc.com/connect"
 	"github.com/spf13/cobra"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
 	"sigs.k8s.io/yaml"
 
 	adminv1 "github.com/sallyport/sallyport/proto/gen/sallyport/admin/v1"
@@ -44,8 +47,9 @@ func (o *output) Set(s string) error {
 }
 
 // message prints a message as JSON or YAML; false if a table is wanted.
-func (o *output) message(w io.Writer, m proto.Message) (bool, error) {
-	if *o == "table" {
+func (o *output) message(w io.Writer, v any) (bool, error) {
+	m, ok := v.(proto.Message)
+	if *o == "table" || !ok {
 		return false, nil
 	}
 	b, err := encode(m)
@@ -78,17 +82,35 @@ func encode(m proto.Message) ([]byte, error) {
 	return append(b, '\n'), err
 }
 
-// table prints rows under a header, aligned.
+// table prints rows under a header, aligned. What is empty is shown as a dash.
 func table(w io.Writer, header string, rows [][]string) error {
 	tw := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
 	fmt.Fprintln(tw, strings.ReplaceAll(header, " ", "\t"))
 	for _, row := range rows {
-		fmt.Fprintln(tw, strings.Join(row, "\t"))
+		cells := make([]string, len(row))
+		for i, cell := range row {
+			cells[i] = orDash(printable(cell))
+		}
+		fmt.Fprintln(tw, strings.Join(cells, "\t"))
 	}
 	return tw.Flush()
 }
 
-// orDash stands for what is empty in tables.
+// printable leaves no control characters to a terminal: what others wrote is
+// shown, and does nothing.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		switch {
+		case r == '\n' || r == '\t':
+			return ' '
+		case !unicode.IsPrint(r):
+			return '\uFFFD'
+		}
+		return r
+	}, s)
+}
+
+// orDash stands for what is empty.
 func orDash(s string) string {
 	if s == "" {
 		return "-"
@@ -103,22 +125,36 @@ func age(d *durationpb.Duration) string {
 	return d.AsDuration().Round(time.Second).String()
 }
 
-func since(t time.Time, now time.Time) string {
-	return now.Sub(t).Round(time.Second).String() + " ago"
+func since(t *timestamppb.Timestamp, now time.Time) string {
+	if t == nil {
+		return "-"
+	}
+	return now.Sub(t.AsTime()).Round(time.Second).String() + " ago"
+}
+
+func moment(t *timestamppb.Timestamp) string {
+	if t == nil {
+		return "-"
+	}
+	return t.AsTime().Format(time.RFC3339)
 }
 
 // explain returns an error as an operator should read it: the server's own
-// words, and every problem on a line of its own.
+// words, and every problem on a line of its own. Of what went wrong on the way
+// to the server it says what may help.
 func explain(err error) string {
 	var server *connect.Error
 	if !errors.As(err, &server) {
 		return err.Error()
 	}
+	if !connect.IsWireError(err) {
+		return "call the control plane: " + server.Message() + hint(err)
+	}
 	p := problems(err)
 	if p == nil || len(p.GetProblems()) < 2 {
-		return server.Message()
+		return server.Message() + hint(err)
 	}
-	lines := []string{fmt.Sprintf("%d problems:", p.GetTotal())}
+	lines := []string{count(int(p.GetTotal()), "problem") + ":"}
 	for _, one := range p.GetProblems() {
 		lines = append(lines, "  "+describe(one))
 	}
@@ -126,6 +162,20 @@ func explain(err error) string {
 		lines = append(lines, fmt.Sprintf("  and %d more", more))
 	}
 	return strings.Join(lines, "\n")
+}
+
+func hint(err error) string {
+	var unknown x509.UnknownAuthorityError
+	var name x509.HostnameError
+	switch {
+	case connect.CodeOf(err) == connect.CodeUnauthenticated && connect.IsWireError(err):
+		return ": with --workload-socket or --token-file; there was none, or none that is valid here"
+	case errors.As(err, &unknown):
+		return ": give --ca-file, or --server-id if it presents its X.509-SVID"
+	case errors.As(err, &name):
+		return ": give --server-id if it presents its X.509-SVID"
+	}
+	return ""
 }
 
 // describe returns a problem on one line.
@@ -140,7 +190,7 @@ func describe(p *adminv1.Problem) string {
 		fmt.Fprintf(&b, "%d:%d: ", p.GetLine(), p.GetColumn())
 	}
 	fmt.Fprintf(&b, "%s (%s)", p.GetMessage(), p.GetReason())
-	return b.String()
+	return printable(b.String())
 }
 
 // problems returns the detail that says what is wrong with a request; nil if

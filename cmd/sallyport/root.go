@@ -16,8 +16,13 @@ import (
 func newRoot() *cobra.Command {
 	var server connection
 	root := &cobra.Command{
-		Use:           "sallyport",
-		Short:         "Operate a fleet of Sallyport proxies",
+		Use:   "sallyport",
+		Short: "Operate a fleet of Sallyport proxies",
+		Long: `Operate a fleet of Sallyport proxies.
+
+Every flag can be given by a variable of the environment as well, such as
+--ca-file by SALLYPORT_CA_FILE; the flag goes first. Commands exit with 0 when
+all is as it was asked for, else with 1.`,
 		Version:       build.Version(),
 		SilenceUsage:  true,
 		SilenceErrors: true,

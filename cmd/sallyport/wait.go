@@ -24,8 +24,10 @@ func newWait(server *connection) *cobra.Command {
 		Short: "Wait until every connected proxy proves that it enforces a revision",
 		Long: `Wait until every connected proxy proves that it enforces a revision, or one
 after it. Exits with 1 and names the laggards when that takes too long.`,
-		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) != 1 {
+				return errors.New("wait for what? give the number of a revision")
+			}
 			revision, err := strconv.ParseInt(args[0], 10, 64)
 			if err != nil || revision < 1 {
 				return fmt.Errorf("%q is not a revision", args[0])
@@ -69,25 +71,29 @@ func (c *clients) wait(ctx context.Context, w io.Writer, out *output, req *admin
 		}
 	}
 	if err := stream.Err(); err != nil {
-		if connect.CodeOf(err) == connect.CodeDeadlineExceeded {
-			return fmt.Errorf("revision %d is not enforced everywhere after %s", req.GetRevision(), req.GetTimeout().AsDuration())
-		}
 		return err
 	}
-	if !last.GetDone() {
-		return errors.New("the control plane ended the wait without an answer")
+	switch {
+	case !last.GetDone():
+		return errors.New("the control plane ended the wait without an answer: ask again")
+	case len(last.GetEnvironments()) == 0 && *out == "table":
+		_, err := fmt.Fprintf(w, "revision %d is sent to no environment: there is nothing to wait for\n", req.GetRevision())
+		return err
 	}
 	return nil
 }
 
 func printProgress(w io.Writer, m *adminv1.WaitEnforcedResponse) error {
 	for _, e := range m.GetEnvironments() {
-		if _, err := fmt.Fprintf(w, "%8s  %s: revision %d is enforced by %d of %d connected proxies\n",
-			m.GetElapsed().AsDuration().Round(time.Millisecond), e.GetEnvironment(), e.GetRevision(), e.GetEnforced(), e.GetConnected()); err != nil {
+		state := fmt.Sprintf("revision %d is enforced by %d of %d connected proxies", e.GetRevision(), e.GetEnforced(), e.GetConnected())
+		if e.GetConnected() == 0 {
+			state = fmt.Sprintf("no proxy is connected that could enforce revision %d", e.GetRevision())
+		}
+		if _, err := fmt.Fprintf(w, "%8s  %s: %s\n", m.GetElapsed().AsDuration().Round(time.Millisecond), e.GetEnvironment(), state); err != nil {
 			return err
 		}
 		for _, l := range e.GetLaggards() {
-			if _, err := fmt.Fprintf(w, "          %s %s\n", l.GetId(), l.GetReason()); err != nil {
+			if _, err := fmt.Fprintf(w, "          %s %s\n", printable(l.GetId()), printable(l.GetReason())); err != nil {
 				return err
 			}
 		}

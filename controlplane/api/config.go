@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -32,8 +33,14 @@ func (s configService) Get(ctx context.Context, req *connect.Request[adminv1.Get
 	if err := checkKind("key.kind", req.Msg.GetKey().GetKind()); err != nil {
 		return nil, err
 	}
-	v, err := s.store.Resource(ctx, keyOf(req.Msg.GetKey()), snapshot.Revision(req.Msg.GetRevision()))
-	if err != nil {
+	key, at := keyOf(req.Msg.GetKey()), req.Msg.GetRevision()
+	v, err := s.store.Resource(ctx, key, snapshot.Revision(at))
+	switch {
+	case errors.Is(err, storage.ErrNotFound) && at > 0:
+		return nil, connect.NewError(connect.CodeNotFound, fmt.Errorf("there is no %s at revision %d", key, at))
+	case errors.Is(err, storage.ErrNotFound):
+		return nil, connect.NewError(connect.CodeNotFound, fmt.Errorf("there is no %s", key))
+	case err != nil:
 		return nil, err
 	}
 	stored, err := present(v)
@@ -65,7 +72,10 @@ func (s configService) List(ctx context.Context, req *connect.Request[adminv1.Li
 		}
 	}
 	versions, at, err := s.store.List(ctx, filter)
-	if err != nil {
+	switch {
+	case errors.Is(err, storage.ErrNotFound):
+		return nil, connect.NewError(connect.CodeNotFound, fmt.Errorf("there is no revision %d yet", filter.At))
+	case err != nil:
 		return nil, err
 	}
 	res := &adminv1.ListResponse{Revision: int64(at)}
