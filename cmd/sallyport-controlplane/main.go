@@ -49,6 +49,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
+	if flags.NArg() > 0 {
+		return fmt.Errorf("unexpected argument %q", flags.Arg(0))
+	}
 	if *version {
 		_, err := fmt.Fprintln(stdout, build.Version())
 		return err
@@ -58,7 +61,11 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return err
 	}
 	if migrate {
-		return controlplane.Migrate(ctx, settings)
+		if err := controlplane.Migrate(ctx, settings); err != nil {
+			return err
+		}
+		_, err := fmt.Fprintln(stdout, "the database has the schema of this build")
+		return err
 	}
 	level := slog.LevelInfo
 	if *debug {
