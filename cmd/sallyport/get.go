@@ -173,8 +173,8 @@ func kindOf(arg string) (resource.Kind, error) {
 	for _, kind := range resource.Kinds() {
 		singular := strings.ToLower(string(kind))
 		plural := singular + "s"
-		if strings.HasSuffix(singular, "y") {
-			plural = strings.TrimSuffix(singular, "y") + "ies"
+		if stem, ok := strings.CutSuffix(singular, "y"); ok {
+			plural = stem + "ies"
 		}
 		if a := strings.ToLower(arg); a == singular || a == plural {
 			return kind, nil
