@@ -74,7 +74,7 @@ func ready(ts *testscript.TestScript, address string) {
 		ts.Check(err)
 		res, err := client.Do(req)
 		if err == nil {
-			res.Body.Close()
+			ts.Check(res.Body.Close())
 			if res.StatusCode == http.StatusOK {
 				return
 			}
