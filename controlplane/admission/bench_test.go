@@ -58,9 +58,16 @@ func BenchmarkPlanOneChange(b *testing.B) {
 						b.Fatal(texts(problems))
 					}
 				}
+				figure(b, fmt.Sprintf("plan_%s_100k_%d_namespaces", name, namespaces))
 			})
 		}
 	}
+}
+
+// figure prints how long one iteration took, for other programs.
+func figure(b *testing.B, name string) {
+	b.Helper()
+	fmt.Printf("figure %s %.3f ms\n", name, float64(b.Elapsed())/float64(b.N)/float64(time.Millisecond))
 }
 
 // 20,000 resources in one request, into an empty fleet: read, compiled, and
@@ -87,6 +94,7 @@ func BenchmarkPlanManyChanges(b *testing.B) {
 			b.ReportMetric(float64(compiled-read)/n, "compile-ms/op")
 			b.ReportMetric(float64(planned-compiled)/n, "plan-ms/op")
 			b.ReportMetric(float64(len(all)), "resources/op")
+			figure(b, fmt.Sprintf("plan_20k_at_once_%d_namespaces", namespaces))
 		})
 	}
 }
@@ -110,6 +118,7 @@ func BenchmarkAdvance(b *testing.B) {
 		b.ReportMetric(float64(after.HeapAlloc-before.HeapAlloc)/(1<<20), "MiB")
 		runtime.KeepAlive(&s)
 	}
+	figure(b, "read_state_100k")
 }
 
 // Requests that are made to be expensive to refuse.
@@ -144,6 +153,7 @@ func BenchmarkPlanHostile(b *testing.B) {
 				_, problems := f.Plan(r)
 				b.ReportMetric(float64(problems.Total), "problems")
 			}
+			figure(b, "plan_hostile_"+strings.ReplaceAll(name, " ", "_"))
 		})
 	}
 }

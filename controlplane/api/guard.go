@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"strings"
 	"time"
@@ -89,34 +88,18 @@ func onlyReads(procedure string) bool {
 	return true
 }
 
-// bound takes so many bytes of a request, and gives it a while to be read and
-// its answer a while to be written. Who streams extends the latter.
-func bound(limit int64, next http.Handler) http.Handler {
+// bound takes so many bytes of a request, and gives it so long to be read and
+// thrice as long to be answered. Who streams extends the latter.
+func bound(limit int64, patience time.Duration, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		control, now := http.NewResponseController(w), time.Now()
-		if control.SetReadDeadline(now.Add(callTimeout)) != nil || control.SetWriteDeadline(now.Add(3*callTimeout)) != nil {
+		if control.SetReadDeadline(now.Add(patience)) != nil || control.SetWriteDeadline(now.Add(3*patience)) != nil {
 			http.Error(w, "internal", http.StatusInternalServerError) // not a connection of ours
 			return
 		}
-		r.Body = &body{ReadCloser: http.MaxBytesReader(w, r.Body, limit+1), read: func() {
-			_ = control.SetReadDeadline(time.Time{}) // the connection has ended if it fails
-		}}
+		r.Body = http.MaxBytesReader(w, r.Body, limit+1)
 		next.ServeHTTP(w, r)
 	})
-}
-
-// body calls read when all of it was read, or none of it will be any more.
-type body struct {
-	io.ReadCloser
-	read func()
-}
-
-func (b *body) Read(p []byte) (int, error) {
-	n, err := b.ReadCloser.Read(p)
-	if err != nil {
-		b.read()
-	}
-	return n, err
 }
 
 // refuse answers a call that was not allowed. What known callers try is in the

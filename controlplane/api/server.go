@@ -154,8 +154,8 @@ func (a *API) Handler() http.Handler {
 	services.Handle(adminv1connect.NewFleetServiceHandler(fleetService{a}, options...))
 	mux := http.NewServeMux()
 	path, health := grpchealth.NewHandler(health{a.ready}, boundedGzip(maxHealth), connect.WithReadMaxBytes(maxHealth))
-	mux.Handle(path, bound(maxHealth, health))
-	mux.Handle("/", bound(MaxRequest, a.guard(services)))
+	mux.Handle(path, bound(maxHealth, callTimeout, health))
+	mux.Handle("/", bound(MaxRequest, callTimeout, a.guard(services)))
 	return mux
 }
 

@@ -1,0 +1,4 @@
+package api
+
+// Bound is what every request passes first.
+var Bound = bound
