@@ -2,7 +2,6 @@ package main
 
 import (
 	"errors"
-	"fmt"
 	"io"
 
 	"connectrpc.com/connect"
@@ -82,12 +81,4 @@ func (c *change) delete(cmd *cobra.Command, clients *clients, keys []*adminv1.Ke
 		return err
 	}
 	return c.await(cmd, clients, res.Msg.GetRevision(), res.Msg.GetEnvironments())
-}
-
-// count says how many of something there are.
-func count(n int, what string) string {
-	if n == 1 {
-		return "1 " + what
-	}
-	return fmt.Sprintf("%d %ss", n, what)
 }

@@ -209,3 +209,11 @@ func problems(err error) *adminv1.Problems {
 	}
 	return nil
 }
+
+// count says how many of something there are.
+func count(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}

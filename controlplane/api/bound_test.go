@@ -63,11 +63,12 @@ func TestAnAnswerThatTakesLong(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer res.Body.Close()
 		if err := <-ended; err != nil {
 			t.Errorf("HTTP/%d: the call was ended: %v", res.ProtoMajor, err)
 		}
-		if text := must(io.ReadAll(res.Body)); string(text) != "at last" || (res.ProtoMajor == 2) != http2 {
+		text := must(io.ReadAll(res.Body))
+		res.Body.Close()
+		if string(text) != "at last" || (res.ProtoMajor == 2) != http2 {
 			t.Errorf("HTTP/%d: answer %q", res.ProtoMajor, text)
 		}
 	}
