@@ -67,7 +67,9 @@ func TestAnAnswerThatTakesLong(t *testing.T) {
 			t.Errorf("HTTP/%d: the call was ended: %v", res.ProtoMajor, err)
 		}
 		text := must(io.ReadAll(res.Body))
-		res.Body.Close()
+		if err := res.Body.Close(); err != nil {
+			t.Error(err)
+		}
 		if string(text) != "at last" || (res.ProtoMajor == 2) != http2 {
 			t.Errorf("HTTP/%d: answer %q", res.ProtoMajor, text)
 		}
