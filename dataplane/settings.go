@@ -14,10 +14,9 @@ import (
 	"regexp"
 	"strconv"
 
-	"sigs.k8s.io/yaml"
-
 	"github.com/sallyport/sallyport/dataplane/link"
 	"github.com/sallyport/sallyport/internal/identity"
+	"github.com/sallyport/sallyport/internal/settings"
 )
 
 const (
@@ -81,15 +80,13 @@ func LoadSettings(path string) (Settings, error) {
 		return Settings{}, fmt.Errorf("read settings: %w", err)
 	}
 	var s Settings
-	if err := yaml.UnmarshalStrict(b, &s); err != nil {
-		return Settings{}, fmt.Errorf("settings %s: %w", path, err)
-	}
+	malformed := settings.Decode(b, &s)
 	if s.Instance == "" {
 		if s.Instance, err = os.Hostname(); err != nil {
 			return Settings{}, fmt.Errorf("host name: %w", err)
 		}
 	}
-	if err := s.Validate(); err != nil {
+	if err := errors.Join(malformed, s.Validate()); err != nil {
 		return Settings{}, fmt.Errorf("settings %s:\n%w", path, err)
 	}
 	return s, nil

@@ -118,8 +118,8 @@ func TestSettingsThatAreWrong(t *testing.T) {
 		{"admin", map[string]any{"address": "localhost"}, "admin.address: "},
 		{"admin", map[string]any{"address": "localhost:http!"}, "admin.address: "},
 		{"records", "decisions.jsonl", "records: "},
-		{"policy", "allow all", `unknown field "policy"`},
-		{"workload", map[string]any{"socket": "/s", "trust_domain": "prod.example", "sockets": 1}, `unknown field "sockets"`},
+		{"policy", "allow all", `policy: is no key here`},
+		{"workload", map[string]any{"socket": "/s", "trust_domain": "prod.example", "sockets": 1}, `workload.sockets: is no key here`},
 	} {
 		s := least()
 		if s[c.key] = c.value; c.value == nil {
@@ -146,7 +146,14 @@ func TestSettingsThatAreWrong(t *testing.T) {
 
 // Who mends settings sees everything that is wrong with them.
 func TestAllProblemsAtOnce(t *testing.T) {
-	_, err := load(t, map[string]any{"instance": "-", "records": "x", "admin": map[string]any{"address": "x"}})
+	_, err := load(t, map[string]any{
+		"instance": "-", "records": "x", "admin": map[string]any{"address": "x", "adress": "y"}, "zone": "a",
+	})
+	for _, key := range []string{": admin.adress: is no key here", ": zone: is no key here"} {
+		if err == nil || !strings.Contains(err.Error(), key) {
+			t.Errorf("%q is not among the problems:\n%v", key, err)
+		}
+	}
 	for _, field := range []string{
 		"instance", "control_planes", "control_plane_id", "root_public_key", "workload.socket", "workload.trust_domain",
 		"state_directory", "admin.address", "records",
