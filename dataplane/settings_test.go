@@ -147,9 +147,9 @@ func TestSettingsThatAreWrong(t *testing.T) {
 // Who mends settings sees everything that is wrong with them.
 func TestAllProblemsAtOnce(t *testing.T) {
 	_, err := load(t, map[string]any{
-		"instance": "-", "records": "x", "admin": map[string]any{"address": "x", "adress": "y"}, "zone": "a",
+		"instance": "-", "records": "x", "admin": map[string]any{"address": "x", "adr": "y"}, "zone": "a",
 	})
-	for _, key := range []string{": admin.adress: is no key here", ": zone: is no key here"} {
+	for _, key := range []string{": admin.adr: is no key here", ": zone: is no key here"} {
 		if err == nil || !strings.Contains(err.Error(), key) {
 			t.Errorf("%q is not among the problems:\n%v", key, err)
 		}
