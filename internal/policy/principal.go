@@ -15,6 +15,7 @@ const (
 	Anonymous Kind = iota // nobody proved anything
 	User                  // a person or program known to an identity provider
 	Workload              // a program with a SPIFFE ID
+	Key                   // a program with an API key
 )
 
 // String returns the kind as conditions see it.
@@ -26,6 +27,8 @@ func (k Kind) String() string {
 		return "user"
 	case Workload:
 		return "workload"
+	case Key:
+		return "key"
 	}
 	return "unknown"
 }
@@ -34,14 +37,21 @@ func (k Kind) String() string {
 // the anonymous principal, and so is nil.
 type Principal struct {
 	Kind            Kind
-	ID              string // within Issuer: a subject, or the SPIFFE ID
+	ID              string // within Issuer: a subject, the SPIFFE ID, or the key's
 	Issuer          string
-	SPIFFEID        string // of the verified leaf; empty unless Kind is Workload
+	SPIFFEID        string // that was proven, by itself or beside something else
 	Groups          []string
 	Claims          map[string]any // JSON values as encoding/json decodes them
 	Provider        string         // namespace/name of the IdentityProvider
-	AuthenticatedBy string         // "jwt" or "x509-svid"
+	AuthenticatedBy string         // "jwt", "x509-svid", ...
 	Expires         time.Time
+
+	// What revocations go by, besides Issuer, ID and SPIFFEID; empty and zero
+	// where a credential does not tell.
+	TokenID  string    // jti
+	Session  string    // sid
+	KeyID    string    // of an API key
+	IssuedAt time.Time // iat, or when the certificate or key was made
 }
 
 func (p *Principal) kind() Kind {
@@ -91,7 +101,7 @@ func (m *principals) match(p *Principal) bool {
 	switch p.kind() {
 	case Anonymous:
 		return m.anonymous
-	case User:
+	case User, Key:
 		return m.authenticated || m.matchIssued(p)
 	case Workload:
 		return m.authenticated || m.matchIssued(p) || m.matchSPIFFE(p.SPIFFEID)

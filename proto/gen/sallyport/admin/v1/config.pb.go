@@ -86,8 +86,8 @@ type Resource struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// "sallyport/v1".
 	ApiVersion string `protobuf:"bytes,1,opt,name=api_version,json=apiVersion,proto3" json:"api_version,omitempty"`
-	// Environment, Enrollment, Listener, Route, Upstream, Policy or
-	// IdentityProvider.
+	// Environment, Enrollment, Listener, Route, Upstream, Policy,
+	// IdentityProvider or Revocation.
 	Kind     string    `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"`
 	Metadata *Metadata `protobuf:"bytes,3,opt,name=metadata,proto3" json:"metadata,omitempty"`
 	// The JSON form of the kind's message in sallyport.resource.v1.
@@ -156,7 +156,8 @@ func (x *Resource) GetSpec() *structpb.Struct {
 
 type Metadata struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Empty for Environment and Enrollment; else who owns it, a DNS label.
+	// Empty for Environment, Enrollment and Revocation; else who owns it, a DNS
+	// label.
 	Namespace string `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
 	// A DNS label.
 	Name          string            `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
@@ -280,7 +281,7 @@ func (x *Key) GetName() string {
 type StoredResource struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	Resource *Resource              `protobuf:"bytes,1,opt,name=resource,proto3" json:"resource,omitempty"`
-	// The revision that gave it this content.
+	// The revision that gave it this content; in the security lane, the sequence.
 	Revision int64 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
 	// SHA-256 of its document, which roots are computed from.
 	Digest        []byte `protobuf:"bytes,3,opt,name=digest,proto3" json:"digest,omitempty"`
@@ -418,9 +419,12 @@ type ApplyResponse struct {
 	// In the order of the request.
 	Changes []*Change `protobuf:"bytes,2,rep,name=changes,proto3" json:"changes,omitempty"`
 	// The environments that this revision is distributed to.
-	Environments  []string `protobuf:"bytes,3,rep,name=environments,proto3" json:"environments,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Environments []string `protobuf:"bytes,3,rep,name=environments,proto3" json:"environments,omitempty"`
+	// In place of revision and environments when the resources are those of the
+	// security lane, which every proxy gets.
+	SecuritySequence int64 `protobuf:"varint,4,opt,name=security_sequence,json=securitySequence,proto3" json:"security_sequence,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *ApplyResponse) Reset() {
@@ -472,6 +476,13 @@ func (x *ApplyResponse) GetEnvironments() []string {
 		return x.Environments
 	}
 	return nil
+}
+
+func (x *ApplyResponse) GetSecuritySequence() int64 {
+	if x != nil {
+		return x.SecuritySequence
+	}
+	return 0
 }
 
 type Change struct {
@@ -709,7 +720,7 @@ type ListResponse struct {
 	Resources []*StoredResource      `protobuf:"bytes,1,rep,name=resources,proto3" json:"resources,omitempty"`
 	// Empty on the last page.
 	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
-	// The revision that was listed.
+	// The revision that was listed; in the security lane, the sequence.
 	Revision      int64 `protobuf:"varint,3,opt,name=revision,proto3" json:"revision,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -835,12 +846,14 @@ func (x *DeleteRequest) GetMessage() string {
 }
 
 type DeleteResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Revision      int64                  `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
-	Changes       []*Change              `protobuf:"bytes,2,rep,name=changes,proto3" json:"changes,omitempty"`
-	Environments  []string               `protobuf:"bytes,3,rep,name=environments,proto3" json:"environments,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	Revision     int64                  `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
+	Changes      []*Change              `protobuf:"bytes,2,rep,name=changes,proto3" json:"changes,omitempty"`
+	Environments []string               `protobuf:"bytes,3,rep,name=environments,proto3" json:"environments,omitempty"`
+	// As in ApplyResponse.
+	SecuritySequence int64 `protobuf:"varint,4,opt,name=security_sequence,json=securitySequence,proto3" json:"security_sequence,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *DeleteResponse) Reset() {
@@ -892,6 +905,13 @@ func (x *DeleteResponse) GetEnvironments() []string {
 		return x.Environments
 	}
 	return nil
+}
+
+func (x *DeleteResponse) GetSecuritySequence() int64 {
+	if x != nil {
+		return x.SecuritySequence
+	}
+	return 0
 }
 
 type ListRevisionsRequest struct {
@@ -1272,11 +1292,12 @@ const file_sallyport_admin_v1_config_proto_rawDesc = "" +
 	"\x11expected_revision\x18\x02 \x01(\x03B\a\xbaH\x04\"\x02(\x00H\x00R\x10expectedRevision\x88\x01\x01\x12\x17\n" +
 	"\adry_run\x18\x03 \x01(\bR\x06dryRun\x12\"\n" +
 	"\amessage\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\amessageB\x14\n" +
-	"\x12_expected_revision\"\x85\x01\n" +
+	"\x12_expected_revision\"\xb2\x01\n" +
 	"\rApplyResponse\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x03R\brevision\x124\n" +
 	"\achanges\x18\x02 \x03(\v2\x1a.sallyport.admin.v1.ChangeR\achanges\x12\"\n" +
-	"\fenvironments\x18\x03 \x03(\tR\fenvironments\"g\n" +
+	"\fenvironments\x18\x03 \x03(\tR\fenvironments\x12+\n" +
+	"\x11security_sequence\x18\x04 \x01(\x03R\x10securitySequence\"g\n" +
 	"\x06Change\x12)\n" +
 	"\x03key\x18\x01 \x01(\v2\x17.sallyport.admin.v1.KeyR\x03key\x122\n" +
 	"\x04type\x18\x02 \x01(\x0e2\x1e.sallyport.admin.v1.ChangeTypeR\x04type\"d\n" +
@@ -1303,11 +1324,12 @@ const file_sallyport_admin_v1_config_proto_rawDesc = "" +
 	"\x11expected_revision\x18\x02 \x01(\x03B\a\xbaH\x04\"\x02(\x00H\x00R\x10expectedRevision\x88\x01\x01\x12\x17\n" +
 	"\adry_run\x18\x03 \x01(\bR\x06dryRun\x12\"\n" +
 	"\amessage\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\amessageB\x14\n" +
-	"\x12_expected_revision\"\x86\x01\n" +
+	"\x12_expected_revision\"\xb3\x01\n" +
 	"\x0eDeleteResponse\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x03R\brevision\x124\n" +
 	"\achanges\x18\x02 \x03(\v2\x1a.sallyport.admin.v1.ChangeR\achanges\x12\"\n" +
-	"\fenvironments\x18\x03 \x03(\tR\fenvironments\"h\n" +
+	"\fenvironments\x18\x03 \x03(\tR\fenvironments\x12+\n" +
+	"\x11security_sequence\x18\x04 \x01(\x03R\x10securitySequence\"h\n" +
 	"\x14ListRevisionsRequest\x12'\n" +
 	"\tpage_size\x18\x01 \x01(\x05B\n" +
 	"\xbaH\a\x1a\x05\x18\xe8\a(\x00R\bpageSize\x12'\n" +

@@ -376,7 +376,9 @@ type Proxy struct {
 	IdentityExpiresAt *timestamppb.Timestamp `protobuf:"bytes,21,opt,name=identity_expires_at,json=identityExpiresAt,proto3" json:"identity_expires_at,omitempty"`
 	// The last update that it refused, and why; empty when none since its last
 	// acknowledgement.
-	Refusal       string `protobuf:"bytes,22,opt,name=refusal,proto3" json:"refusal,omitempty"`
+	Refusal string `protobuf:"bytes,22,opt,name=refusal,proto3" json:"refusal,omitempty"`
+	// The same of the security lane; absent when it has acknowledged nothing of it.
+	Security      *SecurityLane `protobuf:"bytes,23,opt,name=security,proto3" json:"security,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -565,6 +567,99 @@ func (x *Proxy) GetRefusal() string {
 	return ""
 }
 
+func (x *Proxy) GetSecurity() *SecurityLane {
+	if x != nil {
+		return x.Security
+	}
+	return nil
+}
+
+// SecurityLane is what a proxy enforces of revocations.
+type SecurityLane struct {
+	state             protoimpl.MessageState `protogen:"open.v1"`
+	Sequence          int64                  `protobuf:"varint,1,opt,name=sequence,proto3" json:"sequence,omitempty"`
+	Enforcement       Enforcement            `protobuf:"varint,2,opt,name=enforcement,proto3,enum=sallyport.admin.v1.Enforcement" json:"enforcement,omitempty"`
+	Rejects           []*Reject              `protobuf:"bytes,3,rep,name=rejects,proto3" json:"rejects,omitempty"`
+	PersistedSequence int64                  `protobuf:"varint,4,opt,name=persisted_sequence,json=persistedSequence,proto3" json:"persisted_sequence,omitempty"`
+	// Since its state was last confirmed, as the proxy said at last_seen_at.
+	Age           *durationpb.Duration `protobuf:"bytes,5,opt,name=age,proto3" json:"age,omitempty"`
+	Refusal       string               `protobuf:"bytes,6,opt,name=refusal,proto3" json:"refusal,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SecurityLane) Reset() {
+	*x = SecurityLane{}
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SecurityLane) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SecurityLane) ProtoMessage() {}
+
+func (x *SecurityLane) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SecurityLane.ProtoReflect.Descriptor instead.
+func (*SecurityLane) Descriptor() ([]byte, []int) {
+	return file_sallyport_admin_v1_fleet_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *SecurityLane) GetSequence() int64 {
+	if x != nil {
+		return x.Sequence
+	}
+	return 0
+}
+
+func (x *SecurityLane) GetEnforcement() Enforcement {
+	if x != nil {
+		return x.Enforcement
+	}
+	return Enforcement_ENFORCEMENT_UNSPECIFIED
+}
+
+func (x *SecurityLane) GetRejects() []*Reject {
+	if x != nil {
+		return x.Rejects
+	}
+	return nil
+}
+
+func (x *SecurityLane) GetPersistedSequence() int64 {
+	if x != nil {
+		return x.PersistedSequence
+	}
+	return 0
+}
+
+func (x *SecurityLane) GetAge() *durationpb.Duration {
+	if x != nil {
+		return x.Age
+	}
+	return nil
+}
+
+func (x *SecurityLane) GetRefusal() string {
+	if x != nil {
+		return x.Refusal
+	}
+	return ""
+}
+
 type ListenerStatus struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Namespace string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
@@ -579,7 +674,7 @@ type ListenerStatus struct {
 
 func (x *ListenerStatus) Reset() {
 	*x = ListenerStatus{}
-	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[5]
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -591,7 +686,7 @@ func (x *ListenerStatus) String() string {
 func (*ListenerStatus) ProtoMessage() {}
 
 func (x *ListenerStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[5]
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -604,7 +699,7 @@ func (x *ListenerStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListenerStatus.ProtoReflect.Descriptor instead.
 func (*ListenerStatus) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_fleet_proto_rawDescGZIP(), []int{5}
+	return file_sallyport_admin_v1_fleet_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ListenerStatus) GetNamespace() string {
@@ -647,7 +742,7 @@ type Reject struct {
 
 func (x *Reject) Reset() {
 	*x = Reject{}
-	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[6]
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -659,7 +754,7 @@ func (x *Reject) String() string {
 func (*Reject) ProtoMessage() {}
 
 func (x *Reject) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[6]
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -672,7 +767,7 @@ func (x *Reject) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reject.ProtoReflect.Descriptor instead.
 func (*Reject) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_fleet_proto_rawDescGZIP(), []int{6}
+	return file_sallyport_admin_v1_fleet_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Reject) GetKind() string {
@@ -704,19 +799,21 @@ func (x *Reject) GetReason() string {
 }
 
 type WaitEnforcedRequest struct {
-	state    protoimpl.MessageState `protogen:"open.v1"`
-	Revision int64                  `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
-	// Those that the revision touched when empty.
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// One of revision and security_sequence.
+	Revision int64 `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
+	// Those that the revision touched when empty; with security_sequence, all.
 	Environments []string `protobuf:"bytes,2,rep,name=environments,proto3" json:"environments,omitempty"`
 	// 30 s when absent.
-	Timeout       *durationpb.Duration `protobuf:"bytes,3,opt,name=timeout,proto3" json:"timeout,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Timeout          *durationpb.Duration `protobuf:"bytes,3,opt,name=timeout,proto3" json:"timeout,omitempty"`
+	SecuritySequence int64                `protobuf:"varint,4,opt,name=security_sequence,json=securitySequence,proto3" json:"security_sequence,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *WaitEnforcedRequest) Reset() {
 	*x = WaitEnforcedRequest{}
-	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[7]
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -728,7 +825,7 @@ func (x *WaitEnforcedRequest) String() string {
 func (*WaitEnforcedRequest) ProtoMessage() {}
 
 func (x *WaitEnforcedRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[7]
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -741,7 +838,7 @@ func (x *WaitEnforcedRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitEnforcedRequest.ProtoReflect.Descriptor instead.
 func (*WaitEnforcedRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_fleet_proto_rawDescGZIP(), []int{7}
+	return file_sallyport_admin_v1_fleet_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *WaitEnforcedRequest) GetRevision() int64 {
@@ -765,6 +862,13 @@ func (x *WaitEnforcedRequest) GetTimeout() *durationpb.Duration {
 	return nil
 }
 
+func (x *WaitEnforcedRequest) GetSecuritySequence() int64 {
+	if x != nil {
+		return x.SecuritySequence
+	}
+	return 0
+}
+
 type WaitEnforcedResponse struct {
 	state        protoimpl.MessageState `protogen:"open.v1"`
 	Environments []*EnvironmentProgress `protobuf:"bytes,1,rep,name=environments,proto3" json:"environments,omitempty"`
@@ -777,7 +881,7 @@ type WaitEnforcedResponse struct {
 
 func (x *WaitEnforcedResponse) Reset() {
 	*x = WaitEnforcedResponse{}
-	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[8]
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -789,7 +893,7 @@ func (x *WaitEnforcedResponse) String() string {
 func (*WaitEnforcedResponse) ProtoMessage() {}
 
 func (x *WaitEnforcedResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[8]
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -802,7 +906,7 @@ func (x *WaitEnforcedResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitEnforcedResponse.ProtoReflect.Descriptor instead.
 func (*WaitEnforcedResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_fleet_proto_rawDescGZIP(), []int{8}
+	return file_sallyport_admin_v1_fleet_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *WaitEnforcedResponse) GetEnvironments() []*EnvironmentProgress {
@@ -842,7 +946,7 @@ type EnvironmentProgress struct {
 
 func (x *EnvironmentProgress) Reset() {
 	*x = EnvironmentProgress{}
-	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[9]
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -854,7 +958,7 @@ func (x *EnvironmentProgress) String() string {
 func (*EnvironmentProgress) ProtoMessage() {}
 
 func (x *EnvironmentProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[9]
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -867,7 +971,7 @@ func (x *EnvironmentProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnvironmentProgress.ProtoReflect.Descriptor instead.
 func (*EnvironmentProgress) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_fleet_proto_rawDescGZIP(), []int{9}
+	return file_sallyport_admin_v1_fleet_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *EnvironmentProgress) GetEnvironment() string {
@@ -918,7 +1022,7 @@ type Laggard struct {
 
 func (x *Laggard) Reset() {
 	*x = Laggard{}
-	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[10]
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -930,7 +1034,7 @@ func (x *Laggard) String() string {
 func (*Laggard) ProtoMessage() {}
 
 func (x *Laggard) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[10]
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -943,7 +1047,7 @@ func (x *Laggard) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Laggard.ProtoReflect.Descriptor instead.
 func (*Laggard) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_fleet_proto_rawDescGZIP(), []int{10}
+	return file_sallyport_admin_v1_fleet_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Laggard) GetId() string {
@@ -991,7 +1095,7 @@ const file_sallyport_admin_v1_fleet_proto_rawDesc = "" +
 	"\x0fGetProxyRequest\x12\x1b\n" +
 	"\x02id\x18\x01 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\x18\x80 R\x02id\"C\n" +
 	"\x10GetProxyResponse\x12/\n" +
-	"\x05proxy\x18\x01 \x01(\v2\x19.sallyport.admin.v1.ProxyR\x05proxy\"\xba\b\n" +
+	"\x05proxy\x18\x01 \x01(\v2\x19.sallyport.admin.v1.ProxyR\x05proxy\"\xf8\b\n" +
 	"\x05Proxy\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1b\n" +
 	"\tspiffe_id\x18\x02 \x01(\tR\bspiffeId\x12\x1a\n" +
@@ -1019,10 +1123,18 @@ const file_sallyport_admin_v1_fleet_proto_rawDesc = "" +
 	"clock_skew\x18\x13 \x01(\v2\x19.google.protobuf.DurationR\tclockSkew\x12@\n" +
 	"\tlisteners\x18\x14 \x03(\v2\".sallyport.admin.v1.ListenerStatusR\tlisteners\x12J\n" +
 	"\x13identity_expires_at\x18\x15 \x01(\v2\x1a.google.protobuf.TimestampR\x11identityExpiresAt\x12\x18\n" +
-	"\arefusal\x18\x16 \x01(\tR\arefusal\x1a9\n" +
+	"\arefusal\x18\x16 \x01(\tR\arefusal\x12<\n" +
+	"\bsecurity\x18\x17 \x01(\v2 .sallyport.admin.v1.SecurityLaneR\bsecurity\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"r\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x99\x02\n" +
+	"\fSecurityLane\x12\x1a\n" +
+	"\bsequence\x18\x01 \x01(\x03R\bsequence\x12A\n" +
+	"\venforcement\x18\x02 \x01(\x0e2\x1f.sallyport.admin.v1.EnforcementR\venforcement\x124\n" +
+	"\arejects\x18\x03 \x03(\v2\x1a.sallyport.admin.v1.RejectR\arejects\x12-\n" +
+	"\x12persisted_sequence\x18\x04 \x01(\x03R\x11persistedSequence\x12+\n" +
+	"\x03age\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x03age\x12\x18\n" +
+	"\arefusal\x18\x06 \x01(\tR\arefusal\"r\n" +
 	"\x0eListenerStatus\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
@@ -1032,12 +1144,14 @@ const file_sallyport_admin_v1_fleet_proto_rawDesc = "" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x12\n" +
 	"\x04name\x18\x03 \x01(\tR\x04name\x12\x16\n" +
-	"\x06reason\x18\x04 \x01(\tR\x06reason\"\xb7\x01\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\"\xf0\x02\n" +
 	"\x13WaitEnforcedRequest\x12#\n" +
-	"\brevision\x18\x01 \x01(\x03B\a\xbaH\x04\"\x02 \x00R\brevision\x127\n" +
+	"\brevision\x18\x01 \x01(\x03B\a\xbaH\x04\"\x02(\x00R\brevision\x127\n" +
 	"\fenvironments\x18\x02 \x03(\tB\x13\xbaH\x10\x92\x01\r\x10\x80\x02\x18\x01\"\x06r\x04\x10\x01\x18?R\fenvironments\x12B\n" +
 	"\atimeout\x18\x03 \x01(\v2\x19.google.protobuf.DurationB\r\xbaH\n" +
-	"\xaa\x01\a\"\x03\b\x90\x1c*\x00R\atimeout\"\xac\x01\n" +
+	"\xaa\x01\a\"\x03\b\x90\x1c*\x00R\atimeout\x124\n" +
+	"\x11security_sequence\x18\x04 \x01(\x03B\a\xbaH\x04\"\x02(\x00R\x10securitySequence:\x80\x01\xbaH}\x1a{\n" +
+	"\x14wait_enforced.one_of\x12.wait for a revision or for a security_sequence\x1a3(this.revision > 0) != (this.security_sequence > 0)\"\xac\x01\n" +
 	"\x14WaitEnforcedResponse\x12K\n" +
 	"\fenvironments\x18\x01 \x03(\v2'.sallyport.admin.v1.EnvironmentProgressR\fenvironments\x123\n" +
 	"\aelapsed\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\aelapsed\x12\x12\n" +
@@ -1084,7 +1198,7 @@ func file_sallyport_admin_v1_fleet_proto_rawDescGZIP() []byte {
 }
 
 var file_sallyport_admin_v1_fleet_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_sallyport_admin_v1_fleet_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_sallyport_admin_v1_fleet_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
 var file_sallyport_admin_v1_fleet_proto_goTypes = []any{
 	(Connection)(0),               // 0: sallyport.admin.v1.Connection
 	(Enforcement)(0),              // 1: sallyport.admin.v1.Enforcement
@@ -1093,45 +1207,50 @@ var file_sallyport_admin_v1_fleet_proto_goTypes = []any{
 	(*GetProxyRequest)(nil),       // 4: sallyport.admin.v1.GetProxyRequest
 	(*GetProxyResponse)(nil),      // 5: sallyport.admin.v1.GetProxyResponse
 	(*Proxy)(nil),                 // 6: sallyport.admin.v1.Proxy
-	(*ListenerStatus)(nil),        // 7: sallyport.admin.v1.ListenerStatus
-	(*Reject)(nil),                // 8: sallyport.admin.v1.Reject
-	(*WaitEnforcedRequest)(nil),   // 9: sallyport.admin.v1.WaitEnforcedRequest
-	(*WaitEnforcedResponse)(nil),  // 10: sallyport.admin.v1.WaitEnforcedResponse
-	(*EnvironmentProgress)(nil),   // 11: sallyport.admin.v1.EnvironmentProgress
-	(*Laggard)(nil),               // 12: sallyport.admin.v1.Laggard
-	nil,                           // 13: sallyport.admin.v1.Proxy.LabelsEntry
-	(*timestamppb.Timestamp)(nil), // 14: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 15: google.protobuf.Duration
+	(*SecurityLane)(nil),          // 7: sallyport.admin.v1.SecurityLane
+	(*ListenerStatus)(nil),        // 8: sallyport.admin.v1.ListenerStatus
+	(*Reject)(nil),                // 9: sallyport.admin.v1.Reject
+	(*WaitEnforcedRequest)(nil),   // 10: sallyport.admin.v1.WaitEnforcedRequest
+	(*WaitEnforcedResponse)(nil),  // 11: sallyport.admin.v1.WaitEnforcedResponse
+	(*EnvironmentProgress)(nil),   // 12: sallyport.admin.v1.EnvironmentProgress
+	(*Laggard)(nil),               // 13: sallyport.admin.v1.Laggard
+	nil,                           // 14: sallyport.admin.v1.Proxy.LabelsEntry
+	(*timestamppb.Timestamp)(nil), // 15: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 16: google.protobuf.Duration
 }
 var file_sallyport_admin_v1_fleet_proto_depIdxs = []int32{
 	6,  // 0: sallyport.admin.v1.ListProxiesResponse.proxies:type_name -> sallyport.admin.v1.Proxy
 	6,  // 1: sallyport.admin.v1.GetProxyResponse.proxy:type_name -> sallyport.admin.v1.Proxy
-	13, // 2: sallyport.admin.v1.Proxy.labels:type_name -> sallyport.admin.v1.Proxy.LabelsEntry
+	14, // 2: sallyport.admin.v1.Proxy.labels:type_name -> sallyport.admin.v1.Proxy.LabelsEntry
 	0,  // 3: sallyport.admin.v1.Proxy.connection:type_name -> sallyport.admin.v1.Connection
 	1,  // 4: sallyport.admin.v1.Proxy.enforcement:type_name -> sallyport.admin.v1.Enforcement
-	8,  // 5: sallyport.admin.v1.Proxy.rejects:type_name -> sallyport.admin.v1.Reject
-	14, // 6: sallyport.admin.v1.Proxy.registered_at:type_name -> google.protobuf.Timestamp
-	14, // 7: sallyport.admin.v1.Proxy.last_seen_at:type_name -> google.protobuf.Timestamp
-	15, // 8: sallyport.admin.v1.Proxy.configuration_age:type_name -> google.protobuf.Duration
-	15, // 9: sallyport.admin.v1.Proxy.clock_skew:type_name -> google.protobuf.Duration
-	7,  // 10: sallyport.admin.v1.Proxy.listeners:type_name -> sallyport.admin.v1.ListenerStatus
-	14, // 11: sallyport.admin.v1.Proxy.identity_expires_at:type_name -> google.protobuf.Timestamp
-	15, // 12: sallyport.admin.v1.WaitEnforcedRequest.timeout:type_name -> google.protobuf.Duration
-	11, // 13: sallyport.admin.v1.WaitEnforcedResponse.environments:type_name -> sallyport.admin.v1.EnvironmentProgress
-	15, // 14: sallyport.admin.v1.WaitEnforcedResponse.elapsed:type_name -> google.protobuf.Duration
-	12, // 15: sallyport.admin.v1.EnvironmentProgress.laggards:type_name -> sallyport.admin.v1.Laggard
-	1,  // 16: sallyport.admin.v1.Laggard.enforcement:type_name -> sallyport.admin.v1.Enforcement
-	2,  // 17: sallyport.admin.v1.FleetService.ListProxies:input_type -> sallyport.admin.v1.ListProxiesRequest
-	4,  // 18: sallyport.admin.v1.FleetService.GetProxy:input_type -> sallyport.admin.v1.GetProxyRequest
-	9,  // 19: sallyport.admin.v1.FleetService.WaitEnforced:input_type -> sallyport.admin.v1.WaitEnforcedRequest
-	3,  // 20: sallyport.admin.v1.FleetService.ListProxies:output_type -> sallyport.admin.v1.ListProxiesResponse
-	5,  // 21: sallyport.admin.v1.FleetService.GetProxy:output_type -> sallyport.admin.v1.GetProxyResponse
-	10, // 22: sallyport.admin.v1.FleetService.WaitEnforced:output_type -> sallyport.admin.v1.WaitEnforcedResponse
-	20, // [20:23] is the sub-list for method output_type
-	17, // [17:20] is the sub-list for method input_type
-	17, // [17:17] is the sub-list for extension type_name
-	17, // [17:17] is the sub-list for extension extendee
-	0,  // [0:17] is the sub-list for field type_name
+	9,  // 5: sallyport.admin.v1.Proxy.rejects:type_name -> sallyport.admin.v1.Reject
+	15, // 6: sallyport.admin.v1.Proxy.registered_at:type_name -> google.protobuf.Timestamp
+	15, // 7: sallyport.admin.v1.Proxy.last_seen_at:type_name -> google.protobuf.Timestamp
+	16, // 8: sallyport.admin.v1.Proxy.configuration_age:type_name -> google.protobuf.Duration
+	16, // 9: sallyport.admin.v1.Proxy.clock_skew:type_name -> google.protobuf.Duration
+	8,  // 10: sallyport.admin.v1.Proxy.listeners:type_name -> sallyport.admin.v1.ListenerStatus
+	15, // 11: sallyport.admin.v1.Proxy.identity_expires_at:type_name -> google.protobuf.Timestamp
+	7,  // 12: sallyport.admin.v1.Proxy.security:type_name -> sallyport.admin.v1.SecurityLane
+	1,  // 13: sallyport.admin.v1.SecurityLane.enforcement:type_name -> sallyport.admin.v1.Enforcement
+	9,  // 14: sallyport.admin.v1.SecurityLane.rejects:type_name -> sallyport.admin.v1.Reject
+	16, // 15: sallyport.admin.v1.SecurityLane.age:type_name -> google.protobuf.Duration
+	16, // 16: sallyport.admin.v1.WaitEnforcedRequest.timeout:type_name -> google.protobuf.Duration
+	12, // 17: sallyport.admin.v1.WaitEnforcedResponse.environments:type_name -> sallyport.admin.v1.EnvironmentProgress
+	16, // 18: sallyport.admin.v1.WaitEnforcedResponse.elapsed:type_name -> google.protobuf.Duration
+	13, // 19: sallyport.admin.v1.EnvironmentProgress.laggards:type_name -> sallyport.admin.v1.Laggard
+	1,  // 20: sallyport.admin.v1.Laggard.enforcement:type_name -> sallyport.admin.v1.Enforcement
+	2,  // 21: sallyport.admin.v1.FleetService.ListProxies:input_type -> sallyport.admin.v1.ListProxiesRequest
+	4,  // 22: sallyport.admin.v1.FleetService.GetProxy:input_type -> sallyport.admin.v1.GetProxyRequest
+	10, // 23: sallyport.admin.v1.FleetService.WaitEnforced:input_type -> sallyport.admin.v1.WaitEnforcedRequest
+	3,  // 24: sallyport.admin.v1.FleetService.ListProxies:output_type -> sallyport.admin.v1.ListProxiesResponse
+	5,  // 25: sallyport.admin.v1.FleetService.GetProxy:output_type -> sallyport.admin.v1.GetProxyResponse
+	11, // 26: sallyport.admin.v1.FleetService.WaitEnforced:output_type -> sallyport.admin.v1.WaitEnforcedResponse
+	24, // [24:27] is the sub-list for method output_type
+	21, // [21:24] is the sub-list for method input_type
+	21, // [21:21] is the sub-list for extension type_name
+	21, // [21:21] is the sub-list for extension extendee
+	0,  // [0:21] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_admin_v1_fleet_proto_init() }
@@ -1145,7 +1264,7 @@ func file_sallyport_admin_v1_fleet_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_admin_v1_fleet_proto_rawDesc), len(file_sallyport_admin_v1_fleet_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   12,
+			NumMessages:   13,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -209,6 +209,8 @@ type StreamRequest struct {
 	//	*StreamRequest_Ack
 	//	*StreamRequest_Refusal
 	//	*StreamRequest_Heartbeat
+	//	*StreamRequest_SecurityAck
+	//	*StreamRequest_SecurityRefusal
 	Message       isStreamRequest_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -287,6 +289,24 @@ func (x *StreamRequest) GetHeartbeat() *Heartbeat {
 	return nil
 }
 
+func (x *StreamRequest) GetSecurityAck() *Ack {
+	if x != nil {
+		if x, ok := x.Message.(*StreamRequest_SecurityAck); ok {
+			return x.SecurityAck
+		}
+	}
+	return nil
+}
+
+func (x *StreamRequest) GetSecurityRefusal() *Refusal {
+	if x != nil {
+		if x, ok := x.Message.(*StreamRequest_SecurityRefusal); ok {
+			return x.SecurityRefusal
+		}
+	}
+	return nil
+}
+
 type isStreamRequest_Message interface {
 	isStreamRequest_Message()
 }
@@ -307,6 +327,15 @@ type StreamRequest_Heartbeat struct {
 	Heartbeat *Heartbeat `protobuf:"bytes,4,opt,name=heartbeat,proto3,oneof"`
 }
 
+type StreamRequest_SecurityAck struct {
+	// The security lane's acknowledgement and refusal.
+	SecurityAck *Ack `protobuf:"bytes,5,opt,name=security_ack,json=securityAck,proto3,oneof"`
+}
+
+type StreamRequest_SecurityRefusal struct {
+	SecurityRefusal *Refusal `protobuf:"bytes,6,opt,name=security_refusal,json=securityRefusal,proto3,oneof"`
+}
+
 func (*StreamRequest_Hello) isStreamRequest_Message() {}
 
 func (*StreamRequest_Ack) isStreamRequest_Message() {}
@@ -315,12 +344,18 @@ func (*StreamRequest_Refusal) isStreamRequest_Message() {}
 
 func (*StreamRequest_Heartbeat) isStreamRequest_Message() {}
 
+func (*StreamRequest_SecurityAck) isStreamRequest_Message() {}
+
+func (*StreamRequest_SecurityRefusal) isStreamRequest_Message() {}
+
 // Hello opens a stream. A proxy that is current is sent no snapshot.
 type Hello struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	Instance string                 `protobuf:"bytes,1,opt,name=instance,proto3" json:"instance,omitempty"`
 	// What the proxy enforces now; absent when it has nothing.
-	Current       *Ack `protobuf:"bytes,2,opt,name=current,proto3" json:"current,omitempty"`
+	Current *Ack `protobuf:"bytes,2,opt,name=current,proto3" json:"current,omitempty"`
+	// The same of the security lane.
+	Security      *Ack `protobuf:"bytes,3,opt,name=security,proto3" json:"security,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -369,7 +404,16 @@ func (x *Hello) GetCurrent() *Ack {
 	return nil
 }
 
-// Ack is a proxy's statement of what it enforces, made after the swap.
+func (x *Hello) GetSecurity() *Ack {
+	if x != nil {
+		return x.Security
+	}
+	return nil
+}
+
+// Ack is a proxy's statement of what it enforces, made after the swap. In the
+// security lane, where it is made when open streams have been closed as well,
+// the revision is the lane's sequence.
 type Ack struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	Epoch    int64                  `protobuf:"varint,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
@@ -598,8 +642,10 @@ type Heartbeat struct {
 	ConfigurationAge  *durationpb.Duration   `protobuf:"bytes,2,opt,name=configuration_age,json=configurationAge,proto3" json:"configuration_age,omitempty"`
 	Listeners         []*ListenerStatus      `protobuf:"bytes,3,rep,name=listeners,proto3" json:"listeners,omitempty"`
 	IdentityExpiresAt *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=identity_expires_at,json=identityExpiresAt,proto3" json:"identity_expires_at,omitempty"`
-	unknownFields     protoimpl.UnknownFields
-	sizeCache         protoimpl.SizeCache
+	// As configuration_age, of the security lane.
+	SecurityAge   *durationpb.Duration `protobuf:"bytes,5,opt,name=security_age,json=securityAge,proto3" json:"security_age,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Heartbeat) Reset() {
@@ -656,6 +702,13 @@ func (x *Heartbeat) GetListeners() []*ListenerStatus {
 func (x *Heartbeat) GetIdentityExpiresAt() *timestamppb.Timestamp {
 	if x != nil {
 		return x.IdentityExpiresAt
+	}
+	return nil
+}
+
+func (x *Heartbeat) GetSecurityAge() *durationpb.Duration {
+	if x != nil {
+		return x.SecurityAge
 	}
 	return nil
 }
@@ -737,6 +790,7 @@ type StreamResponse struct {
 	//	*StreamResponse_Update
 	//	*StreamResponse_Freshness
 	//	*StreamResponse_Directive
+	//	*StreamResponse_Security
 	Lane          isStreamResponse_Lane `protobuf_oneof:"lane"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -806,6 +860,15 @@ func (x *StreamResponse) GetDirective() *Directive {
 	return nil
 }
 
+func (x *StreamResponse) GetSecurity() *Update {
+	if x != nil {
+		if x, ok := x.Lane.(*StreamResponse_Security); ok {
+			return x.Security
+		}
+	}
+	return nil
+}
+
 type isStreamResponse_Lane interface {
 	isStreamResponse_Lane()
 }
@@ -822,11 +885,19 @@ type StreamResponse_Directive struct {
 	Directive *Directive `protobuf:"bytes,3,opt,name=directive,proto3,oneof"`
 }
 
+type StreamResponse_Security struct {
+	// The security lane: what is cut off at once. It is sent before update, and
+	// its heads and freshness are those of the environment "@security".
+	Security *Update `protobuf:"bytes,4,opt,name=security,proto3,oneof"`
+}
+
 func (*StreamResponse_Update) isStreamResponse_Lane() {}
 
 func (*StreamResponse_Freshness) isStreamResponse_Lane() {}
 
 func (*StreamResponse_Directive) isStreamResponse_Lane() {}
+
+func (*StreamResponse_Security) isStreamResponse_Lane() {}
 
 // Update is a snapshot, or what changed since one. Large ones come in parts,
 // one after the other; nothing is applied before the last.
@@ -1076,13 +1147,15 @@ func (x *Reconnect) GetWithin() *durationpb.Duration {
 	return nil
 }
 
-// Head describes the snapshot of an environment at a revision. Its bytes are
-// signed as they are and never serialized again. It has no expiry.
+// Head describes the snapshot of an environment at a revision, or the security
+// lane at a sequence. Its bytes are signed as they are and never serialized
+// again. It has no expiry.
 type Head struct {
-	state       protoimpl.MessageState `protogen:"open.v1"`
-	Epoch       int64                  `protobuf:"varint,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
-	Environment string                 `protobuf:"bytes,2,opt,name=environment,proto3" json:"environment,omitempty"`
-	Revision    int64                  `protobuf:"varint,3,opt,name=revision,proto3" json:"revision,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Epoch int64                  `protobuf:"varint,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	// "@security", which no environment can be called, for the security lane.
+	Environment string `protobuf:"bytes,2,opt,name=environment,proto3" json:"environment,omitempty"`
+	Revision    int64  `protobuf:"varint,3,opt,name=revision,proto3" json:"revision,omitempty"`
 	// SHA-256 of the head before it; empty for the first.
 	Previous []byte `protobuf:"bytes,4,opt,name=previous,proto3" json:"previous,omitempty"`
 	// Root over all documents: see docs/architecture.md.
@@ -1364,16 +1437,19 @@ const file_sallyport_proxy_v1_proxy_proto_rawDesc = "" +
 	"\tadmission\x18\x01 \x01(\x0e2\x1d.sallyport.proxy.v1.AdmissionR\tadmission\x12 \n" +
 	"\venvironment\x18\x02 \x01(\tR\venvironment\x12:\n" +
 	"\vretry_after\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\n" +
-	"retryAfter\"\xf9\x01\n" +
+	"retryAfter\"\x81\x03\n" +
 	"\rStreamRequest\x121\n" +
 	"\x05hello\x18\x01 \x01(\v2\x19.sallyport.proxy.v1.HelloH\x00R\x05hello\x12+\n" +
 	"\x03ack\x18\x02 \x01(\v2\x17.sallyport.proxy.v1.AckH\x00R\x03ack\x127\n" +
 	"\arefusal\x18\x03 \x01(\v2\x1b.sallyport.proxy.v1.RefusalH\x00R\arefusal\x12=\n" +
-	"\theartbeat\x18\x04 \x01(\v2\x1d.sallyport.proxy.v1.HeartbeatH\x00R\theartbeatB\x10\n" +
-	"\amessage\x12\x05\xbaH\x02\b\x01\"c\n" +
+	"\theartbeat\x18\x04 \x01(\v2\x1d.sallyport.proxy.v1.HeartbeatH\x00R\theartbeat\x12<\n" +
+	"\fsecurity_ack\x18\x05 \x01(\v2\x17.sallyport.proxy.v1.AckH\x00R\vsecurityAck\x12H\n" +
+	"\x10security_refusal\x18\x06 \x01(\v2\x1b.sallyport.proxy.v1.RefusalH\x00R\x0fsecurityRefusalB\x10\n" +
+	"\amessage\x12\x05\xbaH\x02\b\x01\"\x98\x01\n" +
 	"\x05Hello\x12'\n" +
 	"\binstance\x18\x01 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\x18\xfd\x01R\binstance\x121\n" +
-	"\acurrent\x18\x02 \x01(\v2\x17.sallyport.proxy.v1.AckR\acurrent\"\xae\x02\n" +
+	"\acurrent\x18\x02 \x01(\v2\x17.sallyport.proxy.v1.AckR\acurrent\x123\n" +
+	"\bsecurity\x18\x03 \x01(\v2\x17.sallyport.proxy.v1.AckR\bsecurity\"\xae\x02\n" +
 	"\x03Ack\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x03R\x05epoch\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x03R\brevision\x12(\n" +
@@ -1391,22 +1467,24 @@ const file_sallyport_proxy_v1_proxy_proto_rawDesc = "" +
 	"\x05epoch\x18\x01 \x01(\x03R\x05epoch\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x03R\brevision\x12 \n" +
 	"\x06reason\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\x06reason\x12 \n" +
-	"\x06detail\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\x06detail\"\xa1\x02\n" +
+	"\x06detail\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\x06detail\"\xdf\x02\n" +
 	"\tHeartbeat\x123\n" +
 	"\asent_at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x06sentAt\x12F\n" +
 	"\x11configuration_age\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x10configurationAge\x12K\n" +
 	"\tlisteners\x18\x03 \x03(\v2\".sallyport.proxy.v1.ListenerStatusB\t\xbaH\x06\x92\x01\x03\x10\x80\x02R\tlisteners\x12J\n" +
-	"\x13identity_expires_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x11identityExpiresAt\"\x86\x01\n" +
+	"\x13identity_expires_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x11identityExpiresAt\x12<\n" +
+	"\fsecurity_age\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\vsecurityAge\"\x86\x01\n" +
 	"\x0eListenerStatus\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\"\n" +
 	"\aaddress\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x85\x02R\aaddress\x12\x1e\n" +
-	"\x05error\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\x05error\"\xd8\x01\n" +
+	"\x05error\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\x05error\"\x8c\x02\n" +
 	"\x0eStreamResponse\x124\n" +
 	"\x06update\x18\x01 \x01(\v2\x1a.sallyport.proxy.v1.UpdateH\x00R\x06update\x12C\n" +
 	"\tfreshness\x18\x02 \x01(\v2#.sallyport.proxy.v1.SignedFreshnessH\x00R\tfreshness\x12=\n" +
-	"\tdirective\x18\x03 \x01(\v2\x1d.sallyport.proxy.v1.DirectiveH\x00R\tdirectiveB\x06\n" +
-	"\x04laneJ\x04\b\x04\x10\x05\"\xb2\x01\n" +
+	"\tdirective\x18\x03 \x01(\v2\x1d.sallyport.proxy.v1.DirectiveH\x00R\tdirective\x128\n" +
+	"\bsecurity\x18\x04 \x01(\v2\x1a.sallyport.proxy.v1.UpdateH\x00R\bsecurityB\x06\n" +
+	"\x04lane\"\xb2\x01\n" +
 	"\x06Update\x12\x1b\n" +
 	"\tbase_root\x18\x01 \x01(\fR\bbaseRoot\x12\x1c\n" +
 	"\tdocuments\x18\x02 \x03(\fR\tdocuments\x129\n" +
@@ -1431,14 +1509,14 @@ const file_sallyport_proxy_v1_proxy_proto_rawDesc = "" +
 	"\n" +
 	"SignedHead\x12\x12\n" +
 	"\x04head\x18\x01 \x01(\fR\x04head\x12\x1c\n" +
-	"\tsignature\x18\x02 \x01(\fR\tsignature\"\xbf\x01\n" +
+	"\tsignature\x18\x02 \x01(\fR\tsignature\"\xb9\x01\n" +
 	"\tFreshness\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x03R\x05epoch\x12 \n" +
 	"\venvironment\x18\x02 \x01(\tR\venvironment\x12\x1a\n" +
 	"\brevision\x18\x03 \x01(\x03R\brevision\x12\x1f\n" +
 	"\vhead_digest\x18\x04 \x01(\fR\n" +
 	"headDigest\x127\n" +
-	"\tissued_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\bissuedAtJ\x04\b\x06\x10\a\"M\n" +
+	"\tissued_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\bissuedAt\"M\n" +
 	"\x0fSignedFreshness\x12\x1c\n" +
 	"\tstatement\x18\x01 \x01(\fR\tstatement\x12\x1c\n" +
 	"\tsignature\x18\x02 \x01(\fR\tsignature*U\n" +
@@ -1496,30 +1574,35 @@ var file_sallyport_proxy_v1_proxy_proto_depIdxs = []int32{
 	5,  // 3: sallyport.proxy.v1.StreamRequest.ack:type_name -> sallyport.proxy.v1.Ack
 	7,  // 4: sallyport.proxy.v1.StreamRequest.refusal:type_name -> sallyport.proxy.v1.Refusal
 	8,  // 5: sallyport.proxy.v1.StreamRequest.heartbeat:type_name -> sallyport.proxy.v1.Heartbeat
-	5,  // 6: sallyport.proxy.v1.Hello.current:type_name -> sallyport.proxy.v1.Ack
-	6,  // 7: sallyport.proxy.v1.Ack.rejects:type_name -> sallyport.proxy.v1.Reject
-	12, // 8: sallyport.proxy.v1.Reject.key:type_name -> sallyport.proxy.v1.DocumentKey
-	20, // 9: sallyport.proxy.v1.Heartbeat.sent_at:type_name -> google.protobuf.Timestamp
-	19, // 10: sallyport.proxy.v1.Heartbeat.configuration_age:type_name -> google.protobuf.Duration
-	9,  // 11: sallyport.proxy.v1.Heartbeat.listeners:type_name -> sallyport.proxy.v1.ListenerStatus
-	20, // 12: sallyport.proxy.v1.Heartbeat.identity_expires_at:type_name -> google.protobuf.Timestamp
-	11, // 13: sallyport.proxy.v1.StreamResponse.update:type_name -> sallyport.proxy.v1.Update
-	18, // 14: sallyport.proxy.v1.StreamResponse.freshness:type_name -> sallyport.proxy.v1.SignedFreshness
-	13, // 15: sallyport.proxy.v1.StreamResponse.directive:type_name -> sallyport.proxy.v1.Directive
-	12, // 16: sallyport.proxy.v1.Update.removed:type_name -> sallyport.proxy.v1.DocumentKey
-	16, // 17: sallyport.proxy.v1.Update.head:type_name -> sallyport.proxy.v1.SignedHead
-	14, // 18: sallyport.proxy.v1.Directive.reconnect:type_name -> sallyport.proxy.v1.Reconnect
-	19, // 19: sallyport.proxy.v1.Reconnect.within:type_name -> google.protobuf.Duration
-	20, // 20: sallyport.proxy.v1.Freshness.issued_at:type_name -> google.protobuf.Timestamp
-	1,  // 21: sallyport.proxy.v1.ProxyService.Register:input_type -> sallyport.proxy.v1.RegisterRequest
-	3,  // 22: sallyport.proxy.v1.ProxyService.Stream:input_type -> sallyport.proxy.v1.StreamRequest
-	2,  // 23: sallyport.proxy.v1.ProxyService.Register:output_type -> sallyport.proxy.v1.RegisterResponse
-	10, // 24: sallyport.proxy.v1.ProxyService.Stream:output_type -> sallyport.proxy.v1.StreamResponse
-	23, // [23:25] is the sub-list for method output_type
-	21, // [21:23] is the sub-list for method input_type
-	21, // [21:21] is the sub-list for extension type_name
-	21, // [21:21] is the sub-list for extension extendee
-	0,  // [0:21] is the sub-list for field type_name
+	5,  // 6: sallyport.proxy.v1.StreamRequest.security_ack:type_name -> sallyport.proxy.v1.Ack
+	7,  // 7: sallyport.proxy.v1.StreamRequest.security_refusal:type_name -> sallyport.proxy.v1.Refusal
+	5,  // 8: sallyport.proxy.v1.Hello.current:type_name -> sallyport.proxy.v1.Ack
+	5,  // 9: sallyport.proxy.v1.Hello.security:type_name -> sallyport.proxy.v1.Ack
+	6,  // 10: sallyport.proxy.v1.Ack.rejects:type_name -> sallyport.proxy.v1.Reject
+	12, // 11: sallyport.proxy.v1.Reject.key:type_name -> sallyport.proxy.v1.DocumentKey
+	20, // 12: sallyport.proxy.v1.Heartbeat.sent_at:type_name -> google.protobuf.Timestamp
+	19, // 13: sallyport.proxy.v1.Heartbeat.configuration_age:type_name -> google.protobuf.Duration
+	9,  // 14: sallyport.proxy.v1.Heartbeat.listeners:type_name -> sallyport.proxy.v1.ListenerStatus
+	20, // 15: sallyport.proxy.v1.Heartbeat.identity_expires_at:type_name -> google.protobuf.Timestamp
+	19, // 16: sallyport.proxy.v1.Heartbeat.security_age:type_name -> google.protobuf.Duration
+	11, // 17: sallyport.proxy.v1.StreamResponse.update:type_name -> sallyport.proxy.v1.Update
+	18, // 18: sallyport.proxy.v1.StreamResponse.freshness:type_name -> sallyport.proxy.v1.SignedFreshness
+	13, // 19: sallyport.proxy.v1.StreamResponse.directive:type_name -> sallyport.proxy.v1.Directive
+	11, // 20: sallyport.proxy.v1.StreamResponse.security:type_name -> sallyport.proxy.v1.Update
+	12, // 21: sallyport.proxy.v1.Update.removed:type_name -> sallyport.proxy.v1.DocumentKey
+	16, // 22: sallyport.proxy.v1.Update.head:type_name -> sallyport.proxy.v1.SignedHead
+	14, // 23: sallyport.proxy.v1.Directive.reconnect:type_name -> sallyport.proxy.v1.Reconnect
+	19, // 24: sallyport.proxy.v1.Reconnect.within:type_name -> google.protobuf.Duration
+	20, // 25: sallyport.proxy.v1.Freshness.issued_at:type_name -> google.protobuf.Timestamp
+	1,  // 26: sallyport.proxy.v1.ProxyService.Register:input_type -> sallyport.proxy.v1.RegisterRequest
+	3,  // 27: sallyport.proxy.v1.ProxyService.Stream:input_type -> sallyport.proxy.v1.StreamRequest
+	2,  // 28: sallyport.proxy.v1.ProxyService.Register:output_type -> sallyport.proxy.v1.RegisterResponse
+	10, // 29: sallyport.proxy.v1.ProxyService.Stream:output_type -> sallyport.proxy.v1.StreamResponse
+	28, // [28:30] is the sub-list for method output_type
+	26, // [26:28] is the sub-list for method input_type
+	26, // [26:26] is the sub-list for extension type_name
+	26, // [26:26] is the sub-list for extension extendee
+	0,  // [0:26] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_proxy_v1_proxy_proto_init() }
@@ -1532,11 +1615,14 @@ func file_sallyport_proxy_v1_proxy_proto_init() {
 		(*StreamRequest_Ack)(nil),
 		(*StreamRequest_Refusal)(nil),
 		(*StreamRequest_Heartbeat)(nil),
+		(*StreamRequest_SecurityAck)(nil),
+		(*StreamRequest_SecurityRefusal)(nil),
 	}
 	file_sallyport_proxy_v1_proxy_proto_msgTypes[9].OneofWrappers = []any{
 		(*StreamResponse_Update)(nil),
 		(*StreamResponse_Freshness)(nil),
 		(*StreamResponse_Directive)(nil),
+		(*StreamResponse_Security)(nil),
 	}
 	file_sallyport_proxy_v1_proxy_proto_msgTypes[12].OneofWrappers = []any{
 		(*Directive_Reconnect)(nil),

@@ -15,6 +15,7 @@ import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	durationpb "google.golang.org/protobuf/types/known/durationpb"
+	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -91,7 +92,7 @@ const (
 	StalenessAction_STALENESS_ACTION_UNSPECIFIED StalenessAction = 0
 	// Go on deciding by the last good snapshot.
 	StalenessAction_STALENESS_ACTION_SERVE StalenessAction = 1
-	// Deny every request with reason configuration_stale.
+	// Deny every request with reason configuration_stale or security_stale.
 	StalenessAction_STALENESS_ACTION_DENY StalenessAction = 2
 )
 
@@ -457,8 +458,10 @@ type Environment struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Absent: proxies serve whatever the age.
 	ConfigurationAge *StalenessRule `protobuf:"bytes,1,opt,name=configuration_age,json=configurationAge,proto3" json:"configuration_age,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// The age of what is known of revocations. Absent: proxies serve whatever it is.
+	SecurityAge   *StalenessRule `protobuf:"bytes,2,opt,name=security_age,json=securityAge,proto3" json:"security_age,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Environment) Reset() {
@@ -494,6 +497,13 @@ func (*Environment) Descriptor() ([]byte, []int) {
 func (x *Environment) GetConfigurationAge() *StalenessRule {
 	if x != nil {
 		return x.ConfigurationAge
+	}
+	return nil
+}
+
+func (x *Environment) GetSecurityAge() *StalenessRule {
+	if x != nil {
+		return x.SecurityAge
 	}
 	return nil
 }
@@ -1559,11 +1569,374 @@ func (x *IdentityProvider) GetLeeway() *durationpb.Duration {
 	return nil
 }
 
+// Revocation cuts off credentials everywhere and at once: new requests and open
+// streams. It belongs to no namespace, travels in the security lane and makes
+// no revision of the fleet.
+type Revocation struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Whose credentials.
+	//
+	// Types that are valid to be assigned to Target:
+	//
+	//	*Revocation_Token
+	//	*Revocation_Subject
+	//	*Revocation_Session
+	//	*Revocation_Key
+	//	*Revocation_SpiffeId
+	//	*Revocation_Issuer
+	//	*Revocation_Everyone
+	Target isRevocation_Target `protobuf_oneof:"target"`
+	// Only credentials that were issued before this time, which includes those
+	// that do not tell when they were. Absent: all of them.
+	IssuedBefore *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=issued_before,json=issuedBefore,proto3" json:"issued_before,omitempty"`
+	// When what is revoked has expired by itself: the revocation has no effect any
+	// more and is removed. Absent: never.
+	ExpiresAt *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
+	// Why, for people.
+	Reason        string `protobuf:"bytes,10,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Revocation) Reset() {
+	*x = Revocation{}
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Revocation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Revocation) ProtoMessage() {}
+
+func (x *Revocation) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Revocation.ProtoReflect.Descriptor instead.
+func (*Revocation) Descriptor() ([]byte, []int) {
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *Revocation) GetTarget() isRevocation_Target {
+	if x != nil {
+		return x.Target
+	}
+	return nil
+}
+
+func (x *Revocation) GetToken() *RevokedToken {
+	if x != nil {
+		if x, ok := x.Target.(*Revocation_Token); ok {
+			return x.Token
+		}
+	}
+	return nil
+}
+
+func (x *Revocation) GetSubject() *RevokedSubject {
+	if x != nil {
+		if x, ok := x.Target.(*Revocation_Subject); ok {
+			return x.Subject
+		}
+	}
+	return nil
+}
+
+func (x *Revocation) GetSession() *RevokedSession {
+	if x != nil {
+		if x, ok := x.Target.(*Revocation_Session); ok {
+			return x.Session
+		}
+	}
+	return nil
+}
+
+func (x *Revocation) GetKey() string {
+	if x != nil {
+		if x, ok := x.Target.(*Revocation_Key); ok {
+			return x.Key
+		}
+	}
+	return ""
+}
+
+func (x *Revocation) GetSpiffeId() string {
+	if x != nil {
+		if x, ok := x.Target.(*Revocation_SpiffeId); ok {
+			return x.SpiffeId
+		}
+	}
+	return ""
+}
+
+func (x *Revocation) GetIssuer() string {
+	if x != nil {
+		if x, ok := x.Target.(*Revocation_Issuer); ok {
+			return x.Issuer
+		}
+	}
+	return ""
+}
+
+func (x *Revocation) GetEveryone() bool {
+	if x != nil {
+		if x, ok := x.Target.(*Revocation_Everyone); ok {
+			return x.Everyone
+		}
+	}
+	return false
+}
+
+func (x *Revocation) GetIssuedBefore() *timestamppb.Timestamp {
+	if x != nil {
+		return x.IssuedBefore
+	}
+	return nil
+}
+
+func (x *Revocation) GetExpiresAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExpiresAt
+	}
+	return nil
+}
+
+func (x *Revocation) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+type isRevocation_Target interface {
+	isRevocation_Target()
+}
+
+type Revocation_Token struct {
+	// One token, by its identifier.
+	Token *RevokedToken `protobuf:"bytes,1,opt,name=token,proto3,oneof"`
+}
+
+type Revocation_Subject struct {
+	// All that an issuer says of a subject.
+	Subject *RevokedSubject `protobuf:"bytes,2,opt,name=subject,proto3,oneof"`
+}
+
+type Revocation_Session struct {
+	// One session, by its identifier (sid).
+	Session *RevokedSession `protobuf:"bytes,3,opt,name=session,proto3,oneof"`
+}
+
+type Revocation_Key struct {
+	// One API key, by its identifier.
+	Key string `protobuf:"bytes,4,opt,name=key,proto3,oneof"`
+}
+
+type Revocation_SpiffeId struct {
+	// A workload, by its SPIFFE ID, however it proves it.
+	SpiffeId string `protobuf:"bytes,5,opt,name=spiffe_id,json=spiffeId,proto3,oneof"`
+}
+
+type Revocation_Issuer struct {
+	// All that an issuer says.
+	Issuer string `protobuf:"bytes,6,opt,name=issuer,proto3,oneof"`
+}
+
+type Revocation_Everyone struct {
+	// Whoever has authenticated.
+	Everyone bool `protobuf:"varint,7,opt,name=everyone,proto3,oneof"`
+}
+
+func (*Revocation_Token) isRevocation_Target() {}
+
+func (*Revocation_Subject) isRevocation_Target() {}
+
+func (*Revocation_Session) isRevocation_Target() {}
+
+func (*Revocation_Key) isRevocation_Target() {}
+
+func (*Revocation_SpiffeId) isRevocation_Target() {}
+
+func (*Revocation_Issuer) isRevocation_Target() {}
+
+func (*Revocation_Everyone) isRevocation_Target() {}
+
+// RevokedToken names a token by its issuer and jti (RFC 7519, section 4.1.7).
+type RevokedToken struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Issuer        string                 `protobuf:"bytes,1,opt,name=issuer,proto3" json:"issuer,omitempty"`
+	Id            string                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokedToken) Reset() {
+	*x = RevokedToken{}
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokedToken) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokedToken) ProtoMessage() {}
+
+func (x *RevokedToken) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokedToken.ProtoReflect.Descriptor instead.
+func (*RevokedToken) Descriptor() ([]byte, []int) {
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *RevokedToken) GetIssuer() string {
+	if x != nil {
+		return x.Issuer
+	}
+	return ""
+}
+
+func (x *RevokedToken) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+// RevokedSubject names a subject by issuer and sub.
+type RevokedSubject struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Issuer        string                 `protobuf:"bytes,1,opt,name=issuer,proto3" json:"issuer,omitempty"`
+	Id            string                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokedSubject) Reset() {
+	*x = RevokedSubject{}
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokedSubject) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokedSubject) ProtoMessage() {}
+
+func (x *RevokedSubject) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokedSubject.ProtoReflect.Descriptor instead.
+func (*RevokedSubject) Descriptor() ([]byte, []int) {
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *RevokedSubject) GetIssuer() string {
+	if x != nil {
+		return x.Issuer
+	}
+	return ""
+}
+
+func (x *RevokedSubject) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+// RevokedSession names a session by issuer and sid (OpenID Connect Front-Channel
+// Logout 1.0, section 3).
+type RevokedSession struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Issuer        string                 `protobuf:"bytes,1,opt,name=issuer,proto3" json:"issuer,omitempty"`
+	Id            string                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokedSession) Reset() {
+	*x = RevokedSession{}
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokedSession) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokedSession) ProtoMessage() {}
+
+func (x *RevokedSession) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokedSession.ProtoReflect.Descriptor instead.
+func (*RevokedSession) Descriptor() ([]byte, []int) {
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *RevokedSession) GetIssuer() string {
+	if x != nil {
+		return x.Issuer
+	}
+	return ""
+}
+
+func (x *RevokedSession) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
 var File_sallyport_resource_v1_resource_proto protoreflect.FileDescriptor
 
 const file_sallyport_resource_v1_resource_proto_rawDesc = "" +
 	"\n" +
-	"$sallyport/resource/v1/resource.proto\x12\x15sallyport.resource.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\"\xd6\x02\n" +
+	"$sallyport/resource/v1/resource.proto\x12\x15sallyport.resource.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd6\x02\n" +
 	"\bDocument\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x12\n" +
@@ -1582,9 +1955,10 @@ const file_sallyport_resource_v1_resource_proto_rawDesc = "" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01:\xb2\x01\xbaH\xae\x01\x1a\xab\x01\n" +
-	"\x15route_selector.one_of\x124select routes by names, by labels, or with all: true\x1a\\(this.names.size() > 0 ? 1 : 0) + (this.labels.size() > 0 ? 1 : 0) + (this.all ? 1 : 0) == 1\"`\n" +
+	"\x15route_selector.one_of\x124select routes by names, by labels, or with all: true\x1a\\(this.names.size() > 0 ? 1 : 0) + (this.labels.size() > 0 ? 1 : 0) + (this.all ? 1 : 0) == 1\"\xa9\x01\n" +
 	"\vEnvironment\x12Q\n" +
-	"\x11configuration_age\x18\x01 \x01(\v2$.sallyport.resource.v1.StalenessRuleR\x10configurationAge\"\xa2\x01\n" +
+	"\x11configuration_age\x18\x01 \x01(\v2$.sallyport.resource.v1.StalenessRuleR\x10configurationAge\x12G\n" +
+	"\fsecurity_age\x18\x02 \x01(\v2$.sallyport.resource.v1.StalenessRuleR\vsecurityAge\"\xa2\x01\n" +
 	"\rStalenessRule\x12E\n" +
 	"\x05limit\x18\x01 \x01(\v2\x19.google.protobuf.DurationB\x14\xbaH\x11\xc8\x01\x01\xaa\x01\v\"\x05\b\x80\xe7\x84\x0f2\x02\b\x1eR\x05limit\x12J\n" +
 	"\x06action\x18\x02 \x01(\x0e2&.sallyport.resource.v1.StalenessActionB\n" +
@@ -1671,7 +2045,33 @@ const file_sallyport_resource_v1_resource_proto_rawDesc = "" +
 	"\bjwks_url\x18\x03 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\x18\x80\x10R\ajwksUrl\x123\n" +
 	"\taudiences\x18\x04 \x03(\tB\x15\xbaH\x12\x92\x01\x0f\b\x01\x10\x10\x18\x01\"\ar\x05\x10\x01\x18\x80\bR\taudiences\x12+\n" +
 	"\fgroups_claim\x18\x05 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\vgroupsClaim\x12?\n" +
-	"\x06leeway\x18\x06 \x01(\v2\x19.google.protobuf.DurationB\f\xbaH\t\xaa\x01\x06\"\x02\bx2\x00R\x06leeway*]\n" +
+	"\x06leeway\x18\x06 \x01(\v2\x19.google.protobuf.DurationB\f\xbaH\t\xaa\x01\x06\"\x02\bx2\x00R\x06leeway\"\xc2\x05\n" +
+	"\n" +
+	"Revocation\x12;\n" +
+	"\x05token\x18\x01 \x01(\v2#.sallyport.resource.v1.RevokedTokenH\x00R\x05token\x12A\n" +
+	"\asubject\x18\x02 \x01(\v2%.sallyport.resource.v1.RevokedSubjectH\x00R\asubject\x12A\n" +
+	"\asession\x18\x03 \x01(\v2%.sallyport.resource.v1.RevokedSessionH\x00R\asession\x12\x1d\n" +
+	"\x03key\x18\x04 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@H\x00R\x03key\x124\n" +
+	"\tspiffe_id\x18\x05 \x01(\tB\x15\xbaH\x12r\x10\x10\x01\x18\x80\x10:\tspiffe://H\x00R\bspiffeId\x12$\n" +
+	"\x06issuer\x18\x06 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01\x18\x80\bH\x00R\x06issuer\x12%\n" +
+	"\beveryone\x18\a \x01(\bB\a\xbaH\x04j\x02\b\x01H\x00R\beveryone\x12?\n" +
+	"\rissued_before\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\fissuedBefore\x129\n" +
+	"\n" +
+	"expires_at\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\x12 \n" +
+	"\x06reason\x18\n" +
+	" \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\x06reason:\x9f\x01\xbaH\x9b\x01\x1a\x98\x01\n" +
+	"\x12revocation.bounded\x12<a revocation of an issuer or of everyone needs issued_before\x1aD!(has(this.issuer) || has(this.everyone)) || has(this.issued_before)B\x0f\n" +
+	"\x06target\x12\x05\xbaH\x02\b\x01\"P\n" +
+	"\fRevokedToken\x12#\n" +
+	"\x06issuer\x18\x01 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\x18\x80\bR\x06issuer\x12\x1b\n" +
+	"\x02id\x18\x02 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\x18\x80\bR\x02id\"R\n" +
+	"\x0eRevokedSubject\x12#\n" +
+	"\x06issuer\x18\x01 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\x18\x80\bR\x06issuer\x12\x1b\n" +
+	"\x02id\x18\x02 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\x18\x80\x02R\x02id\"R\n" +
+	"\x0eRevokedSession\x12#\n" +
+	"\x06issuer\x18\x01 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\x18\x80\bR\x06issuer\x12\x1b\n" +
+	"\x02id\x18\x02 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\x18\x80\bR\x02id*]\n" +
 	"\x05Reach\x12\x15\n" +
 	"\x11REACH_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10REACH_REFERENCES\x10\x01\x12\x10\n" +
@@ -1709,62 +2109,73 @@ func file_sallyport_resource_v1_resource_proto_rawDescGZIP() []byte {
 }
 
 var file_sallyport_resource_v1_resource_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_sallyport_resource_v1_resource_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
+var file_sallyport_resource_v1_resource_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
 var file_sallyport_resource_v1_resource_proto_goTypes = []any{
-	(Reach)(0),                  // 0: sallyport.resource.v1.Reach
-	(StalenessAction)(0),        // 1: sallyport.resource.v1.StalenessAction
-	(TLSVersion)(0),             // 2: sallyport.resource.v1.TLSVersion
-	(ClientCertificates)(0),     // 3: sallyport.resource.v1.ClientCertificates
-	(Effect)(0),                 // 4: sallyport.resource.v1.Effect
-	(*Document)(nil),            // 5: sallyport.resource.v1.Document
-	(*RouteSelector)(nil),       // 6: sallyport.resource.v1.RouteSelector
-	(*Environment)(nil),         // 7: sallyport.resource.v1.Environment
-	(*StalenessRule)(nil),       // 8: sallyport.resource.v1.StalenessRule
-	(*Enrollment)(nil),          // 9: sallyport.resource.v1.Enrollment
-	(*Listener)(nil),            // 10: sallyport.resource.v1.Listener
-	(*ListenerTLS)(nil),         // 11: sallyport.resource.v1.ListenerTLS
-	(*CertificateFiles)(nil),    // 12: sallyport.resource.v1.CertificateFiles
-	(*Route)(nil),               // 13: sallyport.resource.v1.Route
-	(*Authentication)(nil),      // 14: sallyport.resource.v1.Authentication
-	(*Upstream)(nil),            // 15: sallyport.resource.v1.Upstream
-	(*PlaintextTransport)(nil),  // 16: sallyport.resource.v1.PlaintextTransport
-	(*TLSTransport)(nil),        // 17: sallyport.resource.v1.TLSTransport
-	(*SPIFFETransport)(nil),     // 18: sallyport.resource.v1.SPIFFETransport
-	(*Policy)(nil),              // 19: sallyport.resource.v1.Policy
-	(*PrincipalMatcher)(nil),    // 20: sallyport.resource.v1.PrincipalMatcher
-	(*IdentityProvider)(nil),    // 21: sallyport.resource.v1.IdentityProvider
-	nil,                         // 22: sallyport.resource.v1.Document.LabelsEntry
-	nil,                         // 23: sallyport.resource.v1.RouteSelector.LabelsEntry
-	nil,                         // 24: sallyport.resource.v1.Enrollment.LabelsEntry
-	(*durationpb.Duration)(nil), // 25: google.protobuf.Duration
+	(Reach)(0),                    // 0: sallyport.resource.v1.Reach
+	(StalenessAction)(0),          // 1: sallyport.resource.v1.StalenessAction
+	(TLSVersion)(0),               // 2: sallyport.resource.v1.TLSVersion
+	(ClientCertificates)(0),       // 3: sallyport.resource.v1.ClientCertificates
+	(Effect)(0),                   // 4: sallyport.resource.v1.Effect
+	(*Document)(nil),              // 5: sallyport.resource.v1.Document
+	(*RouteSelector)(nil),         // 6: sallyport.resource.v1.RouteSelector
+	(*Environment)(nil),           // 7: sallyport.resource.v1.Environment
+	(*StalenessRule)(nil),         // 8: sallyport.resource.v1.StalenessRule
+	(*Enrollment)(nil),            // 9: sallyport.resource.v1.Enrollment
+	(*Listener)(nil),              // 10: sallyport.resource.v1.Listener
+	(*ListenerTLS)(nil),           // 11: sallyport.resource.v1.ListenerTLS
+	(*CertificateFiles)(nil),      // 12: sallyport.resource.v1.CertificateFiles
+	(*Route)(nil),                 // 13: sallyport.resource.v1.Route
+	(*Authentication)(nil),        // 14: sallyport.resource.v1.Authentication
+	(*Upstream)(nil),              // 15: sallyport.resource.v1.Upstream
+	(*PlaintextTransport)(nil),    // 16: sallyport.resource.v1.PlaintextTransport
+	(*TLSTransport)(nil),          // 17: sallyport.resource.v1.TLSTransport
+	(*SPIFFETransport)(nil),       // 18: sallyport.resource.v1.SPIFFETransport
+	(*Policy)(nil),                // 19: sallyport.resource.v1.Policy
+	(*PrincipalMatcher)(nil),      // 20: sallyport.resource.v1.PrincipalMatcher
+	(*IdentityProvider)(nil),      // 21: sallyport.resource.v1.IdentityProvider
+	(*Revocation)(nil),            // 22: sallyport.resource.v1.Revocation
+	(*RevokedToken)(nil),          // 23: sallyport.resource.v1.RevokedToken
+	(*RevokedSubject)(nil),        // 24: sallyport.resource.v1.RevokedSubject
+	(*RevokedSession)(nil),        // 25: sallyport.resource.v1.RevokedSession
+	nil,                           // 26: sallyport.resource.v1.Document.LabelsEntry
+	nil,                           // 27: sallyport.resource.v1.RouteSelector.LabelsEntry
+	nil,                           // 28: sallyport.resource.v1.Enrollment.LabelsEntry
+	(*durationpb.Duration)(nil),   // 29: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil), // 30: google.protobuf.Timestamp
 }
 var file_sallyport_resource_v1_resource_proto_depIdxs = []int32{
-	22, // 0: sallyport.resource.v1.Document.labels:type_name -> sallyport.resource.v1.Document.LabelsEntry
+	26, // 0: sallyport.resource.v1.Document.labels:type_name -> sallyport.resource.v1.Document.LabelsEntry
 	0,  // 1: sallyport.resource.v1.Document.reach:type_name -> sallyport.resource.v1.Reach
 	6,  // 2: sallyport.resource.v1.Document.routes:type_name -> sallyport.resource.v1.RouteSelector
-	23, // 3: sallyport.resource.v1.RouteSelector.labels:type_name -> sallyport.resource.v1.RouteSelector.LabelsEntry
+	27, // 3: sallyport.resource.v1.RouteSelector.labels:type_name -> sallyport.resource.v1.RouteSelector.LabelsEntry
 	8,  // 4: sallyport.resource.v1.Environment.configuration_age:type_name -> sallyport.resource.v1.StalenessRule
-	25, // 5: sallyport.resource.v1.StalenessRule.limit:type_name -> google.protobuf.Duration
-	1,  // 6: sallyport.resource.v1.StalenessRule.action:type_name -> sallyport.resource.v1.StalenessAction
-	24, // 7: sallyport.resource.v1.Enrollment.labels:type_name -> sallyport.resource.v1.Enrollment.LabelsEntry
-	11, // 8: sallyport.resource.v1.Listener.tls:type_name -> sallyport.resource.v1.ListenerTLS
-	12, // 9: sallyport.resource.v1.ListenerTLS.certificates:type_name -> sallyport.resource.v1.CertificateFiles
-	3,  // 10: sallyport.resource.v1.ListenerTLS.client_certificates:type_name -> sallyport.resource.v1.ClientCertificates
-	2,  // 11: sallyport.resource.v1.ListenerTLS.min_version:type_name -> sallyport.resource.v1.TLSVersion
-	14, // 12: sallyport.resource.v1.Route.authentication:type_name -> sallyport.resource.v1.Authentication
-	25, // 13: sallyport.resource.v1.Route.timeout:type_name -> google.protobuf.Duration
-	16, // 14: sallyport.resource.v1.Upstream.plaintext:type_name -> sallyport.resource.v1.PlaintextTransport
-	17, // 15: sallyport.resource.v1.Upstream.tls:type_name -> sallyport.resource.v1.TLSTransport
-	18, // 16: sallyport.resource.v1.Upstream.spiffe:type_name -> sallyport.resource.v1.SPIFFETransport
-	6,  // 17: sallyport.resource.v1.Policy.routes:type_name -> sallyport.resource.v1.RouteSelector
-	4,  // 18: sallyport.resource.v1.Policy.effect:type_name -> sallyport.resource.v1.Effect
-	20, // 19: sallyport.resource.v1.Policy.principals:type_name -> sallyport.resource.v1.PrincipalMatcher
-	25, // 20: sallyport.resource.v1.IdentityProvider.leeway:type_name -> google.protobuf.Duration
-	21, // [21:21] is the sub-list for method output_type
-	21, // [21:21] is the sub-list for method input_type
-	21, // [21:21] is the sub-list for extension type_name
-	21, // [21:21] is the sub-list for extension extendee
-	0,  // [0:21] is the sub-list for field type_name
+	8,  // 5: sallyport.resource.v1.Environment.security_age:type_name -> sallyport.resource.v1.StalenessRule
+	29, // 6: sallyport.resource.v1.StalenessRule.limit:type_name -> google.protobuf.Duration
+	1,  // 7: sallyport.resource.v1.StalenessRule.action:type_name -> sallyport.resource.v1.StalenessAction
+	28, // 8: sallyport.resource.v1.Enrollment.labels:type_name -> sallyport.resource.v1.Enrollment.LabelsEntry
+	11, // 9: sallyport.resource.v1.Listener.tls:type_name -> sallyport.resource.v1.ListenerTLS
+	12, // 10: sallyport.resource.v1.ListenerTLS.certificates:type_name -> sallyport.resource.v1.CertificateFiles
+	3,  // 11: sallyport.resource.v1.ListenerTLS.client_certificates:type_name -> sallyport.resource.v1.ClientCertificates
+	2,  // 12: sallyport.resource.v1.ListenerTLS.min_version:type_name -> sallyport.resource.v1.TLSVersion
+	14, // 13: sallyport.resource.v1.Route.authentication:type_name -> sallyport.resource.v1.Authentication
+	29, // 14: sallyport.resource.v1.Route.timeout:type_name -> google.protobuf.Duration
+	16, // 15: sallyport.resource.v1.Upstream.plaintext:type_name -> sallyport.resource.v1.PlaintextTransport
+	17, // 16: sallyport.resource.v1.Upstream.tls:type_name -> sallyport.resource.v1.TLSTransport
+	18, // 17: sallyport.resource.v1.Upstream.spiffe:type_name -> sallyport.resource.v1.SPIFFETransport
+	6,  // 18: sallyport.resource.v1.Policy.routes:type_name -> sallyport.resource.v1.RouteSelector
+	4,  // 19: sallyport.resource.v1.Policy.effect:type_name -> sallyport.resource.v1.Effect
+	20, // 20: sallyport.resource.v1.Policy.principals:type_name -> sallyport.resource.v1.PrincipalMatcher
+	29, // 21: sallyport.resource.v1.IdentityProvider.leeway:type_name -> google.protobuf.Duration
+	23, // 22: sallyport.resource.v1.Revocation.token:type_name -> sallyport.resource.v1.RevokedToken
+	24, // 23: sallyport.resource.v1.Revocation.subject:type_name -> sallyport.resource.v1.RevokedSubject
+	25, // 24: sallyport.resource.v1.Revocation.session:type_name -> sallyport.resource.v1.RevokedSession
+	30, // 25: sallyport.resource.v1.Revocation.issued_before:type_name -> google.protobuf.Timestamp
+	30, // 26: sallyport.resource.v1.Revocation.expires_at:type_name -> google.protobuf.Timestamp
+	27, // [27:27] is the sub-list for method output_type
+	27, // [27:27] is the sub-list for method input_type
+	27, // [27:27] is the sub-list for extension type_name
+	27, // [27:27] is the sub-list for extension extendee
+	0,  // [0:27] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_resource_v1_resource_proto_init() }
@@ -1784,13 +2195,22 @@ func file_sallyport_resource_v1_resource_proto_init() {
 		(*PrincipalMatcher_Authenticated)(nil),
 		(*PrincipalMatcher_Anonymous)(nil),
 	}
+	file_sallyport_resource_v1_resource_proto_msgTypes[17].OneofWrappers = []any{
+		(*Revocation_Token)(nil),
+		(*Revocation_Subject)(nil),
+		(*Revocation_Session)(nil),
+		(*Revocation_Key)(nil),
+		(*Revocation_SpiffeId)(nil),
+		(*Revocation_Issuer)(nil),
+		(*Revocation_Everyone)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_resource_v1_resource_proto_rawDesc), len(file_sallyport_resource_v1_resource_proto_rawDesc)),
 			NumEnums:      5,
-			NumMessages:   20,
+			NumMessages:   24,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

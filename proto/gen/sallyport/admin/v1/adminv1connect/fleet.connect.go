@@ -51,7 +51,9 @@ type FleetServiceClient interface {
 	// WaitEnforced streams progress until every connected proxy of the
 	// environments enforces the revision, or one after it, with the right digest;
 	// the last message has done set. DEADLINE_EXCEEDED after the timeout, with
-	// the laggards in the message before it.
+	// the laggards in the message before it. With security_sequence it waits for
+	// the security lane instead, and counts proxies that were lost since their
+	// identity was last good as laggards: they are not reached.
 	WaitEnforced(context.Context, *connect.Request[v1.WaitEnforcedRequest]) (*connect.ServerStreamForClient[v1.WaitEnforcedResponse], error)
 }
 
@@ -119,7 +121,9 @@ type FleetServiceHandler interface {
 	// WaitEnforced streams progress until every connected proxy of the
 	// environments enforces the revision, or one after it, with the right digest;
 	// the last message has done set. DEADLINE_EXCEEDED after the timeout, with
-	// the laggards in the message before it.
+	// the laggards in the message before it. With security_sequence it waits for
+	// the security lane instead, and counts proxies that were lost since their
+	// identity was last good as laggards: they are not reached.
 	WaitEnforced(context.Context, *connect.Request[v1.WaitEnforcedRequest], *connect.ServerStream[v1.WaitEnforcedResponse]) error
 }
 
