@@ -23,20 +23,21 @@ help: ## list the targets
 build: ## build the programs into bin/
 	go build -o bin/ ./cmd/...
 
-.PHONY: postgres
-postgres: ## see to it that the Postgres programs are there
-	@tools/postgres
+# The Postgres programs, and what the README's tour is typed with.
+.PHONY: postgres curl
+postgres curl:
+	@tools/need $@
 
 .PHONY: demo
 demo: postgres build ## run the whole system on this machine: make demo ARGS=--once
 	@bin/sallyport demo $(ARGS)
 
 .PHONY: test
-test: postgres ## run every test, against real Postgres and etcd
+test: postgres curl ## run every test, against real Postgres and etcd
 	go test -timeout 10m ./...
 
 .PHONY: race
-race: postgres ## run every test with the race detector (needs a C compiler)
+race: postgres curl ## run every test with the race detector (needs a C compiler)
 	go test -race -timeout 15m ./...
 
 .PHONY: bench
