@@ -45,14 +45,15 @@ func (c *callers) Run(ctx context.Context) error { return c.pool.Run(ctx) }
 // identify implements api.Identify. A token is looked at first, and a bad one
 // is never made good by a certificate.
 func (c *callers) identify(r *http.Request) (access.Caller, error) {
-	credentials := authn.Credentials{Authorization: r.Header.Values("Authorization")}
-	if len(credentials.Authorization) > 0 && len(c.accept.Providers) == 0 {
+	credentials := authn.Credentials{Header: r.Header}
+	if len(r.Header.Values("Authorization")) > 0 && len(c.accept.Providers) == 0 {
 		return access.Caller{}, access.ErrUnauthenticated
 	}
 	id, err := identity.PeerID(r.TLS)
 	switch {
 	case err == nil:
-		credentials.PeerID, credentials.PeerExpires = string(id), r.TLS.PeerCertificates[0].NotAfter
+		leaf := r.TLS.PeerCertificates[0]
+		credentials.Peer = authn.Peer{ID: string(id), IssuedAt: leaf.NotBefore, Expires: leaf.NotAfter}
 	case !errors.Is(err, identity.ErrNoCertificate):
 		return access.Caller{}, access.ErrUnauthenticated
 	}

@@ -6,9 +6,9 @@ import (
 	"net"
 	"net/netip"
 	"sync/atomic"
-	"time"
 
 	"github.com/sallyport/sallyport/dataplane/gateway/wire"
+	"github.com/sallyport/sallyport/internal/authn"
 	"github.com/sallyport/sallyport/internal/identity"
 )
 
@@ -21,8 +21,7 @@ type client struct {
 	serverName string
 	alpn       string
 
-	peer        identity.ID // empty without a client certificate
-	peerExpires time.Time
+	peer authn.Peer // zero without a client certificate
 
 	http1  *wire.HTTP1  // nil for HTTP/2
 	served atomic.Int64 // requests over http1
@@ -45,7 +44,8 @@ func newClient(listener string, remote net.Addr, state *tls.ConnectionState) (*c
 	if err != nil {
 		return nil, err
 	}
-	c.peer, c.peerExpires = id, state.PeerCertificates[0].NotAfter
+	leaf := state.PeerCertificates[0]
+	c.peer = authn.Peer{ID: string(id), IssuedAt: leaf.NotBefore, Expires: leaf.NotAfter}
 	return c, nil
 }
 

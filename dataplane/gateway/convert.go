@@ -22,6 +22,19 @@ func providers(from []*compile.Provider) []authn.Provider {
 	return to
 }
 
+// accept says what a route takes as proof of identity.
+func accept(r *compile.Route) authn.Accept {
+	to := authn.Accept{
+		ClientCertificates: r.Authentication.GetClientCertificates(),
+		Anonymous:          r.Authentication.GetAnonymous(),
+		All:                r.Authentication.GetRequire() == resourcev1.Require_REQUIRE_ALL,
+	}
+	for _, p := range r.Providers {
+		to.Providers = append(to.Providers, authn.ProviderName{Namespace: p.Key.Namespace, Name: p.Key.Name})
+	}
+	return to
+}
+
 func upstreams(from []*compile.Upstream) []upstream.Spec {
 	to := make([]upstream.Spec, len(from))
 	for i, u := range from {

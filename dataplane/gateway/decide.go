@@ -122,9 +122,7 @@ func (g *Gateway) authorise(ctx context.Context, s *state, q *question, v *verdi
 		v.status, v.reason, v.detail = http.StatusForbidden, ReasonUnavailable, route.Unavailable
 		return
 	}
-	credentials := authn.Credentials{
-		Authorization: v.request.Header["Authorization"], PeerID: string(q.from.peer), PeerExpires: q.from.peerExpires,
-	}
+	credentials := authn.Credentials{Header: v.request.Header, Peer: q.from.peer}
 	principal, denial := s.authn.Authenticate(ctx, credentials, v.way.accept, q.now)
 	if denial != nil {
 		v.status, v.reason, v.challenge = denial.Status, string(denial.Reason), denial.Challenge
@@ -180,11 +178,7 @@ func (g *Gateway) way(s *state, r *compile.Route) *way {
 	if w, ok := s.ways.Load(r); ok {
 		return w.(*way) //nolint:forcetypeassert // nothing else is stored
 	}
-	w := &way{route: r, name: name(r.Key), metrics: g.metrics.way(r, name(r.Key))}
-	w.accept.ClientCertificates, w.accept.Anonymous = r.ClientCertificates, r.Anonymous
-	for _, p := range r.Providers {
-		w.accept.Providers = append(w.accept.Providers, authn.ProviderName{Namespace: p.Key.Namespace, Name: p.Key.Name})
-	}
+	w := &way{route: r, name: name(r.Key), accept: accept(r), metrics: g.metrics.way(r, name(r.Key))}
 	if r.Upstream != nil {
 		w.upstream = s.upstreams.Upstream(upstreamName(r.Upstream.Key))
 	}

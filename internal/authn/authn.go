@@ -35,23 +35,31 @@ type Provider struct {
 // Key returns the provider's name.
 func (p *Provider) Key() ProviderName { return ProviderName{p.Namespace, p.Name} }
 
-// Accept is what a route takes as proof of identity; any one of them is
-// enough. The zero value takes nothing.
+// Accept is what a route takes as proof of identity. The zero value takes
+// nothing.
 type Accept struct {
 	Providers          []ProviderName // whose bearer tokens
 	ClientCertificates bool           // X.509-SVIDs
 	Anonymous          bool           // no credential at all; never a bad one
+	// All wants every kind of credential that is taken, where otherwise one is
+	// enough. The principal is the first one's, and has the SPIFFE ID of the
+	// certificate besides.
+	All bool
 }
 
 // Credentials is what a request brings.
 type Credentials struct {
-	// Authorization holds the values of that header, one for each line.
-	Authorization []string
-	// PeerID is the SPIFFE ID of the leaf that the TLS connection verified, or
-	// empty. It never comes from a header.
-	PeerID string
-	// PeerExpires is the leaf's NotAfter: a connection may outlive it.
-	PeerExpires time.Time
+	// Header has the request's fields by canonical name. It is only read.
+	Header map[string][]string
+	Peer   Peer
+}
+
+// Peer is the client as its TLS connection has proven it, never as a header says.
+// The zero value has proven nothing.
+type Peer struct {
+	ID       string    // the SPIFFE ID of the verified leaf
+	IssuedAt time.Time // the leaf's NotBefore
+	Expires  time.Time // the leaf's NotAfter: a connection may outlive it
 }
 
 // Authenticator authenticates requests with the providers of one snapshot,
@@ -68,15 +76,15 @@ type Authenticator struct {
 // the two is nil. The principal may be shared with other requests and must not
 // be modified.
 //
-// A route that names providers looks at the Authorization header first, and a
-// bad token is never made good by a certificate. On other routes the header is
-// the upstream's. The provider is the one whose issuer the token names; no
-// other is tried.
+// Kinds of credentials are looked at in the order of kinds, and a bad one is
+// never made good by another. The Authorization header of a route that names no
+// provider is the upstream's. The provider is the one whose issuer the token
+// names; no other is tried.
 //
 // A token signed with an unknown key may wait, within the pool's bounds and
 // ctx, for one fetch of its issuer's keys.
 func (a *Authenticator) Authenticate(ctx context.Context, c Credentials, accept Accept, now time.Time) (*policy.Principal, *Denial) {
-	p, reason := a.authenticate(ctx, c, accept, now)
+	p, reason := a.authenticate(ctx, &attempt{c, accept, now})
 	if reason != "" {
 		a.metrics.denied(reason)
 		return nil, newDenial(reason, accept)
@@ -96,30 +104,108 @@ func (a *Authenticator) Providers() iter.Seq[Provider] {
 	}
 }
 
-func (a *Authenticator) authenticate(ctx context.Context, c Credentials, accept Accept, now time.Time) (*policy.Principal, Reason) {
-	switch {
-	case len(accept.Providers) > 0 && len(c.Authorization) > 0:
-		raw, reason := bearer(c.Authorization)
-		if reason != "" {
-			return nil, reason
+// kind is a kind of credential. They are looked at in this order.
+type kind uint8
+
+const (
+	bearerToken kind = iota
+	clientCertificate
+	kinds
+)
+
+// takes reports whether credentials of the kind are looked at.
+func (a *Accept) takes(k kind) bool {
+	switch k {
+	case bearerToken:
+		return len(a.Providers) > 0
+	case clientCertificate:
+		return a.ClientCertificates
+	}
+	return false
+}
+
+// attempt is one request that is to be authenticated.
+type attempt struct {
+	Credentials
+	accept Accept
+	now    time.Time
+}
+
+// prove returns whom the credential of a kind proves, or CredentialsMissing when
+// there is none. It is a switch and no table of functions, through which each
+// attempt would escape to the heap.
+func (a *Authenticator) prove(ctx context.Context, k kind, try *attempt) (*policy.Principal, Reason) {
+	switch k {
+	case bearerToken:
+		return a.bearer(ctx, try)
+	case clientCertificate:
+		return workload(try.Peer, try.now)
+	}
+	return nil, CredentialsMissing
+}
+
+func (a *Authenticator) authenticate(ctx context.Context, try *attempt) (*policy.Principal, Reason) {
+	var found *policy.Principal
+	for k := range kinds {
+		if !try.accept.takes(k) {
+			continue
 		}
-		return a.token(ctx, raw, accept.Providers, now)
-	case accept.ClientCertificates && c.PeerID != "":
-		return workload(c, now)
-	case accept.Anonymous:
+		p, reason := a.prove(ctx, k, try)
+		switch {
+		case reason == CredentialsMissing && !try.accept.All:
+			continue
+		case reason != "":
+			return nil, reason
+		case !try.accept.All:
+			return p, ""
+		}
+		found = join(found, p)
+	}
+	switch {
+	case found != nil:
+		return found, ""
+	case try.accept.Anonymous:
 		return &policy.Principal{}, ""
 	}
 	return nil, CredentialsMissing
 }
 
-func workload(c Credentials, now time.Time) (*policy.Principal, Reason) {
-	if !now.Before(c.PeerExpires) {
+// join adds what second proves to first, which may be shared and stays as it is.
+func join(first, second *policy.Principal) *policy.Principal {
+	if first == nil {
+		return second
+	}
+	both := *first
+	both.SPIFFEID = second.SPIFFEID
+	if second.Expires.Before(both.Expires) {
+		both.Expires = second.Expires
+	}
+	return &both
+}
+
+func workload(peer Peer, now time.Time) (*policy.Principal, Reason) {
+	switch {
+	case peer.ID == "":
+		return nil, CredentialsMissing
+	case !now.Before(peer.Expires):
 		return nil, CertificateExpired
 	}
 	return &policy.Principal{
-		Kind: policy.Workload, ID: c.PeerID, SPIFFEID: c.PeerID,
-		AuthenticatedBy: "x509-svid", Expires: c.PeerExpires,
+		Kind: policy.Workload, ID: peer.ID, SPIFFEID: peer.ID,
+		AuthenticatedBy: "x509-svid", IssuedAt: peer.IssuedAt, Expires: peer.Expires,
 	}, ""
+}
+
+func (a *Authenticator) bearer(ctx context.Context, try *attempt) (*policy.Principal, Reason) {
+	values := try.Header["Authorization"]
+	if len(values) == 0 {
+		return nil, CredentialsMissing
+	}
+	raw, reason := bearer(values)
+	if reason != "" {
+		return nil, reason
+	}
+	return a.token(ctx, raw, try.accept.Providers, try.now)
 }
 
 // token looks for raw among the verified tokens before it looks into it.
@@ -210,6 +296,7 @@ func (p *provider) verify(ctx context.Context, t *token.Parsed, now time.Time) (
 	return &verified{keys: set, claims: c, principal: &policy.Principal{
 		Kind: policy.User, ID: c.Subject, Issuer: c.Issuer, Groups: c.Groups, Claims: c.All,
 		Provider: p.name, AuthenticatedBy: "jwt", Expires: c.Expires,
+		TokenID: c.ID, Session: c.Session, IssuedAt: c.IssuedAt,
 	}}, ""
 }
 

@@ -56,7 +56,7 @@ func TestAuthorizationHeader(t *testing.T) {
 		{"opaque token", []string{"Bearer mF_9.B5f-4.1JqM/+~=="}, authn.Denial{Status: unauthorized, Reason: "token_malformed", Challenge: badToken}},
 		{"long", []string{"Bearer " + strings.Repeat("a", token.MaxSize+1)}, authn.Denial{Status: unauthorized, Reason: "token_malformed", Challenge: badToken}},
 	} {
-		p, d := g.Authenticate(t.Context(), authn.Credentials{Authorization: tc.values}, shop, c.now())
+		p, d := g.Authenticate(t.Context(), authn.Credentials{Header: map[string][]string{"Authorization": tc.values}}, shop, c.now())
 		switch letIn := tc.want.Status == 0; {
 		case letIn && (p == nil || d != nil):
 			t.Errorf("%s: denied with %+v", tc.name, d)
@@ -116,7 +116,7 @@ func TestPrincipal(t *testing.T) {
 		}
 	}
 	workload := &policy.Principal{Kind: policy.Workload, ID: web, SPIFFEID: web, AuthenticatedBy: "x509-svid", Expires: exp}
-	got, d := g.Authenticate(t.Context(), authn.Credentials{PeerID: web, PeerExpires: exp}, authn.Accept{ClientCertificates: true}, c.now())
+	got, d := g.Authenticate(t.Context(), authn.Credentials{Peer: authn.Peer{ID: web, Expires: exp}}, authn.Accept{ClientCertificates: true}, c.now())
 	if !reflect.DeepEqual(got, workload) {
 		t.Errorf("workload %+v, denial %v", got, d)
 	}
@@ -131,15 +131,16 @@ func TestWhatARouteTakes(t *testing.T) {
 	good := i.token("one", c.now(), nil)
 	bad := i.token("one", c.now(), jwt.MapClaims{"aud": "billing"})
 
-	certificate := authn.Credentials{PeerID: web, PeerExpires: c.now().Add(time.Second)}
-	expired := authn.Credentials{PeerID: web, PeerExpires: c.now()}
+	certificate := authn.Credentials{Peer: authn.Peer{ID: web, Expires: c.now().Add(time.Second)}}
+	expired := authn.Credentials{Peer: authn.Peer{ID: web, Expires: c.now()}}
 	and := func(cred authn.Credentials, values ...string) authn.Credentials {
-		cred.Authorization = values
+		cred.Header = map[string][]string{"Authorization": values}
 		return cred
 	}
 	jwtOnly, svidOnly := shop, authn.Accept{ClientCertificates: true}
 	both, open := authn.Accept{Providers: shop.Providers, ClientCertificates: true}, authn.Accept{Anonymous: true}
 	all := authn.Accept{Providers: shop.Providers, ClientCertificates: true, Anonymous: true}
+	each := authn.Accept{Providers: shop.Providers, ClientCertificates: true, All: true}
 	elsewhere := authn.Accept{Providers: []authn.ProviderName{{Namespace: "billing", Name: "idp"}}}
 
 	for _, tc := range []struct {
@@ -154,7 +155,7 @@ func TestWhatARouteTakes(t *testing.T) {
 		{"token where certificates are taken", bearerOf(good), svidOnly, "credentials_missing"},
 		{"certificate, and a header for the upstream", and(certificate, "Basic YTpi"), svidOnly, web},
 		{"certificate expired on an open connection", expired, svidOnly, "certificate_expired"},
-		{"certificate without its end", authn.Credentials{PeerID: web}, svidOnly, "certificate_expired"},
+		{"certificate without its end", authn.Credentials{Peer: authn.Peer{ID: web}}, svidOnly, "certificate_expired"},
 		{"nothing where both are taken", authn.Credentials{}, both, "credentials_missing"},
 		{"token where both are taken", bearerOf(good), both, "alice"},
 		{"certificate where both are taken", certificate, both, web},
@@ -168,6 +169,13 @@ func TestWhatARouteTakes(t *testing.T) {
 		{"token where anything is taken", bearerOf(good), all, "alice"},
 		{"bad token where anything is taken", bearerOf(bad), all, "token_wrong_audience"},
 		{"expired certificate where anything is taken", expired, all, "certificate_expired"},
+		{"both where each is wanted", and(certificate, "Bearer "+good), each, "alice over " + web},
+		{"token where each is wanted", bearerOf(good), each, "credentials_missing"},
+		{"certificate where each is wanted", certificate, each, "credentials_missing"},
+		{"good token and expired certificate where each is wanted", and(expired, "Bearer "+good), each, "certificate_expired"},
+		{"bad token and certificate where each is wanted", and(certificate, "Bearer "+bad), each, "token_wrong_audience"},
+		{"nothing where each is wanted", authn.Credentials{}, each, "credentials_missing"},
+		{"each of nothing", and(certificate, "Bearer "+good), authn.Accept{All: true}, "credentials_missing"},
 		{"all of it where nothing is taken", and(certificate, "Bearer "+good), authn.Accept{}, "credentials_missing"},
 		{"provider that the snapshot lacks", bearerOf(good), elsewhere, "token_wrong_issuer"},
 	} {
@@ -238,7 +246,7 @@ func FuzzBearer(f *testing.F) {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, value string) {
-		got := outcome(t, g.Authenticator, authn.Credentials{Authorization: []string{value}}, shop, c.now())
+		got := outcome(t, g.Authenticator, authn.Credentials{Header: map[string][]string{"Authorization": []string{value}}}, shop, c.now())
 		scheme, rest, _ := strings.Cut(value, " ")
 		if isGood := strings.EqualFold(scheme, "bearer") && strings.TrimLeft(rest, " ") == good; isGood != (got == "alice") {
 			t.Fatalf("%q: %s", value, got)

@@ -100,7 +100,7 @@ func BenchmarkRemembered(b *testing.B) {
 			cred, now, ctx := bearerOf(i.token("one", c.now(), jwt.MapClaims{"pad": strings.Repeat("x", pad)})), c.now(), b.Context()
 			g.Authenticate(ctx, cred, shop, now)
 			b.ReportAllocs()
-			b.SetBytes(int64(len(cred.Authorization[0])))
+			b.SetBytes(int64(len(cred.Header["Authorization"][0])))
 			for b.Loop() {
 				if p, _ := g.Authenticate(ctx, cred, shop, now); p == nil {
 					b.Fatal("denied")

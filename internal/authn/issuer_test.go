@@ -229,7 +229,7 @@ func (g *gate) ask(raw string) string {
 }
 
 func bearerOf(raw string) authn.Credentials {
-	return authn.Credentials{Authorization: []string{"Bearer " + raw}}
+	return authn.Credentials{Header: map[string][]string{"Authorization": []string{"Bearer " + raw}}}
 }
 
 func outcome(t testing.TB, a *authn.Authenticator, c authn.Credentials, accept authn.Accept, now time.Time) string {
@@ -242,6 +242,8 @@ func outcome(t testing.TB, a *authn.Authenticator, c authn.Credentials, accept a
 		return string(d.Reason)
 	case p.Kind == policy.Anonymous:
 		return "anonymous"
+	case p.SPIFFEID != "" && p.SPIFFEID != p.ID:
+		return p.ID + " over " + p.SPIFFEID
 	}
 	return p.ID
 }

@@ -206,8 +206,7 @@ func (t *Table) resolve(d *document, conflict string) *Route {
 // refer resolves the references of a route. What is not there makes the route
 // one to reject; what was rejected makes it one to deny.
 func (t *Table) refer(r *Route, spec *resourcev1.Route) {
-	r.ClientCertificates = spec.GetAuthentication().GetClientCertificates()
-	r.Anonymous = spec.GetAuthentication().GetAnonymous()
+	r.Authentication = spec.GetAuthentication()
 	r.Timeout = defaultTimeout
 	if spec.GetTimeout() != nil {
 		r.Timeout = spec.GetTimeout().AsDuration()

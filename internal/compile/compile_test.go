@@ -136,7 +136,7 @@ func TestCompile(t *testing.T) {
 	}
 
 	orders, _ := table.Match("GET", "shop.example", "/orders")
-	if orders.Timeout != 5*time.Second || !orders.ClientCertificates || orders.Anonymous || orders.Labels["app"] != "orders" ||
+	if orders.Timeout != 5*time.Second || !orders.Authentication.GetClientCertificates() || orders.Authentication.GetAnonymous() || orders.Labels["app"] != "orders" ||
 		orders.Upstream.Spec.GetEndpoints()[0] != "orders.internal:443" || len(orders.Providers) != 1 {
 		t.Errorf("route %+v", orders)
 	}

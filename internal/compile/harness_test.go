@@ -153,11 +153,11 @@ func (r req) answer(table *compile.Table) string {
 	var p *policy.Principal
 	switch who := f[3]; {
 	case who == "-":
-		if !route.Anonymous {
+		if !route.Authentication.GetAnonymous() {
 			return "unauthenticated"
 		}
 	case strings.HasPrefix(who, "spiffe://"):
-		if !route.ClientCertificates {
+		if !route.Authentication.GetClientCertificates() {
 			return "unauthenticated"
 		}
 		p = &policy.Principal{Kind: policy.Workload, ID: who, SPIFFEID: who}

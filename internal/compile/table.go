@@ -43,11 +43,9 @@ type Route struct {
 	Digest snapshot.Digest
 	Labels map[string]string
 
-	Upstream  *Upstream
-	Providers []*Provider // whose tokens are taken
-
-	ClientCertificates bool // are taken
-	Anonymous          bool // requests without credentials go on
+	Upstream       *Upstream
+	Authentication *resourcev1.Authentication // not to be modified
+	Providers      []*Provider                // that it names
 
 	Timeout time.Duration
 

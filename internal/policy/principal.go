@@ -101,10 +101,8 @@ func (m *principals) match(p *Principal) bool {
 	switch p.kind() {
 	case Anonymous:
 		return m.anonymous
-	case User, Key:
-		return m.authenticated || m.matchIssued(p)
-	case Workload:
-		return m.authenticated || m.matchIssued(p) || m.matchSPIFFE(p.SPIFFEID)
+	case User, Workload, Key:
+		return m.authenticated || m.matchIssued(p) || p.SPIFFEID != "" && m.matchSPIFFE(p.SPIFFEID)
 	}
 	return false
 }

@@ -62,7 +62,7 @@ func naivePrincipal(m policy.PrincipalMatcher, p *policy.Principal) bool {
 	return m.Authenticated ||
 		m.Group != "" && slices.Contains(p.Groups, m.Group) && issued ||
 		m.ID != "" && m.ID == p.ID && issued ||
-		m.SPIFFE != "" && p.Kind == policy.Workload && naivePattern(m.SPIFFE, p.SPIFFEID)
+		m.SPIFFE != "" && p.SPIFFEID != "" && naivePattern(m.SPIFFE, p.SPIFFEID)
 }
 
 func naivePattern(pattern, text string) bool {

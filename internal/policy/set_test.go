@@ -59,7 +59,9 @@ func TestDecide(t *testing.T) {
 		no(workload("spiffe://prod.example/ns/shop2/web"), "GET", "/v1/orders/7"),
 		no(workload("spiffe://evil.example/ns/shop/web"), "GET", "/v1/orders/7"),
 		no(user("spiffe://prod.example/ns/shop/web"), "GET", "/v1/orders/7"), // a subject is not a certificate
-		no(&policy.Principal{Kind: policy.User, ID: "x", SPIFFEID: "spiffe://prod.example/ns/shop/web"}, "GET", "/v1/orders/7"),
+		// a user whose connection has proven its certificate besides
+		yes(&policy.Principal{Kind: policy.User, ID: "x", SPIFFEID: "spiffe://prod.example/ns/shop/web"}, "GET", "/v1/orders/7", "shop/reads-orders"),
+		no(&policy.Principal{SPIFFEID: "spiffe://prod.example/ns/shop/web"}, "GET", "/v1/orders/7"), // nobody proved it
 
 		yes(user("bob", "clerks"), "POST", "/v1/orders", "shop/writes-orders"),
 		no(elsewhere, "POST", "/v1/orders"), // the same group of another issuer

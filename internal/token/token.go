@@ -53,6 +53,7 @@ type Claims struct {
 	Subject string   // never empty, no control characters
 	Groups  []string // none is empty
 	ID      string   // jti, or empty
+	Session string   // sid, or empty
 
 	Expires   time.Time
 	NotBefore time.Time // zero when the token has no nbf
@@ -147,13 +148,14 @@ func (r *Rules) leeway() time.Duration {
 
 func (r *Rules) read(all map[string]any) (*Claims, error) {
 	c := &Claims{Issuer: r.Issuer, All: all}
-	var ok [6]bool
+	var ok [7]bool
 	c.Subject, ok[0] = subject(all[or(r.SubjectClaim, "sub")])
 	c.Groups, ok[1] = names(all[or(r.GroupsClaim, "groups")])
 	c.ID, ok[2] = optionalString(all, "jti")
 	c.Expires, ok[3] = date(all, "exp")
 	c.NotBefore, ok[4] = date(all, "nbf")
 	c.IssuedAt, ok[5] = date(all, "iat")
+	c.Session, ok[6] = optionalString(all, "sid")
 	if slices.Contains(ok[:], false) || c.Expires.IsZero() {
 		return nil, refuse(BadClaim)
 	}

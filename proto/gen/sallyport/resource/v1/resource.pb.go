@@ -240,6 +240,60 @@ func (ClientCertificates) EnumDescriptor() ([]byte, []int) {
 	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{3}
 }
 
+// Require says how many of several kinds of credentials a request needs.
+type Require int32
+
+const (
+	Require_REQUIRE_UNSPECIFIED Require = 0
+	// One. Of several that are there the first counts: a bearer token, then a
+	// client certificate. A bad one is refused all the same.
+	Require_REQUIRE_ANY Require = 1
+	// Each. The principal is that of the bearer token, and matchers of SPIFFE IDs
+	// match the client certificate's.
+	Require_REQUIRE_ALL Require = 2
+)
+
+// Enum value maps for Require.
+var (
+	Require_name = map[int32]string{
+		0: "REQUIRE_UNSPECIFIED",
+		1: "REQUIRE_ANY",
+		2: "REQUIRE_ALL",
+	}
+	Require_value = map[string]int32{
+		"REQUIRE_UNSPECIFIED": 0,
+		"REQUIRE_ANY":         1,
+		"REQUIRE_ALL":         2,
+	}
+)
+
+func (x Require) Enum() *Require {
+	p := new(Require)
+	*p = x
+	return p
+}
+
+func (x Require) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Require) Descriptor() protoreflect.EnumDescriptor {
+	return file_sallyport_resource_v1_resource_proto_enumTypes[4].Descriptor()
+}
+
+func (Require) Type() protoreflect.EnumType {
+	return &file_sallyport_resource_v1_resource_proto_enumTypes[4]
+}
+
+func (x Require) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Require.Descriptor instead.
+func (Require) EnumDescriptor() ([]byte, []int) {
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{4}
+}
+
 type Effect int32
 
 const (
@@ -273,11 +327,11 @@ func (x Effect) String() string {
 }
 
 func (Effect) Descriptor() protoreflect.EnumDescriptor {
-	return file_sallyport_resource_v1_resource_proto_enumTypes[4].Descriptor()
+	return file_sallyport_resource_v1_resource_proto_enumTypes[5].Descriptor()
 }
 
 func (Effect) Type() protoreflect.EnumType {
-	return &file_sallyport_resource_v1_resource_proto_enumTypes[4]
+	return &file_sallyport_resource_v1_resource_proto_enumTypes[5]
 }
 
 func (x Effect) Number() protoreflect.EnumNumber {
@@ -286,7 +340,7 @@ func (x Effect) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Effect.Descriptor instead.
 func (Effect) EnumDescriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{4}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{5}
 }
 
 // Document is one resource as it travels: its bytes are made once, at commit,
@@ -912,8 +966,7 @@ func (x *Route) GetTimeout() *durationpb.Duration {
 	return nil
 }
 
-// Authentication lists the credentials that a route takes; one of them is
-// enough.
+// Authentication lists the kinds of credentials that a route takes.
 type Authentication struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Names of IdentityProviders of this namespace whose bearer tokens are taken.
@@ -922,7 +975,9 @@ type Authentication struct {
 	ClientCertificates bool `protobuf:"varint,2,opt,name=client_certificates,json=clientCertificates,proto3" json:"client_certificates,omitempty"`
 	// A request without any credential goes on as the anonymous principal, which
 	// a policy has to allow by name. A bad credential is still refused.
-	Anonymous     bool `protobuf:"varint,3,opt,name=anonymous,proto3" json:"anonymous,omitempty"`
+	Anonymous bool `protobuf:"varint,3,opt,name=anonymous,proto3" json:"anonymous,omitempty"`
+	// Whether one of them is enough; REQUIRE_ANY when unspecified.
+	Require       Require `protobuf:"varint,4,opt,name=require,proto3,enum=sallyport.resource.v1.Require" json:"require,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -976,6 +1031,13 @@ func (x *Authentication) GetAnonymous() bool {
 		return x.Anonymous
 	}
 	return false
+}
+
+func (x *Authentication) GetRequire() Require {
+	if x != nil {
+		return x.Require
+	}
+	return Require_REQUIRE_UNSPECIFIED
 }
 
 // Upstream is where a route's requests go.
@@ -1995,12 +2057,14 @@ const file_sallyport_resource_v1_resource_proto_rawDesc = "" +
 	"\xbaH\a\xc8\x01\x01r\x02\x18?R\bupstream\x12U\n" +
 	"\x0eauthentication\x18\x06 \x01(\v2%.sallyport.resource.v1.AuthenticationB\x06\xbaH\x03\xc8\x01\x01R\x0eauthentication\x12B\n" +
 	"\atimeout\x18\a \x01(\v2\x19.google.protobuf.DurationB\r\xbaH\n" +
-	"\xaa\x01\a\"\x03\b\x90\x1c*\x00R\atimeout\"\xd6\x02\n" +
+	"\xaa\x01\a\"\x03\b\x90\x1c*\x00R\atimeout\"\x89\x04\n" +
 	"\x0eAuthentication\x129\n" +
 	"\x12identity_providers\x18\x01 \x03(\tB\n" +
 	"\xbaH\a\x92\x01\x04\x10\x10\x18\x01R\x11identityProviders\x12/\n" +
 	"\x13client_certificates\x18\x02 \x01(\bR\x12clientCertificates\x12\x1c\n" +
-	"\tanonymous\x18\x03 \x01(\bR\tanonymous:\xb9\x01\xbaH\xb5\x01\x1a\xb2\x01\n" +
+	"\tanonymous\x18\x03 \x01(\bR\tanonymous\x12B\n" +
+	"\arequire\x18\x04 \x01(\x0e2\x1e.sallyport.resource.v1.RequireB\b\xbaH\x05\x82\x01\x02\x10\x01R\arequire:\xa8\x02\xbaH\xa4\x02\x1am\n" +
+	"\x18authentication.anonymous\x12)anonymous: true leaves nothing to require\x1a&!(this.anonymous && this.require == 2)\x1a\xb2\x01\n" +
 	"\x13authentication.some\x12Iname identity_providers, take client_certificates, or say anonymous: true\x1aPthis.identity_providers.size() > 0 || this.client_certificates || this.anonymous\"\xcb\x02\n" +
 	"\bUpstream\x12/\n" +
 	"\fenvironments\x18\x01 \x03(\tB\v\xbaH\b\x92\x01\x05\x10\x80\x02\x18\x01R\fenvironments\x124\n" +
@@ -2089,7 +2153,11 @@ const file_sallyport_resource_v1_resource_proto_rawDesc = "" +
 	"\x12ClientCertificates\x12#\n" +
 	"\x1fCLIENT_CERTIFICATES_UNSPECIFIED\x10\x00\x12 \n" +
 	"\x1cCLIENT_CERTIFICATES_OPTIONAL\x10\x01\x12 \n" +
-	"\x1cCLIENT_CERTIFICATES_REQUIRED\x10\x02*C\n" +
+	"\x1cCLIENT_CERTIFICATES_REQUIRED\x10\x02*D\n" +
+	"\aRequire\x12\x17\n" +
+	"\x13REQUIRE_UNSPECIFIED\x10\x00\x12\x0f\n" +
+	"\vREQUIRE_ANY\x10\x01\x12\x0f\n" +
+	"\vREQUIRE_ALL\x10\x02*C\n" +
 	"\x06Effect\x12\x16\n" +
 	"\x12EFFECT_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fEFFECT_ALLOW\x10\x01\x12\x0f\n" +
@@ -2108,74 +2176,76 @@ func file_sallyport_resource_v1_resource_proto_rawDescGZIP() []byte {
 	return file_sallyport_resource_v1_resource_proto_rawDescData
 }
 
-var file_sallyport_resource_v1_resource_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
+var file_sallyport_resource_v1_resource_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
 var file_sallyport_resource_v1_resource_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
 var file_sallyport_resource_v1_resource_proto_goTypes = []any{
 	(Reach)(0),                    // 0: sallyport.resource.v1.Reach
 	(StalenessAction)(0),          // 1: sallyport.resource.v1.StalenessAction
 	(TLSVersion)(0),               // 2: sallyport.resource.v1.TLSVersion
 	(ClientCertificates)(0),       // 3: sallyport.resource.v1.ClientCertificates
-	(Effect)(0),                   // 4: sallyport.resource.v1.Effect
-	(*Document)(nil),              // 5: sallyport.resource.v1.Document
-	(*RouteSelector)(nil),         // 6: sallyport.resource.v1.RouteSelector
-	(*Environment)(nil),           // 7: sallyport.resource.v1.Environment
-	(*StalenessRule)(nil),         // 8: sallyport.resource.v1.StalenessRule
-	(*Enrollment)(nil),            // 9: sallyport.resource.v1.Enrollment
-	(*Listener)(nil),              // 10: sallyport.resource.v1.Listener
-	(*ListenerTLS)(nil),           // 11: sallyport.resource.v1.ListenerTLS
-	(*CertificateFiles)(nil),      // 12: sallyport.resource.v1.CertificateFiles
-	(*Route)(nil),                 // 13: sallyport.resource.v1.Route
-	(*Authentication)(nil),        // 14: sallyport.resource.v1.Authentication
-	(*Upstream)(nil),              // 15: sallyport.resource.v1.Upstream
-	(*PlaintextTransport)(nil),    // 16: sallyport.resource.v1.PlaintextTransport
-	(*TLSTransport)(nil),          // 17: sallyport.resource.v1.TLSTransport
-	(*SPIFFETransport)(nil),       // 18: sallyport.resource.v1.SPIFFETransport
-	(*Policy)(nil),                // 19: sallyport.resource.v1.Policy
-	(*PrincipalMatcher)(nil),      // 20: sallyport.resource.v1.PrincipalMatcher
-	(*IdentityProvider)(nil),      // 21: sallyport.resource.v1.IdentityProvider
-	(*Revocation)(nil),            // 22: sallyport.resource.v1.Revocation
-	(*RevokedToken)(nil),          // 23: sallyport.resource.v1.RevokedToken
-	(*RevokedSubject)(nil),        // 24: sallyport.resource.v1.RevokedSubject
-	(*RevokedSession)(nil),        // 25: sallyport.resource.v1.RevokedSession
-	nil,                           // 26: sallyport.resource.v1.Document.LabelsEntry
-	nil,                           // 27: sallyport.resource.v1.RouteSelector.LabelsEntry
-	nil,                           // 28: sallyport.resource.v1.Enrollment.LabelsEntry
-	(*durationpb.Duration)(nil),   // 29: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil), // 30: google.protobuf.Timestamp
+	(Require)(0),                  // 4: sallyport.resource.v1.Require
+	(Effect)(0),                   // 5: sallyport.resource.v1.Effect
+	(*Document)(nil),              // 6: sallyport.resource.v1.Document
+	(*RouteSelector)(nil),         // 7: sallyport.resource.v1.RouteSelector
+	(*Environment)(nil),           // 8: sallyport.resource.v1.Environment
+	(*StalenessRule)(nil),         // 9: sallyport.resource.v1.StalenessRule
+	(*Enrollment)(nil),            // 10: sallyport.resource.v1.Enrollment
+	(*Listener)(nil),              // 11: sallyport.resource.v1.Listener
+	(*ListenerTLS)(nil),           // 12: sallyport.resource.v1.ListenerTLS
+	(*CertificateFiles)(nil),      // 13: sallyport.resource.v1.CertificateFiles
+	(*Route)(nil),                 // 14: sallyport.resource.v1.Route
+	(*Authentication)(nil),        // 15: sallyport.resource.v1.Authentication
+	(*Upstream)(nil),              // 16: sallyport.resource.v1.Upstream
+	(*PlaintextTransport)(nil),    // 17: sallyport.resource.v1.PlaintextTransport
+	(*TLSTransport)(nil),          // 18: sallyport.resource.v1.TLSTransport
+	(*SPIFFETransport)(nil),       // 19: sallyport.resource.v1.SPIFFETransport
+	(*Policy)(nil),                // 20: sallyport.resource.v1.Policy
+	(*PrincipalMatcher)(nil),      // 21: sallyport.resource.v1.PrincipalMatcher
+	(*IdentityProvider)(nil),      // 22: sallyport.resource.v1.IdentityProvider
+	(*Revocation)(nil),            // 23: sallyport.resource.v1.Revocation
+	(*RevokedToken)(nil),          // 24: sallyport.resource.v1.RevokedToken
+	(*RevokedSubject)(nil),        // 25: sallyport.resource.v1.RevokedSubject
+	(*RevokedSession)(nil),        // 26: sallyport.resource.v1.RevokedSession
+	nil,                           // 27: sallyport.resource.v1.Document.LabelsEntry
+	nil,                           // 28: sallyport.resource.v1.RouteSelector.LabelsEntry
+	nil,                           // 29: sallyport.resource.v1.Enrollment.LabelsEntry
+	(*durationpb.Duration)(nil),   // 30: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil), // 31: google.protobuf.Timestamp
 }
 var file_sallyport_resource_v1_resource_proto_depIdxs = []int32{
-	26, // 0: sallyport.resource.v1.Document.labels:type_name -> sallyport.resource.v1.Document.LabelsEntry
+	27, // 0: sallyport.resource.v1.Document.labels:type_name -> sallyport.resource.v1.Document.LabelsEntry
 	0,  // 1: sallyport.resource.v1.Document.reach:type_name -> sallyport.resource.v1.Reach
-	6,  // 2: sallyport.resource.v1.Document.routes:type_name -> sallyport.resource.v1.RouteSelector
-	27, // 3: sallyport.resource.v1.RouteSelector.labels:type_name -> sallyport.resource.v1.RouteSelector.LabelsEntry
-	8,  // 4: sallyport.resource.v1.Environment.configuration_age:type_name -> sallyport.resource.v1.StalenessRule
-	8,  // 5: sallyport.resource.v1.Environment.security_age:type_name -> sallyport.resource.v1.StalenessRule
-	29, // 6: sallyport.resource.v1.StalenessRule.limit:type_name -> google.protobuf.Duration
+	7,  // 2: sallyport.resource.v1.Document.routes:type_name -> sallyport.resource.v1.RouteSelector
+	28, // 3: sallyport.resource.v1.RouteSelector.labels:type_name -> sallyport.resource.v1.RouteSelector.LabelsEntry
+	9,  // 4: sallyport.resource.v1.Environment.configuration_age:type_name -> sallyport.resource.v1.StalenessRule
+	9,  // 5: sallyport.resource.v1.Environment.security_age:type_name -> sallyport.resource.v1.StalenessRule
+	30, // 6: sallyport.resource.v1.StalenessRule.limit:type_name -> google.protobuf.Duration
 	1,  // 7: sallyport.resource.v1.StalenessRule.action:type_name -> sallyport.resource.v1.StalenessAction
-	28, // 8: sallyport.resource.v1.Enrollment.labels:type_name -> sallyport.resource.v1.Enrollment.LabelsEntry
-	11, // 9: sallyport.resource.v1.Listener.tls:type_name -> sallyport.resource.v1.ListenerTLS
-	12, // 10: sallyport.resource.v1.ListenerTLS.certificates:type_name -> sallyport.resource.v1.CertificateFiles
+	29, // 8: sallyport.resource.v1.Enrollment.labels:type_name -> sallyport.resource.v1.Enrollment.LabelsEntry
+	12, // 9: sallyport.resource.v1.Listener.tls:type_name -> sallyport.resource.v1.ListenerTLS
+	13, // 10: sallyport.resource.v1.ListenerTLS.certificates:type_name -> sallyport.resource.v1.CertificateFiles
 	3,  // 11: sallyport.resource.v1.ListenerTLS.client_certificates:type_name -> sallyport.resource.v1.ClientCertificates
 	2,  // 12: sallyport.resource.v1.ListenerTLS.min_version:type_name -> sallyport.resource.v1.TLSVersion
-	14, // 13: sallyport.resource.v1.Route.authentication:type_name -> sallyport.resource.v1.Authentication
-	29, // 14: sallyport.resource.v1.Route.timeout:type_name -> google.protobuf.Duration
-	16, // 15: sallyport.resource.v1.Upstream.plaintext:type_name -> sallyport.resource.v1.PlaintextTransport
-	17, // 16: sallyport.resource.v1.Upstream.tls:type_name -> sallyport.resource.v1.TLSTransport
-	18, // 17: sallyport.resource.v1.Upstream.spiffe:type_name -> sallyport.resource.v1.SPIFFETransport
-	6,  // 18: sallyport.resource.v1.Policy.routes:type_name -> sallyport.resource.v1.RouteSelector
-	4,  // 19: sallyport.resource.v1.Policy.effect:type_name -> sallyport.resource.v1.Effect
-	20, // 20: sallyport.resource.v1.Policy.principals:type_name -> sallyport.resource.v1.PrincipalMatcher
-	29, // 21: sallyport.resource.v1.IdentityProvider.leeway:type_name -> google.protobuf.Duration
-	23, // 22: sallyport.resource.v1.Revocation.token:type_name -> sallyport.resource.v1.RevokedToken
-	24, // 23: sallyport.resource.v1.Revocation.subject:type_name -> sallyport.resource.v1.RevokedSubject
-	25, // 24: sallyport.resource.v1.Revocation.session:type_name -> sallyport.resource.v1.RevokedSession
-	30, // 25: sallyport.resource.v1.Revocation.issued_before:type_name -> google.protobuf.Timestamp
-	30, // 26: sallyport.resource.v1.Revocation.expires_at:type_name -> google.protobuf.Timestamp
-	27, // [27:27] is the sub-list for method output_type
-	27, // [27:27] is the sub-list for method input_type
-	27, // [27:27] is the sub-list for extension type_name
-	27, // [27:27] is the sub-list for extension extendee
-	0,  // [0:27] is the sub-list for field type_name
+	15, // 13: sallyport.resource.v1.Route.authentication:type_name -> sallyport.resource.v1.Authentication
+	30, // 14: sallyport.resource.v1.Route.timeout:type_name -> google.protobuf.Duration
+	4,  // 15: sallyport.resource.v1.Authentication.require:type_name -> sallyport.resource.v1.Require
+	17, // 16: sallyport.resource.v1.Upstream.plaintext:type_name -> sallyport.resource.v1.PlaintextTransport
+	18, // 17: sallyport.resource.v1.Upstream.tls:type_name -> sallyport.resource.v1.TLSTransport
+	19, // 18: sallyport.resource.v1.Upstream.spiffe:type_name -> sallyport.resource.v1.SPIFFETransport
+	7,  // 19: sallyport.resource.v1.Policy.routes:type_name -> sallyport.resource.v1.RouteSelector
+	5,  // 20: sallyport.resource.v1.Policy.effect:type_name -> sallyport.resource.v1.Effect
+	21, // 21: sallyport.resource.v1.Policy.principals:type_name -> sallyport.resource.v1.PrincipalMatcher
+	30, // 22: sallyport.resource.v1.IdentityProvider.leeway:type_name -> google.protobuf.Duration
+	24, // 23: sallyport.resource.v1.Revocation.token:type_name -> sallyport.resource.v1.RevokedToken
+	25, // 24: sallyport.resource.v1.Revocation.subject:type_name -> sallyport.resource.v1.RevokedSubject
+	26, // 25: sallyport.resource.v1.Revocation.session:type_name -> sallyport.resource.v1.RevokedSession
+	31, // 26: sallyport.resource.v1.Revocation.issued_before:type_name -> google.protobuf.Timestamp
+	31, // 27: sallyport.resource.v1.Revocation.expires_at:type_name -> google.protobuf.Timestamp
+	28, // [28:28] is the sub-list for method output_type
+	28, // [28:28] is the sub-list for method input_type
+	28, // [28:28] is the sub-list for extension type_name
+	28, // [28:28] is the sub-list for extension extendee
+	0,  // [0:28] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_resource_v1_resource_proto_init() }
@@ -2209,7 +2279,7 @@ func file_sallyport_resource_v1_resource_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_resource_v1_resource_proto_rawDesc), len(file_sallyport_resource_v1_resource_proto_rawDesc)),
-			NumEnums:      5,
+			NumEnums:      6,
 			NumMessages:   24,
 			NumExtensions: 0,
 			NumServices:   0,
