@@ -246,7 +246,7 @@ func FuzzBearer(f *testing.F) {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, value string) {
-		got := outcome(t, g.Authenticator, authn.Credentials{Header: map[string][]string{"Authorization": []string{value}}}, shop, c.now())
+		got := outcome(t, g.Authenticator, authn.Credentials{Header: map[string][]string{"Authorization": {value}}}, shop, c.now())
 		scheme, rest, _ := strings.Cut(value, " ")
 		if isGood := strings.EqualFold(scheme, "bearer") && strings.TrimLeft(rest, " ") == good; isGood != (got == "alice") {
 			t.Fatalf("%q: %s", value, got)

@@ -229,7 +229,7 @@ func (g *gate) ask(raw string) string {
 }
 
 func bearerOf(raw string) authn.Credentials {
-	return authn.Credentials{Header: map[string][]string{"Authorization": []string{"Bearer " + raw}}}
+	return authn.Credentials{Header: map[string][]string{"Authorization": {"Bearer " + raw}}}
 }
 
 func outcome(t testing.TB, a *authn.Authenticator, c authn.Credentials, accept authn.Accept, now time.Time) string {
