@@ -47,6 +47,11 @@ func leafID(leaf *x509.Certificate) (ID, error) {
 	if leaf.IsCA || leaf.KeyUsage&(x509.KeyUsageCertSign|x509.KeyUsageCRLSign) != 0 {
 		return "", fmt.Errorf("%w: certificate is an authority, not a workload", ErrPeer)
 	}
+	// RFC 8446 §4.4.2.2 and the SPIFFE X.509-SVID specification §4.3 ask for it; no
+	// library checks it.
+	if leaf.KeyUsage&x509.KeyUsageDigitalSignature == 0 {
+		return "", fmt.Errorf("%w: the certificate's key is not for signatures", ErrPeer)
+	}
 	raw, err := x509svid.IDFromCert(leaf)
 	if err != nil {
 		return "", fmt.Errorf("%w: %w", ErrPeer, err)

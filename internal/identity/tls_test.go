@@ -164,6 +164,7 @@ func TestLeafRules(t *testing.T) {
 		"a leaf that is an authority":  {foreign.leaf(t, authority, web), ""},
 		"a leaf that may sign":         {foreign.leaf(t, func(c *x509.Certificate) { c.KeyUsage |= x509.KeyUsageCertSign }, web), ""},
 		"a leaf that may sign lists":   {foreign.leaf(t, func(c *x509.Certificate) { c.KeyUsage |= x509.KeyUsageCRLSign }, web), ""},
+		"a leaf that may not sign":     {foreign.leaf(t, func(c *x509.Certificate) { c.KeyUsage = x509.KeyUsageKeyEncipherment }, web), ""},
 		"expired":                      {foreign.leaf(t, func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Second) }, web), ""},
 		"not valid yet":                {foreign.leaf(t, func(c *x509.Certificate) { c.NotBefore = time.Now().Add(30 * time.Second) }, web), ""},
 		"the authority's own":          {tls.Certificate{Certificate: [][]byte{foreign.cert.Raw}, PrivateKey: foreign.key}, ""},
