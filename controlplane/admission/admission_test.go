@@ -376,7 +376,7 @@ func TestPlanningAgain(t *testing.T) {
 }
 
 func applying(lines string) func(*testing.T) *admission.Request {
-	return func(t *testing.T) *admission.Request { return admission.NewApply(resources(t, lines)) }
+	return func(t *testing.T) *admission.Request { return admission.NewApply(resources(t, lines), now) }
 }
 
 func deleting(lines string) func(*testing.T) *admission.Request {

@@ -52,7 +52,7 @@ func BenchmarkPlanOneChange(b *testing.B) {
 			all := resources(b, line)
 			b.Run(fmt.Sprintf("%s/namespaces=%d", name, namespaces), func(b *testing.B) {
 				for b.Loop() {
-					r := admission.NewApply(all)
+					r := admission.NewApply(all, now)
 					r.Compile(f.Unknown(r))
 					if plan, problems := f.Plan(r); name != "upstream" && (problems.Total > 0 || len(plan.Changes) != 1) {
 						b.Fatal(texts(problems))
@@ -80,7 +80,7 @@ func BenchmarkPlanManyChanges(b *testing.B) {
 			for b.Loop() {
 				var f admission.State
 				began := time.Now()
-				r := admission.NewApply(all)
+				r := admission.NewApply(all, now)
 				read += time.Since(began)
 				r.Compile(f.Unknown(r))
 				compiled += time.Since(began)
@@ -148,7 +148,7 @@ func BenchmarkPlanHostile(b *testing.B) {
 			all := resources(b, base+text)
 			for b.Loop() {
 				var f admission.State
-				r := admission.NewApply(all)
+				r := admission.NewApply(all, now)
 				r.Compile(f.Unknown(r))
 				_, problems := f.Plan(r)
 				b.ReportMetric(float64(problems.Total), "problems")

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/sallyport/sallyport/controlplane/admission"
 	"github.com/sallyport/sallyport/internal/resource"
@@ -13,6 +14,9 @@ import (
 	adminv1 "github.com/sallyport/sallyport/proto/gen/sallyport/admin/v1"
 	"github.com/sallyport/sallyport/storage"
 )
+
+// now is when requests are made.
+var now = time.Date(2026, time.November, 26, 9, 0, 0, 0, time.UTC)
 
 // failer is what testing and rapid have in common.
 type failer interface {
@@ -101,7 +105,7 @@ func newFleet(t failer, lines string) *fleet {
 // apply plans, and commits what is admitted.
 func (f *fleet) apply(t failer, lines string) (*admission.Plan, resource.Problems) {
 	t.Helper()
-	return f.commit(t, admission.NewApply(resources(t, lines)))
+	return f.commit(t, admission.NewApply(resources(t, lines), now))
 }
 
 func (f *fleet) delete(t failer, lines string) (*admission.Plan, resource.Problems) {

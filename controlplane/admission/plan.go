@@ -22,6 +22,7 @@ const (
 	ReasonAddressConflict    = "address_conflict"    // two listeners on one address
 	ReasonEnrollmentConflict = "enrollment_conflict" // one SPIFFE ID for two environments
 	ReasonNotFound           = "not_found"           // to be deleted
+	ReasonMixedLanes         = "mixed_lanes"         // of the security lane, beside others
 )
 
 // Plan is what a request does to the fleet at one revision. It is immutable.

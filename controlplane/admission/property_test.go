@@ -72,7 +72,7 @@ func (f *fleet) step(t *rapid.T) {
 		}, resource.Key.Compare)
 		r = admission.NewDelete(rapid.SliceOfNDistinct(rapid.SampledFrom(present), 1, 3, rapid.ID[resource.Key]).Draw(t, "keys"))
 	} else {
-		r = admission.NewApply(resources(t, strings.Join(rapid.SliceOfN(rapid.Custom(line), 1, 4).Draw(t, "resources"), "\n")))
+		r = admission.NewApply(resources(t, strings.Join(rapid.SliceOfN(rapid.Custom(line), 1, 4).Draw(t, "resources"), "\n")), now)
 	}
 	before := f.Dump()
 	plan, _ := f.Plan(r)
@@ -122,7 +122,7 @@ func TestWhatIsAdmittedPieceByPieceIsAdmittedAtOnce(t *testing.T) {
 			all = append(all, r)
 		}
 		anew := &fleet{documents: f.documents}
-		plan, problems := anew.commit(t, admission.NewApply(all))
+		plan, problems := anew.commit(t, admission.NewApply(all, now))
 		if problems.Total > 0 {
 			t.Fatalf("refused at once:\n%s", texts(problems))
 		}

@@ -1,6 +1,8 @@
 package admission
 
 import (
+	"time"
+
 	"github.com/sallyport/sallyport/internal/compile"
 	"github.com/sallyport/sallyport/internal/resource"
 	"github.com/sallyport/sallyport/internal/snapshot"
@@ -29,18 +31,22 @@ type entry struct {
 	compiled bool
 }
 
-// NewApply reads the resources of a call to create or replace them.
-func NewApply(resources []*adminv1.Resource) *Request {
+// NewApply reads the resources of a call, made now, to create or replace them.
+func NewApply(resources []*adminv1.Resource, now time.Time) *Request {
 	r := &Request{entries: make([]entry, len(resources))}
-	inParallel(len(resources), func(i int) { r.entries[i] = newEntry(resources[i]) })
+	inParallel(len(resources), func(i int) { r.entries[i] = newEntry(resources[i], now) })
 	r.number()
+	r.part()
 	return r
 }
 
-func newEntry(from *adminv1.Resource) entry {
+func newEntry(from *adminv1.Resource, now time.Time) entry {
 	parsed, problems := resource.Decode(from)
 	e := entry{key: parsed.Key, problems: problems}
-	if problems.Total > 0 {
+	if spec, ok := parsed.Spec.(*resourcev1.Revocation); ok {
+		e.timely(spec, now)
+	}
+	if e.problems.Total > 0 {
 		return e
 	}
 	document, err := resource.Encode(parsed)
@@ -60,6 +66,7 @@ func NewDelete(keys []resource.Key) *Request {
 		r.entries[i].key, r.entries[i].valid = key, true
 	}
 	r.number()
+	r.part()
 	return r
 }
 

@@ -45,7 +45,7 @@ func (s configService) Apply(ctx context.Context, req *connect.Request[adminv1.A
 		message:   m.GetMessage(),
 		expected:  m.ExpectedRevision,
 		dryRun:    m.GetDryRun(),
-		request:   admission.NewApply(m.GetResources()),
+		request:   admission.NewApply(m.GetResources(), s.now()),
 	})
 	if err != nil {
 		return nil, err

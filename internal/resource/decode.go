@@ -11,6 +11,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/structpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	adminv1 "github.com/sallyport/sallyport/proto/gen/sallyport/admin/v1"
 )
@@ -24,8 +25,8 @@ const APIVersion = "sallyport/v1"
 // keeps no part of r.
 //
 // Fields are taken by their JSON and by their proto names, words of enums with
-// or without their prefix, durations as "30s" or "24h". Unlike in the JSON form of
-// Protocol Buffers null is no value.
+// or without their prefix, durations as "30s" or "24h", times as RFC 3339 writes
+// them. Unlike in the JSON form of Protocol Buffers null is no value.
 func Decode(r *adminv1.Resource) (Parsed, Problems) {
 	kind := Kind(r.GetKind())
 	d := decoder{}
@@ -212,8 +213,11 @@ func (d *decoder) value(at *place, v *structpb.Value, f protoreflect.FieldDescri
 }
 
 func (d *decoder) nested(at *place, v *structpb.Value, empty protoreflect.Value) (protoreflect.Value, bool) {
-	if duration, ok := empty.Message().Interface().(*durationpb.Duration); ok {
-		return empty, d.duration(at, v, duration)
+	switch into := empty.Message().Interface().(type) {
+	case *durationpb.Duration:
+		return empty, d.duration(at, v, into)
+	case *timestamppb.Timestamp:
+		return empty, d.timestamp(at, v, into)
 	}
 	fields, ok := v.GetKind().(*structpb.Value_StructValue)
 	if !ok {
@@ -243,6 +247,23 @@ func (d *decoder) duration(at *place, v *structpb.Value, into *durationpb.Durati
 		return false
 	}
 	proto.Merge(into, durationpb.New(length))
+	return true
+}
+
+// timestamp takes a moment as RFC 3339 writes it, whatever its zone.
+func (d *decoder) timestamp(at *place, v *structpb.Value, into *timestamppb.Timestamp) bool {
+	const form = `a time, such as "2026-11-26T08:30:00Z"`
+	text, ok := v.GetKind().(*structpb.Value_StringValue)
+	if !ok {
+		d.mistyped(at, v, form)
+		return false
+	}
+	moment, err := time.Parse(time.RFC3339, text.StringValue)
+	if err != nil || timestamppb.New(moment).CheckValid() != nil {
+		d.refuse(at, ReasonInvalidValue, "%s is not %s", quote(text.StringValue), form)
+		return false
+	}
+	proto.Merge(into, timestamppb.New(moment))
 	return true
 }
 

@@ -16,7 +16,7 @@ import (
 // of returns a resource of a kind with the given spec in YAML flow style.
 func of(kind, spec string) string {
 	namespace := "namespace: shop, "
-	if kind == "Environment" || kind == "Enrollment" {
+	if !resource.Kind(kind).Namespaced() {
 		namespace = ""
 	}
 	return fmt.Sprintf("{apiVersion: sallyport/v1, kind: %s, metadata: {%sname: x}, spec: %s}", kind, namespace, spec)
@@ -109,6 +109,28 @@ func TestDecodeFindsAllProblems(t *testing.T) {
 		{of("Enrollment", `{spiffeId: "https://a/b", environment: "*", labels: {a: [b]}}`),
 			[]string{`spec.labels["a"] wrong_type`, "spec.spiffeId invalid_value", "spec.environment invalid_value"}},
 		{of("Environment", `{configurationAge: {limit: 29s}}`), []string{"spec.configurationAge.limit invalid_value", "spec.configurationAge.action invalid_value"}},
+		{of("Revocation", `{token: {issuer: "https://login.example", id: a1}, expiresAt: "2026-11-26T09:30:00.5+01:00", reason: laptop stolen}`), nil},
+		{of("Revocation", `{subject: {issuer: "https://login.example", id: ann}, issuedBefore: "2026-11-26T08:30:00Z"}`), nil},
+		{of("Revocation", `{spiffeId: "spiffe://prod.example/ns/shop/web"}`), nil},
+		{of("Revocation", `{everyone: true, issuedBefore: "2026-11-26T08:30:00Z"}`), nil},
+		{of("Revocation", `{}`), []string{"spec required"}},
+		{of("Revocation", `{reason: nothing in particular, device: laptop}`), []string{"spec.device unknown_field"}},
+		{of("Revocation", `{key: k, issuer: i}`), []string{"spec.key conflicting_fields"}},
+		{of("Revocation", `{token: {id: a1, jti: a1}}`), []string{"spec.token.jti unknown_field", "spec.token.issuer required"}},
+		{of("Revocation", `{session: {issuer: "a\u0001", id: ""}}`), []string{"spec.session.id required", "spec.session.issuer invalid_value"}},
+		{of("Revocation", `{everyone: false, issuedBefore: now}`), []string{"spec.issuedBefore invalid_value", "spec.everyone invalid_value"}},
+		{of("Revocation", `{everyone: true}`), []string{"spec invalid_value"}},
+		{of("Revocation", `{issuer: "https://login.example"}`), []string{"spec invalid_value"}},
+		{of("Revocation", `{spiffeId: "spiffe://prod.example/ns/*/web", expiresAt: 1795681800}`),
+			[]string{"spec.expiresAt wrong_type", "spec.spiffeId invalid_value"}},
+		{of("Revocation", `{spiffeId: prod.example/web, expiresAt: "2026-11-26"}`), []string{"spec.expiresAt invalid_value", "spec.spiffeId invalid_value"}},
+		{of("Revocation", `{key: k, expiresAt: "2026-11-26T24:30:00Z", issuedBefore: {seconds: 1}}`),
+			[]string{"spec.expiresAt invalid_value", "spec.issuedBefore wrong_type"}},
+		{"{apiVersion: sallyport/v1, kind: Revocation, metadata: {namespace: shop, name: x}, spec: {key: k}}", []string{"metadata.namespace invalid_value"}},
+		// What travels in the security lane goes by a name that no environment has.
+		{`{apiVersion: sallyport/v1, kind: Environment, metadata: {name: "@security"}}`, []string{"metadata.name invalid_value"}},
+		{of("Enrollment", `{spiffeId: "spiffe://a/b", environment: "@security"}`), []string{"spec.environment invalid_value"}},
+		{of("Upstream", `{environments: ["@security"], endpoints: ["a:1"], tls: {}}`), []string{"spec.environments[0] invalid_value"}},
 		{of("Environment", `{configurationAge: []}`), []string{"spec.configurationAge wrong_type"}},
 		{of("Environment", `{"a b": 1, "`+strings.Repeat("x", 300)+`": 2}`),
 			[]string{`spec["a b"] unknown_field`, `spec["` + strings.Repeat("x", 64) + `..."] unknown_field`}},

@@ -7,6 +7,7 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
 	"pgregory.net/rapid"
 
 	"github.com/sallyport/sallyport/internal/resource"
@@ -107,6 +108,16 @@ func TestParseDocumentRefusesImpossibleDurations(t *testing.T) {
 	}
 }
 
+func TestParseDocumentRefusesImpossibleTimes(t *testing.T) {
+	b := marshal(t, &resourcev1.Document{Kind: "Revocation", Name: "r", Reach: resourcev1.Reach_REACH_ENVIRONMENT,
+		Spec: marshal(t, &resourcev1.Revocation{
+			Target: &resourcev1.Revocation_Key{Key: "k"}, ExpiresAt: &timestamppb.Timestamp{Seconds: 1, Nanos: -1},
+		})})
+	if _, err := resource.ParseDocument(b); err == nil || !strings.Contains(err.Error(), "spec.expiresAt") {
+		t.Errorf("got %v", err)
+	}
+}
+
 func TestPresentRefusesWhatItWouldLose(t *testing.T) {
 	for name, edit := range map[string]func(*resourcev1.Document, *resourcev1.Policy){
 		"field": func(_ *resourcev1.Document, p *resourcev1.Policy) { p.ProtoReflect().SetUnknown(newer()) },
@@ -172,7 +183,8 @@ func FuzzParseDocument(f *testing.F) {
 	f.Add(document(f, func(*resourcev1.Document, *resourcev1.Policy) {}))
 	f.Add(document(f, func(d *resourcev1.Document, _ *resourcev1.Policy) { d.Reach = 9 }))
 	f.Add(document(f, func(_ *resourcev1.Document, p *resourcev1.Policy) { p.ProtoReflect().SetUnknown(newer()) }))
-	for _, text := range []string{of("Route", goodRoute), of("Upstream", `{endpoints: ["a:1"], tls: {}}`), of("Environment", `{configurationAge: {limit: 30s, action: SERVE}}`)} {
+	for _, text := range []string{of("Route", goodRoute), of("Upstream", `{endpoints: ["a:1"], tls: {}}`), of("Environment", `{configurationAge: {limit: 30s, action: SERVE}}`),
+		of("Revocation", `{key: k, issuedBefore: "2026-11-26T08:30:00Z"}`)} {
 		f.Add(encode(f, parse(f, text)[0].Resource))
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {

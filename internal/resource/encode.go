@@ -10,6 +10,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	resourcev1 "github.com/sallyport/sallyport/proto/gen/sallyport/resource/v1"
 )
@@ -118,8 +119,11 @@ func known(at *place, m protoreflect.Message) error {
 	if len(m.GetUnknown()) > 0 {
 		return at.errorf("has a field that is not known to this build")
 	}
-	if duration, ok := m.Interface().(*durationpb.Duration); ok {
-		return at.wrap(duration.CheckValid())
+	switch m := m.Interface().(type) {
+	case *durationpb.Duration:
+		return at.wrap(m.CheckValid())
+	case *timestamppb.Timestamp:
+		return at.wrap(m.CheckValid())
 	}
 	fields := m.Descriptor().Fields()
 	for i := range fields.Len() {

@@ -17,6 +17,7 @@ const (
 	KindUpstream         Kind = "Upstream"
 	KindRoute            Kind = "Route"
 	KindPolicy           Kind = "Policy"
+	KindRevocation       Kind = "Revocation"
 )
 
 // Key identifies a resource in the fleet. It is comparable. Namespace is empty

@@ -10,12 +10,18 @@ import (
 func Kinds() []Kind {
 	return []Kind{
 		KindEnvironment, KindEnrollment, KindListener, KindIdentityProvider,
-		KindUpstream, KindRoute, KindPolicy,
+		KindUpstream, KindRoute, KindPolicy, KindRevocation,
 	}
 }
 
 // Namespaced reports whether resources of the kind belong to a namespace.
-func (k Kind) Namespaced() bool { return k != KindEnvironment && k != KindEnrollment }
+func (k Kind) Namespaced() bool {
+	return k != KindEnvironment && k != KindEnrollment && k != KindRevocation
+}
+
+// Immediate reports whether resources of the kind travel in the security lane:
+// they are in force everywhere and at once, and make no revision.
+func (k Kind) Immediate() bool { return k == KindRevocation }
 
 // newSpec returns an empty message for the kind's spec; nil for a kind that
 // this build does not know.
@@ -35,6 +41,8 @@ func (k Kind) newSpec() proto.Message {
 		return &resourcev1.Route{}
 	case KindPolicy:
 		return &resourcev1.Policy{}
+	case KindRevocation:
+		return &resourcev1.Revocation{}
 	}
 	return nil
 }

@@ -20,9 +20,12 @@ type Parsed struct {
 }
 
 // Scope returns the environments that the resource is distributed to, sorted,
-// or all. An Environment goes to itself, an Enrollment nowhere.
+// or all. An Environment goes to itself, an Enrollment nowhere, a Revocation
+// everywhere.
 func (p Parsed) Scope() (all bool, environments []string) {
 	switch spec := p.Spec.(type) {
+	case *resourcev1.Revocation:
+		return true, nil
 	case *resourcev1.Environment:
 		return false, []string{p.Key.Name}
 	case interface{ GetEnvironments() []string }:
@@ -35,7 +38,7 @@ func (p Parsed) Scope() (all bool, environments []string) {
 // REACH_ROUTES which routes.
 func (p Parsed) reach() (resourcev1.Reach, *resourcev1.RouteSelector) {
 	switch spec := p.Spec.(type) {
-	case *resourcev1.Environment:
+	case *resourcev1.Environment, *resourcev1.Revocation:
 		return resourcev1.Reach_REACH_ENVIRONMENT, nil
 	case *resourcev1.Policy:
 		return resourcev1.Reach_REACH_ROUTES, spec.GetRoutes()

@@ -4,9 +4,11 @@ import (
 	"fmt"
 
 	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/structpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	adminv1 "github.com/sallyport/sallyport/proto/gen/sallyport/admin/v1"
 )
@@ -72,8 +74,9 @@ func presentValue(f protoreflect.FieldDescriptor, v protoreflect.Value) (*struct
 	case protoreflect.EnumKind:
 		return structpb.NewStringValue(enumWord(f.Enum().Values().ByNumber(v.Enum()))), nil
 	case protoreflect.MessageKind:
-		if duration, ok := v.Message().Interface().(*durationpb.Duration); ok {
-			return presentDuration(duration)
+		switch m := v.Message().Interface().(type) {
+		case *durationpb.Duration, *timestamppb.Timestamp:
+			return presentText(m)
 		}
 		s, err := presentMessage(v.Message())
 		return structpb.NewStructValue(s), err
@@ -83,8 +86,9 @@ func presentValue(f protoreflect.FieldDescriptor, v protoreflect.Value) (*struct
 	}
 }
 
-func presentDuration(d *durationpb.Duration) (*structpb.Value, error) {
-	text, err := protojson.Marshal(d)
+// presentText presents a message whose JSON form is text.
+func presentText(m proto.Message) (*structpb.Value, error) {
+	text, err := protojson.Marshal(m)
 	if err != nil {
 		return nil, err
 	}

@@ -176,6 +176,13 @@ func TestScopeAndReach(t *testing.T) {
 		"Policy/shop/reads-orders true[] REACH_ROUTES true",
 		"Policy/shop/blocks true[] REACH_ROUTES true",
 		"Policy/shop/blocks-all false[aws-prod] REACH_ROUTES true",
+		"Revocation/stolen-token true[] REACH_ENVIRONMENT false",
+		"Revocation/ann-before-today true[] REACH_ENVIRONMENT false",
+		"Revocation/kiosk-session true[] REACH_ENVIRONMENT false",
+		"Revocation/old-key true[] REACH_ENVIRONMENT false",
+		"Revocation/web true[] REACH_ENVIRONMENT false",
+		"Revocation/login-keys-leaked true[] REACH_ENVIRONMENT false",
+		"Revocation/start-over true[] REACH_ENVIRONMENT false",
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
@@ -202,7 +209,7 @@ func TestSchemaIsReadable(t *testing.T) {
 					t.Errorf("%s: the zero value is %s", f.FullName(), zero.Name())
 				}
 			case protoreflect.MessageKind:
-				if f.Message().FullName() != "google.protobuf.Duration" && !f.IsMap() {
+				if name := f.Message().FullName(); name != "google.protobuf.Duration" && name != "google.protobuf.Timestamp" && !f.IsMap() {
 					walk(f.Message(), append(above, string(m.FullName())))
 				}
 			default:
@@ -214,6 +221,7 @@ func TestSchemaIsReadable(t *testing.T) {
 		resource.KindEnvironment: &resourcev1.Environment{}, resource.KindEnrollment: &resourcev1.Enrollment{},
 		resource.KindListener: &resourcev1.Listener{}, resource.KindIdentityProvider: &resourcev1.IdentityProvider{},
 		resource.KindUpstream: &resourcev1.Upstream{}, resource.KindRoute: &resourcev1.Route{}, resource.KindPolicy: &resourcev1.Policy{},
+		resource.KindRevocation: &resourcev1.Revocation{},
 	}
 	for _, k := range resource.Kinds() {
 		walk(specs[k].ProtoReflect().Descriptor(), nil)

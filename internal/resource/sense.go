@@ -35,6 +35,8 @@ func (d *decoder) sense(spec proto.Message) {
 		d.policy(s)
 	case *resourcev1.IdentityProvider:
 		d.identityProvider(s)
+	case *resourcev1.Revocation:
+		d.revocation(s)
 	}
 }
 
@@ -117,6 +119,28 @@ func (d *decoder) identityProvider(s *resourcev1.IdentityProvider) {
 	d.checked(atSpec().to("jwksUrl"), s.GetJwksUrl(), checkJWKS)
 	d.each("audiences", s.GetAudiences(), checkText)
 	d.checked(atSpec().to("groupsClaim"), s.GetGroupsClaim(), checkText)
+}
+
+func (d *decoder) revocation(s *resourcev1.Revocation) {
+	issued := func(target string, by interface{ GetIssuer() string }, id string) {
+		d.checked(atSpec().to(target).to("issuer"), by.GetIssuer(), checkText)
+		d.checked(atSpec().to(target).to("id"), id, checkText)
+	}
+	switch of := s.GetTarget().(type) {
+	case *resourcev1.Revocation_Token:
+		issued("token", of.Token, of.Token.GetId())
+	case *resourcev1.Revocation_Subject:
+		issued("subject", of.Subject, of.Subject.GetId())
+	case *resourcev1.Revocation_Session:
+		issued("session", of.Session, of.Session.GetId())
+	case *resourcev1.Revocation_Key:
+		d.checked(atSpec().to("key"), of.Key, checkText)
+	case *resourcev1.Revocation_SpiffeId:
+		d.checked(atSpec().to("spiffeId"), of.SpiffeId, checkOneSPIFFE)
+	case *resourcev1.Revocation_Issuer:
+		d.checked(atSpec().to("issuer"), of.Issuer, checkText)
+	}
+	d.checked(atSpec().to("reason"), s.GetReason(), checkText)
 }
 
 // checked refuses text at a place unless check accepts it.
@@ -234,6 +258,14 @@ func checkMethod(method string) error {
 func checkSPIFFE(text string) error {
 	_, err := pattern.ParseSPIFFE(text)
 	return err
+}
+
+// checkOneSPIFFE accepts an ID, which is a pattern without wildcards.
+func checkOneSPIFFE(text string) error {
+	if strings.Contains(text, "*") {
+		return fmt.Errorf("%s: name one workload, without wildcards", quote(text))
+	}
+	return checkSPIFFE(text)
 }
 
 // checkText refuses what no log could show.

@@ -25,6 +25,13 @@ const (
 // Statements are small; what is larger is not looked at.
 const maxStatement = 4096
 
+// SecurityLane is what heads, freshness statements and whatever else is kept by
+// environment call the security lane: that which is to be in force everywhere
+// and at once. No environment can have this name. What is called a revision
+// elsewhere is there the lane's sequence, a history of its own that begins with
+// the empty lane at 1.
+const SecurityLane = "@security"
+
 // Revision numbers the commits of the fleet, gapless, from 1. 0 is the state
 // before the first.
 type Revision int64

@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
+	"time"
 
 	"google.golang.org/protobuf/reflect/protoreflect"
 
@@ -13,15 +14,18 @@ import (
 	adminv1 "github.com/sallyport/sallyport/proto/gen/sallyport/admin/v1"
 )
 
-// An empty fleet takes the examples in one Apply.
+// An empty fleet takes the examples of a folder in one Apply.
 func TestExampleResourcesAreAdmitted(t *testing.T) {
-	var state admission.State
-	plan, problems := state.Plan(admission.NewApply(examples(t)))
-	for _, p := range problems.Kept {
-		t.Error(p.String())
-	}
-	if problems.Total == 0 && len(plan.Changes) != len(plan.Types) {
-		t.Errorf("%d resources make %d changes", len(plan.Types), len(plan.Changes))
+	now := time.Date(2026, time.November, 26, 9, 0, 0, 0, time.UTC)
+	for _, folder := range folders {
+		var state admission.State
+		plan, problems := state.Plan(admission.NewApply(examples(t, folder), now))
+		for _, p := range problems.Kept {
+			t.Error(p.String())
+		}
+		if problems.Total == 0 && len(plan.Changes) != len(plan.Types) {
+			t.Errorf("%s: %d resources make %d changes", folder, len(plan.Types), len(plan.Changes))
+		}
 	}
 }
 
@@ -30,7 +34,7 @@ func TestExampleResourcesAreAdmitted(t *testing.T) {
 func TestExampleResourcesShowEveryField(t *testing.T) {
 	known, shown := map[string]bool{}, map[string]bool{}
 	kinds := resource.Kinds()
-	for _, r := range examples(t) {
+	for _, r := range examples(t, folders...) {
 		parsed, problems := resource.Decode(r)
 		if problems.Total > 0 {
 			t.Fatal(problems.Kept[0].String())
@@ -50,13 +54,20 @@ func TestExampleResourcesShowEveryField(t *testing.T) {
 	}
 }
 
-// examples returns the resources of all files, as "sallyport apply -f" sends
-// them.
-func examples(t *testing.T) []*adminv1.Resource {
+// folders of examples, below deployments. Each is applied by itself.
+var folders = []string{"resources", "revocations"}
+
+// examples returns the resources of all files of the folders, as "sallyport
+// apply -f" sends them.
+func examples(t *testing.T, folders ...string) []*adminv1.Resource {
 	t.Helper()
-	files, err := filepath.Glob(filepath.Join(root, "deployments", "resources", "*.yaml"))
-	if err != nil || len(files) == 0 {
-		t.Fatalf("%d files of resources: %v", len(files), err)
+	var files []string
+	for _, folder := range folders {
+		found, err := filepath.Glob(filepath.Join(root, "deployments", folder, "*.yaml"))
+		if err != nil || len(found) == 0 {
+			t.Fatalf("%d files of %s: %v", len(found), folder, err)
+		}
+		files = append(files, found...)
 	}
 	var all []*adminv1.Resource
 	for _, file := range files {
