@@ -294,7 +294,7 @@ func (p *provider) verify(ctx context.Context, t *token.Parsed, now time.Time) (
 		return nil, tokenReason(err)
 	}
 	return &verified{keys: set, claims: c, principal: &policy.Principal{
-		Kind: policy.User, ID: c.Subject, Issuer: c.Issuer, Groups: c.Groups, Claims: c.All,
+		Kind: policy.User, ID: c.Subject, Issuer: c.Issuer, Groups: c.Groups, Scopes: c.Scopes, Claims: c.All,
 		Provider: p.name, AuthenticatedBy: "jwt", Expires: c.Expires,
 		TokenID: c.ID, Session: c.Session, IssuedAt: c.IssuedAt,
 	}}, ""

@@ -80,8 +80,8 @@ func (c *compiler) principals(s Spec) {
 }
 
 func (c *compiler) principal(field string, m PrincipalMatcher) {
-	if n := count(m.Group != "", m.ID != "", m.SPIFFE != "", m.Authenticated, m.Anonymous); n != 1 {
-		c.refuse(field, "set exactly one of group, id, spiffe, authenticated and anonymous")
+	if n := count(m.Group != "", m.ID != "", m.SPIFFE != "", m.Key != "", m.Authenticated, m.Anonymous); n != 1 {
+		c.refuse(field, "set exactly one of group, id, spiffe, key, authenticated and anonymous")
 		return
 	}
 	if m.Issuer != "" && m.Group == "" && m.ID == "" {
@@ -102,6 +102,9 @@ func (c *compiler) principal(field string, m PrincipalMatcher) {
 		who.ids = append(who.ids, qualified{m.ID, m.Issuer, m.Provider})
 	case m.SPIFFE != "":
 		c.spiffe(field+".spiffe", m.SPIFFE)
+	case m.Key != "":
+		c.text(field+".key", m.Key)
+		who.keys = append(who.keys, m.Key)
 	case m.Authenticated:
 		who.authenticated = true
 	case m.Anonymous:

@@ -14,6 +14,7 @@ func TestConditions(t *testing.T) {
 	ann.Claims = map[string]any{
 		"verified": true, "level": 3.0, "amr": []any{"pwd", "otp"}, "act": map[string]any{"sub": "bob"}, "none": nil,
 	}
+	ann.Scopes = []string{"orders:read"}
 	full := request(ann, "GET", "/v1/orders/7")
 	mapped := *full
 	mapped.ClientIP = netip.MustParseAddr("::ffff:10.1.2.3")
@@ -41,6 +42,8 @@ func TestConditions(t *testing.T) {
 		{nobody, `principal.kind == "anonymous" && principal.id == "" && principal.groups == [] && size(principal.claims) == 0`, yes},
 		{full, `"shop" in principal.groups`, yes},
 		{full, `"sho" in principal.groups`, no},
+		{full, `"orders:read" in principal.scopes && !("orders" in principal.scopes)`, yes},
+		{nobody, `principal.scopes == []`, yes},
 		{full, `principal.groups[7] == "shop"`, failed},
 
 		{full, `principal.claims.verified == true`, yes},

@@ -65,6 +65,7 @@ func objects() []*object {
 			"id":        text(func(f *facts) string { return f.principal().ID }),
 			"issuer":    text(func(f *facts) string { return f.principal().Issuer }),
 			"spiffe_id": text(func(f *facts) string { return f.principal().SPIFFEID }),
+			"scopes":    value(cel.ListType(cel.StringType), func(f *facts) any { return f.principal().Scopes }),
 			"groups":    value(cel.ListType(cel.StringType), func(f *facts) any { return f.principal().Groups }),
 			"claims":    value(cel.MapType(cel.StringType, cel.DynType), func(f *facts) any { return f.principal().Claims }),
 		}),

@@ -24,6 +24,7 @@ const (
 type index struct {
 	groups    map[string][]int
 	ids       map[string][]int
+	keys      map[string][]int
 	workloads []int // those with SPIFFE patterns
 	others    []int // those for everybody, or for all of a kind
 }
@@ -36,7 +37,7 @@ func newList(policies []*Policy) list {
 	if len(policies) < shortest || len(policies) > longest {
 		return l
 	}
-	l.index = &index{groups: make(map[string][]int), ids: make(map[string][]int)}
+	l.index = &index{groups: make(map[string][]int), ids: make(map[string][]int), keys: make(map[string][]int)}
 	for i, p := range policies {
 		l.index.add(i, &p.principals)
 	}
@@ -57,6 +58,9 @@ func (x *index) add(i int, m *principals) {
 	for _, q := range m.ids {
 		x.ids[q.name] = append(x.ids[q.name], i)
 	}
+	for _, name := range m.keys {
+		x.keys[name] = append(x.keys[name], i)
+	}
 }
 
 func (x *index) mark(p *Principal, m *marks) {
@@ -64,8 +68,11 @@ func (x *index) mark(p *Principal, m *marks) {
 	if p == nil {
 		return
 	}
-	if p.Kind == Workload {
+	if p.SPIFFEID != "" {
 		m.add(x.workloads)
+	}
+	if p.KeyName != "" {
+		m.add(x.keys[p.KeyName])
 	}
 	m.add(x.ids[p.ID])
 	for _, group := range p.Groups {
@@ -151,6 +158,9 @@ func (x *index) positions() [][]int {
 		found = append(found, positions)
 	}
 	for _, positions := range x.ids {
+		found = append(found, positions)
+	}
+	for _, positions := range x.keys {
 		found = append(found, positions)
 	}
 	return found

@@ -41,10 +41,12 @@ type Principal struct {
 	Issuer          string
 	SPIFFEID        string // that was proven, by itself or beside something else
 	Groups          []string
+	Scopes          []string       // what it may be used for, in its issuer's words
 	Claims          map[string]any // JSON values as encoding/json decodes them
 	Provider        string         // namespace/name of the IdentityProvider
-	AuthenticatedBy string         // "jwt", "x509-svid", ...
-	Expires         time.Time
+	AuthenticatedBy string         // "jwt", "api-key", "x509-svid", ...
+	Expires         time.Time      // zero: never
+	KeyName         string         // namespace/name of the ApiKey that was proven, as SPIFFEID is
 
 	// What revocations go by, besides Issuer, ID and SPIFFEID; empty and zero
 	// where a credential does not tell.
@@ -61,12 +63,13 @@ func (p *Principal) kind() Kind {
 	return p.Kind
 }
 
-// PrincipalMatcher names principals. Exactly one of Group, ID, SPIFFE,
+// PrincipalMatcher names principals. Exactly one of Group, ID, SPIFFE, Key,
 // Authenticated and Anonymous is set; the zero value does not compile.
 type PrincipalMatcher struct {
 	Group  string // those with this group
 	ID     string // the one with exactly this ID
 	SPIFFE string // workloads, by a pattern as in pattern.ParseSPIFFE
+	Key    string // whoever has this ApiKey, "namespace/name"
 
 	// Issuer narrows Group or ID to principals of that issuer. When it is empty
 	// the word of every identity provider counts.
@@ -88,6 +91,7 @@ type principals struct {
 	anonymous     bool
 	groups, ids   []qualified
 	spiffe        []pattern.SPIFFE
+	keys          []string
 }
 
 // qualified is a name, of one issuer or (when issuer is empty) of any, and
@@ -102,7 +106,8 @@ func (m *principals) match(p *Principal) bool {
 	case Anonymous:
 		return m.anonymous
 	case User, Workload, Key:
-		return m.authenticated || m.matchIssued(p) || p.SPIFFEID != "" && m.matchSPIFFE(p.SPIFFEID)
+		return m.authenticated || m.matchIssued(p) || p.SPIFFEID != "" && m.matchSPIFFE(p.SPIFFEID) ||
+			p.KeyName != "" && slices.Contains(m.keys, p.KeyName)
 	}
 	return false
 }

@@ -62,7 +62,8 @@ func naivePrincipal(m policy.PrincipalMatcher, p *policy.Principal) bool {
 	return m.Authenticated ||
 		m.Group != "" && slices.Contains(p.Groups, m.Group) && issued ||
 		m.ID != "" && m.ID == p.ID && issued ||
-		m.SPIFFE != "" && p.SPIFFEID != "" && naivePattern(m.SPIFFE, p.SPIFFEID)
+		m.SPIFFE != "" && p.SPIFFEID != "" && naivePattern(m.SPIFFE, p.SPIFFEID) ||
+		m.Key != "" && m.Key == p.KeyName
 }
 
 func naivePattern(pattern, text string) bool {
@@ -106,6 +107,7 @@ var (
 		{Group: "red"}, {Group: "blue"}, {Group: "red", Issuer: "https://a"}, {Group: "blue", Issuer: "https://b"},
 		{ID: "ann"}, {ID: "bob"}, {ID: "ann", Issuer: "https://b"}, {Authenticated: true}, {Anonymous: true},
 		{SPIFFE: "spiffe://prod/web"}, {SPIFFE: "spiffe://prod/*"}, {SPIFFE: "spiffe://prod/ns/**"}, {SPIFFE: "spiffe://stage/**"},
+		{Key: "shop/billing"}, {Key: "shop/reports"},
 	})
 	genMethod    = rapid.SampledFrom([]string{"GET", "POST", "DELETE"})
 	genTemplate  = rapid.SampledFrom([]string{"/", "/a", "/a/{id}", "/a/*/c", "/a/**", "/**", "/b/c", "/a/b/"})
@@ -113,7 +115,7 @@ var (
 	genPath      = rapid.SampledFrom([]string{"/", "/a", "/a/b", "/a/b/", "/a/b/c", "/b", "/b/c", "/aa"})
 	genPrincipal = rapid.Custom(func(t *rapid.T) *policy.Principal {
 		groups := rapid.SliceOfNDistinct(rapid.SampledFrom([]string{"red", "blue", "green"}), 0, 3, rapid.ID).Draw(t, "groups")
-		switch rapid.IntRange(0, 3).Draw(t, "kind") {
+		switch rapid.IntRange(0, 4).Draw(t, "kind") {
 		case 0:
 			return nil
 		case 1:
@@ -121,12 +123,18 @@ var (
 		case 2:
 			id := rapid.SampledFrom([]string{"spiffe://prod/web", "spiffe://prod/ns/a/b", "spiffe://stage/web"}).Draw(t, "id")
 			return &policy.Principal{Kind: policy.Workload, ID: id, SPIFFEID: id, Groups: groups}
+		case 3:
+			name := rapid.SampledFrom([]string{"shop/billing", "pay/billing"}).Draw(t, "name")
+			return &policy.Principal{Kind: policy.Key, ID: "ann", KeyName: name, Groups: groups}
 		}
 		return &policy.Principal{
 			Kind:   policy.User,
 			ID:     rapid.SampledFrom([]string{"ann", "bob", "spiffe://prod/web"}).Draw(t, "id"),
 			Issuer: rapid.SampledFrom([]string{"https://a", "https://b"}).Draw(t, "issuer"),
 			Groups: groups,
+			// What was proven beside the token.
+			SPIFFEID: rapid.SampledFrom([]string{"", "", "spiffe://prod/web", "spiffe://stage/web"}).Draw(t, "over"),
+			KeyName:  rapid.SampledFrom([]string{"", "", "shop/billing"}).Draw(t, "with"),
 		}
 	})
 	genInput = rapid.Custom(func(t *rapid.T) *policy.Input {

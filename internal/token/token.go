@@ -52,6 +52,7 @@ type Claims struct {
 	Issuer  string
 	Subject string   // never empty, no control characters
 	Groups  []string // none is empty
+	Scopes  []string // likewise
 	ID      string   // jti, or empty
 	Session string   // sid, or empty
 
@@ -148,7 +149,7 @@ func (r *Rules) leeway() time.Duration {
 
 func (r *Rules) read(all map[string]any) (*Claims, error) {
 	c := &Claims{Issuer: r.Issuer, All: all}
-	var ok [7]bool
+	var ok [8]bool
 	c.Subject, ok[0] = subject(all[or(r.SubjectClaim, "sub")])
 	c.Groups, ok[1] = names(all[or(r.GroupsClaim, "groups")])
 	c.ID, ok[2] = optionalString(all, "jti")
@@ -156,6 +157,7 @@ func (r *Rules) read(all map[string]any) (*Claims, error) {
 	c.NotBefore, ok[4] = date(all, "nbf")
 	c.IssuedAt, ok[5] = date(all, "iat")
 	c.Session, ok[6] = optionalString(all, "sid")
+	c.Scopes, ok[7] = scopes(all)
 	if slices.Contains(ok[:], false) || c.Expires.IsZero() {
 		return nil, refuse(BadClaim)
 	}

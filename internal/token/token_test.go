@@ -287,6 +287,11 @@ func TestClaims(t *testing.T) {
 		refuse("groups a number", c("groups", `1`), token.BadClaim),
 		refuse("groups with a number", c("groups", `["shop",1]`), token.BadClaim),
 		refuse("groups with an empty name", c("groups", `["shop",""]`), token.BadClaim),
+		accept("scope", c("scope", `"orders:read orders:write"`)),
+		accept("scp as a list", c("scp", `["orders:read"]`)),
+		accept("scope that is empty", c("scope", `""`)),
+		refuse("scope a number", c("scope", `1`), token.BadClaim),
+		refuse("scp with a number", c("scp", `["orders:read",1]`), token.BadClaim),
 		accept("jti", c("jti", `"7"`)),
 		refuse("jti a number", c("jti", `7`), token.BadClaim),
 	})
@@ -300,6 +305,22 @@ func TestClaims(t *testing.T) {
 	}
 	if _, err := token.Verify(es256(header, claims), rules, nil, now); reasonOf(t, err) != token.UnknownKey {
 		t.Errorf("nil key set: %v", err)
+	}
+}
+
+// A scope is what other parties make of it: only its members are read here.
+func TestScopes(t *testing.T) {
+	for _, c := range []struct{ claim, value, want string }{
+		{"scope", `"orders:read  orders:write"`, "[orders:read orders:write]"},
+		{"scp", `"orders:read"`, "[orders:read]"},
+		{"scp", `["orders:read","a b"]`, "[orders:read a b]"},
+		{"scope", `""`, "[]"},
+		{"other", `"orders:read"`, "[]"},
+	} {
+		got, err := token.Verify(es256(header, with(c.claim, c.value)), rules, keys.set, now)
+		if err != nil || fmt.Sprint(got.Scopes) != c.want {
+			t.Errorf("%s %s: got %v, %v", c.claim, c.value, got, err)
+		}
 	}
 }
 
