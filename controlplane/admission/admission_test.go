@@ -18,6 +18,10 @@ const shop = `
 	Upstream shop/aws-only {environments: [aws], endpoints: ["legacy.internal:443"], tls: {}}
 	Route shop/orders app=orders tier=gold {hosts: [shop.example], paths: ["/v1/orders/**"], methods: [GET, POST], upstream: orders, authentication: {identityProviders: [login]}}
 	Route shop/status app=status {hosts: [shop.example], paths: ["/status"], upstream: orders, authentication: {anonymous: true}}
+	Upstream shop/exports {endpoints: ["exports.internal:443"], tls: {}}
+	ApiKey shop/export {secrets: [{id: AAAABBBBCCCC, sha256: 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08, createdAt: 2026-11-26T08:00:00Z}]}
+	Route shop/keyed app=keyed {hosts: [shop.example], paths: ["/export"], upstream: exports, authentication: {apiKeys: true}}
+	Policy shop/exports {routes: {labels: {app: keyed}}, effect: ALLOW, principals: [{key: export}]}
 	Policy shop/reads {routes: {labels: {app: orders}}, effect: ALLOW, principals: [{group: shop}], methods: [GET]}
 	Policy shop/watch {routes: {names: [status]}, effect: ALLOW, principals: [{anonymous: true}]}
 `
@@ -43,6 +47,18 @@ func TestWhatIsRefusedAndWhy(t *testing.T) {
 		"provider of a principal is missing": {
 			`Policy shop/a {routes: {names: [orders]}, effect: ALLOW, principals: [{group: a}, {subject: b, identityProvider: sso}]}`,
 			`0 Policy/shop/a spec.principals[1].identityProvider: dangling_reference: there is no IdentityProvider/shop/sso`,
+		},
+		"key of a principal is missing": {
+			`Policy shop/a {routes: {names: [keyed]}, effect: ALLOW, principals: [{key: export}, {key: gone}]}`,
+			`0 Policy/shop/a spec.principals[1].key: dangling_reference: there is no ApiKey/shop/gone`,
+		},
+		"key where none is taken": {
+			`Policy shop/a {routes: {names: [orders]}, effect: ALLOW, principals: [{key: export}]}`,
+			`0 Policy/shop/a spec.principals: never_fires: no route that it selects takes what would prove one of them`,
+		},
+		"keys with one ID": {
+			`ApiKey shop/other {secrets: [{id: AAAABBBBDDDD, sha256: 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08, createdAt: 2026-11-26T08:00:00Z}, {id: AAAABBBBCCCC, sha256: 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08, createdAt: 2026-11-26T08:00:00Z}]}`,
+			`0 ApiKey/shop/other spec.secrets[1].id: key_conflict: ApiKey/shop/export has the ID AAAABBBBCCCC`,
 		},
 		"environment is missing": {
 			`Upstream shop/a {environments: [aws, azure], endpoints: ["a:1"], tls: {}}`,

@@ -218,6 +218,8 @@ func (c *checker) item(it *item) {
 		c.listener(it, spec)
 	case *resourcev1.Enrollment:
 		c.enrollment(it, spec)
+	case *resourcev1.ApiKey:
+		c.apiKey(it)
 	}
 }
 
@@ -326,6 +328,16 @@ func (c *checker) enrollment(it *item, spec *resourcev1.Enrollment) {
 	}
 	to, _ := other.Spec.(*resourcev1.Enrollment)
 	c.report(it, "spec.spiffeId", ReasonEnrollmentConflict, "%s takes some of the same proxies to %s", other.Key, to.GetEnvironment())
+}
+
+// apiKey reports another one of its namespace with one of its IDs.
+func (c *checker) apiKey(it *item) {
+	for i, secret := range it.secrets() {
+		other := first(c.state.secrets[secret], func(o *item) bool { return o != it && meets(it.scope, o.scope) })
+		if other != nil {
+			c.report(it, fmt.Sprintf("spec.secrets[%d].id", i), ReasonKeyConflict, "%s has the ID %s", other.Key, secret.id)
+		}
+	}
 }
 
 // first returns the first by key of those that meet a condition.

@@ -142,15 +142,17 @@ func proves(spec *resourcev1.Policy, a *resourcev1.Authentication) bool {
 		switch m.GetMatch().(type) {
 		case *resourcev1.PrincipalMatcher_Group, *resourcev1.PrincipalMatcher_Subject:
 			if m.GetIdentityProvider() == "" {
-				return len(a.GetIdentityProviders()) > 0
+				return len(a.GetIdentityProviders()) > 0 || a.GetApiKeys()
 			}
 			return slices.Contains(a.GetIdentityProviders(), m.GetIdentityProvider())
 		case *resourcev1.PrincipalMatcher_Spiffe:
 			return a.GetClientCertificates()
+		case *resourcev1.PrincipalMatcher_Key:
+			return a.GetApiKeys()
 		case *resourcev1.PrincipalMatcher_Anonymous:
 			return a.GetAnonymous()
 		}
-		return len(a.GetIdentityProviders()) > 0 || a.GetClientCertificates()
+		return len(a.GetIdentityProviders()) > 0 || a.GetApiKeys() || a.GetClientCertificates()
 	})
 }
 

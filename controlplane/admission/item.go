@@ -124,6 +124,10 @@ func (it *item) refers(yield func(place, resource.Key) bool) {
 				!yield(place{field: "spec.principals", index: i, tail: ".identityProvider"}, key(resource.KindIdentityProvider, name)) {
 				return
 			}
+			if name := m.GetKey(); name != "" &&
+				!yield(place{field: "spec.principals", index: i, tail: ".key"}, key(resource.KindApiKey, name)) {
+				return
+			}
 		}
 	}
 }
@@ -135,6 +139,18 @@ func (it *item) claims() []compile.Claim {
 		return nil
 	}
 	return compile.Claims(&resourcev1.Route{Hosts: spec.GetHosts(), Paths: spec.GetPaths()})
+}
+
+// secretID is the ID of one of an API key's secrets.
+type secretID struct{ namespace, id string }
+
+func (it *item) secrets() (ids []secretID) {
+	if spec, ok := it.Spec.(*resourcev1.ApiKey); ok {
+		for _, s := range spec.GetSecrets() {
+			ids = append(ids, secretID{it.Key.Namespace, s.GetId()})
+		}
+	}
+	return ids
 }
 
 // selection is a set of routes of one namespace: those with a label, or all of

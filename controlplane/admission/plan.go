@@ -21,6 +21,7 @@ const (
 	ReasonRouteConflict      = "route_conflict"      // two routes for the same requests
 	ReasonAddressConflict    = "address_conflict"    // two listeners on one address
 	ReasonEnrollmentConflict = "enrollment_conflict" // one SPIFFE ID for two environments
+	ReasonKeyConflict        = "key_conflict"        // two API keys with one ID
 	ReasonNotFound           = "not_found"           // to be deleted
 	ReasonMixedLanes         = "mixed_lanes"         // of the security lane, beside others
 )

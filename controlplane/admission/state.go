@@ -27,6 +27,7 @@ type State struct {
 	policies    index[selection]     // by their selector
 	listeners   index[string]        // by port
 	enrollments index[string]        // by trust domain
+	secrets     index[secretID]      // API keys
 	kinds       map[resource.Kind]int
 	loads       loads
 
@@ -97,6 +98,7 @@ func (s *State) begin() {
 	s.claims = make(index[compile.Claim])
 	s.routes, s.policies = make(index[selection]), make(index[selection])
 	s.listeners, s.enrollments = make(index[string]), make(index[string])
+	s.secrets = make(index[secretID])
 	s.kinds, s.loads = make(map[resource.Kind]int), make(loads)
 }
 
@@ -113,6 +115,9 @@ func (s *State) index(it *item, enter bool) {
 	}
 	if selector, ok := it.selector(); ok {
 		s.policies.set(selector, it, enter)
+	}
+	for _, id := range it.secrets() {
+		s.secrets.set(id, it, enter)
 	}
 	switch it.Key.Kind {
 	case resource.KindListener:

@@ -1,6 +1,8 @@
 package gateway
 
 import (
+	"encoding/hex"
+
 	"github.com/sallyport/sallyport/dataplane/upstream"
 	"github.com/sallyport/sallyport/internal/authn"
 	"github.com/sallyport/sallyport/internal/compile"
@@ -22,12 +24,42 @@ func providers(from []*compile.Provider) []authn.Provider {
 	return to
 }
 
+func apiKeys(from []*compile.APIKey) []authn.APIKey {
+	to := make([]authn.APIKey, len(from))
+	for i, k := range from {
+		to[i] = authn.APIKey{
+			Namespace: k.Key.Namespace, Name: k.Key.Name,
+			Owner: k.Spec.GetOwner(), Scopes: k.Spec.GetScopes(), Groups: k.Spec.GetGroups(),
+		}
+		for _, s := range k.Spec.GetSecrets() {
+			to[i].Secrets = append(to[i].Secrets, apiKeySecret(s))
+		}
+	}
+	return to
+}
+
+// apiKeySecret is a secret of a document that package resource has accepted; of
+// anything else it is the digest of nothing.
+func apiKeySecret(s *resourcev1.ApiKeySecret) authn.APIKeySecret {
+	to := authn.APIKeySecret{ID: s.GetId(), CreatedAt: s.GetCreatedAt().AsTime()}
+	if sum, err := hex.DecodeString(s.GetSha256()); err == nil {
+		copy(to.Digest[:], sum)
+	}
+	if s.GetNotAfter() != nil {
+		to.NotAfter = s.GetNotAfter().AsTime()
+	}
+	return to
+}
+
 // accept says what a route takes as proof of identity.
 func accept(r *compile.Route) authn.Accept {
 	to := authn.Accept{
 		ClientCertificates: r.Authentication.GetClientCertificates(),
 		Anonymous:          r.Authentication.GetAnonymous(),
 		All:                r.Authentication.GetRequire() == resourcev1.Require_REQUIRE_ALL,
+	}
+	if r.Authentication.GetApiKeys() {
+		to.APIKeys = r.Key.Namespace
 	}
 	for _, p := range r.Providers {
 		to.Providers = append(to.Providers, authn.ProviderName{Namespace: p.Key.Namespace, Name: p.Key.Name})

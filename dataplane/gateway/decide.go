@@ -124,6 +124,10 @@ func (g *Gateway) authorise(ctx context.Context, s *state, q *question, v *verdi
 	}
 	credentials := authn.Credentials{Header: v.request.Header, Peer: q.from.peer}
 	principal, denial := s.authn.Authenticate(ctx, credentials, v.way.accept, q.now)
+	if v.way.accept.APIKeys != "" {
+		// A key is good wherever it is shown: nobody else gets to see it.
+		delete(v.request.Header, authn.HeaderAPIKey)
+	}
 	if denial != nil {
 		v.status, v.reason, v.challenge = denial.Status, string(denial.Reason), denial.Challenge
 		return

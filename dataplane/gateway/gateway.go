@@ -149,8 +149,12 @@ func (g *Gateway) prepare(before *state, table *compile.Table) *state {
 	if limit, action := table.Staleness(); action == resourcev1.StalenessAction_STALENESS_ACTION_DENY {
 		next.maxAge = limit
 	}
-	if before.table == nil || !same(before.table.Providers(), table.Providers()) {
+	kept := before.table != nil && same(before.table.Providers(), table.Providers())
+	if !kept {
 		next.authn = g.authn.Sync(providers(table.Providers()))
+	}
+	if !kept || !same(before.table.APIKeys(), table.APIKeys()) {
+		next.authn = next.authn.WithAPIKeys(apiKeys(table.APIKeys()))
 	}
 	if before.table == nil || !same(before.table.Upstreams(), table.Upstreams()) {
 		next.upstreams = g.upstreams.Sync(upstreams(table.Upstreams()))

@@ -162,6 +162,8 @@ func (l *line) principal(p *policy.Principal) {
 	l.text("issuer", p.Issuer)
 	l.text("provider", p.Provider)
 	l.text("authenticated_by", p.AuthenticatedBy)
+	l.text("key", p.KeyName)
+	l.text("key_id", p.KeyID)
 	l.b = append(l.b, '}')
 }
 

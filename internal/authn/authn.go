@@ -1,5 +1,6 @@
 // Package authn finds out who sent a request: by a bearer token, verified with
-// the keys that its issuer publishes, or by the verified client certificate.
+// the keys that its issuer publishes, by an API key, or by the verified client
+// certificate.
 package authn
 
 import (
@@ -39,11 +40,12 @@ func (p *Provider) Key() ProviderName { return ProviderName{p.Namespace, p.Name}
 // nothing.
 type Accept struct {
 	Providers          []ProviderName // whose bearer tokens
+	APIKeys            string         // of this namespace; none when empty
 	ClientCertificates bool           // X.509-SVIDs
 	Anonymous          bool           // no credential at all; never a bad one
 	// All wants every kind of credential that is taken, where otherwise one is
-	// enough. The principal is the first one's, and has the SPIFFE ID of the
-	// certificate besides.
+	// enough. The principal is the first one's, and has besides what the others
+	// prove: the SPIFFE ID of the certificate, the name of the API key.
 	All bool
 }
 
@@ -68,6 +70,7 @@ type Peer struct {
 // knows no provider and refuses every token.
 type Authenticator struct {
 	providers map[ProviderName]*provider
+	apiKeys   apiKeys
 	cache     *cache
 	metrics   *metrics
 }
@@ -109,6 +112,7 @@ type kind uint8
 
 const (
 	bearerToken kind = iota
+	apiKey
 	clientCertificate
 	kinds
 )
@@ -118,6 +122,8 @@ func (a *Accept) takes(k kind) bool {
 	switch k {
 	case bearerToken:
 		return len(a.Providers) > 0
+	case apiKey:
+		return a.APIKeys != ""
 	case clientCertificate:
 		return a.ClientCertificates
 	}
@@ -138,6 +144,8 @@ func (a *Authenticator) prove(ctx context.Context, k kind, try *attempt) (*polic
 	switch k {
 	case bearerToken:
 		return a.bearer(ctx, try)
+	case apiKey:
+		return a.apiKeys.prove(try.Header[HeaderAPIKey], try.accept.APIKeys, try.now)
 	case clientCertificate:
 		return workload(try.Peer, try.now)
 	}
@@ -176,8 +184,9 @@ func join(first, second *policy.Principal) *policy.Principal {
 		return second
 	}
 	both := *first
-	both.SPIFFEID = second.SPIFFEID
-	if second.Expires.Before(both.Expires) {
+	both.SPIFFEID = or(first.SPIFFEID, second.SPIFFEID)
+	both.KeyName, both.KeyID = or(first.KeyName, second.KeyName), or(first.KeyID, second.KeyID)
+	if both.Expires.IsZero() || ended(second.Expires, both.Expires) {
 		both.Expires = second.Expires
 	}
 	return &both

@@ -15,6 +15,13 @@ const (
 	CredentialsMalformed Reason = "credentials_malformed"
 	// SchemeUnsupported: an Authorization header of another scheme.
 	SchemeUnsupported Reason = "scheme_unsupported"
+	// APIKeyMalformed: not exactly one X-Api-Key header, or its check sum tells a
+	// typing error.
+	APIKeyMalformed Reason = "api_key_malformed"
+	// APIKeyInvalid: the namespace of the route has no such key.
+	APIKeyInvalid Reason = "api_key_invalid"
+	// APIKeyExpired: it had, and its time is over.
+	APIKeyExpired Reason = "api_key_expired"
 	// CertificateExpired: the client certificate has expired since the
 	// connection was made.
 	CertificateExpired Reason = "certificate_expired"
@@ -37,6 +44,7 @@ type Denial struct {
 // token is in the decision record, not in the answer.
 const (
 	bearerChallenge      = `Bearer realm="sallyport"` //nolint:gosec // G101: a challenge is no credential
+	apiKeyChallenge      = `ApiKey realm="sallyport"`
 	certificateChallenge = `Certificate realm="sallyport"`
 	invalidRequest       = bearerChallenge + `, error="invalid_request", error_description="The Authorization header is malformed"`
 	invalidToken         = bearerChallenge + `, error="invalid_token", error_description="The access token is not valid here"`
@@ -50,11 +58,21 @@ func newDenial(reason Reason, accept Accept) *Denial {
 		return &Denial{Status: http.StatusServiceUnavailable, Reason: reason}
 	case CredentialsMalformed:
 		return &Denial{http.StatusBadRequest, reason, invalidRequest}
+	case APIKeyMalformed, APIKeyInvalid, APIKeyExpired:
+		return &Denial{http.StatusUnauthorized, reason, apiKeyChallenge}
 	case CredentialsMissing, SchemeUnsupported, CertificateExpired:
-		if len(accept.Providers) == 0 {
-			return &Denial{http.StatusUnauthorized, reason, certificateChallenge}
-		}
-		return &Denial{http.StatusUnauthorized, reason, bearerChallenge}
+		return &Denial{http.StatusUnauthorized, reason, challenge(accept)}
 	}
 	return &Denial{http.StatusUnauthorized, reason, invalidToken}
+}
+
+// challenge names the first kind of credential that is taken.
+func challenge(accept Accept) string {
+	switch {
+	case len(accept.Providers) > 0:
+		return bearerChallenge
+	case accept.APIKeys != "":
+		return apiKeyChallenge
+	}
+	return certificateChallenge
 }

@@ -93,8 +93,8 @@ func New(c Config) (*Pool, error) {
 	}, nil
 }
 
-func or[T time.Duration | int](v, fallback T) T {
-	if v == 0 {
+func or[T comparable](v, fallback T) T {
+	if v == *new(T) {
 		return fallback
 	}
 	return v

@@ -150,6 +150,8 @@ func (t *Table) arrange() {
 			t.upstreams = append(t.upstreams, d.upstream)
 		case *resourcev1.IdentityProvider:
 			t.providers = append(t.providers, d.provider)
+		case *resourcev1.ApiKey:
+			t.apiKeys = append(t.apiKeys, d.apiKey)
 		case *resourcev1.Listener:
 			t.listeners = append(t.listeners, &Listener{Key: d.entry.Key, Digest: d.entry.Digest, Spec: spec, document: d})
 		case *resourcev1.Environment:
@@ -158,7 +160,28 @@ func (t *Table) arrange() {
 	}
 	slices.SortFunc(t.upstreams, func(a, b *Upstream) int { return a.Key.Compare(b.Key) })
 	slices.SortFunc(t.providers, func(a, b *Provider) int { return a.Key.Compare(b.Key) })
+	slices.SortFunc(t.apiKeys, func(a, b *APIKey) int { return a.Key.Compare(b.Key) })
+	t.apiKeys = slices.DeleteFunc(t.apiKeys, t.taken())
 	slices.SortFunc(t.listeners, func(a, b *Listener) int { return a.Key.Compare(b.Key) })
+}
+
+// taken reports of one ApiKey after the other whether one before has an ID of
+// its, and rejects it then: whose key it is must not be in doubt.
+func (t *Table) taken() func(*APIKey) bool {
+	type secret struct{ namespace, id string }
+	owners := make(map[secret]*APIKey)
+	return func(k *APIKey) bool {
+		for _, s := range k.Spec.GetSecrets() {
+			if other := owners[secret{k.Key.Namespace, s.GetId()}]; other != nil {
+				t.reject(k.document, "has the ID "+s.GetId()+", as "+other.Key.String())
+				return true
+			}
+		}
+		for _, s := range k.Spec.GetSecrets() {
+			owners[secret{k.Key.Namespace, s.GetId()}] = k
+		}
+		return false
+	}
 }
 
 // route builds the route table and resolves what routes refer to.
@@ -266,6 +289,10 @@ func (t *Table) absent(namespace string, p *resourcev1.Policy) (resource.Key, bo
 	}
 	for _, m := range p.GetPrincipals() {
 		key := resource.Key{Kind: resource.KindIdentityProvider, Namespace: namespace, Name: m.GetIdentityProvider()}
+		if key.Name != "" && t.documents[key] == nil {
+			return key, true
+		}
+		key = resource.Key{Kind: resource.KindApiKey, Namespace: namespace, Name: m.GetKey()}
 		if key.Name != "" && t.documents[key] == nil {
 			return key, true
 		}

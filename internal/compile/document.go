@@ -33,6 +33,7 @@ type document struct {
 	policy   *policy.Policy
 	upstream *Upstream
 	provider *Provider
+	apiKey   *APIKey
 }
 
 // longestReason bounds, in bytes, what is said of one rejected document.
@@ -67,7 +68,7 @@ func (d *document) refuse(err error) {
 	if len(d.reject) > longestReason {
 		d.reject = strings.ToValidUTF8(d.reject[:longestReason], "") + "..."
 	}
-	d.spec, d.policy, d.upstream, d.provider = nil, nil, nil, nil
+	d.spec, d.policy, d.upstream, d.provider, d.apiKey = nil, nil, nil, nil, nil
 }
 
 var (
@@ -93,6 +94,8 @@ func (d *document) understand(environment string) error {
 		d.upstream = &Upstream{Key: d.entry.Key, Digest: d.entry.Digest, Spec: spec, document: d}
 	case *resourcev1.IdentityProvider:
 		d.provider = &Provider{Key: d.entry.Key, Digest: d.entry.Digest, Spec: spec, document: d}
+	case *resourcev1.ApiKey:
+		d.apiKey = &APIKey{Key: d.entry.Key, Digest: d.entry.Digest, Spec: spec, document: d}
 	}
 	return err
 }

@@ -60,6 +60,9 @@ func policySpec(key resource.Key, digest snapshot.Digest, p *resourcev1.Policy) 
 		if m.GetIdentityProvider() != "" {
 			matcher.Provider = key.Namespace + "/" + m.GetIdentityProvider()
 		}
+		if m.GetKey() != "" {
+			matcher.Key = key.Namespace + "/" + m.GetKey()
+		}
 		s.Principals = append(s.Principals, matcher)
 	}
 	return s

@@ -22,6 +22,7 @@ type Table struct {
 	policies    *policy.Set
 	upstreams   []*Upstream
 	providers   []*Provider
+	apiKeys     []*APIKey
 	listeners   []*Listener
 	environment *document // nil when there is none
 
@@ -80,6 +81,16 @@ type Provider struct {
 	Key    resource.Key
 	Digest snapshot.Digest
 	Spec   *resourcev1.IdentityProvider
+
+	document *document
+}
+
+// APIKey is an ApiKey that is enforced. Tables share it while its document stays
+// the same. No other of its namespace has one of its secrets' IDs.
+type APIKey struct {
+	Key    resource.Key
+	Digest snapshot.Digest
+	Spec   *resourcev1.ApiKey
 
 	document *document
 }
@@ -156,6 +167,14 @@ func (t *Table) Providers() []*Provider {
 	return t.providers
 }
 
+// APIKeys returns the API keys, ordered by key. It is not to be changed.
+func (t *Table) APIKeys() []*APIKey {
+	if t == nil {
+		return nil
+	}
+	return t.apiKeys
+}
+
 // Staleness returns how old the configuration may get before action is taken;
 // no limit when it is 0.
 func (t *Table) Staleness() (limit time.Duration, action resourcev1.StalenessAction) {
@@ -207,6 +226,9 @@ func (t *Table) live() []*snapshot.Entry {
 	}
 	for _, p := range t.providers {
 		live = append(live, &p.document.entry)
+	}
+	for _, k := range t.apiKeys {
+		live = append(live, &k.document.entry)
 	}
 	for _, l := range t.listeners {
 		live = append(live, &l.document.entry)

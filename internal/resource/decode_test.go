@@ -82,6 +82,15 @@ func TestDecodeFindsAllProblems(t *testing.T) {
 		{of("Route", `{hosts: [a], upstream: u, authentication: {anonymous: true}, timeout: 5 m}`), []string{"spec.timeout invalid_value"}},
 		{of("Route", `{hosts: [a], upstream: u, authentication: {anonymous: true}, timeout: 0s}`), []string{"spec.timeout invalid_value"}},
 		{of("Route", `{hosts: [a], upstream: u, authentication: {anonymous: true}, timeout: 3601s}`), []string{"spec.timeout invalid_value"}},
+		{of("ApiKey", `{owner: "spiffe://prod.example/web", scopes: ["a b", "a\nb"], groups: ["a\nb"], secrets: [{id: "sp_7Kq2mZ0aXw9B", sha256: "9F86", createdAt: 2026-11-26T20:00:00Z}, {id: 7Kq2mZ0aXw9B, createdAt: 2026-11-26T20:00:00Z, notAfter: 2026-11-26T20:00:00Z}, {id: 7Kq2mZ0aXw9B, sha256: 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08, createdAt: yesterday}]}`), []string{
+			"spec.secrets[2].createdAt invalid_value", "spec.secrets[1].notAfter invalid_value", "spec.secrets[1].sha256 required",
+			"spec.owner invalid_value", "spec.scopes[0] invalid_value", "spec.scopes[1] invalid_value", "spec.groups[0] invalid_value",
+			"spec.secrets[0].id invalid_value", "spec.secrets[0].sha256 invalid_value", "spec.secrets[2].id invalid_value",
+		}},
+		{of("ApiKey", `{secrets: []}`), []string{"spec.secrets invalid_value"}},
+		{of("Policy", `{routes: {all: true}, effect: ALLOW, principals: [{key: "shop/k"}, {key: k, identityProvider: p}]}`), []string{
+			"spec.principals[0].key invalid_value", "spec.principals[1].identityProvider conflicting_fields",
+		}},
 		{of("Route", `{hosts: [a], upstream: u, authentication: {identity_providers: [p], identityProviders: [q]}}`), []string{"spec.authentication.identityProviders duplicate_field"}},
 
 		{of("Upstream", `{endpoints: ["a.example:443"]}`), []string{"spec required"}},

@@ -10,7 +10,7 @@ import (
 func Kinds() []Kind {
 	return []Kind{
 		KindEnvironment, KindEnrollment, KindListener, KindIdentityProvider,
-		KindUpstream, KindRoute, KindPolicy, KindRevocation,
+		KindApiKey, KindUpstream, KindRoute, KindPolicy, KindRevocation,
 	}
 }
 
@@ -35,6 +35,8 @@ func (k Kind) newSpec() proto.Message {
 		return &resourcev1.Listener{}
 	case KindIdentityProvider:
 		return &resourcev1.IdentityProvider{}
+	case KindApiKey:
+		return &resourcev1.ApiKey{}
 	case KindUpstream:
 		return &resourcev1.Upstream{}
 	case KindRoute:

@@ -176,6 +176,7 @@ func TestScopeAndReach(t *testing.T) {
 		"Policy/shop/reads-orders true[] REACH_ROUTES true",
 		"Policy/shop/blocks true[] REACH_ROUTES true",
 		"Policy/shop/blocks-all false[aws-prod] REACH_ROUTES true",
+		"ApiKey/shop/nightly-export true[] REACH_REFERENCES false",
 		"Revocation/stolen-token true[] REACH_ENVIRONMENT false",
 		"Revocation/ann-before-today true[] REACH_ENVIRONMENT false",
 		"Revocation/kiosk-session true[] REACH_ENVIRONMENT false",
@@ -221,7 +222,7 @@ func TestSchemaIsReadable(t *testing.T) {
 		resource.KindEnvironment: &resourcev1.Environment{}, resource.KindEnrollment: &resourcev1.Enrollment{},
 		resource.KindListener: &resourcev1.Listener{}, resource.KindIdentityProvider: &resourcev1.IdentityProvider{},
 		resource.KindUpstream: &resourcev1.Upstream{}, resource.KindRoute: &resourcev1.Route{}, resource.KindPolicy: &resourcev1.Policy{},
-		resource.KindRevocation: &resourcev1.Revocation{},
+		resource.KindRevocation: &resourcev1.Revocation{}, resource.KindApiKey: &resourcev1.ApiKey{},
 	}
 	for _, k := range resource.Kinds() {
 		walk(specs[k].ProtoReflect().Descriptor(), nil)

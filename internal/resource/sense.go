@@ -35,6 +35,8 @@ func (d *decoder) sense(spec proto.Message) {
 		d.policy(s)
 	case *resourcev1.IdentityProvider:
 		d.identityProvider(s)
+	case *resourcev1.ApiKey:
+		d.apiKey(s)
 	case *resourcev1.Revocation:
 		d.revocation(s)
 	}
@@ -104,6 +106,8 @@ func (d *decoder) principal(at *place, m *resourcev1.PrincipalMatcher) {
 		d.checked(at.to("group"), of.Group, checkText)
 	case *resourcev1.PrincipalMatcher_Subject:
 		d.checked(at.to("subject"), of.Subject, checkText)
+	case *resourcev1.PrincipalMatcher_Key:
+		d.checked(at.to("key"), of.Key, checkDNSLabel)
 	}
 	if m.GetIdentityProvider() == "" {
 		return

@@ -87,7 +87,7 @@ type Resource struct {
 	// "sallyport/v1".
 	ApiVersion string `protobuf:"bytes,1,opt,name=api_version,json=apiVersion,proto3" json:"api_version,omitempty"`
 	// Environment, Enrollment, Listener, Route, Upstream, Policy,
-	// IdentityProvider or Revocation.
+	// IdentityProvider, ApiKey or Revocation.
 	Kind     string    `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"`
 	Metadata *Metadata `protobuf:"bytes,3,opt,name=metadata,proto3" json:"metadata,omitempty"`
 	// The JSON form of the kind's message in sallyport.resource.v1.

@@ -245,11 +245,11 @@ type Require int32
 
 const (
 	Require_REQUIRE_UNSPECIFIED Require = 0
-	// One. Of several that are there the first counts: a bearer token, then a
-	// client certificate. A bad one is refused all the same.
+	// One. Of several that are there the first counts: a bearer token, then an API
+	// key, then a client certificate. A bad one is refused all the same.
 	Require_REQUIRE_ANY Require = 1
-	// Each. The principal is that of the bearer token, and matchers of SPIFFE IDs
-	// match the client certificate's.
+	// Each. The principal is that of the first, and matchers of keys and SPIFFE IDs
+	// match what the others prove.
 	Require_REQUIRE_ALL Require = 2
 )
 
@@ -977,7 +977,10 @@ type Authentication struct {
 	// a policy has to allow by name. A bad credential is still refused.
 	Anonymous bool `protobuf:"varint,3,opt,name=anonymous,proto3" json:"anonymous,omitempty"`
 	// Whether one of them is enough; REQUIRE_ANY when unspecified.
-	Require       Require `protobuf:"varint,4,opt,name=require,proto3,enum=sallyport.resource.v1.Require" json:"require,omitempty"`
+	Require Require `protobuf:"varint,4,opt,name=require,proto3,enum=sallyport.resource.v1.Require" json:"require,omitempty"`
+	// ApiKeys of this namespace are taken, in the field X-Api-Key, which does not
+	// go on to the upstream.
+	ApiKeys       bool `protobuf:"varint,5,opt,name=api_keys,json=apiKeys,proto3" json:"api_keys,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1038,6 +1041,13 @@ func (x *Authentication) GetRequire() Require {
 		return x.Require
 	}
 	return Require_REQUIRE_UNSPECIFIED
+}
+
+func (x *Authentication) GetApiKeys() bool {
+	if x != nil {
+		return x.ApiKeys
+	}
+	return false
 }
 
 // Upstream is where a route's requests go.
@@ -1403,9 +1413,10 @@ type PrincipalMatcher struct {
 	//	*PrincipalMatcher_Spiffe
 	//	*PrincipalMatcher_Authenticated
 	//	*PrincipalMatcher_Anonymous
+	//	*PrincipalMatcher_Key
 	Match isPrincipalMatcher_Match `protobuf_oneof:"match"`
 	// With group or subject: the IdentityProvider of this namespace that has to
-	// have vouched for it. Empty: any that the route takes.
+	// have vouched for it, which no ApiKey has. Empty: whatever the route takes.
 	IdentityProvider string `protobuf:"bytes,6,opt,name=identity_provider,json=identityProvider,proto3" json:"identity_provider,omitempty"`
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
@@ -1493,6 +1504,15 @@ func (x *PrincipalMatcher) GetAnonymous() bool {
 	return false
 }
 
+func (x *PrincipalMatcher) GetKey() string {
+	if x != nil {
+		if x, ok := x.Match.(*PrincipalMatcher_Key); ok {
+			return x.Key
+		}
+	}
+	return ""
+}
+
 func (x *PrincipalMatcher) GetIdentityProvider() string {
 	if x != nil {
 		return x.IdentityProvider
@@ -1505,12 +1525,12 @@ type isPrincipalMatcher_Match interface {
 }
 
 type PrincipalMatcher_Group struct {
-	// A group that the identity provider's token names.
+	// A group that the identity provider's token, or the ApiKey, names.
 	Group string `protobuf:"bytes,1,opt,name=group,proto3,oneof"`
 }
 
 type PrincipalMatcher_Subject struct {
-	// The subject of a token.
+	// The subject of a token, or the owner of an ApiKey.
 	Subject string `protobuf:"bytes,2,opt,name=subject,proto3,oneof"`
 }
 
@@ -1529,6 +1549,11 @@ type PrincipalMatcher_Anonymous struct {
 	Anonymous bool `protobuf:"varint,5,opt,name=anonymous,proto3,oneof"`
 }
 
+type PrincipalMatcher_Key struct {
+	// The name of an ApiKey of this namespace.
+	Key string `protobuf:"bytes,7,opt,name=key,proto3,oneof"`
+}
+
 func (*PrincipalMatcher_Group) isPrincipalMatcher_Match() {}
 
 func (*PrincipalMatcher_Subject) isPrincipalMatcher_Match() {}
@@ -1538,6 +1563,8 @@ func (*PrincipalMatcher_Spiffe) isPrincipalMatcher_Match() {}
 func (*PrincipalMatcher_Authenticated) isPrincipalMatcher_Match() {}
 
 func (*PrincipalMatcher_Anonymous) isPrincipalMatcher_Match() {}
+
+func (*PrincipalMatcher_Key) isPrincipalMatcher_Match() {}
 
 // IdentityProvider verifies bearer tokens (RFC 6750, RFC 7519) that its issuer
 // signed with ES256, RS256 or EdDSA.
@@ -1631,6 +1658,162 @@ func (x *IdentityProvider) GetLeeway() *durationpb.Duration {
 	return nil
 }
 
+// ApiKey is what a program without a better identity calls with. Only a digest of
+// each secret is known here: "sallyport key create" makes the key and shows it
+// once.
+type ApiKey struct {
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	Environments []string               `protobuf:"bytes,1,rep,name=environments,proto3" json:"environments,omitempty"`
+	// Whom it speaks for: the principal's ID. namespace/name of this resource when
+	// empty.
+	Owner string `protobuf:"bytes,2,opt,name=owner,proto3" json:"owner,omitempty"`
+	// What it may be used for, as conditions read it in principal.scopes.
+	Scopes []string `protobuf:"bytes,3,rep,name=scopes,proto3" json:"scopes,omitempty"`
+	Groups []string `protobuf:"bytes,4,rep,name=groups,proto3" json:"groups,omitempty"`
+	// Any of them is good: two while one replaces the other.
+	Secrets       []*ApiKeySecret `protobuf:"bytes,5,rep,name=secrets,proto3" json:"secrets,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ApiKey) Reset() {
+	*x = ApiKey{}
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ApiKey) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ApiKey) ProtoMessage() {}
+
+func (x *ApiKey) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ApiKey.ProtoReflect.Descriptor instead.
+func (*ApiKey) Descriptor() ([]byte, []int) {
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *ApiKey) GetEnvironments() []string {
+	if x != nil {
+		return x.Environments
+	}
+	return nil
+}
+
+func (x *ApiKey) GetOwner() string {
+	if x != nil {
+		return x.Owner
+	}
+	return ""
+}
+
+func (x *ApiKey) GetScopes() []string {
+	if x != nil {
+		return x.Scopes
+	}
+	return nil
+}
+
+func (x *ApiKey) GetGroups() []string {
+	if x != nil {
+		return x.Groups
+	}
+	return nil
+}
+
+func (x *ApiKey) GetSecrets() []*ApiKeySecret {
+	if x != nil {
+		return x.Secrets
+	}
+	return nil
+}
+
+// ApiKeySecret is one key: sp_ID_SECRET as programs send it.
+type ApiKeySecret struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The ID in it, by which it is found, recognised and revoked: 12 letters and
+	// digits.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// SHA-256 of the whole text of the key, in hexadecimal.
+	Sha256    string                 `protobuf:"bytes,2,opt,name=sha256,proto3" json:"sha256,omitempty"`
+	CreatedAt *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
+	// From then on it is refused. Absent: never.
+	NotAfter      *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=not_after,json=notAfter,proto3" json:"not_after,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ApiKeySecret) Reset() {
+	*x = ApiKeySecret{}
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ApiKeySecret) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ApiKeySecret) ProtoMessage() {}
+
+func (x *ApiKeySecret) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ApiKeySecret.ProtoReflect.Descriptor instead.
+func (*ApiKeySecret) Descriptor() ([]byte, []int) {
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *ApiKeySecret) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *ApiKeySecret) GetSha256() string {
+	if x != nil {
+		return x.Sha256
+	}
+	return ""
+}
+
+func (x *ApiKeySecret) GetCreatedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreatedAt
+	}
+	return nil
+}
+
+func (x *ApiKeySecret) GetNotAfter() *timestamppb.Timestamp {
+	if x != nil {
+		return x.NotAfter
+	}
+	return nil
+}
+
 // Revocation cuts off credentials everywhere and at once: new requests and open
 // streams. It belongs to no namespace, travels in the security lane and makes
 // no revision of the fleet.
@@ -1662,7 +1845,7 @@ type Revocation struct {
 
 func (x *Revocation) Reset() {
 	*x = Revocation{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[17]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1674,7 +1857,7 @@ func (x *Revocation) String() string {
 func (*Revocation) ProtoMessage() {}
 
 func (x *Revocation) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[17]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1687,7 +1870,7 @@ func (x *Revocation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Revocation.ProtoReflect.Descriptor instead.
 func (*Revocation) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{17}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Revocation) GetTarget() isRevocation_Target {
@@ -1845,7 +2028,7 @@ type RevokedToken struct {
 
 func (x *RevokedToken) Reset() {
 	*x = RevokedToken{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[18]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1857,7 +2040,7 @@ func (x *RevokedToken) String() string {
 func (*RevokedToken) ProtoMessage() {}
 
 func (x *RevokedToken) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[18]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1870,7 +2053,7 @@ func (x *RevokedToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokedToken.ProtoReflect.Descriptor instead.
 func (*RevokedToken) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{18}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *RevokedToken) GetIssuer() string {
@@ -1898,7 +2081,7 @@ type RevokedSubject struct {
 
 func (x *RevokedSubject) Reset() {
 	*x = RevokedSubject{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[19]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1910,7 +2093,7 @@ func (x *RevokedSubject) String() string {
 func (*RevokedSubject) ProtoMessage() {}
 
 func (x *RevokedSubject) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[19]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1923,7 +2106,7 @@ func (x *RevokedSubject) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokedSubject.ProtoReflect.Descriptor instead.
 func (*RevokedSubject) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{19}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *RevokedSubject) GetIssuer() string {
@@ -1952,7 +2135,7 @@ type RevokedSession struct {
 
 func (x *RevokedSession) Reset() {
 	*x = RevokedSession{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[20]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1964,7 +2147,7 @@ func (x *RevokedSession) String() string {
 func (*RevokedSession) ProtoMessage() {}
 
 func (x *RevokedSession) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[20]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1977,7 +2160,7 @@ func (x *RevokedSession) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokedSession.ProtoReflect.Descriptor instead.
 func (*RevokedSession) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{20}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *RevokedSession) GetIssuer() string {
@@ -2057,15 +2240,16 @@ const file_sallyport_resource_v1_resource_proto_rawDesc = "" +
 	"\xbaH\a\xc8\x01\x01r\x02\x18?R\bupstream\x12U\n" +
 	"\x0eauthentication\x18\x06 \x01(\v2%.sallyport.resource.v1.AuthenticationB\x06\xbaH\x03\xc8\x01\x01R\x0eauthentication\x12B\n" +
 	"\atimeout\x18\a \x01(\v2\x19.google.protobuf.DurationB\r\xbaH\n" +
-	"\xaa\x01\a\"\x03\b\x90\x1c*\x00R\atimeout\"\x89\x04\n" +
+	"\xaa\x01\a\"\x03\b\x90\x1c*\x00R\atimeout\"\xc1\x04\n" +
 	"\x0eAuthentication\x129\n" +
 	"\x12identity_providers\x18\x01 \x03(\tB\n" +
 	"\xbaH\a\x92\x01\x04\x10\x10\x18\x01R\x11identityProviders\x12/\n" +
 	"\x13client_certificates\x18\x02 \x01(\bR\x12clientCertificates\x12\x1c\n" +
 	"\tanonymous\x18\x03 \x01(\bR\tanonymous\x12B\n" +
-	"\arequire\x18\x04 \x01(\x0e2\x1e.sallyport.resource.v1.RequireB\b\xbaH\x05\x82\x01\x02\x10\x01R\arequire:\xa8\x02\xbaH\xa4\x02\x1am\n" +
-	"\x18authentication.anonymous\x12)anonymous: true leaves nothing to require\x1a&!(this.anonymous && this.require == 2)\x1a\xb2\x01\n" +
-	"\x13authentication.some\x12Iname identity_providers, take client_certificates, or say anonymous: true\x1aPthis.identity_providers.size() > 0 || this.client_certificates || this.anonymous\"\xcb\x02\n" +
+	"\arequire\x18\x04 \x01(\x0e2\x1e.sallyport.resource.v1.RequireB\b\xbaH\x05\x82\x01\x02\x10\x01R\arequire\x12\x19\n" +
+	"\bapi_keys\x18\x05 \x01(\bR\aapiKeys:\xc5\x02\xbaH\xc1\x02\x1am\n" +
+	"\x18authentication.anonymous\x12)anonymous: true leaves nothing to require\x1a&!(this.anonymous && this.require == 2)\x1a\xcf\x01\n" +
+	"\x13authentication.some\x12Uname identity_providers, take api_keys or client_certificates, or say anonymous: true\x1aathis.identity_providers.size() > 0 || this.client_certificates || this.api_keys || this.anonymous\"\xcb\x02\n" +
 	"\bUpstream\x12/\n" +
 	"\fenvironments\x18\x01 \x03(\tB\v\xbaH\b\x92\x01\x05\x10\x80\x02\x18\x01R\fenvironments\x124\n" +
 	"\tendpoints\x18\x02 \x03(\tB\x16\xbaH\x13\x92\x01\x10\b\x01\x10\x80\x02\x18\x01\"\ar\x05\x10\x01\x18\x85\x02R\tendpoints\x12I\n" +
@@ -2091,7 +2275,7 @@ const file_sallyport_resource_v1_resource_proto_rawDesc = "" +
 	"\amethods\x18\x05 \x03(\tB\x12\xbaH\x0f\x92\x01\f\x10\x10\x18\x01\"\x06r\x04\x10\x01\x18 R\amethods\x12)\n" +
 	"\x05paths\x18\x06 \x03(\tB\x13\xbaH\x10\x92\x01\r\x10@\x18\x01\"\ar\x05\x10\x01\x18\x80\bR\x05paths\x12\x1c\n" +
 	"\x04when\x18\a \x01(\tB\b\xbaH\x05r\x03(\x80 R\x04when:m\xbaHj\x1ah\n" +
-	"\x11policy.principals\x12#an ALLOW has to name its principals\x1a.this.effect != 1 || this.principals.size() > 0\"\xa4\x02\n" +
+	"\x11policy.principals\x12#an ALLOW has to name its principals\x1a.this.effect != 1 || this.principals.size() > 0\"\xc3\x02\n" +
 	"\x10PrincipalMatcher\x12\"\n" +
 	"\x05group\x18\x01 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01\x18\x80\x02H\x00R\x05group\x12&\n" +
@@ -2100,7 +2284,8 @@ const file_sallyport_resource_v1_resource_proto_rawDesc = "" +
 	"\x06spiffe\x18\x03 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01\x18\x80\x10H\x00R\x06spiffe\x12/\n" +
 	"\rauthenticated\x18\x04 \x01(\bB\a\xbaH\x04j\x02\b\x01H\x00R\rauthenticated\x12'\n" +
-	"\tanonymous\x18\x05 \x01(\bB\a\xbaH\x04j\x02\b\x01H\x00R\tanonymous\x124\n" +
+	"\tanonymous\x18\x05 \x01(\bB\a\xbaH\x04j\x02\b\x01H\x00R\tanonymous\x12\x1d\n" +
+	"\x03key\x18\a \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?H\x00R\x03key\x124\n" +
 	"\x11identity_provider\x18\x06 \x01(\tB\a\xbaH\x04r\x02\x18?R\x10identityProviderB\x0e\n" +
 	"\x05match\x12\x05\xbaH\x02\b\x01\"\xb3\x02\n" +
 	"\x10IdentityProvider\x12/\n" +
@@ -2109,7 +2294,21 @@ const file_sallyport_resource_v1_resource_proto_rawDesc = "" +
 	"\bjwks_url\x18\x03 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\x18\x80\x10R\ajwksUrl\x123\n" +
 	"\taudiences\x18\x04 \x03(\tB\x15\xbaH\x12\x92\x01\x0f\b\x01\x10\x10\x18\x01\"\ar\x05\x10\x01\x18\x80\bR\taudiences\x12+\n" +
 	"\fgroups_claim\x18\x05 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\vgroupsClaim\x12?\n" +
-	"\x06leeway\x18\x06 \x01(\v2\x19.google.protobuf.DurationB\f\xbaH\t\xaa\x01\x06\"\x02\bx2\x00R\x06leeway\"\xc2\x05\n" +
+	"\x06leeway\x18\x06 \x01(\v2\x19.google.protobuf.DurationB\f\xbaH\t\xaa\x01\x06\"\x02\bx2\x00R\x06leeway\"\xfe\x01\n" +
+	"\x06ApiKey\x12/\n" +
+	"\fenvironments\x18\x01 \x03(\tB\v\xbaH\b\x92\x01\x05\x10\x80\x02\x18\x01R\fenvironments\x12\x1e\n" +
+	"\x05owner\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\x05owner\x12+\n" +
+	"\x06scopes\x18\x03 \x03(\tB\x13\xbaH\x10\x92\x01\r\x10@\x18\x01\"\ar\x05\x10\x01\x18\x80\x02R\x06scopes\x12+\n" +
+	"\x06groups\x18\x04 \x03(\tB\x13\xbaH\x10\x92\x01\r\x10@\x18\x01\"\ar\x05\x10\x01\x18\x80\x02R\x06groups\x12I\n" +
+	"\asecrets\x18\x05 \x03(\v2#.sallyport.resource.v1.ApiKeySecretB\n" +
+	"\xbaH\a\x92\x01\x04\b\x01\x10\x04R\asecrets\"\xda\x02\n" +
+	"\fApiKeySecret\x12\x16\n" +
+	"\x02id\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x02id\x12\x1e\n" +
+	"\x06sha256\x18\x02 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x06sha256\x12A\n" +
+	"\n" +
+	"created_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampB\x06\xbaH\x03\xc8\x01\x01R\tcreatedAt\x127\n" +
+	"\tnot_after\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\bnotAfter:\x95\x01\xbaH\x91\x01\x1a\x8e\x01\n" +
+	"\x18api_key_secret.not_after\x12\x1fa key ends after it was created\x1aQ!has(this.not_after) || !has(this.created_at) || this.not_after > this.created_at\"\xc2\x05\n" +
 	"\n" +
 	"Revocation\x12;\n" +
 	"\x05token\x18\x01 \x01(\v2#.sallyport.resource.v1.RevokedTokenH\x00R\x05token\x12A\n" +
@@ -2177,7 +2376,7 @@ func file_sallyport_resource_v1_resource_proto_rawDescGZIP() []byte {
 }
 
 var file_sallyport_resource_v1_resource_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
-var file_sallyport_resource_v1_resource_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
+var file_sallyport_resource_v1_resource_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
 var file_sallyport_resource_v1_resource_proto_goTypes = []any{
 	(Reach)(0),                    // 0: sallyport.resource.v1.Reach
 	(StalenessAction)(0),          // 1: sallyport.resource.v1.StalenessAction
@@ -2202,32 +2401,34 @@ var file_sallyport_resource_v1_resource_proto_goTypes = []any{
 	(*Policy)(nil),                // 20: sallyport.resource.v1.Policy
 	(*PrincipalMatcher)(nil),      // 21: sallyport.resource.v1.PrincipalMatcher
 	(*IdentityProvider)(nil),      // 22: sallyport.resource.v1.IdentityProvider
-	(*Revocation)(nil),            // 23: sallyport.resource.v1.Revocation
-	(*RevokedToken)(nil),          // 24: sallyport.resource.v1.RevokedToken
-	(*RevokedSubject)(nil),        // 25: sallyport.resource.v1.RevokedSubject
-	(*RevokedSession)(nil),        // 26: sallyport.resource.v1.RevokedSession
-	nil,                           // 27: sallyport.resource.v1.Document.LabelsEntry
-	nil,                           // 28: sallyport.resource.v1.RouteSelector.LabelsEntry
-	nil,                           // 29: sallyport.resource.v1.Enrollment.LabelsEntry
-	(*durationpb.Duration)(nil),   // 30: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil), // 31: google.protobuf.Timestamp
+	(*ApiKey)(nil),                // 23: sallyport.resource.v1.ApiKey
+	(*ApiKeySecret)(nil),          // 24: sallyport.resource.v1.ApiKeySecret
+	(*Revocation)(nil),            // 25: sallyport.resource.v1.Revocation
+	(*RevokedToken)(nil),          // 26: sallyport.resource.v1.RevokedToken
+	(*RevokedSubject)(nil),        // 27: sallyport.resource.v1.RevokedSubject
+	(*RevokedSession)(nil),        // 28: sallyport.resource.v1.RevokedSession
+	nil,                           // 29: sallyport.resource.v1.Document.LabelsEntry
+	nil,                           // 30: sallyport.resource.v1.RouteSelector.LabelsEntry
+	nil,                           // 31: sallyport.resource.v1.Enrollment.LabelsEntry
+	(*durationpb.Duration)(nil),   // 32: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil), // 33: google.protobuf.Timestamp
 }
 var file_sallyport_resource_v1_resource_proto_depIdxs = []int32{
-	27, // 0: sallyport.resource.v1.Document.labels:type_name -> sallyport.resource.v1.Document.LabelsEntry
+	29, // 0: sallyport.resource.v1.Document.labels:type_name -> sallyport.resource.v1.Document.LabelsEntry
 	0,  // 1: sallyport.resource.v1.Document.reach:type_name -> sallyport.resource.v1.Reach
 	7,  // 2: sallyport.resource.v1.Document.routes:type_name -> sallyport.resource.v1.RouteSelector
-	28, // 3: sallyport.resource.v1.RouteSelector.labels:type_name -> sallyport.resource.v1.RouteSelector.LabelsEntry
+	30, // 3: sallyport.resource.v1.RouteSelector.labels:type_name -> sallyport.resource.v1.RouteSelector.LabelsEntry
 	9,  // 4: sallyport.resource.v1.Environment.configuration_age:type_name -> sallyport.resource.v1.StalenessRule
 	9,  // 5: sallyport.resource.v1.Environment.security_age:type_name -> sallyport.resource.v1.StalenessRule
-	30, // 6: sallyport.resource.v1.StalenessRule.limit:type_name -> google.protobuf.Duration
+	32, // 6: sallyport.resource.v1.StalenessRule.limit:type_name -> google.protobuf.Duration
 	1,  // 7: sallyport.resource.v1.StalenessRule.action:type_name -> sallyport.resource.v1.StalenessAction
-	29, // 8: sallyport.resource.v1.Enrollment.labels:type_name -> sallyport.resource.v1.Enrollment.LabelsEntry
+	31, // 8: sallyport.resource.v1.Enrollment.labels:type_name -> sallyport.resource.v1.Enrollment.LabelsEntry
 	12, // 9: sallyport.resource.v1.Listener.tls:type_name -> sallyport.resource.v1.ListenerTLS
 	13, // 10: sallyport.resource.v1.ListenerTLS.certificates:type_name -> sallyport.resource.v1.CertificateFiles
 	3,  // 11: sallyport.resource.v1.ListenerTLS.client_certificates:type_name -> sallyport.resource.v1.ClientCertificates
 	2,  // 12: sallyport.resource.v1.ListenerTLS.min_version:type_name -> sallyport.resource.v1.TLSVersion
 	15, // 13: sallyport.resource.v1.Route.authentication:type_name -> sallyport.resource.v1.Authentication
-	30, // 14: sallyport.resource.v1.Route.timeout:type_name -> google.protobuf.Duration
+	32, // 14: sallyport.resource.v1.Route.timeout:type_name -> google.protobuf.Duration
 	4,  // 15: sallyport.resource.v1.Authentication.require:type_name -> sallyport.resource.v1.Require
 	17, // 16: sallyport.resource.v1.Upstream.plaintext:type_name -> sallyport.resource.v1.PlaintextTransport
 	18, // 17: sallyport.resource.v1.Upstream.tls:type_name -> sallyport.resource.v1.TLSTransport
@@ -2235,17 +2436,20 @@ var file_sallyport_resource_v1_resource_proto_depIdxs = []int32{
 	7,  // 19: sallyport.resource.v1.Policy.routes:type_name -> sallyport.resource.v1.RouteSelector
 	5,  // 20: sallyport.resource.v1.Policy.effect:type_name -> sallyport.resource.v1.Effect
 	21, // 21: sallyport.resource.v1.Policy.principals:type_name -> sallyport.resource.v1.PrincipalMatcher
-	30, // 22: sallyport.resource.v1.IdentityProvider.leeway:type_name -> google.protobuf.Duration
-	24, // 23: sallyport.resource.v1.Revocation.token:type_name -> sallyport.resource.v1.RevokedToken
-	25, // 24: sallyport.resource.v1.Revocation.subject:type_name -> sallyport.resource.v1.RevokedSubject
-	26, // 25: sallyport.resource.v1.Revocation.session:type_name -> sallyport.resource.v1.RevokedSession
-	31, // 26: sallyport.resource.v1.Revocation.issued_before:type_name -> google.protobuf.Timestamp
-	31, // 27: sallyport.resource.v1.Revocation.expires_at:type_name -> google.protobuf.Timestamp
-	28, // [28:28] is the sub-list for method output_type
-	28, // [28:28] is the sub-list for method input_type
-	28, // [28:28] is the sub-list for extension type_name
-	28, // [28:28] is the sub-list for extension extendee
-	0,  // [0:28] is the sub-list for field type_name
+	32, // 22: sallyport.resource.v1.IdentityProvider.leeway:type_name -> google.protobuf.Duration
+	24, // 23: sallyport.resource.v1.ApiKey.secrets:type_name -> sallyport.resource.v1.ApiKeySecret
+	33, // 24: sallyport.resource.v1.ApiKeySecret.created_at:type_name -> google.protobuf.Timestamp
+	33, // 25: sallyport.resource.v1.ApiKeySecret.not_after:type_name -> google.protobuf.Timestamp
+	26, // 26: sallyport.resource.v1.Revocation.token:type_name -> sallyport.resource.v1.RevokedToken
+	27, // 27: sallyport.resource.v1.Revocation.subject:type_name -> sallyport.resource.v1.RevokedSubject
+	28, // 28: sallyport.resource.v1.Revocation.session:type_name -> sallyport.resource.v1.RevokedSession
+	33, // 29: sallyport.resource.v1.Revocation.issued_before:type_name -> google.protobuf.Timestamp
+	33, // 30: sallyport.resource.v1.Revocation.expires_at:type_name -> google.protobuf.Timestamp
+	31, // [31:31] is the sub-list for method output_type
+	31, // [31:31] is the sub-list for method input_type
+	31, // [31:31] is the sub-list for extension type_name
+	31, // [31:31] is the sub-list for extension extendee
+	0,  // [0:31] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_resource_v1_resource_proto_init() }
@@ -2264,8 +2468,9 @@ func file_sallyport_resource_v1_resource_proto_init() {
 		(*PrincipalMatcher_Spiffe)(nil),
 		(*PrincipalMatcher_Authenticated)(nil),
 		(*PrincipalMatcher_Anonymous)(nil),
+		(*PrincipalMatcher_Key)(nil),
 	}
-	file_sallyport_resource_v1_resource_proto_msgTypes[17].OneofWrappers = []any{
+	file_sallyport_resource_v1_resource_proto_msgTypes[19].OneofWrappers = []any{
 		(*Revocation_Token)(nil),
 		(*Revocation_Subject)(nil),
 		(*Revocation_Session)(nil),
@@ -2280,7 +2485,7 @@ func file_sallyport_resource_v1_resource_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_resource_v1_resource_proto_rawDesc), len(file_sallyport_resource_v1_resource_proto_rawDesc)),
 			NumEnums:      6,
-			NumMessages:   24,
+			NumMessages:   26,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
