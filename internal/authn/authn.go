@@ -5,7 +5,6 @@ package authn
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"iter"
 	"time"
@@ -219,8 +218,11 @@ func (a *Authenticator) bearer(ctx context.Context, try *attempt) (*policy.Princ
 
 // token looks for raw among the verified tokens before it looks into it.
 func (a *Authenticator) token(ctx context.Context, raw string, accepted []ProviderName, now time.Time) (*policy.Principal, Reason) {
-	sum := digest(raw)
-	p, v := a.remembered(sum, accepted, now)
+	if a.cache == nil {
+		return nil, tokenPrefix + Reason(token.WrongIssuer)
+	}
+	hash := a.cache.hash(raw)
+	p, v := a.remembered(hash, raw, accepted, now)
 	a.metrics.looked(v != nil)
 	if v != nil {
 		if err := p.rules.CheckTime(v.claims, now); err != nil {
@@ -242,25 +244,19 @@ func (a *Authenticator) token(ctx context.Context, raw string, accepted []Provid
 	if reason != "" {
 		return nil, reason
 	}
-	a.cache.put(cacheKey{sum, p.id}, v, len(raw))
+	a.cache.put(cacheKey{hash, p.id}, v, raw)
 	return v.principal, ""
-}
-
-// digest is SHA-256, through a copy on the stack unless raw is unusually long.
-func digest(raw string) [sha256.Size]byte {
-	var room [2048]byte
-	return sha256.Sum256(append(room[:0], raw...))
 }
 
 // remembered returns the verified token and the provider that stands for it,
 // or nil unless it was verified with the keys that are in force now.
-func (a *Authenticator) remembered(sum [32]byte, accepted []ProviderName, now time.Time) (*provider, *verified) {
+func (a *Authenticator) remembered(hash uint64, raw string, accepted []ProviderName, now time.Time) (*provider, *verified) {
 	for _, name := range accepted {
 		p := a.providers[name]
 		if p == nil {
 			continue
 		}
-		if v := a.cache.get(cacheKey{sum, p.id}); v != nil && v.keys == p.keys.usable(now) {
+		if v := a.cache.get(cacheKey{hash, p.id}, raw); v != nil && v.keys == p.keys.usable(now) {
 			return p, v
 		}
 	}

@@ -1,6 +1,8 @@
 package authn
 
 import (
+	"hash/maphash"
+	"strings"
 	"sync"
 
 	"github.com/sallyport/sallyport/internal/policy"
@@ -16,25 +18,28 @@ const (
 	sample = 8
 )
 
-// cacheKey binds a verified token to the provider, and so to the rules, that
-// verified it.
+// cacheKey finds a verified token by a keyed hash of its bytes, which nobody
+// outside the process can aim at. The hash only finds: what it found counts
+// when its bytes are those of the request. The provider, and so the rules, that
+// verified the token is part of the key.
 type cacheKey struct {
-	token    [32]byte // SHA-256: tokens themselves are not kept
+	hash     uint64
 	provider uint64
 }
 
 // verified is a token that was good once. It is worth nothing unless keys is
 // still the provider's key set and the claims stand at the time of the request.
 type verified struct {
+	raw       string // a copy: a header's text may hold on to more than itself
 	keys      *token.KeySet
 	claims    *token.Claims
 	principal *policy.Principal
-	cost      int
 }
 
 // cache remembers verified tokens, within bounds of number and of bytes. Only
 // what an issuer has signed gets in, so that rubbish pushes nothing out.
 type cache struct {
+	seed           maphash.Seed
 	entries, bytes int // bounds of one shard
 	shards         [shards]shard
 }
@@ -42,12 +47,12 @@ type cache struct {
 type shard struct {
 	mu   sync.Mutex
 	held map[cacheKey]*verified
-	size int      // sum of the costs in held
+	size int      // bytes of the tokens in held
 	_    [40]byte // a cache line for each
 }
 
 func newCache(entries int) *cache {
-	c := &cache{entries: max(entries/shards, 1)}
+	c := &cache{seed: maphash.MakeSeed(), entries: max(entries/shards, 1)}
 	c.bytes = max(c.entries*tokenBudget, token.MaxSize)
 	for i := range c.shards {
 		c.shards[i].held = make(map[cacheKey]*verified)
@@ -55,18 +60,34 @@ func newCache(entries int) *cache {
 	return c
 }
 
-func (c *cache) get(k cacheKey) *verified {
-	s := &c.shards[k.token[0]%shards]
+// hash is of the end of a token: a JWT's signature, in which no two are alike. So
+// it costs the same for a long one. Tokens that end alike only push each other
+// out.
+func (c *cache) hash(raw string) uint64 {
+	const end = 128
+	return maphash.String(c.seed, raw[max(len(raw)-end, 0):])
+}
+
+// shard is chosen by bits of the hash that maps do not start from.
+func (c *cache) shard(k cacheKey) *shard { return &c.shards[k.hash>>32%shards] }
+
+// get returns what is known of raw, whose hash is in k, or nil.
+func (c *cache) get(k cacheKey, raw string) *verified {
+	s := c.shard(k)
 	s.mu.Lock()
 	v := s.held[k]
 	s.mu.Unlock()
+	if v == nil || v.raw != raw {
+		return nil
+	}
 	return v
 }
 
-// put takes v over.
-func (c *cache) put(k cacheKey, v *verified, cost int) {
-	v.cost = cost
-	s := &c.shards[k.token[0]%shards]
+// put takes v over, in place of what has the same key.
+func (c *cache) put(k cacheKey, v *verified, raw string) {
+	v.raw = strings.Clone(raw)
+	cost := len(raw)
+	s := c.shard(k)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.remove(k)
@@ -79,7 +100,7 @@ func (c *cache) put(k cacheKey, v *verified, cost int) {
 
 func (s *shard) remove(k cacheKey) {
 	if v, ok := s.held[k]; ok {
-		s.size -= v.cost
+		s.size -= len(v.raw)
 		delete(s.held, k)
 	}
 }
