@@ -13,9 +13,10 @@ const (
 	// BadHeader: a header that names or carries a key (jku, jwk, x5u, x5c),
 	// demands an extension (crit, b64, zip, enc), or has no kid.
 	BadHeader Reason = "bad_header"
-	// WrongType: typ says that it is not an access token.
+	// WrongType: typ says that it is not an access token, or not one of the types
+	// that the rules take.
 	WrongType Reason = "wrong_type"
-	// WrongAlgorithm: alg is not allowed, or is not the one of the key.
+	// WrongAlgorithm: alg is not allowed, or none of the key's.
 	WrongAlgorithm Reason = "algorithm"
 	// UnknownKey: the key set has no such kid.
 	UnknownKey Reason = "unknown_key"
@@ -28,10 +29,17 @@ const (
 	// BadClaim: a required claim is missing, or a claim has a shape that
 	// cannot be understood.
 	BadClaim Reason = "bad_claim"
+	// WrongClaim: a claim that the rules require has none of the values that they
+	// name, or leads to several claims.
+	WrongClaim Reason = "wrong_claim"
+	// LongLived: more time lies between iat and exp than the rules allow.
+	LongLived Reason = "long_lived"
 	// NotYetValid: nbf or iat lies in the future beyond the leeway.
 	NotYetValid Reason = "not_yet_valid"
 	// Expired: exp lies in the past beyond the leeway.
 	Expired Reason = "expired"
+	// Inactive: its issuer says that it is not, or no longer, good for anything.
+	Inactive Reason = "inactive"
 )
 
 // Error is a refused token; every error of Parse and Verify is one. It holds

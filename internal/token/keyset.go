@@ -4,7 +4,6 @@ import (
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
-	"crypto/elliptic"
 	"crypto/rsa"
 	"errors"
 	"fmt"
@@ -31,8 +30,13 @@ type KeySet struct {
 }
 
 type key struct {
-	algorithm Algorithm
-	public    publicKey
+	public publicKey
+	only   Algorithm // the one that the set names, if it does
+}
+
+// takes says whether signatures of the algorithm are verified with the key.
+func (k key) takes(a Algorithm) bool {
+	return a.fits(k.public) && (k.only == "" || k.only == a)
 }
 
 // publicKey is what the three key types of the standard library share.
@@ -48,8 +52,9 @@ type publicKey interface {
 // of another type or algorithm, not for signatures, has no kid, or is weak or
 // damaged.
 //
-// A key is usable for one algorithm only: ES256 with P-256, RS256 with 2048 to
-// 8192 bits, EdDSA with Ed25519.
+// A key is usable for the algorithms of its type alone: RS256 to RS512 and PS256
+// to PS512 with 2048 to 8192 bits, ES256 with P-256, ES384 with P-384, ES512
+// with P-521, EdDSA with Ed25519. When it names its alg, it is for that one.
 func ParseKeySet(document []byte) (*KeySet, error) {
 	if len(document) > MaxKeySetSize {
 		return nil, fmt.Errorf("parse key set: longer than %d bytes", MaxKeySetSize)
@@ -136,7 +141,7 @@ func (s *KeySet) Equal(other *KeySet) bool {
 	}
 	for kid, k := range s.keys {
 		o, ok := other.keys[kid]
-		if !ok || !o.public.Equal(k.public) {
+		if !ok || o.only != k.only || !o.public.Equal(k.public) {
 			return false
 		}
 	}
@@ -169,11 +174,17 @@ func usable(jwk map[string]any) (key, bool) {
 	if !forSignatures(jwk) {
 		return key{}, false
 	}
-	k, ok := publicKeyOf(jwk)
-	if alg, given := jwk["alg"]; given && alg != string(k.algorithm) {
+	public, ok := publicKeyOf(jwk)
+	if !ok {
 		return key{}, false
 	}
-	return k, ok
+	k := key{public: public}
+	if alg, given := jwk["alg"]; given {
+		s, _ := alg.(string)
+		k.only = Algorithm(s)
+		return k, k.only.fits(public)
+	}
+	return k, true
 }
 
 func forSignatures(jwk map[string]any) bool {
@@ -191,51 +202,69 @@ func forSignatures(jwk map[string]any) bool {
 // publicKeyOf hands the library nothing but the members that make up the key,
 // and those only in the form that it does not bend: it would pad short
 // coordinates, cut long exponents, trim padding, and read certificates.
-func publicKeyOf(jwk map[string]any) (key, bool) {
-	member := func(name string) string {
-		s, _ := jwk[name].(string)
-		return s
-	}
-	m := jwkset.JWKMarshal{KTY: jwkset.KTY(member("kty"))}
-	const coordinate = 43 // 32 octets as base64url (RFC 7518 §6.2.1.2)
-	switch kty, crv := member("kty"), member("crv"); {
-	case kty == "EC" && crv == "P-256":
-		m.CRV, m.X, m.Y = jwkset.CrvP256, member("x"), member("y")
-		if len(m.X) != coordinate || len(m.Y) != coordinate {
-			return key{}, false
-		}
-	case kty == "OKP" && crv == "Ed25519":
-		m.CRV, m.X = jwkset.CrvEd25519, member("x")
-	case kty == "RSA":
-		m.N, m.E = member("n"), member("e")
-		if len(m.E) > 6 {
-			return key{}, false
-		}
-	default:
-		return key{}, false
+func publicKeyOf(jwk map[string]any) (publicKey, bool) {
+	m, ok := membersOf(jwk)
+	if !ok {
+		return nil, false
 	}
 	for _, s := range []string{m.X, m.Y, m.N, m.E} {
 		if _, ok := decodeSegment(s); !ok {
-			return key{}, false
+			return nil, false
 		}
 	}
 	parsed, err := jwkset.NewJWKFromMarshal(m, jwkset.JWKMarshalOptions{}, jwkset.JWKValidateOptions{SkipAll: true})
 	if err != nil {
-		return key{}, false
+		return nil, false
 	}
 	return strong(parsed.Key())
 }
 
-func strong(public any) (key, bool) {
+func membersOf(jwk map[string]any) (m jwkset.JWKMarshal, ok bool) {
+	member := func(name string) string {
+		s, _ := jwk[name].(string)
+		return s
+	}
+	m.KTY = jwkset.KTY(member("kty"))
+	m.CRV = jwkset.CRV(member("crv"))
+	switch m.KTY {
+	case jwkset.KtyEC:
+		m.X, m.Y = member("x"), member("y")
+		size := coordinate(m.CRV)
+		return m, size > 0 && len(m.X) == size && len(m.Y) == size
+	case jwkset.KtyOKP:
+		m.X = member("x")
+		return m, m.CRV == jwkset.CrvEd25519
+	case jwkset.KtyRSA:
+		m.CRV, m.N, m.E = "", member("n"), member("e")
+		return m, len(m.E) <= 6
+	}
+	return m, false
+}
+
+// coordinate is the length of a coordinate on the curve as base64url, which is
+// fixed (RFC 7518 §6.2.1.2): of 32, 48 and 66 octets.
+func coordinate(curve jwkset.CRV) int {
+	switch curve {
+	case jwkset.CrvP256:
+		return 43
+	case jwkset.CrvP384:
+		return 64
+	case jwkset.CrvP521:
+		return 88
+	}
+	return 0
+}
+
+func strong(public any) (publicKey, bool) {
 	switch p := public.(type) {
 	case *ecdsa.PublicKey:
-		return key{ES256, p}, p.Curve == elliptic.P256()
+		return p, true
 	case ed25519.PublicKey:
-		return key{EdDSA, p}, len(p) == ed25519.PublicKeySize
+		return p, len(p) == ed25519.PublicKeySize
 	case *rsa.PublicKey:
 		bits := p.N.BitLen()
 		odd := p.N.Bit(0) == 1 && p.E&1 == 1
-		return key{RS256, p}, odd && p.E >= 3 && bits >= minRSABits && bits <= maxRSABits
+		return p, odd && p.E >= 3 && bits >= minRSABits && bits <= maxRSABits
 	}
-	return key{}, false
+	return nil, false
 }

@@ -27,7 +27,7 @@ func TestParseKeySet(t *testing.T) {
 		}
 		return set(entries...)
 	}
-	p384 := must(ecdsa.GenerateKey(elliptic.P384(), rand.Reader))
+	p384, p521 := must(ecdsa.GenerateKey(elliptic.P384(), rand.Reader)), must(ecdsa.GenerateKey(elliptic.P521(), rand.Reader))
 	n, e := b64(keys.rsa.N.Bytes()), "AQAB"
 	rsaKey := func(n, e string) string { return fmt.Sprintf(`{"kty":"RSA","kid":"r","n":%q,"e":%q}`, n, e) }
 	big := &rsa.PublicKey{N: keys.rsa.N, E: 3}
@@ -48,10 +48,19 @@ func TestParseKeySet(t *testing.T) {
 		{"alg agrees", set(ec(`"kid":"a"`, `"alg":"ES256"`)), 1, 0},
 		{"alg of another kind is left out", set(good, ec(`"kid":"a"`, `"alg":"RS256"`)), 1, 1},
 		{"alg unknown is left out", set(good, ec(`"kid":"a"`, `"alg":"ES999"`)), 1, 1},
-		{"RSA for PSS is left out", set(good, jwk(&keys.rsa.PublicKey, `"kid":"a"`, `"alg":"PS256"`)), 1, 1},
+		{"alg not for the type is left out", set(good, jwk(&keys.rsa.PublicKey, `"kid":"a"`, `"alg":"EdDSA"`)), 1, 1},
+		{"alg of another curve is left out", set(good, ec(`"kid":"a"`, `"alg":"ES384"`)), 1, 1},
+		{"alg a number is left out", set(good, ec(`"kid":"a"`, `"alg":256`)), 1, 1},
+		{"alg empty is left out", set(good, ec(`"kid":"a"`, `"alg":""`)), 1, 1},
+		{"alg of encryption is left out", set(good, jwk(&keys.rsa.PublicKey, `"kid":"a"`, `"alg":"RSA-OAEP"`)), 1, 1},
+		{"RSA for PSS", set(good, jwk(&keys.rsa.PublicKey, `"kid":"a"`, `"alg":"PS256"`)), 2, 0},
 		{"kty unknown is left out", set(good, `{"kty":"AKP","kid":"a","pub":"x"}`), 1, 1},
 		{"kty missing is left out", set(good, `{"kid":"a"}`), 1, 1},
-		{"P-384 is left out", set(good, jwk(&p384.PublicKey, `"kid":"a"`)), 1, 1},
+		{"P-384", set(jwk(&p384.PublicKey, `"kid":"a"`)), 1, 0},
+		{"P-521", set(jwk(&p521.PublicKey, `"kid":"a"`, `"alg":"ES512"`)), 1, 0},
+		{"P-384 said to be P-521 is left out", set(good, strings.Replace(jwk(&p384.PublicKey, `"kid":"a"`), "P-384", "P-521", 1)), 1, 1},
+		{"secp256k1 is left out", set(good, strings.Replace(ec(`"kid":"a"`), "P-256", "secp256k1", 1)), 1, 1},
+		{"curve missing is left out", set(good, strings.Replace(ec(`"kid":"a"`), `"crv":"P-256",`, "", 1)), 1, 1},
 		{"X25519 is left out", set(good, `{"kty":"OKP","crv":"X25519","kid":"a","x":"`+b64(make([]byte, 32))+`"}`), 1, 1},
 		{"no kid is left out", set(good, ec()), 1, 1},
 		{"two without kid are left out", set(good, ec(), ec()), 1, 2},
@@ -132,6 +141,7 @@ func TestKeySetEqual(t *testing.T) {
 		{"an ignored key more", parse(a, b, `{"kty":"AKP"}`), true},
 		{"one removed", parse(a), false},
 		{"other key under the same kid", parse(swapped, b), false},
+		{"alg pinned", parse(a, strings.Replace(b, `"kid"`, `"alg":"RS256","kid"`, 1)), false},
 		{"other kid", parse(jwk(&keys.ec.PublicKey, `"kid":"c"`), b), false},
 		{"none", nil, false},
 	} {

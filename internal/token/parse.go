@@ -17,6 +17,7 @@ type Parsed struct {
 	KeyID  string
 
 	algorithm Algorithm
+	typ       Type
 	signed    string
 	signature []byte
 	claims    map[string]any
@@ -47,8 +48,10 @@ func Parse(raw string) (*Parsed, error) {
 
 // For says whether aud, a string or an array of strings (RFC 7519 §4.1.3),
 // names one of the audiences.
-func (p *Parsed) For(audiences []string) bool {
-	got, ok := names(p.claims["aud"])
+func (p *Parsed) For(audiences []string) bool { return isFor(p.claims, audiences) }
+
+func isFor(claims map[string]any, audiences []string) bool {
+	got, ok := names(claims["aud"])
 	return ok && slices.ContainsFunc(got, func(a string) bool { return slices.Contains(audiences, a) })
 }
 
@@ -58,9 +61,11 @@ func (p *Parsed) readHeader(h map[string]any) error {
 			return refuse(BadHeader)
 		}
 	}
-	if !accessToken(h) {
+	typ, ok := typeOf(h)
+	if !ok {
 		return refuse(WrongType)
 	}
+	p.typ = typ
 	alg, _ := h["alg"].(string)
 	if p.algorithm = Algorithm(alg); p.algorithm.method() == nil {
 		return refuse(WrongAlgorithm)
@@ -72,16 +77,16 @@ func (p *Parsed) readHeader(h map[string]any) error {
 	return nil
 }
 
-// accessToken accepts the types that access tokens have (RFC 7519 §5.1,
-// RFC 9068 §2.1), not those of logout tokens, DPoP proofs or security events.
-func accessToken(h map[string]any) bool {
+// typeOf accepts the types that access tokens have, not those of logout tokens,
+// DPoP proofs or security events. An empty typ is not the same as none.
+func typeOf(h map[string]any) (Type, bool) {
 	v, given := h["typ"]
 	if !given {
-		return true
+		return NoType, true
 	}
-	typ, _ := v.(string)
-	typ = strings.TrimPrefix(strings.ToLower(typ), "application/")
-	return typ == "jwt" || typ == "at+jwt"
+	s, _ := v.(string)
+	typ := Type(strings.TrimPrefix(strings.ToLower(s), "application/"))
+	return typ, typ == JWT || typ == AccessJWT
 }
 
 func decodeJSON(segment string) (map[string]any, bool) {

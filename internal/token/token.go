@@ -3,23 +3,20 @@
 package token
 
 import (
-	"math"
 	"slices"
-	"strings"
 	"time"
-	"unicode"
-
-	"github.com/golang-jwt/jwt/v5"
 )
 
-// Algorithm is a signature algorithm of RFC 7518 §3.1 or RFC 8037 §3.1.
-type Algorithm string
+// Type is what typ says that a token is, in lower case and without
+// "application/".
+type Type string
 
-// The algorithms that Verify knows. All are asymmetric.
+// The types of access tokens. Tokens of any other type, such as ID tokens that
+// say so, logout tokens and DPoP proofs, are refused whatever the rules.
 const (
-	ES256 Algorithm = "ES256"
-	RS256 Algorithm = "RS256"
-	EdDSA Algorithm = "EdDSA"
+	NoType    Type = ""       // no typ
+	JWT       Type = "jwt"    // RFC 7519 §5.1
+	AccessJWT Type = "at+jwt" // RFC 9068 §2.1
 )
 
 // Bounds of the leeway. NoLeeway asks for none, because zero means
@@ -31,38 +28,33 @@ const (
 )
 
 // Rules is what a token has to meet. The zero value refuses every token.
+//
+// A claim path is the name of a claim, or names of objects and a name in the
+// innermost joined by dots: "realm_access.roles". Names may hold dots
+// themselves; a token in which a path leads to several claims is refused.
 type Rules struct {
 	// Issuer is compared with iss byte by byte. Empty refuses.
 	Issuer string
 	// Audiences: one of them has to be in aud. None refuses.
 	Audiences []string
-	// SubjectClaim names who the token speaks of; "sub" when empty.
+	// SubjectClaim is the path of who the token speaks of; "sub" when empty.
 	SubjectClaim string
-	// GroupsClaim names a string or an array of strings; "groups" when empty.
+	// GroupsClaim is the path of a string or an array of strings; "groups" when
+	// empty.
 	GroupsClaim string
+	// Required claims: each has to be met.
+	Required []Requirement
 	// Leeway for exp, nbf and iat: DefaultLeeway when zero, none when negative,
 	// MaxLeeway at most.
 	Leeway time.Duration
-	// Algorithms that are taken; all known ones when empty.
+	// MaxLifetime is the longest time from iat to exp, and makes iat required;
+	// any when zero.
+	MaxLifetime time.Duration
+	// Algorithms that are taken; DefaultAlgorithms when empty.
 	Algorithms []Algorithm
-}
-
-// Claims is what a verified token says.
-type Claims struct {
-	Issuer  string
-	Subject string   // never empty, no control characters
-	Groups  []string // none is empty
-	Scopes  []string // likewise
-	ID      string   // jti, or empty
-	Session string   // sid, or empty
-
-	Expires   time.Time
-	NotBefore time.Time // zero when the token has no nbf
-	IssuedAt  time.Time // zero when the token has no iat
-
-	// All holds every claim: string, bool, nil, int64 (integers of that range),
-	// float64 (other numbers), []any and map[string]any.
-	All map[string]any
+	// Types that are taken; all when empty. AccessJWT alone wants all that
+	// RFC 9068 §2.2 makes required.
+	Types []Type
 }
 
 // Verify parses raw and verifies it at now. Every error is an *Error.
@@ -77,23 +69,65 @@ func Verify(raw string, rules Rules, keys *KeySet, now time.Time) (*Claims, erro
 // Verify checks header, signature and claims at now, in this order: of a token
 // whose signature is wrong nothing else is told. Every error is an *Error.
 func (p *Parsed) Verify(rules Rules, keys *KeySet, now time.Time) (*Claims, error) {
+	if len(rules.Types) > 0 && !slices.Contains(rules.Types, p.typ) {
+		return nil, refuse(WrongType)
+	}
 	if err := p.checkSignature(rules.Algorithms, keys); err != nil {
 		return nil, err
 	}
-	if iss, _ := p.claims["iss"].(string); iss == "" || iss != rules.Issuer {
-		return nil, refuse(WrongIssuer)
-	}
-	if !p.For(rules.Audiences) {
-		return nil, refuse(WrongAudience)
-	}
-	c, err := rules.read(p.claims)
+	c, err := rules.check(p.claims, now)
 	if err != nil {
 		return nil, err
 	}
-	if err := rules.CheckTime(c, now); err != nil {
+	if slices.Equal(rules.Types, []Type{AccessJWT}) && !isAccessToken(c) {
+		return nil, refuse(BadClaim)
+	}
+	return c, nil
+}
+
+// isAccessToken looks for what RFC 9068 §2.2 requires besides what every token
+// needs here.
+func isAccessToken(c *Claims) bool {
+	client, _ := c.All["client_id"].(string)
+	return client != "" && c.ID != "" && !c.IssuedAt.IsZero()
+}
+
+// check checks the claims of a token that is genuine.
+func (r *Rules) check(claims map[string]any, now time.Time) (*Claims, error) {
+	if iss, _ := claims["iss"].(string); iss == "" || iss != r.Issuer {
+		return nil, refuse(WrongIssuer)
+	}
+	if !isFor(claims, r.Audiences) {
+		return nil, refuse(WrongAudience)
+	}
+	c, err := r.read(claims)
+	if err != nil {
+		return nil, err
+	}
+	if err := r.CheckTime(c, now); err != nil {
+		return nil, err
+	}
+	if err := r.checkRest(c); err != nil {
 		return nil, err
 	}
 	return c, nil
+}
+
+func (r *Rules) checkRest(c *Claims) error {
+	if r.MaxLifetime > 0 {
+		if c.IssuedAt.IsZero() {
+			return refuse(BadClaim)
+		}
+		if c.Expires.Sub(c.IssuedAt) > r.MaxLifetime {
+			return refuse(LongLived)
+		}
+	}
+	for i := range r.Required {
+		if !r.Required[i].met(c.All) {
+			return refuse(WrongClaim)
+		}
+	}
+	return nil
 }
 
 // CheckTime checks verified claims again at a later now: a token that was
@@ -111,31 +145,18 @@ func (r *Rules) CheckTime(c *Claims, now time.Time) error {
 }
 
 func (p *Parsed) checkSignature(allowed []Algorithm, keys *KeySet) error {
-	if len(allowed) > 0 && !slices.Contains(allowed, p.algorithm) {
+	if !p.algorithm.allowed(allowed) {
 		return refuse(WrongAlgorithm)
 	}
 	k, ok := keys.key(p.KeyID)
 	if !ok {
 		return refuse(UnknownKey)
 	}
-	if k.algorithm != p.algorithm {
+	if !k.takes(p.algorithm) {
 		return refuse(WrongAlgorithm)
 	}
 	if p.algorithm.method().Verify(p.signed, p.signature, k.public) != nil {
 		return refuse(BadSignature)
-	}
-	return nil
-}
-
-// method is nil for an algorithm that is not one of the constants.
-func (a Algorithm) method() jwt.SigningMethod {
-	switch a {
-	case ES256:
-		return jwt.SigningMethodES256
-	case RS256:
-		return jwt.SigningMethodRS256
-	case EdDSA:
-		return jwt.SigningMethodEdDSA
 	}
 	return nil
 }
@@ -145,79 +166,4 @@ func (r *Rules) leeway() time.Duration {
 		return DefaultLeeway
 	}
 	return min(max(r.Leeway, 0), MaxLeeway)
-}
-
-func (r *Rules) read(all map[string]any) (*Claims, error) {
-	c := &Claims{Issuer: r.Issuer, All: all}
-	var ok [8]bool
-	c.Subject, ok[0] = subject(all[or(r.SubjectClaim, "sub")])
-	c.Groups, ok[1] = names(all[or(r.GroupsClaim, "groups")])
-	c.ID, ok[2] = optionalString(all, "jti")
-	c.Expires, ok[3] = date(all, "exp")
-	c.NotBefore, ok[4] = date(all, "nbf")
-	c.IssuedAt, ok[5] = date(all, "iat")
-	c.Session, ok[6] = optionalString(all, "sid")
-	c.Scopes, ok[7] = scopes(all)
-	if slices.Contains(ok[:], false) || c.Expires.IsZero() {
-		return nil, refuse(BadClaim)
-	}
-	return c, nil
-}
-
-func or(s, fallback string) string {
-	if s == "" {
-		return fallback
-	}
-	return s
-}
-
-// subject refuses control characters: it ends up in headers and records.
-func subject(v any) (string, bool) {
-	s, _ := v.(string)
-	return s, s != "" && !strings.ContainsFunc(s, unicode.IsControl)
-}
-
-// names reads an absent claim, a string, or an array of strings. Anything else
-// is no list that a policy denying one of its members could rely on.
-func names(v any) ([]string, bool) {
-	switch v := v.(type) {
-	case nil:
-		return nil, true
-	case string:
-		return []string{v}, v != ""
-	case []any:
-		list := make([]string, len(v))
-		for i := range v {
-			list[i], _ = v[i].(string)
-		}
-		return list, !slices.Contains(list, "")
-	}
-	return nil, false
-}
-
-func optionalString(all map[string]any, name string) (string, bool) {
-	v, given := all[name]
-	s, ok := v.(string)
-	return s, ok || !given
-}
-
-// date reads a NumericDate (RFC 7519 §2); absent is the zero time. Dates
-// before 1970 or after the year 9999 are refused.
-func date(all map[string]any, name string) (time.Time, bool) {
-	const latest = 253402300799
-	v, given := all[name]
-	var seconds float64
-	switch v := v.(type) {
-	case int64:
-		seconds = float64(v)
-	case float64:
-		seconds = v
-	default:
-		return time.Time{}, !given
-	}
-	if !(seconds >= 0 && seconds <= latest) {
-		return time.Time{}, false
-	}
-	whole, fraction := math.Modf(seconds)
-	return time.Unix(int64(whole), int64(fraction*1e9)).UTC(), true
 }
