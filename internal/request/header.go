@@ -6,66 +6,6 @@ import (
 	"strings"
 )
 
-// fate is what happens to a header field.
-type fate uint8
-
-const (
-	forwarded  fate = iota
-	single          // forwarded, and refused when it occurs twice
-	connection      // of this connection only: read, then removed
-	removed         // only a gateway may say it
-)
-
-// fateOf knows the fields that are not simply forwarded. Those of a gateway are
-// the ways in which common proxies and frameworks are told who the client is,
-// where it comes from, or that another method, host or path is meant.
-func fateOf(name string) fate {
-	switch name {
-	case "Host":
-		return removed // it is Canonical.Host
-	case "Authorization", "Content-Length", "Content-Location", "Content-Range", "Content-Type",
-		"Cookie", "Date", "From", "If-Modified-Since", "If-Range", "If-Unmodified-Since",
-		"Idempotency-Key", "Max-Forwards", "Origin", "Range", "Referer", "Traceparent",
-		"User-Agent", "X-Api-Key", "X-Request-Id":
-		return single
-	case "Connection", "Expect", "Http2-Settings", "Keep-Alive", "Proxy-Authenticate",
-		"Proxy-Authorization", "Proxy-Connection", "Te", "Trailer", "Transfer-Encoding", "Upgrade":
-		return connection
-	case "Cf-Connecting-Ip", "Client-Cert", "Client-Cert-Chain", "Client-Ip", "Fastly-Client-Ip",
-		"Forwarded", "Proxy", "Remote-Addr", "Remote-Email", "Remote-Groups", "Remote-Name",
-		"Remote-User", "True-Client-Ip",
-		"X-Client-Cert", "X-Client-Ip", "X-Client-Verify", "X-Cluster-Client-Ip",
-		"X-Email", "X-Forwarded", "X-Groups", "X-Host", "X-Http-Host-Override", "X-Http-Method",
-		"X-Http-Method-Override", "X-Method-Override", "X-Originating-Ip", "X-Real-Ip",
-		"X-Roles", "X-Spiffe-Id", "X-Url", "X-User", "X-User-Email", "X-User-Groups", "X-User-Id",
-		"X-User-Name", "X-User-Roles", "X-Username":
-		return removed
-	}
-	return fateOfFamily(name)
-}
-
-// fateOfFamily decides by the start of a name. Sallyport's own fields are among
-// them, so that an upstream can trust every one that it sees.
-func fateOfFamily(name string) fate {
-	if strings.HasPrefix(name, "Sallyport-") || strings.HasPrefix(name, "Ssl-Client-") {
-		return removed
-	}
-	rest, ok := strings.CutPrefix(name, "X-")
-	if !ok {
-		return forwarded
-	}
-	for _, family := range [...]string{
-		"Sallyport-", "Forwarded-", "Original-", "Rewrite-", "Remote-", "Auth-Request-",
-		"Authenticated-", "Envoy-", "Ssl-Client-", "Webauth-", "Amzn-Oidc-", "Goog-Authenticated-",
-		"Goog-Iap-", "Ms-Client-Principal", "Pomerium-", "Credential-", "Consumer-",
-	} {
-		if strings.HasPrefix(rest, family) {
-			return removed
-		}
-	}
-	return forwarded
-}
-
 // cleanHeader checks every field and removes in place those that are not
 // forwarded.
 func cleanHeader(header map[string][]string, major int) *Error {

@@ -334,10 +334,17 @@ func TestRemovedFields(t *testing.T) {
 		"X-Real-Ip", "True-Client-Ip", "X-Original-Url", "X-Rewrite-Url", "X-Original-Host", "X-Http-Method-Override",
 		"X-User", "X-User-Id", "Remote-User", "X-Remote-User", "X-Auth-Request-Email", "X-Webauth-User", "X-Spiffe-Id",
 		"Client-Cert", "X-Ssl-Client-Cert", "Ssl-Client-Verify", "X-Envoy-Original-Path", "X-Amzn-Oidc-Identity", "Proxy",
+		"X-Pomerium-Jwt-Assertion", "Cf-Access-Jwt-Assertion", "Teleport-Jwt-Assertion", "Tailscale-User-Login",
+		"X-Goog-Iap-Jwt-Assertion", "X-Ms-Token-Aad-Id-Token", "X-Endpoint-Api-Userinfo", "X-Jwt-Assertion", "X-Authentik-Username",
+		"X-Vouch-User", "X-Amzn-Mtls-Clientcert-Subject", "Impersonate-User", "Impersonate-Extra-Scopes", "Oidc-Claim-Sub",
+		"Mellon-Name-Id", "Shib-Session-Id", "Sm-User", "Iv-User", "Oam-Remote-User", "Remote-Groups", "X-Auth-User", "X-Userinfo",
 		"Keep-Alive", "Proxy-Connection", "Proxy-Authorization", "Http2-Settings", "Trailer", "Expect", "Connection",
 		"Transfer-Encoding", "X-Named", "Host",
 	}
-	kept := []string{"Accept", "Authorization", "Cookie", "Content-Type", "Traceparent", "X-Usage", "X-User-Agent", "X-Api-Key", "Grpc-Timeout", "Sallyports"}
+	kept := []string{
+		"Accept", "Authorization", "Dpop", "Cookie", "Content-Type", "Traceparent", "X-Usage", "X-User-Agent", "X-Api-Key", "Grpc-Timeout",
+		"Sallyports", "X-Auth-Token", "X-Client-Version", "X-", "X-Jwts", "Im-A", "Smell", "Ivy", "X-Amz-Date",
+	}
 	r := raw(field("Connection", "close, x-named"))
 	for _, name := range slices.Concat(gone, kept) {
 		if r.Header[name] == nil {
