@@ -11,12 +11,18 @@ ARGS     ?=
 BENCH    ?= .
 FUZZTIME ?= 20s
 
+# How much "soak" does, of what every test run does a little.
+SOAK_KILLS    ?= 500
+SOAK_HITS     ?= 30
+SOAK_CHANGES  ?= 10000
+SOAK_FUZZTIME ?= 5m
+
 # check runs in the order it is written in: what fails fast comes first.
 .NOTPARALLEL:
 
 .PHONY: help
 help: ## list the targets
-	@grep -hE '^[a-z][a-z-]*:.*## ' $(MAKEFILE_LIST) | sort | \
+	@grep -hE '^[a-z][a-z0-9-]*:.*## ' $(MAKEFILE_LIST) | sort | \
 		while IFS=: read -r name text; do printf '  %-16s%s\n' "$$name" "$${text##*## }"; done
 
 .PHONY: build
@@ -47,6 +53,12 @@ bench: postgres ## run the benchmarks, or those that match BENCH
 .PHONY: fuzz
 fuzz: ## fuzz every fuzz test for FUZZTIME (20s)
 	@tools/fuzz $(FUZZTIME)
+
+.PHONY: soak
+soak: postgres ## hundreds of kills, memory over SOAK_CHANGES (10000), fuzzing for SOAK_FUZZTIME (5m) each
+	go test -count=1 -v -run '^TestMemoryDoesNotGrow$$' -timeout 1h ./test/e2e -changes $(SOAK_CHANGES)
+	go test -count=1 -v -run '^TestAcknowledgedAppliesSurviveKills$$' -timeout 3h ./test/e2e -kills $(SOAK_KILLS) -hits $(SOAK_HITS)
+	@tools/fuzz $(SOAK_FUZZTIME)
 
 .PHONY: generate
 generate: ## write proto/gen anew from the .proto files

@@ -14,12 +14,10 @@ import (
 	"github.com/sallyport/sallyport/storage/postgres"
 )
 
-// checkHistory reads the whole history: revisions are gapless, and every
-// revision that touches an environment has one head, signed over the head
-// before it.
-func checkHistory(t *testing.T, f *fleet.Fleet) {
+// checkHistory reads all heads: every revision that touches an environment has
+// one, signed over the head before it.
+func checkHistory(t *testing.T, f *fleet.Fleet, revisions []*adminv1.Revision) {
 	t.Helper()
-	revisions := gapless(t, f)
 	store := database(t, f)
 	for _, environment := range f.Environments() {
 		var previous snapshot.Digest

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -28,10 +29,16 @@ var points = []string{
 	"stream.pushed", "stream.acked",
 }
 
+var (
+	hitsPerPoint = flag.Int("hits", 3, "how often the control plane is killed at each `point`")
+	randomKills  = flag.Int("kills", 50, "how often it is killed at random instants")
+)
+
 const (
-	hitsPerPoint = 3
-	randomKills  = 50
-	writers      = 4
+	writers = 4
+	// perWriter is how many policies a writer changes in turn: however long it
+	// goes on, what is killed is a fleet of some thousand policies.
+	perWriter = 1000
 )
 
 // An Apply that was answered survives the death of the control plane at any
@@ -51,7 +58,7 @@ func TestAcknowledgedAppliesSurviveKills(t *testing.T) {
 	}
 
 	hits := map[string]int{}
-	for range hitsPerPoint {
+	for range *hitsPerPoint {
 		for _, point := range points {
 			// Not always the first time: steps fall together differently.
 			armedPoint := fmt.Sprintf("%s=%d", point, 1+rand.N(3))
@@ -66,7 +73,7 @@ func TestAcknowledgedAppliesSurviveKills(t *testing.T) {
 			hits[point]++
 		}
 	}
-	for range randomKills {
+	for range *randomKills {
 		if err := f.ControlPlane.Start(); err != nil {
 			t.Fatal(err)
 		}
@@ -89,33 +96,37 @@ func TestAcknowledgedAppliesSurviveKills(t *testing.T) {
 	running.Wait()
 
 	checkHits(t, f, hits)
-	checkNothingLost(t, f, load)
-	checkHistory(t, f)
+	history := gapless(t, f)
+	checkNothingLost(t, f, load, history)
+	checkHistory(t, f, history)
 	for _, m := range f.Members {
 		checkOrder(t, m)
 	}
 }
 
-// load applies policies, each with a name of its own, and remembers those
-// whose Apply was answered.
+// load applies policies, each time with a message of its own, and remembers
+// what was answered.
 type load struct {
 	fleet *fleet.Fleet
 
 	mu       sync.Mutex
-	answered map[string]int64 // revision by name
+	answered map[int64]string // message by revision
+	newest   map[string]int64 // revision by name of the policy
 }
 
-func newLoad(f *fleet.Fleet) *load { return &load{fleet: f, answered: map[string]int64{}} }
+func newLoad(f *fleet.Fleet) *load {
+	return &load{fleet: f, answered: map[int64]string{}, newest: map[string]int64{}}
+}
 
 func (l *load) write(ctx context.Context, writer int) {
 	for i := 0; ctx.Err() == nil; i++ {
-		name := fmt.Sprintf("w%d-%d", writer, i)
+		name, message := fmt.Sprintf("w%d-%d", writer, i%perWriter), fmt.Sprintf("w%d: %d", writer, i)
 		one, cancel := context.WithTimeout(ctx, 10*time.Second)
-		revision, err := l.fleet.Admin.Apply(one, policyNamed(name), "load")
+		revision, err := l.fleet.Admin.Apply(one, policyAgainst(name, fmt.Sprintf("g%d-%d", writer, i)), message)
 		cancel()
 		if err == nil {
 			l.mu.Lock()
-			l.answered[name] = revision
+			l.answered[revision], l.newest[name] = message, revision
 			l.mu.Unlock()
 			continue
 		}
@@ -126,14 +137,16 @@ func (l *load) write(ctx context.Context, writer int) {
 	}
 }
 
-func policyNamed(name string) string {
+func policyNamed(name string) string { return policyAgainst(name, name) }
+
+func policyAgainst(name, group string) string {
 	return `apiVersion: sallyport/v1
 kind: Policy
 metadata: {namespace: shop, name: ` + name + `}
 spec:
   routes: {names: [orders]}
   effect: DENY
-  principals: [{group: ` + name + `}]
+  principals: [{group: ` + group + `}]
 `
 }
 
@@ -146,16 +159,44 @@ func checkHits(t *testing.T, f *fleet.Fleet, hits map[string]int) {
 	for _, point := range points {
 		said := bytes.Count(log, []byte("failpoint "+point+"\n"))
 		t.Logf("failpoint %-18s hit %d times", point, said)
-		if said < hitsPerPoint || said != hits[point] {
+		if said < *hitsPerPoint || said != hits[point] {
 			t.Errorf("failpoint %s: %d hits, want %d", point, said, hits[point])
 		}
 	}
-	t.Logf("and %d kills at random instants", randomKills)
+	t.Logf("and %d kills at random instants", *randomKills)
+	fmt.Printf("figure e2e_kills %d kills\n", len(points)**hitsPerPoint+*randomKills)
 }
 
 // checkNothingLost compares what was answered with what is there, and waits
 // until both proxies prove the newest revision.
-func checkNothingLost(t *testing.T, f *fleet.Fleet, l *load) {
+func checkNothingLost(t *testing.T, f *fleet.Fleet, l *load, history []*adminv1.Revision) {
+	t.Helper()
+	lost := 0
+	for revision, message := range l.answered {
+		if revision > int64(len(history)) || history[revision-1].GetMessage() != message {
+			t.Errorf("%q was answered with revision %d, which is not it", message, revision)
+			lost++
+		}
+	}
+	stored := storedPolicies(t, f)
+	for name, revision := range l.newest {
+		// Later, where an Apply was committed whose answer died.
+		if stored[name] < revision {
+			t.Errorf("%s was answered with revision %d, and is stored at %d", name, revision, stored[name])
+			lost++
+		}
+	}
+	fmt.Printf("figure e2e_applies_answered %d applies\nfigure e2e_applies_lost %d applies\n", len(l.answered), lost)
+	if err := f.Connected(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Admin.Enforced(t.Context(), newest(t, f), f.Environments()...); err != nil {
+		t.Error(err)
+	}
+}
+
+// storedPolicies returns the revision of each policy, by its name.
+func storedPolicies(t *testing.T, f *fleet.Fleet) map[string]int64 {
 	t.Helper()
 	stored := map[string]int64{}
 	req := &adminv1.ListRequest{Kind: "Policy", PageSize: 1000}
@@ -168,20 +209,8 @@ func checkNothingLost(t *testing.T, f *fleet.Fleet, l *load) {
 			stored[r.GetResource().GetMetadata().GetName()] = r.GetRevision()
 		}
 		if req.PageToken = res.Msg.GetNextPageToken(); req.GetPageToken() == "" {
-			break
+			return stored
 		}
-	}
-	t.Logf("%d Applies were answered", len(l.answered))
-	for name, revision := range l.answered {
-		if stored[name] != revision {
-			t.Errorf("%s was answered with revision %d, and is stored at %d", name, revision, stored[name])
-		}
-	}
-	if err := f.Connected(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	if err := f.Admin.Enforced(t.Context(), newest(t, f), f.Environments()...); err != nil {
-		t.Error(err)
 	}
 }
 

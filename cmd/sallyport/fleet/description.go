@@ -11,7 +11,9 @@ import (
 // Description is what other programs need to use a running fleet: the content
 // of DIR/demo.json. Paths are absolute.
 type Description struct {
-	ControlPlane   string  `json:"control_plane"`
+	ControlPlane string `json:"control_plane"`
+	// Status is where it serves /healthz, /readyz and /metrics.
+	Status         string  `json:"status"`
 	CAFile         string  `json:"ca_file"`
 	WorkloadSocket string  `json:"workload_socket"`
 	TokenIssuer    string  `json:"token_issuer"`

@@ -72,8 +72,7 @@ type Fleet struct {
 	tokens *tokenIssuer
 	ends   []func() error // in the order of starting; Stop calls them backwards
 
-	status       string // where the control plane serves /readyz
-	registration string // where it serves proxies
+	registration string // where the control plane serves proxies
 	samples      []sample
 }
 
@@ -341,8 +340,8 @@ func (f *Fleet) runControlPlane(ctx context.Context, etcd []string) error {
 	if err := f.ControlPlane.Start(); err != nil {
 		return err
 	}
-	f.status = "http://" + addresses[2]
-	return f.ready(ctx, f.status, f.ControlPlane)
+	f.Described.Status = "http://" + addresses[2]
+	return f.ControlPlaneReady(ctx)
 }
 
 // settings writes a settings file and returns its path.
@@ -484,7 +483,7 @@ func freeAddresses(n int) ([]string, error) {
 
 // ControlPlaneReady waits until the control plane says that it is ready.
 func (f *Fleet) ControlPlaneReady(ctx context.Context) error {
-	return f.ready(ctx, f.status, f.ControlPlane)
+	return f.ready(ctx, f.Described.Status, f.ControlPlane)
 }
 
 // MemberReady waits until a proxy says that it is ready.
