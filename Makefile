@@ -60,6 +60,14 @@ soak: postgres ## hundreds of kills, memory over SOAK_CHANGES (10000), fuzzing f
 	go test -count=1 -v -run '^TestAcknowledgedAppliesSurviveKills$$' -timeout 3h ./test/e2e -kills $(SOAK_KILLS) -hits $(SOAK_HITS)
 	@tools/fuzz $(SOAK_FUZZTIME)
 
+# SPIRE keeps its entries in sqlite, which is C.
+bin/spire/spire-server: tools/spire/go.mod tools/spire/go.sum
+	cd tools/spire && CGO_ENABLED=1 go build -ldflags='-s -w' -o ../../bin/spire/ tool
+
+.PHONY: e2e-spire
+e2e-spire: postgres bin/spire/spire-server ## run a fleet on a real SPIRE, which is built first (needs a C compiler)
+	go test -count=1 -v -tags spire -run '^TestFleetOnSPIRE$$' -timeout 10m ./test/e2e
+
 .PHONY: generate
 generate: ## write proto/gen anew from the .proto files
 	$(BUF) generate
@@ -83,10 +91,12 @@ lint: ## judge the form of .proto files, Go code and go.mod
 	$(BUF) format --diff --exit-code
 	go vet ./...
 	go vet -tags failpoint ./internal/failpoint
+	go vet -tags spire ./test/e2e
 	$(GOLANGCI) run ./...
 	go mod tidy -diff
 	cd tools/buf && go mod tidy -diff
 	cd tools/lint && go mod tidy -diff
+	cd tools/spire && go mod tidy -diff
 
 .PHONY: vuln
 vuln: ## look for known vulnerabilities; VULNDB=FILE.tar.gz: a copy for when offline

@@ -47,27 +47,45 @@ func run(m *testing.M) int {
 	return m.Run()
 }
 
-// start runs a fleet for the test, and shows its logs should the test fail.
+// start runs a fleet for the test.
 func start(t *testing.T) *fleet.Fleet {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "sallyport-e2e-") // short: sockets have short paths
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	f, err := fleet.Start(t.Context(), fleet.Config{Dir: dir, Bin: bin, Log: slog.New(slog.DiscardHandler)})
+	return startWith(t, nil)
+}
+
+// startWith runs a fleet with the given identities, or those of the
+// development issuer when they are nil.
+func startWith(t *testing.T, identities fleet.Identities) *fleet.Fleet {
+	t.Helper()
+	f, err := fleet.Start(t.Context(), fleet.Config{
+		Dir: folder(t), Bin: bin, Log: slog.New(slog.DiscardHandler), Identities: identities,
+	})
 	t.Cleanup(func() {
 		if err := f.Stop(); err != nil {
 			t.Error(err)
-		}
-		if t.Failed() {
-			showLogs(t, dir)
 		}
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	return f
+}
+
+// folder returns a folder for the test, and shows the logs in it should the
+// test fail.
+func folder(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "sallyport-e2e-") // short: sockets have short paths
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			showLogs(t, dir)
+		}
+		_ = os.RemoveAll(dir)
+	})
+	return dir
 }
 
 func showLogs(t *testing.T, dir string) {

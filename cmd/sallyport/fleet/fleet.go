@@ -28,24 +28,26 @@ import (
 )
 
 const (
-	trustDomain = "demo.example"
 	svidTTL     = 24 * time.Hour
 	readyWithin = 30 * time.Second
 	rootKeyFile = "root-public-key.pem"
 )
+
+// TrustDomain is that of every workload of a fleet.
+const TrustDomain = "demo.example"
 
 // Database is the name of the fleet's database in its Postgres.
 const Database = "sallyport"
 
 // The workloads of a fleet, beside its proxies.
 const (
-	OperatorID     = "spiffe://" + trustDomain + "/operator"
-	ControlPlaneID = "spiffe://" + trustDomain + "/controlplane"
-	OrdersID       = "spiffe://" + trustDomain + "/api/orders"
-	BillingID      = "spiffe://" + trustDomain + "/ns/shop/billing"
+	OperatorID     = "spiffe://" + TrustDomain + "/operator"
+	ControlPlaneID = "spiffe://" + TrustDomain + "/controlplane"
+	OrdersID       = "spiffe://" + TrustDomain + "/api/orders"
+	BillingID      = "spiffe://" + TrustDomain + "/ns/shop/billing"
 )
 
-// Config says what fleet is wanted. All fields are required.
+// Config says what fleet is wanted. All fields but Identities are required.
 type Config struct {
 	// Dir keeps everything, as an absolute path.
 	Dir string
@@ -53,6 +55,9 @@ type Config struct {
 	// are looked for on the PATH if they are not there.
 	Bin string
 	Log *slog.Logger
+	// Identities gives the workloads their SPIFFE identities; the development
+	// issuer does when it is nil.
+	Identities Identities
 }
 
 // Fleet is a running fleet. Its fields are set by Start, and not changed
@@ -61,16 +66,17 @@ type Fleet struct {
 	Described    Description
 	Postgres     *local.Postgres
 	Etcd         *local.Etcd
-	Issuer       *issuer.Issuer
 	ControlPlane *Process
 	Members      []*Member
 	Admin        *Operator
 
-	dir    string
-	bin    string
-	log    *slog.Logger
-	tokens *tokenIssuer
-	ends   []func() error // in the order of starting; Stop calls them backwards
+	dir        string
+	bin        string
+	log        *slog.Logger
+	identities Identities
+	authority  *issuer.Issuer // of server certificates
+	tokens     *tokenIssuer
+	ends       []func() error // in the order of starting; Stop calls them backwards
 
 	registration string // where the control plane serves proxies
 	samples      []sample
@@ -90,9 +96,9 @@ type sample struct {
 // Start starts a fleet and waits until its proxies enforce the first
 // resources. The fleet is to be stopped even after an error.
 func Start(ctx context.Context, c Config) (*Fleet, error) {
-	f := &Fleet{dir: c.Dir, bin: c.Bin, log: c.Log, Described: Description{CAFile: filepath.Join(c.Dir, "ca.pem")}}
+	f := &Fleet{dir: c.Dir, bin: c.Bin, log: c.Log, identities: c.Identities, Described: Description{CAFile: filepath.Join(c.Dir, "ca.pem")}}
 	for _, step := range []func(context.Context) error{
-		f.startIssuer,
+		f.startIssuers,
 		f.startSamples,
 		f.startControlPlane,
 		f.openOperator,
@@ -128,78 +134,6 @@ func (f *Fleet) background(run func(ctx context.Context) error) {
 	done := make(chan error, 1)
 	go func() { done <- run(ctx) }()
 	f.ends = append(f.ends, func() error { cancel(); return <-done })
-}
-
-// startIssuer starts the SPIFFE issuer, with a socket for each workload, and
-// the token issuer.
-func (f *Fleet) startIssuer(context.Context) error {
-	var err error
-	f.Issuer, err = issuer.New(issuer.Config{
-		DevelopmentOnly: true, TrustDomain: trustDomain, TTL: svidTTL, Log: f.log,
-	})
-	if err != nil {
-		return err
-	}
-	if err := errors.Join(
-		f.put("ca.pem", f.Issuer.ServerCAPEM()),
-		f.put("svid-bundle.pem", f.Issuer.BundlePEM()),
-	); err != nil {
-		return err
-	}
-	if f.Described.Client, err = f.certificate(BillingID, "billing"); err != nil {
-		return err
-	}
-	if f.Described.Operator, err = f.certificate(OperatorID, "operator"); err != nil {
-		return err
-	}
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return err
-	}
-	f.Described.TokenIssuer = "http://" + ln.Addr().String()
-	if f.tokens, err = newTokenIssuer(f.Described.TokenIssuer); err != nil {
-		return err
-	}
-	f.serve(ln, f.tokens.handler(), nil)
-	return nil
-}
-
-// workload opens a Workload API socket for an identity.
-func (f *Fleet) workload(id, name string) (string, error) {
-	socket := f.Path(name + ".sock")
-	endpoint, err := f.Issuer.Listen(identity.ID(id), socket, 0o600)
-	if err != nil {
-		return "", err
-	}
-	f.background(endpoint.Run)
-	return socket, nil
-}
-
-// certificate writes an SVID as PEM files, for curl.
-func (f *Fleet) certificate(id, name string) (Certificate, error) {
-	svid, err := f.Issuer.Issue(identity.ID(id), svidTTL)
-	if err != nil {
-		return Certificate{}, err
-	}
-	chain, key, err := issuer.EncodePEM(svid)
-	if err != nil {
-		return Certificate{}, err
-	}
-	c := Certificate{SPIFFEID: id, CertificateFile: f.Path(name + ".pem"), PrivateKeyFile: f.Path(name + "-key.pem")}
-	return c, errors.Join(f.put(name+".pem", chain), f.put(name+"-key.pem", key))
-}
-
-// serverCertificate writes a certificate for the machine's loopback names.
-func (f *Fleet) serverCertificate(name string, names ...string) error {
-	cert, err := f.Issuer.IssueServerCertificate(append(names, "localhost", "127.0.0.1"), svidTTL)
-	if err != nil {
-		return err
-	}
-	chain, key, err := issuer.EncodePEM(cert)
-	if err != nil {
-		return err
-	}
-	return errors.Join(f.put(name+".pem", chain), f.put(name+"-key.pem", key))
 }
 
 // serve serves until the world stops.
@@ -290,11 +224,12 @@ func (f *Fleet) RootPublicKey() (ed25519.PublicKey, error) {
 }
 
 func (f *Fleet) runControlPlane(ctx context.Context, etcd []string) error {
-	socket, err := f.workload(ControlPlaneID, "controlplane")
+	binary, err := program(f.bin, "sallyport-controlplane")
 	if err != nil {
 		return err
 	}
-	if f.Described.WorkloadSocket, err = f.workload(OperatorID, "operator"); err != nil {
+	socket, err := f.identities.Workload(ctx, Workload{ControlPlaneID, "controlplane", binary})
+	if err != nil {
 		return err
 	}
 	if err := f.serverCertificate("controlplane-tls"); err != nil {
@@ -307,7 +242,7 @@ func (f *Fleet) runControlPlane(ctx context.Context, etcd []string) error {
 	f.Described.ControlPlane, f.registration = "https://"+addresses[0], "https://"+addresses[1]
 	settings, err := f.settings("controlplane", map[string]any{
 		"replica":          "demo",
-		"workload":         map[string]any{"socket": socket, "trust_domain": trustDomain},
+		"workload":         map[string]any{"socket": socket, "trust_domain": TrustDomain},
 		"database":         map[string]any{"url_file": f.Path("database-url")},
 		"etcd":             map[string]any{"endpoints": etcd},
 		"signing_key_file": f.Path("signing-key.pem"),
@@ -323,11 +258,7 @@ func (f *Fleet) runControlPlane(ctx context.Context, etcd []string) error {
 	if err != nil {
 		return err
 	}
-	binary, err := program(f.bin, "sallyport-controlplane")
-	if err != nil {
-		return err
-	}
-	migrate := &Process{Label: "migration", args: []string{binary, "migrate", "--settings", settings}, Log: f.Path("controlplane.log")}
+	migrate := &Process{Label: "migration", Args: []string{binary, "migrate", "--settings", settings}, Log: f.Path("controlplane.log")}
 	if err := migrate.Start(); err != nil {
 		return err
 	}
@@ -335,7 +266,7 @@ func (f *Fleet) runControlPlane(ctx context.Context, etcd []string) error {
 	if !migrate.cmd.ProcessState.Success() {
 		return errors.New("the database was not migrated")
 	}
-	f.ControlPlane = &Process{Label: "control plane", args: []string{binary, "--settings", settings}, Log: f.Path("controlplane.log")}
+	f.ControlPlane = &Process{Label: "control plane", Args: []string{binary, "--settings", settings}, Log: f.Path("controlplane.log")}
 	f.ends = append(f.ends, f.ControlPlane.Stop)
 	if err := f.ControlPlane.Start(); err != nil {
 		return err
@@ -363,7 +294,7 @@ func (f *Fleet) startProxies(ctx context.Context) error {
 		return err
 	}
 	for _, cloud := range []string{"aws", "gcp"} {
-		if err := f.addProxy(binary, cloud); err != nil {
+		if err := f.addProxy(ctx, binary, cloud); err != nil {
 			return err
 		}
 	}
@@ -411,9 +342,9 @@ func (f *Fleet) Connected(ctx context.Context) error {
 }
 
 // addProxy makes a proxy that is ready to be started.
-func (f *Fleet) addProxy(binary, cloud string) error {
+func (f *Fleet) addProxy(ctx context.Context, binary, cloud string) error {
 	name := cloud + "-1"
-	socket, err := f.workload("spiffe://"+trustDomain+"/proxy/"+cloud+"/1", name)
+	socket, err := f.identities.Workload(ctx, Workload{"spiffe://" + TrustDomain + "/proxy/" + identity.ID(cloud) + "/1", name, binary})
 	if err != nil {
 		return err
 	}
@@ -426,7 +357,7 @@ func (f *Fleet) addProxy(binary, cloud string) error {
 		"control_planes":       []string{f.registration},
 		"control_plane_id":     ControlPlaneID,
 		"root_public_key_file": f.Path(rootKeyFile),
-		"workload":             map[string]any{"socket": socket, "trust_domain": trustDomain},
+		"workload":             map[string]any{"socket": socket, "trust_domain": TrustDomain},
 		"state_directory":      f.Path(name + "-state"),
 		"admin":                map[string]any{"address": addresses[1]},
 		"records":              f.Path(name + "-records.jsonl"),
@@ -439,7 +370,7 @@ func (f *Fleet) addProxy(binary, cloud string) error {
 			Name: name, Environment: cloud + "-demo",
 			URL: "https://" + addresses[0], Status: "http://" + addresses[1],
 		},
-		Process: &Process{Label: "proxy " + name, args: []string{binary, "--settings", settings}, Log: f.Path(name + ".log")},
+		Process: &Process{Label: "proxy " + name, Args: []string{binary, "--settings", settings}, Log: f.Path(name + ".log")},
 	}
 	f.Members = append(f.Members, p)
 	f.ends = append(f.ends, p.Stop)

@@ -31,11 +31,16 @@ type Operator struct {
 }
 
 func (f *Fleet) openOperator(ctx context.Context) error {
-	addr, err := identity.SocketAddr(f.Described.WorkloadSocket)
+	socket, err := f.inside(ctx, OperatorID, "operator")
 	if err != nil {
 		return err
 	}
-	source, err := identity.New(identity.Config{SocketAddr: addr, TrustDomain: trustDomain, Log: f.log})
+	f.Described.WorkloadSocket = socket
+	addr, err := identity.SocketAddr(socket)
+	if err != nil {
+		return err
+	}
+	source, err := identity.New(identity.Config{SocketAddr: addr, TrustDomain: TrustDomain, Log: f.log})
 	if err != nil {
 		return err
 	}

@@ -16,10 +16,9 @@ const stopWithin = 10 * time.Second
 // Process is a child process: the real binary, with its settings. It is not
 // safe for concurrent use.
 type Process struct {
-	Label string // names it for people
-	Log   string // the file that takes its output
-
-	args []string
+	Label string   // names it for people
+	Args  []string // its program, and the arguments
+	Log   string   // the file that takes its output
 
 	cmd  *exec.Cmd
 	done chan struct{} // closed when it has ended
@@ -33,7 +32,7 @@ func (p *Process) Start(variables ...string) error {
 		return err
 	}
 	defer log.Close()
-	p.cmd = exec.Command(p.args[0], p.args[1:]...) //nolint:noctx // Stop ends it
+	p.cmd = exec.Command(p.Args[0], p.Args[1:]...) //nolint:noctx // Stop ends it
 	p.cmd.Env = append(os.Environ(), variables...)
 	p.cmd.Stdout, p.cmd.Stderr = log, log
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}

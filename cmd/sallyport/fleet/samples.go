@@ -13,8 +13,8 @@ import (
 // startSamples starts two APIs: orders, which only proxies may call and which
 // proves its own SPIFFE identity, and inventory, plain HTTP on the loopback
 // address.
-func (f *Fleet) startSamples(context.Context) error {
-	socket, err := f.workload(OrdersID, "orders")
+func (f *Fleet) startSamples(ctx context.Context) error {
+	socket, err := f.inside(ctx, OrdersID, "orders")
 	if err != nil {
 		return err
 	}
@@ -22,7 +22,7 @@ func (f *Fleet) startSamples(context.Context) error {
 	if err != nil {
 		return err
 	}
-	source, err := identity.New(identity.Config{SocketAddr: addr, TrustDomain: trustDomain, Log: f.log})
+	source, err := identity.New(identity.Config{SocketAddr: addr, TrustDomain: TrustDomain, Log: f.log})
 	if err != nil {
 		return err
 	}
@@ -35,7 +35,7 @@ func (f *Fleet) startSamples(context.Context) error {
 		var wrap func(net.Listener) net.Listener
 		if name == "orders" {
 			wrap = func(ln net.Listener) net.Listener {
-				return tls.NewListener(ln, identity.ServerConfig(source, identity.Member(trustDomain)))
+				return tls.NewListener(ln, identity.ServerConfig(source, identity.Member(TrustDomain)))
 			}
 		}
 		f.serve(ln, api(name), wrap)
