@@ -104,6 +104,7 @@ var varying = []struct {
 	{regexp.MustCompile(`http://127\.0\.0\.1:\d+`), "http://ISSUER"},
 	{regexp.MustCompile(`127\.0\.0\.1:\d+`), "ADDRESS"},
 	{regexp.MustCompile(`/[^ ]*/sp\d+/`), "DIR/"},
+	{regexp.MustCompile(`(nightly-export   )[0-9A-Za-z]{12} `), "${1}ID           "},
 }
 
 // told writes what the last command said, on standard output and then on

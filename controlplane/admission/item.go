@@ -125,7 +125,7 @@ func (it *item) refers(yield func(place, resource.Key) bool) {
 				return
 			}
 			if name := m.GetKey(); name != "" &&
-				!yield(place{field: "spec.principals", index: i, tail: ".key"}, key(resource.KindApiKey, name)) {
+				!yield(place{field: "spec.principals", index: i, tail: ".key"}, key(resource.KindAPIKey, name)) {
 				return
 			}
 		}

@@ -11,7 +11,7 @@ import (
 )
 
 // HeaderAPIKey is the field that API keys are sent in.
-const HeaderAPIKey = "X-Api-Key"
+const HeaderAPIKey = "X-Api-Key" //nolint:gosec // a name, no credential
 
 // APIKey is an ApiKey as a snapshot has it.
 type APIKey struct {

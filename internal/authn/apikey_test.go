@@ -137,13 +137,13 @@ func TestAPIKeysBesideOthers(t *testing.T) {
 	if p, d = a.Authenticate(t.Context(), all, each, c.now()); d != nil || p.Kind != policy.Key || p.ID != "shop/export" || p.SPIFFEID != web {
 		t.Errorf("key and certificate: %+v, denial %+v", p, d)
 	}
-	any := authn.Accept{Providers: shop.Providers, APIKeys: "shop", ClientCertificates: true}
+	either := authn.Accept{Providers: shop.Providers, APIKeys: "shop", ClientCertificates: true}
 	delete(all.Header, "Authorization")
-	if got := outcome(t, a, all, any, c.now()); got != "shop/export over "+web && got != "shop/export" {
+	if got := outcome(t, a, all, either, c.now()); got != "shop/export over "+web && got != "shop/export" {
 		t.Errorf("any: %s", got)
 	}
 	delete(all.Header, "X-Api-Key")
-	if got := outcome(t, a, all, any, c.now()); got != web {
+	if got := outcome(t, a, all, either, c.now()); got != web {
 		t.Errorf("certificate alone: %s", got)
 	}
 	each = authn.Accept{APIKeys: "shop", ClientCertificates: true, All: true}

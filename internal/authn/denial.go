@@ -17,7 +17,7 @@ const (
 	SchemeUnsupported Reason = "scheme_unsupported"
 	// APIKeyMalformed: not exactly one X-Api-Key header, or its check sum tells a
 	// typing error.
-	APIKeyMalformed Reason = "api_key_malformed"
+	APIKeyMalformed Reason = "api_key_malformed" //nolint:gosec // a reason, no credential
 	// APIKeyInvalid: the namespace of the route has no such key.
 	APIKeyInvalid Reason = "api_key_invalid"
 	// APIKeyExpired: it had, and its time is over.
@@ -44,7 +44,7 @@ type Denial struct {
 // token is in the decision record, not in the answer.
 const (
 	bearerChallenge      = `Bearer realm="sallyport"` //nolint:gosec // G101: a challenge is no credential
-	apiKeyChallenge      = `ApiKey realm="sallyport"`
+	apiKeyChallenge      = `ApiKey realm="sallyport"` //nolint:gosec // as above
 	certificateChallenge = `Certificate realm="sallyport"`
 	invalidRequest       = bearerChallenge + `, error="invalid_request", error_description="The Authorization header is malformed"`
 	invalidToken         = bearerChallenge + `, error="invalid_token", error_description="The access token is not valid here"`

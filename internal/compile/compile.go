@@ -292,7 +292,7 @@ func (t *Table) absent(namespace string, p *resourcev1.Policy) (resource.Key, bo
 		if key.Name != "" && t.documents[key] == nil {
 			return key, true
 		}
-		key = resource.Key{Kind: resource.KindApiKey, Namespace: namespace, Name: m.GetKey()}
+		key = resource.Key{Kind: resource.KindAPIKey, Namespace: namespace, Name: m.GetKey()}
 		if key.Name != "" && t.documents[key] == nil {
 			return key, true
 		}

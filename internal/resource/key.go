@@ -14,7 +14,7 @@ const (
 	KindEnrollment       Kind = "Enrollment"
 	KindListener         Kind = "Listener"
 	KindIdentityProvider Kind = "IdentityProvider"
-	KindApiKey           Kind = "ApiKey"
+	KindAPIKey           Kind = "ApiKey"
 	KindUpstream         Kind = "Upstream"
 	KindRoute            Kind = "Route"
 	KindPolicy           Kind = "Policy"

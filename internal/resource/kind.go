@@ -10,7 +10,7 @@ import (
 func Kinds() []Kind {
 	return []Kind{
 		KindEnvironment, KindEnrollment, KindListener, KindIdentityProvider,
-		KindApiKey, KindUpstream, KindRoute, KindPolicy, KindRevocation,
+		KindAPIKey, KindUpstream, KindRoute, KindPolicy, KindRevocation,
 	}
 }
 
@@ -35,7 +35,7 @@ func (k Kind) newSpec() proto.Message {
 		return &resourcev1.Listener{}
 	case KindIdentityProvider:
 		return &resourcev1.IdentityProvider{}
-	case KindApiKey:
+	case KindAPIKey:
 		return &resourcev1.ApiKey{}
 	case KindUpstream:
 		return &resourcev1.Upstream{}

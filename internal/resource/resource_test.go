@@ -222,7 +222,7 @@ func TestSchemaIsReadable(t *testing.T) {
 		resource.KindEnvironment: &resourcev1.Environment{}, resource.KindEnrollment: &resourcev1.Enrollment{},
 		resource.KindListener: &resourcev1.Listener{}, resource.KindIdentityProvider: &resourcev1.IdentityProvider{},
 		resource.KindUpstream: &resourcev1.Upstream{}, resource.KindRoute: &resourcev1.Route{}, resource.KindPolicy: &resourcev1.Policy{},
-		resource.KindRevocation: &resourcev1.Revocation{}, resource.KindApiKey: &resourcev1.ApiKey{},
+		resource.KindRevocation: &resourcev1.Revocation{}, resource.KindAPIKey: &resourcev1.ApiKey{},
 	}
 	for _, k := range resource.Kinds() {
 		walk(specs[k].ProtoReflect().Descriptor(), nil)
