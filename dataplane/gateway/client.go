@@ -16,6 +16,7 @@ import (
 // tells. But for the last fields it is immutable.
 type client struct {
 	listener   string // namespace/name
+	speaker    *speaker
 	address    netip.Addr
 	tlsVersion string // "1.2" or "1.3"
 	serverName string

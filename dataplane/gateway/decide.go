@@ -57,6 +57,23 @@ func denied(status int, reason, detail string) verdict {
 	return verdict{status: status, reason: reason, detail: detail}
 }
 
+// deny takes back what was allowed.
+func (v *verdict) deny(f failure) {
+	v.allow, v.status, v.reason, v.detail = false, f.status, f.reason, f.detail
+	if f.status == http.StatusUnauthorized {
+		v.challenge = challenge(v.principal)
+	}
+}
+
+// challenge asks for another credential than the one that p came with
+// (RFC 6750, section 3.1).
+func challenge(p *policy.Principal) string {
+	if p != nil && p.Kind == policy.Workload {
+		return `Certificate realm="sallyport"`
+	}
+	return `Bearer realm="sallyport", error="invalid_token"`
+}
+
 // decide answers q by s. It looks at nothing else but the age of the
 // configuration, and does nothing but wait for an issuer's keys.
 func (g *Gateway) decide(ctx context.Context, s *state, q *question) verdict {

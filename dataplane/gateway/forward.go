@@ -29,6 +29,7 @@ const (
 
 // Why a forwarded request is given up.
 var (
+	errClosed     = errors.New("stream is closed")
 	errTimeout    = errors.New("no answer in the route's time")
 	errClientGone = errors.New("nobody waits for the answer")
 	errFinished   = errors.New("exchange has ended")
@@ -39,53 +40,38 @@ func (x *exchange) forward(expects bool) {
 	m := x.gateway.metrics
 	m.inFlight.Inc()
 	defer m.inFlight.Dec()
-	sent := x.body()
-	ctx, cancel := x.context(sent)
-	defer cancel(errFinished)
-	timer := time.AfterFunc(x.verdict.way.route.Timeout, func() { cancel(errTimeout) })
+	timer := time.AfterFunc(x.verdict.way.route.Timeout, func() { x.cancel(errTimeout) })
 	defer timer.Stop()
 
 	o := record.Outcome{ID: x.id}
-	answer, err := x.send(x.outgoing(ctx, sent, expects), &o)
+	x.complete(expects)
+	answer, err := x.send(&o)
 	timer.Stop()
 	m.answering.Observe(x.gateway.now().Sub(x.began).Seconds())
-	if err == nil {
+	if err == nil && x.stream.answer() {
 		o.Status = answer.StatusCode
 		o.Sent, err = x.carry(answer)
 	}
 	// The body goes first: until it is not read any more, an answer over HTTP/2
 	// does not close.
 	var broken error
-	o.Received, broken = sent.finish()
+	o.Received, broken = x.sent.finish()
 	if answer != nil {
 		_ = answer.Body.Close() // whatever was wrong with it is in err
 	}
-	if sent != nil && !sent.ended.Load() {
+	if x.sent != nil && !x.sent.ended.Load() {
 		x.abandonBody()
 	}
-	x.end(&o, explain(ctx, err, broken))
-}
-
-// context ends when the client is gone. That we stop reading a body which
-// nobody wants looks the same to the server, and must not end the answer.
-func (x *exchange) context(sent *body) (context.Context, context.CancelCauseFunc) {
-	ctx, cancel := context.WithCancelCause(context.WithoutCancel(x.r.Context()))
-	stop := context.AfterFunc(x.r.Context(), func() {
-		if sent == nil || !sent.interrupted.Load() {
-			cancel(errClientGone)
-		}
-	})
-	return ctx, func(cause error) {
-		if cause == errFinished { //nolint:errorlint // it is this value
-			stop()
-		}
-		cancel(cause)
+	if why := x.stream.end(); why != nil {
+		x.end(&o, why.failure())
+		return
 	}
+	x.end(&o, explain(x.out.Context(), err, broken))
 }
 
-// outgoing is the request as the upstream gets it: what was decided on, and what
-// only a gateway may add.
-func (x *exchange) outgoing(ctx context.Context, sent *body, expects bool) *http.Request {
+// complete makes out what the upstream gets: what was decided on, and what only
+// a gateway may add.
+func (x *exchange) complete(expects bool) {
 	c := &x.verdict.request
 	h := http.Header(c.Header)
 	h[headerDecision] = []string{x.id}
@@ -100,35 +86,34 @@ func (x *exchange) outgoing(ctx context.Context, sent *body, expects bool) *http
 	if _, ok := h["User-Agent"]; !ok {
 		h["User-Agent"] = nil // else net/http adds its own
 	}
-	out := x.r.WithContext(ctx)
+	out := x.out
 	out.Method, out.Host, out.Header = c.Method, c.Host, h
 	// Opaque is sent as it is, where Path would be escaped anew.
 	out.URL, out.RequestURI = &url.URL{Opaque: c.Target}, ""
 	out.Close, out.TransferEncoding, out.Body, out.Trailer = false, nil, nil, nil
-	if sent == nil {
-		return out
+	if x.sent == nil {
+		return
 	}
-	out.Body, out.Trailer = sent, sent.trailer
+	out.Body, out.Trailer = x.sent, x.sent.trailer
 	if expects {
 		h["Expect"] = []string{"100-continue"}
 	}
-	return out
 }
 
 // send returns the head of the answer.
-func (x *exchange) send(out *http.Request, o *record.Outcome) (*http.Response, error) {
+func (x *exchange) send(o *record.Outcome) (*http.Response, error) {
 	u := x.verdict.way.upstream
 	if u == nil {
 		return nil, failure{reason: ReasonNoUpstream, status: http.StatusBadGateway}
 	}
-	if out.Body != nil && x.r.ProtoMajor == 1 {
+	if x.out.Body != nil && x.r.ProtoMajor == 1 {
 		// An answer may begin before the request has ended.
 		if err := http.NewResponseController(x.w).EnableFullDuplex(); err != nil {
 			return nil, err
 		}
 	}
 	hints := &hints{w: x.w}
-	out = out.WithContext(httptrace.WithClientTrace(out.Context(), hints.trace()))
+	out := x.out.WithContext(httptrace.WithClientTrace(x.out.Context(), hints.trace()))
 	answer, endpoint, err := u.Send(out)
 	hints.end()
 	o.Endpoint = endpoint
@@ -196,12 +181,16 @@ func (x *exchange) end(o *record.Outcome, err error) {
 	}
 	x.gateway.record.Finish(o)
 	x.gateway.metrics.failures.WithLabelValues(x.verdict.way.name, f.reason).Inc()
-	if begun || f.status == 0 {
+	switch {
+	case begun && x.stream.Protocol == GRPC && f.status != 0:
+		x.breakOffGRPC(f)
+	case begun || f.status == 0:
 		panic(http.ErrAbortHandler) // the way to have the server end the stream
+	default:
+		x.verdict.deny(f)
+		clear(x.w.Header())
+		x.refuse()
 	}
-	x.verdict.status, x.verdict.reason, x.verdict.detail = f.status, f.reason, f.detail
-	clear(x.w.Header())
-	x.refuse()
 }
 
 // hints passes on what upstreams say before they answer (RFC 8297), while they

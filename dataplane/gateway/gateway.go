@@ -37,6 +37,11 @@ type Config struct {
 	// environment limits the age.
 	Age func() (age time.Duration, known bool)
 
+	// Check is asked about each request that is to be let through, once
+	// CloseStreams can find it: what it returns is why the request is denied
+	// after all, nil for no reason. It is called by many requests at once, must
+	// be quick, and must not keep what it is given. Nothing is asked when it is nil.
+	Check func(*Stream) *Cause
 	// Registerer takes the metrics; they are not shown when it is nil.
 	Registerer prometheus.Registerer
 	// Drain is how long requests may take to end when their listener does; 10 s
@@ -55,11 +60,13 @@ type Gateway struct {
 	record    *record.Recorder
 	log       *slog.Logger
 	age       func() (time.Duration, bool)
+	check     func(*Stream) *Cause // nil for none
 	now       func() time.Time
 	metrics   *metrics
 	listeners *listeners
 	explained explained
 	buffers   buffers
+	streams   streams
 
 	applying sync.Mutex // held by Apply, and guards nothing else
 
@@ -103,7 +110,8 @@ func New(c Config) (*Gateway, error) {
 		c.Now = time.Now
 	}
 	g := &Gateway{
-		authn: c.Authn, upstreams: c.Upstreams, record: c.Record, log: c.Log, age: c.Age, now: c.Now, metrics: m,
+		authn: c.Authn, upstreams: c.Upstreams, record: c.Record, log: c.Log, age: c.Age, check: c.Check,
+		now: c.Now, metrics: m,
 	}
 	g.listeners = newListeners(g, c)
 	g.state.Store(&state{})

@@ -83,6 +83,7 @@ type options struct {
 	drain  time.Duration
 	writer io.Writer
 	queue  int
+	check  func(*gateway.Stream) *gateway.Cause
 }
 
 func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
@@ -109,7 +110,7 @@ func newWorld(t testing.TB, o options) *world {
 	w.must(err)
 	w.gateway, err = gateway.New(gateway.Config{
 		Identity: o.source, Authn: pool, Upstreams: upstreams, Record: w.recorder, Log: quiet(), Registerer: w.registry,
-		Age: w.configurationAge, Drain: o.drain, Reload: 10 * time.Millisecond, Now: w.now,
+		Age: w.configurationAge, Check: o.check, Drain: o.drain, Reload: 10 * time.Millisecond, Now: w.now,
 	})
 	w.must(err)
 	w.run(w.recorder.Run)

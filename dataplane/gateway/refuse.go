@@ -67,6 +67,18 @@ func (x *exchange) refuseGRPC() {
 	x.w.WriteHeader(http.StatusOK)
 }
 
+// breakOffGRPC ends an answer that has begun with trailers that say why.
+func (x *exchange) breakOffGRPC(f failure) {
+	h := x.w.Header()
+	for name := range h {
+		if strings.HasPrefix(name, http.TrailerPrefix) {
+			delete(h, name)
+		}
+	}
+	h[http.TrailerPrefix+"Grpc-Status"] = []string{strconv.Itoa(grpcStatus(f.status))}
+	h[http.TrailerPrefix+"Grpc-Message"] = []string{f.reason + ": The call was cut off (decision " + x.id + ")"}
+}
+
 func isGRPC(h http.Header) bool {
 	for _, value := range h["Content-Type"] {
 		if rest, ok := strings.CutPrefix(value, "application/grpc"); ok && (rest == "" || rest[0] == '+' || rest[0] == ';') {
@@ -124,6 +136,8 @@ func unavailableInWords(reason string) string {
 	switch upstream.Reason(reason) {
 	case upstream.IdentityExpired, upstream.IdentityMissing:
 		return "The gateway cannot prove who it is to the service behind this address."
+	case ReasonListenerEnded:
+		return "The gateway had to end before the request did."
 	}
 	return "The gateway cannot decide on requests for now."
 }

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"context"
 	"net/http"
 	"runtime/debug"
 	"time"
@@ -27,6 +28,12 @@ type exchange struct {
 
 	w http.ResponseWriter
 	r *http.Request
+
+	// What is let through has these as well.
+	stream Stream
+	sent   *body         // nil for none
+	out    *http.Request // as it is sent on, with a context of its own
+	cancel context.CancelCauseFunc
 }
 
 // ServeHTTP implements http.Handler, for servers whose connections a listener
@@ -38,6 +45,10 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	q := x.question()
 	expects := q.raw.Header["Expect"] != nil // package request removes it
 	x.verdict = g.decide(r.Context(), x.state, q)
+	if x.verdict.allow {
+		defer x.leave()
+		x.enter()
+	}
 	x.write()
 	if !x.verdict.allow {
 		x.refuse()
@@ -99,7 +110,7 @@ func (x *exchange) write() {
 		d.Path = askedPath(x.r.RequestURI)
 	}
 	if err := x.gateway.record.Decide(x.r.Context(), &d); err != nil {
-		v.allow, v.status, v.reason, v.detail = false, http.StatusServiceUnavailable, ReasonUnrecorded, ""
+		v.deny(failure{reason: ReasonUnrecorded, status: http.StatusServiceUnavailable})
 	}
 	x.gateway.metrics.decided(v)
 	x.gateway.metrics.deciding.Observe(d.Took.Seconds())

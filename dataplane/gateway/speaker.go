@@ -29,6 +29,7 @@ const (
 // speaker is how connections are made and served, as one version of a Listener
 // says.
 type speaker struct {
+	gateway      *Gateway
 	tls          *tls.Config
 	certificates *certificates // nil for our SVID
 	server       *http.Server
@@ -39,7 +40,7 @@ type speaker struct {
 
 // newSpeaker serves whatever gets into its queue.
 func (l *listener) newSpeaker(spec *resourcev1.Listener) *speaker {
-	s := &speaker{queue: newQueue(), ended: make(chan struct{})}
+	s := &speaker{gateway: l.gateway, queue: newQueue(), ended: make(chan struct{})}
 	s.tls, s.certificates = l.tlsConfig(spec.GetTls())
 	var protocols http.Protocols
 	protocols.SetHTTP1(true)
@@ -67,6 +68,10 @@ func (l *listener) newSpeaker(spec *resourcev1.Listener) *speaker {
 	return s
 }
 
+// ReasonListenerEnded is the reason of what had not ended when the time was up
+// that the end, or a change, of its listener left it.
+const ReasonListenerEnded = "listener_ended"
+
 // serve hands a connection to the server, wrapped as its protocol asks for.
 func (s *speaker) serve(conn *tls.Conn, c *client) {
 	s.start.Do(func() {
@@ -75,6 +80,7 @@ func (s *speaker) serve(conn *tls.Conn, c *client) {
 			_ = s.server.Serve(s.queue) // it ends when shutdown has it end
 		}()
 	})
+	c.speaker = s
 	if c.alpn == "h2" {
 		s.queue.put(http2Conn{wire.NewHTTP2(conn, wire.DefaultBudget, nil), c})
 		return
@@ -83,16 +89,24 @@ func (s *speaker) serve(conn *tls.Conn, c *client) {
 	s.queue.put(http1Conn{c.http1, c})
 }
 
-// shutdown lets requests end, but not for longer than within.
+// shutdown lets streams end, but not for longer than within.
 func (s *speaker) shutdown(within time.Duration) {
 	s.queue.stop()
 	s.start.Do(func() { close(s.ended) }) // it never served
+	if !s.drain(within) {
+		mine := func(t *Stream) bool { return t.exchange.from.speaker == s }
+		s.gateway.CloseStreams(mine, Cause{Reason: ReasonListenerEnded, Status: http.StatusServiceUnavailable})
+		s.drain(2 * closePatience)
+	}
+	_ = s.server.Close() // nobody is left to tell
+	<-s.ended
+}
+
+// drain reports whether everything has ended in time.
+func (s *speaker) drain(within time.Duration) bool {
 	ctx, cancel := context.WithTimeout(context.Background(), within)
 	defer cancel()
-	if s.server.Shutdown(ctx) != nil {
-		_ = s.server.Close() // nobody is left to tell
-	}
-	<-s.ended
+	return s.server.Shutdown(ctx) == nil
 }
 
 // tlsConfig also returns the certificates that it presents, nil for our SVID.

@@ -271,6 +271,16 @@ func (c *HTTP1) CloseWrite() error {
 	return nil
 }
 
+// Cut closes the connection at once, whatever else is being done with it:
+// unlike Close, it says nothing to the client, for which it might have to wait.
+func (c *HTTP1) Cut() {
+	conn := c.Conn
+	if t, ok := conn.(interface{ NetConn() net.Conn }); ok {
+		conn = t.NetConn() // below TLS
+	}
+	_ = conn.Close() // who uses it will notice
+}
+
 // Close closes the connection. A client that may still be sending what was
 // refused is heard out, within bounds, so that it can read the answer.
 func (c *HTTP1) Close() error {

@@ -1,0 +1,244 @@
+package gateway
+
+import (
+	"context"
+	"math/rand/v2"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/sallyport/sallyport/internal/policy"
+)
+
+// Protocol is how a stream is carried, and so how it is closed.
+type Protocol uint8
+
+// The protocols.
+const (
+	Request Protocol = iota // a request of HTTP and its answer
+	GRPC                    // gRPC over HTTP/2
+)
+
+// Stream is a request that was let through, for as long as it is carried: from
+// before it is sent on until it has ended. Its fields do not change.
+type Stream struct {
+	ID        string            // of the decision
+	Principal *policy.Principal // nil for nobody
+	Route     string            // namespace/name
+	Listener  string            // namespace/name
+	Protocol  Protocol
+	Began     time.Time
+
+	exchange *exchange
+
+	shard      *shard // it is in, which guards:
+	prev, next *Stream
+
+	mu        sync.Mutex
+	answering bool   // the head of an answer may have been sent
+	ended     bool   // nothing can close it any more
+	cause     *Cause // why it was closed, nil if it was not
+	patience  *time.Timer
+}
+
+// Cause is why streams are closed that were let through.
+type Cause struct {
+	// Reason is for outcomes, metrics and clients.
+	Reason string
+	// Status is the one of the answer, where none has begun: 401 for who is not
+	// known any more, 403 for what is not allowed any more, 503 for what may be
+	// tried again. 401 when zero.
+	Status int
+}
+
+func (c *Cause) failure() failure {
+	if c.Status == 0 {
+		return failure{reason: c.Reason, status: http.StatusUnauthorized}
+	}
+	return failure{reason: c.Reason, status: c.Status}
+}
+
+// CloseStreams closes the open streams that match, and returns how many. It
+// waits for none of them: each is cut off from its upstream at once, and tells
+// its client why as far as its protocol can. An answer that has begun never
+// looks whole.
+//
+// Whoever takes back what was allowed first changes what Config.Check says, and
+// then calls CloseStreams: a request is either seen by match, or sees the
+// change. match may be called for streams that are about to end, by several
+// goroutines if CloseStreams is, and must not keep what it is given.
+func (g *Gateway) CloseStreams(match func(*Stream) bool, why Cause) int {
+	closed := 0
+	var open []*Stream
+	for i := range g.streams.shards {
+		open = g.streams.shards[i].appendTo(open[:0])
+		for _, s := range open {
+			if match(s) && s.close(&why) {
+				closed++
+			}
+		}
+	}
+	return closed
+}
+
+// streams are those that are open. Requests come and go far more often than
+// anybody looks for some of them, so they wait for each other as little as may
+// be. The zero value is empty.
+type streams struct{ shards [64]shard }
+
+type shard struct {
+	mu    sync.Mutex
+	first *Stream
+
+	_ [48]byte // a cache line each
+}
+
+func (r *streams) add(s *Stream) {
+	d := &r.shards[rand.Uint32()%uint32(len(r.shards))] //nolint:gosec // it spreads, and protects nothing
+	s.shard = d
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if s.next = d.first; s.next != nil {
+		s.next.prev = s
+	}
+	d.first = s
+}
+
+// remove is for a stream that was added, once.
+func (s *Stream) remove() {
+	d := s.shard
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if s.next != nil {
+		s.next.prev = s.prev
+	}
+	if s.prev != nil {
+		s.prev.next = s.next
+	} else {
+		d.first = s.next
+	}
+	s.prev, s.next = nil, nil
+}
+
+func (d *shard) appendTo(all []*Stream) []*Stream {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for s := d.first; s != nil; s = s.next {
+		all = append(all, s)
+	}
+	return all
+}
+
+// answer reports whether an answer may begin: not to a stream that was closed.
+func (s *Stream) answer() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.answering = s.cause == nil
+	return s.answering
+}
+
+// close has the stream end because of why, and reports whether it will: not if
+// it has ended, or was closed before.
+func (s *Stream) close(why *Cause) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended || s.cause != nil {
+		return false
+	}
+	s.cause = why
+	s.exchange.cancel(errClosed)
+	if sent := s.exchange.sent; sent != nil {
+		sent.stop() // a transport that waits for it does not notice the end
+	}
+	if s.answering {
+		s.cut()
+	}
+	return true
+}
+
+// end is the last moment at which a stream may have been closed. It returns why
+// it was, nil if it was not, and may be called again.
+func (s *Stream) end() *Cause {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ended = true
+	if s.patience != nil {
+		s.patience.Stop()
+	}
+	return s.cause
+}
+
+// closePatience is how long a client may take to take what was sent to it
+// before its stream was closed, if it can be told why behind that.
+const closePatience = time.Second
+
+// cut ends writes to a client that may wait for it for ever: an answer that has
+// begun is lost. It does not wait itself. mu is held: once the handler has
+// returned there is nothing to cut.
+func (s *Stream) cut() {
+	switch x := s.exchange; {
+	case s.Protocol == GRPC:
+		s.patience = time.AfterFunc(closePatience, func() {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			if !s.ended {
+				x.reset()
+			}
+		})
+	case x.r.ProtoMajor == 1 && x.from.http1 != nil:
+		x.from.http1.Cut()
+	default:
+		x.reset()
+	}
+}
+
+// reset ends a stream of HTTP/2, and no other of its connection.
+func (x *exchange) reset() {
+	_ = http.NewResponseController(x.w).SetWriteDeadline(time.Unix(1, 0)) // the connection is gone otherwise
+}
+
+// enter has the request, which was decided on, be an open stream, unless what
+// it was decided by has changed for the worse meanwhile. From here on
+// CloseStreams finds it.
+func (x *exchange) enter() {
+	x.sent = x.body()
+	ctx, cancel := x.context()
+	x.out, x.cancel = x.r.WithContext(ctx), cancel
+	v, s := &x.verdict, &x.stream
+	s.ID, s.Principal, s.Route, s.Listener, s.Began = x.id, v.principal, v.way.name, x.from.listener, x.began
+	if x.r.ProtoMajor == 2 && isGRPC(x.r.Header) {
+		s.Protocol = GRPC
+	}
+	s.exchange = x
+	x.gateway.streams.add(s)
+	if check := x.gateway.check; check != nil {
+		if why := check(s); why != nil {
+			v.deny(why.failure())
+		}
+	}
+}
+
+// leave ends what enter began.
+func (x *exchange) leave() {
+	x.stream.end()
+	x.stream.remove()
+	x.cancel(errFinished)
+}
+
+// context ends when the client is gone, or the stream is closed. That we stop
+// reading a body which nobody wants looks to the server as if the client were
+// gone, and must not end the answer.
+func (x *exchange) context() (context.Context, context.CancelCauseFunc) {
+	ctx, cancel := context.WithCancelCause(context.WithoutCancel(x.r.Context()))
+	stop := context.AfterFunc(x.r.Context(), func() {
+		if x.sent == nil || !x.sent.interrupted.Load() {
+			cancel(errClientGone)
+		}
+	})
+	return ctx, func(cause error) {
+		if cause == errFinished { //nolint:errorlint // it is this value
+			stop()
+		}
+		cancel(cause)
+	}
+}
