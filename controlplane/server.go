@@ -134,6 +134,7 @@ func (s *Server) openDistribution() error {
 		Store:      s.database,
 		Target:     s.etcd,
 		TargetName: cursorName,
+		Security:   s.database.Security(),
 		Signer:     signer,
 		Holder:     s.settings.Replica,
 		Log:        s.log,

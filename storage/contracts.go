@@ -7,9 +7,12 @@ import (
 	"github.com/sallyport/sallyport/internal/snapshot"
 )
 
-// Resources holds every version of every resource. Methods are safe for
-// concurrent use, give up when ctx ends, and return ErrUnavailable when the
-// database cannot be reached.
+// Resources holds every version of every resource of a lane. There are two, each
+// with a history of its own: that of the fleet, and the security lane, whose
+// revisions are called its sequence, and whose only environment is
+// snapshot.SecurityLane, at 1 from the beginning. Commits to one do not wait for
+// those to the other. Methods are safe for concurrent use, give up when ctx
+// ends, and return ErrUnavailable when the database cannot be reached.
 type Resources interface {
 	// Commit makes a revision of the changes: versions, the environments that
 	// they touch, and an audit entry, in one transaction. Revisions are gapless
@@ -17,7 +20,8 @@ type Resources interface {
 	// recheck with what was committed after c.Base (newest version of each key;
 	// none when nothing was); its error ends the commit and is returned as it
 	// is. ErrConflict if c.Expected is not where the fleet is. When Commit
-	// returns nil the revision survives the death of every process.
+	// returns nil the revision survives the death of every process. A change of a
+	// kind that belongs to the other lane is an error.
 	Commit(ctx context.Context, c Commit, recheck func(since []Version) error) (Committed, error)
 	// Since returns the newest version of each key that changed after the
 	// revision, deletions included, ordered by key, and the revision that this
@@ -36,15 +40,16 @@ type Resources interface {
 	// EnvironmentsAt returns, for each environment that exists or existed, the
 	// last revision up to at that touches it.
 	EnvironmentsAt(ctx context.Context, at snapshot.Revision) (map[string]snapshot.Revision, error)
-	// Changed returns a channel that receives after commits by any replica, at
-	// least once for the last one, until ctx ends, when it is closed. It also
-	// receives after the connection that it rests on was restored. It carries no
+	// Changed returns a channel that receives after commits to either lane by any
+	// replica, at least once for the last one, until ctx ends, when it is closed.
+	// It also receives after the connection that it rests on was restored. It carries no
 	// data: read what is current.
 	Changed(ctx context.Context) <-chan struct{}
 }
 
-// Publishing is what the publisher keeps. Every write names its term and
-// returns ErrFenced, changing nothing, when there is a newer one.
+// Publishing is what the publisher keeps. The security lane is one more
+// environment here, snapshot.SecurityLane. Every write names its term and returns
+// ErrFenced, changing nothing, when there is a newer one.
 type Publishing interface {
 	// BeginTerm makes holder the publisher and fences those before it.
 	BeginTerm(ctx context.Context, holder string) (Term, error)

@@ -2,6 +2,10 @@ package publish
 
 import "time"
 
+// ExpireEvery sets how often a publisher looks for expired revocations, before
+// Run.
+func (p *Publisher) ExpireEvery(d time.Duration) { p.expireEvery = d }
+
 // Every sets how often a publisher reconciles and confirms, before Run.
 func (p *Publisher) Every(reconcile, freshness time.Duration) {
 	p.reconcileEvery, p.freshnessEvery = reconcile, freshness

@@ -55,7 +55,8 @@ type lab struct {
 	raw       *clientv3.Client
 	store     *postgres.Store // for the test's own use
 
-	// model is what every environment should hold at each of its revisions.
+	// model is what every environment, and the security lane, should hold at each
+	// of its revisions.
 	model    map[string]map[snapshot.Revision]map[resource.Key]string
 	live     map[resource.Key]storage.Change
 	revision snapshot.Revision
@@ -92,7 +93,8 @@ func (l *lab) restored() *lab {
 }
 
 func (l *lab) reset() {
-	l.model, l.live, l.revision = map[string]map[snapshot.Revision]map[resource.Key]string{}, map[resource.Key]storage.Change{}, 0
+	l.model = map[string]map[snapshot.Revision]map[resource.Key]string{snapshot.SecurityLane: {1: {}}}
+	l.live, l.revision = map[resource.Key]storage.Change{}, 0
 }
 
 // open returns a store as a replica would have it.
@@ -133,8 +135,9 @@ func (l *lab) configure(change ...func(*publish.Config)) *replica {
 	l.Helper()
 	log := &lines{}
 	handler := slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug})
+	store := l.open(slog.DiscardHandler)
 	c := publish.Config{
-		Store: l.open(slog.DiscardHandler), Target: l.target(), TargetName: "etcd", Signer: signer,
+		Store: store, Target: l.target(), TargetName: "etcd", Security: store.Security(), Signer: signer,
 		Holder: strings.ToLower(rand.Text()), Log: slog.New(handler),
 	}
 	for _, f := range change {
@@ -176,6 +179,10 @@ func remove(key resource.Key) storage.Change { return storage.Change{Key: key, D
 
 func policy(name string) resource.Key {
 	return resource.Key{Kind: resource.KindPolicy, Namespace: "shop", Name: name}
+}
+
+func revocation(name string) resource.Key {
+	return resource.Key{Kind: resource.KindRevocation, Name: name}
 }
 
 func environmentKey(name string) resource.Key {
@@ -243,6 +250,24 @@ func (l *lab) remember(revision snapshot.Revision, changes []storage.Change) {
 	l.revision = revision
 }
 
+// cut commits changes to the security lane.
+func (l *lab) cut(changes ...storage.Change) snapshot.Revision {
+	l.Helper()
+	done, err := l.store.Security().Commit(l.Context(), storage.Commit{Caller: "test", Action: "/Apply", Changes: changes},
+		func([]storage.Version) error { return nil })
+	if err != nil {
+		l.Fatal(err)
+	}
+	lane := l.model[snapshot.SecurityLane]
+	lane[done.Revision] = maps.Clone(lane[l.newest(snapshot.SecurityLane)])
+	for _, c := range changes {
+		if lane[done.Revision][c.Key] = string(c.Document); c.Delete {
+			delete(lane[done.Revision], c.Key)
+		}
+	}
+	return done.Revision
+}
+
 // newest returns the last revision of an environment in the model.
 func (l *lab) newest(name string) snapshot.Revision {
 	return slices.Max(append(slices.Collect(maps.Keys(l.model[name])), 0))
@@ -299,6 +324,16 @@ func (l *lab) freshness(name string) snapshot.Freshness {
 		return snapshot.Freshness{}
 	}
 	return freshnessOf(r.Kvs[0].Value)
+}
+
+// confirmations returns how many statements of an environment there were: one
+// with each head, and one when a term begins.
+func (l *lab) confirmations(name string) int64 {
+	r, err := l.raw.Get(l.Context(), l.prefix+"/env/"+name+"/freshness")
+	if err != nil || len(r.Kvs) == 0 {
+		return 0
+	}
+	return r.Kvs[0].Version
 }
 
 func freshnessOf(value []byte) snapshot.Freshness {

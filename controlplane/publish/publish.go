@@ -10,6 +10,8 @@ import (
 	"math/rand/v2"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/sallyport/sallyport/internal/snapshot"
 	proxyv1 "github.com/sallyport/sallyport/proto/gen/sallyport/proxy/v1"
 	"github.com/sallyport/sallyport/storage"
@@ -55,7 +57,9 @@ type Config struct {
 	Target Target
 	// TargetName names the target's cursors in the store.
 	TargetName string
-	Signer     *snapshot.Signer
+	// Security is the security lane, which expired revocations are removed from.
+	Security Lane
+	Signer   *snapshot.Signer
 	// Holder names this replica.
 	Holder string
 	Log    *slog.Logger
@@ -66,6 +70,7 @@ type Config struct {
 type Publisher struct {
 	store    Store
 	target   Target
+	security Lane
 	name     string
 	signer   *snapshot.Signer
 	verifier *snapshot.Verifier
@@ -73,7 +78,7 @@ type Publisher struct {
 	log      *slog.Logger
 	now      func() time.Time
 
-	reconcileEvery, freshnessEvery time.Duration
+	reconcileEvery, freshnessEvery, expireEvery time.Duration
 }
 
 // New returns a publisher that does nothing until Run.
@@ -85,6 +90,7 @@ func New(c Config) *Publisher {
 	return &Publisher{
 		store:    c.Store,
 		target:   c.Target,
+		security: c.Security,
 		name:     c.TargetName,
 		signer:   c.Signer,
 		verifier: c.Signer.Verifier(),
@@ -94,6 +100,7 @@ func New(c Config) *Publisher {
 
 		reconcileEvery: reconcileEvery,
 		freshnessEvery: freshnessEvery,
+		expireEvery:    expireEvery,
 	}
 }
 
@@ -126,24 +133,40 @@ func (p *Publisher) Run(ctx context.Context) error {
 // lead publishes during one term. It returns when the term is over, or when
 // another replica may do better: the next term starts from what the database
 // and etcd hold, as any other would.
+//
+// The security lane is published beside the environments: a revocation does not
+// wait for whatever large snapshot is under way.
 func (p *Publisher) lead(ctx context.Context) error {
-	changed := p.store.Changed(ctx)
 	term, err := p.store.BeginTerm(ctx, p.holder)
 	if err != nil {
 		return fmt.Errorf("begin term: %w", err)
 	}
 	p.log.InfoContext(ctx, "became publisher", "term", term)
-	t := &tenure{Publisher: p, term: term, environments: map[string]*environment{}, known: map[string]snapshot.Digest{}}
-	reconcile, fresh := time.NewTicker(p.reconcileEvery), time.NewTicker(p.freshnessEvery)
+	g, ctx := errgroup.WithContext(ctx)
+	for _, immediate := range []bool{true, false} {
+		t := &tenure{
+			Publisher: p, term: term, immediate: immediate,
+			environments: map[string]*environment{}, known: map[string]snapshot.Digest{},
+		}
+		g.Go(func() error { return t.run(ctx) })
+	}
+	g.Go(func() error { return p.expire(ctx) })
+	return g.Wait()
+}
+
+// run publishes one lane until the term is over.
+func (t *tenure) run(ctx context.Context) (err error) {
+	changed := t.store.Changed(ctx)
+	reconcile, fresh := time.NewTicker(t.reconcileEvery), time.NewTicker(t.freshnessEvery)
 	defer reconcile.Stop()
 	defer fresh.Stop()
-	retry, wait := time.NewTimer(p.reconcileEvery), shortestWait
+	retry, wait := time.NewTimer(t.reconcileEvery), shortestWait
 	defer retry.Stop()
 	if err = t.reconcile(ctx); err == nil {
 		err = t.confirm(ctx)
 	}
 	for err == nil {
-		if wait = min(2*wait, p.reconcileEvery); t.failing() {
+		if wait = min(2*wait, t.reconcileEvery); t.failing() {
 			retry.Reset(wait)
 		} else {
 			wait = shortestWait

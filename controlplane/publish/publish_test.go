@@ -404,6 +404,7 @@ func TestDatabaseSetBack(t *testing.T) {
 			stop := run(t, r.Run)
 			if c.want == nil {
 				back.commit(put(t, policy("p"), "4"))
+				back.cut(put(t, revocation("token"), "1"))
 				back.wantPublished()
 				return
 			}

@@ -259,6 +259,7 @@ func TestHiccup(t *testing.T) {
 				l.commit(environment(t, "aws", fmt.Sprint(i)))
 				eventually(t, "it is confirmed", func() bool { return l.freshness("aws").Revision == l.newest("aws") })
 			}
+			eventually(t, "the security lane is at rest", func() bool { return l.confirmations(snapshot.SecurityLane) == 2 })
 			hiccups.Store(2)
 			l.commit(environment(t, "aws", "2"))
 			l.wantPublished()

@@ -28,11 +28,13 @@ const (
 	alarmAfter = 5
 )
 
-// tenure is one term of a publisher. It belongs to the goroutine of lead; an
-// environment, to the one that works on it.
+// tenure is what one term of a publisher does for a lane: for all environments,
+// or for the security lane, which is treated like one. It belongs to the
+// goroutine of run; an environment, to the one that works on it.
 type tenure struct {
 	*Publisher
 	term         storage.Term
+	immediate    bool // it is for the security lane
 	environments map[string]*environment
 	// known holds the newest published head of each environment that was found
 	// in the database.
@@ -77,6 +79,9 @@ func (t *tenure) bring(ctx context.Context, check func(context.Context) error) e
 	}
 	at := map[string]storage.EnvironmentHead{}
 	for _, h := range heads {
+		if (h.Environment == snapshot.SecurityLane) != t.immediate {
+			continue
+		}
 		at[h.Environment] = h
 		if t.environments[h.Environment] == nil {
 			t.environments[h.Environment] = &environment{name: h.Environment}
@@ -102,9 +107,9 @@ func (t *tenure) bring(ctx context.Context, check func(context.Context) error) e
 	return err
 }
 
-// compare makes sure that all that is published is part of the history that
-// the database holds. ErrAhead if not: then the database was set back, and
-// whatever were published would fork history.
+// compare makes sure that all that is published, of either lane, is part of the
+// history that the database holds. ErrAhead if not: then the database was set
+// back, and whatever were published would fork history.
 func (t *tenure) compare(ctx context.Context) error {
 	published, err := t.target.Heads(ctx, t.verifier)
 	if err != nil {

@@ -19,20 +19,20 @@ import (
 // Commit implements storage.Resources. recheck must not call the store, and has
 // ten seconds. Deleting what does not exist is ErrNotFound. While COMMIT itself
 // runs, its outcome is waited for a while even when ctx ends.
-func (s *Store) Commit(ctx context.Context, c storage.Commit, recheck func(since []storage.Version) error) (storage.Committed, error) {
-	if err := check(c); err != nil {
+func (l *lane) Commit(ctx context.Context, c storage.Commit, recheck func(since []storage.Version) error) (storage.Committed, error) {
+	if err := l.check(c); err != nil {
 		return storage.Committed{}, err
 	}
-	t := &transaction{Commit: c}
+	t := &transaction{Commit: c, lane: l}
 	var refusal error
-	err := s.do(ctx, func(ctx context.Context) error {
+	err := l.do(ctx, func(ctx context.Context) error {
 		select {
-		case s.committing <- struct{}{}:
-			defer func() { <-s.committing }()
+		case l.committing <- struct{}{}:
+			defer func() { <-l.committing }()
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-		return s.change(ctx, func(tx pgx.Tx) error {
+		return l.change(ctx, func(tx pgx.Tx) error {
 			t.tx = tx
 			return t.run(ctx, func(since []storage.Version) error {
 				refusal = recheck(since)
@@ -51,7 +51,7 @@ func (s *Store) Commit(ctx context.Context, c storage.Commit, recheck func(since
 }
 
 // check finds what only a mistake of the caller makes.
-func check(c storage.Commit) error {
+func (l *lane) check(c storage.Commit) error {
 	if len(c.Changes) == 0 {
 		return errors.New("commit: there is no change")
 	}
@@ -68,6 +68,9 @@ func check(c storage.Commit) error {
 		case !change.Delete && change.Digest != snapshot.DocumentDigest(change.Document):
 			return fmt.Errorf("commit: %s has a document that its digest does not fit", change.Key)
 		}
+		if err := l.admits(*change); err != nil {
+			return err
+		}
 		seen[change.Key] = true
 	}
 	return nil
@@ -76,7 +79,8 @@ func check(c storage.Commit) error {
 // transaction is a commit under way.
 type transaction struct {
 	storage.Commit
-	tx pgx.Tx
+	lane *lane
+	tx   pgx.Tx
 
 	revision snapshot.Revision // the one that is made
 	at       time.Time
@@ -136,8 +140,8 @@ func (t *transaction) run(ctx context.Context, recheck func([]storage.Version) e
 // after the base.
 func (t *transaction) lock(ctx context.Context) ([]storage.Version, error) {
 	var newest snapshot.Revision
-	if err := t.tx.QueryRow(ctx, `select revision from fleet for update`).Scan(&newest); err != nil {
-		return nil, fmt.Errorf("lock the fleet: %w", err)
+	if err := t.tx.QueryRow(ctx, `select revision from `+t.lane.row+` for update`).Scan(&newest); err != nil {
+		return nil, fmt.Errorf("lock the %s: %w", t.lane.row, err)
 	}
 	t.revision = newest + 1
 	switch {
@@ -148,7 +152,7 @@ func (t *transaction) lock(ctx context.Context) ([]storage.Version, error) {
 	case t.Base == newest:
 		return nil, nil
 	}
-	return collect(ctx, t.tx, scanVersion, selectSince, t.Base)
+	return collect(ctx, t.tx, scanVersion, t.lane.selectSince(), t.Base)
 }
 
 // supersede ends the versions that were current and makes the revision. It
@@ -156,20 +160,20 @@ func (t *transaction) lock(ctx context.Context) ([]storage.Version, error) {
 func (t *transaction) supersede(ctx context.Context) error {
 	before := make(map[resource.Key]bool, len(t.Changes))
 	t.reach = reach{named: map[string]bool{}}
-	t.existing = map[string]bool{}
+	t.existing = t.lane.exists()
 	batch := &pgx.Batch{}
-	batch.Queue(`select name from resource_version where kind = $1 and superseded_by is null and not deleted`,
+	batch.Queue(`select name from `+t.lane.versions+` where kind = $1 and superseded_by is null and not deleted`,
 		resource.KindEnvironment).Query(func(rows pgx.Rows) error {
 		var name string
 		_, err := pgx.ForEachRow(rows, []any{&name}, func() error { t.existing[name] = true; return nil })
 		return err
 	})
-	batch.Queue(`insert into revision (revision, committed_at, caller, message, changes)
-		select $1::bigint, greatest(clock_timestamp(), (select committed_at from revision where revision = $1 - 1)), $2::text, $3::text, $4::integer
+	batch.Queue(`insert into `+t.lane.revisions+` (revision, committed_at, caller, message, changes)
+		select $1::bigint, greatest(clock_timestamp(), (select committed_at from `+t.lane.revisions+` where revision = $1 - 1)), $2::text, $3::text, $4::integer
 		returning committed_at`,
 		t.revision, text(t.Caller), text(t.Message), len(t.Changes)).QueryRow(func(row pgx.Row) error { return row.Scan(&t.at) })
 	kinds, namespaces, names := t.keys()
-	batch.Queue(`update resource_version v set superseded_by = $1
+	batch.Queue(`update `+t.lane.versions+` v set superseded_by = $1
 		from unnest($2::text[], $3::text[], $4::text[]) as c (kind, namespace, name)
 		where v.kind = c.kind and v.namespace = c.namespace and v.name = c.name and v.superseded_by is null
 		returning `+versionKeyAndScope,
@@ -213,7 +217,7 @@ func (t *transaction) weigh(before map[resource.Key]bool) error {
 
 func (t *transaction) insert(ctx context.Context) error {
 	columns := []string{"kind", "namespace", "name", "revision", "deleted", "all_environments", "environments", "document", "digest"}
-	_, err := t.tx.CopyFrom(ctx, pgx.Identifier{"resource_version"}, columns, pgx.CopyFromSlice(len(t.Changes), func(i int) ([]any, error) {
+	_, err := t.tx.CopyFrom(ctx, pgx.Identifier{t.lane.versions}, columns, pgx.CopyFromSlice(len(t.Changes), func(i int) ([]any, error) {
 		c := &t.Changes[i]
 		var document, digest []byte // null when deleted
 		if !c.Delete {
@@ -245,17 +249,10 @@ func (t *transaction) record(ctx context.Context) error {
 	batch := &pgx.Batch{}
 	batch.Queue(`insert into environment (name) select unnest($1::text[]) on conflict do nothing`, touched)
 	batch.Queue(`insert into environment_revision (environment, revision) select unnest($1::text[]), $2::bigint`, touched, t.revision)
-	batch.Queue(`update fleet set revision = $1`, t.revision)
+	batch.Queue(`update `+t.lane.row+` set revision = $1`, t.revision)
 	batch.Queue(`select pg_notify($1, $2::bigint::text)`, channel, t.revision)
 	if err := t.tx.SendBatch(ctx, batch).Close(); err != nil {
 		return fmt.Errorf("record the revision: %w", err)
 	}
-	return appendEntry(ctx, t.tx, storage.AuditEntry{
-		At:       t.at,
-		Caller:   t.Caller,
-		Action:   t.Action,
-		Allowed:  true,
-		Revision: t.revision,
-		Detail:   t.Message,
-	})
+	return appendEntry(ctx, t.tx, t.entry())
 }

@@ -15,19 +15,19 @@ const channel = "sallyport_revision"
 
 // Run listens for commits until ctx ends, and wakes those who asked Changed. It
 // outlives every failure of the database.
-func (s *Store) Run(ctx context.Context) error {
+func (db *database) Run(ctx context.Context) error {
 	const shortest, longest = 50 * time.Millisecond, 2 * time.Second
 	wait := shortest
 	level := slog.LevelWarn // once for each time that the database is away
 	for ctx.Err() == nil {
-		listened, err := s.listen(ctx)
+		listened, err := db.listen(ctx)
 		if ctx.Err() != nil {
 			break
 		}
 		if wait = min(2*wait, longest); listened {
 			wait, level = shortest, slog.LevelWarn
 		}
-		s.log.Log(ctx, level, "notifications of commits were interrupted", "err", err)
+		db.log.Log(ctx, level, "notifications of commits were interrupted", "err", err)
 		level = slog.LevelDebug
 		select {
 		case <-ctx.Done():
@@ -39,8 +39,8 @@ func (s *Store) Run(ctx context.Context) error {
 
 // listen hands on notifications until the connection fails. It reports whether
 // there was one.
-func (s *Store) listen(ctx context.Context) (listened bool, err error) {
-	conn, err := pgx.ConnectConfig(ctx, s.listener)
+func (db *database) listen(ctx context.Context) (listened bool, err error) {
+	conn, err := pgx.ConnectConfig(ctx, db.listener)
 	if err != nil {
 		return false, err
 	}
@@ -55,10 +55,10 @@ func (s *Store) listen(ctx context.Context) (listened bool, err error) {
 	}); err != nil {
 		return false, err
 	}
-	s.log.InfoContext(ctx, "listening for commits")
+	db.log.InfoContext(ctx, "listening for commits")
 	for {
-		s.wake() // at first for what was missed before
-		if err := s.await(ctx, conn); err != nil {
+		db.wake() // at first for what was missed before
+		if err := db.await(ctx, conn); err != nil {
 			return true, err
 		}
 	}
@@ -66,9 +66,9 @@ func (s *Store) listen(ctx context.Context) (listened bool, err error) {
 
 // await returns nil when a notification came. A connection that is silent may
 // be dead, and is asked.
-func (s *Store) await(ctx context.Context, conn *pgx.Conn) error {
+func (db *database) await(ctx context.Context, conn *pgx.Conn) error {
 	for {
-		err := bounded(ctx, s.silence, func(ctx context.Context) error {
+		err := bounded(ctx, db.silence, func(ctx context.Context) error {
 			_, err := conn.WaitForNotification(ctx)
 			return err
 		})
@@ -82,25 +82,25 @@ func (s *Store) await(ctx context.Context, conn *pgx.Conn) error {
 }
 
 // Changed implements storage.Resources. Nothing is received before Run.
-func (s *Store) Changed(ctx context.Context) <-chan struct{} {
+func (db *database) Changed(ctx context.Context) <-chan struct{} {
 	c := make(chan struct{}, 1)
-	s.mu.Lock()
-	s.waiting[c] = struct{}{}
-	s.mu.Unlock()
+	db.mu.Lock()
+	db.waiting[c] = struct{}{}
+	db.mu.Unlock()
 	context.AfterFunc(ctx, func() {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		delete(s.waiting, c)
+		db.mu.Lock()
+		defer db.mu.Unlock()
+		delete(db.waiting, c)
 		close(c)
 	})
 	return c
 }
 
 // wake leaves a token in each channel that holds none.
-func (s *Store) wake() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for c := range s.waiting {
+func (db *database) wake() {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	for c := range db.waiting {
 		select {
 		case c <- struct{}{}:
 		default:

@@ -56,15 +56,19 @@ type Config struct {
 // Publishing, Fleet and Audit, and is safe for concurrent use. It connects when
 // it is used, and again after the database was away.
 type Store struct {
+	*database
+	*lane    // the fleet's
+	security *lane
+}
+
+// database is what both lanes use.
+type database struct {
 	log      *slog.Logger
 	pool     *pgxpool.Pool
 	listener *pgx.ConnConfig // of the connection for notifications
 	// silence is how long notifications may be silent until the connection is
 	// tried.
 	silence time.Duration
-	// committing is held by the one commit of this replica that is under way:
-	// the others wait here, and not each with a connection that readers need.
-	committing chan struct{}
 
 	mu      sync.Mutex
 	waiting map[chan struct{}]struct{} // what Changed returned
@@ -101,14 +105,14 @@ func New(c Config) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("postgres: %w", err)
 	}
-	return &Store{
-		log:        c.Log,
-		pool:       pool,
-		listener:   cfg.ConnConfig.Copy(),
-		silence:    15 * time.Second,
-		committing: make(chan struct{}, 1),
-		waiting:    map[chan struct{}]struct{}{},
-	}, nil
+	db := &database{
+		log:      c.Log,
+		pool:     pool,
+		listener: cfg.ConnConfig.Copy(),
+		silence:  15 * time.Second,
+		waiting:  map[chan struct{}]struct{}{},
+	}
+	return &Store{database: db, lane: newFleet(db), security: newSecurity(db)}, nil
 }
 
 // errDSN does not quote the cause, which quotes the password.
@@ -134,14 +138,14 @@ func session(c *pgx.ConnConfig) {
 }
 
 // Close ends all connections, waiting for calls that are under way.
-func (s *Store) Close() { s.pool.Close() }
+func (db *database) Close() { db.pool.Close() }
 
 // do bounds f in time and gives its error the meaning that the contracts
 // promise.
-func (s *Store) do(ctx context.Context, f func(context.Context) error) error {
+func (db *database) do(ctx context.Context, f func(context.Context) error) error {
 	err := bounded(ctx, callBound, f)
 	if ctx.Err() == nil && severed(err) {
-		s.pool.Reset() // the other connections are probably dead, too
+		db.pool.Reset() // the other connections are probably dead, too
 	}
 	return meaning(ctx, err)
 }
@@ -168,13 +172,13 @@ func collect[T any](ctx context.Context, q querier, scan pgx.RowToFunc[T], sql s
 
 // within runs f in a transaction that sees one state of the database and
 // changes nothing.
-func (s *Store) within(ctx context.Context, f func(pgx.Tx) error) error {
-	return pgx.BeginTxFunc(ctx, s.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, f)
+func (db *database) within(ctx context.Context, f func(pgx.Tx) error) error {
+	return pgx.BeginTxFunc(ctx, db.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, f)
 }
 
 // change runs f in a transaction and commits it.
-func (s *Store) change(ctx context.Context, f func(pgx.Tx) error) error {
-	tx, err := s.pool.Begin(ctx)
+func (db *database) change(ctx context.Context, f func(pgx.Tx) error) error {
+	tx, err := db.pool.Begin(ctx)
 	if err != nil {
 		return err
 	}

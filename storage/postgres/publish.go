@@ -101,26 +101,30 @@ func (s *Store) Head(ctx context.Context, environment string, at snapshot.Revisi
 const maxChanges = 20_000
 
 // The sum is over the revisions before, so that the first is always there.
-const selectEnvironmentRevisions = `select revision from (
+func (l *lane) selectEnvironmentRevisions() string {
+	return `select revision from (
 		select e.revision, sum(r.changes) over (order by e.revision) - r.changes as before
 		from environment_revision e
-		join revision r on r.revision = e.revision
+		join ` + l.revisions + ` r on r.revision = e.revision
 		where e.environment = $1 and e.revision > $2
 		order by e.revision
 		limit $3
 	) next
 	where before < $4
 	order by revision`
+}
 
 // The version that was current before tells whether a resource leaves the
 // environment.
-const selectEnvironmentVersions = `select ` + versionColumns + `
-	from resource_version v
-	left join resource_version old on old.kind = v.kind and old.namespace = v.namespace and old.name = v.name
+func (l *lane) selectEnvironmentVersions() string {
+	return `select ` + versionColumns + `
+	from ` + l.versions + ` v
+	left join ` + l.versions + ` old on old.kind = v.kind and old.namespace = v.namespace and old.name = v.name
 		and old.superseded_by = v.revision
 	where v.revision = any($2) and (
 		v.all_environments or $1 = any(v.environments) or old.all_environments or $1 = any(old.environments))
 	order by v.revision, v.kind, v.namespace, v.name`
+}
 
 // EnvironmentRevisions implements storage.Publishing. Of each revision it
 // returns the versions that concern the environment. It returns fewer
@@ -128,12 +132,13 @@ const selectEnvironmentVersions = `select ` + versionColumns + `
 func (s *Store) EnvironmentRevisions(ctx context.Context, environment string, after snapshot.Revision, limit int) ([]storage.EnvironmentRevision, error) {
 	var numbers []int64
 	var versions []storage.Version
+	l := s.of(environment)
 	err := s.do(ctx, func(ctx context.Context) (err error) {
-		numbers, err = collect(ctx, s.pool, pgx.RowTo[int64], selectEnvironmentRevisions, environment, after, limit, maxChanges)
+		numbers, err = collect(ctx, s.pool, pgx.RowTo[int64], l.selectEnvironmentRevisions(), environment, after, limit, maxChanges)
 		if err != nil || len(numbers) == 0 {
 			return err
 		}
-		versions, err = collect(ctx, s.pool, scanVersion, selectEnvironmentVersions, environment, numbers)
+		versions, err = collect(ctx, s.pool, scanVersion, l.selectEnvironmentVersions(), environment, numbers)
 		return err
 	})
 	if err != nil {
@@ -152,15 +157,17 @@ func (s *Store) EnvironmentRevisions(ctx context.Context, environment string, af
 	return revisions, nil
 }
 
-const selectEnvironmentState = `select ` + versionColumns + `
-	from resource_version v
+func (l *lane) selectEnvironmentState() string {
+	return `select ` + versionColumns + `
+	from ` + l.versions + ` v
 	where ` + currentAt + ` and (v.all_environments or $2 = any(v.environments))
 	order by v.kind, v.namespace, v.name`
+}
 
 // EnvironmentState implements storage.Publishing.
 func (s *Store) EnvironmentState(ctx context.Context, environment string, at snapshot.Revision) (versions []storage.Version, err error) {
 	err = s.do(ctx, func(ctx context.Context) error {
-		versions, err = collect(ctx, s.pool, scanVersion, selectEnvironmentState, at, environment)
+		versions, err = collect(ctx, s.pool, scanVersion, s.of(environment).selectEnvironmentState(), at, environment)
 		return err
 	})
 	return versions, err

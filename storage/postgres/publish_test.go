@@ -62,19 +62,19 @@ func TestHeads(t *testing.T) {
 			t.Errorf("%s: the heads are\n%s(%v), want\n%s", what, showHeads(heads...), err, want)
 		}
 	}
-	want("at first", "aws@4 unsigned\ngcp@3 unsigned\n")
+	want("at first", "@security@1 unsigned\naws@4 unsigned\ngcp@3 unsigned\n")
 	save := func(heads ...snapshot.Head) error { return f.SaveHeads(t.Context(), term, heads) }
 	if err := save(head(t, "aws", 1, 1), head(t, "aws", 2, 2), head(t, "gcp", 1, 1)); err != nil {
 		t.Fatal(err)
 	}
-	want("after some", "aws@4 aws@2/2\ngcp@3 gcp@1/1\n")
+	want("after some", "@security@1 unsigned\naws@4 aws@2/2\ngcp@3 gcp@1/1\n")
 	if err := save(head(t, "aws", 2, 2), head(t, "aws", 4, 4)); err != nil {
 		t.Errorf("saving a head again: %v", err)
 	}
 	if err := save(); err != nil {
 		t.Errorf("saving none: %v", err)
 	}
-	want("after more", "aws@4 aws@4/4\ngcp@3 gcp@1/1\n")
+	want("after more", "@security@1 unsigned\naws@4 aws@4/4\ngcp@3 gcp@1/1\n")
 
 	for what, heads := range map[string][]snapshot.Head{
 		"another head":                     {head(t, "gcp", 2, 2), head(t, "aws", 4, 3)},
@@ -88,7 +88,7 @@ func TestHeads(t *testing.T) {
 			t.Errorf("%s was saved", what)
 		}
 	}
-	want("after refusals", "aws@4 aws@4/4\ngcp@3 gcp@1/1\n")
+	want("after refusals", "@security@1 unsigned\naws@4 aws@4/4\ngcp@3 gcp@1/1\n")
 
 	for _, c := range []struct {
 		environment string

@@ -26,31 +26,35 @@ func scanVersion(row pgx.CollectableRow) (storage.Version, error) {
 	return v, err
 }
 
-const selectPosition = `select epoch, revision from fleet`
+func (l *lane) selectPosition() string {
+	return `select fleet.epoch, at.revision from fleet, ` + l.row + ` at`
+}
 
 // Position implements storage.Resources.
-func (s *Store) Position(ctx context.Context) (p snapshot.Position, err error) {
-	err = s.do(ctx, func(ctx context.Context) error {
-		return s.pool.QueryRow(ctx, selectPosition).Scan(&p.Epoch, &p.Revision)
+func (l *lane) Position(ctx context.Context) (p snapshot.Position, err error) {
+	err = l.do(ctx, func(ctx context.Context) error {
+		return l.pool.QueryRow(ctx, l.selectPosition()).Scan(&p.Epoch, &p.Revision)
 	})
 	return p, err
 }
 
-const selectSince = `select ` + versionColumns + `
-	from resource_version v
+func (l *lane) selectSince() string {
+	return `select ` + versionColumns + `
+	from ` + l.versions + ` v
 	where v.superseded_by is null and v.revision > $1 and not (v.deleted and $1 = 0)
 	order by v.kind, v.namespace, v.name`
+}
 
 // Since implements storage.Resources.
-func (s *Store) Since(ctx context.Context, after snapshot.Revision) (versions []storage.Version, to snapshot.Revision, err error) {
-	err = s.do(ctx, func(ctx context.Context) error {
-		return s.within(ctx, func(tx pgx.Tx) error {
+func (l *lane) Since(ctx context.Context, after snapshot.Revision) (versions []storage.Version, to snapshot.Revision, err error) {
+	err = l.do(ctx, func(ctx context.Context) error {
+		return l.within(ctx, func(tx pgx.Tx) error {
 			var p snapshot.Position
-			if err := tx.QueryRow(ctx, selectPosition).Scan(&p.Epoch, &p.Revision); err != nil {
+			if err := tx.QueryRow(ctx, l.selectPosition()).Scan(&p.Epoch, &p.Revision); err != nil {
 				return err
 			}
 			to = p.Revision
-			versions, err = collect(ctx, tx, scanVersion, selectSince, after)
+			versions, err = collect(ctx, tx, scanVersion, l.selectSince(), after)
 			return err
 		})
 	})
@@ -62,8 +66,8 @@ func (s *Store) Since(ctx context.Context, after snapshot.Revision) (versions []
 
 // existing returns the revision that a reader asked for: the newest when 0.
 // What it names does not change any more, whatever is committed meanwhile.
-func (s *Store) existing(ctx context.Context, at snapshot.Revision) (snapshot.Revision, error) {
-	p, err := s.Position(ctx)
+func (l *lane) existing(ctx context.Context, at snapshot.Revision) (snapshot.Revision, error) {
+	p, err := l.Position(ctx)
 	switch {
 	case err != nil:
 		return 0, err
@@ -78,17 +82,19 @@ func (s *Store) existing(ctx context.Context, at snapshot.Revision) (snapshot.Re
 // Of the versions of a key at most one meets this at a revision.
 const currentAt = `v.revision <= $1 and (v.superseded_by is null or v.superseded_by > $1) and not v.deleted`
 
-const selectResource = `select ` + versionColumns + `
-	from resource_version v
+func (l *lane) selectResource() string {
+	return `select ` + versionColumns + `
+	from ` + l.versions + ` v
 	where ` + currentAt + ` and v.kind = $2 and v.namespace = $3 and v.name = $4`
+}
 
 // Resource implements storage.Resources.
-func (s *Store) Resource(ctx context.Context, key resource.Key, at snapshot.Revision) (v storage.Version, err error) {
-	if at, err = s.existing(ctx, at); err != nil {
+func (l *lane) Resource(ctx context.Context, key resource.Key, at snapshot.Revision) (v storage.Version, err error) {
+	if at, err = l.existing(ctx, at); err != nil {
 		return storage.Version{}, err
 	}
-	err = s.do(ctx, func(ctx context.Context) error {
-		rows, err := s.pool.Query(ctx, selectResource, at, key.Kind, key.Namespace, key.Name)
+	err = l.do(ctx, func(ctx context.Context) error {
+		rows, err := l.pool.Query(ctx, l.selectResource(), at, key.Kind, key.Namespace, key.Name)
 		if err != nil {
 			return err
 		}
@@ -98,36 +104,41 @@ func (s *Store) Resource(ctx context.Context, key resource.Key, at snapshot.Revi
 	return v, err
 }
 
-const selectList = `select ` + versionColumns + `
-	from resource_version v
+func (l *lane) selectList() string {
+	return `select ` + versionColumns + `
+	from ` + l.versions + ` v
 	where ` + currentAt + `
 		and ($2 = '' or v.kind = $2)
 		and ($3::text is null or v.namespace = $3)
 		and (v.kind, v.namespace, v.name) > ($4, $5, $6)
 	order by v.kind, v.namespace, v.name
 	limit $7`
+}
 
 // List implements storage.Resources.
-func (s *Store) List(ctx context.Context, f storage.Filter) ([]storage.Version, snapshot.Revision, error) {
-	at, err := s.existing(ctx, f.At)
+func (l *lane) List(ctx context.Context, f storage.Filter) ([]storage.Version, snapshot.Revision, error) {
+	at, err := l.existing(ctx, f.At)
 	if err != nil {
 		return nil, 0, err
 	}
 	var versions []storage.Version
-	err = s.do(ctx, func(ctx context.Context) error {
-		versions, err = collect(ctx, s.pool, scanVersion, selectList, at, f.Kind, f.Namespace,
+	err = l.do(ctx, func(ctx context.Context) error {
+		versions, err = collect(ctx, l.pool, scanVersion, l.selectList(), at, f.Kind, f.Namespace,
 			f.After.Kind, f.After.Namespace, f.After.Name, f.Limit)
 		return err
 	})
 	return versions, at, err
 }
 
-const selectRevisions = `select r.revision, r.committed_at, r.caller, r.message, r.changes,
-		array(select e.environment from environment_revision e where e.revision = r.revision order by e.environment) as environments
-	from revision r
+func (l *lane) selectRevisions() string {
+	return `select r.revision, r.committed_at, r.caller, r.message, r.changes,
+		array(select e.environment from environment_revision e
+			where e.revision = r.revision and e.environment ` + l.environments + ` order by e.environment) as environments
+	from ` + l.revisions + ` r
 	where $1 = 0 or r.revision < $1
 	order by r.revision desc
 	limit $2`
+}
 
 func scanRevision(row pgx.CollectableRow) (storage.RevisionInfo, error) {
 	r, err := pgx.RowToStructByName[storage.RevisionInfo](row)
@@ -136,31 +147,34 @@ func scanRevision(row pgx.CollectableRow) (storage.RevisionInfo, error) {
 }
 
 // Revisions implements storage.Resources.
-func (s *Store) Revisions(ctx context.Context, before snapshot.Revision, limit int) (revisions []storage.RevisionInfo, err error) {
-	err = s.do(ctx, func(ctx context.Context) error {
-		revisions, err = collect(ctx, s.pool, scanRevision, selectRevisions, before, limit)
+func (l *lane) Revisions(ctx context.Context, before snapshot.Revision, limit int) (revisions []storage.RevisionInfo, err error) {
+	err = l.do(ctx, func(ctx context.Context) error {
+		revisions, err = collect(ctx, l.pool, scanRevision, l.selectRevisions(), before, limit)
 		return err
 	})
 	return revisions, err
 }
 
-const selectEnvironmentsAt = `select e.name, last.revision
+func (l *lane) selectEnvironmentsAt() string {
+	return `select e.name, last.revision
 	from environment e
 	cross join lateral (
 		select r.revision from environment_revision r
 		where r.environment = e.name and r.revision <= $1
 		order by r.revision desc limit 1
-	) last`
+	) last
+	where e.name ` + l.environments
+}
 
 // EnvironmentsAt implements storage.Resources.
-func (s *Store) EnvironmentsAt(ctx context.Context, at snapshot.Revision) (map[string]snapshot.Revision, error) {
+func (l *lane) EnvironmentsAt(ctx context.Context, at snapshot.Revision) (map[string]snapshot.Revision, error) {
 	type last struct {
 		Name     string
 		Revision snapshot.Revision
 	}
 	var all []last
-	err := s.do(ctx, func(ctx context.Context) (err error) {
-		all, err = collect(ctx, s.pool, pgx.RowToStructByName[last], selectEnvironmentsAt, at)
+	err := l.do(ctx, func(ctx context.Context) (err error) {
+		all, err = collect(ctx, l.pool, pgx.RowToStructByName[last], l.selectEnvironmentsAt(), at)
 		return err
 	})
 	if err != nil {

@@ -95,6 +95,39 @@ CREATE TABLE public.revision (
     CONSTRAINT revision_from_one CHECK ((revision >= 1))
 );
 
+CREATE TABLE public.security_lane (
+    singleton boolean DEFAULT true NOT NULL,
+    revision bigint NOT NULL,
+    CONSTRAINT security_lane_has_one_row CHECK (singleton),
+    CONSTRAINT security_lane_revision_from_one CHECK ((revision >= 1))
+);
+
+CREATE TABLE public.security_revision (
+    revision bigint NOT NULL,
+    committed_at timestamp with time zone NOT NULL,
+    caller text NOT NULL,
+    message text NOT NULL,
+    changes integer NOT NULL,
+    CONSTRAINT security_revision_from_one CHECK ((revision >= 1))
+);
+
+CREATE TABLE public.security_version (
+    kind text NOT NULL COLLATE pg_catalog."C",
+    namespace text NOT NULL COLLATE pg_catalog."C",
+    name text NOT NULL COLLATE pg_catalog."C",
+    revision bigint NOT NULL,
+    superseded_by bigint,
+    deleted boolean NOT NULL,
+    all_environments boolean NOT NULL,
+    environments text[] NOT NULL COLLATE pg_catalog."C",
+    document bytea,
+    digest bytea,
+    CONSTRAINT security_version_deleted_is_empty CHECK (((NOT deleted) OR ((document IS NULL) AND (digest IS NULL)))),
+    CONSTRAINT security_version_has_document CHECK ((deleted OR ((document IS NOT NULL) AND (digest IS NOT NULL) AND (octet_length(digest) = 32)))),
+    CONSTRAINT security_version_is_everywhere CHECK (((all_environments <> deleted) AND (environments = '{}'::text[]))),
+    CONSTRAINT security_version_superseded_later CHECK ((superseded_by > revision))
+);
+
 ALTER TABLE ONLY public.audit_chain
     ADD CONSTRAINT audit_chain_pkey PRIMARY KEY (singleton);
 
@@ -128,6 +161,15 @@ ALTER TABLE ONLY public.resource_version
 ALTER TABLE ONLY public.revision
     ADD CONSTRAINT revision_pkey PRIMARY KEY (revision);
 
+ALTER TABLE ONLY public.security_lane
+    ADD CONSTRAINT security_lane_pkey PRIMARY KEY (singleton);
+
+ALTER TABLE ONLY public.security_revision
+    ADD CONSTRAINT security_revision_pkey PRIMARY KEY (revision);
+
+ALTER TABLE ONLY public.security_version
+    ADD CONSTRAINT security_version_pkey PRIMARY KEY (kind, namespace, name, revision);
+
 CREATE INDEX environment_revision_revision ON public.environment_revision USING btree (revision);
 
 CREATE INDEX proxy_environment ON public.proxy USING btree (environment, id);
@@ -136,14 +178,15 @@ CREATE UNIQUE INDEX resource_version_newest ON public.resource_version USING btr
 
 CREATE INDEX resource_version_revision ON public.resource_version USING btree (revision);
 
+CREATE UNIQUE INDEX security_version_newest ON public.security_version USING btree (kind, namespace, name) WHERE (superseded_by IS NULL);
+
+CREATE INDEX security_version_revision ON public.security_version USING btree (revision);
+
 ALTER TABLE ONLY public.environment_head
     ADD CONSTRAINT environment_head_revision_fkey FOREIGN KEY (environment, revision) REFERENCES public.environment_revision(environment, revision);
 
 ALTER TABLE ONLY public.environment_revision
     ADD CONSTRAINT environment_revision_environment_fkey FOREIGN KEY (environment) REFERENCES public.environment(name);
-
-ALTER TABLE ONLY public.environment_revision
-    ADD CONSTRAINT environment_revision_revision_fkey FOREIGN KEY (revision) REFERENCES public.revision(revision);
 
 ALTER TABLE ONLY public.publish_cursor
     ADD CONSTRAINT publish_cursor_revision_fkey FOREIGN KEY (environment, revision) REFERENCES public.environment_revision(environment, revision);
