@@ -43,9 +43,7 @@ func NewApply(resources []*adminv1.Resource, now time.Time) *Request {
 func newEntry(from *adminv1.Resource, now time.Time) entry {
 	parsed, problems := resource.Decode(from)
 	e := entry{key: parsed.Key, problems: problems}
-	if spec, ok := parsed.Spec.(*resourcev1.Revocation); ok {
-		e.timely(spec, now)
-	}
+	e.timely(parsed, now)
 	if e.problems.Total > 0 {
 		return e
 	}

@@ -5,8 +5,6 @@ import (
 	"slices"
 	"time"
 
-	"google.golang.org/protobuf/types/known/timestamppb"
-
 	"github.com/sallyport/sallyport/internal/resource"
 	resourcev1 "github.com/sallyport/sallyport/proto/gen/sallyport/resource/v1"
 )
@@ -53,17 +51,18 @@ func (r *Request) part() {
 
 // timely refuses a revocation that has no effect any more, or on what is still
 // to come.
-func (e *entry) timely(spec *resourcev1.Revocation, now time.Time) {
-	refuse := func(field string, at *timestamppb.Timestamp, why string) {
+func (e *entry) timely(p resource.Parsed, now time.Time) {
+	refuse := func(field string, at time.Time, why string) {
 		e.problems.Add(resource.Problem{
 			Resource: e.key.String(), Field: field, Reason: resource.ReasonInvalidValue,
-			Message: at.AsTime().Format(time.RFC3339) + " " + why,
+			Message: at.Format(time.RFC3339) + " " + why,
 		})
 	}
-	if at := spec.GetExpiresAt(); at != nil && !at.AsTime().After(now) {
+	if at, ok := p.Expires(); ok && !at.After(now) {
 		refuse("spec.expiresAt", at, "is in the past: it would have no effect")
 	}
+	spec, _ := p.Spec.(*resourcev1.Revocation)
 	if at := spec.GetIssuedBefore(); at != nil && at.AsTime().After(now.Add(maxSkew)) {
-		refuse("spec.issuedBefore", at, "is still to come: what will be issued until then cannot be told to be bad")
+		refuse("spec.issuedBefore", at.AsTime(), "is still to come: what will be issued until then cannot be told to be bad")
 	}
 }

@@ -153,17 +153,25 @@ func TestEveryProcedureInEveryProtocol(t *testing.T) {
 }
 
 // proxy records a proxy process whose stream another replica has.
-func (w *world) proxy(t testing.TB, environment, instance string, revision int64, e adminv1.Enforcement) {
+func (w *world) proxy(t testing.TB, environment, instance string, revision int64, e adminv1.Enforcement, change ...func(*adminv1.Proxy)) {
 	t.Helper()
 	now := time.Now()
 	id := "spiffe://prod.example/proxy/" + environment + "#" + instance
-	status := must(proto.Marshal(&adminv1.Proxy{
+	p := &adminv1.Proxy{
 		Id: id, SpiffeId: strings.TrimSuffix(id, "#"+instance), Instance: instance, Environment: environment,
 		Connection: adminv1.Connection_CONNECTION_CONNECTED, Enforcement: e, Revision: revision, LastSeenAt: timestamppb.New(now),
-	}))
+	}
+	for _, f := range change {
+		f(p)
+	}
+	replica := "two"
+	if p.GetConnection() != adminv1.Connection_CONNECTION_CONNECTED {
+		replica = ""
+	}
+	status := must(proto.Marshal(p))
 	err := w.store.SaveProxies(t.Context(), []storage.Proxy{{
 		ID: storage.ProxyID(id), SPIFFEID: "spiffe://prod.example/proxy/" + environment, Instance: instance, Environment: environment,
-		Replica: "two", Status: status, RegisteredAt: now, LastSeen: now,
+		Replica: replica, Status: status, RegisteredAt: now, LastSeen: now,
 	}})
 	if err != nil {
 		t.Fatal(err)
@@ -364,6 +372,30 @@ func TestPagesOfRevisionsAndProxies(t *testing.T) {
 	}
 }
 
+// wait returns the last progress as "environment@revision enforced/connected
+// (laggard reason)".
+func (w *world) wait(t testing.TB, req *adminv1.WaitEnforcedRequest) (string, error) {
+	t.Helper()
+	stream, err := w.fleet(t, viewer).WaitEnforced(t.Context(), connect.NewRequest(req))
+	if err != nil {
+		return "", err
+	}
+	defer stream.Close()
+	var last *adminv1.WaitEnforcedResponse
+	for stream.Receive() {
+		last = stream.Msg()
+	}
+	var text strings.Builder
+	for _, e := range last.GetEnvironments() {
+		fmt.Fprintf(&text, "%s@%d %d/%d", e.GetEnvironment(), e.GetRevision(), e.GetEnforced(), e.GetConnected())
+		for _, l := range e.GetLaggards() {
+			fmt.Fprintf(&text, " (%s %s)", l.GetId(), l.GetReason())
+		}
+		text.WriteString(";")
+	}
+	return strings.TrimSuffix(text.String(), ";"), stream.Err()
+}
+
 func TestWaitEnforced(t *testing.T) {
 	w := newWorld(t)
 	w.apply(t, shop)
@@ -371,26 +403,7 @@ func TestWaitEnforced(t *testing.T) {
 	w.apply(t, `{apiVersion: sallyport/v1, kind: Enrollment, metadata: {name: aws}, spec: {spiffeId: "spiffe://prod.example/proxy/aws/**", environment: aws}}`)
 	w.proxy(t, "aws", "late", 1, adminv1.Enforcement_ENFORCEMENT_ENFORCED)
 	w.proxy(t, "gcp", "one", 1, adminv1.Enforcement_ENFORCEMENT_ENFORCED)
-	wait := func(req *adminv1.WaitEnforcedRequest) (string, error) {
-		stream, err := w.fleet(t, viewer).WaitEnforced(t.Context(), connect.NewRequest(req))
-		if err != nil {
-			return "", err
-		}
-		defer stream.Close()
-		var last *adminv1.WaitEnforcedResponse
-		for stream.Receive() {
-			last = stream.Msg()
-		}
-		var text strings.Builder
-		for _, e := range last.GetEnvironments() {
-			fmt.Fprintf(&text, "%s@%d %d/%d", e.GetEnvironment(), e.GetRevision(), e.GetEnforced(), e.GetConnected())
-			for _, l := range e.GetLaggards() {
-				fmt.Fprintf(&text, " (%s %s)", l.GetId(), l.GetReason())
-			}
-			text.WriteString(";")
-		}
-		return strings.TrimSuffix(text.String(), ";"), stream.Err()
-	}
+	wait := func(req *adminv1.WaitEnforcedRequest) (string, error) { return w.wait(t, req) }
 	for name, c := range map[string]struct {
 		req  *adminv1.WaitEnforcedRequest
 		code connect.Code // 0: it is enforced

@@ -31,11 +31,21 @@ type change struct {
 	request   *admission.Request
 }
 
-// outcome is what has become of a change.
+// outcome is what has become of a change: a revision for some environments, or
+// a sequence of the security lane.
 type outcome struct {
 	plan         *admission.Plan
 	revision     snapshot.Revision
 	environments []string
+	sequence     snapshot.Revision
+}
+
+// outcomeOf returns the outcome of a change to a lane.
+func outcomeOf(c change, plan *admission.Plan, at snapshot.Revision, environments []string) outcome {
+	if c.request.Immediate() {
+		return outcome{plan: plan, sequence: at}
+	}
+	return outcome{plan: plan, revision: at, environments: environments}
 }
 
 func (s configService) Apply(ctx context.Context, req *connect.Request[adminv1.ApplyRequest]) (*connect.Response[adminv1.ApplyResponse], error) {
@@ -50,7 +60,7 @@ func (s configService) Apply(ctx context.Context, req *connect.Request[adminv1.A
 	if err != nil {
 		return nil, err
 	}
-	res := &adminv1.ApplyResponse{Revision: int64(done.revision), Environments: done.environments}
+	res := &adminv1.ApplyResponse{Revision: int64(done.revision), Environments: done.environments, SecuritySequence: int64(done.sequence)}
 	for i, r := range m.GetResources() {
 		res.Changes = append(res.Changes, &adminv1.Change{
 			Key: &adminv1.Key{
@@ -78,7 +88,7 @@ func (s configService) Delete(ctx context.Context, req *connect.Request[adminv1.
 	if err != nil {
 		return nil, err
 	}
-	res := &adminv1.DeleteResponse{Revision: int64(done.revision), Environments: done.environments}
+	res := &adminv1.DeleteResponse{Revision: int64(done.revision), Environments: done.environments, SecuritySequence: int64(done.sequence)}
 	for i, k := range m.GetKeys() {
 		res.Changes = append(res.Changes, &adminv1.Change{Key: k, Type: done.plan.Types[i]})
 	}
@@ -108,20 +118,24 @@ func detail(c change, err error) string {
 }
 
 func (s configService) try(ctx context.Context, caller access.Caller, c change) (done outcome, committed bool, err error) {
-	s.state.compile(c.request)
+	l, err := s.laneOf(c)
+	if err != nil {
+		return outcome{}, false, err
+	}
+	l.state.compile(c.request)
 	if !c.dryRun {
 		select {
-		case s.turn <- struct{}{}:
-			defer func() { <-s.turn }()
+		case l.turn <- struct{}{}:
+			defer func() { <-l.turn }()
 		case <-ctx.Done():
 			return outcome{}, false, ctx.Err()
 		}
 	}
 	for range maxAttempts {
-		if err := s.state.sync(ctx); err != nil {
+		if err := l.state.sync(ctx); err != nil {
 			return outcome{}, false, err
 		}
-		done, committed, err = s.attempt(ctx, caller, c)
+		done, committed, err = s.attempt(ctx, l, caller, c)
 		if !errors.Is(err, errMoved) {
 			return done, committed, err
 		}
@@ -130,8 +144,8 @@ func (s configService) try(ctx context.Context, caller access.Caller, c change) 
 		errors.New("other replicas keep changing what this changes: nothing was changed, try again"))
 }
 
-func (s configService) attempt(ctx context.Context, caller access.Caller, c change) (done outcome, committed bool, err error) {
-	plan, base, problems := s.state.plan(c.request)
+func (s configService) attempt(ctx context.Context, l *lane, caller access.Caller, c change) (done outcome, committed bool, err error) {
+	plan, base, problems := l.state.plan(c.request)
 	switch {
 	case c.expected != nil && snapshot.Revision(*c.expected) != base:
 		return outcome{}, false, connect.NewError(connect.CodeAborted,
@@ -139,7 +153,7 @@ func (s configService) attempt(ctx context.Context, caller access.Caller, c chan
 	case problems.Total > 0:
 		return outcome{}, false, refusal(problems, c)
 	case c.dryRun || len(plan.Changes) == 0:
-		return outcome{plan: plan, revision: base, environments: plan.Environments}, false, nil
+		return outcomeOf(c, plan, base, plan.Environments), false, nil
 	}
 	failpoint.Hit("apply.planned")
 	commit := storage.Commit{
@@ -148,8 +162,8 @@ func (s configService) attempt(ctx context.Context, caller access.Caller, c chan
 	if c.expected != nil {
 		commit.Expected = &base // they are equal
 	}
-	made, err := s.store.Commit(ctx, commit, func(since []storage.Version) error {
-		problems, err := s.state.replan(c.request, plan, since)
+	made, err := l.store.Commit(ctx, commit, func(since []storage.Version) error {
+		problems, err := l.state.replan(c.request, plan, since)
 		if problems.Total > 0 {
 			return refusal(problems, c)
 		}
@@ -158,19 +172,25 @@ func (s configService) attempt(ctx context.Context, caller access.Caller, c chan
 	if err != nil {
 		return outcome{}, false, err
 	}
-	s.log.InfoContext(ctx, "revision committed", "revision", made.Revision, "caller", caller.String(),
-		"changes", len(plan.Changes), "environments", made.Environments)
-	return outcome{plan: plan, revision: made.Revision, environments: made.Environments}, true, nil
+	if l == s.security {
+		s.log.InfoContext(ctx, "security lane changed", "sequence", made.Revision, "caller", caller.String(), "changes", len(plan.Changes))
+	} else {
+		s.log.InfoContext(ctx, "revision committed", "revision", made.Revision, "caller", caller.String(),
+			"changes", len(plan.Changes), "environments", made.Environments)
+	}
+	return outcomeOf(c, plan, made.Revision, made.Environments), true, nil
 }
 
 // refusal makes an error of the problems of a change.
 func refusal(problems resource.Problems, c change) error {
-	code := connect.CodeInvalidArgument
-	if c.procedure == adminv1connect.ConfigServiceDeleteProcedure {
-		code = connect.CodeFailedPrecondition
-		if slices.ContainsFunc(problems.Kept, func(p resource.Problem) bool { return p.Reason == admission.ReasonNotFound }) {
-			code = connect.CodeNotFound
-		}
+	has := func(reason string) bool {
+		return slices.ContainsFunc(problems.Kept, func(p resource.Problem) bool { return p.Reason == reason })
 	}
-	return problem(code, problems)
+	switch {
+	case c.procedure != adminv1connect.ConfigServiceDeleteProcedure || has(admission.ReasonMixedLanes):
+		return problem(connect.CodeInvalidArgument, problems)
+	case has(admission.ReasonNotFound):
+		return problem(connect.CodeNotFound, problems)
+	}
+	return problem(connect.CodeFailedPrecondition, problems)
 }

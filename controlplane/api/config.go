@@ -34,7 +34,11 @@ func (s configService) Get(ctx context.Context, req *connect.Request[adminv1.Get
 		return nil, err
 	}
 	key, at := keyOf(req.Msg.GetKey()), req.Msg.GetRevision()
-	v, err := s.store.Resource(ctx, key, snapshot.Revision(at))
+	l, err := s.laneFor(req.Msg.GetKey().GetKind(), at)
+	if err != nil {
+		return nil, err
+	}
+	v, err := l.store.Resource(ctx, key, snapshot.Revision(at))
 	switch {
 	case errors.Is(err, storage.ErrNotFound) && at > 0:
 		return nil, connect.NewError(connect.CodeNotFound, fmt.Errorf("there is no %s at revision %d", key, at))
@@ -42,6 +46,12 @@ func (s configService) Get(ctx context.Context, req *connect.Request[adminv1.Get
 		return nil, connect.NewError(connect.CodeNotFound, fmt.Errorf("there is no %s", key))
 	case err != nil:
 		return nil, err
+	}
+	switch gone, err := expired(v, s.now()); {
+	case err != nil:
+		return nil, err
+	case gone:
+		return nil, connect.NewError(connect.CodeNotFound, fmt.Errorf("%s has expired", key))
 	}
 	stored, err := present(v)
 	if err != nil {
@@ -57,6 +67,10 @@ func (s configService) List(ctx context.Context, req *connect.Request[adminv1.Li
 			return nil, err
 		}
 	}
+	l, err := s.laneFor(m.GetKind(), m.GetRevision())
+	if err != nil {
+		return nil, err
+	}
 	limit := pageSize(m.GetPageSize(), defaultPage)
 	filter := storage.Filter{Kind: resource.Kind(m.GetKind()), At: snapshot.Revision(m.GetRevision()), Limit: limit + 1}
 	if m.GetNamespace() != "" {
@@ -71,7 +85,7 @@ func (s configService) List(ctx context.Context, req *connect.Request[adminv1.Li
 			return nil, err
 		}
 	}
-	versions, at, err := s.store.List(ctx, filter)
+	versions, at, err := l.store.List(ctx, filter)
 	switch {
 	case errors.Is(err, storage.ErrNotFound):
 		return nil, connect.NewError(connect.CodeNotFound, fmt.Errorf("there is no revision %d yet", filter.At))
@@ -83,6 +97,9 @@ func (s configService) List(ctx context.Context, req *connect.Request[adminv1.Li
 		versions = versions[:fit]
 		last := versions[fit-1].Key
 		res.NextPageToken = encodeToken(formatRevision(at), string(last.Kind), last.Namespace, last.Name)
+	}
+	if versions, err = effective(versions, s.now()); err != nil {
+		return nil, err
 	}
 	for _, v := range versions {
 		stored, err := present(v)

@@ -11,6 +11,8 @@ import (
 	"connectrpc.com/connect"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"github.com/sallyport/sallyport/controlplane/registry"
+	"github.com/sallyport/sallyport/internal/resource"
 	"github.com/sallyport/sallyport/internal/snapshot"
 	adminv1 "github.com/sallyport/sallyport/proto/gen/sallyport/admin/v1"
 	"github.com/sallyport/sallyport/proto/gen/sallyport/admin/v1/adminv1connect"
@@ -91,12 +93,8 @@ func (s fleetService) waitEnforced(ctx context.Context, req *adminv1.WaitEnforce
 		case <-ctx.Done():
 		}
 	}()
-	environments, err := s.waitFor(ctx, snapshot.Revision(req.GetRevision()), req.GetEnvironments())
-	if err != nil {
-		return err
-	}
 	began := s.now()
-	err = s.registry.Wait(ctx, environments, func(progress []*adminv1.EnvironmentProgress, done bool) error {
+	err := s.waitFor(ctx, req, func(progress []*adminv1.EnvironmentProgress, done bool) error {
 		return send(&adminv1.WaitEnforcedResponse{
 			Environments: progress,
 			Elapsed:      durationpb.New(s.now().Sub(began)),
@@ -108,7 +106,7 @@ func (s fleetService) waitEnforced(ctx context.Context, req *adminv1.WaitEnforce
 		return connect.NewError(connect.CodeUnavailable, errDraining)
 	case err != nil && errors.Is(cause, errNotEnforced):
 		return connect.NewError(connect.CodeDeadlineExceeded,
-			fmt.Errorf("revision %d is %w after %s", req.GetRevision(), errNotEnforced, timeout))
+			fmt.Errorf("%s is %w after %s", awaited(req), errNotEnforced, timeout))
 	}
 	return err
 }
@@ -118,9 +116,72 @@ var (
 	errDraining    = errors.New("this replica is about to end: ask again")
 )
 
-// waitFor returns the environments to wait for, each with its revision at the
+// awaited names what is waited for.
+func awaited(req *adminv1.WaitEnforcedRequest) string {
+	if n := req.GetSecuritySequence(); n > 0 {
+		return fmt.Sprintf("security sequence %d", n)
+	}
+	return fmt.Sprintf("revision %d", req.GetRevision())
+}
+
+func (s fleetService) waitFor(ctx context.Context, req *adminv1.WaitEnforcedRequest, report registry.Report) error {
+	if sequence := snapshot.Revision(req.GetSecuritySequence()); sequence > 0 {
+		environments, err := s.existing(ctx, sequence, req.GetEnvironments())
+		if err != nil {
+			return err
+		}
+		return s.registry.WaitSecurity(ctx, environments, sequence, report)
+	}
+	environments, err := s.touched(ctx, snapshot.Revision(req.GetRevision()), req.GetEnvironments())
+	if err != nil {
+		return err
+	}
+	return s.registry.Wait(ctx, environments, report)
+}
+
+// existing returns the environments to wait for a sequence of the security lane
+// in: the named ones, or all.
+func (s fleetService) existing(ctx context.Context, sequence snapshot.Revision, named []string) ([]string, error) {
+	position, err := s.security.store.Position(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if sequence > position.Revision {
+		return nil, connect.NewError(connect.CodeNotFound,
+			fmt.Errorf("there is no security sequence %d yet: the lane is at %d", sequence, position.Revision))
+	}
+	all, err := s.environments(ctx)
+	if err != nil || len(named) == 0 {
+		return all, err
+	}
+	if unknown := slices.DeleteFunc(slices.Clone(named), func(name string) bool { return slices.Contains(all, name) }); len(unknown) > 0 {
+		return nil, connect.NewError(connect.CodeNotFound, errors.New("there is no environment "+strings.Join(unknown, ", ")))
+	}
+	return named, nil
+}
+
+// environments returns the names of all environments.
+func (s fleetService) environments(ctx context.Context) (all []string, err error) {
+	const page = 1000
+	f := storage.Filter{Kind: resource.KindEnvironment, Limit: page}
+	for {
+		var versions []storage.Version
+		if versions, f.At, err = s.store.List(ctx, f); err != nil {
+			return nil, err
+		}
+		for _, v := range versions {
+			all = append(all, v.Key.Name)
+		}
+		if len(versions) < page {
+			return all, nil
+		}
+		f.After = versions[page-1].Key
+	}
+}
+
+// touched returns the environments to wait for, each with its revision at the
 // fleet's revision: the named ones, or those that the revision touched.
-func (s fleetService) waitFor(ctx context.Context, revision snapshot.Revision, named []string) (map[string]snapshot.Revision, error) {
+func (s fleetService) touched(ctx context.Context, revision snapshot.Revision, named []string) (map[string]snapshot.Revision, error) {
 	position, err := s.store.Position(ctx)
 	if err != nil {
 		return nil, err

@@ -56,6 +56,7 @@ type world struct {
 	metrics *prometheus.Registry
 	ready   atomic.Bool
 	read    atomic.Int64 // bytes that the server has read from the network
+	ahead   atomic.Int64 // of real time, in nanoseconds
 }
 
 func newWorld(t testing.TB) *world {
@@ -83,6 +84,7 @@ func newWorldWith(t testing.TB, dsn string, wrap func(*postgres.Store) api.Store
 			{Caller: access.Caller{SPIFFEID: string(viewer)}, Role: access.RoleViewer},
 		})),
 		Identify: identify,
+		Now:      func() time.Time { return time.Now().Add(time.Duration(w.ahead.Load())) },
 	}))
 	w.issuer = must(issuer.New(issuer.Config{DevelopmentOnly: true, TrustDomain: "prod.example", Log: slog.New(slog.DiscardHandler)}))
 	w.roots.AppendCertsFromPEM(w.issuer.ServerCAPEM())

@@ -41,8 +41,10 @@ const (
 
 // Store is the part of the store that the API needs.
 type Store interface {
-	storage.Resources
+	storage.Resources // the fleet's
 	storage.Audit
+	// Security returns the resources of the security lane.
+	Security() storage.Resources
 }
 
 // Identify says who calls: access.ErrUnauthenticated for a bad credential, the
@@ -75,9 +77,8 @@ type API struct {
 	rules    protovalidate.Validator
 	errors   *connect.ErrorWriter
 	metrics  *metrics
-	state    *state
-	// turn is held by the change of this replica that is planned and committed.
-	turn chan struct{}
+	fleet    *lane
+	security *lane
 	// unnamed bounds the audit entries of callers who may do nothing at all.
 	unnamed *rate.Limiter
 
@@ -106,8 +107,8 @@ func New(c Config) (*API, error) {
 		rules:    rules,
 		errors:   connect.NewErrorWriter(),
 		metrics:  m,
-		state:    newState(c.Store),
-		turn:     make(chan struct{}, 1),
+		fleet:    newLane(c.Store),
+		security: newLane(c.Store.Security()),
 		unnamed:  rate.NewLimiter(1, 100),
 		drain:    make(chan struct{}),
 	}
@@ -120,11 +121,11 @@ func New(c Config) (*API, error) {
 	return a, nil
 }
 
-// Run reads the fleet, so that the first change does not have to wait for it,
-// and returns when it has, or when ctx ends.
+// Run reads what there is, so that the first change does not have to wait for
+// it, and returns when it has, or when ctx ends.
 func (a *API) Run(ctx context.Context) error {
 	for {
-		err := a.state.sync(ctx)
+		err := errors.Join(a.security.state.sync(ctx), a.fleet.state.sync(ctx))
 		if err == nil || ctx.Err() != nil {
 			return nil
 		}

@@ -14,10 +14,10 @@ import (
 // errMoved says that a plan does not do any more what it did when it was made.
 var errMoved = errors.New("the fleet has changed since the plan was made")
 
-// state is what the fleet holds, as this replica knows it. It is safe for
+// state is what a lane holds, as this replica knows it. It is safe for
 // concurrent use.
 type state struct {
-	store Store
+	store storage.Resources
 	// reading is held by the one call that reads the database: the others wait
 	// for what it finds, and not each with a copy of the fleet.
 	reading chan struct{}
@@ -26,7 +26,7 @@ type state struct {
 	known admission.State
 }
 
-func newState(s Store) *state { return &state{store: s, reading: make(chan struct{}, 1)} }
+func newState(s storage.Resources) *state { return &state{store: s, reading: make(chan struct{}, 1)} }
 
 // sync brings the state to where the database is now, or later.
 func (s *state) sync(ctx context.Context) error {

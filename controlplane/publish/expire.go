@@ -10,7 +10,6 @@ import (
 
 	"github.com/sallyport/sallyport/internal/resource"
 	"github.com/sallyport/sallyport/internal/snapshot"
-	resourcev1 "github.com/sallyport/sallyport/proto/gen/sallyport/resource/v1"
 	"github.com/sallyport/sallyport/storage"
 )
 
@@ -133,8 +132,7 @@ func expiresAt(v storage.Version) (time.Time, bool) {
 	if err != nil {
 		return time.Time{}, false
 	}
-	spec, ok := p.Spec.(*resourcev1.Revocation)
-	return spec.GetExpiresAt().AsTime(), ok && spec.GetExpiresAt() != nil
+	return p.Expires()
 }
 
 // expired returns those that expired before a time, as many as make a sequence.

@@ -188,6 +188,12 @@ func document(t testing.TB, name string) snapshot.Entry {
 // at is the snapshot of aws at a revision.
 func at(t testing.TB, revision snapshot.Revision, names ...string) *snapshot.Snapshot {
 	t.Helper()
+	return of(t, "aws", revision, names...)
+}
+
+// of is the snapshot of an environment at a revision, or of the security lane.
+func of(t testing.TB, environment string, revision snapshot.Revision, names ...string) *snapshot.Snapshot {
+	t.Helper()
 	var entries []snapshot.Entry
 	for _, name := range names {
 		entries = append(entries, document(t, name))
@@ -195,7 +201,7 @@ func at(t testing.TB, revision snapshot.Revision, names ...string) *snapshot.Sna
 	set := snapshot.NewSet(entries...)
 	signer := snapshot.NewSigner(ed25519.NewKeyFromSeed(slices.Repeat([]byte{1}, ed25519.SeedSize)))
 	head, err := signer.SignHead(snapshot.Statement{
-		Epoch: 1, Environment: "aws", Revision: revision, Root: set.Root(), Documents: set.Len(),
+		Epoch: 1, Environment: environment, Revision: revision, Root: set.Root(), Documents: set.Len(),
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -103,17 +103,21 @@ func (s *Session) Acked(ack *proxyv1.Ack, known *snapshot.Snapshot) adminv1.Enfo
 		p.Epoch, p.Revision = ack.GetEpoch(), ack.GetRevision()
 		p.ReceivedRoot, p.EnforcedRoot = ack.GetReceivedRoot(), ack.GetEnforcedRoot()
 		p.PersistedRevision = ack.GetPersistedRevision()
-		p.Rejects = nil
-		for _, r := range ack.GetRejects()[:min(len(ack.GetRejects()), maxRejects)] {
-			p.Rejects = append(p.Rejects, &adminv1.Reject{
-				Kind:      clip(r.GetKey().GetKind(), maxName),
-				Namespace: clip(r.GetKey().GetNamespace(), maxName),
-				Name:      clip(r.GetKey().GetName(), maxName),
-				Reason:    clip(r.GetReason(), maxText),
-			})
-		}
+		p.Rejects = rejectsOf(ack)
 	})
 	return enforcement
+}
+
+func rejectsOf(ack *proxyv1.Ack) (rejects []*adminv1.Reject) {
+	for _, r := range ack.GetRejects()[:min(len(ack.GetRejects()), maxRejects)] {
+		rejects = append(rejects, &adminv1.Reject{
+			Kind:      clip(r.GetKey().GetKind(), maxName),
+			Namespace: clip(r.GetKey().GetNamespace(), maxName),
+			Name:      clip(r.GetKey().GetName(), maxName),
+			Reason:    clip(r.GetReason(), maxText),
+		})
+	}
+	return rejects
 }
 
 // Judged records the judgement on an ack that was recorded before its snapshot
@@ -126,10 +130,10 @@ func (s *Session) Judged(ack *proxyv1.Ack, known *snapshot.Snapshot) adminv1.Enf
 
 // Refused records that the proxy did not take an update.
 func (s *Session) Refused(refusal *proxyv1.Refusal) {
-	s.heard(func(p *adminv1.Proxy, _ time.Time) {
-		p.Refusal = clip(refusal.GetReason()+": "+refusal.GetDetail(), maxText)
-	})
+	s.heard(func(p *adminv1.Proxy, _ time.Time) { p.Refusal = refusalOf(refusal) })
 }
+
+func refusalOf(r *proxyv1.Refusal) string { return clip(r.GetReason()+": "+r.GetDetail(), maxText) }
 
 // Beat records a heartbeat. What cannot be meant is left out of it.
 func (s *Session) Beat(h *proxyv1.Heartbeat) {
@@ -137,6 +141,12 @@ func (s *Session) Beat(h *proxyv1.Heartbeat) {
 		p.ConfigurationAge, p.IdentityExpiresAt, p.ClockSkew = nil, nil, nil
 		if h.GetConfigurationAge().CheckValid() == nil {
 			p.ConfigurationAge = h.GetConfigurationAge()
+		}
+		if p.GetSecurity() != nil {
+			p.Security.Age = nil
+			if h.GetSecurityAge().CheckValid() == nil {
+				p.Security.Age = h.GetSecurityAge()
+			}
 		}
 		if h.GetIdentityExpiresAt().CheckValid() == nil {
 			p.IdentityExpiresAt = h.GetIdentityExpiresAt()

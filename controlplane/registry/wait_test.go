@@ -28,11 +28,23 @@ type waiting struct {
 
 func (l *lab) wait(r *replica, environments map[string]snapshot.Revision) *waiting {
 	l.Helper()
+	return l.waitBy(func(ctx context.Context, report registry.Report) error { return r.Wait(ctx, environments, report) })
+}
+
+func (l *lab) waitSecurity(r *replica, sequence snapshot.Revision, environments ...string) *waiting {
+	l.Helper()
+	return l.waitBy(func(ctx context.Context, report registry.Report) error {
+		return r.WaitSecurity(ctx, environments, sequence, report)
+	})
+}
+
+func (l *lab) waitBy(wait func(context.Context, registry.Report) error) *waiting {
+	l.Helper()
 	ctx, cancel := context.WithCancel(l.Context())
 	w := &waiting{TB: l, reports: make(chan []*adminv1.EnvironmentProgress, 1000), ended: make(chan error, 1)}
 	l.Cleanup(cancel)
 	go func() {
-		w.ended <- r.Wait(ctx, environments, func(p []*adminv1.EnvironmentProgress, done bool) error {
+		w.ended <- wait(ctx, func(p []*adminv1.EnvironmentProgress, done bool) error {
 			w.reports <- p
 			if done {
 				w.done = true

@@ -2,6 +2,7 @@ package resource
 
 import (
 	"slices"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -32,6 +33,15 @@ func (p Parsed) Scope() (all bool, environments []string) {
 		return len(spec.GetEnvironments()) == 0, slices.Sorted(slices.Values(spec.GetEnvironments()))
 	}
 	return false, nil
+}
+
+// Expires returns when the resource has no effect any more; false for never.
+func (p Parsed) Expires() (at time.Time, ok bool) {
+	spec, ok := p.Spec.(*resourcev1.Revocation)
+	if !ok || spec.GetExpiresAt() == nil {
+		return time.Time{}, false
+	}
+	return spec.GetExpiresAt().AsTime(), true
 }
 
 // reach says what denies when a proxy cannot understand the resource, and with
