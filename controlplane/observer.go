@@ -43,7 +43,7 @@ func newObserver(s *Server) (*observer, error) {
 		}),
 		committed: perEnvironment(prometheus.GaugeOpts{
 			Name: "sallyport_environment_committed_revision",
-			Help: "The newest revision that touches the environment.",
+			Help: "The newest revision that touches the environment; of @security, the newest sequence of the security lane.",
 		}),
 		distributed: perEnvironment(prometheus.GaugeOpts{
 			Name: "sallyport_environment_distributed_revision",
@@ -86,16 +86,22 @@ func (o *observer) observe(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	security, err := o.database.Security().Position(ctx)
+	if err != nil {
+		return err
+	}
 	o.revision.Set(float64(position.Revision))
+	o.progress(snapshot.SecurityLane, security.Revision)
 	connected := o.registry.Streams()
 	for name, revision := range at {
-		o.environment(name, revision, connected[name])
+		o.progress(name, revision)
+		o.connected.WithLabelValues(name).Set(float64(connected[name]))
 	}
 	return nil
 }
 
-func (o *observer) environment(name string, committed snapshot.Revision, connected int) {
+// progress sets how far an environment, or the security lane, has come.
+func (o *observer) progress(name string, committed snapshot.Revision) {
 	o.committed.WithLabelValues(name).Set(float64(committed))
 	o.distributed.WithLabelValues(name).Set(float64(o.hub.State(name).Snapshot.Head().Revision))
-	o.connected.WithLabelValues(name).Set(float64(connected))
 }

@@ -147,6 +147,8 @@ func TestMetrics(t *testing.T) {
 		`sallyport_revision 2`,
 		`sallyport_environment_committed_revision{environment="aws"} 1`,
 		`sallyport_environment_committed_revision{environment="gcp"} 2`,
+		`sallyport_environment_committed_revision{environment="@security"} 1`,
+		`sallyport_environment_distributed_revision{environment="@security"} 1`,
 		`sallyport_environment_distributed_revision{environment="aws"} 1`,
 		`sallyport_environment_distributed_revision{environment="gcp"} 2`,
 		`sallyport_connected_proxies{environment="aws"} 0`,

@@ -120,6 +120,12 @@ func aws(t testing.TB, revision snapshot.Revision, d documents) *snapshot.Snapsh
 	return statement{"aws", revision, ours}.of(t, d)
 }
 
+// security is our snapshot of the security lane at a sequence.
+func security(t testing.TB, sequence snapshot.Revision, d documents) *snapshot.Snapshot {
+	t.Helper()
+	return statement{snapshot.SecurityLane, sequence, ours}.of(t, d)
+}
+
 func freshness(t testing.TB, snap *snapshot.Snapshot, at time.Time) *proxyv1.SignedFreshness {
 	t.Helper()
 	head := snap.Head()
@@ -149,7 +155,7 @@ type lab struct {
 	address  string
 }
 
-// newLab starts a replica.
+// newLab starts a replica, with a security lane that is empty.
 func newLab(t testing.TB, change ...func(*stream.Service)) *lab {
 	t.Helper()
 	l := build(t)
@@ -158,7 +164,9 @@ func newLab(t testing.TB, change ...func(*stream.Service)) *lab {
 	for _, f := range change {
 		f(l.service)
 	}
+	l.publish(security(t, 1, nil))
 	l.follow()
+	l.served(snapshot.SecurityLane, 1)
 	l.serve()
 	run(t, l.registry.Run)
 	eventually(t, "enrollments are known", l.registry.Ready)
@@ -397,11 +405,12 @@ type proxy struct {
 	heard    chan *proxyv1.StreamResponse
 	ended    chan error // why the stream ended
 
-	assembly snapshot.Assembly
-	current  *snapshot.Snapshot
+	assembly, lane snapshot.Assembly
+	current        *snapshot.Snapshot
 }
 
-// connect opens a stream as an identity, and says hello.
+// connect opens a stream as an identity, and says hello. The proxy knows the
+// security lane as it begins.
 func (l *lab) connect(id identity.ID, instance string, current *snapshot.Snapshot) *proxy {
 	l.Helper()
 	return l.stream(l.client(id, time.Hour), instance, current)
@@ -409,7 +418,7 @@ func (l *lab) connect(id identity.ID, instance string, current *snapshot.Snapsho
 
 func (l *lab) stream(c *client, instance string, current *snapshot.Snapshot) *proxy {
 	l.Helper()
-	hello := &proxyv1.Hello{Instance: instance}
+	hello := &proxyv1.Hello{Instance: instance, Security: ackOf(security(l, 1, nil))}
 	if current != nil {
 		hello.Current = ackOf(current)
 	}

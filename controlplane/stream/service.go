@@ -15,6 +15,7 @@ import (
 
 	"github.com/sallyport/sallyport/controlplane/registry"
 	"github.com/sallyport/sallyport/internal/identity"
+	"github.com/sallyport/sallyport/internal/snapshot"
 	proxyv1 "github.com/sallyport/sallyport/proto/gen/sallyport/proxy/v1"
 	"github.com/sallyport/sallyport/proto/gen/sallyport/proxy/v1/proxyv1connect"
 )
@@ -206,6 +207,7 @@ func (s *Service) Stream(ctx context.Context, conn *connect.BidiStream[proxyv1.S
 		return public(err)
 	}
 	defer session.Close()
+	log := s.log.With("proxy", string(registry.ProxyID(string(p.id), hello.GetInstance())))
 	t := &talk{
 		Service:     s,
 		conn:        conn,
@@ -213,8 +215,17 @@ func (s *Service) Stream(ctx context.Context, conn *connect.BidiStream[proxyv1.S
 		id:          string(p.id),
 		environment: admission.Environment,
 		session:     session,
-		log:         s.log.With("proxy", string(registry.ProxyID(string(p.id), hello.GetInstance())), "environment", admission.Environment),
+		log:         log.With("environment", admission.Environment),
 		said:        make(chan struct{}, 1),
+
+		security: &lane{
+			hub: s.hub, name: snapshot.SecurityLane, session: session.Security(), message: securityUpdate,
+			log: log.With("environment", snapshot.SecurityLane),
+		},
+		configuration: &lane{
+			hub: s.hub, name: admission.Environment, session: session, message: configurationUpdate,
+			log: log.With("environment", admission.Environment),
+		},
 	}
 	// A certificate that has expired proves nothing any more.
 	ctx, cancel := context.WithDeadlineCause(ctx, p.expires, errExpired)

@@ -1,6 +1,7 @@
 package stream
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -8,7 +9,6 @@ import (
 	"log/slog"
 	"net/http"
 	"os"
-	"sync"
 	"time"
 
 	"connectrpc.com/connect"
@@ -32,24 +32,12 @@ type talk struct {
 	log         *slog.Logger
 	said        chan struct{} // wakes the sender after an answer
 
-	mu sync.Mutex
-	// pushed is the snapshot that the proxy was sent and has not answered yet;
-	// full says whether it was sent whole.
-	pushed   *snapshot.Snapshot
-	pushedAt time.Time
-	full     bool
-	// ack is the last one. held is the snapshot that it is about, nil if that is
-	// not known here.
-	ack  *proxyv1.Ack
-	held *snapshot.Snapshot
-	// refused says that the last update was: the next one is sent whole.
-	refused bool
+	security, configuration *lane
 }
 
 func (t *talk) run(ctx context.Context, hello *proxyv1.Hello, admissions <-chan struct{}) error {
-	if ack := hello.GetCurrent(); ack != nil {
-		t.acked(ctx, ack)
-	}
+	t.security.acked(ctx, hello.GetSecurity())
+	t.configuration.acked(ctx, hello.GetCurrent())
 	t.log.InfoContext(ctx, "proxy connected", "revision", hello.GetCurrent().GetRevision())
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
@@ -87,19 +75,30 @@ func (t *talk) receive(ctx context.Context) error {
 		if err := check(m); err != nil {
 			return err
 		}
-		switch m := m.GetMessage().(type) {
-		case *proxyv1.StreamRequest_Ack:
-			t.acked(ctx, m.Ack)
-		case *proxyv1.StreamRequest_Refusal:
-			if err := t.refuse(ctx, m.Refusal); err != nil {
-				return err
-			}
-		case *proxyv1.StreamRequest_Heartbeat:
-			t.session.Beat(m.Heartbeat)
-		case *proxyv1.StreamRequest_Hello:
-			return connect.NewError(connect.CodeInvalidArgument, errors.New("a second hello"))
+		if err := t.hear(ctx, m); err != nil {
+			return err
 		}
 	}
+}
+
+// hear takes one message of the proxy.
+func (t *talk) hear(ctx context.Context, m *proxyv1.StreamRequest) error {
+	defer t.wake()
+	switch m := m.GetMessage().(type) {
+	case *proxyv1.StreamRequest_Ack:
+		t.configuration.acked(ctx, m.Ack)
+	case *proxyv1.StreamRequest_Refusal:
+		return t.configuration.refuse(ctx, m.Refusal)
+	case *proxyv1.StreamRequest_SecurityAck:
+		t.security.acked(ctx, m.SecurityAck)
+	case *proxyv1.StreamRequest_SecurityRefusal:
+		return t.security.refuse(ctx, m.SecurityRefusal)
+	case *proxyv1.StreamRequest_Heartbeat:
+		t.session.Beat(m.Heartbeat)
+	case *proxyv1.StreamRequest_Hello:
+		return connect.NewError(connect.CodeInvalidArgument, errors.New("a second hello"))
+	}
+	return nil
 }
 
 // heard turns an error of receiving into why the stream ends.
@@ -113,82 +112,6 @@ func heard(err error) error {
 	return err
 }
 
-func (t *talk) acked(ctx context.Context, ack *proxyv1.Ack) {
-	failpoint.Hit("stream.acked")
-	at := position(ack)
-	held := t.find(ack)
-	t.mu.Lock()
-	t.ack, t.held = ack, held
-	if t.pushed != nil && !t.pushed.Head().Position().After(at) {
-		t.pushed, t.refused = nil, false
-	}
-	t.mu.Unlock()
-	enforcement := t.session.Acked(ack, held)
-	t.log.DebugContext(ctx, "ack received", "revision", ack.GetRevision(), "enforcement", enforcement.String())
-	t.wake()
-}
-
-func position(ack *proxyv1.Ack) snapshot.Position {
-	return snapshot.Position{Epoch: snapshot.Epoch(ack.GetEpoch()), Revision: snapshot.Revision(ack.GetRevision())}
-}
-
-// find returns the snapshot that an ack is about, nil if it is not known here.
-func (t *talk) find(ack *proxyv1.Ack) *snapshot.Snapshot {
-	digest, ok := snapshot.ParseDigest(ack.GetHeadDigest())
-	if !ok {
-		return nil
-	}
-	return t.hub.Find(t.environment, digest)
-}
-
-// reconsider looks again at an ack that is about a snapshot that this replica
-// did not have: it may have it by now, or another one for the same place in
-// history.
-func (t *talk) reconsider() {
-	t.mu.Lock()
-	ack, held := t.ack, t.held
-	t.mu.Unlock()
-	if ack == nil || held != nil {
-		return
-	}
-	held = t.find(ack)
-	known := held
-	if known == nil {
-		known = t.hub.At(t.environment, position(ack))
-	}
-	if known == nil {
-		return
-	}
-	t.mu.Lock()
-	current := t.ack == ack
-	if current {
-		t.held = held
-	}
-	t.mu.Unlock()
-	if current { // else it is judged as it comes
-		t.session.Judged(ack, known)
-	}
-}
-
-// refuse makes the next push a full snapshot. A proxy that refuses that as
-// well has to come again: it would refuse it for ever.
-func (t *talk) refuse(ctx context.Context, refusal *proxyv1.Refusal) error {
-	t.log.ErrorContext(ctx, "update was refused by the proxy", "revision", refusal.GetRevision(),
-		"reason", refusal.GetReason(), "err", refusal.GetDetail())
-	t.session.Refused(refusal)
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	switch {
-	case t.pushed == nil:
-		return connect.NewError(connect.CodeFailedPrecondition, errors.New("nothing was sent that could be refused"))
-	case t.full:
-		return connect.NewError(connect.CodeFailedPrecondition, errors.New("a full snapshot was refused"))
-	}
-	t.pushed, t.refused = nil, true
-	t.wake()
-	return nil
-}
-
 func (t *talk) wake() {
 	select {
 	case t.said <- struct{}{}:
@@ -199,25 +122,18 @@ func (t *talk) wake() {
 // send pushes what is new until ctx ends, the proxy is no longer admitted, or
 // it is too slow.
 func (t *talk) send(ctx context.Context, admissions <-chan struct{}) error {
-	var confirmed *proxyv1.SignedFreshness
 	slow := time.NewTimer(t.ackWithin)
 	defer slow.Stop()
 	for {
-		state := t.hub.State(t.environment)
-		t.reconsider()
-		pushed, err := t.push(ctx, state.Snapshot)
+		security, configuration := t.security.state(), t.configuration.state()
+		if err := t.pushAll(ctx, security, configuration); err != nil {
+			return err
+		}
+		err := cmp.Or(t.confirm(t.security, security.Freshness), t.confirm(t.configuration, configuration.Freshness))
 		if err != nil {
 			return err
 		}
-		if pushed {
-			slow.Reset(t.ackWithin)
-		}
-		if state.Freshness != nil && state.Freshness != confirmed {
-			if err := t.say(&proxyv1.StreamResponse{Lane: &proxyv1.StreamResponse_Freshness{Freshness: state.Freshness}}); err != nil {
-				return err
-			}
-			confirmed = state.Freshness
-		}
+		slow.Reset(t.left())
 		select {
 		case <-ctx.Done():
 			return context.Cause(ctx)
@@ -229,20 +145,40 @@ func (t *talk) send(ctx context.Context, admissions <-chan struct{}) error {
 			if admissions, err = t.readmit(); err != nil {
 				return err
 			}
-		case <-state.Changed:
+		case <-security.Changed:
+		case <-configuration.Changed:
 		case <-t.said:
 		case <-slow.C:
-			if t.overdue() {
+			if t.left() <= 0 {
 				return errors.New("the last update was not acknowledged in time")
 			}
 		}
 	}
 }
 
-func (t *talk) overdue() bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.pushed != nil && time.Since(t.pushedAt) >= t.ackWithin
+// confirm hands on a freshness statement that the proxy has not been sent yet.
+func (t *talk) confirm(l *lane, f *proxyv1.SignedFreshness) error {
+	if f == nil || f == l.confirmed {
+		return nil
+	}
+	l.confirmed = f
+	return t.say(&proxyv1.StreamResponse{Lane: &proxyv1.StreamResponse_Freshness{Freshness: f}})
+}
+
+// left returns how long the proxy may still take to answer.
+func (t *talk) left() time.Duration {
+	return min(t.security.left(t.ackWithin), t.configuration.left(t.ackWithin))
+}
+
+// pushAll pushes what is new, the security lane first: of nothing else is
+// anything sent to a proxy that has nothing of that yet.
+func (t *talk) pushAll(ctx context.Context, security, configuration State) error {
+	t.security.reconsider()
+	t.configuration.reconsider()
+	if err := t.push(ctx, t.security, security.Snapshot); err != nil || !t.security.begun() {
+		return err
+	}
+	return t.push(ctx, t.configuration, configuration.Snapshot)
 }
 
 // readmit ends the stream unless the proxy still belongs where it is. It
@@ -270,35 +206,27 @@ func (t *talk) reconnect() error {
 }
 
 // push sends what leads to next, unless the proxy has it, or has not answered
-// the last push yet. What is merged meanwhile goes with the next one. It
-// reports whether anything was sent.
-func (t *talk) push(ctx context.Context, next *snapshot.Snapshot) (bool, error) {
-	base, due := t.begin(next)
+// the last push of the lane yet. What is merged meanwhile goes with the next
+// one. Between the parts of a large snapshot goes what is new in the security
+// lane, which does not wait.
+func (t *talk) push(ctx context.Context, l *lane, next *snapshot.Snapshot) error {
+	base, due := l.begin(next)
 	if !due {
-		return false, nil
+		return nil
 	}
 	for _, u := range t.hub.Updates(base, next) {
-		if err := t.say(&proxyv1.StreamResponse{Lane: &proxyv1.StreamResponse_Update{Update: u}}); err != nil {
-			return false, err
+		if l != t.security {
+			if err := t.push(ctx, t.security, t.security.state().Snapshot); err != nil {
+				return err
+			}
+		}
+		if err := t.say(l.message(u)); err != nil {
+			return err
 		}
 	}
 	failpoint.Hit("stream.pushed")
-	t.log.DebugContext(ctx, "update pushed", "revision", next.Head().Revision, "full", base == nil)
-	return true, nil
-}
-
-// begin reports whether next is to be pushed, and what it builds on.
-func (t *talk) begin(next *snapshot.Snapshot) (base *snapshot.Snapshot, due bool) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if next == nil || t.pushed != nil || !next.Head().Position().After(position(t.ack)) {
-		return nil, false
-	}
-	if base = t.held; t.refused {
-		base = nil
-	}
-	t.pushed, t.pushedAt, t.full = next, time.Now(), base == nil
-	return base, true
+	l.log.DebugContext(ctx, "update pushed", "revision", next.Head().Revision, "full", base == nil)
+	return nil
 }
 
 // say sends one message, or cuts the proxy off.
