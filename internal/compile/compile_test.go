@@ -17,7 +17,7 @@ const fleet = `
 apiVersion: sallyport/v1
 kind: Environment
 metadata: {name: aws}
-spec: {configurationAge: {limit: 60s, action: DENY}}
+spec: {configurationAge: {limit: 60s, action: DENY}, securityAge: {limit: 90s, action: SERVE}}
 ---
 {apiVersion: sallyport/v1, kind: Listener, metadata: {namespace: edge, name: https}, spec: {address: ":8443", tls: {workloadIdentity: true}}}
 ---
@@ -134,6 +134,9 @@ func TestCompile(t *testing.T) {
 	if limit, action := table.Staleness(); limit != time.Minute || action != resourcev1.StalenessAction_STALENESS_ACTION_DENY {
 		t.Errorf("staleness %s %s", limit, action)
 	}
+	if limit, action := table.SecurityStaleness(); limit != 90*time.Second || action != resourcev1.StalenessAction_STALENESS_ACTION_SERVE {
+		t.Errorf("staleness of revocations %s %s", limit, action)
+	}
 
 	orders, _ := table.Match("GET", "shop.example", "/orders")
 	if orders.Timeout != 5*time.Second || !orders.Authentication.GetClientCertificates() || orders.Authentication.GetAnonymous() || orders.Labels["app"] != "orders" ||
@@ -167,6 +170,22 @@ func TestCompile(t *testing.T) {
 	}
 }
 
+// What belongs into the security lane would be in force nowhere in a snapshot of
+// an environment: there it is rejected, and everything denied.
+func TestRevocationsAreNotForSnapshots(t *testing.T) {
+	all := append(documents(t, fleet), documents(t, `{apiVersion: sallyport/v1, kind: Revocation, metadata: {name: stray}, spec: {key: k-1}}`)...)
+	table := compile.Compile(nil, snap(t, 1, all))
+	checkRoot(t, table)
+	if names := rejected(table); len(names) != 1 || names[0].Name != "stray" {
+		t.Errorf("rejects %v", table.Rejects())
+	}
+	for _, r := range requests {
+		if r.allowed(table) {
+			t.Errorf("%s: %s", r, r.answer(table))
+		}
+	}
+}
+
 func TestNothingDeniesAll(t *testing.T) {
 	for name, table := range map[string]*compile.Table{
 		"nil": nil, "zero": {}, "of nothing": compile.Compile(nil, nil), "empty": compile.Compile(nil, snap(t, 1, nil)),
@@ -179,6 +198,9 @@ func TestNothingDeniesAll(t *testing.T) {
 		}
 		if limit, _ := table.Staleness(); limit != 0 {
 			t.Errorf("%s: staleness %s", name, limit)
+		}
+		if limit, _ := table.SecurityStaleness(); limit != 0 {
+			t.Errorf("%s: staleness of revocations %s", name, limit)
 		}
 		if d := table.Policies().Decide(nil); d.Allow {
 			t.Errorf("%s: allows", name)

@@ -36,9 +36,6 @@ type document struct {
 	apiKey   *APIKey
 }
 
-// longestReason bounds, in bytes, what is said of one rejected document.
-const longestReason = 512
-
 // read never fails: what cannot be understood is rejected.
 func read(environment string, e snapshot.Entry) *document {
 	d := &document{entry: e}
@@ -64,10 +61,7 @@ func read(environment string, e snapshot.Entry) *document {
 }
 
 func (d *document) refuse(err error) {
-	d.reject = err.Error()
-	if len(d.reject) > longestReason {
-		d.reject = strings.ToValidUTF8(d.reject[:longestReason], "") + "..."
-	}
+	d.reject = resource.RejectReason(err)
 	d.spec, d.policy, d.upstream, d.provider, d.apiKey = nil, nil, nil, nil, nil
 }
 
@@ -77,12 +71,12 @@ var (
 )
 
 func (d *document) understand(environment string) error {
-	parsed, err := resource.ParseDocument(d.entry.Document)
+	parsed, err := resource.Understand(d.entry.Document)
 	if err != nil {
-		// Its own words begin with the key, which stands beside every reject.
-		return cmp.Or(errors.Unwrap(err), err)
+		return err
 	}
-	if all, environments := parsed.Scope(); !all && !slices.Contains(environments, environment) {
+	all, environments := parsed.Scope()
+	if !all && !slices.Contains(environments, environment) || parsed.Key.Kind.Immediate() {
 		return errElsewhere
 	}
 	d.spec = parsed.Spec

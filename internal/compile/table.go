@@ -105,10 +105,7 @@ type Listener struct {
 }
 
 // Reject is a document that is not enforced, and why.
-type Reject struct {
-	Key    resource.Key
-	Reason string
-}
+type Reject = resource.Reject
 
 // Head returns the head of the snapshot that t was made of.
 func (t *Table) Head() snapshot.Head { return t.Snapshot().Head() }
@@ -178,11 +175,20 @@ func (t *Table) APIKeys() []*APIKey {
 // Staleness returns how old the configuration may get before action is taken;
 // no limit when it is 0.
 func (t *Table) Staleness() (limit time.Duration, action resourcev1.StalenessAction) {
+	return t.rule((*resourcev1.Environment).GetConfigurationAge)
+}
+
+// SecurityStaleness returns the same of what is known of revocations.
+func (t *Table) SecurityStaleness() (limit time.Duration, action resourcev1.StalenessAction) {
+	return t.rule((*resourcev1.Environment).GetSecurityAge)
+}
+
+func (t *Table) rule(of func(*resourcev1.Environment) *resourcev1.StalenessRule) (time.Duration, resourcev1.StalenessAction) {
 	if t == nil || t.environment == nil {
 		return 0, resourcev1.StalenessAction_STALENESS_ACTION_UNSPECIFIED
 	}
 	spec, _ := t.environment.spec.(*resourcev1.Environment)
-	return spec.GetConfigurationAge().GetLimit().AsDuration(), spec.GetConfigurationAge().GetAction()
+	return of(spec).GetLimit().AsDuration(), of(spec).GetAction()
 }
 
 // Rejects returns what of the snapshot is not enforced, ordered by key. It is

@@ -13,3 +13,13 @@ func RootOfBuckets(digests *[BucketCount]Digest) Digest {
 	}
 	return Digest(h.Sum(nil))
 }
+
+// DigestOfBucket returns the digest of a bucket that holds exactly these
+// entries, zero when there are none. They may come in any order, and be brought
+// into another.
+func DigestOfBucket(entries []*Entry) Digest {
+	if len(entries) == 0 {
+		return Digest{}
+	}
+	return bucketDigestOf(inOrder(entries))
+}

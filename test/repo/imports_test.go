@@ -88,6 +88,11 @@ var rules = []rule{
 		why: "what decides is small enough to be fuzzed, replayed and reviewed alone",
 	},
 	{
+		from: "./internal/revocation/...", linked: true,
+		never: []string{"./internal/compile/...", "./internal/authn/...", "./internal/token/...", "./internal/route/..."},
+		why:   "who is cut off depends neither on policy nor on how they proved themselves",
+	},
+	{
 		from: "./internal/...", except: []string{"./internal/identity/...", "./internal/authn", "./internal/failpoint"},
 		never: []string{"net", "os", "os/exec", "os/signal", "database/sql", "connectrpc.com/...", "google.golang.org/grpc/..."},
 		why:   "the kernel neither reads nor writes: its answers follow from its arguments",

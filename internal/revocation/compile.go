@@ -1,0 +1,120 @@
+package revocation
+
+import (
+	"hash/maphash"
+	"maps"
+	"slices"
+
+	"github.com/sallyport/sallyport/internal/failpoint"
+	"github.com/sallyport/sallyport/internal/resource"
+	"github.com/sallyport/sallyport/internal/snapshot"
+)
+
+// Compile makes s ready to answer. It never fails: see Set.Rejects. What prev
+// has of the same documents is used again, so that a change costs what it
+// touches; prev may be nil, and is not changed.
+func Compile(prev *Set, s *snapshot.Snapshot) *Set {
+	b := &builder{set: &Set{}, shards: make(map[*shard]bool)}
+	if prev != nil {
+		*b.set = *prev
+	}
+	b.set.snapshot = s
+	var wanted [snapshot.BucketCount]snapshot.Bucket
+	for bucket := range s.Set().Buckets() {
+		wanted[bucket.Index] = bucket
+	}
+	for i := range wanted {
+		if wanted[i].Digest != b.set.buckets[i].signed() {
+			b.replace(i, wanted[i])
+		}
+	}
+	b.finish()
+	return b.set
+}
+
+// builder makes a set, which begins as the one before. It copies what it
+// changes for the first time.
+type builder struct {
+	set     *Set
+	indexes [kinds]bool
+	shards  map[*shard]bool
+}
+
+// replace takes over what a bucket of the snapshot holds.
+func (b *builder) replace(i int, wanted snapshot.Bucket) {
+	before := b.set.buckets[i].byKey()
+	next := &bucket{digest: wanted.Digest, revocations: make([]*revocation, 0, len(wanted.Entries))}
+	var added []*revocation
+	for _, e := range wanted.Entries {
+		r := before[e.Key]
+		if r == nil || r.entry.Digest != e.Digest {
+			r = read(e)
+			added = append(added, r)
+		} else {
+			delete(before, e.Key)
+		}
+		next.revocations = append(next.revocations, r)
+	}
+	for _, r := range before {
+		b.edit(r, without)
+	}
+	for _, r := range added {
+		b.edit(r, inserted)
+	}
+	next.seal()
+	b.set.buckets[i] = next
+}
+
+// edit changes the list that a revocation belongs to, if it belongs to one.
+func (b *builder) edit(r *revocation, change func([]*revocation, *revocation) []*revocation) {
+	if r.reject != "" || failpoint.Active("revocation.drop") {
+		return
+	}
+	lists := b.lists(r)
+	if list := change(lists[r.subject], r); len(list) > 0 {
+		lists[r.subject] = list
+	} else {
+		delete(lists, r.subject)
+	}
+}
+
+// lists returns the lists that the one of r is among, ours to change.
+func (b *builder) lists(r *revocation) map[subject][]*revocation {
+	x := b.index(r.kind)
+	at := &x.shards[x.place(r.subject.id)]
+	switch {
+	case *at == nil:
+		*at = &shard{lists: make(map[subject][]*revocation)}
+	case !b.shards[*at]:
+		*at = &shard{lists: maps.Clone((*at).lists)}
+	}
+	b.shards[*at] = true
+	return (*at).lists
+}
+
+// index returns the index of a kind, ours to change but for its shards.
+func (b *builder) index(k kind) *index {
+	if !b.indexes[k] {
+		b.indexes[k] = true
+		x := &index{seed: maphash.MakeSeed()}
+		if old := b.set.indexes[k]; old != nil {
+			*x = *old
+		}
+		b.set.indexes[k] = x
+	}
+	return b.set.indexes[k]
+}
+
+// finish computes what follows from the rest.
+func (b *builder) finish() {
+	for s := range b.shards {
+		s.count()
+	}
+	b.set.rejects = nil
+	for _, bucket := range &b.set.buckets {
+		if bucket != nil {
+			b.set.rejects = append(b.set.rejects, bucket.rejects...)
+		}
+	}
+	slices.SortFunc(b.set.rejects, func(a, b resource.Reject) int { return a.Key.Compare(b.Key) })
+}

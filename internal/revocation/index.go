@@ -1,0 +1,75 @@
+package revocation
+
+import (
+	"hash/maphash"
+	"slices"
+	"strings"
+	"time"
+)
+
+// index finds the revocations of one kind by subject. It is spread over shards,
+// so that changing one revocation copies one of them. A nil index is empty.
+type index struct {
+	seed   maphash.Seed
+	shards [256]*shard // nil where empty
+}
+
+// shard does not change once a set has it.
+type shard struct {
+	lists map[subject][]*revocation // ordered by name
+	live  tally                     // of what is in lists
+}
+
+func (x *index) place(id string) uint64 {
+	return maphash.String(x.seed, id) % uint64(len(x.shards))
+}
+
+// of returns the revocations of an identifier, which may be empty for none.
+func (x *index) of(issuer, id string) []*revocation {
+	if x == nil || id == "" {
+		return nil
+	}
+	return x.lookup(issuer, id)
+}
+
+func (x *index) lookup(issuer, id string) []*revocation {
+	s := x.shards[x.place(id)]
+	if s == nil {
+		return nil
+	}
+	return s.lists[subject{issuer, id}]
+}
+
+// first returns the first of the list that cuts off a credential issued at a
+// time.
+func first(list []*revocation, issued, now time.Time) *revocation {
+	for _, r := range list {
+		if r.cuts(issued, now) {
+			return r
+		}
+	}
+	return nil
+}
+
+// count makes live what is to be found.
+func (s *shard) count() {
+	s.live = tally{}
+	for _, list := range s.lists {
+		for _, r := range list {
+			s.live.add(r)
+		}
+	}
+}
+
+// inserted and without return another list than the one they are given, which
+// an older set may hold.
+func inserted(list []*revocation, r *revocation) []*revocation {
+	at, _ := slices.BinarySearchFunc(list, r, func(a, b *revocation) int {
+		return strings.Compare(a.entry.Key.Name, b.entry.Key.Name)
+	})
+	return slices.Insert(slices.Clip(list), at, r)
+}
+
+func without(list []*revocation, r *revocation) []*revocation {
+	return slices.DeleteFunc(slices.Clone(list), func(o *revocation) bool { return o == r })
+}
