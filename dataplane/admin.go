@@ -84,6 +84,9 @@ func (p *Proxy) unready() string {
 	if !p.link.Enforcing() {
 		return "no snapshot is enforced yet"
 	}
+	if !p.link.Secured() {
+		return "it is not known yet whose credentials are revoked"
+	}
 	// One that does not listen must not take the others from service: the
 	// fleet's listing tells of it.
 	why := []string{"no listener is open"}

@@ -23,6 +23,7 @@ import (
 	"github.com/sallyport/sallyport/internal/build"
 	"github.com/sallyport/sallyport/internal/compile"
 	"github.com/sallyport/sallyport/internal/identity"
+	"github.com/sallyport/sallyport/internal/revocation"
 	"github.com/sallyport/sallyport/internal/snapshot"
 )
 
@@ -105,13 +106,14 @@ func (p *Proxy) openServices() (err error) {
 
 func (p *Proxy) openGateway() (err error) {
 	p.gateway, err = gateway.New(gateway.Config{
-		Identity:   p.source,
-		Authn:      p.authn,
-		Upstreams:  p.upstreams,
-		Record:     p.recorder,
-		Log:        p.log,
-		Age:        func() (time.Duration, bool) { return p.link.Age() },
-		Registerer: p.metrics,
+		Identity:    p.source,
+		Authn:       p.authn,
+		Upstreams:   p.upstreams,
+		Record:      p.recorder,
+		Log:         p.log,
+		Age:         func() (time.Duration, bool) { return p.link.Age() },
+		SecurityAge: func() (time.Duration, bool) { return p.link.SecurityAge() },
+		Registerer:  p.metrics,
 	})
 	return err
 }
@@ -129,7 +131,9 @@ func (p *Proxy) openLink() error {
 		Build:          build.Version(),
 		Verifier:       snapshot.NewVerifier(key),
 		Directory:      p.settings.StateDirectory,
-		Enforcer:       enforcer{p.gateway},
+		Policy:         policy{p.gateway},
+		Security:       security{p.gateway},
+		Listeners:      listeners{p.gateway},
 		Log:            p.log,
 		Registerer:     p.metrics,
 	})
@@ -180,30 +184,46 @@ func (p *Proxy) Run(ctx context.Context) error {
 // errServices ends what serves; what it stands for is told by the services.
 var errServices = errors.New("a service of the proxy has ended")
 
-// enforcer has the gateway decide by what the link accepts.
-type enforcer struct{ gateway *gateway.Gateway }
+// policy has the gateway decide by what the link accepts of its environment.
+type policy struct{ gateway *gateway.Gateway }
 
 // Enforce implements link.Enforcer.
-func (e enforcer) Enforce(s *snapshot.Snapshot) {
-	e.gateway.Apply(compile.Compile(e.gateway.Current(), s))
+func (p policy) Enforce(s *snapshot.Snapshot) {
+	p.gateway.Apply(compile.Compile(p.gateway.Current(), s))
 }
 
 // Enforced implements link.Enforcer.
-func (e enforcer) Enforced() link.Enforced {
-	live := e.gateway.Current()
+func (p policy) Enforced() link.Enforced {
+	live := p.gateway.Current()
 	if live == nil {
 		return link.Enforced{}
 	}
-	enforced := link.Enforced{Root: live.EnforcedRoot()}
-	for _, r := range live.Rejects() {
-		enforced.Rejects = append(enforced.Rejects, link.Reject{Key: r.Key, Reason: r.Reason})
-	}
-	return enforced
+	return link.Enforced{Root: live.EnforcedRoot(), Rejects: live.Rejects()}
 }
 
-// Listeners implements link.Enforcer.
-func (e enforcer) Listeners() []link.Listener {
-	all := e.gateway.Listeners()
+// security has the gateway cut off whom the security lane says.
+type security struct{ gateway *gateway.Gateway }
+
+// Enforce implements link.Enforcer.
+func (c security) Enforce(s *snapshot.Snapshot) {
+	c.gateway.Revoke(revocation.Compile(c.gateway.Revocations(), s))
+}
+
+// Enforced implements link.Enforcer.
+func (c security) Enforced() link.Enforced {
+	live := c.gateway.Revocations()
+	if live == nil {
+		return link.Enforced{}
+	}
+	return link.Enforced{Root: live.EnforcedRoot(), Rejects: live.Rejects()}
+}
+
+// listeners are the gateway's.
+type listeners struct{ gateway *gateway.Gateway }
+
+// Listeners implements link.Listeners.
+func (l listeners) Listeners() []link.Listener {
+	all := l.gateway.Listeners()
 	status := make([]link.Listener, len(all))
 	for i, l := range all {
 		status[i] = link.Listener{Namespace: l.Namespace, Name: l.Name, Address: l.Address, Err: l.Error}
@@ -211,5 +231,5 @@ func (e enforcer) Listeners() []link.Listener {
 	return status
 }
 
-// Changed implements link.Enforcer.
-func (e enforcer) Changed() <-chan struct{} { return e.gateway.Changed() }
+// Changed implements link.Listeners.
+func (l listeners) Changed() <-chan struct{} { return l.gateway.Changed() }

@@ -116,7 +116,7 @@ func TestAdmin(t *testing.T) {
 	}
 	_, metrics := get(t, s.Admin.Address, "/metrics")
 	for _, name := range []string{
-		"sallyport_snapshot_revision 0", "sallyport_configuration_age_seconds +Inf", "sallyport_identity_expires_timestamp_seconds ",
+		"sallyport_snapshot_revision 0", "sallyport_configuration_age_seconds +Inf", "sallyport_security_sequence 0", "sallyport_security_age_seconds +Inf", "sallyport_identity_expires_timestamp_seconds ",
 		"sallyport_link_connected 0", "go_goroutines ",
 	} {
 		if !strings.Contains(metrics, "\n"+name) {

@@ -13,13 +13,17 @@ import (
 	"github.com/sallyport/sallyport/internal/compile"
 	"github.com/sallyport/sallyport/internal/policy"
 	"github.com/sallyport/sallyport/internal/request"
+	"github.com/sallyport/sallyport/internal/revocation"
 )
 
 // The reasons for which the gateway itself denies, beside those of packages
 // request, wire, authn and policy.
 const (
 	ReasonNoSnapshot  = "no_snapshot"         // nothing is in force yet
+	ReasonNoSecurity  = "no_security_state"   // it is not known who is revoked
 	ReasonStale       = "configuration_stale" // the environment's limit is exceeded
+	ReasonOutdated    = "security_stale"      // that of what is known of revocations
+	ReasonRevoked     = "revoked"             // the credential was good, and is cut off
 	ReasonMisdirected = "misdirected_request" // another host than the handshake's
 	ReasonNoRoute     = "no_route"            // nothing claims the request
 	ReasonMethod      = "method_not_allowed"  // something does, with other methods
@@ -60,23 +64,20 @@ func denied(status int, reason, detail string) verdict {
 // deny takes back what was allowed.
 func (v *verdict) deny(f failure) {
 	v.allow, v.status, v.reason, v.detail = false, f.status, f.reason, f.detail
-	if f.status == http.StatusUnauthorized {
-		v.challenge = challenge(v.principal)
+	if f.status == http.StatusUnauthorized && v.principal != nil {
+		v.challenge = authn.Challenge(v.principal)
 	}
 }
 
-// challenge asks for another credential than the one that p came with
-// (RFC 6750, section 3.1).
-func challenge(p *policy.Principal) string {
-	if p != nil && p.Kind == policy.Workload {
-		return `Certificate realm="sallyport"`
-	}
-	return `Bearer realm="sallyport", error="invalid_token"`
+// grounds is what a request is decided by.
+type grounds struct {
+	*state
+	revocations *revocation.Set // nil for none
 }
 
-// decide answers q by s. It looks at nothing else but the age of the
-// configuration, and does nothing but wait for an issuer's keys.
-func (g *Gateway) decide(ctx context.Context, s *state, q *question) verdict {
+// decide answers q by s. It looks at nothing else but the ages of it, and does
+// nothing but wait for an issuer's keys.
+func (g *Gateway) decide(ctx context.Context, s grounds, q *question) verdict {
 	if q.refused != nil {
 		return denied(q.refused.Status, q.refused.Reason, q.refused.Detail)
 	}
@@ -101,18 +102,24 @@ func malformed(err error) verdict {
 }
 
 // route finds the way of a request, or a reason why there is none.
-func (g *Gateway) route(s *state, q *question, c request.Canonical) verdict {
+func (g *Gateway) route(s grounds, q *question, c request.Canonical) verdict {
 	switch {
 	case !c.MatchesServerName(q.from.serverName):
 		return denied(http.StatusMisdirectedRequest, ReasonMisdirected, "the connection was made for another host")
 	case s.table == nil:
 		return denied(http.StatusServiceUnavailable, ReasonNoSnapshot, "")
-	case g.stale(s):
+	case s.revocations == nil:
+		return denied(http.StatusServiceUnavailable, ReasonNoSecurity, "")
+	case exceeds(g.age, s.maxAge):
 		return denied(http.StatusServiceUnavailable, ReasonStale, "")
+	case exceeds(g.secureAge, s.maxSecurityAge):
+		return denied(http.StatusServiceUnavailable, ReasonOutdated, "")
+	case s.revocations.Unavailable() != "":
+		return denied(http.StatusForbidden, ReasonUnavailable, s.revocations.Unavailable())
 	}
 	r, result := s.table.Match(c.Method, c.Host, c.Path)
 	if r != nil {
-		return verdict{way: g.way(s, r)}
+		return verdict{way: g.way(s.state, r)}
 	}
 	if methods := result.Allow(); len(methods) > 0 {
 		v := denied(http.StatusMethodNotAllowed, ReasonMethod, "")
@@ -122,18 +129,18 @@ func (g *Gateway) route(s *state, q *question, c request.Canonical) verdict {
 	return denied(http.StatusNotFound, ReasonNoRoute, "")
 }
 
-// stale reports whether the environment has the gateway deny for the age of
-// what it enforces. An age that nobody knows is too high.
-func (g *Gateway) stale(s *state) bool {
-	if s.maxAge == 0 {
+// exceeds reports whether the environment has the gateway deny for an age. One
+// that nobody knows is too high.
+func exceeds(age func() (time.Duration, bool), limit time.Duration) bool {
+	if limit == 0 {
 		return false
 	}
-	age, known := g.age()
-	return !known || age > s.maxAge
+	is, known := age()
+	return !known || is > limit
 }
 
 // authorise finds out who asks, and whether they may.
-func (g *Gateway) authorise(ctx context.Context, s *state, q *question, v *verdict) {
+func (g *Gateway) authorise(ctx context.Context, s grounds, q *question, v *verdict) {
 	route := v.way.route
 	if route.Unavailable != "" {
 		v.status, v.reason, v.detail = http.StatusForbidden, ReasonUnavailable, route.Unavailable
@@ -150,6 +157,9 @@ func (g *Gateway) authorise(ctx context.Context, s *state, q *question, v *verdi
 		return
 	}
 	v.principal = principal
+	if v.revoked(s.revocations, principal, q.now) {
+		return
+	}
 	in := policy.Input{
 		Principal: principal, Method: v.request.Method, Host: v.request.Host, Path: v.request.Path,
 		Query: v.request.RawQuery, Header: v.request.Header, Route: route.ID(), RouteLabels: route.Labels,

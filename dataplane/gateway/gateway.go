@@ -21,6 +21,7 @@ import (
 	"github.com/sallyport/sallyport/internal/failpoint"
 	"github.com/sallyport/sallyport/internal/identity"
 	"github.com/sallyport/sallyport/internal/policy"
+	"github.com/sallyport/sallyport/internal/revocation"
 	resourcev1 "github.com/sallyport/sallyport/proto/gen/sallyport/resource/v1"
 )
 
@@ -32,10 +33,10 @@ type Config struct {
 	Record    *record.Recorder
 	Log       *slog.Logger
 
-	// Age says how long ago the control plane last confirmed what is in force;
-	// known is false if it never has. It is asked for each request when the
-	// environment limits the age.
-	Age func() (age time.Duration, known bool)
+	// Age says how long ago the control plane last confirmed the table in force,
+	// and SecurityAge the revocations; known is false if it never has. They are
+	// asked for each request when the environment limits the age.
+	Age, SecurityAge func() (age time.Duration, known bool)
 
 	// Check is asked about each request that is to be let through, once
 	// CloseStreams can find it: what it returns is why the request is denied
@@ -52,14 +53,15 @@ type Config struct {
 	Now    func() time.Time // time.Now when nil
 }
 
-// Gateway decides on requests by the table that Apply put in force. It is safe
-// for concurrent use.
+// Gateway decides on requests by the table that Apply put in force and the
+// revocations that Revoke did. It is safe for concurrent use.
 type Gateway struct {
 	authn     *authn.Pool
 	upstreams *upstream.Pool
 	record    *record.Recorder
 	log       *slog.Logger
 	age       func() (time.Duration, bool)
+	secureAge func() (time.Duration, bool)
 	check     func(*Stream) *Cause // nil for none
 	now       func() time.Time
 	metrics   *metrics
@@ -74,6 +76,11 @@ type Gateway struct {
 	// everything) and never changed in place. Apply is its only writer; a
 	// request loads it once and keeps it.
 	state atomic.Pointer[state]
+
+	// revocations is nil before the first, and then nobody is let through. Revoke
+	// is its only writer; a request loads it once to be decided, and once more
+	// when it is an open stream.
+	revocations atomic.Pointer[revocation.Set]
 }
 
 // state is all that an answer depends on, besides the request.
@@ -83,8 +90,9 @@ type state struct {
 	authn     *authn.Authenticator
 	upstreams *upstream.Set
 
-	maxAge   time.Duration // none when zero
-	revision string        // as answers name it
+	maxAge, maxSecurityAge time.Duration // none when zero
+
+	revision string // as answers name it
 
 	ways sync.Map // *compile.Route to *way, made as they are needed
 }
@@ -97,8 +105,8 @@ func New(c Config) (*Gateway, error) {
 		return nil, errors.New("Identity and Authn are required")
 	case c.Upstreams == nil, c.Record == nil:
 		return nil, errors.New("Upstreams and Record are required")
-	case c.Log == nil, c.Age == nil:
-		return nil, errors.New("Log and Age are required")
+	case c.Log == nil, c.Age == nil, c.SecurityAge == nil:
+		return nil, errors.New("the Log, Age and SecurityAge are required")
 	case c.Drain < 0, c.Reload < 0:
 		return nil, errors.New("Drain and Reload must not be negative")
 	}
@@ -110,8 +118,8 @@ func New(c Config) (*Gateway, error) {
 		c.Now = time.Now
 	}
 	g := &Gateway{
-		authn: c.Authn, upstreams: c.Upstreams, record: c.Record, log: c.Log, age: c.Age, check: c.Check,
-		now: c.Now, metrics: m,
+		authn: c.Authn, upstreams: c.Upstreams, record: c.Record, log: c.Log, age: c.Age, secureAge: c.SecurityAge,
+		check: c.Check, now: c.Now, metrics: m,
 	}
 	g.listeners = newListeners(g, c)
 	g.state.Store(&state{})
@@ -154,9 +162,7 @@ func (g *Gateway) prepare(before *state, table *compile.Table) *state {
 		table: table, policies: table.Policies(), authn: before.authn, upstreams: before.upstreams,
 		revision: strconv.FormatInt(int64(table.Head().Revision), 10),
 	}
-	if limit, action := table.Staleness(); action == resourcev1.StalenessAction_STALENESS_ACTION_DENY {
-		next.maxAge = limit
-	}
+	next.maxAge, next.maxSecurityAge = limitOf(table.Staleness()), limitOf(table.SecurityStaleness())
 	kept := before.table != nil && same(before.table.Providers(), table.Providers())
 	if !kept {
 		next.authn = g.authn.Sync(providers(table.Providers()))
@@ -168,6 +174,14 @@ func (g *Gateway) prepare(before *state, table *compile.Table) *state {
 		next.upstreams = g.upstreams.Sync(upstreams(table.Upstreams()))
 	}
 	return next
+}
+
+// limitOf returns from which age on requests are denied, zero for none.
+func limitOf(age time.Duration, action resourcev1.StalenessAction) time.Duration {
+	if action != resourcev1.StalenessAction_STALENESS_ACTION_DENY {
+		return 0
+	}
+	return age
 }
 
 // same reports whether a and b are one slice: tables share what did not change.

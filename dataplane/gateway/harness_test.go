@@ -41,6 +41,7 @@ import (
 	"github.com/sallyport/sallyport/internal/identity"
 	"github.com/sallyport/sallyport/internal/identity/issuer"
 	"github.com/sallyport/sallyport/internal/resource"
+	"github.com/sallyport/sallyport/internal/revocation"
 	"github.com/sallyport/sallyport/internal/snapshot"
 )
 
@@ -58,39 +59,41 @@ const host = "api.shop.example"
 
 // world is a running gateway, and all that it needs, for real.
 type world struct {
-	t        testing.TB
-	issuer   *issuer.Issuer
-	tokens   *tokens
-	gateway  *gateway.Gateway
-	records  *lines
-	recorder *record.Recorder
-	registry *prometheus.Registry
-	dir      string
-	roots    *x509.CertPool
-	revision int
-	table    *compile.Table
-	stop     func() // ends the gateway and waits for it
+	t         testing.TB
+	issuer    *issuer.Issuer
+	tokens    *tokens
+	gateway   *gateway.Gateway
+	records   *lines
+	recorder  *record.Recorder
+	registry  *prometheus.Registry
+	dir       string
+	roots     *x509.CertPool
+	table     *compile.Table
+	revisions map[string]int // by environment
+	stop      func()         // ends the gateway and waits for it
 
 	mu    sync.Mutex
-	age   time.Duration
+	age   time.Duration // of the table
 	known bool
+	since time.Duration // revocations were confirmed
 	ahead time.Duration // of the gateway's clock
 }
 
 // options are what tests change of the usual.
 type options struct {
-	source *identity.Source
-	drain  time.Duration
-	writer io.Writer
-	queue  int
-	check  func(*gateway.Stream) *gateway.Cause
+	source    *identity.Source
+	drain     time.Duration
+	writer    io.Writer
+	queue     int
+	check     func(*gateway.Stream) *gateway.Cause
+	unsecured bool // nothing is known of revocations
 }
 
 func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
 func newWorld(t testing.TB, o options) *world {
 	t.Helper()
-	w := &world{t: t, dir: t.TempDir(), records: &lines{}, registry: prometheus.NewRegistry(), roots: x509.NewCertPool(), known: true}
+	w := &world{t: t, dir: t.TempDir(), records: &lines{}, registry: prometheus.NewRegistry(), roots: x509.NewCertPool(), revisions: map[string]int{}, known: true}
 	var err error
 	w.issuer, err = issuer.New(issuer.Config{DevelopmentOnly: true, TrustDomain: "prod.example", Log: quiet()})
 	w.must(err)
@@ -110,7 +113,7 @@ func newWorld(t testing.TB, o options) *world {
 	w.must(err)
 	w.gateway, err = gateway.New(gateway.Config{
 		Identity: o.source, Authn: pool, Upstreams: upstreams, Record: w.recorder, Log: quiet(), Registerer: w.registry,
-		Age: w.configurationAge, Check: o.check, Drain: o.drain, Reload: 10 * time.Millisecond, Now: w.now,
+		Age: w.configurationAge, SecurityAge: w.securityAge, Check: o.check, Drain: o.drain, Reload: 10 * time.Millisecond, Now: w.now,
 	})
 	w.must(err)
 	w.run(w.recorder.Run)
@@ -118,6 +121,9 @@ func newWorld(t testing.TB, o options) *world {
 	w.run(upstreams.Run)
 	w.stop = w.run(w.gateway.Run)
 	w.certificate("edge", host, "*.wild.example")
+	if !o.unsecured {
+		w.revoke()
+	}
 	return w
 }
 
@@ -132,6 +138,12 @@ func (w *world) configurationAge() (time.Duration, bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.age, w.known
+}
+
+func (w *world) securityAge() (time.Duration, bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.since, w.known
 }
 
 func (w *world) now() time.Time {
@@ -265,6 +277,13 @@ func (w *world) usual(upstream string) string {
 // compile makes a table of resources, as the next revision.
 func (w *world) compile(yaml string) *compile.Table {
 	w.t.Helper()
+	w.table = compile.Compile(w.table, w.snapshot("aws", yaml))
+	return w.table
+}
+
+// snapshot is the next of an environment.
+func (w *world) snapshot(environment, yaml string) *snapshot.Snapshot {
+	w.t.Helper()
 	all, problems := resource.ParseYAML([]byte(yaml))
 	var entries []snapshot.Entry
 	for _, l := range all {
@@ -282,17 +301,16 @@ func (w *world) compile(yaml string) *compile.Table {
 	for _, p := range problems.Kept {
 		w.t.Fatalf("%s", p)
 	}
-	w.revision++
+	w.revisions[environment]++
 	set := snapshot.NewSet(entries...)
 	signer := snapshot.NewSigner(ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize)))
 	head, err := signer.SignHead(snapshot.Statement{
-		Epoch: 1, Environment: "aws", Revision: snapshot.Revision(w.revision), Root: set.Root(), Documents: set.Len(),
+		Epoch: 1, Environment: environment, Revision: snapshot.Revision(w.revisions[environment]), Root: set.Root(), Documents: set.Len(),
 	})
 	w.must(err)
 	s, err := snapshot.Assemble(head, set)
 	w.must(err)
-	w.table = compile.Compile(w.table, s)
-	return w.table
+	return s
 }
 
 // apply puts resources in force.
@@ -305,6 +323,24 @@ func (w *world) apply(yaml string) {
 	if w.gateway.Current() != w.table {
 		w.t.Fatal("after Apply another table is in force")
 	}
+}
+
+// revoke puts exactly these in force, each a Revocation's spec in YAML.
+func (w *world) revoke(specs ...string) {
+	w.t.Helper()
+	w.gateway.Revoke(w.revocations(specs...))
+	for _, r := range w.gateway.Revocations().Rejects() {
+		w.t.Fatalf("%s is rejected: %s", r.Key, r.Reason)
+	}
+}
+
+func (w *world) revocations(specs ...string) *revocation.Set {
+	w.t.Helper()
+	var yaml strings.Builder
+	for i, spec := range specs {
+		fmt.Fprintf(&yaml, "---\n{apiVersion: sallyport/v1, kind: Revocation, metadata: {name: r-%d}, spec: {%s}}\n", i, spec)
+	}
+	return revocation.Compile(w.gateway.Revocations(), w.snapshot(snapshot.SecurityLane, yaml.String()))
 }
 
 // address returns where a listener listens.

@@ -20,7 +20,7 @@ const (
 // exchange is one request on its way through.
 type exchange struct {
 	gateway *Gateway
-	state   *state // the one that it is decided by, from beginning to end
+	grounds // those that it is decided by, from beginning to end
 	from    *client
 	verdict verdict
 	id      string
@@ -39,12 +39,15 @@ type exchange struct {
 // ServeHTTP implements http.Handler, for servers whose connections a listener
 // has made.
 func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	x := &exchange{gateway: g, state: g.state.Load(), from: clientOf(r.Context()), began: g.now(), w: w, r: r}
+	x := &exchange{
+		gateway: g, grounds: grounds{g.state.Load(), g.revocations.Load()},
+		from: clientOf(r.Context()), began: g.now(), w: w, r: r,
+	}
 	x.id = newID(x.began)
 	defer x.onPanic()
 	q := x.question()
 	expects := q.raw.Header["Expect"] != nil // package request removes it
-	x.verdict = g.decide(r.Context(), x.state, q)
+	x.verdict = g.decide(r.Context(), x.grounds, q)
 	if x.verdict.allow {
 		defer x.leave()
 		x.enter()

@@ -211,6 +211,7 @@ func (x *exchange) enter() {
 	}
 	s.exchange = x
 	x.gateway.streams.add(s)
+	x.overtaken()
 	if check := x.gateway.check; check != nil {
 		if why := check(s); why != nil {
 			v.deny(why.failure())

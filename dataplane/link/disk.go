@@ -21,7 +21,7 @@ import (
 	proxyv1 "github.com/sallyport/sallyport/proto/gen/sallyport/proxy/v1"
 )
 
-// The files of a state directory.
+// The files of a state directory, of each lane with its prefix.
 const (
 	lockFile      = "lock"
 	lastGoodFile  = "last-good"
@@ -40,11 +40,14 @@ const (
 	lastGoodMagic = "sallyport last-good v1\n"
 )
 
-// disk is a state directory that this process holds the lock of. Reading and
-// writing must not overlap.
+// disk is a state directory that this process holds the lock of, or the part of
+// it that a lane has. Reading and writing must not overlap within a part.
 type disk struct {
-	dir  string
-	lock *os.File
+	dir    string
+	prefix string   // of files
+	lock   *os.File // nil for a part
+	// generations says that a previous one is kept.
+	generations bool
 	// whole says that the last-good file is one: what is damaged never takes
 	// the place of the previous generation.
 	whole bool
@@ -74,6 +77,12 @@ func openDisk(dir string) (*disk, error) {
 
 // close gives the directory free.
 func (d *disk) close() error { return d.lock.Close() }
+
+// part returns the files with a prefix. It needs the lock for as long as it is
+// used.
+func (d *disk) part(prefix string, generations bool) *disk {
+	return &disk{dir: d.dir, prefix: prefix, generations: generations}
+}
 
 func notThere(err error) bool { return errors.Is(err, fs.ErrNotExist) }
 
@@ -175,14 +184,14 @@ func (d *digesting) Read(b []byte) (int, error) {
 }
 
 // writeSnapshot makes s the last good snapshot, and the one before it the
-// previous generation. Whenever the process dies, one of them is whole.
+// previous generation, where one is kept. Whenever the process dies, one of them is whole.
 func (d *disk) writeSnapshot(s *snapshot.Snapshot) error {
 	err := d.write(lastGoodFile+newSuffix, func(w io.Writer) error { return encodeSnapshot(w, s) })
 	if err != nil {
 		return err
 	}
 	failpoint.Hit("link.written")
-	if d.whole {
+	if d.whole && d.generations {
 		if err := os.Rename(d.path(lastGoodFile), d.path(previousFile)); err != nil {
 			return err
 		}
@@ -299,7 +308,7 @@ func (d *disk) writeSmall(name string, b []byte) error {
 	return d.commit(name)
 }
 
-func (d *disk) path(name string) string { return filepath.Join(d.dir, name) }
+func (d *disk) path(name string) string { return filepath.Join(d.dir, d.prefix+name) }
 
 // write writes a file whose contents are on the disk when it returns.
 func (d *disk) write(name string, fill func(io.Writer) error) error {

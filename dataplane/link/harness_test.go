@@ -252,6 +252,41 @@ func (v *conversation) send(parts ...*proxyv1.Update) {
 	}
 }
 
+// sendSecurity sends parts in the security lane.
+func (v *conversation) sendSecurity(parts ...*proxyv1.Update) {
+	for _, u := range parts {
+		v.tell <- &proxyv1.StreamResponse{Lane: &proxyv1.StreamResponse_Security{Security: u}}
+	}
+}
+
+// secure sends what leads from base to next in the security lane, and returns
+// the first ack of next.
+func (v *conversation) secure(t testing.TB, base, next *snapshot.Snapshot) *proxyv1.Ack {
+	t.Helper()
+	v.sendSecurity(slices.Collect(snapshot.Updates(base, next))...)
+	return v.securityAck(t, next, 0)
+}
+
+// securityAck returns the next ack of s in the security lane which says that at
+// least the sequence is on the disk.
+func (v *conversation) securityAck(t testing.TB, s *snapshot.Snapshot, persisted snapshot.Revision) *proxyv1.Ack {
+	t.Helper()
+	return hear(t, v, func(m *proxyv1.StreamRequest) (*proxyv1.Ack, bool) {
+		if r := m.GetSecurityRefusal(); r != nil {
+			t.Fatalf("refused: %v", r)
+		}
+		a := m.GetSecurityAck()
+		return a, a.GetRevision() == int64(s.Head().Revision) && a.GetPersistedRevision() >= int64(persisted)
+	})
+}
+
+func (v *conversation) securityRefusal(t testing.TB) *proxyv1.Refusal {
+	t.Helper()
+	return hear(t, v, func(m *proxyv1.StreamRequest) (*proxyv1.Refusal, bool) {
+		return m.GetSecurityRefusal(), m.GetSecurityRefusal() != nil
+	})
+}
+
 func (v *conversation) confirm(f *proxyv1.SignedFreshness) {
 	v.tell <- &proxyv1.StreamResponse{Lane: &proxyv1.StreamResponse_Freshness{Freshness: f}}
 }
@@ -274,7 +309,7 @@ func (v *conversation) push(t testing.TB, base, next *snapshot.Snapshot) *proxyv
 type table struct {
 	mu        sync.Mutex
 	live      map[resource.Key]snapshot.Digest
-	rejects   []link.Reject
+	rejects   []resource.Reject
 	listeners []link.Listener
 	swaps     int
 	hold      chan struct{} // Enforce waits for it when not nil
@@ -365,13 +400,16 @@ func newLab(t *testing.T) *lab {
 	return l
 }
 
-// start runs a proxy with an enforcer until the returned function is called, or
-// the test ends.
-func (l *lab) start(t *testing.T, e link.Enforcer, change ...func(*link.Config)) (*link.Link, func()) {
+// start runs a proxy with a table until the returned function is called, or the
+// test ends.
+func (l *lab) start(t *testing.T, e *table, change ...func(*link.Config)) (*link.Link, func()) {
 	t.Helper()
 	l.metrics = prometheus.NewRegistry()
 	cfg := l.cfg
-	cfg.Enforcer, cfg.Registerer = e, l.metrics
+	cfg.Policy, cfg.Listeners, cfg.Registerer = e, e, l.metrics
+	if cfg.Security == nil {
+		cfg.Security = newTable()
+	}
 	for _, c := range change {
 		c(&cfg)
 	}
@@ -395,6 +433,9 @@ func (c *control) stream(t testing.TB) *conversation {
 		return nil
 	}
 }
+
+// secured has a table enforce what comes in the security lane.
+func secured(e *table) func(*link.Config) { return func(c *link.Config) { c.Security = e } }
 
 // metric returns the value of a counter or a gauge, the sum over its labels.
 func (l *lab) metric(t testing.TB, name string) float64 {

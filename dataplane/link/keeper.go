@@ -30,7 +30,7 @@ type keep struct {
 // before its turn came. What is enforced never waits for it.
 type keeper struct {
 	log     *slog.Logger
-	metrics *metrics
+	metrics laneMetrics
 	tell    func() // after a snapshot was written
 	wake    chan struct{}
 
@@ -42,7 +42,7 @@ type keeper struct {
 	due keep
 }
 
-func newKeeper(log *slog.Logger, m *metrics, tell func()) *keeper {
+func newKeeper(log *slog.Logger, m laneMetrics, tell func()) *keeper {
 	return &keeper{log: log, metrics: m, tell: tell, wake: make(chan struct{}, 1)}
 }
 

@@ -263,7 +263,7 @@ func TestStateIsForItsOwnerOnly(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := l.cfg
-	c.Enforcer = newTable()
+	c.Policy, c.Security, c.Listeners = newTable(), newTable(), newTable()
 	k, err := link.New(c)
 	if err != nil {
 		t.Fatal(err)

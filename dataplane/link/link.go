@@ -13,7 +13,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/url"
-	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -32,15 +31,20 @@ const (
 	silence = 35 * time.Second
 )
 
-// Enforcer is what decides requests. Its methods are safe for concurrent use;
-// Enforce is called by one goroutine at a time.
+// Enforcer has one lane's snapshots be in force. Its methods are safe for
+// concurrent use; Enforce is called by one goroutine at a time.
 type Enforcer interface {
 	// Enforce compiles s and puts it in force: requests that begin after it has
-	// returned are decided by s.
+	// returned are decided by s, and for the security lane what is open as well.
 	Enforce(s *snapshot.Snapshot)
 	// Enforced says what is in force, computed from what decides at this moment
 	// and not from what Enforce was given.
 	Enforced() Enforced
+}
+
+// Listeners are those that clients reach the proxy by. Its methods are safe for
+// concurrent use.
+type Listeners interface {
 	// Listeners says how the listeners of what is in force are doing.
 	Listeners() []Listener
 	// Changed receives after a listener changed. It carries no data.
@@ -50,13 +54,7 @@ type Enforcer interface {
 // Enforced is what an Enforcer has in force. The zero value is nothing.
 type Enforced struct {
 	Root    snapshot.Digest
-	Rejects []Reject
-}
-
-// Reject is a resource that is not enforced as it was meant, and denies.
-type Reject struct {
-	Key    resource.Key
-	Reason string
+	Rejects []resource.Reject
 }
 
 // Listener is the status of one listener.
@@ -85,8 +83,11 @@ type Config struct {
 	// Directory keeps the last good snapshot. It is created if need be, and
 	// belongs to one process at a time.
 	Directory string
-	Enforcer  Enforcer
-	Log       *slog.Logger
+	// Policy is given the environment's snapshots, and Security those of the
+	// security lane. Until both have one, nothing must be let through.
+	Policy, Security Enforcer
+	Listeners        Listeners
+	Log              *slog.Logger
 
 	// Registerer takes the metrics; they are not shown when it is nil.
 	Registerer prometheus.Registerer
@@ -103,8 +104,10 @@ func (c *Config) complete() error {
 		return errors.New("ControlPlanes are required")
 	case c.Identity == nil, c.Verifier == nil:
 		return errors.New("Identity and Verifier are required")
-	case c.Enforcer == nil, c.Log == nil:
-		return errors.New("Enforcer and Log are required")
+	case c.Policy == nil, c.Security == nil, c.Listeners == nil:
+		return errors.New("the Policy, Security and Listeners are required")
+	case c.Log == nil:
+		return errors.New("Log is required")
 	case c.Instance == "", c.Directory == "":
 		return errors.New("Instance and Directory are required")
 	case c.Heartbeat < 0, c.Silence < 0:
@@ -151,24 +154,14 @@ type Link struct {
 	log     *slog.Logger
 	metrics *metrics
 
-	// current is the newest snapshot that was accepted, nil before the first,
-	// and marks are what nothing accepted may lie before. They belong to the
-	// goroutine of follow, after restore.
-	current *snapshot.Snapshot
-	marks   marks
+	policy, security *lane
+
 	// failing says that the control plane was not reached the last time. It
 	// belongs to the goroutine of follow.
 	failing bool
-
-	// clock belongs to the goroutine of follow; its age is for everybody.
-	clock clock
-	// said is what the proxy says that it enforces, nil before the first. It is
-	// made by enforce alone, after the swap.
-	said atomic.Pointer[statement]
-	// news has room for one: said or what is on disk has changed.
+	// news has room for one: what a lane has said or has on disk is not what it
+	// was.
 	news chan struct{}
-
-	keeper *keeper
 }
 
 // New checks c and builds a Link. It starts nothing and touches no file.
@@ -176,17 +169,18 @@ func New(c Config) (*Link, error) {
 	if err := c.complete(); err != nil {
 		return nil, fmt.Errorf("new link: %w", err)
 	}
-	l := &Link{cfg: c, log: c.Log, marks: marks{}, news: make(chan struct{}, 1)}
-	m, err := newMetrics(c.Registerer, l.Age)
+	l := &Link{cfg: c, log: c.Log, news: make(chan struct{}, 1)}
+	m, err := newMetrics(c.Registerer, l.Age, l.SecurityAge)
 	if err != nil {
 		return nil, fmt.Errorf("new link: register metrics: %w", err)
 	}
 	l.metrics = m
-	l.keeper = newKeeper(c.Log, m, l.tell)
+	l.policy = newLane(policyLore, c.Policy, &l.cfg, m.policy, l.tell)
+	l.security = newLane(securityLore, c.Security, &l.cfg, m.security, l.tell)
 	return l, nil
 }
 
-// Run puts the last good snapshot in force and then keeps the proxy current
+// Run puts the last good snapshots in force and then keeps the proxy current
 // until ctx ends. It outlives every failure of the control plane, the identity
 // source and the disk; its only errors are a state directory that cannot be
 // used, or that another process uses.
@@ -195,19 +189,31 @@ func (l *Link) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	l.restore(ctx, d)
-	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return l.keeper.run(ctx, d) })
-	g.Go(func() error { return l.follow(ctx) })
+	g, running := errgroup.WithContext(ctx)
+	for _, lane := range [...]*lane{l.security, l.policy} {
+		part := d.part(lane.prefix, !lane.strict)
+		lane.restore(ctx, part)
+		g.Go(func() error { return lane.run(running, part) })
+	}
+	if l.Enforcing() && !l.Secured() {
+		l.log.ErrorContext(ctx, "there is no security state: nothing is let through until one comes")
+	}
+	g.Go(func() error { return l.follow(running) })
 	return errors.Join(g.Wait(), d.close())
 }
 
 // Age returns for how long the control plane has not confirmed what is
 // enforced; false if it never has. It is cheap enough to ask for each request.
-func (l *Link) Age() (time.Duration, bool) { return l.clock.age(l.cfg.Now()) }
+func (l *Link) Age() (time.Duration, bool) { return l.policy.age() }
 
-// Enforcing reports whether a snapshot was put in force.
-func (l *Link) Enforcing() bool { return l.said.Load() != nil }
+// SecurityAge returns the same of what is enforced of the security lane.
+func (l *Link) SecurityAge() (time.Duration, bool) { return l.security.age() }
+
+// Enforcing reports whether a snapshot of an environment was put in force.
+func (l *Link) Enforcing() bool { return l.policy.said.Load() != nil }
+
+// Secured reports whether a snapshot of the security lane was put in force.
+func (l *Link) Secured() bool { return l.security.said.Load() != nil }
 
 // tell wakes the sender of the stream that is open, if one is.
 func (l *Link) tell() {
@@ -215,55 +221,4 @@ func (l *Link) tell() {
 	case l.news <- struct{}{}:
 	default:
 	}
-}
-
-// restore puts the last good snapshot in force, before anybody is asked.
-func (l *Link) restore(ctx context.Context, d *disk) {
-	l.marks = l.readMarks(ctx, d)
-	last := l.readLastGood(ctx, d)
-	if last == nil {
-		return
-	}
-	mark := l.marks[last.Head().Environment]
-	if mark.Position().After(last.Head().Position()) {
-		l.log.WarnContext(ctx, "last-good snapshot is older than what was enforced",
-			"revision", last.Head().Revision, "high_water_mark", mark.Revision)
-	}
-	l.keeper.restored(last.Head())
-	l.enforce(last)
-	if f, err := d.readFreshness(l.cfg.Verifier); err == nil {
-		l.clock.take(f, last.Head())
-	} else if !notThere(err) {
-		l.log.WarnContext(ctx, "last freshness statement cannot be used", "err", err)
-	}
-	l.log.InfoContext(ctx, "last-good snapshot enforced",
-		"environment", last.Head().Environment, "revision", last.Head().Revision)
-}
-
-// readMarks goes on without what cannot be read: whoever can damage the file
-// can remove it as well, and then it is that of a new proxy.
-func (l *Link) readMarks(ctx context.Context, d *disk) marks {
-	m, err := d.readMarks()
-	if err != nil && !notThere(err) {
-		l.log.ErrorContext(ctx, "high-water mark is unreadable: older snapshots would be accepted up to that of last-good", "err", err)
-	}
-	return m
-}
-
-// readLastGood returns the newest generation that verifies; nil if none does.
-func (l *Link) readLastGood(ctx context.Context, d *disk) *snapshot.Snapshot {
-	for _, name := range [...]string{lastGoodFile, previousFile} {
-		s, err := d.readSnapshot(name, l.cfg.Verifier)
-		switch {
-		case err == nil && name == previousFile:
-			l.log.ErrorContext(ctx, "previous generation of the last-good snapshot is used", "revision", s.Head().Revision)
-			return s
-		case err == nil:
-			return s
-		case !notThere(err):
-			l.metrics.damaged.Inc()
-			l.log.ErrorContext(ctx, "last-good snapshot cannot be used", "file", name, "err", err)
-		}
-	}
-	return nil
 }

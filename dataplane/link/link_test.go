@@ -135,6 +135,7 @@ func TestNewEpochEndsTheOld(t *testing.T) {
 	l.start(t, e)
 	v := l.stream(t)
 	v.push(t, nil, at(t, 10, map[string]string{"a": "1"}))
+	v.persisted(t, 10)
 	recovered := place{env, 2, 7, 1}.sign(t, docs(t, map[string]string{"a": "2"}))
 	wantProof(t, v.push(t, nil, recovered), recovered)
 	v.send(slices.Collect(snapshot.Updates(nil, at(t, 11, map[string]string{"a": "3"})))...)
@@ -185,7 +186,7 @@ func TestNoAckBeforeTheSwap(t *testing.T) {
 // the ack can be sent.
 func TestRejectsAreNamed(t *testing.T) {
 	l, e := newLab(t), newTable()
-	e.rejects = []link.Reject{{Key: resource.Key{Kind: "Policy", Namespace: "shop", Name: "a"}, Reason: "unknown field\xff 7"}}
+	e.rejects = []resource.Reject{{Key: resource.Key{Kind: "Policy", Namespace: "shop", Name: "a"}, Reason: "unknown field\xff 7"}}
 	l.start(t, e)
 	v := l.stream(t)
 	one := at(t, 10, map[string]string{"a": "1"})
@@ -194,7 +195,7 @@ func TestRejectsAreNamed(t *testing.T) {
 		t.Errorf("rejects are %v", got)
 	}
 	e.mu.Lock()
-	e.rejects = slices.Repeat([]link.Reject{{Key: e.rejects[0].Key, Reason: strings.Repeat("x", 2000)}}, 30_000)
+	e.rejects = slices.Repeat([]resource.Reject{{Key: e.rejects[0].Key, Reason: strings.Repeat("x", 2000)}}, 30_000)
 	e.mu.Unlock()
 	ack = v.push(t, one, at(t, 11, map[string]string{"a": "2"}))
 	if n := len(ack.GetRejects()); n == 0 || proto.Size(ack) > 4<<20 {
@@ -397,7 +398,7 @@ func TestWaitsForAnIdentity(t *testing.T) {
 
 func TestSettingsOfALink(t *testing.T) {
 	l := newLab(t)
-	l.cfg.Enforcer = newTable()
+	l.cfg.Policy, l.cfg.Security, l.cfg.Listeners = newTable(), newTable(), newTable()
 	for name, spoil := range map[string]func(*link.Config){
 		"no control plane":        func(c *link.Config) { c.ControlPlanes = nil },
 		"plain http":              func(c *link.Config) { c.ControlPlanes = []string{"http://control:7443"} },
@@ -407,7 +408,9 @@ func TestSettingsOfALink(t *testing.T) {
 		"whoever answers":         func(c *link.Config) { c.ControlPlaneID = "" },
 		"a whole trust domain":    func(c *link.Config) { c.ControlPlaneID = "spiffe://prod.example" },
 		"no key":                  func(c *link.Config) { c.Verifier = nil },
-		"nothing that decides":    func(c *link.Config) { c.Enforcer = nil },
+		"nothing that decides":    func(c *link.Config) { c.Policy = nil },
+		"nothing that cuts off":   func(c *link.Config) { c.Security = nil },
+		"no listeners":            func(c *link.Config) { c.Listeners = nil },
 		"no identity":             func(c *link.Config) { c.Identity = nil },
 		"no name":                 func(c *link.Config) { c.Instance = "" },
 		"nowhere for its state":   func(c *link.Config) { c.Directory = "" },
@@ -430,7 +433,7 @@ func TestStateDirectoryIsForOneProcess(t *testing.T) {
 	l.start(t, newTable())
 	l.stream(t)
 	c := l.cfg
-	c.Enforcer = newTable()
+	c.Policy, c.Security, c.Listeners = newTable(), newTable(), newTable()
 	second, err := link.New(c)
 	if err != nil {
 		t.Fatal(err)

@@ -8,8 +8,14 @@ import (
 )
 
 type metrics struct {
-	connected    prometheus.Gauge
-	attempts     *prometheus.CounterVec
+	connected prometheus.Gauge
+	attempts  *prometheus.CounterVec
+
+	policy, security laneMetrics
+}
+
+// laneMetrics are those of one lane.
+type laneMetrics struct {
 	epoch        prometheus.Gauge
 	revision     prometheus.Gauge
 	persisted    prometheus.Gauge
@@ -20,65 +26,98 @@ type metrics struct {
 	damaged      prometheus.Counter
 }
 
+// age is that of a lane, as Link.Age.
+type age = func() (time.Duration, bool)
+
 // newMetrics registers the metrics, unless r is nil.
-func newMetrics(r prometheus.Registerer, age func() (time.Duration, bool)) (*metrics, error) {
+func newMetrics(r prometheus.Registerer, policy, security age) (*metrics, error) {
+	var all registration
 	m := &metrics{
-		connected: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "sallyport_link_connected", Help: "1 while a stream to the control plane is open."}),
-		attempts: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "sallyport_link_attempts_total",
-			Help: "Attempts to reach the control plane, by how they ended: pending, failed, or ended after a stream was open.",
-		}, []string{"result"}),
-		epoch: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "sallyport_snapshot_epoch", Help: "Epoch of the snapshot that is enforced; 0 before the first."}),
-		revision: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "sallyport_snapshot_revision", Help: "Revision of the snapshot that is enforced; 0 before the first."}),
-		persisted: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "sallyport_snapshot_persisted_revision", Help: "Revision of the last-good snapshot on disk; 0 without one."}),
-		rejects: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "sallyport_snapshot_rejects", Help: "Resources of the snapshot that this build rejects, and denies for."}),
-		applied: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Name:    "sallyport_snapshot_apply_seconds",
-			Help:    "Time to compile a snapshot and put it in force.",
-			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30},
-		}),
-		refusals: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "sallyport_link_refusals_total",
-			Help: "Updates and freshness statements that were refused, by reason.",
-		}, []string{"reason"}),
-		failedWrites: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "sallyport_last_good_failed_writes_total", Help: "Failed attempts to write the last-good snapshot."}),
-		damaged: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "sallyport_last_good_damaged_total", Help: "Generations of the last-good snapshot that could not be used."}),
+		connected: all.gauge("sallyport_link_connected", "1 while a stream to the control plane is open."),
+		attempts: all.counters("sallyport_link_attempts_total",
+			"Attempts to reach the control plane, by how they ended: pending, failed, or ended after a stream was open.", "result"),
+		policy: laneMetrics{
+			epoch:     all.gauge("sallyport_snapshot_epoch", "Epoch of the snapshot that is enforced; 0 before the first."),
+			revision:  all.gauge("sallyport_snapshot_revision", "Revision of the snapshot that is enforced; 0 before the first."),
+			persisted: all.gauge("sallyport_snapshot_persisted_revision", "Revision of the last-good snapshot on disk; 0 without one."),
+			rejects:   all.gauge("sallyport_snapshot_rejects", "Resources of the snapshot that this build rejects, and denies for."),
+			applied:   all.seconds("sallyport_snapshot_apply_seconds", "Time to compile a snapshot and put it in force."),
+		},
+		security: laneMetrics{
+			epoch:     all.gauge("sallyport_security_epoch", "Epoch of the security state that is enforced; 0 before the first."),
+			revision:  all.gauge("sallyport_security_sequence", "Sequence of the security state that is enforced; 0 before the first."),
+			persisted: all.gauge("sallyport_security_persisted_sequence", "Sequence of the security state on disk; 0 without one."),
+			rejects:   all.gauge("sallyport_security_rejects", "Revocations that this build rejects, for which it denies everything."),
+			applied:   all.seconds("sallyport_security_apply_seconds", "Time to compile a security state, put it in force and close what it cuts off."),
+		},
 	}
-	if r == nil {
-		return m, nil
-	}
-	for _, c := range []prometheus.Collector{
-		m.connected, m.attempts, m.epoch, m.revision, m.persisted, m.rejects, m.applied, m.refusals, m.failedWrites, m.damaged,
-		ageGauge(age),
-	} {
-		if err := r.Register(c); err != nil {
-			return nil, err
-		}
-	}
-	return m, nil
+	all.age("sallyport_configuration_age_seconds",
+		"Time since the control plane last confirmed what is enforced; +Inf if it never has.", policy)
+	all.age("sallyport_security_age_seconds",
+		"Time since the control plane last confirmed the security state that is enforced; +Inf if it never has.", security)
+	all.count(m)
+	return m, all.with(r)
 }
 
-func ageGauge(age func() (time.Duration, bool)) prometheus.Collector {
-	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "sallyport_configuration_age_seconds",
-		Help: "Time since the control plane last confirmed what is enforced; +Inf if it never has.",
-	}, func() float64 {
-		d, known := age()
+// count adds to both lanes what is counted for each by its name.
+func (r *registration) count(m *metrics) {
+	refusals := r.counters("sallyport_link_refusals_total",
+		"Updates and freshness statements that were refused, by lane and reason.", "lane", "reason")
+	failed := r.counters("sallyport_last_good_failed_writes_total", "Failed attempts to write the last-good snapshot, by lane.", "lane")
+	damaged := r.counters("sallyport_last_good_damaged_total", "Generations of the last-good snapshot that could not be used, by lane.", "lane")
+	for lane, of := range map[string]*laneMetrics{policyLore.name: &m.policy, securityLore.name: &m.security} {
+		of.refusals = refusals.MustCurryWith(prometheus.Labels{"lane": lane})
+		of.failedWrites, of.damaged = failed.WithLabelValues(lane), damaged.WithLabelValues(lane)
+	}
+}
+
+// registration gathers metrics as they are made.
+type registration struct{ all []prometheus.Collector }
+
+func (r *registration) gauge(name, help string) prometheus.Gauge {
+	g := prometheus.NewGauge(prometheus.GaugeOpts{Name: name, Help: help})
+	r.all = append(r.all, g)
+	return g
+}
+
+func (r *registration) counters(name, help string, labels ...string) *prometheus.CounterVec {
+	c := prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, labels)
+	r.all = append(r.all, c)
+	return c
+}
+
+func (r *registration) seconds(name, help string) prometheus.Histogram {
+	h := prometheus.NewHistogram(prometheus.HistogramOpts{
+		Name: name, Help: help, Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30},
+	})
+	r.all = append(r.all, h)
+	return h
+}
+
+func (r *registration) age(name, help string, of age) {
+	r.all = append(r.all, prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, func() float64 {
+		d, known := of()
 		if !known {
 			return math.Inf(1)
 		}
 		return d.Seconds()
-	})
+	}))
 }
 
-func (m *metrics) enforced(st *statement) {
+// with registers everything, unless to is nil.
+func (r *registration) with(to prometheus.Registerer) error {
+	if to == nil {
+		return nil
+	}
+	for _, c := range r.all {
+		if err := to.Register(c); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (m *laneMetrics) enforced(st *statement) {
 	m.epoch.Set(float64(st.head.Epoch))
 	m.revision.Set(float64(st.head.Revision))
 	m.rejects.Set(float64(len(st.enforced.Rejects)))

@@ -36,26 +36,19 @@ var (
 // sends, and run joins them.
 type session struct {
 	*Link
-	environment string // that the proxy was admitted to
-	url         string
-	stream      *connect.BidiStreamForClient[proxyv1.StreamRequest, proxyv1.StreamResponse]
-	cut         context.CancelCauseFunc
-	refusals    chan *proxyv1.Refusal // to the sender
+	url    string
+	stream *connect.BidiStreamForClient[proxyv1.StreamRequest, proxyv1.StreamResponse]
+	cut    context.CancelCauseFunc
+
+	policy, security *course
 
 	// What follows belongs to the receiver.
-	assembly snapshot.Assembly
-	skipping bool      // the rest of an update that was refused
-	doubted  bool      // the last freshness statement was refused
-	heard    time.Time // when the first message came; zero before
-	moveAt   time.Time // when to go elsewhere, as told; zero if not
-
-	// What follows belongs to the sender: what it acknowledged last.
-	acked     *statement
-	persisted snapshot.Revision
+	heard  time.Time // when the first message came; zero before
+	moveAt time.Time // when to go elsewhere, as told; zero if not
 }
 
 func newSession(l *Link, environment, url string) *session {
-	return &session{Link: l, environment: environment, url: url, refusals: make(chan *proxyv1.Refusal, 1)}
+	return &session{Link: l, url: url, policy: newCourse(l.policy, environment), security: newCourse(l.security, environment)}
 }
 
 // run opens the stream on c and follows it until it ends.
@@ -107,11 +100,13 @@ func (s *session) receive(ctx context.Context) error {
 			s.heard = time.Now()
 			s.failing = false
 			s.metrics.connected.Set(1)
-			s.log.InfoContext(ctx, "connected to the control plane", "url", s.url, "environment", s.environment)
+			s.log.InfoContext(ctx, "connected to the control plane", "url", s.url, "environment", s.policy.environment)
 		}
 		switch lane := m.GetLane().(type) {
+		case *proxyv1.StreamResponse_Security:
+			s.security.update(ctx, lane.Security)
 		case *proxyv1.StreamResponse_Update:
-			s.update(ctx, lane.Update)
+			s.policy.update(ctx, lane.Update)
 		case *proxyv1.StreamResponse_Freshness:
 			s.confirm(ctx, lane.Freshness)
 		case *proxyv1.StreamResponse_Directive:
@@ -130,71 +125,19 @@ func (s *session) next() (*proxyv1.StreamResponse, error) {
 // broken counts a message that was refused before it was read.
 func (s *session) broken(ctx context.Context, err error) {
 	if connect.CodeOf(err) == connect.CodeResourceExhausted && !connect.IsWireError(err) {
-		s.metrics.refusals.WithLabelValues(reason(snapshot.ErrTooLarge)).Inc()
+		s.metrics.policy.refusals.WithLabelValues(reason(snapshot.ErrTooLarge)).Inc()
 		s.log.ErrorContext(ctx, "message of the control plane is too large", "err", err)
 	}
 }
 
-// update takes the next part of an update, and applies it with the last one.
-func (s *session) update(ctx context.Context, part *proxyv1.Update) {
-	last := part.GetHead() != nil
-	if s.skipping {
-		s.skipping = !last
-		return
-	}
-	next, err := s.assembly.Add(s.cfg.Verifier, s.current, part)
-	if err == nil && next == nil {
-		return
-	}
-	if err == nil {
-		err = s.marks.check(s.environment, next.Head())
-	}
-	if err != nil {
-		s.skipping = !last
-		s.refuse(ctx, part, err)
-		return
-	}
-	from := s.current.Head().Revision
-	st := s.enforce(next)
-	s.keeper.keep(next, s.marks, s.clock.confirmed)
-	s.tell()
-	s.log.InfoContext(ctx, "snapshot applied", "environment", s.environment, "from", from, "revision", st.head.Revision,
-		"rejects", len(st.enforced.Rejects), "took", st.took)
-}
-
-// refuse keeps what is enforced and says why.
-func (s *session) refuse(ctx context.Context, part *proxyv1.Update, err error) {
-	r := &proxyv1.Refusal{Reason: reason(err), Detail: clip(err.Error(), 1024)}
-	if head, err := s.cfg.Verifier.VerifyHead(part.GetHead()); err == nil {
-		r.Epoch, r.Revision = int64(head.Epoch), int64(head.Revision)
-	}
-	s.metrics.refusals.WithLabelValues(r.GetReason()).Inc()
-	s.log.ErrorContext(ctx, "update was refused", "reason", r.GetReason(), "revision", r.GetRevision(), "err", err)
-	select {
-	case s.refusals <- r:
-	default: // one is on its way
-	}
-}
-
-// confirm takes a freshness statement.
+// confirm has the lane that a freshness statement speaks of take it.
 func (s *session) confirm(ctx context.Context, signed *proxyv1.SignedFreshness) {
 	f, err := s.cfg.Verifier.VerifyFreshness(signed)
-	if err == nil {
-		err = s.clock.check(f, s.environment, s.cfg.Now())
+	lane := s.policy
+	if f.Environment == s.security.environment {
+		lane = s.security
 	}
-	if err != nil {
-		s.metrics.refusals.WithLabelValues(reason(err)).Inc()
-		if !s.doubted {
-			s.log.ErrorContext(ctx, "freshness was refused", "reason", reason(err), "err", err)
-		}
-		s.doubted = true
-		return
-	}
-	s.doubted = false
-	s.clock.take(fresh{f, signed}, s.current.Head())
-	if s.clock.confirmed.signed == signed {
-		s.keeper.keep(s.current, s.marks, s.clock.confirmed)
-	}
+	lane.confirm(ctx, fresh{f, signed}, err)
 }
 
 // obey does what a directive asks for. One that is not known is left alone.
@@ -224,13 +167,15 @@ func (s *session) send(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case r := <-s.refusals:
+		case r := <-s.security.refusals:
+			err = s.say(&proxyv1.StreamRequest{Message: &proxyv1.StreamRequest_SecurityRefusal{SecurityRefusal: r}})
+		case r := <-s.policy.refusals:
 			err = s.say(&proxyv1.StreamRequest{Message: &proxyv1.StreamRequest_Refusal{Refusal: r}})
 		case <-s.news:
 			err = s.ack()
 		case <-beat.C:
 			err = s.beat()
-		case <-s.cfg.Enforcer.Changed():
+		case <-s.cfg.Listeners.Changed():
 			err = s.beat()
 		}
 		if err != nil {
@@ -240,36 +185,26 @@ func (s *session) send(ctx context.Context) error {
 }
 
 func (s *session) hello() error {
-	hello := &proxyv1.Hello{Instance: s.cfg.Instance}
-	if s.due() {
-		hello.Current = s.acked.ack(s.persisted)
-	}
+	hello := &proxyv1.Hello{Instance: s.cfg.Instance, Current: s.policy.due(), Security: s.security.due()}
 	return s.say(&proxyv1.StreamRequest{Message: &proxyv1.StreamRequest_Hello{Hello: hello}})
 }
 
-// ack says what is enforced, if that is news.
+// ack says what is enforced, as far as that is news.
 func (s *session) ack() error {
-	if !s.due() {
+	if a := s.security.due(); a != nil {
+		err := s.say(&proxyv1.StreamRequest{Message: &proxyv1.StreamRequest_SecurityAck{SecurityAck: a}})
+		failpoint.Hit("link.acked")
+		if err != nil {
+			return err
+		}
+	}
+	a := s.policy.due()
+	if a == nil {
 		return nil
 	}
-	err := s.say(&proxyv1.StreamRequest{Message: &proxyv1.StreamRequest_Ack{Ack: s.acked.ack(s.persisted)}})
+	err := s.say(&proxyv1.StreamRequest{Message: &proxyv1.StreamRequest_Ack{Ack: a}})
 	failpoint.Hit("link.acked")
 	return err
-}
-
-// due takes the newest statement. It reports false if there is none about this
-// environment, or it was made already.
-func (s *session) due() bool {
-	st := s.said.Load()
-	if st == nil || st.head.Environment != s.environment {
-		return false
-	}
-	persisted := s.keeper.revision(st.head)
-	if st == s.acked && persisted == s.persisted {
-		return false
-	}
-	s.acked, s.persisted = st, persisted
-	return true
 }
 
 func (s *session) beat() error {
@@ -277,10 +212,13 @@ func (s *session) beat() error {
 	if age, known := s.Age(); known {
 		h.ConfigurationAge = durationpb.New(age)
 	}
+	if age, known := s.SecurityAge(); known {
+		h.SecurityAge = durationpb.New(age)
+	}
 	if expires := s.cfg.Identity.Expiry(); !expires.IsZero() {
 		h.IdentityExpiresAt = timestamppb.New(expires)
 	}
-	for _, l := range s.cfg.Enforcer.Listeners() {
+	for _, l := range s.cfg.Listeners.Listeners() {
 		if len(h.Listeners) == maxListeners {
 			break
 		}

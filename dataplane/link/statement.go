@@ -28,14 +28,14 @@ type statement struct {
 }
 
 // enforce puts s in force, and then asks what decides what it enforces.
-func (l *Link) enforce(s *snapshot.Snapshot) *statement {
+func (l *lane) enforce(s *snapshot.Snapshot) *statement {
 	began := l.cfg.Now()
-	l.cfg.Enforcer.Enforce(s)
+	l.enforcer.Enforce(s)
 	failpoint.Hit("link.swapped")
 	st := &statement{
 		head:     s.Head(),
 		received: s.Set().Root(),
-		enforced: l.cfg.Enforcer.Enforced(),
+		enforced: l.enforcer.Enforced(),
 		took:     l.cfg.Now().Sub(began),
 	}
 	l.current = s

@@ -1,6 +1,10 @@
 package authn
 
-import "net/http"
+import (
+	"net/http"
+
+	"github.com/sallyport/sallyport/internal/policy"
+)
 
 // Reason is why a request is not authenticated. The set is closed and fit for
 // metric labels: the constants, and "token_" before each token.Reason.
@@ -64,6 +68,18 @@ func newDenial(reason Reason, accept Accept) *Denial {
 		return &Denial{http.StatusUnauthorized, reason, challenge(accept)}
 	}
 	return &Denial{http.StatusUnauthorized, reason, invalidToken}
+}
+
+// Challenge is the value of WWW-Authenticate for a principal whose credential
+// was good and does not count any more.
+func Challenge(p *policy.Principal) string {
+	switch p.AuthenticatedBy {
+	case "x509-svid":
+		return certificateChallenge
+	case "api-key":
+		return apiKeyChallenge
+	}
+	return invalidToken
 }
 
 // challenge names the first kind of credential that is taken.

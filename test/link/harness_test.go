@@ -31,6 +31,7 @@ import (
 	"github.com/sallyport/sallyport/internal/identity"
 	"github.com/sallyport/sallyport/internal/identity/issuer"
 	"github.com/sallyport/sallyport/internal/resource"
+	"github.com/sallyport/sallyport/internal/revocation"
 	"github.com/sallyport/sallyport/internal/snapshot"
 	adminv1 "github.com/sallyport/sallyport/proto/gen/sallyport/admin/v1"
 	resourcev1 "github.com/sallyport/sallyport/proto/gen/sallyport/resource/v1"
@@ -337,13 +338,14 @@ type proxy struct {
 	dir      string
 	link     *link.Link
 	table    *table
+	cuts     *cuts
 	stop     func()
 }
 
 // proxy starts one that knows the replicas.
 func (f *fleet) proxy(path string, e *table, replicas ...string) *proxy {
 	f.Helper()
-	p := &proxy{id: identity.ID("spiffe://prod.example/proxy/" + path), instance: "one", dir: f.TempDir(), table: e}
+	p := &proxy{id: identity.ID("spiffe://prod.example/proxy/" + path), instance: "one", dir: f.TempDir(), table: e, cuts: &cuts{}}
 	f.start(p, replicas...)
 	return p
 }
@@ -353,7 +355,8 @@ func (f *fleet) start(p *proxy, replicas ...string) {
 	f.Helper()
 	l, err := link.New(link.Config{
 		ControlPlanes: replicas, ControlPlaneID: controlID, Identity: f.identify(p.id),
-		Instance: p.instance, Build: "test", Verifier: f.signer.Verifier(), Directory: p.dir, Enforcer: p.table, Log: quiet(),
+		Instance: p.instance, Build: "test", Verifier: f.signer.Verifier(), Directory: p.dir,
+		Policy: p.table, Security: p.cuts, Listeners: p.table, Log: quiet(),
 		Heartbeat: 50 * time.Millisecond,
 	})
 	if err != nil {
@@ -383,11 +386,22 @@ func (e *table) Enforced() link.Enforced {
 	if live == nil {
 		return link.Enforced{}
 	}
-	enforced := link.Enforced{Root: live.EnforcedRoot()}
-	for _, r := range live.Rejects() {
-		enforced.Rejects = append(enforced.Rejects, link.Reject{Key: r.Key, Reason: r.Reason})
+	return link.Enforced{Root: live.EnforcedRoot(), Rejects: live.Rejects()}
+}
+
+// cuts is who is cut off.
+type cuts struct {
+	live atomic.Pointer[revocation.Set]
+}
+
+func (c *cuts) Enforce(s *snapshot.Snapshot) { c.live.Store(revocation.Compile(c.live.Load(), s)) }
+
+func (c *cuts) Enforced() link.Enforced {
+	live := c.live.Load()
+	if live == nil {
+		return link.Enforced{}
 	}
-	return enforced
+	return link.Enforced{Root: live.EnforcedRoot(), Rejects: live.Rejects()}
 }
 
 func (e *table) Listeners() []link.Listener {

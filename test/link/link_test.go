@@ -268,7 +268,7 @@ func TestControlPlaneGoneAndBack(t *testing.T) {
 	})
 	r.stop()
 	p.stop()
-	p.table = newTable()
+	p.table, p.cuts = newTable(), &cuts{}
 	f.start(p, r.url)
 	eventually(t, "enforced from disk", p.link.Enforcing)
 	if got := p.table.live.Load().Head().Revision; got != first {
