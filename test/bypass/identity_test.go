@@ -74,10 +74,10 @@ func named(texts ...string) func(*x509.Certificate) {
 }
 
 // federate has the proxies trust a partner's authority.
-func (w *world) federate(t *testing.T) *authority {
+func (w *world) partner(t *testing.T) *authority {
 	t.Helper()
 	a := newAuthority(t)
-	if err := w.Issuer.Federate(partner, a.cert); err != nil {
+	if err := w.Federate(partner, a.cert); err != nil {
 		t.Fatal(err)
 	}
 	honest := request{path: "/workload/7", client: a.leaf(nil)}
@@ -91,7 +91,7 @@ func (w *world) federate(t *testing.T) *authority {
 
 // certificates are tricks with who a client certificate says it is.
 func (w *world) certificates(t *testing.T) []trick {
-	a, stranger := w.federate(t), newAuthority(t)
+	a, stranger := w.partner(t), newAuthority(t)
 	good := request{path: "/workload/7", client: a.leaf(nil)}
 	shows := func(name, want string, change func(*x509.Certificate)) trick {
 		return trick{name, request{path: "/workload/7", client: a.leaf(change)}, want, good}
@@ -127,7 +127,7 @@ func (w *world) certificates(t *testing.T) []trick {
 // both are tricks where a token and a certificate are needed.
 func (w *world) both(t *testing.T) []trick {
 	token := "Authorization: Bearer " + w.idp.token(nil)
-	certificate := w.federate(t).leaf(nil)
+	certificate := w.partner(t).leaf(nil)
 	good := request{path: "/both/7", header: []string{token}, client: certificate}
 	return []trick{
 		{"the token alone", request{path: "/both/7", header: []string{token}}, "401 credentials_missing", good},
@@ -209,7 +209,7 @@ func (w *world) oneConnection(t *testing.T) {
 // A session that was made with a certificate is not resumed: what is wrong with
 // the certificate by then would not be noticed.
 func (w *world) resumption(t *testing.T) {
-	a := w.federate(t)
+	a := w.partner(t)
 	cache := tls.NewLRUClientSessionCache(8)
 	certificate := a.leaf(nil)
 	for range 2 {

@@ -244,7 +244,8 @@ func (f *fleet) replica(name string, address ...string) *replica {
 	r := &replica{T: f.T, registry: registry.New(registry.Config{Store: f.database, Replica: name, Log: quiet()})}
 	r.service = stream.NewService(stream.Config{Hub: hub, Registry: r.registry, Log: quiet()})
 	publisher := publish.New(publish.Config{
-		Store: f.database, Target: store, TargetName: "etcd", Security: f.database.Security(), Signer: f.signer, Holder: name, Log: quiet(),
+		Store: f.database, Target: store, TargetName: "etcd", Security: f.database.Security(),
+		Signer: f.signer, Holder: name, Log: quiet(),
 	})
 	var stops []func()
 	for _, part := range []func(context.Context) error{

@@ -3,6 +3,7 @@ package fleet
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"net"
 	"os"
@@ -47,6 +48,12 @@ func (d development) Workload(_ context.Context, w Workload) (string, error) {
 
 func (d development) Certificate(_ context.Context, id identity.ID) (tls.Certificate, error) {
 	return d.Issue(id, svidTTL)
+}
+
+// Federate has the workloads of a fleet that runs on the development issuer trust
+// roots for the SVIDs of another trust domain, at once.
+func (f *Fleet) Federate(td identity.TrustDomain, roots ...*x509.Certificate) error {
+	return f.authority.Federate(td, roots...)
 }
 
 // startIssuers starts the token issuer and, unless others give identities, the
