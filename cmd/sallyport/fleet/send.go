@@ -28,7 +28,7 @@ type Answer struct {
 
 // Send sends a request to a proxy, on a connection of its own.
 func (f *Fleet) Send(ctx context.Context, m *Member, r Request) (Answer, error) {
-	client, err := f.client(r.Certificate)
+	client, err := f.Client(r.Certificate)
 	if err != nil {
 		return Answer{}, err
 	}
@@ -50,7 +50,9 @@ func (f *Fleet) Send(ctx context.Context, m *Member, r Request) (Answer, error) 
 	return Answer{Status: res.StatusCode, Header: res.Header, Body: body}, err
 }
 
-func (f *Fleet) client(certificate bool) (*http.Client, error) {
+// Client returns a client of the proxies, which presents the X.509-SVID of BillingID
+// or no certificate.
+func (f *Fleet) Client(certificate bool) (*http.Client, error) {
 	roots, err := f.Roots()
 	if err != nil {
 		return nil, err
