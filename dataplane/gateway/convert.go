@@ -19,6 +19,7 @@ func providers(from []*compile.Provider) []authn.Provider {
 			Namespace: p.Key.Namespace, Name: p.Key.Name, Digest: p.Digest,
 			Issuer: p.Spec.GetIssuer(), JWKSURL: p.Spec.GetJwksUrl(), Audiences: p.Spec.GetAudiences(),
 			GroupsClaim: p.Spec.GetGroupsClaim(), Leeway: p.Spec.GetLeeway().AsDuration(),
+			AllowPrivateAddresses: true,
 		}
 	}
 	return to

@@ -1,6 +1,6 @@
 // Package authn finds out who sent a request: by a bearer token, verified with
-// the keys that its issuer publishes, by an API key, or by the verified client
-// certificate.
+// the keys that its issuer publishes or by asking it, by an API key, or by the
+// verified client certificate.
 package authn
 
 import (
@@ -13,32 +13,11 @@ import (
 	"github.com/sallyport/sallyport/internal/token"
 )
 
-// ProviderName is the key of an IdentityProvider.
-type ProviderName struct{ Namespace, Name string }
-
-// String returns "namespace/name".
-func (n ProviderName) String() string { return n.Namespace + "/" + n.Name }
-
-// Provider is an IdentityProvider as a snapshot has it.
-type Provider struct {
-	Namespace, Name string
-	Digest          [32]byte // of its document, for the proof of what is enforced
-
-	Issuer      string   // equal to the token's iss
-	JWKSURL     string   // https, or http to a loopback address
-	Audiences   []string // one of them has to be in aud
-	GroupsClaim string   // "groups" when empty
-	// Leeway is meant as in token.Rules: zero is token.DefaultLeeway.
-	Leeway time.Duration
-}
-
-// Key returns the provider's name.
-func (p *Provider) Key() ProviderName { return ProviderName{p.Namespace, p.Name} }
-
 // Accept is what a route takes as proof of identity. The zero value takes
 // nothing.
 type Accept struct {
 	Providers          []ProviderName // whose bearer tokens
+	Introspected       bool           // only when their issuer, asked, says that they are active
 	APIKeys            string         // of this namespace; none when empty
 	ClientCertificates bool           // X.509-SVIDs
 	Anonymous          bool           // no credential at all; never a bad one
@@ -81,10 +60,12 @@ type Authenticator struct {
 // Kinds of credentials are looked at in the order of kinds, and a bad one is
 // never made good by another. The Authorization header of a route that names no
 // provider is the upstream's. The provider is the one whose issuer the token
-// names; no other is tried.
+// names; no other is tried. A token that names none, because it is no JWT, is
+// the first provider's that has an Introspection.
 //
 // A token signed with an unknown key may wait, within the pool's bounds and
-// ctx, for one fetch of its issuer's keys.
+// ctx, for one fetch of its issuer's keys, and one that is to be introspected
+// for the answer.
 func (a *Authenticator) Authenticate(ctx context.Context, c Credentials, accept Accept, now time.Time) (*policy.Principal, *Denial) {
 	p, reason := a.authenticate(ctx, &attempt{c, accept, now})
 	if reason != "" {
@@ -95,11 +76,11 @@ func (a *Authenticator) Authenticate(ctx context.Context, c Credentials, accept 
 }
 
 // Providers yields the providers that tokens are verified against. One that
-// cannot work, for its URL, is not among them: it is not enforced.
+// cannot work, for a URL or its JWKS, is not among them: it is not enforced.
 func (a *Authenticator) Providers() iter.Seq[Provider] {
 	return func(yield func(Provider) bool) {
 		for _, p := range a.providers {
-			if p.keys != nil && !yield(p.spec) {
+			if p.works() && !yield(p.spec) {
 				return
 			}
 		}
@@ -213,16 +194,16 @@ func (a *Authenticator) bearer(ctx context.Context, try *attempt) (*policy.Princ
 	if reason != "" {
 		return nil, reason
 	}
-	return a.token(ctx, raw, try.accept.Providers, try.now)
+	return a.token(ctx, raw, &try.accept, try.now)
 }
 
 // token looks for raw among the verified tokens before it looks into it.
-func (a *Authenticator) token(ctx context.Context, raw string, accepted []ProviderName, now time.Time) (*policy.Principal, Reason) {
+func (a *Authenticator) token(ctx context.Context, raw string, accept *Accept, now time.Time) (*policy.Principal, Reason) {
 	if a.cache == nil {
 		return nil, tokenPrefix + Reason(token.WrongIssuer)
 	}
 	hash := a.cache.hash(raw)
-	p, v := a.remembered(hash, raw, accepted, now)
+	p, v := a.remembered(hash, raw, accept, now)
 	a.metrics.looked(v != nil)
 	if v != nil {
 		if err := p.rules.CheckTime(v.claims, now); err != nil {
@@ -233,34 +214,74 @@ func (a *Authenticator) token(ctx context.Context, raw string, accepted []Provid
 	if !isToken(raw) {
 		return nil, CredentialsMalformed
 	}
-	parsed, err := token.Parse(raw)
-	if err != nil {
-		return nil, tokenReason(err)
-	}
-	if p = a.issuer(parsed, accepted); p == nil {
-		return nil, tokenReason(&token.Error{Reason: token.WrongIssuer})
-	}
-	v, reason := p.verify(ctx, parsed, now)
+	p, parsed, reason := a.responsible(raw, accept.Providers)
 	if reason != "" {
 		return nil, reason
 	}
-	a.cache.put(cacheKey{hash, p.id}, v, raw)
+	ask := accept.Introspected || parsed == nil
+	v, reason = p.prove(ctx, raw, parsed, ask, now)
+	if reason != "" {
+		return nil, reason
+	}
+	if !ask || now.Before(v.until) {
+		a.cache.put(cacheKey{hash, p.id, ask}, v, raw)
+	}
 	return v.principal, ""
 }
 
 // remembered returns the verified token and the provider that stands for it,
-// or nil unless it was verified with the keys that are in force now.
-func (a *Authenticator) remembered(hash uint64, raw string, accepted []ProviderName, now time.Time) (*provider, *verified) {
-	for _, name := range accepted {
+// or nil unless it was proven with what is in force now.
+func (a *Authenticator) remembered(hash uint64, raw string, accept *Accept, now time.Time) (*provider, *verified) {
+	for _, name := range accept.Providers {
 		p := a.providers[name]
 		if p == nil {
 			continue
 		}
-		if v := a.cache.get(cacheKey{hash, p.id}, raw); v != nil && v.keys == p.keys.usable(now) {
-			return p, v
+		if p.keys != nil && !accept.Introspected {
+			if v := a.cache.get(cacheKey{hash, p.id, false}, raw); v != nil && v.keys == p.keys.usable(now) {
+				return p, v
+			}
+		}
+		if p.asks != nil {
+			v := a.cache.get(cacheKey{hash, p.id, true}, raw)
+			if v != nil && now.Before(v.until) && (v.keys == nil || v.keys == p.keys.usable(now)) {
+				return p, v
+			}
 		}
 	}
 	return nil, nil
+}
+
+// responsible returns the accepted provider whose token raw is, with what it
+// parsed to unless the provider has to be asked what it is.
+func (a *Authenticator) responsible(raw string, accepted []ProviderName) (*provider, *token.Parsed, Reason) {
+	parsed, err := token.Parse(raw)
+	if err != nil {
+		if p := a.introspecting(accepted, token.LooksOpaque(raw)); p != nil {
+			return p, nil, ""
+		}
+		return nil, nil, tokenReason(err)
+	}
+	p := a.issuer(parsed, accepted)
+	switch {
+	case p == nil:
+		return nil, nil, tokenPrefix + Reason(token.WrongIssuer)
+	case p.keys == nil && p.asks != nil:
+		return p, nil, ""
+	}
+	return p, parsed, ""
+}
+
+// introspecting returns the first accepted provider that is asked for a token of
+// which nobody else can tell whose it is: an opaque one, or one in a form that
+// only a provider without keys takes.
+func (a *Authenticator) introspecting(accepted []ProviderName, opaque bool) *provider {
+	for _, name := range accepted {
+		if p := a.providers[name]; p != nil && p.asks != nil && (opaque || p.keys == nil) {
+			return p
+		}
+	}
+	return nil
 }
 
 // issuer returns the accepted provider whose issuer the token names. Several
@@ -280,13 +301,26 @@ func (a *Authenticator) issuer(t *token.Parsed, accepted []ProviderName) *provid
 	return found
 }
 
-// provider is immutable but for what its keys do themselves.
-type provider struct {
-	spec  Provider
-	name  string
-	id    uint64 // distinguishes it from all others of the pool, also by spec
-	rules token.Rules
-	keys  *keys // nil when the URL cannot be used
+// prove verifies a token that parsed by the provider's keys, and asks the
+// provider when it has to be asked; of one that did not parse it is asked who
+// that is.
+func (p *provider) prove(ctx context.Context, raw string, t *token.Parsed, ask bool, now time.Time) (*verified, Reason) {
+	if t == nil {
+		c, until, reason := p.asks.claims(ctx, raw, now)
+		if reason != "" {
+			return nil, reason
+		}
+		return &verified{until: until, claims: c, principal: p.principal(c, "introspection")}, ""
+	}
+	v, reason := p.verify(ctx, t, now)
+	if reason != "" || !ask {
+		return v, reason
+	}
+	if v.until, reason = p.asks.active(ctx, raw, now); reason != "" {
+		return nil, reason
+	}
+	v.until = earlier(v.until, v.claims.Expires)
+	return v, ""
 }
 
 func (p *provider) verify(ctx context.Context, t *token.Parsed, now time.Time) (*verified, Reason) {
@@ -295,14 +329,29 @@ func (p *provider) verify(ctx context.Context, t *token.Parsed, now time.Time) (
 		return nil, KeysUnavailable
 	}
 	c, err := t.Verify(p.rules, set, now)
+	if isBadSignature(err) {
+		if next := p.keys.renewed(ctx, set, now); next != nil {
+			set = next
+			c, err = t.Verify(p.rules, set, now)
+		}
+	}
 	if err != nil {
 		return nil, tokenReason(err)
 	}
-	return &verified{keys: set, claims: c, principal: &policy.Principal{
+	return &verified{keys: set, claims: c, principal: p.principal(c, "jwt")}, ""
+}
+
+func (p *provider) principal(c *token.Claims, by string) *policy.Principal {
+	return &policy.Principal{
 		Kind: policy.User, ID: c.Subject, Issuer: c.Issuer, Groups: c.Groups, Scopes: c.Scopes, Claims: c.All,
-		Provider: p.name, AuthenticatedBy: "jwt", Expires: c.Expires,
+		Provider: p.name, AuthenticatedBy: by, Expires: c.Expires,
 		TokenID: c.ID, Session: c.Session, IssuedAt: c.IssuedAt,
-	}}, ""
+	}
+}
+
+func isBadSignature(err error) bool {
+	e, ok := errors.AsType[*token.Error](err)
+	return ok && e.Reason == token.BadSignature
 }
 
 func tokenReason(err error) Reason {

@@ -4,6 +4,7 @@ import (
 	"hash/maphash"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/sallyport/sallyport/internal/policy"
 	"github.com/sallyport/sallyport/internal/token"
@@ -25,13 +26,16 @@ const (
 type cacheKey struct {
 	hash     uint64
 	provider uint64
+	asked    bool // its issuer was asked, and said that it is active
 }
 
 // verified is a token that was good once. It is worth nothing unless keys is
-// still the provider's key set and the claims stand at the time of the request.
+// still the provider's key set, until has not come, and the claims stand at the
+// time of the request.
 type verified struct {
-	raw       string // a copy: a header's text may hold on to more than itself
-	keys      *token.KeySet
+	raw       string        // a copy: a header's text may hold on to more than itself
+	keys      *token.KeySet // nil when only its issuer's word counts
+	until     time.Time     // for how long that word does; zero when it was not asked
 	claims    *token.Claims
 	principal *policy.Principal
 }

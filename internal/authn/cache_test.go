@@ -81,7 +81,7 @@ func TestVerifiedAgain(t *testing.T) {
 		expect(t, "token", g.ask(raw), "alice")
 		i.publish("one", fmt.Sprint("key-", n))
 		c.advance(10 * time.Second)
-		expect(t, "unknown key", g.ask(i.token("none", c.now(), nil)), "token_unknown_key")
+		expect(t, "unknown key", g.ask(i.token(fmt.Sprint("none-", n), c.now(), nil)), "token_unknown_key")
 	}
 	expect(t, "token", g.ask(raw), "alice")
 	expect(t, "hits", g.metric(`sallyport_token_cache_lookups_total{result="hit"}`), "0")

@@ -32,6 +32,10 @@ const (
 	// KeysUnavailable: the issuer's keys have never been fetched, or are older
 	// than they may become. It says nothing about the token.
 	KeysUnavailable Reason = "keys_unavailable"
+	// IntrospectionUnavailable: the issuer, which has to be asked for the token,
+	// did not answer, or there are too many to be asked for. It says nothing
+	// about the token.
+	IntrospectionUnavailable Reason = "introspection_unavailable"
 
 	tokenPrefix Reason = "token_"
 )
@@ -55,10 +59,10 @@ const (
 )
 
 // newDenial answers as RFC 6750 §3.1 and RFC 9110 §15.5.2 ask. Missing keys
-// are our trouble: a 401 would make clients throw good tokens away.
+// and answers are our trouble: a 401 would make clients throw good tokens away.
 func newDenial(reason Reason, accept Accept) *Denial {
 	switch reason {
-	case KeysUnavailable:
+	case KeysUnavailable, IntrospectionUnavailable:
 		return &Denial{Status: http.StatusServiceUnavailable, Reason: reason}
 	case CredentialsMalformed:
 		return &Denial{http.StatusBadRequest, reason, invalidRequest}

@@ -9,39 +9,41 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/sallyport/sallyport/internal/token"
 )
 
-// The results of a fetch, as the metric names them.
+// The results of a fetch, as metrics name them.
 const (
 	fetchOK          = "ok"
+	fetchForbidden   = "forbidden"   // at an address that is not allowed
 	fetchUnreachable = "unreachable" // no whole answer
 	fetchStatus      = "status"      // an answer other than 200
-	fetchInvalid     = "invalid"     // not a key set that can be used
+	fetchInvalid     = "invalid"     // not what can be used
 )
 
-// fetcher gets key sets over HTTP. It is safe for concurrent use.
+// fetcher gets documents of providers over HTTP. It is safe for concurrent use.
 type fetcher struct {
-	client  *http.Client
-	timeout time.Duration
+	public, private http.RoundTripper
+	timeout         time.Duration // of one document
 }
 
-// newFetcher makes a client of its own out of c, or of defaults when c is nil.
+// newFetcher uses the transport of c, or transports of its own when c is nil.
 func newFetcher(c *http.Client, timeout time.Duration) *fetcher {
-	client := &http.Client{CheckRedirect: sameOrigin}
 	if c != nil {
-		client.Transport = c.Transport
-	} else {
-		client.Transport = &http.Transport{
-			Proxy:                  http.ProxyFromEnvironment,
-			ForceAttemptHTTP2:      true,
-			IdleConnTimeout:        time.Minute,
-			MaxResponseHeaderBytes: 64 << 10,
-		}
+		return &fetcher{c.Transport, c.Transport, timeout}
 	}
-	return &fetcher{client, timeout}
+	return &fetcher{newTransport(false), newTransport(true), timeout}
+}
+
+func (f *fetcher) transport(private bool) http.RoundTripper {
+	if private {
+		return f.private
+	}
+	return f.public
 }
 
 // sameOrigin follows a few redirects of the same server. Others end the fetch
@@ -55,37 +57,108 @@ func sameOrigin(next *http.Request, via []*http.Request) error {
 	return nil
 }
 
-func (f *fetcher) fetch(ctx context.Context, url string) (set *token.KeySet, result string, err error) {
+// fetchError is a fetch without success, with its result.
+type fetchError struct {
+	result string
+	cause  error
+}
+
+func (e *fetchError) Error() string { return e.cause.Error() }
+func (e *fetchError) Unwrap() error { return e.cause }
+
+// resultOf returns what metrics call the outcome of a fetch.
+func resultOf(err error) string {
+	if e, ok := errors.AsType[*fetchError](err); ok {
+		return e.result
+	}
+	if err != nil {
+		return fetchInvalid
+	}
+	return fetchOK
+}
+
+// document is what a fetch got.
+type document struct {
+	body  []byte
+	fresh time.Duration // as Cache-Control has it; negative when it says nothing
+}
+
+// fetch gets the key set of a source, and how long the issuer says that it will
+// not change, negative when it says nothing.
+func (f *fetcher) fetch(ctx context.Context, from source) (*token.KeySet, time.Duration, error) {
+	at := from.url
+	if from.issuer != "" {
+		var err error
+		if at, err = f.discover(ctx, from); err != nil {
+			return nil, 0, err
+		}
+	}
+	got, err := f.get(ctx, at, from.private)
+	if err != nil {
+		return nil, 0, err
+	}
+	set, err := token.ParseKeySet(got.body)
+	return set, got.fresh, err
+}
+
+// discover asks for the metadata each time: an issuer may move its keys.
+func (f *fetcher) discover(ctx context.Context, from source) (string, error) {
+	got, err := f.get(ctx, metadataURL(from.issuer), from.private)
+	if err != nil {
+		return "", fmt.Errorf("get metadata: %w", err)
+	}
+	at, err := token.ParseMetadata(got.body, from.issuer)
+	if err != nil {
+		return "", err
+	}
+	if err := checkURL(at, from.private); err != nil {
+		return "", fmt.Errorf("jwks_uri of the metadata: %w", err)
+	}
+	return at, nil
+}
+
+func (f *fetcher) get(ctx context.Context, url string, private bool) (document, error) {
 	ctx, cancel := context.WithTimeout(ctx, f.timeout)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
-		return nil, fetchUnreachable, withoutURL(err)
+		return document{}, unreachable(err)
 	}
 	req.Header.Set("Accept", "application/jwk-set+json, application/json")
-	resp, err := f.client.Do(req)
+	client := &http.Client{Transport: f.transport(private), CheckRedirect: sameOrigin}
+	return exchange(client, req, token.MaxKeySetSize)
+}
+
+// exchange sends a request and reads an answer of JSON, one byte more than most
+// at the most: enough for whoever parses it to refuse it.
+func exchange(client *http.Client, req *http.Request, most int64) (document, error) {
+	resp, err := client.Do(req)
 	if err != nil {
-		return nil, fetchUnreachable, withoutURL(err)
+		return document{}, unreachable(err)
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
-		return nil, fetchStatus, fmt.Errorf("answer has status %d", resp.StatusCode)
+		return document{}, &fetchError{fetchStatus, fmt.Errorf("answer has status %d", resp.StatusCode)}
 	}
 	if kind, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type")); kind == "text/html" {
-		return nil, fetchInvalid, errors.New("answer is a page")
+		return document{}, &fetchError{fetchInvalid, errors.New("answer is a page")}
 	}
-	// One byte too many is enough for ParseKeySet to refuse it.
-	body, err := io.ReadAll(io.LimitReader(resp.Body, token.MaxKeySetSize+1))
+	body, err := io.ReadAll(io.LimitReader(resp.Body, most+1))
 	if err != nil {
-		return nil, fetchUnreachable, err
+		return document{}, unreachable(err)
 	}
-	if set, err = token.ParseKeySet(body); err != nil {
-		return nil, fetchInvalid, err
-	}
-	return set, fetchOK, nil
+	return document{body, freshness(resp.Header)}, nil
 }
 
-// withoutURL keeps query strings out of the log.
+// unreachable keeps query strings out of the log.
+func unreachable(err error) error {
+	err = withoutURL(err)
+	if _, ok := errors.AsType[*forbiddenError](err); ok {
+		return &fetchError{fetchForbidden, err}
+	}
+	return &fetchError{fetchUnreachable, err}
+}
+
 func withoutURL(err error) error {
 	if e, ok := errors.AsType[*url.Error](err); ok {
 		return e.Err
@@ -93,19 +166,22 @@ func withoutURL(err error) error {
 	return err
 }
 
-// checkURL accepts https, and http to this machine itself. Whoever can change
-// the keys on their way is the issuer.
-func checkURL(raw string) error {
-	u, err := url.Parse(raw)
-	switch {
-	case err != nil:
-		return withoutURL(err)
-	case u.Host == "" || u.User != nil:
-		return errors.New("needs a host and no user")
-	case u.Scheme == "https", u.Scheme == "http" && loopback(u.Hostname()):
-		return nil
+// freshness reads what Cache-Control (RFC 9111 §5.2.2) says to a private cache;
+// negative is nothing.
+func freshness(h http.Header) time.Duration {
+	fresh := time.Duration(-1)
+	for _, value := range h.Values("Cache-Control") {
+		for directive := range strings.SplitSeq(strings.ToLower(value), ",") {
+			name, argument, _ := strings.Cut(strings.TrimSpace(directive), "=")
+			switch seconds, err := strconv.ParseUint(strings.Trim(argument, `"`), 10, 31); {
+			case name == "no-store", name == "no-cache":
+				return 0
+			case name == "max-age" && err == nil:
+				fresh = time.Duration(seconds) * time.Second //nolint:gosec // 31 bits
+			}
+		}
 	}
-	return errors.New("has to be https")
+	return fresh
 }
 
 func loopback(host string) bool {

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"log/slog"
 	"maps"
 	"net"
@@ -51,12 +52,14 @@ func newIssuer(name string) *issuer {
 func overTLS(t testing.TB, name string) *issuer {
 	i := newIssuer(name)
 	server := httptest.NewUnstartedServer(i)
-	server.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, 0)
+	server.Config.ErrorLog = quietLog()
 	server.StartTLS()
 	t.Cleanup(server.Close)
 	i.jwksURL, i.client = server.URL+"/jwks", server.Client()
 	return i
 }
+
+func quietLog() *log.Logger { return slog.NewLogLogger(slog.DiscardHandler, 0) }
 
 // inBubble serves over pipes, so that time is the bubble's.
 func inBubble(t testing.TB, name string) *issuer {
@@ -159,6 +162,13 @@ func (i *issuer) key(kid string) *ecdsa.PrivateKey {
 	return i.keys[kid]
 }
 
+// replace makes another key of that kid, without publishing it.
+func (i *issuer) replace(kid string) {
+	i.mu.Lock()
+	delete(i.keys, kid)
+	i.mu.Unlock()
+}
+
 // token signs a token for alice and orders, with claims put over the usual.
 func (i *issuer) token(kid string, now time.Time, claims jwt.MapClaims) string {
 	all := jwt.MapClaims{"iss": i.name, "aud": "orders", "sub": "alice", "groups": []string{"shop"}, "exp": now.Add(5 * time.Minute).Unix()}
@@ -173,7 +183,10 @@ func (i *issuer) token(kid string, now time.Time, claims jwt.MapClaims) string {
 }
 
 func (i *issuer) provider(namespace, name string) authn.Provider {
-	return authn.Provider{Namespace: namespace, Name: name, Issuer: i.name, JWKSURL: i.jwksURL, Audiences: []string{"orders"}}
+	return authn.Provider{
+		Namespace: namespace, Name: name, Issuer: i.name, JWKSURL: i.jwksURL, Audiences: []string{"orders"},
+		AllowPrivateAddresses: true, // the server is on this machine
+	}
 }
 
 // clock is a time that tests move. The zero clock stands still in 2001.
@@ -202,13 +215,18 @@ var shop = authn.Accept{Providers: []authn.ProviderName{{Namespace: "shop", Name
 
 func newGate(t testing.TB, i *issuer, c authn.Config) *gate {
 	t.Helper()
+	return newGateOf(t, i, i.provider("shop", "idp"), c)
+}
+
+func newGateOf(t testing.TB, i *issuer, p authn.Provider, c authn.Config) *gate {
+	t.Helper()
 	g := &gate{t: t, registry: prometheus.NewRegistry(), now: c.Now}
 	c.Log, c.Registerer, c.Client = slog.New(slog.DiscardHandler), g.registry, i.client
 	pool, err := authn.New(c)
 	if err != nil {
 		t.Fatal(err)
 	}
-	g.pool, g.Authenticator = pool, pool.Sync([]authn.Provider{i.provider("shop", "idp")})
+	g.pool, g.Authenticator = pool, pool.Sync([]authn.Provider{p})
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error)
 	go func() { ended <- pool.Run(ctx) }()

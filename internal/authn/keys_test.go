@@ -304,7 +304,7 @@ func TestWaitersAreBounded(t *testing.T) {
 		g := newGate(t, i, authn.Config{Now: time.Now})
 		raw := i.token("one", time.Now(), nil)
 		var waiting atomic.Int64
-		for range 300 {
+		for range 1100 {
 			go func() {
 				waiting.Add(1)
 				g.Authenticate(t.Context(), bearerOf(raw), shop, time.Now())
@@ -312,7 +312,7 @@ func TestWaitersAreBounded(t *testing.T) {
 			}()
 		}
 		synctest.Wait()
-		if got := waiting.Load(); got != 256 {
+		if got := waiting.Load(); got != 1024 {
 			t.Errorf("%d requests wait", got)
 		}
 		pass(2 * time.Second)

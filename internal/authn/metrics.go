@@ -4,6 +4,7 @@ import "github.com/prometheus/client_golang/prometheus"
 
 type metrics struct {
 	fetches      *prometheus.CounterVec
+	asked        *prometheus.CounterVec
 	denials      *prometheus.CounterVec
 	hits, misses prometheus.Counter
 }
@@ -16,7 +17,11 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 	m := &metrics{
 		fetches: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "sallyport_jwks_fetches_total",
-			Help: "Fetches of an identity provider's key set, by result: ok, unreachable, status or invalid.",
+			Help: "Fetches of an identity provider's key set, by result: ok, forbidden, unreachable, status or invalid.",
+		}, []string{"provider", "result"}),
+		asked: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "sallyport_introspections_total",
+			Help: "Tokens that an identity provider was to be asked for, by result: active, inactive, busy, secret, forbidden, unreachable, status or invalid.",
 		}, []string{"provider", "result"}),
 		denials: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "sallyport_authentication_denials_total",
@@ -28,7 +33,7 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 	if r == nil {
 		return m, nil
 	}
-	for _, c := range []prometheus.Collector{m.fetches, m.denials, lookups} {
+	for _, c := range []prometheus.Collector{m.fetches, m.asked, m.denials, lookups} {
 		if err := r.Register(c); err != nil {
 			return nil, err
 		}
@@ -42,6 +47,11 @@ func (m *metrics) fetched(provider, result string) {
 
 func (m *metrics) forget(provider string) {
 	m.fetches.DeletePartialMatch(prometheus.Labels{"provider": provider})
+	m.asked.DeletePartialMatch(prometheus.Labels{"provider": provider})
+}
+
+func (m *metrics) introspected(provider, result string) {
+	m.asked.WithLabelValues(provider, result).Inc()
 }
 
 // looked counts one look into the cache. A nil metrics counts nothing.

@@ -12,8 +12,6 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-
-	"github.com/sallyport/sallyport/internal/token"
 )
 
 // Config is what a Pool needs. Log is required; zero values of the rest mean
@@ -22,12 +20,14 @@ type Config struct {
 	Log *slog.Logger
 	// Registerer takes the metrics; they are not shown when it is nil.
 	Registerer prometheus.Registerer
-	// Client brings the transport for key sets: proxies of the environment and
-	// the system's certificate authorities when nil. Its other fields are not
-	// used.
+	// Client brings the transport to providers; its other fields are not used.
+	// When nil: the system's certificate authorities, and only such addresses as
+	// providers may have. A transport that is given dials what it likes.
 	Client *http.Client
 
-	Refresh  time.Duration // between background fetches of a key set; 5 m
+	// Refresh is the time between background fetches of a key set whose issuer
+	// does not say how long it stays; 5 m.
+	Refresh  time.Duration
 	CoolDown time.Duration // between fetches for an unknown kid; 10 s
 	MaxAge   time.Duration // after which a key set is of no use any more; 24 h
 	Timeout  time.Duration // for one fetch; 5 s
@@ -101,11 +101,11 @@ func or[T comparable](v, fallback T) T {
 }
 
 // Sync makes providers, whose names are unique, the ones in service, and
-// returns the Authenticator that goes with them. A provider whose URL did not
-// change keeps its keys, and one that did not change at all its verified
+// returns the Authenticator that goes with them. A provider whose keys come from
+// where they did keeps them, and one that did not change at all its verified
 // tokens. The others' keys are fetched as soon as Run runs; requests that need
-// them wait for that as for an unknown kid. A provider whose URL cannot be
-// used is logged and denies.
+// them wait for that as for an unknown kid. A provider that cannot be used, for
+// a URL or its JWKS, is logged and denies.
 func (p *Pool) Sync(providers []Provider) *Authenticator {
 	a, unusable := p.sync(providers)
 	for name, err := range unusable {
@@ -121,8 +121,8 @@ func (p *Pool) sync(providers []Provider) (*Authenticator, map[string]error) {
 	next := make(map[ProviderName]*provider, len(providers))
 	for _, spec := range providers {
 		v := p.adopt(spec)
-		if v.keys == nil {
-			unusable[v.name] = checkURL(spec.JWKSURL)
+		if v.err != nil {
+			unusable[v.name] = v.err
 		}
 		next[spec.Key()] = v
 	}
@@ -142,7 +142,7 @@ func (p *Pool) sync(providers []Provider) (*Authenticator, map[string]error) {
 // adopt makes the provider for spec out of what is in service. The caller
 // holds mu.
 func (p *Pool) adopt(spec Provider) *provider {
-	spec.Audiences = slices.Clone(spec.Audiences)
+	spec = spec.clone()
 	old := p.live[spec.Key()]
 	// All of the spec is compared: a digest that somebody forgot to set must
 	// not keep old rules in force.
@@ -150,16 +150,7 @@ func (p *Pool) adopt(spec Provider) *provider {
 		return old
 	}
 	p.id++
-	v := &provider{spec: spec, name: spec.Key().String(), id: p.id, rules: token.Rules{
-		Issuer: spec.Issuer, Audiences: spec.Audiences, GroupsClaim: spec.GroupsClaim, Leeway: spec.Leeway,
-	}}
-	switch {
-	case old != nil && old.spec.JWKSURL == spec.JWKSURL:
-		v.keys = old.keys
-	case checkURL(spec.JWKSURL) == nil:
-		v.keys = p.newKeys(v.name, spec.JWKSURL)
-	}
-	return v
+	return p.newProvider(spec, old)
 }
 
 // Run fetches the keys of the providers in service until ctx ends, and returns
@@ -197,7 +188,7 @@ func (p *Pool) wanted() map[*keys]bool {
 	defer p.mu.Unlock()
 	wanted := make(map[*keys]bool, len(p.live))
 	for _, v := range p.live {
-		if v.keys != nil {
+		if v.keys != nil && v.source.jwks == "" {
 			wanted[v.keys] = true
 		}
 	}
