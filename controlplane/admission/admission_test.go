@@ -132,6 +132,11 @@ func TestWhatIsRefusedAndWhy(t *testing.T) {
 			 Policy shop/a {routes: {all: true}, effect: ALLOW, principals: [{group: shop, identityProvider: sso}]}`,
 			`1 Policy/shop/a spec.principals: never_fires: no route that it selects takes what would prove one of them`,
 		},
+		"introspection by a provider that cannot be asked": {
+			`Route shop/a {hosts: [a.example], upstream: orders, authentication: {identityProviders: [login, asked], requireIntrospection: true}}
+			 IdentityProvider shop/asked {issuer: "https://asked.example", audiences: [shop], introspection: {endpoint: "https://asked.example/introspect", clientId: a, clientSecretFile: /a}}`,
+			`0 Route/shop/a spec.authentication.identityProviders[0]: never_fires: IdentityProvider/shop/login has no introspection, which requireIntrospection wants of it`,
+		},
 		"a change that leaves others without effect": {
 			`Route shop/orders app=order tier=gold {hosts: [shop.example], paths: ["/v1/orders/**"], upstream: orders, authentication: {identityProviders: [login]}}
 			 Route shop/status app=status {hosts: [shop.example], paths: ["/status"], upstream: orders, authentication: {clientCertificates: true}}`,
@@ -405,4 +410,14 @@ func apply(lines string) func(*testing.T, *fleet) resource.Problems {
 
 func remove(lines string) func(*testing.T, *fleet) resource.Problems {
 	return func(t *testing.T, f *fleet) resource.Problems { _, problems := f.delete(t, lines); return problems }
+}
+
+// A provider that a route needs to ask stays one that can be asked.
+func TestProviderThatIsAsked(t *testing.T) {
+	asked := `IdentityProvider shop/asked {issuer: "https://asked.example", audiences: [shop], jwksUrl: "https://asked.example/keys"`
+	const endpoint = `, introspection: {endpoint: "https://asked.example/introspect", clientId: a, clientSecretFile: /a}`
+	f := newFleet(t, shop+"\n"+asked+endpoint+`}
+		Route shop/a {hosts: [a.example], upstream: orders, authentication: {identityProviders: [asked], requireIntrospection: true}}`)
+	_, problems := f.apply(t, asked+"}")
+	same(t, texts(problems), `-1 Route/shop/a spec.authentication.identityProviders[0]: never_fires: IdentityProvider/shop/asked has no introspection, which requireIntrospection wants of it`)
 }

@@ -6,8 +6,6 @@ import (
 	"maps"
 	"slices"
 
-	"google.golang.org/protobuf/proto"
-
 	"github.com/sallyport/sallyport/internal/compile"
 	"github.com/sallyport/sallyport/internal/resource"
 	adminv1 "github.com/sallyport/sallyport/proto/gen/sallyport/admin/v1"
@@ -175,21 +173,6 @@ func (c *checker) affected() map[*item]struct{} {
 	return all
 }
 
-// keeps reports whether what a resource has become is all that others may have
-// needed of it: to be where it was, and of a Route what policies look at.
-func keeps(old, now *item) bool {
-	if now == nil || !covers(now.scope, old.scope) {
-		return false
-	}
-	before, ok := old.Spec.(*resourcev1.Route)
-	if !ok {
-		return true
-	}
-	after, _ := now.Spec.(*resourcev1.Route)
-	return maps.Equal(old.Labels, now.Labels) && slices.Equal(before.GetMethods(), after.GetMethods()) &&
-		slices.Equal(before.GetPaths(), after.GetPaths()) && proto.Equal(before.GetAuthentication(), after.GetAuthentication())
-}
-
 // index returns a resource's place in the request, -1 if it is not in it.
 func (c *checker) index(key resource.Key) int {
 	if i, ok := c.request.indexes[key]; ok {
@@ -214,6 +197,7 @@ func (c *checker) item(it *item) {
 		c.fires(it, spec)
 	case *resourcev1.Route:
 		c.rivals(it, spec)
+		c.introspected(it, spec)
 	case *resourcev1.Listener:
 		c.listener(it, spec)
 	case *resourcev1.Enrollment:

@@ -164,3 +164,20 @@ func proofs(spec *resourcev1.Policy) string {
 	}
 	return b.String()
 }
+
+// introspected reports a provider that cannot be asked for the tokens of a route
+// which wants that: none of them would be let in.
+func (c *checker) introspected(it *item, spec *resourcev1.Route) {
+	if !spec.GetAuthentication().GetRequireIntrospection() {
+		return
+	}
+	for at, key := range it.references() {
+		to := c.state.items[key]
+		if to == nil || key.Kind != resource.KindIdentityProvider {
+			continue
+		}
+		if p, _ := to.Spec.(*resourcev1.IdentityProvider); p.GetIntrospection() == nil {
+			c.report(it, at.String(), ReasonNeverFires, "%s has no introspection, which requireIntrospection wants of it", key)
+		}
+	}
+}

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 
+	"google.golang.org/protobuf/proto"
+
 	"github.com/sallyport/sallyport/internal/compile"
 	"github.com/sallyport/sallyport/internal/pattern"
 	"github.com/sallyport/sallyport/internal/resource"
@@ -296,4 +298,24 @@ func (e endpoint) excludes(o endpoint) bool {
 	isIPv4 := func(host string) bool { return !strings.Contains(host, ":") }
 	return e.host == o.host || e.host == "" || o.host == "" ||
 		e.host == anyIPv4 && isIPv4(o.host) || o.host == anyIPv4 && isIPv4(e.host)
+}
+
+// keeps reports whether what a resource has become is all that others may have
+// needed of it: to be where it was, of a Route what policies look at, and of an
+// IdentityProvider whether it can be asked.
+func keeps(old, now *item) bool {
+	if now == nil || !covers(now.scope, old.scope) {
+		return false
+	}
+	if p, ok := old.Spec.(*resourcev1.IdentityProvider); ok {
+		after, _ := now.Spec.(*resourcev1.IdentityProvider)
+		return (p.GetIntrospection() == nil) == (after.GetIntrospection() == nil)
+	}
+	before, ok := old.Spec.(*resourcev1.Route)
+	if !ok {
+		return true
+	}
+	after, _ := now.Spec.(*resourcev1.Route)
+	return maps.Equal(old.Labels, now.Labels) && slices.Equal(before.GetMethods(), after.GetMethods()) &&
+		slices.Equal(before.GetPaths(), after.GetPaths()) && proto.Equal(before.GetAuthentication(), after.GetAuthentication())
 }

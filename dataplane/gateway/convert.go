@@ -2,6 +2,9 @@ package gateway
 
 import (
 	"encoding/hex"
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/sallyport/sallyport/dataplane/upstream"
 	"github.com/sallyport/sallyport/internal/authn"
@@ -9,6 +12,7 @@ import (
 	"github.com/sallyport/sallyport/internal/identity"
 	"github.com/sallyport/sallyport/internal/pattern"
 	"github.com/sallyport/sallyport/internal/resource"
+	"github.com/sallyport/sallyport/internal/token"
 	resourcev1 "github.com/sallyport/sallyport/proto/gen/sallyport/resource/v1"
 )
 
@@ -17,9 +21,57 @@ func providers(from []*compile.Provider) []authn.Provider {
 	for i, p := range from {
 		to[i] = authn.Provider{
 			Namespace: p.Key.Namespace, Name: p.Key.Name, Digest: p.Digest,
-			Issuer: p.Spec.GetIssuer(), JWKSURL: p.Spec.GetJwksUrl(), Audiences: p.Spec.GetAudiences(),
-			GroupsClaim: p.Spec.GetGroupsClaim(), Leeway: p.Spec.GetLeeway().AsDuration(),
-			AllowPrivateAddresses: true,
+			Issuer: p.Spec.GetIssuer(), JWKSURL: p.Spec.GetJwksUrl(), Discovery: p.Spec.GetDiscovery(), JWKS: p.Spec.GetJwks(),
+			Introspection: introspection(p.Spec.GetIntrospection()), AllowPrivateAddresses: p.Spec.GetAllowPrivateAddresses(),
+			Audiences: p.Spec.GetAudiences(), SubjectClaim: p.Spec.GetSubjectClaim(), GroupsClaim: p.Spec.GetGroupsClaim(),
+			Required: requirements(p.Spec.GetRequiredClaims()),
+			Leeway:   orNone(p.Spec.GetLeeway(), token.NoLeeway), MaxLifetime: p.Spec.GetMaxLifetime().AsDuration(),
+			Algorithms: named[token.Algorithm](p.Spec.GetAlgorithms()), Types: tokenTypes(p.Spec.GetTokenTypes()),
+		}
+	}
+	return to
+}
+
+func introspection(from *resourcev1.Introspection) *authn.Introspection {
+	if from == nil {
+		return nil
+	}
+	return &authn.Introspection{
+		Endpoint: from.GetEndpoint(), ClientID: from.GetClientId(), ClientSecretFile: from.GetClientSecretFile(),
+		Timeout: from.GetTimeout().AsDuration(), Cache: orNone(from.GetCache(), -1),
+	}
+}
+
+// orNone tells a duration of zero from one that is absent, which stands for a
+// default.
+func orNone(d *durationpb.Duration, none time.Duration) time.Duration {
+	if d != nil && d.AsDuration() == 0 {
+		return none
+	}
+	return d.AsDuration()
+}
+
+func requirements(from []*resourcev1.RequiredClaim) []token.Requirement {
+	var to []token.Requirement
+	for _, r := range from {
+		to = append(to, token.Requirement{Claim: r.GetClaim(), Values: r.GetValues()})
+	}
+	return to
+}
+
+func named[T ~string](from []string) []T {
+	var to []T
+	for _, s := range from {
+		to = append(to, T(s))
+	}
+	return to
+}
+
+func tokenTypes(from []string) []token.Type {
+	to := named[token.Type](from)
+	for i, t := range to {
+		if t == "absent" {
+			to[i] = token.NoType
 		}
 	}
 	return to
@@ -55,6 +107,7 @@ func apiKeySecret(s *resourcev1.ApiKeySecret) authn.APIKeySecret {
 // accept says what a route takes as proof of identity.
 func accept(r *compile.Route) authn.Accept {
 	to := authn.Accept{
+		Introspected:       r.Authentication.GetRequireIntrospection(),
 		ClientCertificates: r.Authentication.GetClientCertificates(),
 		Anonymous:          r.Authentication.GetAnonymous(),
 		All:                r.Authentication.GetRequire() == resourcev1.Require_REQUIRE_ALL,

@@ -253,7 +253,7 @@ func (w *world) login() string {
 apiVersion: sallyport/v1
 kind: IdentityProvider
 metadata: {namespace: shop, name: login}
-spec: {issuer: "https://login.example", jwksUrl: %q, audiences: [orders]}
+spec: {issuer: "https://login.example", jwksUrl: %q, audiences: [orders], allowPrivateAddresses: true}
 `, w.tokens.server.URL)
 }
 
@@ -554,6 +554,7 @@ func (l *lines) all() string {
 type tokens struct {
 	server *httptest.Server
 	key    *ecdsa.PrivateKey
+	set    string // its JWKS
 }
 
 func newTokens(t testing.TB) *tokens {
@@ -575,7 +576,7 @@ func newTokens(t testing.TB) *tokens {
 	server.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, 0)
 	server.StartTLS()
 	t.Cleanup(server.Close)
-	return &tokens{server, key}
+	return &tokens{server, key, set}
 }
 
 // sign signs a token for alice and orders, with claims put over the usual.

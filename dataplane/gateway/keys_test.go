@@ -126,4 +126,3 @@ spec: {routes: {names: [orders]}, effect: ALLOW, principals: [{key: export}], wh
 		t.Errorf("after it was deleted: %d %s", status, got)
 	}
 }
-

@@ -177,7 +177,7 @@ func freshness(h http.Header) time.Duration {
 			case name == "no-store", name == "no-cache":
 				return 0
 			case name == "max-age" && err == nil:
-				fresh = time.Duration(seconds) * time.Second //nolint:gosec // 31 bits
+				fresh = time.Duration(seconds) * time.Second
 			}
 		}
 	}

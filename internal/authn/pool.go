@@ -142,7 +142,7 @@ func (p *Pool) sync(providers []Provider) (*Authenticator, map[string]error) {
 // adopt makes the provider for spec out of what is in service. The caller
 // holds mu.
 func (p *Pool) adopt(spec Provider) *provider {
-	spec = spec.clone()
+	spec.own()
 	old := p.live[spec.Key()]
 	// All of the spec is compared: a digest that somebody forgot to set must
 	// not keep old rules in force.

@@ -50,18 +50,17 @@ type Provider struct {
 // Key returns the provider's name.
 func (p *Provider) Key() ProviderName { return ProviderName{p.Namespace, p.Name} }
 
-// clone copies what the caller may change.
-func (p Provider) clone() Provider {
+// own replaces what the caller may change by copies.
+func (p *Provider) own() {
 	p.Audiences, p.Algorithms, p.Types = slices.Clone(p.Audiences), slices.Clone(p.Algorithms), slices.Clone(p.Types)
 	p.Required = slices.Clone(p.Required)
 	for i := range p.Required {
 		p.Required[i].Values = slices.Clone(p.Required[i].Values)
 	}
 	if p.Introspection != nil {
-		own := *p.Introspection
-		p.Introspection = &own
+		i := *p.Introspection
+		p.Introspection = &i
 	}
-	return p
 }
 
 func (p *Provider) rules() token.Rules {

@@ -238,8 +238,13 @@ func (t *Table) refer(r *Route, spec *resourcev1.Route) {
 		r.Upstream = d.upstream
 	}
 	for _, name := range spec.GetAuthentication().GetIdentityProviders() {
-		if d := t.referred(r, resource.KindIdentityProvider, name); d != nil {
-			r.Providers = append(r.Providers, d.provider)
+		d := t.referred(r, resource.KindIdentityProvider, name)
+		if d == nil {
+			continue
+		}
+		r.Providers = append(r.Providers, d.provider)
+		if spec.GetAuthentication().GetRequireIntrospection() && d.provider.Spec.GetIntrospection() == nil {
+			t.reject(r.document, "requires introspection, which "+d.entry.Key.String()+" does not have")
 		}
 	}
 }

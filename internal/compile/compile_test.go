@@ -357,6 +357,31 @@ func TestMissingReferencesAreRejected(t *testing.T) {
 	}
 }
 
+// A route that wants its tokens introspected denies when a provider cannot be
+// asked.
+func TestIntrospectionNeedsAnEndpoint(t *testing.T) {
+	const route = `
+---
+{apiVersion: sallyport/v1, kind: Route, metadata: {namespace: shop, name: strict}, spec: {hosts: [strict.example], upstream: orders, authentication: {identityProviders: [PROVIDER], requireIntrospection: true}}}
+---
+{apiVersion: sallyport/v1, kind: IdentityProvider, metadata: {namespace: shop, name: asked}, spec: {issuer: "https://asked.example", audiences: [shop], introspection: {endpoint: "https://asked.example/introspect", clientId: a, clientSecretFile: /a}}}
+`
+	for provider, want := range map[string]string{
+		"asked": "", "login": "requires introspection, which IdentityProvider/shop/login does not have",
+	} {
+		table := compile.Compile(nil, snap(t, 1, documents(t, fleet+strings.Replace(route, "PROVIDER", provider, 1))))
+		reason := ""
+		for _, r := range table.Rejects() {
+			reason += r.Reason
+		}
+		r, _ := table.Match("GET", "strict.example", "/")
+		if reason != want || (r.Unavailable != "") != (want != "") {
+			t.Errorf("%s: rejected for %q, unavailable for %q", provider, reason, r.Unavailable)
+		}
+		checkRoot(t, table)
+	}
+}
+
 func TestForeignDocumentsAreRejected(t *testing.T) {
 	for text, denies := range map[string]string{
 		`{apiVersion: sallyport/v1, kind: Environment, metadata: {name: gcp}}`:                                                                                                              allRoutes,

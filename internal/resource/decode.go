@@ -45,6 +45,7 @@ func Decode(r *adminv1.Resource) (Parsed, Problems) {
 	d.message(atSpec(), r.GetSpec(), p.Spec.ProtoReflect())
 	d.rules(p.Spec)
 	d.sense(p.Spec)
+	d.reachable(p.Spec)
 	if d.problems.Total == 0 {
 		d.size(p)
 	}

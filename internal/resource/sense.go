@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"net/url"
 	"path"
 	"strconv"
 	"strings"
@@ -116,13 +115,6 @@ func (d *decoder) principal(at *place, m *resourcev1.PrincipalMatcher) {
 	if m.GetGroup() == "" && m.GetSubject() == "" {
 		d.follow(at.to("identityProvider").String(), ReasonConflictingFields, "goes with group or subject only")
 	}
-}
-
-func (d *decoder) identityProvider(s *resourcev1.IdentityProvider) {
-	d.checked(atSpec().to("issuer"), s.GetIssuer(), checkText)
-	d.checked(atSpec().to("jwksUrl"), s.GetJwksUrl(), checkJWKS)
-	d.each("audiences", s.GetAudiences(), checkText)
-	d.checked(atSpec().to("groupsClaim"), s.GetGroupsClaim(), checkText)
 }
 
 func (d *decoder) revocation(s *resourcev1.Revocation) {
@@ -340,22 +332,4 @@ func checkListenAddress(text string) error {
 		return fmt.Errorf("%s: listen on an IP address, on localhost, or without a host on every address", quote(text))
 	}
 	return checkHost(host)
-}
-
-// checkJWKS accepts https, and http to the machine itself.
-func checkJWKS(text string) error {
-	u, err := url.Parse(text)
-	switch {
-	case err != nil || u.Scheme == "" || u.Host == "":
-		return fmt.Errorf("%s is no URL of the form https://host/path", quote(text))
-	case u.User != nil || u.Fragment != "":
-		return errors.New("has a user or a fragment, which is not sent")
-	case u.Scheme == "http" && !isLoopback(u.Hostname()):
-		return errors.New("keys that come over http could be anybody's: use https")
-	case u.Scheme != "http" && u.Scheme != "https":
-		return fmt.Errorf("%s is not https", quote(u.Scheme))
-	case u.Port() != "":
-		return checkEndpoint(u.Host)
-	}
-	return checkHost(u.Host)
 }

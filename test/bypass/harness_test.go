@@ -114,12 +114,12 @@ func newEcho(t *testing.T) (address string) {
 const resources = `apiVersion: sallyport/v1
 kind: IdentityProvider
 metadata: {namespace: bypass, name: idp}
-spec: {issuer: %[1]q, jwksUrl: "%[1]s/jwks.json", audiences: [orders], leeway: 10s}
+spec: {issuer: %[1]q, jwksUrl: "%[1]s/jwks.json", audiences: [orders], leeway: 10s, allowPrivateAddresses: true}
 ---
 apiVersion: sallyport/v1
 kind: IdentityProvider
 metadata: {namespace: bypass, name: other}
-spec: {issuer: %[2]q, jwksUrl: "%[2]s/jwks.json", audiences: [orders], leeway: 10s}
+spec: {issuer: %[2]q, jwksUrl: "%[2]s/jwks.json", audiences: [orders], leeway: 10s, allowPrivateAddresses: true}
 ---
 apiVersion: sallyport/v1
 kind: Upstream

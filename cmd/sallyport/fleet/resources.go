@@ -50,6 +50,7 @@ metadata: {namespace: shop, name: demo-tokens}
 spec:
   issuer: %[1]s
   jwksUrl: %[1]s/jwks.json
+  allowPrivateAddresses: true # it is on this machine
   audiences: [orders]
 ---
 apiVersion: sallyport/v1

@@ -980,9 +980,13 @@ type Authentication struct {
 	Require Require `protobuf:"varint,4,opt,name=require,proto3,enum=sallyport.resource.v1.Require" json:"require,omitempty"`
 	// ApiKeys of this namespace are taken, in the field X-Api-Key, which does not
 	// go on to the upstream.
-	ApiKeys       bool `protobuf:"varint,5,opt,name=api_keys,json=apiKeys,proto3" json:"api_keys,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	ApiKeys bool `protobuf:"varint,5,opt,name=api_keys,json=apiKeys,proto3" json:"api_keys,omitempty"`
+	// A bearer token counts only while its issuer, asked, says that it is active,
+	// even one that is a JWT with a good signature. Each of identity_providers has
+	// to have an introspection.
+	RequireIntrospection bool `protobuf:"varint,10,opt,name=require_introspection,json=requireIntrospection,proto3" json:"require_introspection,omitempty"`
+	unknownFields        protoimpl.UnknownFields
+	sizeCache            protoimpl.SizeCache
 }
 
 func (x *Authentication) Reset() {
@@ -1046,6 +1050,13 @@ func (x *Authentication) GetRequire() Require {
 func (x *Authentication) GetApiKeys() bool {
 	if x != nil {
 		return x.ApiKeys
+	}
+	return false
+}
+
+func (x *Authentication) GetRequireIntrospection() bool {
+	if x != nil {
+		return x.RequireIntrospection
 	}
 	return false
 }
@@ -1566,22 +1577,55 @@ func (*PrincipalMatcher_Anonymous) isPrincipalMatcher_Match() {}
 
 func (*PrincipalMatcher_Key) isPrincipalMatcher_Match() {}
 
-// IdentityProvider verifies bearer tokens (RFC 6750, RFC 7519) that its issuer
-// signed with ES256, RS256 or EdDSA.
+// IdentityProvider vouches for who sends a bearer token (RFC 6750): with the keys
+// that it publishes, for a JWT (RFC 7519) that it signed, or by an answer, when
+// it is asked. Its keys come from exactly one of jwks_url, discovery and jwks; or
+// from none, when it is to be asked for every token.
+//
+// A claim path is the name of a claim, or names of objects and a name in the
+// innermost joined by dots: "realm_access.roles". Names may hold dots
+// themselves; a token in which a path leads to several claims is refused.
 type IdentityProvider struct {
 	state        protoimpl.MessageState `protogen:"open.v1"`
 	Environments []string               `protobuf:"bytes,1,rep,name=environments,proto3" json:"environments,omitempty"`
 	// Equal to the token's iss.
 	Issuer string `protobuf:"bytes,2,opt,name=issuer,proto3" json:"issuer,omitempty"`
-	// Where the issuer publishes its JWKS (RFC 7517). https, or http to a
-	// loopback address.
+	// Where the issuer publishes its JWKS (RFC 7517). https, or with
+	// allow_private_addresses http to a loopback address.
 	JwksUrl string `protobuf:"bytes,3,opt,name=jwks_url,json=jwksUrl,proto3" json:"jwks_url,omitempty"`
 	// One of them has to be in the token's aud.
 	Audiences []string `protobuf:"bytes,4,rep,name=audiences,proto3" json:"audiences,omitempty"`
-	// The claim that lists groups; "groups" when empty.
+	// The path of the claim that lists groups; "groups" when empty.
 	GroupsClaim string `protobuf:"bytes,5,opt,name=groups_claim,json=groupsClaim,proto3" json:"groups_claim,omitempty"`
 	// For exp, nbf and iat; 30 s when absent.
-	Leeway        *durationpb.Duration `protobuf:"bytes,6,opt,name=leeway,proto3" json:"leeway,omitempty"`
+	Leeway *durationpb.Duration `protobuf:"bytes,6,opt,name=leeway,proto3" json:"leeway,omitempty"`
+	// The JWKS is where the metadata at
+	// ISSUER/.well-known/openid-configuration say (OpenID Connect Discovery 1.0,
+	// RFC 8414). They are read again with the keys.
+	Discovery bool `protobuf:"varint,7,opt,name=discovery,proto3" json:"discovery,omitempty"`
+	// The JWKS itself, as JSON, with public keys only.
+	Jwks string `protobuf:"bytes,8,opt,name=jwks,proto3" json:"jwks,omitempty"`
+	// The signature algorithms that are taken; ES256, RS256, EdDSA and PS256 when
+	// empty.
+	Algorithms []string `protobuf:"bytes,9,rep,name=algorithms,proto3" json:"algorithms,omitempty"`
+	// What typ may say of a JWT, "absent" for none; all three when empty. "at+jwt"
+	// alone wants an access token with all that RFC 9068 requires.
+	TokenTypes []string `protobuf:"bytes,10,rep,name=token_types,json=tokenTypes,proto3" json:"token_types,omitempty"`
+	// What tokens have to claim besides.
+	RequiredClaims []*RequiredClaim `protobuf:"bytes,11,rep,name=required_claims,json=requiredClaims,proto3" json:"required_claims,omitempty"`
+	// The path of the claim that says who it is; "sub" when empty.
+	SubjectClaim string `protobuf:"bytes,12,opt,name=subject_claim,json=subjectClaim,proto3" json:"subject_claim,omitempty"`
+	// The longest time from iat to exp; any when absent.
+	MaxLifetime *durationpb.Duration `protobuf:"bytes,13,opt,name=max_lifetime,json=maxLifetime,proto3" json:"max_lifetime,omitempty"`
+	// Its URLs may lead to loopback and private addresses, and a proxy of the
+	// environment (HTTPS_PROXY) may be used, behind which nobody sees where they
+	// lead. Link-local addresses and those of a cloud's metadata are refused even
+	// so.
+	AllowPrivateAddresses bool `protobuf:"varint,14,opt,name=allow_private_addresses,json=allowPrivateAddresses,proto3" json:"allow_private_addresses,omitempty"`
+	// How the issuer is asked for tokens that are no JWT, and for every token when
+	// there are no keys. Opaque tokens of a route are those of the first of its
+	// identity_providers that has this.
+	Introspection *Introspection `protobuf:"bytes,15,opt,name=introspection,proto3" json:"introspection,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1658,6 +1702,209 @@ func (x *IdentityProvider) GetLeeway() *durationpb.Duration {
 	return nil
 }
 
+func (x *IdentityProvider) GetDiscovery() bool {
+	if x != nil {
+		return x.Discovery
+	}
+	return false
+}
+
+func (x *IdentityProvider) GetJwks() string {
+	if x != nil {
+		return x.Jwks
+	}
+	return ""
+}
+
+func (x *IdentityProvider) GetAlgorithms() []string {
+	if x != nil {
+		return x.Algorithms
+	}
+	return nil
+}
+
+func (x *IdentityProvider) GetTokenTypes() []string {
+	if x != nil {
+		return x.TokenTypes
+	}
+	return nil
+}
+
+func (x *IdentityProvider) GetRequiredClaims() []*RequiredClaim {
+	if x != nil {
+		return x.RequiredClaims
+	}
+	return nil
+}
+
+func (x *IdentityProvider) GetSubjectClaim() string {
+	if x != nil {
+		return x.SubjectClaim
+	}
+	return ""
+}
+
+func (x *IdentityProvider) GetMaxLifetime() *durationpb.Duration {
+	if x != nil {
+		return x.MaxLifetime
+	}
+	return nil
+}
+
+func (x *IdentityProvider) GetAllowPrivateAddresses() bool {
+	if x != nil {
+		return x.AllowPrivateAddresses
+	}
+	return false
+}
+
+func (x *IdentityProvider) GetIntrospection() *Introspection {
+	if x != nil {
+		return x.Introspection
+	}
+	return nil
+}
+
+// RequiredClaim is a claim that a token has to have.
+type RequiredClaim struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its path.
+	Claim string `protobuf:"bytes,1,opt,name=claim,proto3" json:"claim,omitempty"`
+	// It has to be one of them, or a list that holds one of them. Integers and
+	// booleans are written as JSON writes them.
+	Values        []string `protobuf:"bytes,2,rep,name=values,proto3" json:"values,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RequiredClaim) Reset() {
+	*x = RequiredClaim{}
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RequiredClaim) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RequiredClaim) ProtoMessage() {}
+
+func (x *RequiredClaim) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RequiredClaim.ProtoReflect.Descriptor instead.
+func (*RequiredClaim) Descriptor() ([]byte, []int) {
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *RequiredClaim) GetClaim() string {
+	if x != nil {
+		return x.Claim
+	}
+	return ""
+}
+
+func (x *RequiredClaim) GetValues() []string {
+	if x != nil {
+		return x.Values
+	}
+	return nil
+}
+
+// Introspection asks an issuer whether a token is active (RFC 7662). The answer
+// has to name subject, audience and expiry, as a JWT does.
+type Introspection struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// https, or with allow_private_addresses http to a loopback address.
+	Endpoint string `protobuf:"bytes,1,opt,name=endpoint,proto3" json:"endpoint,omitempty"`
+	// Who asks, in HTTP Basic authentication.
+	ClientId string `protobuf:"bytes,2,opt,name=client_id,json=clientId,proto3" json:"client_id,omitempty"`
+	// A file on the proxy that holds the secret; it is read for each question.
+	ClientSecretFile string `protobuf:"bytes,3,opt,name=client_secret_file,json=clientSecretFile,proto3" json:"client_secret_file,omitempty"`
+	// For one answer; 2 s when absent.
+	Timeout *durationpb.Duration `protobuf:"bytes,4,opt,name=timeout,proto3" json:"timeout,omitempty"`
+	// For how long an answer counts, the token's expiry at most; 60 s when absent,
+	// not at all when zero.
+	Cache         *durationpb.Duration `protobuf:"bytes,5,opt,name=cache,proto3" json:"cache,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Introspection) Reset() {
+	*x = Introspection{}
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Introspection) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Introspection) ProtoMessage() {}
+
+func (x *Introspection) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Introspection.ProtoReflect.Descriptor instead.
+func (*Introspection) Descriptor() ([]byte, []int) {
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *Introspection) GetEndpoint() string {
+	if x != nil {
+		return x.Endpoint
+	}
+	return ""
+}
+
+func (x *Introspection) GetClientId() string {
+	if x != nil {
+		return x.ClientId
+	}
+	return ""
+}
+
+func (x *Introspection) GetClientSecretFile() string {
+	if x != nil {
+		return x.ClientSecretFile
+	}
+	return ""
+}
+
+func (x *Introspection) GetTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.Timeout
+	}
+	return nil
+}
+
+func (x *Introspection) GetCache() *durationpb.Duration {
+	if x != nil {
+		return x.Cache
+	}
+	return nil
+}
+
 // ApiKey is what a program without a better identity calls with. Only a digest of
 // each secret is known here: "sallyport key create" makes the key and shows it
 // once.
@@ -1678,7 +1925,7 @@ type ApiKey struct {
 
 func (x *ApiKey) Reset() {
 	*x = ApiKey{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[17]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1690,7 +1937,7 @@ func (x *ApiKey) String() string {
 func (*ApiKey) ProtoMessage() {}
 
 func (x *ApiKey) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[17]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1703,7 +1950,7 @@ func (x *ApiKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApiKey.ProtoReflect.Descriptor instead.
 func (*ApiKey) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{17}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ApiKey) GetEnvironments() []string {
@@ -1758,7 +2005,7 @@ type ApiKeySecret struct {
 
 func (x *ApiKeySecret) Reset() {
 	*x = ApiKeySecret{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[18]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1770,7 +2017,7 @@ func (x *ApiKeySecret) String() string {
 func (*ApiKeySecret) ProtoMessage() {}
 
 func (x *ApiKeySecret) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[18]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1783,7 +2030,7 @@ func (x *ApiKeySecret) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApiKeySecret.ProtoReflect.Descriptor instead.
 func (*ApiKeySecret) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{18}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ApiKeySecret) GetId() string {
@@ -1845,7 +2092,7 @@ type Revocation struct {
 
 func (x *Revocation) Reset() {
 	*x = Revocation{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[19]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1857,7 +2104,7 @@ func (x *Revocation) String() string {
 func (*Revocation) ProtoMessage() {}
 
 func (x *Revocation) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[19]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1870,7 +2117,7 @@ func (x *Revocation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Revocation.ProtoReflect.Descriptor instead.
 func (*Revocation) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{19}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Revocation) GetTarget() isRevocation_Target {
@@ -2028,7 +2275,7 @@ type RevokedToken struct {
 
 func (x *RevokedToken) Reset() {
 	*x = RevokedToken{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[20]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2040,7 +2287,7 @@ func (x *RevokedToken) String() string {
 func (*RevokedToken) ProtoMessage() {}
 
 func (x *RevokedToken) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[20]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2053,7 +2300,7 @@ func (x *RevokedToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokedToken.ProtoReflect.Descriptor instead.
 func (*RevokedToken) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{20}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *RevokedToken) GetIssuer() string {
@@ -2081,7 +2328,7 @@ type RevokedSubject struct {
 
 func (x *RevokedSubject) Reset() {
 	*x = RevokedSubject{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[21]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2093,7 +2340,7 @@ func (x *RevokedSubject) String() string {
 func (*RevokedSubject) ProtoMessage() {}
 
 func (x *RevokedSubject) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[21]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2106,7 +2353,7 @@ func (x *RevokedSubject) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokedSubject.ProtoReflect.Descriptor instead.
 func (*RevokedSubject) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{21}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *RevokedSubject) GetIssuer() string {
@@ -2135,7 +2382,7 @@ type RevokedSession struct {
 
 func (x *RevokedSession) Reset() {
 	*x = RevokedSession{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[22]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2147,7 +2394,7 @@ func (x *RevokedSession) String() string {
 func (*RevokedSession) ProtoMessage() {}
 
 func (x *RevokedSession) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[22]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2160,7 +2407,7 @@ func (x *RevokedSession) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokedSession.ProtoReflect.Descriptor instead.
 func (*RevokedSession) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{22}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *RevokedSession) GetIssuer() string {
@@ -2240,14 +2487,17 @@ const file_sallyport_resource_v1_resource_proto_rawDesc = "" +
 	"\xbaH\a\xc8\x01\x01r\x02\x18?R\bupstream\x12U\n" +
 	"\x0eauthentication\x18\x06 \x01(\v2%.sallyport.resource.v1.AuthenticationB\x06\xbaH\x03\xc8\x01\x01R\x0eauthentication\x12B\n" +
 	"\atimeout\x18\a \x01(\v2\x19.google.protobuf.DurationB\r\xbaH\n" +
-	"\xaa\x01\a\"\x03\b\x90\x1c*\x00R\atimeout\"\xc1\x04\n" +
+	"\xaa\x01\a\"\x03\b\x90\x1c*\x00R\atimeout\"\x89\x06\n" +
 	"\x0eAuthentication\x129\n" +
 	"\x12identity_providers\x18\x01 \x03(\tB\n" +
 	"\xbaH\a\x92\x01\x04\x10\x10\x18\x01R\x11identityProviders\x12/\n" +
 	"\x13client_certificates\x18\x02 \x01(\bR\x12clientCertificates\x12\x1c\n" +
 	"\tanonymous\x18\x03 \x01(\bR\tanonymous\x12B\n" +
 	"\arequire\x18\x04 \x01(\x0e2\x1e.sallyport.resource.v1.RequireB\b\xbaH\x05\x82\x01\x02\x10\x01R\arequire\x12\x19\n" +
-	"\bapi_keys\x18\x05 \x01(\bR\aapiKeys:\xc5\x02\xbaH\xc1\x02\x1am\n" +
+	"\bapi_keys\x18\x05 \x01(\bR\aapiKeys\x123\n" +
+	"\x15require_introspection\x18\n" +
+	" \x01(\bR\x14requireIntrospection:\xd8\x03\xbaH\xd4\x03\x1a\x90\x01\n" +
+	"$authentication.require_introspection\x12%there are no identityProviders to ask\x1aA!this.require_introspection || this.identity_providers.size() > 0\x1am\n" +
 	"\x18authentication.anonymous\x12)anonymous: true leaves nothing to require\x1a&!(this.anonymous && this.require == 2)\x1a\xcf\x01\n" +
 	"\x13authentication.some\x12Uname identity_providers, take api_keys or client_certificates, or say anonymous: true\x1aathis.identity_providers.size() > 0 || this.client_certificates || this.api_keys || this.anonymous\"\xcb\x02\n" +
 	"\bUpstream\x12/\n" +
@@ -2287,14 +2537,38 @@ const file_sallyport_resource_v1_resource_proto_rawDesc = "" +
 	"\tanonymous\x18\x05 \x01(\bB\a\xbaH\x04j\x02\b\x01H\x00R\tanonymous\x12\x1d\n" +
 	"\x03key\x18\a \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?H\x00R\x03key\x124\n" +
 	"\x11identity_provider\x18\x06 \x01(\tB\a\xbaH\x04r\x02\x18?R\x10identityProviderB\x0e\n" +
-	"\x05match\x12\x05\xbaH\x02\b\x01\"\xb3\x02\n" +
+	"\x05match\x12\x05\xbaH\x02\b\x01\"\xad\t\n" +
 	"\x10IdentityProvider\x12/\n" +
 	"\fenvironments\x18\x01 \x03(\tB\v\xbaH\b\x92\x01\x05\x10\x80\x02\x18\x01R\fenvironments\x12#\n" +
-	"\x06issuer\x18\x02 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\x18\x80\bR\x06issuer\x12&\n" +
-	"\bjwks_url\x18\x03 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\x18\x80\x10R\ajwksUrl\x123\n" +
+	"\x06issuer\x18\x02 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\x18\x80\bR\x06issuer\x12#\n" +
+	"\bjwks_url\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x10R\ajwksUrl\x123\n" +
 	"\taudiences\x18\x04 \x03(\tB\x15\xbaH\x12\x92\x01\x0f\b\x01\x10\x10\x18\x01\"\ar\x05\x10\x01\x18\x80\bR\taudiences\x12+\n" +
 	"\fgroups_claim\x18\x05 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\vgroupsClaim\x12?\n" +
-	"\x06leeway\x18\x06 \x01(\v2\x19.google.protobuf.DurationB\f\xbaH\t\xaa\x01\x06\"\x02\bx2\x00R\x06leeway\"\xfe\x01\n" +
+	"\x06leeway\x18\x06 \x01(\v2\x19.google.protobuf.DurationB\f\xbaH\t\xaa\x01\x06\"\x02\bx2\x00R\x06leeway\x12\x1c\n" +
+	"\tdiscovery\x18\a \x01(\bR\tdiscovery\x12\x1d\n" +
+	"\x04jwks\x18\b \x01(\tB\t\xbaH\x06r\x04(\x80\x80\x04R\x04jwks\x12r\n" +
+	"\n" +
+	"algorithms\x18\t \x03(\tBR\xbaHO\x92\x01L\x18\x01\"HrFR\x05RS256R\x05RS384R\x05RS512R\x05PS256R\x05PS384R\x05PS512R\x05ES256R\x05ES384R\x05ES512R\x05EdDSAR\n" +
+	"algorithms\x12B\n" +
+	"\vtoken_types\x18\n" +
+	" \x03(\tB!\xbaH\x1e\x92\x01\x1b\x18\x01\"\x17r\x15R\x03jwtR\x06at+jwtR\x06absentR\n" +
+	"tokenTypes\x12W\n" +
+	"\x0frequired_claims\x18\v \x03(\v2$.sallyport.resource.v1.RequiredClaimB\b\xbaH\x05\x92\x01\x02\x10\x10R\x0erequiredClaims\x12-\n" +
+	"\rsubject_claim\x18\f \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\fsubjectClaim\x12M\n" +
+	"\fmax_lifetime\x18\r \x01(\v2\x19.google.protobuf.DurationB\x0f\xbaH\f\xaa\x01\t\"\x05\b\x80\xe7\x84\x0f*\x00R\vmaxLifetime\x126\n" +
+	"\x17allow_private_addresses\x18\x0e \x01(\bR\x15allowPrivateAddresses\x12J\n" +
+	"\rintrospection\x18\x0f \x01(\v2$.sallyport.resource.v1.IntrospectionR\rintrospection:\xaa\x02\xbaH\xa6\x02\x1a\xa3\x02\n" +
+	"\x16identity_provider.keys\x12Ugive exactly one of jwksUrl, discovery and jwks, or introspection without any of them\x1a\xb1\x01(this.jwks_url != '' ? 1 : 0) + (this.discovery ? 1 : 0) + (this.jwks != '' ? 1 : 0) == 1 || has(this.introspection) && this.jwks_url == '' && !this.discovery && this.jwks == ''\"_\n" +
+	"\rRequiredClaim\x12!\n" +
+	"\x05claim\x18\x01 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\x18\x80\x02R\x05claim\x12+\n" +
+	"\x06values\x18\x02 \x03(\tB\x13\xbaH\x10\x92\x01\r\b\x01\x10@\x18\x01\"\x05r\x03\x18\x80\bR\x06values\"\xa0\x02\n" +
+	"\rIntrospection\x12'\n" +
+	"\bendpoint\x18\x01 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\x18\x80\x10R\bendpoint\x12(\n" +
+	"\tclient_id\x18\x02 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\x18\x80\x02R\bclientId\x129\n" +
+	"\x12client_secret_file\x18\x03 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\x18\x80\bR\x10clientSecretFile\x12A\n" +
+	"\atimeout\x18\x04 \x01(\v2\x19.google.protobuf.DurationB\f\xbaH\t\xaa\x01\x06\"\x02\b\x1e*\x00R\atimeout\x12>\n" +
+	"\x05cache\x18\x05 \x01(\v2\x19.google.protobuf.DurationB\r\xbaH\n" +
+	"\xaa\x01\a\"\x03\b\x90\x1c2\x00R\x05cache\"\xfe\x01\n" +
 	"\x06ApiKey\x12/\n" +
 	"\fenvironments\x18\x01 \x03(\tB\v\xbaH\b\x92\x01\x05\x10\x80\x02\x18\x01R\fenvironments\x12\x1e\n" +
 	"\x05owner\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\x05owner\x12+\n" +
@@ -2376,7 +2650,7 @@ func file_sallyport_resource_v1_resource_proto_rawDescGZIP() []byte {
 }
 
 var file_sallyport_resource_v1_resource_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
-var file_sallyport_resource_v1_resource_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
+var file_sallyport_resource_v1_resource_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
 var file_sallyport_resource_v1_resource_proto_goTypes = []any{
 	(Reach)(0),                    // 0: sallyport.resource.v1.Reach
 	(StalenessAction)(0),          // 1: sallyport.resource.v1.StalenessAction
@@ -2401,34 +2675,36 @@ var file_sallyport_resource_v1_resource_proto_goTypes = []any{
 	(*Policy)(nil),                // 20: sallyport.resource.v1.Policy
 	(*PrincipalMatcher)(nil),      // 21: sallyport.resource.v1.PrincipalMatcher
 	(*IdentityProvider)(nil),      // 22: sallyport.resource.v1.IdentityProvider
-	(*ApiKey)(nil),                // 23: sallyport.resource.v1.ApiKey
-	(*ApiKeySecret)(nil),          // 24: sallyport.resource.v1.ApiKeySecret
-	(*Revocation)(nil),            // 25: sallyport.resource.v1.Revocation
-	(*RevokedToken)(nil),          // 26: sallyport.resource.v1.RevokedToken
-	(*RevokedSubject)(nil),        // 27: sallyport.resource.v1.RevokedSubject
-	(*RevokedSession)(nil),        // 28: sallyport.resource.v1.RevokedSession
-	nil,                           // 29: sallyport.resource.v1.Document.LabelsEntry
-	nil,                           // 30: sallyport.resource.v1.RouteSelector.LabelsEntry
-	nil,                           // 31: sallyport.resource.v1.Enrollment.LabelsEntry
-	(*durationpb.Duration)(nil),   // 32: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil), // 33: google.protobuf.Timestamp
+	(*RequiredClaim)(nil),         // 23: sallyport.resource.v1.RequiredClaim
+	(*Introspection)(nil),         // 24: sallyport.resource.v1.Introspection
+	(*ApiKey)(nil),                // 25: sallyport.resource.v1.ApiKey
+	(*ApiKeySecret)(nil),          // 26: sallyport.resource.v1.ApiKeySecret
+	(*Revocation)(nil),            // 27: sallyport.resource.v1.Revocation
+	(*RevokedToken)(nil),          // 28: sallyport.resource.v1.RevokedToken
+	(*RevokedSubject)(nil),        // 29: sallyport.resource.v1.RevokedSubject
+	(*RevokedSession)(nil),        // 30: sallyport.resource.v1.RevokedSession
+	nil,                           // 31: sallyport.resource.v1.Document.LabelsEntry
+	nil,                           // 32: sallyport.resource.v1.RouteSelector.LabelsEntry
+	nil,                           // 33: sallyport.resource.v1.Enrollment.LabelsEntry
+	(*durationpb.Duration)(nil),   // 34: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil), // 35: google.protobuf.Timestamp
 }
 var file_sallyport_resource_v1_resource_proto_depIdxs = []int32{
-	29, // 0: sallyport.resource.v1.Document.labels:type_name -> sallyport.resource.v1.Document.LabelsEntry
+	31, // 0: sallyport.resource.v1.Document.labels:type_name -> sallyport.resource.v1.Document.LabelsEntry
 	0,  // 1: sallyport.resource.v1.Document.reach:type_name -> sallyport.resource.v1.Reach
 	7,  // 2: sallyport.resource.v1.Document.routes:type_name -> sallyport.resource.v1.RouteSelector
-	30, // 3: sallyport.resource.v1.RouteSelector.labels:type_name -> sallyport.resource.v1.RouteSelector.LabelsEntry
+	32, // 3: sallyport.resource.v1.RouteSelector.labels:type_name -> sallyport.resource.v1.RouteSelector.LabelsEntry
 	9,  // 4: sallyport.resource.v1.Environment.configuration_age:type_name -> sallyport.resource.v1.StalenessRule
 	9,  // 5: sallyport.resource.v1.Environment.security_age:type_name -> sallyport.resource.v1.StalenessRule
-	32, // 6: sallyport.resource.v1.StalenessRule.limit:type_name -> google.protobuf.Duration
+	34, // 6: sallyport.resource.v1.StalenessRule.limit:type_name -> google.protobuf.Duration
 	1,  // 7: sallyport.resource.v1.StalenessRule.action:type_name -> sallyport.resource.v1.StalenessAction
-	31, // 8: sallyport.resource.v1.Enrollment.labels:type_name -> sallyport.resource.v1.Enrollment.LabelsEntry
+	33, // 8: sallyport.resource.v1.Enrollment.labels:type_name -> sallyport.resource.v1.Enrollment.LabelsEntry
 	12, // 9: sallyport.resource.v1.Listener.tls:type_name -> sallyport.resource.v1.ListenerTLS
 	13, // 10: sallyport.resource.v1.ListenerTLS.certificates:type_name -> sallyport.resource.v1.CertificateFiles
 	3,  // 11: sallyport.resource.v1.ListenerTLS.client_certificates:type_name -> sallyport.resource.v1.ClientCertificates
 	2,  // 12: sallyport.resource.v1.ListenerTLS.min_version:type_name -> sallyport.resource.v1.TLSVersion
 	15, // 13: sallyport.resource.v1.Route.authentication:type_name -> sallyport.resource.v1.Authentication
-	32, // 14: sallyport.resource.v1.Route.timeout:type_name -> google.protobuf.Duration
+	34, // 14: sallyport.resource.v1.Route.timeout:type_name -> google.protobuf.Duration
 	4,  // 15: sallyport.resource.v1.Authentication.require:type_name -> sallyport.resource.v1.Require
 	17, // 16: sallyport.resource.v1.Upstream.plaintext:type_name -> sallyport.resource.v1.PlaintextTransport
 	18, // 17: sallyport.resource.v1.Upstream.tls:type_name -> sallyport.resource.v1.TLSTransport
@@ -2436,20 +2712,25 @@ var file_sallyport_resource_v1_resource_proto_depIdxs = []int32{
 	7,  // 19: sallyport.resource.v1.Policy.routes:type_name -> sallyport.resource.v1.RouteSelector
 	5,  // 20: sallyport.resource.v1.Policy.effect:type_name -> sallyport.resource.v1.Effect
 	21, // 21: sallyport.resource.v1.Policy.principals:type_name -> sallyport.resource.v1.PrincipalMatcher
-	32, // 22: sallyport.resource.v1.IdentityProvider.leeway:type_name -> google.protobuf.Duration
-	24, // 23: sallyport.resource.v1.ApiKey.secrets:type_name -> sallyport.resource.v1.ApiKeySecret
-	33, // 24: sallyport.resource.v1.ApiKeySecret.created_at:type_name -> google.protobuf.Timestamp
-	33, // 25: sallyport.resource.v1.ApiKeySecret.not_after:type_name -> google.protobuf.Timestamp
-	26, // 26: sallyport.resource.v1.Revocation.token:type_name -> sallyport.resource.v1.RevokedToken
-	27, // 27: sallyport.resource.v1.Revocation.subject:type_name -> sallyport.resource.v1.RevokedSubject
-	28, // 28: sallyport.resource.v1.Revocation.session:type_name -> sallyport.resource.v1.RevokedSession
-	33, // 29: sallyport.resource.v1.Revocation.issued_before:type_name -> google.protobuf.Timestamp
-	33, // 30: sallyport.resource.v1.Revocation.expires_at:type_name -> google.protobuf.Timestamp
-	31, // [31:31] is the sub-list for method output_type
-	31, // [31:31] is the sub-list for method input_type
-	31, // [31:31] is the sub-list for extension type_name
-	31, // [31:31] is the sub-list for extension extendee
-	0,  // [0:31] is the sub-list for field type_name
+	34, // 22: sallyport.resource.v1.IdentityProvider.leeway:type_name -> google.protobuf.Duration
+	23, // 23: sallyport.resource.v1.IdentityProvider.required_claims:type_name -> sallyport.resource.v1.RequiredClaim
+	34, // 24: sallyport.resource.v1.IdentityProvider.max_lifetime:type_name -> google.protobuf.Duration
+	24, // 25: sallyport.resource.v1.IdentityProvider.introspection:type_name -> sallyport.resource.v1.Introspection
+	34, // 26: sallyport.resource.v1.Introspection.timeout:type_name -> google.protobuf.Duration
+	34, // 27: sallyport.resource.v1.Introspection.cache:type_name -> google.protobuf.Duration
+	26, // 28: sallyport.resource.v1.ApiKey.secrets:type_name -> sallyport.resource.v1.ApiKeySecret
+	35, // 29: sallyport.resource.v1.ApiKeySecret.created_at:type_name -> google.protobuf.Timestamp
+	35, // 30: sallyport.resource.v1.ApiKeySecret.not_after:type_name -> google.protobuf.Timestamp
+	28, // 31: sallyport.resource.v1.Revocation.token:type_name -> sallyport.resource.v1.RevokedToken
+	29, // 32: sallyport.resource.v1.Revocation.subject:type_name -> sallyport.resource.v1.RevokedSubject
+	30, // 33: sallyport.resource.v1.Revocation.session:type_name -> sallyport.resource.v1.RevokedSession
+	35, // 34: sallyport.resource.v1.Revocation.issued_before:type_name -> google.protobuf.Timestamp
+	35, // 35: sallyport.resource.v1.Revocation.expires_at:type_name -> google.protobuf.Timestamp
+	36, // [36:36] is the sub-list for method output_type
+	36, // [36:36] is the sub-list for method input_type
+	36, // [36:36] is the sub-list for extension type_name
+	36, // [36:36] is the sub-list for extension extendee
+	0,  // [0:36] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_resource_v1_resource_proto_init() }
@@ -2470,7 +2751,7 @@ func file_sallyport_resource_v1_resource_proto_init() {
 		(*PrincipalMatcher_Anonymous)(nil),
 		(*PrincipalMatcher_Key)(nil),
 	}
-	file_sallyport_resource_v1_resource_proto_msgTypes[19].OneofWrappers = []any{
+	file_sallyport_resource_v1_resource_proto_msgTypes[21].OneofWrappers = []any{
 		(*Revocation_Token)(nil),
 		(*Revocation_Subject)(nil),
 		(*Revocation_Session)(nil),
@@ -2485,7 +2766,7 @@ func file_sallyport_resource_v1_resource_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_resource_v1_resource_proto_rawDesc), len(file_sallyport_resource_v1_resource_proto_rawDesc)),
 			NumEnums:      6,
-			NumMessages:   26,
+			NumMessages:   28,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
