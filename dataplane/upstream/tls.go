@@ -18,12 +18,18 @@ import (
 // errRoots says that there are no authorities to verify an endpoint with.
 var errRoots = errors.New("certificate authorities cannot be read")
 
-// dialTLS connects and finds out who is there, before anything is sent.
 func (u *Upstream) dialTLS(ctx context.Context, network, address string) (net.Conn, error) {
+	return u.dialTLSFor(ctx, network, address, "h2", "http/1.1")
+}
+
+// dialTLSFor connects, for one of some protocols, and finds out who is there,
+// before anything is sent.
+func (u *Upstream) dialTLSFor(ctx context.Context, network, address string, protocols ...string) (net.Conn, error) {
 	cfg, err := u.tlsConfig(address)
 	if err != nil {
 		return nil, &connectError{address, err} // the endpoint is not to blame
 	}
+	cfg.NextProtos = protocols
 	ctx, cancel := context.WithTimeout(ctx, 2*u.pool.connectTimeout)
 	defer cancel()
 	raw, err := u.dial(ctx, network, address)
@@ -41,9 +47,7 @@ func (u *Upstream) dialTLS(ctx context.Context, network, address string) (net.Co
 func (u *Upstream) tlsConfig(address string) (*tls.Config, error) {
 	switch {
 	case u.spec.SPIFFE != nil:
-		cfg := identity.ClientConfig(u.pool.identity, identity.Matching(u.spec.SPIFFE.Peers...))
-		cfg.NextProtos = []string{"h2", "http/1.1"}
-		return cfg, nil
+		return identity.ClientConfig(u.pool.identity, identity.Matching(u.spec.SPIFFE.Peers...)), nil
 	case u.spec.TLS != nil:
 		return u.namedConfig(address)
 	}
@@ -60,7 +64,6 @@ func (u *Upstream) namedConfig(address string) (*tls.Config, error) {
 	cfg := &tls.Config{
 		MinVersion: tls.VersionTLS12,
 		ServerName: host,
-		NextProtos: []string{"h2", "http/1.1"},
 		Time:       u.pool.now,
 	}
 	if u.spec.TLS.ServerName != "" {

@@ -17,6 +17,7 @@ const (
 	continueTimeout   = time.Second
 	aliveAfter        = 30 * time.Second // without a frame of HTTP/2
 	aliveWithin       = 15 * time.Second
+	writeTimeout      = time.Minute
 )
 
 // Upstream sends requests to the endpoints of one Spec. It is safe for
@@ -32,6 +33,11 @@ type Upstream struct {
 	byAddress map[string]*endpoint
 	turn      atomic.Uint32
 
+	requests, switches line
+}
+
+// line is the transport for one kind of request.
+type line struct {
 	// transport is nil until the first request, and replaced by renew.
 	transport atomic.Pointer[http.Transport]
 }
@@ -54,6 +60,19 @@ func (u *Upstream) Name() Name { return u.spec.Key() }
 //
 // The caller closes the answer's body, as with http.RoundTripper.
 func (u *Upstream) Send(r *http.Request) (*http.Response, string, error) {
+	return u.send(r, &u.requests, u.newTransport)
+}
+
+// Switch is Send for a request that asks for another protocol, which only
+// HTTP/1.1 can be changed to. The body of an answer with status 101 is an
+// io.ReadWriteCloser with a CloseWrite, and belongs to the caller alone: the end
+// of r's context does not end it. Writes fail when the endpoint takes nothing
+// for a minute.
+func (u *Upstream) Switch(r *http.Request) (*http.Response, string, error) {
+	return u.send(r, &u.switches, u.newSwitchingTransport)
+}
+
+func (u *Upstream) send(r *http.Request, l *line, build func() *http.Transport) (*http.Response, string, error) {
 	if err := u.identified(); err != nil {
 		return nil, "", err
 	}
@@ -67,7 +86,7 @@ func (u *Upstream) Send(r *http.Request) (*http.Response, string, error) {
 			r = again(r)
 		}
 		r.URL.Scheme, r.URL.Host = u.scheme, e.address
-		response, err := u.current().RoundTrip(r)
+		response, err := l.current(build).RoundTrip(r)
 		switch {
 		case err == nil:
 			return response, e.address, nil
@@ -131,24 +150,34 @@ func (u *Upstream) identified() error {
 	return nil
 }
 
-func (u *Upstream) current() *http.Transport {
-	if t := u.transport.Load(); t != nil {
+func (l *line) current(build func() *http.Transport) *http.Transport {
+	if t := l.transport.Load(); t != nil {
 		return t
 	}
-	u.transport.CompareAndSwap(nil, u.newTransport())
-	return u.transport.Load()
+	l.transport.CompareAndSwap(nil, build())
+	return l.transport.Load()
 }
 
 // renew lets new requests have new connections. Old ones are closed when no
 // request uses them any more.
 func (u *Upstream) renew() {
-	if old := u.transport.Load(); old != nil && u.transport.CompareAndSwap(old, u.newTransport()) {
+	u.requests.renew()
+	u.switches.renew()
+}
+
+func (l *line) renew() {
+	if old := l.transport.Swap(nil); old != nil {
 		old.CloseIdleConnections()
 	}
 }
 
 func (u *Upstream) retire() {
-	if t := u.transport.Load(); t != nil {
+	u.requests.retire()
+	u.switches.retire()
+}
+
+func (l *line) retire() {
+	if t := l.transport.Load(); t != nil {
 		t.CloseIdleConnections()
 	}
 }
@@ -169,6 +198,48 @@ func (u *Upstream) newTransport() *http.Transport {
 			SendPingTimeout: aliveAfter, PingTimeout: aliveWithin, WriteByteTimeout: aliveAfter,
 		},
 	}
+}
+
+// newSwitchingTransport speaks HTTP/1.1 alone. Its connections bound writes, as
+// nobody else can once they have changed their protocol.
+func (u *Upstream) newSwitchingTransport() *http.Transport {
+	t := u.newTransport()
+	t.ForceAttemptHTTP2, t.HTTP2 = false, nil
+	t.DialContext = patient(u.dial)
+	t.DialTLSContext = patient(func(ctx context.Context, network, address string) (net.Conn, error) {
+		return u.dialTLSFor(ctx, network, address, "http/1.1")
+	})
+	return t
+}
+
+type dial func(ctx context.Context, network, address string) (net.Conn, error)
+
+func patient(connect dial) dial {
+	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		conn, err := connect(ctx, network, address)
+		if err != nil {
+			return nil, err
+		}
+		return patientConn{conn}, nil
+	}
+}
+
+// patientConn is a connection whose every write has a deadline.
+type patientConn struct{ net.Conn }
+
+func (c patientConn) Write(p []byte) (int, error) {
+	if err := c.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
+		return 0, err
+	}
+	return c.Conn.Write(p)
+}
+
+// CloseWrite tells the endpoint that nothing more will come.
+func (c patientConn) CloseWrite() error {
+	if w, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return w.CloseWrite()
+	}
+	return nil
 }
 
 func (u *Upstream) dial(ctx context.Context, network, address string) (net.Conn, error) {
