@@ -118,6 +118,11 @@ func (g *Gateway) route(s grounds, q *question, c request.Canonical) verdict {
 		return denied(http.StatusForbidden, ReasonUnavailable, s.revocations.Unavailable())
 	}
 	r, result := s.table.Match(c.Method, c.Host, c.Path)
+	if r != nil && c.WebSocket && !r.WebSocket {
+		v := denied(http.StatusBadRequest, request.ReasonUpgrade, "the route takes no WebSockets")
+		v.way = g.way(s, r)
+		return v
+	}
 	if r != nil {
 		return verdict{way: g.way(s.state, r)}
 	}

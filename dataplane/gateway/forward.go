@@ -20,7 +20,8 @@ import (
 // body.
 const (
 	ReasonTimeout      = "upstream_timeout"     // no answer in the route's time
-	ReasonSwitched     = "upstream_switched"    // an answer that changes the protocol
+	ReasonSwitched     = "upstream_switched"    // an answer that changes the protocol, unasked
+	ReasonHandshake    = "upstream_handshake"   // a WebSocket's handshake that is none
 	ReasonInterrupted  = "upstream_interrupted" // the answer ended before its end
 	ReasonClientGone   = "client_gone"          // nobody waits for the answer
 	ReasonNoUpstream   = "upstream_unavailable" // the route's upstream is not in force
@@ -48,14 +49,17 @@ func (x *exchange) forward(expects bool) {
 	answer, err := x.send(&o)
 	timer.Stop()
 	m.answering.Observe(x.gateway.now().Sub(x.began).Seconds())
-	if err == nil && x.stream.answer() {
+	switch {
+	case err != nil || !x.stream.answer(answer.StatusCode):
+	case answer.StatusCode == http.StatusSwitchingProtocols:
+		err = x.tunnel(answer, &o)
+	default:
 		o.Status = answer.StatusCode
 		o.Sent, err = x.carry(answer)
 	}
 	// The body goes first: until it is not read any more, an answer over HTTP/2
 	// does not close.
-	var broken error
-	o.Received, broken = x.sent.finish()
+	broken := x.finish(&o)
 	if answer != nil {
 		_ = answer.Body.Close() // whatever was wrong with it is in err
 	}
@@ -67,6 +71,20 @@ func (x *exchange) forward(expects bool) {
 		return
 	}
 	x.end(&o, explain(x.out.Context(), err, broken))
+}
+
+// finish has nothing of the request be read any more, and returns what was wrong
+// with it.
+func (x *exchange) finish(o *record.Outcome) error {
+	if x.handshake == nil {
+		count, err := x.sent.finish()
+		o.Received = count
+		return err
+	}
+	if err := x.from.http1.Refused(); err != nil {
+		return err // and no *request.Error in an error that is nil
+	}
+	return nil
 }
 
 // complete makes out what the upstream gets: what was decided on, and what only
@@ -91,6 +109,9 @@ func (x *exchange) complete(expects bool) {
 	// Opaque is sent as it is, where Path would be escaped anew.
 	out.URL, out.RequestURI = &url.URL{Opaque: c.Target}, ""
 	out.Close, out.TransferEncoding, out.Body, out.Trailer = false, nil, nil, nil
+	if c.WebSocket {
+		x.handshake = newHandshake(h)
+	}
 	if x.sent == nil {
 		return
 	}
@@ -114,10 +135,14 @@ func (x *exchange) send(o *record.Outcome) (*http.Response, error) {
 	}
 	hints := &hints{w: x.w}
 	out := x.out.WithContext(httptrace.WithClientTrace(x.out.Context(), hints.trace()))
-	answer, endpoint, err := u.Send(out)
+	send := u.Send
+	if x.handshake != nil {
+		send = u.Switch
+	}
+	answer, endpoint, err := send(out)
 	hints.end()
 	o.Endpoint = endpoint
-	if err == nil && answer.StatusCode == http.StatusSwitchingProtocols {
+	if err == nil && answer.StatusCode == http.StatusSwitchingProtocols && x.handshake == nil {
 		_ = answer.Body.Close() // it is another protocol's
 		return nil, failure{reason: ReasonSwitched, status: http.StatusBadGateway}
 	}
@@ -182,6 +207,7 @@ func (x *exchange) end(o *record.Outcome, err error) {
 	x.gateway.record.Finish(o)
 	x.gateway.metrics.failures.WithLabelValues(x.verdict.way.name, f.reason).Inc()
 	switch {
+	case x.hijacked: // and the connection is closed
 	case begun && x.stream.Protocol == GRPC && f.status != 0:
 		x.breakOffGRPC(f)
 	case begun || f.status == 0:

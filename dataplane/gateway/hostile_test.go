@@ -12,7 +12,10 @@ import (
 )
 
 const (
-	get  = "GET /v1/orders/7 HTTP/1.1\r\nHost: api.shop.example\r\nAuthorization: Bearer TOKEN\r\n"
+	get = "GET /v1/orders/7 HTTP/1.1\r\nHost: api.shop.example\r\nAuthorization: Bearer TOKEN\r\n"
+	// shake is what makes a request the handshake of a WebSocket.
+	shake = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+
 	post = "POST /v1/orders HTTP/1.1\r\nHost: api.shop.example\r\nAuthorization: Bearer TOKEN\r\n"
 )
 
@@ -83,7 +86,13 @@ func TestTricks(t *testing.T) {
 
 		// What changes the protocol, or somebody else's request.
 		{get + "Upgrade: h2c\r\nConnection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\n", 400, "upgrade_unsupported"},
-		{get + "Upgrade: websocket\r\nConnection: Upgrade\r\n\r\n", 400, "upgrade_unsupported"},
+		{get + "Upgrade: h2c\r\n\r\n", 400, "upgrade_unsupported"},
+		{get + "Upgrade: websocket\r\nConnection: Upgrade\r\n\r\n", 400, "websocket_invalid"},
+		{get + shake + "\r\n", 400, "upgrade_unsupported"},
+		{post + shake + "\r\n", 400, "websocket_invalid"},
+		{post + shake + "Content-Length: 2\r\n\r\nok", 400, "upgrade_unsupported"},
+		{post + shake + "Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400, "upgrade_unsupported"},
+		{get + shake + "\r\n" + get + "\r\n", 400, "early_data"},
 		{get + "Connection: Authorization\r\n\r\n", 400, "connection_invalid"},
 		{get + "Connection: close, X-A\r\nX-A: b\r\n\r\n", 200, ""},
 		{get + "Expect: 200-maybe\r\n\r\n", 417, "expectation"},
@@ -125,6 +134,7 @@ func TestSmuggling(t *testing.T) {
 		upstream    int64 // requests that it sees
 		answers     int
 	}{
+		{"behind a wish for another protocol", get + shake + "\r\n" + hidden, 0, 1},
 		{"pipelined", get + "\r\n" + get + "\r\n", 2, 2},
 		{"behind a length and chunks", post + "Content-Length: 6\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + hidden, 0, 1},
 		{"behind chunks and a length", post + "Transfer-Encoding: chunked\r\nContent-Length: 400\r\n\r\n0\r\n\r\n" + hidden, 0, 1},

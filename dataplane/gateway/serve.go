@@ -26,14 +26,18 @@ type exchange struct {
 	id      string
 	began   time.Time
 
-	w http.ResponseWriter
-	r *http.Request
+	w        http.ResponseWriter
+	r        *http.Request
+	upgrades bool // r asks for another protocol, and is the last request of its connection
 
 	// What is let through has these as well.
 	stream Stream
 	sent   *body         // nil for none
 	out    *http.Request // as it is sent on, with a context of its own
 	cancel context.CancelCauseFunc
+
+	handshake *handshake // of a WebSocket
+	hijacked  bool       // w is of no use any more
 }
 
 // ServeHTTP implements http.Handler, for servers whose connections a listener
@@ -44,6 +48,7 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		from: clientOf(r.Context()), began: g.now(), w: w, r: r,
 	}
 	x.id = newID(x.began)
+	x.upgrades = r.ProtoMajor == 1 && r.Header["Upgrade"] != nil
 	defer x.onPanic()
 	q := x.question()
 	expects := q.raw.Header["Expect"] != nil // package request removes it
@@ -124,5 +129,8 @@ func (x *exchange) tag(h http.Header) {
 	h[headerDecision] = []string{x.id}
 	if x.state.revision != "" {
 		h[headerRevision] = []string{x.state.revision}
+	}
+	if x.upgrades {
+		h["Connection"] = []string{"close"}
 	}
 }

@@ -94,8 +94,7 @@ func (s *speaker) shutdown(within time.Duration) {
 	s.queue.stop()
 	s.start.Do(func() { close(s.ended) }) // it never served
 	if !s.drain(within) {
-		mine := func(t *Stream) bool { return t.exchange.from.speaker == s }
-		s.gateway.CloseStreams(mine, Cause{Reason: ReasonListenerEnded, Status: http.StatusServiceUnavailable})
+		s.gateway.CloseStreams(s.mine, Cause{Reason: ReasonListenerEnded, Status: http.StatusServiceUnavailable})
 		s.drain(2 * closePatience)
 	}
 	_ = s.server.Close() // nobody is left to tell
@@ -106,8 +105,28 @@ func (s *speaker) shutdown(within time.Duration) {
 func (s *speaker) drain(within time.Duration) bool {
 	ctx, cancel := context.WithTimeout(context.Background(), within)
 	defer cancel()
-	return s.server.Shutdown(ctx) == nil
+	if s.server.Shutdown(ctx) != nil {
+		return false
+	}
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for s.carries() { // tunnels, of which the server knows nothing any more
+		select {
+		case <-ctx.Done():
+			return false
+		case <-tick.C:
+		}
+	}
+	return true
 }
+
+func (s *speaker) carries() bool {
+	found := false
+	s.gateway.streams.each(func(t *Stream) { found = found || s.mine(t) })
+	return found
+}
+
+func (s *speaker) mine(t *Stream) bool { return t.exchange.from.speaker == s }
 
 // tlsConfig also returns the certificates that it presents, nil for our SVID.
 func (l *listener) tlsConfig(spec *resourcev1.ListenerTLS) (*tls.Config, *certificates) {

@@ -15,8 +15,9 @@ type Protocol uint8
 
 // The protocols.
 const (
-	Request Protocol = iota // a request of HTTP and its answer
-	GRPC                    // gRPC over HTTP/2
+	Request   Protocol = iota // a request of HTTP and its answer
+	GRPC                      // gRPC over HTTP/2
+	WebSocket                 // RFC 6455, over HTTP/1.1
 )
 
 // Stream is a request that was let through, for as long as it is carried: from
@@ -36,6 +37,7 @@ type Stream struct {
 
 	mu        sync.Mutex
 	answering bool   // the head of an answer may have been sent
+	switched  bool   // a tunnel carries it, and closes it when the context ends
 	ended     bool   // nothing can close it any more
 	cause     *Cause // why it was closed, nil if it was not
 	patience  *time.Timer
@@ -69,15 +71,11 @@ func (c *Cause) failure() failure {
 // goroutines if CloseStreams is, and must not keep what it is given.
 func (g *Gateway) CloseStreams(match func(*Stream) bool, why Cause) int {
 	closed := 0
-	var open []*Stream
-	for i := range g.streams.shards {
-		open = g.streams.shards[i].appendTo(open[:0])
-		for _, s := range open {
-			if match(s) && s.close(&why) {
-				closed++
-			}
+	g.streams.each(func(s *Stream) {
+		if match(s) && s.close(&why) {
+			closed++
 		}
-	}
+	})
 	return closed
 }
 
@@ -102,6 +100,17 @@ func (r *streams) add(s *Stream) {
 		s.next.prev = s
 	}
 	d.first = s
+}
+
+// each calls do, without a lock, for every stream that is in r all the while.
+func (r *streams) each(do func(*Stream)) {
+	var open []*Stream
+	for i := range r.shards {
+		open = r.shards[i].appendTo(open[:0])
+		for _, s := range open {
+			do(s)
+		}
+	}
 }
 
 // remove is for a stream that was added, once.
@@ -130,11 +139,19 @@ func (d *shard) appendTo(all []*Stream) []*Stream {
 }
 
 // answer reports whether an answer may begin: not to a stream that was closed.
-func (s *Stream) answer() bool {
+func (s *Stream) answer(status int) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.answering = s.cause == nil
+	s.switched = status == http.StatusSwitchingProtocols
 	return s.answering
+}
+
+// why is why the stream was closed, nil if it was not.
+func (s *Stream) why() *Cause {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.cause
 }
 
 // close has the stream end because of why, and reports whether it will: not if
@@ -150,7 +167,7 @@ func (s *Stream) close(why *Cause) bool {
 	if sent := s.exchange.sent; sent != nil {
 		sent.stop() // a transport that waits for it does not notice the end
 	}
-	if s.answering {
+	if s.answering && !s.switched {
 		s.cut()
 	}
 	return true
@@ -206,7 +223,10 @@ func (x *exchange) enter() {
 	x.out, x.cancel = x.r.WithContext(ctx), cancel
 	v, s := &x.verdict, &x.stream
 	s.ID, s.Principal, s.Route, s.Listener, s.Began = x.id, v.principal, v.way.name, x.from.listener, x.began
-	if x.r.ProtoMajor == 2 && isGRPC(x.r.Header) {
+	switch {
+	case v.request.WebSocket:
+		s.Protocol = WebSocket
+	case x.r.ProtoMajor == 2 && isGRPC(x.r.Header):
 		s.Protocol = GRPC
 	}
 	s.exchange = x

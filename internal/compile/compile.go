@@ -230,6 +230,7 @@ func (t *Table) resolve(d *document, conflict string) *Route {
 // one to reject; what was rejected makes it one to deny.
 func (t *Table) refer(r *Route, spec *resourcev1.Route) {
 	r.Authentication = spec.GetAuthentication()
+	r.WebSocket = spec.GetWebSocket()
 	r.Timeout = defaultTimeout
 	if spec.GetTimeout() != nil {
 		r.Timeout = spec.GetTimeout().AsDuration()

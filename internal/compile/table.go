@@ -48,7 +48,8 @@ type Route struct {
 	Authentication *resourcev1.Authentication // not to be modified
 	Providers      []*Provider                // that it names
 
-	Timeout time.Duration
+	Timeout   time.Duration
+	WebSocket bool // requests may become one
 
 	// Unavailable, when not empty, says why every request of this route is
 	// denied: a control of it was rejected. All fields but Key, Digest and

@@ -32,7 +32,8 @@ const (
 	ReasonHeaderValue       = "header_invalid_value"  // a control byte, or white space at an end
 	ReasonHeaderDuplicate   = "header_duplicate"      // a field that may occur once occurs twice
 	ReasonConnection        = "connection_invalid"    // Connection names what is not the connection's, or comes over HTTP/2
-	ReasonUpgrade           = "upgrade_unsupported"   // any Upgrade, h2c included
+	ReasonUpgrade           = "upgrade_unsupported"   // any Upgrade but to WebSocket, h2c included
+	ReasonWebSocket         = "websocket_invalid"     // not the handshake of RFC 6455
 	ReasonLength            = "length_invalid"        // Content-Length is not a number, or is beside Transfer-Encoding
 	ReasonTransferEncoding  = "transfer_encoding"     // anything but "chunked", or over HTTP/2
 	ReasonExpectation       = "expectation"           // anything but "100-continue"

@@ -8,7 +8,7 @@ import (
 
 // cleanHeader checks every field and removes in place those that are not
 // forwarded.
-func cleanHeader(header map[string][]string, major int) *Error {
+func cleanHeader(method string, header map[string][]string, major int) *Error {
 	fields, bytes, ofConnection := 0, 0, false
 	for name, values := range header {
 		fields += len(values)
@@ -32,7 +32,7 @@ func cleanHeader(header map[string][]string, major int) *Error {
 		return err
 	}
 	if ofConnection {
-		return endConnection(header, major)
+		return endConnection(method, header, major)
 	}
 	return nil
 }
@@ -135,8 +135,8 @@ func checkLength(lengths []string) *Error {
 
 // endConnection reads and removes the fields that are between the client and
 // the gateway. Only "Te: trailers", without which gRPC servers refuse calls,
-// goes on, as a statement of the gateway's own.
-func endConnection(header map[string][]string, major int) *Error {
+// and the wish for a WebSocket go on, as statements of the gateway's own.
+func endConnection(method string, header map[string][]string, major int) *Error {
 	if err := checkConnectionFields(header, major); err != nil {
 		return err
 	}
@@ -145,22 +145,31 @@ func endConnection(header map[string][]string, major int) *Error {
 			return err
 		}
 	}
+	upgrade := header["Upgrade"] != nil
+	if upgrade {
+		if err := checkHandshake(method, header); err != nil {
+			return err
+		}
+		delete(header, "Content-Length")
+	}
 	for _, name := range [...]string{
 		"Connection", "Expect", "Http2-Settings", "Keep-Alive", "Proxy-Authenticate",
 		"Proxy-Authorization", "Proxy-Connection", "Trailer", "Transfer-Encoding",
 	} {
 		delete(header, name)
 	}
-	if !announcesTrailers(header["Te"]) {
+	if !lists(header["Te"], "trailers") {
 		delete(header, "Te")
 	} else if te := header["Te"]; len(te) > 1 || te[0] != "trailers" {
 		header["Te"] = []string{"trailers"}
 	}
+	if upgrade {
+		header["Connection"], header["Upgrade"] = []string{"Upgrade"}, []string{"websocket"}
+	}
 	return nil
 }
 
-// checkConnectionFields refuses what changes the protocol or the framing. Over
-// HTTP/2 such fields make a request malformed (RFC 9113, section 8.2.2).
+// checkConnectionFields refuses what changes the framing. Over HTTP/2 such fields make a request malformed (RFC 9113, section 8.2.2).
 func checkConnectionFields(header map[string][]string, major int) *Error {
 	if major == 2 {
 		for _, name := range [...]string{"Connection", "Keep-Alive", "Proxy-Connection", "Transfer-Encoding", "Upgrade"} {
@@ -168,9 +177,6 @@ func checkConnectionFields(header map[string][]string, major int) *Error {
 				return refuse(ReasonConnection, fmt.Sprintf("the field %s does not exist in HTTP/2", name))
 			}
 		}
-	}
-	if header["Upgrade"] != nil {
-		return refuse(ReasonUpgrade, "the protocol of a connection cannot be changed")
 	}
 	if e := header["Expect"]; e != nil && (len(e) > 1 || !strings.EqualFold(e[0], "100-continue")) {
 		return refuse(ReasonExpectation, "the only expectation that is met is 100-continue")
@@ -209,17 +215,6 @@ func removeNamed(header map[string][]string, options string) *Error {
 		}
 	}
 	return nil
-}
-
-func announcesTrailers(te []string) bool {
-	for _, value := range te {
-		for option := range strings.SplitSeq(value, ",") {
-			if strings.EqualFold(strings.Trim(option, " \t"), "trailers") {
-				return true
-			}
-		}
-	}
-	return false
 }
 
 // CleanTrailer removes from trailer, in place, the fields that may not come

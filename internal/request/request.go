@@ -53,6 +53,11 @@ type Canonical struct {
 	// Header is the map of Raw without what is the connection's business, what
 	// only a gateway may say, and names that some servers confuse with others.
 	Header map[string][]string
+
+	// WebSocket says that the request is the handshake of a WebSocket (RFC 6455).
+	// Then Header holds "Connection: Upgrade" and "Upgrade: websocket", a valid
+	// key and version 13, and there is no body.
+	WebSocket bool
 }
 
 // Canonicalise returns the canonical form of raw, or an *Error that says why
@@ -80,9 +85,10 @@ func Canonicalise(raw Raw) (Canonical, error) {
 	if err := checkSecondHost(raw.Header["Host"], raw.Host); err != nil {
 		return Canonical{}, err
 	}
-	if err := cleanHeader(raw.Header, raw.ProtoMajor); err != nil {
+	if err := cleanHeader(raw.Method, raw.Header, raw.ProtoMajor); err != nil {
 		return Canonical{}, err
 	}
+	c.WebSocket = raw.Header["Upgrade"] != nil
 	return c, nil
 }
 

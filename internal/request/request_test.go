@@ -37,6 +37,15 @@ func both(changes ...change) change {
 	}
 }
 
+// handshake is that of a WebSocket, but for what changes.
+func handshake(changes ...change) change {
+	plain := []change{
+		field("Connection", "Upgrade"), field("Upgrade", "websocket"),
+		field("Sec-Websocket-Version", "13"), field("Sec-Websocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),
+	}
+	return both(append(plain, changes...)...)
+}
+
 func raw(c change) request.Raw {
 	r := request.Raw{
 		Method: "GET", Target: "/v1/orders/7?full=1", Host: "api.example",
@@ -224,7 +233,24 @@ func TestTricksAndTheirHonestSiblings(t *testing.T) {
 		{request.ReasonTransferEncoding, field("Transfer-Encoding", ""), field("Transfer-Encoding")},
 
 		{request.ReasonUpgrade, both(field("Connection", "Upgrade, HTTP2-Settings"), field("Upgrade", "h2c")), field("Connection", "Upgrade")},
-		{request.ReasonUpgrade, field("Upgrade", "websocket"), field("Connection", "HTTP2-Settings")},
+		{request.ReasonUpgrade, field("Upgrade", "h2c"), field("Connection", "HTTP2-Settings")},
+		{request.ReasonUpgrade, handshake(field("Upgrade", "websocket, h2c")), handshake(field("Upgrade", "WebSocket"))},
+		{request.ReasonUpgrade, handshake(field("Upgrade", "websocket", "websocket")), handshake(version(1, 1))},
+		{request.ReasonUpgrade, handshake(field("Upgrade", "websocket/13")), handshake(version(1, 1))},
+		{request.ReasonWebSocket, handshake(method("POST")), handshake(method("GET"))},
+		{request.ReasonWebSocket, handshake(field("Connection", "keep-alive")), handshake(field("Connection", "keep-alive, upgrade"))},
+		{request.ReasonWebSocket, handshake(field("Connection", "xupgrade")), handshake(field("Connection", "close", "Upgrade"))},
+		{request.ReasonWebSocket, handshake(field("Connection", "Upgrade, Sec-Websocket-Key")), handshake(field("Connection", "Upgrade, X-Trace"))},
+		{request.ReasonWebSocket, handshake(field("Content-Length", "1")), handshake(field("Content-Length", "0"))},
+		{request.ReasonWebSocket, handshake(field("Transfer-Encoding", "chunked")), handshake(version(1, 1))},
+		{request.ReasonWebSocket, handshake(field("Sec-Websocket-Version", "8")), handshake(field("Sec-Websocket-Version", "13"))},
+		{request.ReasonWebSocket, handshake(field("Sec-Websocket-Version", "13, 8")), handshake(version(1, 1))},
+		{request.ReasonWebSocket, handshake(field("Sec-Websocket-Version", "13", "13")), handshake(version(1, 1))},
+		{request.ReasonWebSocket, handshake(field("Sec-Websocket-Key", "AAAAAAAAAAAAAAAAAAAAAA")), handshake(field("Sec-Websocket-Key", "AAAAAAAAAAAAAAAAAAAAAA=="))},
+		{request.ReasonWebSocket, handshake(field("Sec-Websocket-Key", "AAAAAAAAAAAAAAAAAAAAAB==")), handshake(version(1, 1))},
+		{request.ReasonWebSocket, handshake(field("Sec-Websocket-Key", "AAAAAAAAAAAAAAAAAAAAAAA=")), handshake(version(1, 1))},
+		{request.ReasonWebSocket, handshake(field("Sec-Websocket-Key", strings.Repeat("AAAAAAAAAAAAAAAAAAAAAA==", 2))), handshake(version(1, 1))},
+		{request.ReasonConnection, handshake(version(2, 0)), version(2, 0)},
 		{request.ReasonConnection, field("Connection", "Authorization"), field("Connection", "X-Trace")},
 		{request.ReasonConnection, field("Connection", "close, cookie"), field("Connection", "close, X-Trace")},
 		{request.ReasonConnection, field("Connection", "hOST"), field("Connection", "Keep-Alive")},
@@ -376,6 +402,27 @@ func TestEveryByteOfAValueIsChecked(t *testing.T) {
 	}
 }
 
+// The wish for a WebSocket is spelled in one way, and stays what it is.
+func TestHandshakeIsCanonical(t *testing.T) {
+	r := raw(handshake(
+		field("Connection", "keep-alive, uPGRADE", "X-Hop"), field("Upgrade", "WebSocket"), field("X-Hop", "1"),
+		field("Content-Length", "0"), field("Sec-Websocket-Protocol", "chat"), field("Keep-Alive", "5"),
+	))
+	want := map[string][]string{
+		"Accept": {"*/*"}, "Connection": {"Upgrade"}, "Upgrade": {"websocket"}, "Sec-Websocket-Protocol": {"chat"},
+		"Sec-Websocket-Version": {"13"}, "Sec-Websocket-Key": {"dGhlIHNhbXBsZSBub25jZQ=="},
+	}
+	for range 2 {
+		c, err := request.Canonicalise(r)
+		if err != nil || !c.WebSocket || !maps.EqualFunc(c.Header, want, slices.Equal) {
+			t.Errorf("%v, %t, %v\nwant %v", err, c.WebSocket, c.Header, want)
+		}
+	}
+	if c, err := request.Canonicalise(raw(field("Connection", "upgrade"))); err != nil || c.WebSocket {
+		t.Errorf("without Upgrade: %v, %t", err, c.WebSocket)
+	}
+}
+
 func TestOnlyTrailersAreAnnounced(t *testing.T) {
 	for _, c := range []struct {
 		sent []string
@@ -445,7 +492,7 @@ func FuzzCanonicalise(f *testing.F) {
 			t.Fatalf("the canonical form %q is refused: %v", once.Target, err)
 		}
 		if twice.Target != once.Target || twice.Path != once.Path || twice.RawQuery != once.RawQuery || twice.Host != once.Host ||
-			!maps.EqualFunc(twice.Header, once.Header, slices.Equal) {
+			twice.WebSocket != once.WebSocket || !maps.EqualFunc(twice.Header, once.Header, slices.Equal) {
 			t.Errorf("not idempotent: %v, then %v", once, twice)
 		}
 	})

@@ -110,6 +110,22 @@ type patience struct {
 
 	mu    sync.Mutex
 	begun time.Time // when the deadline was last moved
+	over  bool      // it is not moved any more
+}
+
+// begin has the next write move the deadline.
+func (p *patience) begin() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.begun = time.Time{}
+}
+
+// end sets the last deadline.
+func (p *patience) end(within time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.over = true
+	_ = p.conn.SetWriteDeadline(time.Now().Add(within)) // a write will tell
 }
 
 func (p *patience) extend() {
@@ -119,7 +135,7 @@ func (p *patience) extend() {
 	now := time.Now()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if now.Sub(p.begun) > p.most/8 {
+	if !p.over && now.Sub(p.begun) > p.most/8 {
 		p.begun = now
 		_ = p.conn.SetWriteDeadline(now.Add(p.most)) // a write will tell
 	}

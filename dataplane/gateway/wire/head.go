@@ -17,16 +17,18 @@ const (
 	ReasonFolding     = "header_folded"   // a field continued on the next line
 	ReasonChunk       = "chunk_invalid"   // the chunks of a body contradict themselves
 	ReasonTrailer     = "trailer_invalid" // fields behind a body that are malformed or too many
+	ReasonEarly       = "early_data"      // bytes behind a wish for another protocol, before the answer
 )
 
 func refusal(reason, detail string) *request.Error {
 	return &request.Error{Reason: reason, Status: 400, Detail: detail}
 }
 
-// framing says where the body of a message ends.
+// framing says where the body of a message ends, and what may follow.
 type framing struct {
-	chunked bool
-	length  int64
+	chunked  bool
+	length   int64
+	upgrades bool // to another protocol, without a body
 }
 
 // endOfHead returns the length of the head that buf begins with, or zero if it
@@ -69,7 +71,7 @@ func checkHead(head []byte) (framing, *request.Error) {
 	if err := f.check(); err != nil {
 		return framing{}, err
 	}
-	return framing{chunked: f.chunked, length: max(f.length, 0)}, nil
+	return framing{chunked: f.chunked, length: max(f.length, 0), upgrades: f.upgrades}, nil
 }
 
 // checkRequestLine reads "GET /path HTTP/1.1" (RFC 9112, section 3) and leaves
@@ -128,6 +130,8 @@ type fields struct {
 	length  int64 // -1 without Content-Length
 	hosts   int
 	host    []byte
+
+	upgrades bool
 }
 
 // read reads one field line (RFC 9112, section 5).
@@ -146,10 +150,11 @@ func (f *fields) read(line []byte) *request.Error {
 		if strings.EqualFold(string(name), "Expect") && !strings.EqualFold(string(value), "100-continue") {
 			return &request.Error{Reason: request.ReasonExpectation, Status: 417, Detail: "the only expectation that is met is 100-continue"}
 		}
-	case len("Trailer"):
+	case len("Trailer"): // and of Upgrade
 		if strings.EqualFold(string(name), "Trailer") {
 			return checkAnnounced(string(value))
 		}
+		f.upgrades = f.upgrades || strings.EqualFold(string(name), "Upgrade")
 	case len("Content-Length"):
 		if strings.EqualFold(string(name), "Content-Length") {
 			return f.readLength(value)
@@ -193,6 +198,8 @@ func (f *fields) check() *request.Error {
 	switch {
 	case f.chunked && f.length >= 0:
 		return refusal(request.ReasonLength, "Content-Length stands beside Transfer-Encoding")
+	case f.upgrades && (f.chunked || f.length > 0):
+		return refusal(request.ReasonUpgrade, "a request with a body cannot change the protocol")
 	case f.hosts > 1:
 		return refusal(request.ReasonHostAmbiguous, "the request names two hosts")
 	case f.hosts == 0 || !isPlainHost(f.host):

@@ -46,6 +46,9 @@ const (
 // the connection. What is wrong within a body fails reads from there on, with a
 // *request.Error; so does every other error there, deadlines included.
 //
+// A head with an Upgrade is the last one of its connection, whatever becomes of
+// it: what follows is either another protocol's, after Release, or refused.
+//
 // Reads come from one goroutine at a time, as net/http's do.
 type HTTP1 struct {
 	net.Conn
@@ -74,6 +77,8 @@ const (
 	chunkData
 	chunkEnd
 	trailer
+	held    // what follows a wish for another protocol, before the answer
+	foreign // another protocol
 )
 
 // Timeouts bound how long a client may take. Zero is for ever.
@@ -109,6 +114,8 @@ func (c *HTTP1) Read(p []byte) (int, error) {
 			return 0, c.err
 		case len(p) == 0:
 			return 0, nil
+		case c.part == foreign:
+			return c.Conn.Read(p)
 		case (c.part == body || c.part == chunkData) && len(c.buf.bytes()) == 0:
 			return c.readBody(p)
 		}
@@ -129,6 +136,8 @@ func (c *HTTP1) advance() error {
 		return nil
 	}
 	switch c.part {
+	case held:
+		return c.advanceHeld()
 	case chunkLine:
 		c.abandon(c.advanceChunk())
 	case chunkEnd:
@@ -163,6 +172,9 @@ func (c *HTTP1) advanceHead() error {
 		return c.buf.fill(c.Conn)
 	}
 	f, refusal := checkHead(c.buf.bytes()[:end])
+	if refusal == nil && f.upgrades && len(c.buf.bytes()) > end {
+		refusal = errEarly
+	}
 	if refusal != nil {
 		c.refuse(refusal)
 		return nil
@@ -171,6 +183,8 @@ func (c *HTTP1) advanceHead() error {
 	c.heads.Add(1)
 	c.ready = end
 	switch {
+	case f.upgrades:
+		c.part = held
 	case f.chunked:
 		c.part = chunkLine
 	case f.length > 0:
@@ -178,6 +192,38 @@ func (c *HTTP1) advanceHead() error {
 	}
 	return nil
 }
+
+// errEarly is for a client that takes the answer for granted: if it is not what
+// the client expects, what it sent would be read as something else.
+var errEarly = refusal(ReasonEarly, "bytes follow a request for another protocol before its answer")
+
+// advanceHeld notices that the client leaves, or goes on without waiting for
+// its answer; nothing of what it sends then is ever handed on. Errors of the
+// connection are left to the next read.
+func (c *HTTP1) advanceHeld() error {
+	if err := c.buf.fill(c.Conn); err != nil {
+		return err
+	}
+	c.refused.Store(errEarly)
+	c.err = errEarly
+	return c.err
+}
+
+// Release ends the strict reading of a connection that a head has asked another
+// protocol for: what comes from now on is handed on as it is. No read is under
+// way. It reports false, and changes nothing, when there is no such head behind
+// which nothing was read.
+func (c *HTTP1) Release() bool {
+	if c.part != held || c.ready > 0 || c.err != nil {
+		return false
+	}
+	c.part, c.buf = foreign, buffer{}
+	c.writes.begin()
+	return true
+}
+
+// Hurry leaves d from now for all that is still to be written.
+func (c *HTTP1) Hurry(d time.Duration) { c.writes.end(d) }
 
 // refuse hands on the head that stands for a refused one, and then the end.
 func (c *HTTP1) refuse(err *request.Error) {

@@ -122,6 +122,9 @@ func TestHeads(t *testing.T) {
 		{post + "Expect: 200-ok\r\nContent-Length: 2\r\n\r\nok", request.ReasonExpectation},
 		{post + "Trailer: X-Sum, content-length\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", wire.ReasonTrailer},
 		{post + "Trailer: X-Sum\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX-Sum: 1\r\n\r\n", ""},
+		{get + "uPGRADE: x\r\nContent-Length: 0\r\n\r\n", ""},
+		{get + "Upgrade: x\r\nContent-Length: 1\r\n\r\nx", request.ReasonUpgrade},
+		{get + "Transfer-Encoding: chunked\r\nUpgrade: x\r\n\r\n0\r\n\r\n", request.ReasonUpgrade},
 
 		// How much.
 		{get + strings.Repeat("X-A: b\r\n", request.MaxHeaderFields-1) + "\r\n", ""},
@@ -274,6 +277,64 @@ func TestDeadlines(t *testing.T) {
 	_ = w.Close()
 }
 
+// Behind a wish for another protocol nothing is handed on, unless it is granted,
+// and then as it comes.
+func TestAnotherProtocol(t *testing.T) {
+	const head = get + "Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+	server, client := net.Pipe()
+	w := wire.NewHTTP1(server, wire.Timeouts{Head: time.Minute})
+	p := make([]byte, 4096)
+	send := func(s string) string {
+		go func() { _, _ = io.WriteString(client, s) }()
+		n, err := w.Read(p)
+		if err != nil {
+			return err.Error()
+		}
+		return string(p[:n])
+	}
+	if w.Release() {
+		t.Error("nobody has asked for another protocol")
+	}
+	if got := send(get + "\r\n"); got != get+"\r\n" || w.Release() {
+		t.Errorf("handed on was %q", got)
+	}
+	if got := send(head); got != head || w.Heads() != 2 {
+		t.Errorf("handed on was %q", got)
+	}
+	_ = w.SetReadDeadline(time.Unix(1, 0))
+	if _, err := w.Read(p); err == nil {
+		t.Error("a read without data ended well")
+	}
+	_ = w.SetReadDeadline(time.Time{})
+	if !w.Release() || w.Release() {
+		t.Error("it is not granted once")
+	}
+	for _, s := range []string{"\x81\x02ok", get + "\r\n", "X : y\n"} {
+		if got := send(s); got != s {
+			t.Errorf("handed on was %q, want %q", got, s)
+		}
+	}
+	if w.Heads() != 2 || w.Refused() != nil {
+		t.Errorf("%d heads, refused %v", w.Heads(), w.Refused())
+	}
+	_, _ = client.Close(), w.Close()
+}
+
+func TestBytesBeforeAnotherProtocol(t *testing.T) {
+	const head = get + "Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+	for name, split := range splits {
+		w := conn(split(strings.NewReader(head + get + "\r\n")))
+		got, err := io.ReadAll(w)
+		refused := w.Refused()
+		if refused == nil || refused.Reason != wire.ReasonEarly || w.Heads() != 1 || w.Release() {
+			t.Errorf("%s: %v, refused %v, %d heads", name, err, refused, w.Heads())
+		}
+		if name == "at once" && !strings.HasPrefix(string(got), wire.RefusedMethod) || name != "at once" && string(got) != head {
+			t.Errorf("%s: handed on was %q", name, got)
+		}
+	}
+}
+
 func TestSlowHeads(t *testing.T) {
 	server, client := net.Pipe()
 	w := wire.NewHTTP1(server, wire.Timeouts{Head: 20 * time.Millisecond})
@@ -313,6 +374,7 @@ func FuzzHTTP1(f *testing.F) {
 		post + "Transfer-Encoding: chunked\r\n\r\n5;x=y\r\nGET /\r\n0\r\nX-Sum: 1\r\n\r\n" + get + "\r\n",
 		post + "Trailer: X-Sum\r\nExpect: 100-continue\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
 		"GET /%41?%zz=1;2 HTTP/1.1\r\nHost: [::1]:443\r\nX-A: b\tc\r\nConnection: close\r\n\r\n",
+		get + "Upgrade: websocket\r\n\r\n" + get + "\r\n", get + "Upgrade: h2c\r\nContent-Length: 1\r\n\r\nx",
 		"POST / HTTP/1.1\r\nHost: a:b\r\nContent-Length: 0\r\nPragma: no-cache\r\n\r\n",
 	} {
 		f.Add([]byte(s))

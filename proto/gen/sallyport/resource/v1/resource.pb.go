@@ -882,7 +882,9 @@ type Route struct {
 	Upstream       string          `protobuf:"bytes,5,opt,name=upstream,proto3" json:"upstream,omitempty"`
 	Authentication *Authentication `protobuf:"bytes,6,opt,name=authentication,proto3" json:"authentication,omitempty"`
 	// From accepted request to the upstream's response headers; 30 s when absent.
-	Timeout       *durationpb.Duration `protobuf:"bytes,7,opt,name=timeout,proto3" json:"timeout,omitempty"`
+	Timeout *durationpb.Duration `protobuf:"bytes,7,opt,name=timeout,proto3" json:"timeout,omitempty"`
+	// Requests may become WebSockets (RFC 6455), over HTTP/1.1.
+	WebSocket     bool `protobuf:"varint,8,opt,name=web_socket,json=webSocket,proto3" json:"web_socket,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -964,6 +966,13 @@ func (x *Route) GetTimeout() *durationpb.Duration {
 		return x.Timeout
 	}
 	return nil
+}
+
+func (x *Route) GetWebSocket() bool {
+	if x != nil {
+		return x.WebSocket
+	}
+	return false
 }
 
 // Authentication lists the kinds of credentials that a route takes.
@@ -2477,7 +2486,7 @@ const file_sallyport_resource_v1_resource_proto_rawDesc = "" +
 	"\x18listener_tls.certificate\x12:give certificates or workload_identity: true, and not both\x1a8(this.certificates.size() > 0) != this.workload_identity\"\x81\x01\n" +
 	"\x10CertificateFiles\x126\n" +
 	"\x10certificate_file\x18\x01 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\x18\x80 R\x0fcertificateFile\x125\n" +
-	"\x10private_key_file\x18\x02 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\x18\x80 R\x0eprivateKeyFile\"\x81\x03\n" +
+	"\x10private_key_file\x18\x02 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\x18\x80 R\x0eprivateKeyFile\"\xa0\x03\n" +
 	"\x05Route\x12/\n" +
 	"\fenvironments\x18\x01 \x03(\tB\v\xbaH\b\x92\x01\x05\x10\x80\x02\x18\x01R\fenvironments\x12+\n" +
 	"\x05hosts\x18\x02 \x03(\tB\x15\xbaH\x12\x92\x01\x0f\b\x01\x10@\x18\x01\"\ar\x05\x10\x01\x18\xff\x01R\x05hosts\x12)\n" +
@@ -2487,7 +2496,9 @@ const file_sallyport_resource_v1_resource_proto_rawDesc = "" +
 	"\xbaH\a\xc8\x01\x01r\x02\x18?R\bupstream\x12U\n" +
 	"\x0eauthentication\x18\x06 \x01(\v2%.sallyport.resource.v1.AuthenticationB\x06\xbaH\x03\xc8\x01\x01R\x0eauthentication\x12B\n" +
 	"\atimeout\x18\a \x01(\v2\x19.google.protobuf.DurationB\r\xbaH\n" +
-	"\xaa\x01\a\"\x03\b\x90\x1c*\x00R\atimeout\"\x89\x06\n" +
+	"\xaa\x01\a\"\x03\b\x90\x1c*\x00R\atimeout\x12\x1d\n" +
+	"\n" +
+	"web_socket\x18\b \x01(\bR\twebSocket\"\x89\x06\n" +
 	"\x0eAuthentication\x129\n" +
 	"\x12identity_providers\x18\x01 \x03(\tB\n" +
 	"\xbaH\a\x92\x01\x04\x10\x10\x18\x01R\x11identityProviders\x12/\n" +
