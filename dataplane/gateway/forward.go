@@ -49,6 +49,10 @@ func (x *exchange) forward(expects bool) {
 	answer, err := x.send(&o)
 	timer.Stop()
 	m.answering.Observe(x.gateway.now().Sub(x.began).Seconds())
+	if err == nil {
+		done := x.breakOff(answer)
+		defer done()
+	}
 	switch {
 	case err != nil || !x.stream.answer(answer.StatusCode):
 	case answer.StatusCode == http.StatusSwitchingProtocols:
@@ -71,6 +75,17 @@ func (x *exchange) forward(expects bool) {
 		return
 	}
 	x.end(&o, explain(x.out.Context(), err, broken))
+}
+
+// breakOff closes the answer's body when the context ends: net/http's transport
+// for HTTP/2 does not look at it while it waits for an upstream to take more of
+// the request, and nobody else would wake it.
+func (x *exchange) breakOff(answer *http.Response) (done func()) {
+	if x.sent == nil {
+		return func() {}
+	}
+	stop := context.AfterFunc(x.out.Context(), func() { _ = answer.Body.Close() })
+	return func() { stop() }
 }
 
 // finish has nothing of the request be read any more, and returns what was wrong
