@@ -120,7 +120,7 @@ func (g *Gateway) route(s grounds, q *question, c request.Canonical) verdict {
 	r, result := s.table.Match(c.Method, c.Host, c.Path)
 	if r != nil && c.WebSocket && !r.WebSocket {
 		v := denied(http.StatusBadRequest, request.ReasonUpgrade, "the route takes no WebSockets")
-		v.way = g.way(s, r)
+		v.way = g.way(s.state, r)
 		return v
 	}
 	if r != nil {

@@ -38,11 +38,6 @@ type Config struct {
 	// asked for each request when the environment limits the age.
 	Age, SecurityAge func() (age time.Duration, known bool)
 
-	// Check is asked about each request that is to be let through, once
-	// CloseStreams can find it: what it returns is why the request is denied
-	// after all, nil for no reason. It is called by many requests at once, must
-	// be quick, and must not keep what it is given. Nothing is asked when it is nil.
-	Check func(*Stream) *Cause
 	// Registerer takes the metrics; they are not shown when it is nil.
 	Registerer prometheus.Registerer
 	// Drain is how long requests may take to end when their listener does; 10 s
@@ -62,7 +57,6 @@ type Gateway struct {
 	log       *slog.Logger
 	age       func() (time.Duration, bool)
 	secureAge func() (time.Duration, bool)
-	check     func(*Stream) *Cause // nil for none
 	now       func() time.Time
 	metrics   *metrics
 	listeners *listeners
@@ -119,7 +113,7 @@ func New(c Config) (*Gateway, error) {
 	}
 	g := &Gateway{
 		authn: c.Authn, upstreams: c.Upstreams, record: c.Record, log: c.Log, age: c.Age, secureAge: c.SecurityAge,
-		check: c.Check, now: c.Now, metrics: m,
+		now: c.Now, metrics: m,
 	}
 	g.listeners = newListeners(g, c)
 	g.state.Store(&state{})

@@ -85,7 +85,6 @@ type options struct {
 	drain     time.Duration
 	writer    io.Writer
 	queue     int
-	check     func(*gateway.Stream) *gateway.Cause
 	unsecured bool // nothing is known of revocations
 }
 
@@ -113,7 +112,7 @@ func newWorld(t testing.TB, o options) *world {
 	w.must(err)
 	w.gateway, err = gateway.New(gateway.Config{
 		Identity: o.source, Authn: pool, Upstreams: upstreams, Record: w.recorder, Log: quiet(), Registerer: w.registry,
-		Age: w.configurationAge, SecurityAge: w.securityAge, Check: o.check, Drain: o.drain, Reload: 10 * time.Millisecond, Now: w.now,
+		Age: w.configurationAge, SecurityAge: w.securityAge, Drain: o.drain, Reload: 10 * time.Millisecond, Now: w.now,
 	})
 	w.must(err)
 	w.run(w.recorder.Run)

@@ -65,9 +65,8 @@ func (c *Cause) failure() failure {
 // its client why as far as its protocol can. An answer that has begun never
 // looks whole.
 //
-// Whoever takes back what was allowed first changes what Config.Check says, and
-// then calls CloseStreams: a request is either seen by match, or sees the
-// change. match may be called for streams that are about to end, by several
+// Whoever takes back what was allowed changes that first: a request is either seen
+// by match, or sees the change when it enters. match may be called for streams that are about to end, by several
 // goroutines if CloseStreams is, and must not keep what it is given.
 func (g *Gateway) CloseStreams(match func(*Stream) bool, why Cause) int {
 	closed := 0
@@ -232,11 +231,6 @@ func (x *exchange) enter() {
 	s.exchange = x
 	x.gateway.streams.add(s)
 	x.overtaken()
-	if check := x.gateway.check; check != nil {
-		if why := check(s); why != nil {
-			v.deny(why.failure())
-		}
-	}
 }
 
 // leave ends what enter began.

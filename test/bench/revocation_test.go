@@ -175,8 +175,14 @@ func (l *traffic) revoke(b *testing.B, i int) time.Duration {
 
 func (l *traffic) await(b *testing.B, what string, is func() bool) {
 	b.Helper()
-	for end := time.Now().Add(10 * time.Second); !is(); time.Sleep(time.Millisecond) {
-		if time.Now().After(end) {
+	ctx, cancel := context.WithTimeout(b.Context(), 10*time.Second)
+	defer cancel()
+	look := time.NewTicker(time.Millisecond)
+	defer look.Stop()
+	for !is() {
+		select {
+		case <-look.C:
+		case <-ctx.Done():
 			b.Fatal("the subject ", what, ": it never came to that")
 		}
 	}
