@@ -56,7 +56,10 @@ A folder stands for the .yaml, .yml and .json files below it; what begins with
 a dot is left out. What is as it should be already makes no revision. With
 --wait the command ends when every connected proxy has proven that it enforces
 the resources as they are now, also when nothing had to change; it names the
-laggards and exits with 1 when that takes too long.`,
+laggards and exits with 1 when that takes too long.
+
+Revocations are in force at once and make no revision: they are applied apart
+from other resources, and reach every proxy of every environment.`,
 		Example: `  sallyport apply -f resources/ -m "orders may be read" --wait 30s
   sallyport get all -o yaml --revision 12 | sallyport apply -f -`,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -82,26 +85,34 @@ laggards and exits with 1 when that takes too long.`,
 	return cmd
 }
 
-func (c *change) apply(cmd *cobra.Command, clients *clients, resources []located) error {
-	req := &adminv1.ApplyRequest{ExpectedRevision: c.expectedRevision(cmd), DryRun: c.dryRun, Message: c.message}
-	for _, r := range resources {
-		req.Resources = append(req.Resources, r.Resource)
+func (c *change) apply(cmd *cobra.Command, clients *clients, files []located) error {
+	resources := make([]*adminv1.Resource, len(files))
+	for i, f := range files {
+		resources[i] = f.Resource
 	}
-	res, err := clients.config.Apply(cmd.Context(), connect.NewRequest(req))
+	return c.send(cmd, clients, resources, files)
+}
+
+// send applies resources. files are where they are from, none when they are
+// from no file.
+func (c *change) send(cmd *cobra.Command, clients *clients, resources []*adminv1.Resource, files []located) error {
+	res, err := clients.config.Apply(cmd.Context(), connect.NewRequest(&adminv1.ApplyRequest{
+		Resources: resources, ExpectedRevision: c.expectedRevision(cmd), DryRun: c.dryRun, Message: c.message,
+	}))
 	if err != nil {
-		return refused(cmd.ErrOrStderr(), err, resources)
+		return refused(cmd.ErrOrStderr(), err, files)
 	}
 	if err := c.print(cmd.OutOrStdout(), res.Msg); err != nil || c.wait == 0 || c.dryRun {
 		return err
 	}
 	environments := res.Msg.GetEnvironments()
-	if unchanged(res.Msg) {
+	if unchanged(res.Msg) && res.Msg.GetSecuritySequence() == 0 {
 		// Whoever asks again wants the proof that he did not get before.
-		if environments, err = clients.concerned(cmd.Context(), req.GetResources()); err != nil {
+		if environments, err = clients.concerned(cmd.Context(), resources); err != nil {
 			return err
 		}
 	}
-	return c.await(cmd, clients, res.Msg.GetRevision(), environments)
+	return c.await(cmd, clients, res.Msg, environments)
 }
 
 // concerned returns the environments that resources are in.
@@ -178,6 +189,7 @@ type changed interface {
 	GetRevision() int64
 	GetChanges() []*adminv1.Change
 	GetEnvironments() []string
+	GetSecuritySequence() int64
 }
 
 func unchanged(res changed) bool {
@@ -211,21 +223,26 @@ func (c *change) print(w io.Writer, res changed) error {
 }
 
 func (c *change) conclusion(res changed) string {
+	made, whom := fmt.Sprintf("revision %d", res.GetRevision()), list(res.GetEnvironments())
+	if n := res.GetSecuritySequence(); n > 0 {
+		made, whom = fmt.Sprintf("security sequence %d", n), "every proxy"
+	}
 	switch {
 	case c.dryRun:
-		return fmt.Sprintf("dry run: compared with revision %d, nothing was changed", res.GetRevision())
+		return fmt.Sprintf("dry run: compared with %s, nothing was changed", made)
 	case unchanged(res):
-		return fmt.Sprintf("revision %d holds this already", res.GetRevision())
-	case len(res.GetEnvironments()) == 0:
-		return fmt.Sprintf("revision %d is committed; it is sent to no environment", res.GetRevision())
+		return made + " holds this already"
+	case whom == "":
+		return made + " is committed; it is sent to no environment"
 	}
-	return fmt.Sprintf("revision %d is committed, for %s", res.GetRevision(), list(res.GetEnvironments()))
+	return made + " is committed, for " + whom
 }
 
-// await waits for proof. What it shows meanwhile is not the answer of the
-// command when that is for a program.
-func (c *change) await(cmd *cobra.Command, clients *clients, revision int64, environments []string) error {
-	if len(environments) == 0 {
+// await waits for proof that what was changed is enforced in the environments;
+// in all of them when that was the security lane. What it shows meanwhile is not
+// the answer of the command when that is for a program.
+func (c *change) await(cmd *cobra.Command, clients *clients, res changed, environments []string) error {
+	if len(environments) == 0 && res.GetSecuritySequence() == 0 {
 		return nil
 	}
 	w, out := cmd.OutOrStdout(), output("table")
@@ -233,6 +250,7 @@ func (c *change) await(cmd *cobra.Command, clients *clients, revision int64, env
 		w = cmd.ErrOrStderr()
 	}
 	return clients.wait(cmd.Context(), w, &out, &adminv1.WaitEnforcedRequest{
-		Revision: revision, Environments: environments, Timeout: durationpb.New(c.wait),
+		Revision: res.GetRevision(), SecuritySequence: res.GetSecuritySequence(),
+		Environments: environments, Timeout: durationpb.New(c.wait),
 	})
 }

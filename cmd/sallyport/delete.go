@@ -80,5 +80,5 @@ func (c *change) delete(cmd *cobra.Command, clients *clients, keys []*adminv1.Ke
 	if err := c.print(cmd.OutOrStdout(), res.Msg); err != nil || c.wait == 0 || c.dryRun {
 		return err
 	}
-	return c.await(cmd, clients, res.Msg.GetRevision(), res.Msg.GetEnvironments())
+	return c.await(cmd, clients, res.Msg, res.Msg.GetEnvironments())
 }

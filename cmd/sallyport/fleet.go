@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -45,7 +46,7 @@ PROXY is the ID of a proxy, or its instance when only one has that name.`,
 				_, err := fmt.Fprintln(cmd.ErrOrStderr(), "no proxy has registered yet"+in(environment))
 				return err
 			}
-			return table(cmd.OutOrStdout(), "ENVIRONMENT INSTANCE CONNECTION REVISION ENFORCEMENT AGE SEEN SPIFFE-ID", fleetRows(proxies, time.Now()))
+			return table(cmd.OutOrStdout(), "ENVIRONMENT INSTANCE CONNECTION REVISION ENFORCEMENT AGE SECURITY SEEN SPIFFE-ID", fleetRows(proxies, time.Now()))
 		},
 	}
 	cmd.Flags().StringVarP(&environment, "environment", "e", "", "only proxies of this environment")
@@ -74,18 +75,18 @@ func fleetRows(proxies []*adminv1.Proxy, now time.Time) [][]string {
 	for _, p := range proxies {
 		rows = append(rows, []string{
 			p.GetEnvironment(), p.GetInstance(), word(p.GetConnection().String()),
-			strconv.FormatInt(p.GetRevision(), 10), enforcement(p),
-			age(p.GetConfigurationAge()), since(p.GetLastSeenAt(), now), p.GetSpiffeId(),
+			strconv.FormatInt(p.GetRevision(), 10), enforcement(p.GetEnforcement()),
+			age(p.GetConfigurationAge()), enforcement(p.GetSecurity().GetEnforcement()), since(p.GetLastSeenAt(), now), p.GetSpiffeId(),
 		})
 	}
 	return rows
 }
 
-func enforcement(p *adminv1.Proxy) string {
-	if p.GetEnforcement() == adminv1.Enforcement_ENFORCEMENT_UNSPECIFIED {
+func enforcement(e adminv1.Enforcement) string {
+	if e == adminv1.Enforcement_ENFORCEMENT_UNSPECIFIED {
 		return "-"
 	}
-	return word(p.GetEnforcement().String())
+	return word(e.String())
 }
 
 // word returns the value's own part of an enum's name: CONNECTED.
@@ -131,7 +132,7 @@ func printProxy(w io.Writer, p *adminv1.Proxy) error {
 		{"ID", p.GetId()},
 		{"Environment", p.GetEnvironment()},
 		{"Connection", word(p.GetConnection().String())},
-		{"Enforcement", enforcement(p)},
+		{"Enforcement", enforcement(p.GetEnforcement())},
 		{"Revision", fmt.Sprintf("%d (on disk %d, epoch %d)", p.GetRevision(), p.GetPersistedRevision(), p.GetEpoch())},
 		{"Received root", fmt.Sprintf("%x", p.GetReceivedRoot())},
 		{"Enforced root", fmt.Sprintf("%x", p.GetEnforcedRoot())},
@@ -140,11 +141,15 @@ func printProxy(w io.Writer, p *adminv1.Proxy) error {
 		{"Identity expires", moment(p.GetIdentityExpiresAt())},
 		{"Build", fmt.Sprintf("%s (protocol %d)", p.GetBuild(), p.GetProtocolVersion())},
 		{"Refused", p.GetRefusal()},
+		{"Security lane", enforcement(p.GetSecurity().GetEnforcement())},
+		{"Security sequence", fmt.Sprintf("%d (on disk %d)", p.GetSecurity().GetSequence(), p.GetSecurity().GetPersistedSequence())},
+		{"Security age", age(p.GetSecurity().GetAge())},
+		{"Security refused", p.GetSecurity().GetRefusal()},
 	}
 	for _, l := range p.GetListeners() {
 		rows = append(rows, []string{"Listener " + l.GetNamespace() + "/" + l.GetName(), orDash(l.GetAddress()) + " " + l.GetError()})
 	}
-	for _, r := range p.GetRejects() {
+	for _, r := range slices.Concat(p.GetRejects(), p.GetSecurity().GetRejects()) {
 		rows = append(rows, []string{"Rejected", fmt.Sprintf("%s/%s/%s: %s", r.GetKind(), r.GetNamespace(), r.GetName(), r.GetReason())})
 	}
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)

@@ -24,10 +24,12 @@ func newGet(server *connection) *cobra.Command {
 		Use:   "get KIND|all [NAME]",
 		Short: "Show resources, now or at a revision",
 		Long: `Show resources, now or at a revision. What -o yaml and -o json print can be
-applied again.`,
+applied again. Revocations, of which only those are shown that are in force,
+have no revision, and are not among all.`,
 		Example: `  sallyport get routes -n shop
   sallyport get policy reads-orders -n shop -o yaml
-  sallyport get all --revision 12 -o yaml`,
+  sallyport get all --revision 12 -o yaml
+  sallyport get revocations`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := q.parse(args); err != nil {
 				return err
@@ -134,6 +136,9 @@ func (q *query) print(w io.Writer, stored []*adminv1.StoredResource) error {
 			}
 		}
 		return nil
+	}
+	if q.kind == resource.KindRevocation {
+		return table(w, "NAME REVOKES ISSUED-BEFORE EXPIRES SEQUENCE REASON", revocationRows(stored))
 	}
 	var rows [][]string
 	for _, s := range stored {

@@ -214,5 +214,5 @@ func (i *issue) tell(cmd *cobra.Command, c *clients, key string, res *adminv1.Ap
 		return err
 	}
 	waiting := change{wait: i.wait} // as for a program: it does not write beside the key
-	return waiting.await(cmd, c, res.GetRevision(), res.GetEnvironments())
+	return waiting.await(cmd, c, res, res.GetEnvironments())
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -118,7 +119,8 @@ func told(ts *testscript.TestScript, _ bool, _ []string) {
 }
 
 // proxy records a proxy process as another replica would: proxy ENVIRONMENT
-// INSTANCE REVISION, with what is wrong with it, if anything.
+// INSTANCE REVISION, with what is wrong with it, if anything. A revision such as
+// 7/3 is one with a sequence of the security lane.
 func proxy(t *testing.T, ts *testscript.TestScript, p *controlplanetest.Plane, args []string) {
 	dsn, err := os.ReadFile(p.Settings.Database.URLFile)
 	ts.Check(err)
@@ -136,13 +138,18 @@ func proxy(t *testing.T, ts *testscript.TestScript, p *controlplanetest.Plane, a
 		IdentityExpiresAt: timestamppb.New(now.Add(time.Hour)), RegisteredAt: timestamppb.New(now),
 		Listeners: []*adminv1.ListenerStatus{{Namespace: "edge", Name: "https", Address: "10.0.0.1:443"}},
 	}
-	for _, c := range args[2] {
-		if c < '0' || c > '9' {
-			ts.Fatalf("%s is no revision", args[2])
-		}
-		status.Revision = 10*status.Revision + int64(c-'0')
-	}
+	revision, sequence, secured := strings.Cut(args[2], "/")
+	status.Revision, err = strconv.ParseInt(revision, 10, 64)
+	ts.Check(err)
 	status.PersistedRevision = status.GetRevision()
+	if secured {
+		status.Security = &adminv1.SecurityLane{
+			Enforcement: adminv1.Enforcement_ENFORCEMENT_ENFORCED, Age: durationpb.New(3 * time.Second),
+		}
+		status.Security.Sequence, err = strconv.ParseInt(sequence, 10, 64)
+		ts.Check(err)
+		status.Security.PersistedSequence = status.GetSecurity().GetSequence()
+	}
 	if len(args) > 3 {
 		status.Refusal = args[3]
 	}

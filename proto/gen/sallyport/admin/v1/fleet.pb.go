@@ -933,12 +933,14 @@ func (x *WaitEnforcedResponse) GetDone() bool {
 type EnvironmentProgress struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
 	Environment string                 `protobuf:"bytes,1,opt,name=environment,proto3" json:"environment,omitempty"`
-	// The environment's revision at the one that was asked for.
+	// The environment's revision at the one that was asked for; or the sequence
+	// of the security lane.
 	Revision int64 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
 	// Connected proxies.
 	Connected int32 `protobuf:"varint,3,opt,name=connected,proto3" json:"connected,omitempty"`
 	Enforced  int32 `protobuf:"varint,4,opt,name=enforced,proto3" json:"enforced,omitempty"`
-	// Connected proxies that do not enforce it yet; at most 100.
+	// Connected proxies that do not enforce it yet, and of the security lane those
+	// that are not reached; at most 100.
 	Laggards      []*Laggard `protobuf:"bytes,5,rep,name=laggards,proto3" json:"laggards,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

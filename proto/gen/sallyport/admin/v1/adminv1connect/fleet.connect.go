@@ -52,8 +52,9 @@ type FleetServiceClient interface {
 	// environments enforces the revision, or one after it, with the right digest;
 	// the last message has done set. DEADLINE_EXCEEDED after the timeout, with
 	// the laggards in the message before it. With security_sequence it waits for
-	// the security lane instead, and counts proxies that were lost since their
-	// identity was last good as laggards: they are not reached.
+	// the security lane instead. Of that it names as laggards also proxies that
+	// are lost, while their identity is good: they are not reached. They are not
+	// waited for, unless no proxy is connected at all.
 	WaitEnforced(context.Context, *connect.Request[v1.WaitEnforcedRequest]) (*connect.ServerStreamForClient[v1.WaitEnforcedResponse], error)
 }
 
@@ -122,8 +123,9 @@ type FleetServiceHandler interface {
 	// environments enforces the revision, or one after it, with the right digest;
 	// the last message has done set. DEADLINE_EXCEEDED after the timeout, with
 	// the laggards in the message before it. With security_sequence it waits for
-	// the security lane instead, and counts proxies that were lost since their
-	// identity was last good as laggards: they are not reached.
+	// the security lane instead. Of that it names as laggards also proxies that
+	// are lost, while their identity is good: they are not reached. They are not
+	// waited for, unless no proxy is connected at all.
 	WaitEnforced(context.Context, *connect.Request[v1.WaitEnforcedRequest], *connect.ServerStream[v1.WaitEnforcedResponse]) error
 }
 
