@@ -2,6 +2,7 @@ package postgres_test
 
 import (
 	"context"
+	"database/sql"
 	"flag"
 	"os"
 	"os/exec"
@@ -11,8 +12,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/pressly/goose/v3"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/sallyport/sallyport/internal/snapshot"
 	"github.com/sallyport/sallyport/storage/postgres"
 	"github.com/sallyport/sallyport/storage/storagetest"
 )
@@ -106,6 +109,50 @@ func TestMigrate(t *testing.T) {
 	}
 	if p, err := f.Position(t.Context()); err != nil || p.Revision != 1 {
 		t.Errorf("migrating what is migrated left the fleet at %v (%v)", p, err)
+	}
+}
+
+// A fleet from before the security lane keeps what it has, and gets the lane.
+func TestMigrateAddsTheSecurityLane(t *testing.T) {
+	t.Parallel()
+	dsn := storagetest.Postgres(t, nil)
+	db, err := sql.Open("pgx", dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	before, err := goose.NewProvider(goose.DialectPostgres, db, os.DirFS("migrations"),
+		goose.WithTableName("schema_version"), goose.WithDisableGlobalRegistry(true), goose.WithLogger(goose.NopLogger()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := before.UpTo(t.Context(), 1); err != nil {
+		t.Fatal(err)
+	}
+	digest := snapshot.DocumentDigest([]byte("a"))
+	alter(t, dsn, `update fleet set revision = 1`)
+	alter(t, dsn, `insert into revision values (1, now(), 'ann', 'first', 1)`)
+	alter(t, dsn, `insert into resource_version values ('Environment', '', 'aws', 1, null, false, false, '{aws}', 'a', $1)`, digest[:])
+	alter(t, dsn, `insert into environment values ('aws')`)
+	alter(t, dsn, `insert into environment_revision values ('aws', 1)`)
+
+	if err := postgres.Migrate(t.Context(), dsn); err != nil {
+		t.Fatal(err)
+	}
+	f := fleet{connect(t, dsn), dsn}
+	versions, at, err := f.Since(t.Context(), 0)
+	if err != nil || at != 1 {
+		t.Errorf("the fleet is at %d (%v)", at, err)
+	}
+	wantAll(t, "the fleet", versions, "Environment/aws@1[aws]a")
+	if heads, err := f.Heads(t.Context()); err != nil || showHeads(heads...) != "@security@1 unsigned\naws@1 unsigned\n" {
+		t.Errorf("the heads are %s(%v)", showHeads(heads...), err)
+	}
+	if c := f.cut(t, revocation("a", "a")); c.Revision != 2 {
+		t.Errorf("the next sequence is %d", c.Revision)
+	}
+	if c := f.apply(t, environment("gcp")); c.Revision != 2 {
+		t.Errorf("the next revision is %d", c.Revision)
 	}
 }
 
