@@ -132,6 +132,16 @@ func TestWhatIsRefusedAndWhy(t *testing.T) {
 			 Policy shop/a {routes: {all: true}, effect: ALLOW, principals: [{group: shop, identityProvider: sso}]}`,
 			`1 Policy/shop/a spec.principals: never_fires: no route that it selects takes what would prove one of them`,
 		},
+		"keys that are none": {
+			`IdentityProvider shop/a {issuer: "https://a.example", audiences: [a], jwks: "keys"}
+			 IdentityProvider shop/b {issuer: "https://a.example", audiences: [a], jwks: '{"keys":[]}'}
+			 IdentityProvider shop/c {issuer: "https://a.example", audiences: [a], jwks: '{"keys":[{"kty":"oct","kid":"a","k":"AA"}]}'}
+			 IdentityProvider shop/d {issuer: "https://a.example", audiences: [a], jwks: '{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"a","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo","d":"nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A"}]}'}`,
+			`0 IdentityProvider/shop/a spec.jwks: invalid_value: jwks cannot be used: parse key set: not a strict JSON object
+			 1 IdentityProvider/shop/b spec.jwks: invalid_value: jwks cannot be used: parse key set: no usable key
+			 2 IdentityProvider/shop/c spec.jwks: invalid_value: jwks cannot be used: parse key set: key 0 is private or symmetric
+			 3 IdentityProvider/shop/d spec.jwks: invalid_value: jwks cannot be used: parse key set: key 0 is private or symmetric`,
+		},
 		"introspection by a provider that cannot be asked": {
 			`Route shop/a {hosts: [a.example], upstream: orders, authentication: {identityProviders: [login, asked], requireIntrospection: true}}
 			 IdentityProvider shop/asked {issuer: "https://asked.example", audiences: [shop], introspection: {endpoint: "https://asked.example/introspect", clientId: a, clientSecretFile: /a}}`,

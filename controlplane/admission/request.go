@@ -91,7 +91,7 @@ func (r *Request) number() {
 func (s *State) Unknown(r *Request) []int {
 	var places []int
 	for i := range r.entries {
-		if e := &r.entries[i]; e.hasCondition() && !s.holds(e) {
+		if e := &r.entries[i]; e.compiles() && !s.holds(e) {
 			places = append(places, i)
 		}
 	}
@@ -104,21 +104,31 @@ func (s *State) holds(e *entry) bool {
 	return old != nil && old.digest == e.item.digest
 }
 
-func (e *entry) hasCondition() bool { return e.item != nil && e.key.Kind == resource.KindPolicy }
+// compiles reports whether there is more to a resource than package resource
+// can tell.
+func (e *entry) compiles() bool {
+	return e.item != nil && (e.key.Kind == resource.KindPolicy || e.key.Kind == resource.KindIdentityProvider)
+}
 
-// Compile compiles policies of the request as a proxy will. It needs no state
+// Compile compiles resources of the request as a proxy will. It needs no state
 // and may take a while. What it leaves out, State.Plan compiles.
 func (r *Request) Compile(places []int) {
 	inParallel(len(places), func(i int) { r.entries[places[i]].compile() })
 }
 
 func (e *entry) compile() {
-	if e.compiled || !e.hasCondition() {
+	if e.compiled || !e.compiles() {
 		return
 	}
 	e.compiled = true
-	spec, _ := e.item.Spec.(*resourcev1.Policy)
-	for _, p := range compile.Policy(e.key, spec) {
+	var found []resource.Problem
+	switch spec := e.item.Spec.(type) {
+	case *resourcev1.Policy:
+		found = compile.Policy(e.key, spec)
+	case *resourcev1.IdentityProvider:
+		found = compile.IdentityProvider(e.key, spec)
+	}
+	for _, p := range found {
 		e.problems.Add(p)
 	}
 }

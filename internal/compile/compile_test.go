@@ -357,6 +357,26 @@ func TestMissingReferencesAreRejected(t *testing.T) {
 	}
 }
 
+// A provider whose own keys cannot be used is rejected, and routes that take its
+// tokens deny.
+func TestKeysOfAProviderAreRead(t *testing.T) {
+	for jwks, want := range map[string]string{
+		`{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"a","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}`: "",
+		`{"keys":[]}`: "jwks cannot be used: parse key set: no usable key",
+	} {
+		with := strings.Replace(fleet, `jwksUrl: "https://partners.example/keys"`, "jwks: '"+jwks+"'", 1)
+		table := compile.Compile(nil, snap(t, 1, documents(t, with)))
+		reason := ""
+		for _, r := range table.Rejects() {
+			reason += r.Reason
+		}
+		if reason != want || (denying(t, table) == "shop/carts") != (want != "") {
+			t.Errorf("%s: rejected for %q, denying %q", jwks, reason, denying(t, table))
+		}
+		checkRoot(t, table)
+	}
+}
+
 // A route that wants its tokens introspected denies when a provider cannot be
 // asked.
 func TestIntrospectionNeedsAnEndpoint(t *testing.T) {

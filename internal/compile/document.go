@@ -88,6 +88,7 @@ func (d *document) understand(environment string) error {
 		d.upstream = &Upstream{Key: d.entry.Key, Digest: d.entry.Digest, Spec: spec, document: d}
 	case *resourcev1.IdentityProvider:
 		d.provider = &Provider{Key: d.entry.Key, Digest: d.entry.Digest, Spec: spec, document: d}
+		err = checkKeys(spec)
 	case *resourcev1.ApiKey:
 		d.apiKey = &APIKey{Key: d.entry.Key, Digest: d.entry.Digest, Spec: spec, document: d}
 	}

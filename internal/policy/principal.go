@@ -44,7 +44,7 @@ type Principal struct {
 	Scopes          []string       // what it may be used for, in its issuer's words
 	Claims          map[string]any // JSON values as encoding/json decodes them
 	Provider        string         // namespace/name of the IdentityProvider
-	AuthenticatedBy string         // "jwt", "api-key", "x509-svid", ...
+	AuthenticatedBy string         // "jwt", "introspection", "api-key", "x509-svid", ...
 	Expires         time.Time      // zero: never
 	KeyName         string         // namespace/name of the ApiKey that was proven, as SPIFFEID is
 

@@ -88,7 +88,7 @@ var rules = []rule{
 		why: "what decides is small enough to be fuzzed, replayed and reviewed alone",
 	},
 	{
-		from:  "./internal/revocation/...",
+		from: "./internal/revocation/...", linked: true,
 		never: []string{"./internal/compile/...", "./internal/authn/...", "./internal/token/...", "./internal/route/..."},
 		why:   "who is cut off depends neither on policy nor on how they proved themselves",
 	},
