@@ -40,6 +40,7 @@ type world struct {
 	*fleet.Fleet
 	proxy      *fleet.Member
 	idp, other *provider
+	echo       string // the API's address
 }
 
 // bin holds our binaries.
@@ -82,8 +83,8 @@ func newWorld(t *testing.T) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &world{Fleet: f, proxy: f.Members[0], idp: newProvider(t), other: newProvider(t)}
-	w.apply(t, fmt.Sprintf(resources, w.idp.issuer, w.other.issuer, newEcho(t)))
+	w := &world{Fleet: f, proxy: f.Members[0], idp: newProvider(t), other: newProvider(t), echo: newEcho(t)}
+	w.apply(t, fmt.Sprintf(resources, w.idp.issuer, w.other.issuer, w.echo))
 	return w
 }
 
