@@ -178,6 +178,19 @@ func (w *world) proxy(t testing.TB, environment, instance string, revision int64
 	}
 }
 
+// A wait that has nothing to say for longer than a message may take is not cut
+// off: it ends as it was asked to.
+func TestWaitIsSilent(t *testing.T) {
+	w := newWorld(t)
+	w.api.TestOnlySendWithin(50 * time.Millisecond)
+	w.apply(t, shop)
+	w.proxy(t, "aws", "late", 0, adminv1.Enforcement_ENFORCEMENT_UNSPECIFIED)
+	_, err := w.wait(t, &adminv1.WaitEnforcedRequest{Revision: 1, Environments: []string{"aws"}, Timeout: durationpb.New(500 * time.Millisecond)})
+	if connect.CodeOf(err) != connect.CodeDeadlineExceeded {
+		t.Errorf("%v", err)
+	}
+}
+
 func TestApplyAndDelete(t *testing.T) {
 	w := newWorld(t)
 	config := w.config(t, admin)

@@ -1,4 +1,10 @@
 package api
 
+import "time"
+
 // Bound is what every request passes first.
 var Bound = bound
+
+// TestOnlySendWithin changes how long a caller may take to receive a message,
+// before any calls.
+func (a *API) TestOnlySendWithin(d time.Duration) { a.sendWithin = d }

@@ -1,9 +1,11 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"slices"
 	"strings"
 	"time"
@@ -62,17 +64,39 @@ func (s fleetService) GetProxy(ctx context.Context, req *connect.Request[adminv1
 
 func (s fleetService) WaitEnforced(ctx context.Context, req *connect.Request[adminv1.WaitEnforcedRequest], stream *connect.ServerStream[adminv1.WaitEnforcedResponse]) error {
 	began := s.now()
-	err := public(ctx, s.log, s.waitEnforced(ctx, req.Msg, func(m *adminv1.WaitEnforcedResponse) error {
-		if control := callOf(ctx).control; control != nil {
-			if err := control.SetWriteDeadline(time.Now().Add(sendWithin)); err != nil {
-				return err
-			}
-		}
-		return stream.Send(m)
-	}))
+	p := patient{stream, callOf(ctx).control, s.sendWithin}
+	err := p.rest()
+	if err == nil {
+		err = s.waitEnforced(ctx, req.Msg, p.send)
+	}
+	err = public(ctx, s.log, err)
 	s.metrics.observe(req.Spec().Procedure, err, s.now().Sub(began))
-	return err
+	return cmp.Or(err, p.hurry())
 }
+
+// patient is a stream that may be silent for as long as it likes, and whose
+// client has to take in time what is sent.
+type patient struct {
+	stream  *connect.ServerStream[adminv1.WaitEnforcedResponse]
+	control *http.ResponseController
+	within  time.Duration
+}
+
+func (p patient) send(m *adminv1.WaitEnforcedResponse) error {
+	if err := p.hurry(); err != nil {
+		return err
+	}
+	if err := p.stream.Send(m); err != nil {
+		return err
+	}
+	return p.rest()
+}
+
+// rest ends the deadline, which would end the stream even when nothing is being
+// sent.
+func (p patient) rest() error { return p.control.SetWriteDeadline(time.Time{}) }
+
+func (p patient) hurry() error { return p.control.SetWriteDeadline(time.Now().Add(p.within)) }
 
 func (s fleetService) waitEnforced(ctx context.Context, req *adminv1.WaitEnforcedRequest, send func(*adminv1.WaitEnforcedResponse) error) error {
 	if err := s.check(req); err != nil {

@@ -81,6 +81,8 @@ type API struct {
 	security *lane
 	// unnamed bounds the audit entries of callers who may do nothing at all.
 	unnamed *rate.Limiter
+	// sendWithin is how long a caller may take to receive a message.
+	sendWithin time.Duration
 
 	drained sync.Once
 	drain   chan struct{} // closed when this replica is about to end
@@ -111,6 +113,8 @@ func New(c Config) (*API, error) {
 		security: newLane(c.Store.Security()),
 		unnamed:  rate.NewLimiter(1, 100),
 		drain:    make(chan struct{}),
+
+		sendWithin: sendWithin,
 	}
 	if a.ready == nil {
 		a.ready = func() bool { return true }
