@@ -233,7 +233,9 @@ func TestWaitForTheSecurityLane(t *testing.T) {
 	w.apply(t, revoke("b"))
 	enforced := adminv1.Enforcement_ENFORCEMENT_ENFORCED
 	at := func(sequence int64) func(*adminv1.Proxy) {
-		return func(p *adminv1.Proxy) { p.Security = &adminv1.SecurityLane{Sequence: sequence, Enforcement: enforced} }
+		return func(p *adminv1.Proxy) {
+			p.Security = &adminv1.SecurityLane{Sequence: sequence, PersistedSequence: sequence, Enforcement: enforced}
+		}
 	}
 	w.proxy(t, "aws", "one", 1, enforced, at(3))
 	w.proxy(t, "aws", "late", 1, enforced, at(2))

@@ -13,6 +13,9 @@ import (
 	proxyv1 "github.com/sallyport/sallyport/proto/gen/sallyport/proxy/v1"
 )
 
+// persisted is the ack after the write.
+func persisted(a *proxyv1.Ack) { a.PersistedRevision = a.GetRevision() }
+
 func lane(t testing.TB, sequence snapshot.Revision, names ...string) *snapshot.Snapshot {
 	t.Helper()
 	return of(t, snapshot.SecurityLane, sequence, names...)
@@ -93,7 +96,9 @@ func TestWaitSecurity(t *testing.T) {
 	a.Security().Acked(ackOf(three, rejecting(three, "p")), three)
 	w.until("aws@3 0/2 [one#a rejected 1 resources, the first is Policy/shop/p: too new] [two#b has not acknowledged anything yet]; gcp@3 0/0")
 	a.Security().Acked(ackOf(three), three)
-	b.Security().Acked(ackOf(four), four) // one after it will do
+	w.until("aws@3 0/2 [one#a enforces it, but does not have it on disk yet] [two#b has not acknowledged anything yet]; gcp@3 0/0")
+	a.Security().Acked(ackOf(three, persisted), three)
+	b.Security().Acked(ackOf(four, persisted), four) // one after it will do
 	w.until("aws@3 2/2; gcp@3 0/0")
 	w.over()
 }
@@ -120,7 +125,7 @@ func TestWaitSecurityNamesWhoIsNotReached(t *testing.T) {
 	w.until("aws@3 0/2 [one#leaves is at sequence 2] [one#stays is at sequence 2]")
 	leave.Close()
 	w.until("aws@3 0/1 [one#stays is at sequence 2] [one#leaves is not connected: it is not reached]")
-	stay.Security().Acked(ackOf(three), three)
+	stay.Security().Acked(ackOf(three, persisted), three)
 	w.until("aws@3 1/1 [one#leaves is not connected: it is not reached]")
 	w.over()
 
@@ -139,7 +144,7 @@ func TestWaitSecurityNamesWhoIsNotReached(t *testing.T) {
 	defer back.Close()
 	w.until("aws@4 0/1 [one#leaves is at sequence 2] [one#stays is not connected: it is not reached]")
 	four := lane(t, 4, "p")
-	back.Security().Acked(ackOf(four), four)
+	back.Security().Acked(ackOf(four, persisted), four)
 	w.until("aws@4 1/1 [one#stays is not connected: it is not reached]")
 	w.over()
 }

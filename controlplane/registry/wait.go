@@ -233,6 +233,7 @@ func (g goal) miss(e *adminv1.EnvironmentProgress, p *adminv1.Proxy, reason stri
 // statement is what a proxy has said of a lane.
 type statement struct {
 	revision    int64
+	persisted   int64
 	enforcement adminv1.Enforcement
 	rejects     []*adminv1.Reject
 	refusal     string
@@ -240,9 +241,9 @@ type statement struct {
 
 func (g goal) stated(p *adminv1.Proxy) statement {
 	if s := p.GetSecurity(); g.security {
-		return statement{s.GetSequence(), s.GetEnforcement(), s.GetRejects(), s.GetRefusal()}
+		return statement{s.GetSequence(), s.GetPersistedSequence(), s.GetEnforcement(), s.GetRejects(), s.GetRefusal()}
 	}
-	return statement{p.GetRevision(), p.GetEnforcement(), p.GetRejects(), p.GetRefusal()}
+	return statement{p.GetRevision(), p.GetPersistedRevision(), p.GetEnforcement(), p.GetRejects(), p.GetRefusal()}
 }
 
 // lag says why a proxy does not prove that it enforces the revision; empty if
@@ -261,6 +262,11 @@ func (g goal) lag(p *adminv1.Proxy, revision int64) string {
 	}
 	switch said.enforcement {
 	case adminv1.Enforcement_ENFORCEMENT_ENFORCED:
+		// Else whoever was cut off would be let in again by a proxy that dies now
+		// and starts while there is no control plane.
+		if g.security && said.persisted < revision {
+			return "enforces it, but does not have it on disk yet"
+		}
 		return ""
 	case adminv1.Enforcement_ENFORCEMENT_ENFORCED_WITH_REJECTS:
 		return fmt.Sprintf("rejected %d resources, the first is %s", len(said.rejects), said.firstReject())

@@ -57,6 +57,8 @@ func TestAcknowledgedAppliesSurviveKills(t *testing.T) {
 		running.Go(func() { load.write(ctx, i) })
 	}
 
+	running.Go(func() { load.revoke(ctx) })
+
 	hits := map[string]int{}
 	for range *hitsPerPoint {
 		for _, point := range points {
@@ -99,6 +101,7 @@ func TestAcknowledgedAppliesSurviveKills(t *testing.T) {
 	history := gapless(t, f)
 	checkNothingLost(t, f, load, history)
 	checkHistory(t, f, history)
+	checkRevocations(t, f, load)
 	for _, m := range f.Members {
 		checkOrder(t, m)
 	}
@@ -112,10 +115,11 @@ type load struct {
 	mu       sync.Mutex
 	answered map[int64]string // message by revision
 	newest   map[string]int64 // revision by name of the policy
+	revoked  map[string]int64 // security sequence by name of the revocation
 }
 
 func newLoad(f *fleet.Fleet) *load {
-	return &load{fleet: f, answered: map[int64]string{}, newest: map[string]int64{}}
+	return &load{fleet: f, answered: map[int64]string{}, newest: map[string]int64{}, revoked: map[string]int64{}}
 }
 
 func (l *load) write(ctx context.Context, writer int) {
@@ -178,7 +182,7 @@ func checkNothingLost(t *testing.T, f *fleet.Fleet, l *load, history []*adminv1.
 			lost++
 		}
 	}
-	stored := storedPolicies(t, f)
+	stored := storedOf(t, f, "Policy")
 	for name, revision := range l.newest {
 		// Later, where an Apply was committed whose answer died.
 		if stored[name] < revision {
@@ -200,11 +204,11 @@ func checkNothingLost(t *testing.T, f *fleet.Fleet, l *load, history []*adminv1.
 	fmt.Printf("figure e2e_catch_up %.1f s\n", time.Since(began).Seconds())
 }
 
-// storedPolicies returns the revision of each policy, by its name.
-func storedPolicies(t *testing.T, f *fleet.Fleet) map[string]int64 {
+// storedOf returns the revision, or sequence, of each resource of a kind by name.
+func storedOf(t *testing.T, f *fleet.Fleet, kind string) map[string]int64 {
 	t.Helper()
 	stored := map[string]int64{}
-	req := &adminv1.ListRequest{Kind: "Policy", PageSize: 1000}
+	req := &adminv1.ListRequest{Kind: kind, PageSize: 1000}
 	for {
 		res, err := f.Admin.Config.List(within(t, 10*time.Second), connect.NewRequest(req))
 		if err != nil {

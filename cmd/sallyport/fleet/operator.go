@@ -84,9 +84,20 @@ func (f *Fleet) Roots() (*x509.CertPool, error) {
 
 // Apply applies resources and returns the revision.
 func (o *Operator) Apply(ctx context.Context, text, message string) (int64, error) {
+	res, err := o.apply(ctx, text, message)
+	return res.GetRevision(), err
+}
+
+// Revoke applies revocations and returns the security lane's sequence.
+func (o *Operator) Revoke(ctx context.Context, text, message string) (int64, error) {
+	res, err := o.apply(ctx, text, message)
+	return res.GetSecuritySequence(), err
+}
+
+func (o *Operator) apply(ctx context.Context, text, message string) (*adminv1.ApplyResponse, error) {
 	located, problems := resource.ParseYAML([]byte(text))
 	if problems.Total > 0 {
-		return 0, errors.New(problems.Kept[0].String())
+		return nil, errors.New(problems.Kept[0].String())
 	}
 	req := &adminv1.ApplyRequest{Message: message}
 	for _, l := range located {
@@ -94,16 +105,29 @@ func (o *Operator) Apply(ctx context.Context, text, message string) (int64, erro
 	}
 	res, err := o.Config.Apply(ctx, connect.NewRequest(req))
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
-	return res.Msg.GetRevision(), nil
+	return res.Msg, nil
 }
 
 // Enforced waits for proof from environments, each with one proxy.
 func (o *Operator) Enforced(ctx context.Context, revision int64, environments ...string) error {
-	stream, err := o.Fleet.WaitEnforced(ctx, connect.NewRequest(&adminv1.WaitEnforcedRequest{
-		Revision: revision, Environments: environments, Timeout: durationpb.New(enforcedWithin),
-	}))
+	return o.proven(ctx, &adminv1.WaitEnforcedRequest{Revision: revision, Environments: environments})
+}
+
+// Revoked waits for proof that environments, each with one proxy, enforce the
+// security lane up to a sequence.
+func (o *Operator) Revoked(ctx context.Context, sequence int64, environments ...string) error {
+	return o.proven(ctx, &adminv1.WaitEnforcedRequest{SecuritySequence: sequence, Environments: environments})
+}
+
+func (o *Operator) proven(ctx context.Context, req *adminv1.WaitEnforcedRequest) error {
+	what := fmt.Sprint("revision ", req.GetRevision())
+	if req.GetSecuritySequence() > 0 {
+		what = fmt.Sprint("security sequence ", req.GetSecuritySequence())
+	}
+	req.Timeout = durationpb.New(enforcedWithin)
+	stream, err := o.Fleet.WaitEnforced(ctx, connect.NewRequest(req))
 	if err != nil {
 		return err
 	}
@@ -113,15 +137,15 @@ func (o *Operator) Enforced(ctx context.Context, revision int64, environments ..
 		last = stream.Msg()
 	}
 	if err := stream.Err(); err != nil {
-		return fmt.Errorf("revision %d: %w", revision, err)
+		return fmt.Errorf("%s: %w", what, err)
 	}
 	for _, e := range last.GetEnvironments() {
 		if e.GetEnforced() != 1 {
-			return fmt.Errorf("revision %d is enforced by %d proxies of %s, not by one", revision, e.GetEnforced(), e.GetEnvironment())
+			return fmt.Errorf("%s is enforced by %d proxies of %s, not by one", what, e.GetEnforced(), e.GetEnvironment())
 		}
 	}
-	if !last.GetDone() || len(last.GetEnvironments()) != len(environments) {
-		return fmt.Errorf("revision %d: the control plane gave no proof", revision)
+	if !last.GetDone() || len(last.GetEnvironments()) != len(req.GetEnvironments()) {
+		return fmt.Errorf("%s: the control plane gave no proof", what)
 	}
 	return nil
 }

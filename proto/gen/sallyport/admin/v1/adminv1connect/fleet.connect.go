@@ -52,7 +52,8 @@ type FleetServiceClient interface {
 	// environments enforces the revision, or one after it, with the right digest;
 	// the last message has done set. DEADLINE_EXCEEDED after the timeout, with
 	// the laggards in the message before it. With security_sequence it waits for
-	// the security lane instead. Of that it names as laggards also proxies that
+	// the security lane instead, and until it is on the proxies' disks: who was cut
+	// off stays so when they start anew. Of that it names as laggards also proxies that
 	// are lost, while their identity is good: they are not reached. They are not
 	// waited for, unless no proxy is connected at all.
 	WaitEnforced(context.Context, *connect.Request[v1.WaitEnforcedRequest]) (*connect.ServerStreamForClient[v1.WaitEnforcedResponse], error)
@@ -123,7 +124,8 @@ type FleetServiceHandler interface {
 	// environments enforces the revision, or one after it, with the right digest;
 	// the last message has done set. DEADLINE_EXCEEDED after the timeout, with
 	// the laggards in the message before it. With security_sequence it waits for
-	// the security lane instead. Of that it names as laggards also proxies that
+	// the security lane instead, and until it is on the proxies' disks: who was cut
+	// off stays so when they start anew. Of that it names as laggards also proxies that
 	// are lost, while their identity is good: they are not reached. They are not
 	// waited for, unless no proxy is connected at all.
 	WaitEnforced(context.Context, *connect.Request[v1.WaitEnforcedRequest], *connect.ServerStream[v1.WaitEnforcedResponse]) error
