@@ -10,6 +10,7 @@ import (
 	"github.com/sallyport/sallyport/dataplane/gateway/wire"
 	"github.com/sallyport/sallyport/internal/authn"
 	"github.com/sallyport/sallyport/internal/identity"
+	"github.com/sallyport/sallyport/internal/identity/authority"
 )
 
 // client is who is at the other end of a connection, as far as the connection
@@ -41,12 +42,17 @@ func newClient(listener string, remote net.Addr, state *tls.ConnectionState) (*c
 	if len(state.PeerCertificates) == 0 {
 		return c, nil
 	}
+	leaf := state.PeerCertificates[0]
+	c.peer = authn.Peer{IssuedAt: leaf.NotBefore, Expires: leaf.NotAfter}
+	if !identity.IsSVID(leaf) {
+		c.peer.Certificate = authority.NewCertificate(state.PeerCertificates)
+		return c, nil
+	}
 	id, err := identity.PeerID(state)
 	if err != nil {
 		return nil, err
 	}
-	leaf := state.PeerCertificates[0]
-	c.peer = authn.Peer{ID: string(id), IssuedAt: leaf.NotBefore, Expires: leaf.NotAfter}
+	c.peer.ID = string(id)
 	return c, nil
 }
 

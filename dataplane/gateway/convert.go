@@ -10,6 +10,7 @@ import (
 	"github.com/sallyport/sallyport/internal/authn"
 	"github.com/sallyport/sallyport/internal/compile"
 	"github.com/sallyport/sallyport/internal/identity"
+	"github.com/sallyport/sallyport/internal/identity/authority"
 	"github.com/sallyport/sallyport/internal/pattern"
 	"github.com/sallyport/sallyport/internal/resource"
 	"github.com/sallyport/sallyport/internal/token"
@@ -17,19 +18,25 @@ import (
 )
 
 func providers(from []*compile.Provider) []authn.Provider {
-	to := make([]authn.Provider, len(from))
-	for i, p := range from {
-		to[i] = authn.Provider{
-			Namespace: p.Key.Namespace, Name: p.Key.Name, Digest: p.Digest,
-			Issuer: p.Spec.GetIssuer(), JWKSURL: p.Spec.GetJwksUrl(), Discovery: p.Spec.GetDiscovery(), JWKS: p.Spec.GetJwks(),
-			Introspection: introspection(p.Spec.GetIntrospection()), AllowPrivateAddresses: p.Spec.GetAllowPrivateAddresses(),
-			Audiences: p.Spec.GetAudiences(), SubjectClaim: p.Spec.GetSubjectClaim(), GroupsClaim: p.Spec.GetGroupsClaim(),
-			Required: requirements(p.Spec.GetRequiredClaims()),
-			Leeway:   orNone(p.Spec.GetLeeway(), token.NoLeeway), MaxLifetime: p.Spec.GetMaxLifetime().AsDuration(),
-			Algorithms: named[token.Algorithm](p.Spec.GetAlgorithms()), Types: tokenTypes(p.Spec.GetTokenTypes()),
+	to := make([]authn.Provider, 0, len(from))
+	for _, p := range from {
+		if p.Spec.GetX509() == nil {
+			to = append(to, provider(p))
 		}
 	}
 	return to
+}
+
+func provider(p *compile.Provider) authn.Provider {
+	return authn.Provider{
+		Namespace: p.Key.Namespace, Name: p.Key.Name, Digest: p.Digest,
+		Issuer: p.Spec.GetIssuer(), JWKSURL: p.Spec.GetJwksUrl(), Discovery: p.Spec.GetDiscovery(), JWKS: p.Spec.GetJwks(),
+		Introspection: introspection(p.Spec.GetIntrospection()), AllowPrivateAddresses: p.Spec.GetAllowPrivateAddresses(),
+		Audiences: p.Spec.GetAudiences(), SubjectClaim: p.Spec.GetSubjectClaim(), GroupsClaim: p.Spec.GetGroupsClaim(),
+		Required: requirements(p.Spec.GetRequiredClaims()),
+		Leeway:   orNone(p.Spec.GetLeeway(), token.NoLeeway), MaxLifetime: p.Spec.GetMaxLifetime().AsDuration(),
+		Algorithms: named[token.Algorithm](p.Spec.GetAlgorithms()), Types: tokenTypes(p.Spec.GetTokenTypes()),
+	}
 }
 
 func introspection(from *resourcev1.Introspection) *authn.Introspection {
@@ -77,6 +84,33 @@ func tokenTypes(from []string) []token.Type {
 	return to
 }
 
+// authorities are the providers that vouch by client certificates.
+func authorities(from []*compile.Provider) (to []authority.Spec) {
+	for _, p := range from {
+		if x := p.Spec.GetX509(); x != nil {
+			to = append(to, authority.Spec{
+				Namespace: p.Key.Namespace, Name: p.Key.Name, Issuer: p.Spec.GetIssuer(),
+				CA: x.GetCa(), CAFile: x.GetCaFile(), CRLFile: x.GetCrlFile(), Subject: subject(x.GetSubject()), Names: x.GetNames(),
+			})
+		}
+	}
+	return to
+}
+
+func subject(s resourcev1.X509Subject) authority.Subject {
+	switch s {
+	case resourcev1.X509Subject_X509_SUBJECT_SAN_DNS:
+		return authority.DNSName
+	case resourcev1.X509Subject_X509_SUBJECT_SAN_EMAIL:
+		return authority.EmailAddress
+	case resourcev1.X509Subject_X509_SUBJECT_SAN_URI:
+		return authority.URI
+	case resourcev1.X509Subject_X509_SUBJECT_COMMON_NAME:
+		return authority.CommonName
+	}
+	return 0 // no name at all
+}
+
 func apiKeys(from []*compile.APIKey) []authn.APIKey {
 	to := make([]authn.APIKey, len(from))
 	for i, k := range from {
@@ -116,6 +150,10 @@ func accept(r *compile.Route) authn.Accept {
 		to.APIKeys = r.Key.Namespace
 	}
 	for _, p := range r.Providers {
+		if p.Spec.GetX509() != nil {
+			to.Authorities = append(to.Authorities, authority.Name{Namespace: p.Key.Namespace, Name: p.Key.Name})
+			continue
+		}
 		to.Providers = append(to.Providers, authn.ProviderName{Namespace: p.Key.Namespace, Name: p.Key.Name})
 	}
 	return to

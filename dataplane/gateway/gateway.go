@@ -20,6 +20,7 @@ import (
 	"github.com/sallyport/sallyport/internal/compile"
 	"github.com/sallyport/sallyport/internal/failpoint"
 	"github.com/sallyport/sallyport/internal/identity"
+	"github.com/sallyport/sallyport/internal/identity/authority"
 	"github.com/sallyport/sallyport/internal/policy"
 	"github.com/sallyport/sallyport/internal/revocation"
 	resourcev1 "github.com/sallyport/sallyport/proto/gen/sallyport/resource/v1"
@@ -43,7 +44,8 @@ type Config struct {
 	// Drain is how long requests may take to end when their listener does; 10 s
 	// when zero.
 	Drain time.Duration
-	// Reload is how often certificate files are looked at; 5 s when zero.
+	// Reload is how often files of certificates, authorities and revocation lists
+	// are looked at; 5 s when zero.
 	Reload time.Duration
 	Now    func() time.Time // time.Now when nil
 }
@@ -51,18 +53,19 @@ type Config struct {
 // Gateway decides on requests by the table that Apply put in force and the
 // revocations that Revoke did. It is safe for concurrent use.
 type Gateway struct {
-	authn     *authn.Pool
-	upstreams *upstream.Pool
-	record    *record.Recorder
-	log       *slog.Logger
-	age       func() (time.Duration, bool)
-	secureAge func() (time.Duration, bool)
-	now       func() time.Time
-	metrics   *metrics
-	listeners *listeners
-	explained explained
-	buffers   buffers
-	streams   streams
+	authn       *authn.Pool
+	authorities *authority.Pool
+	upstreams   *upstream.Pool
+	record      *record.Recorder
+	log         *slog.Logger
+	age         func() (time.Duration, bool)
+	secureAge   func() (time.Duration, bool)
+	now         func() time.Time
+	metrics     *metrics
+	listeners   *listeners
+	explained   explained
+	buffers     buffers
+	streams     streams
 
 	applying sync.Mutex // held by Apply, and guards nothing else
 
@@ -108,11 +111,15 @@ func New(c Config) (*Gateway, error) {
 	if err != nil {
 		return nil, fmt.Errorf("register metrics of the gateway: %w", err)
 	}
+	authorities, err := authority.NewPool(c.Log, c.Registerer)
+	if err != nil {
+		return nil, fmt.Errorf("register metrics of authorities: %w", err)
+	}
 	if c.Now == nil {
 		c.Now = time.Now
 	}
 	g := &Gateway{
-		authn: c.Authn, upstreams: c.Upstreams, record: c.Record, log: c.Log, age: c.Age, secureAge: c.SecurityAge,
+		authn: c.Authn, authorities: authorities, upstreams: c.Upstreams, record: c.Record, log: c.Log, age: c.Age, secureAge: c.SecurityAge,
 		now: c.Now, metrics: m,
 	}
 	g.listeners = newListeners(g, c)
@@ -159,7 +166,8 @@ func (g *Gateway) prepare(before *state, table *compile.Table) *state {
 	next.maxAge, next.maxSecurityAge = limitOf(table.Staleness()), limitOf(table.SecurityStaleness())
 	kept := before.table != nil && same(before.table.Providers(), table.Providers())
 	if !kept {
-		next.authn = g.authn.Sync(providers(table.Providers()))
+		next.authn = g.authn.Sync(providers(table.Providers())).
+			WithAuthorities(g.authorities.Sync(authorities(table.Providers())))
 	}
 	if !kept || !same(before.table.APIKeys(), table.APIKeys()) {
 		next.authn = next.authn.WithAPIKeys(apiKeys(table.APIKeys()))
@@ -177,6 +185,9 @@ func limitOf(age time.Duration, action resourcev1.StalenessAction) time.Duration
 	}
 	return age
 }
+
+// vouchers are asked in handshakes for client certificates that are no SVIDs.
+func (g *Gateway) vouchers() identity.Vouchers { return g.state.Load().authn.Authorities() }
 
 // same reports whether a and b are one slice: tables share what did not change.
 func same[T any](a, b []T) bool {

@@ -38,6 +38,7 @@ func (g *Gateway) Changed() <-chan struct{} { return g.listeners.changed }
 type listeners struct {
 	new     func(*compile.Listener) *listener
 	reload  time.Duration
+	files   func() // looks at those that are no listener's
 	changed chan struct{}
 	wake    chan struct{} // live is not what run has seen
 
@@ -47,7 +48,7 @@ type listeners struct {
 
 func newListeners(g *Gateway, c Config) *listeners {
 	ls := &listeners{
-		reload: c.Reload, changed: make(chan struct{}, 1), wake: make(chan struct{}, 1),
+		reload: c.Reload, files: g.authorities.Refresh, changed: make(chan struct{}, 1), wake: make(chan struct{}, 1),
 	}
 	if ls.reload == 0 {
 		ls.reload = 5 * time.Second
@@ -130,6 +131,7 @@ func (ls *listeners) run(ctx context.Context) {
 			return
 		case <-ls.wake:
 		case <-tick.C:
+			ls.files()
 			for _, l := range live {
 				l.refresh()
 			}

@@ -136,7 +136,7 @@ func (l *listener) tlsConfig(spec *resourcev1.ListenerTLS) (*tls.Config, *certif
 		certs = newCertificates(spec.GetCertificates(), l.gateway.log.With("listener", l.name))
 		find = certs.find
 	}
-	cfg := identity.ListenerConfig(l.identity, find)
+	cfg := identity.ListenerConfigWith(l.identity, find, l.gateway.vouchers)
 	if spec.GetMinVersion() != resourcev1.TLSVersion_TLS_VERSION_1_2 {
 		cfg.MinVersion = tls.VersionTLS13
 	}

@@ -9,6 +9,7 @@ import (
 	"iter"
 	"time"
 
+	"github.com/sallyport/sallyport/internal/identity/authority"
 	"github.com/sallyport/sallyport/internal/policy"
 	"github.com/sallyport/sallyport/internal/token"
 )
@@ -16,11 +17,12 @@ import (
 // Accept is what a route takes as proof of identity. The zero value takes
 // nothing.
 type Accept struct {
-	Providers          []ProviderName // whose bearer tokens
-	Introspected       bool           // only when their issuer, asked, says that they are active
-	APIKeys            string         // of this namespace; none when empty
-	ClientCertificates bool           // X.509-SVIDs
-	Anonymous          bool           // no credential at all; never a bad one
+	Providers          []ProviderName   // whose bearer tokens
+	Introspected       bool             // only when their issuer, asked, says that they are active
+	APIKeys            string           // of this namespace; none when empty
+	ClientCertificates bool             // X.509-SVIDs
+	Authorities        []authority.Name // whose client certificates, which are none
+	Anonymous          bool             // no credential at all; never a bad one
 	// All wants every kind of credential that is taken, where otherwise one is
 	// enough. The principal is the first one's, and has besides what the others
 	// prove: the SPIFFE ID of the certificate, the name of the API key.
@@ -40,6 +42,9 @@ type Peer struct {
 	ID       string    // the SPIFFE ID of the verified leaf
 	IssuedAt time.Time // the leaf's NotBefore
 	Expires  time.Time // the leaf's NotAfter: a connection may outlive it
+
+	// Certificate is what was presented if it is no SVID; ID is empty then.
+	Certificate *authority.Certificate
 }
 
 // Authenticator authenticates requests with the providers of one snapshot,
@@ -47,10 +52,11 @@ type Peer struct {
 // is immutable and safe for concurrent use. Pool.Sync makes it; the zero value
 // knows no provider and refuses every token.
 type Authenticator struct {
-	providers map[ProviderName]*provider
-	apiKeys   apiKeys
-	cache     *cache
-	metrics   *metrics
+	providers   map[ProviderName]*provider
+	apiKeys     apiKeys
+	authorities *authority.Set
+	cache       *cache
+	metrics     *metrics
 }
 
 // Authenticate returns who sent the request, or why it is not known; one of
@@ -105,7 +111,7 @@ func (a *Accept) takes(k kind) bool {
 	case apiKey:
 		return a.APIKeys != ""
 	case clientCertificate:
-		return a.ClientCertificates
+		return a.ClientCertificates || len(a.Authorities) > 0
 	}
 	return false
 }
@@ -127,7 +133,7 @@ func (a *Authenticator) prove(ctx context.Context, k kind, try *attempt) (*polic
 	case apiKey:
 		return a.apiKeys.prove(try.Header[HeaderAPIKey], try.accept.APIKeys, try.now)
 	case clientCertificate:
-		return workload(try.Peer, try.now)
+		return a.certificate(try)
 	}
 	return nil, CredentialsMissing
 }
@@ -170,19 +176,6 @@ func join(first, second *policy.Principal) *policy.Principal {
 		both.Expires = second.Expires
 	}
 	return &both
-}
-
-func workload(peer Peer, now time.Time) (*policy.Principal, Reason) {
-	switch {
-	case peer.ID == "":
-		return nil, CredentialsMissing
-	case !now.Before(peer.Expires):
-		return nil, CertificateExpired
-	}
-	return &policy.Principal{
-		Kind: policy.Workload, ID: peer.ID, SPIFFEID: peer.ID,
-		AuthenticatedBy: "x509-svid", IssuedAt: peer.IssuedAt, Expires: peer.Expires,
-	}, ""
 }
 
 func (a *Authenticator) bearer(ctx context.Context, try *attempt) (*policy.Principal, Reason) {

@@ -26,6 +26,17 @@ const (
 	APIKeyInvalid Reason = "api_key_invalid"
 	// APIKeyExpired: it had, and its time is over.
 	APIKeyExpired Reason = "api_key_expired"
+	// CertificateUntrusted: the client certificate is neither an X.509-SVID nor one
+	// of an authority that the route takes, whichever of these it takes.
+	CertificateUntrusted Reason = "certificate_untrusted"
+	// CertificateName: it has not exactly one name that its authority's provider
+	// takes.
+	CertificateName Reason = "certificate_name"
+	// CertificateRevoked: it, or one above it, is on its issuer's list.
+	CertificateRevoked Reason = "certificate_revoked"
+	// RevocationUnknown: an issuer's revocation list is missing or stale. It says
+	// nothing about the certificate.
+	RevocationUnknown Reason = "crl_unavailable"
 	// CertificateExpired: the client certificate has expired since the
 	// connection was made.
 	CertificateExpired Reason = "certificate_expired"
@@ -62,12 +73,14 @@ const (
 // and answers are our trouble: a 401 would make clients throw good tokens away.
 func newDenial(reason Reason, accept Accept) *Denial {
 	switch reason {
-	case KeysUnavailable, IntrospectionUnavailable:
+	case KeysUnavailable, IntrospectionUnavailable, RevocationUnknown:
 		return &Denial{Status: http.StatusServiceUnavailable, Reason: reason}
 	case CredentialsMalformed:
 		return &Denial{http.StatusBadRequest, reason, invalidRequest}
 	case APIKeyMalformed, APIKeyInvalid, APIKeyExpired:
 		return &Denial{http.StatusUnauthorized, reason, apiKeyChallenge}
+	case CertificateUntrusted, CertificateName, CertificateRevoked:
+		return &Denial{http.StatusUnauthorized, reason, certificateChallenge}
 	case CredentialsMissing, SchemeUnsupported, CertificateExpired:
 		return &Denial{http.StatusUnauthorized, reason, challenge(accept)}
 	}

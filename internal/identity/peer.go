@@ -4,6 +4,9 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
+	"net/url"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
@@ -31,6 +34,13 @@ func PeerID(state *tls.ConnectionState) (ID, error) {
 		return "", fmt.Errorf("%w: valid until %s", ErrPeer, leaf.NotAfter.Format(time.RFC3339))
 	}
 	return leafID(leaf)
+}
+
+// IsSVID reports whether a certificate claims to be an X.509-SVID: one of its
+// names has the scheme of SPIFFE IDs. It then is one or nothing, whoever has
+// signed it.
+func IsSVID(leaf *x509.Certificate) bool {
+	return slices.ContainsFunc(leaf.URIs, func(u *url.URL) bool { return strings.EqualFold(u.Scheme, "spiffe") })
 }
 
 func verified(chains [][]*x509.Certificate, leaf *x509.Certificate) bool {

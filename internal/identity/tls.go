@@ -4,6 +4,9 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
+	"slices"
+	"sync/atomic"
+	"time"
 
 	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
 )
@@ -20,7 +23,7 @@ import (
 // runs on a resumed session; and sessions are not resumed, because nothing here
 // needs it.
 func ServerConfig(src *Source, authorize Authorizer) *tls.Config {
-	cfg := src.serverConfig()
+	cfg := src.serverConfig(nil)
 	cfg.MinVersion = tls.VersionTLS13
 	cfg.ClientAuth = tls.RequireAndVerifyClientCert
 	cfg.GetCertificate = src.serverCertificate
@@ -41,19 +44,46 @@ func ServerConfig(src *Source, authorize Authorizer) *tls.Config {
 func ListenerConfig(
 	src *Source, certificate func(*tls.ClientHelloInfo) (*tls.Certificate, error),
 ) *tls.Config {
+	return ListenerConfigWith(src, certificate, nil)
+}
+
+// Vouchers let clients pass the handshake whose certificates are no SVIDs. They
+// are asked for the moment, and must be safe for concurrent use.
+type Vouchers interface {
+	// Roots are the authorities that clients are told of, in an order that stays
+	// the same while they do.
+	Roots() []*x509.Certificate
+	// Vouch returns nil for a client's certificate, leaf first, that is none of an
+	// SVID and verifies at now.
+	Vouch(chain []*x509.Certificate, now time.Time) error
+}
+
+// ListenerConfigWith is ListenerConfig for listeners that strangers reach with
+// other certificates as well, for which the Vouchers of the moment answer; nil
+// answers for none. PeerID fails for them, as for whatever is no SVID: IsSVID
+// says which of the two a leaf is, and it is never both.
+func ListenerConfigWith(
+	src *Source, certificate func(*tls.ClientHelloInfo) (*tls.Certificate, error), others func() Vouchers,
+) *tls.Config {
 	if certificate == nil {
 		certificate = src.serverCertificate
 	}
-	cfg := src.serverConfig()
+	cfg := src.serverConfig(others)
 	cfg.MinVersion = tls.VersionTLS12
 	cfg.CipherSuites = tls12Suites()
 	cfg.ClientAuth = tls.VerifyClientCertIfGiven
 	cfg.GetCertificate = certificate
 	cfg.VerifyConnection = func(state tls.ConnectionState) error {
-		if len(state.PeerCertificates) == 0 {
+		switch {
+		case len(state.PeerCertificates) == 0:
 			return nil
+		case others == nil || IsSVID(state.PeerCertificates[0]):
+			return src.verify(state, anyone)
 		}
-		return src.verify(state, anyone)
+		if err := others().Vouch(state.PeerCertificates, src.cfg.Now()); err != nil {
+			return fmt.Errorf("%w: %w", ErrPeer, err)
+		}
+		return nil
 	}
 	return cfg
 }
@@ -91,7 +121,8 @@ func ClientConfig(src *Source, expected Authorizer) *tls.Config {
 // that crypto/tls builds from all authorities together only serve PeerID to tell a
 // verified connection; that an authority spoke for its own trust domain is checked
 // by verify.
-func (s *Source) serverConfig() *tls.Config {
+func (s *Source) serverConfig(others func() Vouchers) *tls.Config {
+	known := &rootsOfAll{source: s, others: others}
 	cfg := &tls.Config{
 		Time:                   s.cfg.Now,
 		NextProtos:             []string{"h2", "http/1.1"},
@@ -101,10 +132,41 @@ func (s *Source) serverConfig() *tls.Config {
 	}
 	cfg.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) {
 		current := cfg.Clone()
-		current.ClientCAs = s.material.Load().authorities
+		current.ClientCAs = known.pool()
 		return current, nil
 	}
 	return cfg
+}
+
+// rootsOfAll keeps the union of what the Source and the Vouchers know.
+type rootsOfAll struct {
+	source *Source
+	others func() Vouchers
+
+	last atomic.Pointer[union]
+}
+
+type union struct {
+	of    *x509.CertPool // of the Source
+	roots []*x509.Certificate
+	pool  *x509.CertPool
+}
+
+func (r *rootsOfAll) pool() *x509.CertPool {
+	own := r.source.material.Load().authorities
+	if r.others == nil {
+		return own
+	}
+	roots := r.others().Roots()
+	if last := r.last.Load(); last != nil && last.of == own && slices.Equal(last.roots, roots) {
+		return last.pool
+	}
+	all := own.Clone()
+	for _, c := range roots {
+		all.AddCert(c)
+	}
+	r.last.Store(&union{own, roots, all})
+	return all
 }
 
 func (s *Source) certificate() (*tls.Certificate, error) {

@@ -113,6 +113,20 @@ func TestDecodeFindsAllProblems(t *testing.T) {
 		{of("Listener", `{address: "443", tls: {}}`), []string{"spec.tls invalid_value", "spec.address invalid_value"}},
 		{of("Listener", `{address: "1.2.3.4:x", tls: {workloadIdentity: true}}`), []string{"spec.address invalid_value"}},
 
+		{of("IdentityProvider", `{issuer: a, jwksUrl: "https://a"}`), []string{"spec.audiences invalid_value"}},
+		{of("IdentityProvider", `{issuer: a, jwksUrl: "https://a", audiences: [b], x509: {caFile: /a, subject: SAN_DNS}}`), []string{"spec.x509 invalid_value"}},
+		{of("IdentityProvider", `{issuer: a, x509: {names: ["a\nb"]}}`), []string{"spec.x509 required"}},
+		{of("IdentityProvider", `{issuer: a, x509: {caFile: ca.pem, ca: b, subject: SAN_DNS}}`), []string{"spec.x509.caFile conflicting_fields", "spec.x509.ca invalid_value"}},
+		{of("IdentityProvider", `{issuer: a, x509: {ca: "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", crlFile: x, subject: SAN_DNS, names: [a.example, "*.a.example", "*", "a.*.example", "*a.example", A.example]}}`), []string{
+			"spec.x509.ca invalid_value", "spec.x509.crlFile invalid_value", "spec.x509.names[2] invalid_value", "spec.x509.names[3] invalid_value",
+			"spec.x509.names[4] invalid_value", "spec.x509.names[5] invalid_value",
+		}},
+		{of("IdentityProvider", `{issuer: a, x509: {caFile: /a, subject: SAN_EMAIL, names: ["a@a.example", "*@a.example", "@a.example", "a*@a.example", "*b@a.example", "a@A.example", "a@b@c"]}}`), []string{
+			"spec.x509.names[2] invalid_value", "spec.x509.names[3] invalid_value", "spec.x509.names[4] invalid_value", "spec.x509.names[5] invalid_value", "spec.x509.names[6] invalid_value",
+		}},
+		{of("IdentityProvider", `{issuer: a, x509: {caFile: /a, subject: SAN_URI, names: ["https://a/b", "https://a/*", "SPIFFE://a/b"]}}`), []string{
+			"spec.x509.names[1] invalid_value", "spec.x509.names[2] invalid_value",
+		}},
 		{of("IdentityProvider", `{issuer: "https://a\u0001", jwksUrl: "http://keys.example/", audiences: [""], leeway: 121s}`),
 			[]string{"spec.audiences[0] invalid_value", "spec.leeway invalid_value", "spec.issuer invalid_value", "spec.jwksUrl invalid_value"}},
 		{of("Enrollment", `{spiffeId: "https://a/b", environment: "*", labels: {a: [b]}}`),

@@ -14,6 +14,10 @@ import (
 
 func (d *decoder) identityProvider(s *resourcev1.IdentityProvider) {
 	d.checked(atSpec().to("issuer"), s.GetIssuer(), checkText)
+	if s.GetX509() != nil {
+		d.x509(atSpec().to("x509"), s.GetX509())
+		return
+	}
 	if s.GetDiscovery() {
 		d.checked(atSpec().to("issuer"), s.GetIssuer(), checkIssuer)
 	}

@@ -176,6 +176,8 @@ func TestScopeAndReach(t *testing.T) {
 		"Policy/shop/reads-orders true[] REACH_ROUTES true",
 		"Policy/shop/blocks true[] REACH_ROUTES true",
 		"Policy/shop/blocks-all false[aws-prod] REACH_ROUTES true",
+		"IdentityProvider/shop/terminals true[] REACH_REFERENCES false",
+		"IdentityProvider/shop/partners true[] REACH_REFERENCES false",
 		"ApiKey/shop/nightly-export true[] REACH_REFERENCES false",
 		"Revocation/stolen-token true[] REACH_ENVIRONMENT false",
 		"Revocation/ann-before-today true[] REACH_ENVIRONMENT false",

@@ -186,7 +186,9 @@ func (TLSVersion) EnumDescriptor() ([]byte, []int) {
 	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{2}
 }
 
-// ClientCertificates says whether a listener asks callers for an X.509-SVID.
+// ClientCertificates says whether a listener asks callers for a certificate: an
+// X.509-SVID, or one that the x509 of an IdentityProvider verifies. Which of them
+// counts is for the route to say.
 type ClientCertificates int32
 
 const (
@@ -341,6 +343,61 @@ func (x Effect) Number() protoreflect.EnumNumber {
 // Deprecated: Use Effect.Descriptor instead.
 func (Effect) EnumDescriptor() ([]byte, []int) {
 	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{5}
+}
+
+type X509Subject int32
+
+const (
+	X509Subject_X509_SUBJECT_UNSPECIFIED X509Subject = 0
+	X509Subject_X509_SUBJECT_SAN_DNS     X509Subject = 1
+	X509Subject_X509_SUBJECT_SAN_EMAIL   X509Subject = 2
+	X509Subject_X509_SUBJECT_SAN_URI     X509Subject = 3
+	X509Subject_X509_SUBJECT_COMMON_NAME X509Subject = 4
+)
+
+// Enum value maps for X509Subject.
+var (
+	X509Subject_name = map[int32]string{
+		0: "X509_SUBJECT_UNSPECIFIED",
+		1: "X509_SUBJECT_SAN_DNS",
+		2: "X509_SUBJECT_SAN_EMAIL",
+		3: "X509_SUBJECT_SAN_URI",
+		4: "X509_SUBJECT_COMMON_NAME",
+	}
+	X509Subject_value = map[string]int32{
+		"X509_SUBJECT_UNSPECIFIED": 0,
+		"X509_SUBJECT_SAN_DNS":     1,
+		"X509_SUBJECT_SAN_EMAIL":   2,
+		"X509_SUBJECT_SAN_URI":     3,
+		"X509_SUBJECT_COMMON_NAME": 4,
+	}
+)
+
+func (x X509Subject) Enum() *X509Subject {
+	p := new(X509Subject)
+	*p = x
+	return p
+}
+
+func (x X509Subject) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (X509Subject) Descriptor() protoreflect.EnumDescriptor {
+	return file_sallyport_resource_v1_resource_proto_enumTypes[6].Descriptor()
+}
+
+func (X509Subject) Type() protoreflect.EnumType {
+	return &file_sallyport_resource_v1_resource_proto_enumTypes[6]
+}
+
+func (x X509Subject) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use X509Subject.Descriptor instead.
+func (X509Subject) EnumDescriptor() ([]byte, []int) {
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{6}
 }
 
 // Document is one resource as it travels: its bytes are made once, at commit,
@@ -978,7 +1035,8 @@ func (x *Route) GetWebSocket() bool {
 // Authentication lists the kinds of credentials that a route takes.
 type Authentication struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Names of IdentityProviders of this namespace whose bearer tokens are taken.
+	// Names of IdentityProviders of this namespace whose bearer tokens, or client
+	// certificates, are taken.
 	IdentityProviders []string `protobuf:"bytes,1,rep,name=identity_providers,json=identityProviders,proto3" json:"identity_providers,omitempty"`
 	// X.509-SVIDs are taken. The listener has to ask for them.
 	ClientCertificates bool `protobuf:"varint,2,opt,name=client_certificates,json=clientCertificates,proto3" json:"client_certificates,omitempty"`
@@ -1586,7 +1644,8 @@ func (*PrincipalMatcher_Anonymous) isPrincipalMatcher_Match() {}
 
 func (*PrincipalMatcher_Key) isPrincipalMatcher_Match() {}
 
-// IdentityProvider vouches for who sends a bearer token (RFC 6750): with the keys
+// IdentityProvider vouches for callers: with x509 by their client certificates, else
+// for who sends a bearer token (RFC 6750): with the keys
 // that it publishes, for a JWT (RFC 7519) that it signed, or by an answer, when
 // it is asked. Its keys come from exactly one of jwks_url, discovery and jwks; or
 // from none, when it is to be asked for every token.
@@ -1597,7 +1656,7 @@ func (*PrincipalMatcher_Key) isPrincipalMatcher_Match() {}
 type IdentityProvider struct {
 	state        protoimpl.MessageState `protogen:"open.v1"`
 	Environments []string               `protobuf:"bytes,1,rep,name=environments,proto3" json:"environments,omitempty"`
-	// Equal to the token's iss.
+	// Equal to the token's iss. With x509, what principals have as their issuer.
 	Issuer string `protobuf:"bytes,2,opt,name=issuer,proto3" json:"issuer,omitempty"`
 	// Where the issuer publishes its JWKS (RFC 7517). https, or with
 	// allow_private_addresses http to a loopback address.
@@ -1635,6 +1694,9 @@ type IdentityProvider struct {
 	// there are no keys. Opaque tokens of a route are those of the first of its
 	// identity_providers that has this.
 	Introspection *Introspection `protobuf:"bytes,15,opt,name=introspection,proto3" json:"introspection,omitempty"`
+	// Vouches by client certificates instead of tokens. The listener has to ask for
+	// them.
+	X509          *X509 `protobuf:"bytes,21,opt,name=x509,proto3" json:"x509,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1770,6 +1832,13 @@ func (x *IdentityProvider) GetAllowPrivateAddresses() bool {
 func (x *IdentityProvider) GetIntrospection() *Introspection {
 	if x != nil {
 		return x.Introspection
+	}
+	return nil
+}
+
+func (x *IdentityProvider) GetX509() *X509 {
+	if x != nil {
+		return x.X509
 	}
 	return nil
 }
@@ -1914,6 +1983,124 @@ func (x *Introspection) GetCache() *durationpb.Duration {
 	return nil
 }
 
+// X509 is a certificate authority for clients. Their certificates have the extended
+// key usage clientAuth. What claims to be an X.509-SVID is no other certificate.
+type X509 struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// PEM files on the proxy, read again when they change, or the certificates
+	// themselves in PEM.
+	//
+	// Types that are valid to be assigned to Authorities:
+	//
+	//	*X509_CaFile
+	//	*X509_Ca
+	Authorities isX509_Authorities `protobuf_oneof:"authorities"`
+	// A file on the proxy with the revocation lists (RFC 5280) of every issuer from
+	// the root down, read again when it changes. While one is missing, stale or
+	// not to be understood, certificates are refused. Empty: none is revoked.
+	CrlFile string `protobuf:"bytes,3,opt,name=crl_file,json=crlFile,proto3" json:"crl_file,omitempty"`
+	// Which name of the certificate is the principal's ID. There has to be exactly
+	// one of them, or one that names has.
+	Subject X509Subject `protobuf:"varint,4,opt,name=subject,proto3,enum=sallyport.resource.v1.X509Subject" json:"subject,omitempty"`
+	// The names that are taken; *.example.com is one label, and *@example.com
+	// everybody there. Empty: every name.
+	Names         []string `protobuf:"bytes,5,rep,name=names,proto3" json:"names,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *X509) Reset() {
+	*x = X509{}
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *X509) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*X509) ProtoMessage() {}
+
+func (x *X509) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use X509.ProtoReflect.Descriptor instead.
+func (*X509) Descriptor() ([]byte, []int) {
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *X509) GetAuthorities() isX509_Authorities {
+	if x != nil {
+		return x.Authorities
+	}
+	return nil
+}
+
+func (x *X509) GetCaFile() string {
+	if x != nil {
+		if x, ok := x.Authorities.(*X509_CaFile); ok {
+			return x.CaFile
+		}
+	}
+	return ""
+}
+
+func (x *X509) GetCa() string {
+	if x != nil {
+		if x, ok := x.Authorities.(*X509_Ca); ok {
+			return x.Ca
+		}
+	}
+	return ""
+}
+
+func (x *X509) GetCrlFile() string {
+	if x != nil {
+		return x.CrlFile
+	}
+	return ""
+}
+
+func (x *X509) GetSubject() X509Subject {
+	if x != nil {
+		return x.Subject
+	}
+	return X509Subject_X509_SUBJECT_UNSPECIFIED
+}
+
+func (x *X509) GetNames() []string {
+	if x != nil {
+		return x.Names
+	}
+	return nil
+}
+
+type isX509_Authorities interface {
+	isX509_Authorities()
+}
+
+type X509_CaFile struct {
+	CaFile string `protobuf:"bytes,1,opt,name=ca_file,json=caFile,proto3,oneof"`
+}
+
+type X509_Ca struct {
+	Ca string `protobuf:"bytes,2,opt,name=ca,proto3,oneof"`
+}
+
+func (*X509_CaFile) isX509_Authorities() {}
+
+func (*X509_Ca) isX509_Authorities() {}
+
 // ApiKey is what a program without a better identity calls with. Only a digest of
 // each secret is known here: "sallyport key create" makes the key and shows it
 // once.
@@ -1934,7 +2121,7 @@ type ApiKey struct {
 
 func (x *ApiKey) Reset() {
 	*x = ApiKey{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[19]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1946,7 +2133,7 @@ func (x *ApiKey) String() string {
 func (*ApiKey) ProtoMessage() {}
 
 func (x *ApiKey) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[19]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1959,7 +2146,7 @@ func (x *ApiKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApiKey.ProtoReflect.Descriptor instead.
 func (*ApiKey) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{19}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ApiKey) GetEnvironments() []string {
@@ -2014,7 +2201,7 @@ type ApiKeySecret struct {
 
 func (x *ApiKeySecret) Reset() {
 	*x = ApiKeySecret{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[20]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2026,7 +2213,7 @@ func (x *ApiKeySecret) String() string {
 func (*ApiKeySecret) ProtoMessage() {}
 
 func (x *ApiKeySecret) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[20]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2039,7 +2226,7 @@ func (x *ApiKeySecret) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApiKeySecret.ProtoReflect.Descriptor instead.
 func (*ApiKeySecret) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{20}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ApiKeySecret) GetId() string {
@@ -2101,7 +2288,7 @@ type Revocation struct {
 
 func (x *Revocation) Reset() {
 	*x = Revocation{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[21]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2113,7 +2300,7 @@ func (x *Revocation) String() string {
 func (*Revocation) ProtoMessage() {}
 
 func (x *Revocation) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[21]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2126,7 +2313,7 @@ func (x *Revocation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Revocation.ProtoReflect.Descriptor instead.
 func (*Revocation) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{21}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Revocation) GetTarget() isRevocation_Target {
@@ -2284,7 +2471,7 @@ type RevokedToken struct {
 
 func (x *RevokedToken) Reset() {
 	*x = RevokedToken{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[22]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2296,7 +2483,7 @@ func (x *RevokedToken) String() string {
 func (*RevokedToken) ProtoMessage() {}
 
 func (x *RevokedToken) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[22]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2309,7 +2496,7 @@ func (x *RevokedToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokedToken.ProtoReflect.Descriptor instead.
 func (*RevokedToken) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{22}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *RevokedToken) GetIssuer() string {
@@ -2337,7 +2524,7 @@ type RevokedSubject struct {
 
 func (x *RevokedSubject) Reset() {
 	*x = RevokedSubject{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[23]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2349,7 +2536,7 @@ func (x *RevokedSubject) String() string {
 func (*RevokedSubject) ProtoMessage() {}
 
 func (x *RevokedSubject) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[23]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2362,7 +2549,7 @@ func (x *RevokedSubject) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokedSubject.ProtoReflect.Descriptor instead.
 func (*RevokedSubject) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{23}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *RevokedSubject) GetIssuer() string {
@@ -2391,7 +2578,7 @@ type RevokedSession struct {
 
 func (x *RevokedSession) Reset() {
 	*x = RevokedSession{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[24]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2403,7 +2590,7 @@ func (x *RevokedSession) String() string {
 func (*RevokedSession) ProtoMessage() {}
 
 func (x *RevokedSession) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[24]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2416,7 +2603,7 @@ func (x *RevokedSession) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokedSession.ProtoReflect.Descriptor instead.
 func (*RevokedSession) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{24}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *RevokedSession) GetIssuer() string {
@@ -2548,12 +2735,12 @@ const file_sallyport_resource_v1_resource_proto_rawDesc = "" +
 	"\tanonymous\x18\x05 \x01(\bB\a\xbaH\x04j\x02\b\x01H\x00R\tanonymous\x12\x1d\n" +
 	"\x03key\x18\a \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?H\x00R\x03key\x124\n" +
 	"\x11identity_provider\x18\x06 \x01(\tB\a\xbaH\x04r\x02\x18?R\x10identityProviderB\x0e\n" +
-	"\x05match\x12\x05\xbaH\x02\b\x01\"\xad\t\n" +
+	"\x05match\x12\x05\xbaH\x02\b\x01\"\xa6\x0e\n" +
 	"\x10IdentityProvider\x12/\n" +
 	"\fenvironments\x18\x01 \x03(\tB\v\xbaH\b\x92\x01\x05\x10\x80\x02\x18\x01R\fenvironments\x12#\n" +
 	"\x06issuer\x18\x02 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\x18\x80\bR\x06issuer\x12#\n" +
-	"\bjwks_url\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x10R\ajwksUrl\x123\n" +
-	"\taudiences\x18\x04 \x03(\tB\x15\xbaH\x12\x92\x01\x0f\b\x01\x10\x10\x18\x01\"\ar\x05\x10\x01\x18\x80\bR\taudiences\x12+\n" +
+	"\bjwks_url\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x10R\ajwksUrl\x121\n" +
+	"\taudiences\x18\x04 \x03(\tB\x13\xbaH\x10\x92\x01\r\x10\x10\x18\x01\"\ar\x05\x10\x01\x18\x80\bR\taudiences\x12+\n" +
 	"\fgroups_claim\x18\x05 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\vgroupsClaim\x12?\n" +
 	"\x06leeway\x18\x06 \x01(\v2\x19.google.protobuf.DurationB\f\xbaH\t\xaa\x01\x06\"\x02\bx2\x00R\x06leeway\x12\x1c\n" +
 	"\tdiscovery\x18\a \x01(\bR\tdiscovery\x12\x1d\n" +
@@ -2568,8 +2755,11 @@ const file_sallyport_resource_v1_resource_proto_rawDesc = "" +
 	"\rsubject_claim\x18\f \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\fsubjectClaim\x12M\n" +
 	"\fmax_lifetime\x18\r \x01(\v2\x19.google.protobuf.DurationB\x0f\xbaH\f\xaa\x01\t\"\x05\b\x80\xe7\x84\x0f*\x00R\vmaxLifetime\x126\n" +
 	"\x17allow_private_addresses\x18\x0e \x01(\bR\x15allowPrivateAddresses\x12J\n" +
-	"\rintrospection\x18\x0f \x01(\v2$.sallyport.resource.v1.IntrospectionR\rintrospection:\xaa\x02\xbaH\xa6\x02\x1a\xa3\x02\n" +
-	"\x16identity_provider.keys\x12Ugive exactly one of jwksUrl, discovery and jwks, or introspection without any of them\x1a\xb1\x01(this.jwks_url != '' ? 1 : 0) + (this.discovery ? 1 : 0) + (this.jwks != '' ? 1 : 0) == 1 || has(this.introspection) && this.jwks_url == '' && !this.discovery && this.jwks == ''\"_\n" +
+	"\rintrospection\x18\x0f \x01(\v2$.sallyport.resource.v1.IntrospectionR\rintrospection\x12/\n" +
+	"\x04x509\x18\x15 \x01(\v2\x1b.sallyport.resource.v1.X509R\x04x509:\xf4\x06\xbaH\xf0\x06\x1a\xbf\x02\n" +
+	"\x16identity_provider.keys\x12]give exactly one of jwksUrl, discovery and jwks, or introspection or x509 without any of them\x1a\xc5\x01(this.jwks_url != '' ? 1 : 0) + (this.discovery ? 1 : 0) + (this.jwks != '' ? 1 : 0) == 1 || (has(this.introspection) || has(this.x509)) && this.jwks_url == '' && !this.discovery && this.jwks == ''\x1a]\n" +
+	"\x1bidentity_provider.audiences\x12\x11name one at least\x1a+has(this.x509) || this.audiences.size() > 0\x1a\xcc\x03\n" +
+	"\x16identity_provider.x509\x12>goes with issuer and environments alone: the rest is of tokens\x1a\xf1\x02!has(this.x509) || this.jwks_url == '' && !this.discovery && this.jwks == '' && this.audiences.size() == 0 && this.groups_claim == '' && !has(this.leeway) && this.algorithms.size() == 0 && this.token_types.size() == 0 && this.required_claims.size() == 0 && this.subject_claim == '' && !has(this.max_lifetime) && !this.allow_private_addresses && !has(this.introspection)\"_\n" +
 	"\rRequiredClaim\x12!\n" +
 	"\x05claim\x18\x01 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\x18\x80\x02R\x05claim\x12+\n" +
 	"\x06values\x18\x02 \x03(\tB\x13\xbaH\x10\x92\x01\r\b\x01\x10@\x18\x01\"\x05r\x03\x18\x80\bR\x06values\"\xa0\x02\n" +
@@ -2579,7 +2769,16 @@ const file_sallyport_resource_v1_resource_proto_rawDesc = "" +
 	"\x12client_secret_file\x18\x03 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\x18\x80\bR\x10clientSecretFile\x12A\n" +
 	"\atimeout\x18\x04 \x01(\v2\x19.google.protobuf.DurationB\f\xbaH\t\xaa\x01\x06\"\x02\b\x1e*\x00R\atimeout\x12>\n" +
 	"\x05cache\x18\x05 \x01(\v2\x19.google.protobuf.DurationB\r\xbaH\n" +
-	"\xaa\x01\a\"\x03\b\x90\x1c2\x00R\x05cache\"\xfe\x01\n" +
+	"\xaa\x01\a\"\x03\b\x90\x1c2\x00R\x05cache\"\xfd\x01\n" +
+	"\x04X509\x12%\n" +
+	"\aca_file\x18\x01 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01\x18\x80 H\x00R\x06caFile\x12\x1d\n" +
+	"\x02ca\x18\x02 \x01(\tB\v\xbaH\br\x06\x10\x01\x18\x80\x80\x04H\x00R\x02ca\x12#\n" +
+	"\bcrl_file\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80 R\acrlFile\x12H\n" +
+	"\asubject\x18\x04 \x01(\x0e2\".sallyport.resource.v1.X509SubjectB\n" +
+	"\xbaH\a\x82\x01\x04\x10\x01 \x00R\asubject\x12*\n" +
+	"\x05names\x18\x05 \x03(\tB\x14\xbaH\x11\x92\x01\x0e\x10\x80\x02\x18\x01\"\ar\x05\x10\x01\x18\x80\x02R\x05namesB\x14\n" +
+	"\vauthorities\x12\x05\xbaH\x02\b\x01\"\xfe\x01\n" +
 	"\x06ApiKey\x12/\n" +
 	"\fenvironments\x18\x01 \x03(\tB\v\xbaH\b\x92\x01\x05\x10\x80\x02\x18\x01R\fenvironments\x12\x1e\n" +
 	"\x05owner\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\x05owner\x12+\n" +
@@ -2645,7 +2844,13 @@ const file_sallyport_resource_v1_resource_proto_rawDesc = "" +
 	"\x06Effect\x12\x16\n" +
 	"\x12EFFECT_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fEFFECT_ALLOW\x10\x01\x12\x0f\n" +
-	"\vEFFECT_DENY\x10\x02B\xeb\x01\n" +
+	"\vEFFECT_DENY\x10\x02*\x99\x01\n" +
+	"\vX509Subject\x12\x1c\n" +
+	"\x18X509_SUBJECT_UNSPECIFIED\x10\x00\x12\x18\n" +
+	"\x14X509_SUBJECT_SAN_DNS\x10\x01\x12\x1a\n" +
+	"\x16X509_SUBJECT_SAN_EMAIL\x10\x02\x12\x18\n" +
+	"\x14X509_SUBJECT_SAN_URI\x10\x03\x12\x1c\n" +
+	"\x18X509_SUBJECT_COMMON_NAME\x10\x04B\xeb\x01\n" +
 	"\x19com.sallyport.resource.v1B\rResourceProtoP\x01ZIgithub.com/sallyport/sallyport/proto/gen/sallyport/resource/v1;resourcev1\xa2\x02\x03SRX\xaa\x02\x15Sallyport.Resource.V1\xca\x02\x15Sallyport\\Resource\\V1\xe2\x02!Sallyport\\Resource\\V1\\GPBMetadata\xea\x02\x17Sallyport::Resource::V1b\x06proto3"
 
 var (
@@ -2660,8 +2865,8 @@ func file_sallyport_resource_v1_resource_proto_rawDescGZIP() []byte {
 	return file_sallyport_resource_v1_resource_proto_rawDescData
 }
 
-var file_sallyport_resource_v1_resource_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
-var file_sallyport_resource_v1_resource_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
+var file_sallyport_resource_v1_resource_proto_enumTypes = make([]protoimpl.EnumInfo, 7)
+var file_sallyport_resource_v1_resource_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
 var file_sallyport_resource_v1_resource_proto_goTypes = []any{
 	(Reach)(0),                    // 0: sallyport.resource.v1.Reach
 	(StalenessAction)(0),          // 1: sallyport.resource.v1.StalenessAction
@@ -2669,79 +2874,83 @@ var file_sallyport_resource_v1_resource_proto_goTypes = []any{
 	(ClientCertificates)(0),       // 3: sallyport.resource.v1.ClientCertificates
 	(Require)(0),                  // 4: sallyport.resource.v1.Require
 	(Effect)(0),                   // 5: sallyport.resource.v1.Effect
-	(*Document)(nil),              // 6: sallyport.resource.v1.Document
-	(*RouteSelector)(nil),         // 7: sallyport.resource.v1.RouteSelector
-	(*Environment)(nil),           // 8: sallyport.resource.v1.Environment
-	(*StalenessRule)(nil),         // 9: sallyport.resource.v1.StalenessRule
-	(*Enrollment)(nil),            // 10: sallyport.resource.v1.Enrollment
-	(*Listener)(nil),              // 11: sallyport.resource.v1.Listener
-	(*ListenerTLS)(nil),           // 12: sallyport.resource.v1.ListenerTLS
-	(*CertificateFiles)(nil),      // 13: sallyport.resource.v1.CertificateFiles
-	(*Route)(nil),                 // 14: sallyport.resource.v1.Route
-	(*Authentication)(nil),        // 15: sallyport.resource.v1.Authentication
-	(*Upstream)(nil),              // 16: sallyport.resource.v1.Upstream
-	(*PlaintextTransport)(nil),    // 17: sallyport.resource.v1.PlaintextTransport
-	(*TLSTransport)(nil),          // 18: sallyport.resource.v1.TLSTransport
-	(*SPIFFETransport)(nil),       // 19: sallyport.resource.v1.SPIFFETransport
-	(*Policy)(nil),                // 20: sallyport.resource.v1.Policy
-	(*PrincipalMatcher)(nil),      // 21: sallyport.resource.v1.PrincipalMatcher
-	(*IdentityProvider)(nil),      // 22: sallyport.resource.v1.IdentityProvider
-	(*RequiredClaim)(nil),         // 23: sallyport.resource.v1.RequiredClaim
-	(*Introspection)(nil),         // 24: sallyport.resource.v1.Introspection
-	(*ApiKey)(nil),                // 25: sallyport.resource.v1.ApiKey
-	(*ApiKeySecret)(nil),          // 26: sallyport.resource.v1.ApiKeySecret
-	(*Revocation)(nil),            // 27: sallyport.resource.v1.Revocation
-	(*RevokedToken)(nil),          // 28: sallyport.resource.v1.RevokedToken
-	(*RevokedSubject)(nil),        // 29: sallyport.resource.v1.RevokedSubject
-	(*RevokedSession)(nil),        // 30: sallyport.resource.v1.RevokedSession
-	nil,                           // 31: sallyport.resource.v1.Document.LabelsEntry
-	nil,                           // 32: sallyport.resource.v1.RouteSelector.LabelsEntry
-	nil,                           // 33: sallyport.resource.v1.Enrollment.LabelsEntry
-	(*durationpb.Duration)(nil),   // 34: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil), // 35: google.protobuf.Timestamp
+	(X509Subject)(0),              // 6: sallyport.resource.v1.X509Subject
+	(*Document)(nil),              // 7: sallyport.resource.v1.Document
+	(*RouteSelector)(nil),         // 8: sallyport.resource.v1.RouteSelector
+	(*Environment)(nil),           // 9: sallyport.resource.v1.Environment
+	(*StalenessRule)(nil),         // 10: sallyport.resource.v1.StalenessRule
+	(*Enrollment)(nil),            // 11: sallyport.resource.v1.Enrollment
+	(*Listener)(nil),              // 12: sallyport.resource.v1.Listener
+	(*ListenerTLS)(nil),           // 13: sallyport.resource.v1.ListenerTLS
+	(*CertificateFiles)(nil),      // 14: sallyport.resource.v1.CertificateFiles
+	(*Route)(nil),                 // 15: sallyport.resource.v1.Route
+	(*Authentication)(nil),        // 16: sallyport.resource.v1.Authentication
+	(*Upstream)(nil),              // 17: sallyport.resource.v1.Upstream
+	(*PlaintextTransport)(nil),    // 18: sallyport.resource.v1.PlaintextTransport
+	(*TLSTransport)(nil),          // 19: sallyport.resource.v1.TLSTransport
+	(*SPIFFETransport)(nil),       // 20: sallyport.resource.v1.SPIFFETransport
+	(*Policy)(nil),                // 21: sallyport.resource.v1.Policy
+	(*PrincipalMatcher)(nil),      // 22: sallyport.resource.v1.PrincipalMatcher
+	(*IdentityProvider)(nil),      // 23: sallyport.resource.v1.IdentityProvider
+	(*RequiredClaim)(nil),         // 24: sallyport.resource.v1.RequiredClaim
+	(*Introspection)(nil),         // 25: sallyport.resource.v1.Introspection
+	(*X509)(nil),                  // 26: sallyport.resource.v1.X509
+	(*ApiKey)(nil),                // 27: sallyport.resource.v1.ApiKey
+	(*ApiKeySecret)(nil),          // 28: sallyport.resource.v1.ApiKeySecret
+	(*Revocation)(nil),            // 29: sallyport.resource.v1.Revocation
+	(*RevokedToken)(nil),          // 30: sallyport.resource.v1.RevokedToken
+	(*RevokedSubject)(nil),        // 31: sallyport.resource.v1.RevokedSubject
+	(*RevokedSession)(nil),        // 32: sallyport.resource.v1.RevokedSession
+	nil,                           // 33: sallyport.resource.v1.Document.LabelsEntry
+	nil,                           // 34: sallyport.resource.v1.RouteSelector.LabelsEntry
+	nil,                           // 35: sallyport.resource.v1.Enrollment.LabelsEntry
+	(*durationpb.Duration)(nil),   // 36: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil), // 37: google.protobuf.Timestamp
 }
 var file_sallyport_resource_v1_resource_proto_depIdxs = []int32{
-	31, // 0: sallyport.resource.v1.Document.labels:type_name -> sallyport.resource.v1.Document.LabelsEntry
+	33, // 0: sallyport.resource.v1.Document.labels:type_name -> sallyport.resource.v1.Document.LabelsEntry
 	0,  // 1: sallyport.resource.v1.Document.reach:type_name -> sallyport.resource.v1.Reach
-	7,  // 2: sallyport.resource.v1.Document.routes:type_name -> sallyport.resource.v1.RouteSelector
-	32, // 3: sallyport.resource.v1.RouteSelector.labels:type_name -> sallyport.resource.v1.RouteSelector.LabelsEntry
-	9,  // 4: sallyport.resource.v1.Environment.configuration_age:type_name -> sallyport.resource.v1.StalenessRule
-	9,  // 5: sallyport.resource.v1.Environment.security_age:type_name -> sallyport.resource.v1.StalenessRule
-	34, // 6: sallyport.resource.v1.StalenessRule.limit:type_name -> google.protobuf.Duration
+	8,  // 2: sallyport.resource.v1.Document.routes:type_name -> sallyport.resource.v1.RouteSelector
+	34, // 3: sallyport.resource.v1.RouteSelector.labels:type_name -> sallyport.resource.v1.RouteSelector.LabelsEntry
+	10, // 4: sallyport.resource.v1.Environment.configuration_age:type_name -> sallyport.resource.v1.StalenessRule
+	10, // 5: sallyport.resource.v1.Environment.security_age:type_name -> sallyport.resource.v1.StalenessRule
+	36, // 6: sallyport.resource.v1.StalenessRule.limit:type_name -> google.protobuf.Duration
 	1,  // 7: sallyport.resource.v1.StalenessRule.action:type_name -> sallyport.resource.v1.StalenessAction
-	33, // 8: sallyport.resource.v1.Enrollment.labels:type_name -> sallyport.resource.v1.Enrollment.LabelsEntry
-	12, // 9: sallyport.resource.v1.Listener.tls:type_name -> sallyport.resource.v1.ListenerTLS
-	13, // 10: sallyport.resource.v1.ListenerTLS.certificates:type_name -> sallyport.resource.v1.CertificateFiles
+	35, // 8: sallyport.resource.v1.Enrollment.labels:type_name -> sallyport.resource.v1.Enrollment.LabelsEntry
+	13, // 9: sallyport.resource.v1.Listener.tls:type_name -> sallyport.resource.v1.ListenerTLS
+	14, // 10: sallyport.resource.v1.ListenerTLS.certificates:type_name -> sallyport.resource.v1.CertificateFiles
 	3,  // 11: sallyport.resource.v1.ListenerTLS.client_certificates:type_name -> sallyport.resource.v1.ClientCertificates
 	2,  // 12: sallyport.resource.v1.ListenerTLS.min_version:type_name -> sallyport.resource.v1.TLSVersion
-	15, // 13: sallyport.resource.v1.Route.authentication:type_name -> sallyport.resource.v1.Authentication
-	34, // 14: sallyport.resource.v1.Route.timeout:type_name -> google.protobuf.Duration
+	16, // 13: sallyport.resource.v1.Route.authentication:type_name -> sallyport.resource.v1.Authentication
+	36, // 14: sallyport.resource.v1.Route.timeout:type_name -> google.protobuf.Duration
 	4,  // 15: sallyport.resource.v1.Authentication.require:type_name -> sallyport.resource.v1.Require
-	17, // 16: sallyport.resource.v1.Upstream.plaintext:type_name -> sallyport.resource.v1.PlaintextTransport
-	18, // 17: sallyport.resource.v1.Upstream.tls:type_name -> sallyport.resource.v1.TLSTransport
-	19, // 18: sallyport.resource.v1.Upstream.spiffe:type_name -> sallyport.resource.v1.SPIFFETransport
-	7,  // 19: sallyport.resource.v1.Policy.routes:type_name -> sallyport.resource.v1.RouteSelector
+	18, // 16: sallyport.resource.v1.Upstream.plaintext:type_name -> sallyport.resource.v1.PlaintextTransport
+	19, // 17: sallyport.resource.v1.Upstream.tls:type_name -> sallyport.resource.v1.TLSTransport
+	20, // 18: sallyport.resource.v1.Upstream.spiffe:type_name -> sallyport.resource.v1.SPIFFETransport
+	8,  // 19: sallyport.resource.v1.Policy.routes:type_name -> sallyport.resource.v1.RouteSelector
 	5,  // 20: sallyport.resource.v1.Policy.effect:type_name -> sallyport.resource.v1.Effect
-	21, // 21: sallyport.resource.v1.Policy.principals:type_name -> sallyport.resource.v1.PrincipalMatcher
-	34, // 22: sallyport.resource.v1.IdentityProvider.leeway:type_name -> google.protobuf.Duration
-	23, // 23: sallyport.resource.v1.IdentityProvider.required_claims:type_name -> sallyport.resource.v1.RequiredClaim
-	34, // 24: sallyport.resource.v1.IdentityProvider.max_lifetime:type_name -> google.protobuf.Duration
-	24, // 25: sallyport.resource.v1.IdentityProvider.introspection:type_name -> sallyport.resource.v1.Introspection
-	34, // 26: sallyport.resource.v1.Introspection.timeout:type_name -> google.protobuf.Duration
-	34, // 27: sallyport.resource.v1.Introspection.cache:type_name -> google.protobuf.Duration
-	26, // 28: sallyport.resource.v1.ApiKey.secrets:type_name -> sallyport.resource.v1.ApiKeySecret
-	35, // 29: sallyport.resource.v1.ApiKeySecret.created_at:type_name -> google.protobuf.Timestamp
-	35, // 30: sallyport.resource.v1.ApiKeySecret.not_after:type_name -> google.protobuf.Timestamp
-	28, // 31: sallyport.resource.v1.Revocation.token:type_name -> sallyport.resource.v1.RevokedToken
-	29, // 32: sallyport.resource.v1.Revocation.subject:type_name -> sallyport.resource.v1.RevokedSubject
-	30, // 33: sallyport.resource.v1.Revocation.session:type_name -> sallyport.resource.v1.RevokedSession
-	35, // 34: sallyport.resource.v1.Revocation.issued_before:type_name -> google.protobuf.Timestamp
-	35, // 35: sallyport.resource.v1.Revocation.expires_at:type_name -> google.protobuf.Timestamp
-	36, // [36:36] is the sub-list for method output_type
-	36, // [36:36] is the sub-list for method input_type
-	36, // [36:36] is the sub-list for extension type_name
-	36, // [36:36] is the sub-list for extension extendee
-	0,  // [0:36] is the sub-list for field type_name
+	22, // 21: sallyport.resource.v1.Policy.principals:type_name -> sallyport.resource.v1.PrincipalMatcher
+	36, // 22: sallyport.resource.v1.IdentityProvider.leeway:type_name -> google.protobuf.Duration
+	24, // 23: sallyport.resource.v1.IdentityProvider.required_claims:type_name -> sallyport.resource.v1.RequiredClaim
+	36, // 24: sallyport.resource.v1.IdentityProvider.max_lifetime:type_name -> google.protobuf.Duration
+	25, // 25: sallyport.resource.v1.IdentityProvider.introspection:type_name -> sallyport.resource.v1.Introspection
+	26, // 26: sallyport.resource.v1.IdentityProvider.x509:type_name -> sallyport.resource.v1.X509
+	36, // 27: sallyport.resource.v1.Introspection.timeout:type_name -> google.protobuf.Duration
+	36, // 28: sallyport.resource.v1.Introspection.cache:type_name -> google.protobuf.Duration
+	6,  // 29: sallyport.resource.v1.X509.subject:type_name -> sallyport.resource.v1.X509Subject
+	28, // 30: sallyport.resource.v1.ApiKey.secrets:type_name -> sallyport.resource.v1.ApiKeySecret
+	37, // 31: sallyport.resource.v1.ApiKeySecret.created_at:type_name -> google.protobuf.Timestamp
+	37, // 32: sallyport.resource.v1.ApiKeySecret.not_after:type_name -> google.protobuf.Timestamp
+	30, // 33: sallyport.resource.v1.Revocation.token:type_name -> sallyport.resource.v1.RevokedToken
+	31, // 34: sallyport.resource.v1.Revocation.subject:type_name -> sallyport.resource.v1.RevokedSubject
+	32, // 35: sallyport.resource.v1.Revocation.session:type_name -> sallyport.resource.v1.RevokedSession
+	37, // 36: sallyport.resource.v1.Revocation.issued_before:type_name -> google.protobuf.Timestamp
+	37, // 37: sallyport.resource.v1.Revocation.expires_at:type_name -> google.protobuf.Timestamp
+	38, // [38:38] is the sub-list for method output_type
+	38, // [38:38] is the sub-list for method input_type
+	38, // [38:38] is the sub-list for extension type_name
+	38, // [38:38] is the sub-list for extension extendee
+	0,  // [0:38] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_resource_v1_resource_proto_init() }
@@ -2762,7 +2971,11 @@ func file_sallyport_resource_v1_resource_proto_init() {
 		(*PrincipalMatcher_Anonymous)(nil),
 		(*PrincipalMatcher_Key)(nil),
 	}
-	file_sallyport_resource_v1_resource_proto_msgTypes[21].OneofWrappers = []any{
+	file_sallyport_resource_v1_resource_proto_msgTypes[19].OneofWrappers = []any{
+		(*X509_CaFile)(nil),
+		(*X509_Ca)(nil),
+	}
+	file_sallyport_resource_v1_resource_proto_msgTypes[22].OneofWrappers = []any{
 		(*Revocation_Token)(nil),
 		(*Revocation_Subject)(nil),
 		(*Revocation_Session)(nil),
@@ -2776,8 +2989,8 @@ func file_sallyport_resource_v1_resource_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_resource_v1_resource_proto_rawDesc), len(file_sallyport_resource_v1_resource_proto_rawDesc)),
-			NumEnums:      6,
-			NumMessages:   28,
+			NumEnums:      7,
+			NumMessages:   29,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
