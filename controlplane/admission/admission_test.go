@@ -60,6 +60,12 @@ func TestWhatIsRefusedAndWhy(t *testing.T) {
 			`ApiKey shop/other {secrets: [{id: AAAABBBBDDDD, sha256: 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08, createdAt: 2026-11-26T08:00:00Z}, {id: AAAABBBBCCCC, sha256: 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08, createdAt: 2026-11-26T08:00:00Z}]}`,
 			`0 ApiKey/shop/other spec.secrets[1].id: key_conflict: ApiKey/shop/export has the ID AAAABBBBCCCC`,
 		},
+		"two bundles of one trust domain": {
+			`TrustDomain a {trustDomain: partner.example, bundleFile: /a}
+			 TrustDomain b {trustDomain: partner.example, bundleFile: /b}`,
+			`0 TrustDomain/a spec.trustDomain: trust_domain_conflict: TrustDomain/b is of it as well
+			 1 TrustDomain/b spec.trustDomain: trust_domain_conflict: TrustDomain/a is of it as well`,
+		},
 		"environment is missing": {
 			`Upstream shop/a {environments: [aws, azure], endpoints: ["a:1"], tls: {}}`,
 			`0 Upstream/shop/a spec.environments[1]: dangling_reference: there is no Environment/azure`,

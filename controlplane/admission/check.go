@@ -204,6 +204,8 @@ func (c *checker) item(it *item) {
 		c.enrollment(it, spec)
 	case *resourcev1.ApiKey:
 		c.apiKey(it)
+	case *resourcev1.TrustDomain:
+		c.trustDomain(it)
 	}
 }
 
@@ -321,6 +323,14 @@ func (c *checker) apiKey(it *item) {
 		if other != nil {
 			c.report(it, fmt.Sprintf("spec.secrets[%d].id", i), ReasonKeyConflict, "%s has the ID %s", other.Key, secret.id)
 		}
+	}
+}
+
+// trustDomain reports another one of the same trust domain.
+func (c *checker) trustDomain(it *item) {
+	other := first(c.state.domains[it.trustDomain()], func(o *item) bool { return o != it && meets(it.scope, o.scope) })
+	if other != nil {
+		c.report(it, "spec.trustDomain", ReasonDomainConflict, "%s is of it as well", other.Key)
 	}
 }
 

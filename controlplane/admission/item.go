@@ -155,6 +155,12 @@ func (it *item) secrets() (ids []secretID) {
 	return ids
 }
 
+// trustDomain is what a TrustDomain is of.
+func (it *item) trustDomain() string {
+	spec, _ := it.Spec.(*resourcev1.TrustDomain)
+	return spec.GetTrustDomain()
+}
+
 // selection is a set of routes of one namespace: those with a label, or all of
 // them when it names none.
 type selection struct{ namespace, label, value string }

@@ -12,18 +12,19 @@ import (
 // The reasons of problems that admission finds, beside those of package
 // resource. They are part of the API.
 const (
-	ReasonDuplicateResource  = "duplicate_resource"  // twice in one request
-	ReasonDanglingReference  = "dangling_reference"  // to what is not there
-	ReasonNotEverywhere      = "not_everywhere"      // a reference to what some environment lacks
-	ReasonStillReferenced    = "still_referenced"    // deleted, but others need it
-	ReasonInvalidCondition   = "invalid_cel"         // with line and column
-	ReasonNeverFires         = "never_fires"         // a control that nothing can meet
-	ReasonRouteConflict      = "route_conflict"      // two routes for the same requests
-	ReasonAddressConflict    = "address_conflict"    // two listeners on one address
-	ReasonEnrollmentConflict = "enrollment_conflict" // one SPIFFE ID for two environments
-	ReasonKeyConflict        = "key_conflict"        // two API keys with one ID
-	ReasonNotFound           = "not_found"           // to be deleted
-	ReasonMixedLanes         = "mixed_lanes"         // of the security lane, beside others
+	ReasonDuplicateResource  = "duplicate_resource"    // twice in one request
+	ReasonDanglingReference  = "dangling_reference"    // to what is not there
+	ReasonNotEverywhere      = "not_everywhere"        // a reference to what some environment lacks
+	ReasonStillReferenced    = "still_referenced"      // deleted, but others need it
+	ReasonInvalidCondition   = "invalid_cel"           // with line and column
+	ReasonNeverFires         = "never_fires"           // a control that nothing can meet
+	ReasonRouteConflict      = "route_conflict"        // two routes for the same requests
+	ReasonAddressConflict    = "address_conflict"      // two listeners on one address
+	ReasonEnrollmentConflict = "enrollment_conflict"   // one SPIFFE ID for two environments
+	ReasonKeyConflict        = "key_conflict"          // two API keys with one ID
+	ReasonDomainConflict     = "trust_domain_conflict" // two bundles of one trust domain
+	ReasonNotFound           = "not_found"             // to be deleted
+	ReasonMixedLanes         = "mixed_lanes"           // of the security lane, beside others
 )
 
 // Plan is what a request does to the fleet at one revision. It is immutable.

@@ -28,6 +28,7 @@ type State struct {
 	listeners   index[string]        // by port
 	enrollments index[string]        // by trust domain
 	secrets     index[secretID]      // API keys
+	domains     index[string]        // by trust domain
 	kinds       map[resource.Kind]int
 	loads       loads
 
@@ -98,7 +99,7 @@ func (s *State) begin() {
 	s.claims = make(index[compile.Claim])
 	s.routes, s.policies = make(index[selection]), make(index[selection])
 	s.listeners, s.enrollments = make(index[string]), make(index[string])
-	s.secrets = make(index[secretID])
+	s.secrets, s.domains = make(index[secretID]), make(index[string])
 	s.kinds, s.loads = make(map[resource.Kind]int), make(loads)
 }
 
@@ -122,6 +123,8 @@ func (s *State) index(it *item, enter bool) {
 	switch it.Key.Kind {
 	case resource.KindListener:
 		s.listeners.set(it.listen.port, it, enter)
+	case resource.KindTrustDomain:
+		s.domains.set(it.trustDomain(), it, enter)
 	case resource.KindEnrollment:
 		s.enrollments.set(it.proxy[0].Text, it, enter)
 	}

@@ -111,6 +111,16 @@ func subject(s resourcev1.X509Subject) authority.Subject {
 	return 0 // no name at all
 }
 
+func federated(from []*compile.TrustDomain) []identity.Federated {
+	to := make([]identity.Federated, len(from))
+	for i, d := range from {
+		to[i] = identity.Federated{
+			TrustDomain: identity.TrustDomain(d.Spec.GetTrustDomain()), Bundle: d.Spec.GetBundle(), File: d.Spec.GetBundleFile(),
+		}
+	}
+	return to
+}
+
 func apiKeys(from []*compile.APIKey) []authn.APIKey {
 	to := make([]authn.APIKey, len(from))
 	for i, k := range from {

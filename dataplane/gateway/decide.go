@@ -11,6 +11,7 @@ import (
 	"github.com/sallyport/sallyport/dataplane/upstream"
 	"github.com/sallyport/sallyport/internal/authn"
 	"github.com/sallyport/sallyport/internal/compile"
+	"github.com/sallyport/sallyport/internal/identity"
 	"github.com/sallyport/sallyport/internal/policy"
 	"github.com/sallyport/sallyport/internal/request"
 	"github.com/sallyport/sallyport/internal/revocation"
@@ -152,6 +153,9 @@ func (g *Gateway) authorise(ctx context.Context, s grounds, q *question, v *verd
 		return
 	}
 	credentials := authn.Credentials{Header: v.request.Header, Peer: q.from.peer}
+	if id := identity.ID(q.from.peer.ID); id != "" {
+		credentials.Peer.Distrusted = !g.identity.Trusts(id)
+	}
 	principal, denial := s.authn.Authenticate(ctx, credentials, v.way.accept, q.now)
 	if v.way.accept.APIKeys != "" {
 		// A key is good wherever it is shown: nobody else gets to see it.

@@ -53,6 +53,7 @@ type Config struct {
 // Gateway decides on requests by the table that Apply put in force and the
 // revocations that Revoke did. It is safe for concurrent use.
 type Gateway struct {
+	identity    *identity.Source
 	authn       *authn.Pool
 	authorities *authority.Pool
 	upstreams   *upstream.Pool
@@ -119,7 +120,7 @@ func New(c Config) (*Gateway, error) {
 		c.Now = time.Now
 	}
 	g := &Gateway{
-		authn: c.Authn, authorities: authorities, upstreams: c.Upstreams, record: c.Record, log: c.Log, age: c.Age, secureAge: c.SecurityAge,
+		identity: c.Identity, authn: c.Authn, authorities: authorities, upstreams: c.Upstreams, record: c.Record, log: c.Log, age: c.Age, secureAge: c.SecurityAge,
 		now: c.Now, metrics: m,
 	}
 	g.listeners = newListeners(g, c)
@@ -172,6 +173,9 @@ func (g *Gateway) prepare(before *state, table *compile.Table) *state {
 	if !kept || !same(before.table.APIKeys(), table.APIKeys()) {
 		next.authn = next.authn.WithAPIKeys(apiKeys(table.APIKeys()))
 	}
+	if before.table == nil || !same(before.table.TrustDomains(), table.TrustDomains()) {
+		g.identity.Federate(federated(table.TrustDomains()))
+	}
 	if before.table == nil || !same(before.table.Upstreams(), table.Upstreams()) {
 		next.upstreams = g.upstreams.Sync(upstreams(table.Upstreams()))
 	}
@@ -184,6 +188,12 @@ func limitOf(age time.Duration, action resourcev1.StalenessAction) time.Duration
 		return 0
 	}
 	return age
+}
+
+// refresh looks at the files that say whose certificates are trusted.
+func (g *Gateway) refresh() {
+	g.authorities.Refresh()
+	g.identity.Refresh()
 }
 
 // vouchers are asked in handshakes for client certificates that are no SVIDs.

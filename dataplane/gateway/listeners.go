@@ -48,7 +48,7 @@ type listeners struct {
 
 func newListeners(g *Gateway, c Config) *listeners {
 	ls := &listeners{
-		reload: c.Reload, files: g.authorities.Refresh, changed: make(chan struct{}, 1), wake: make(chan struct{}, 1),
+		reload: c.Reload, files: g.refresh, changed: make(chan struct{}, 1), wake: make(chan struct{}, 1),
 	}
 	if ls.reload == 0 {
 		ls.reload = 5 * time.Second

@@ -43,6 +43,9 @@ type Peer struct {
 	IssuedAt time.Time // the leaf's NotBefore
 	Expires  time.Time // the leaf's NotAfter: a connection may outlive it
 
+	// Distrusted means that the trust domain of ID is not trusted any more.
+	Distrusted bool
+
 	// Certificate is what was presented if it is no SVID; ID is empty then.
 	Certificate *authority.Certificate
 }

@@ -31,7 +31,7 @@ func (a *Authenticator) certificate(try *attempt) (*policy.Principal, Reason) {
 	switch {
 	case try.Peer.Certificate != nil:
 		return a.issued(try)
-	case try.Peer.ID != "" && !try.accept.ClientCertificates:
+	case try.Peer.ID != "" && (!try.accept.ClientCertificates || try.Peer.Distrusted):
 		return nil, CertificateUntrusted
 	}
 	return workload(try.Peer, try.now)

@@ -27,7 +27,8 @@ const (
 	// APIKeyExpired: it had, and its time is over.
 	APIKeyExpired Reason = "api_key_expired"
 	// CertificateUntrusted: the client certificate is neither an X.509-SVID nor one
-	// of an authority that the route takes, whichever of these it takes.
+	// of an authority that the route takes, whichever of these it takes; or its
+	// trust domain is not trusted any more.
 	CertificateUntrusted Reason = "certificate_untrusted"
 	// CertificateName: it has not exactly one name that its authority's provider
 	// takes.

@@ -152,6 +152,8 @@ func (t *Table) arrange() {
 			t.providers = append(t.providers, d.provider)
 		case *resourcev1.ApiKey:
 			t.apiKeys = append(t.apiKeys, d.apiKey)
+		case *resourcev1.TrustDomain:
+			t.domains = append(t.domains, d.domain)
 		case *resourcev1.Listener:
 			t.listeners = append(t.listeners, &Listener{Key: d.entry.Key, Digest: d.entry.Digest, Spec: spec, document: d})
 		case *resourcev1.Environment:
@@ -162,6 +164,8 @@ func (t *Table) arrange() {
 	slices.SortFunc(t.providers, func(a, b *Provider) int { return a.Key.Compare(b.Key) })
 	slices.SortFunc(t.apiKeys, func(a, b *APIKey) int { return a.Key.Compare(b.Key) })
 	t.apiKeys = slices.DeleteFunc(t.apiKeys, t.taken())
+	slices.SortFunc(t.domains, func(a, b *TrustDomain) int { return a.Key.Compare(b.Key) })
+	t.domains = slices.DeleteFunc(t.domains, t.known())
 	slices.SortFunc(t.listeners, func(a, b *Listener) int { return a.Key.Compare(b.Key) })
 }
 
@@ -180,6 +184,21 @@ func (t *Table) taken() func(*APIKey) bool {
 		for _, s := range k.Spec.GetSecrets() {
 			owners[secret{k.Key.Namespace, s.GetId()}] = k
 		}
+		return false
+	}
+}
+
+// known reports of one TrustDomain after the other whether one before is of the
+// same trust domain, and rejects it then: two bundles would be the union of two.
+func (t *Table) known() func(*TrustDomain) bool {
+	first := make(map[string]*TrustDomain)
+	return func(d *TrustDomain) bool {
+		name := d.Spec.GetTrustDomain()
+		if other := first[name]; other != nil {
+			t.reject(d.document, "is of "+name+", as "+other.Key.String())
+			return true
+		}
+		first[name] = d
 		return false
 	}
 }

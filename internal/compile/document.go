@@ -34,6 +34,7 @@ type document struct {
 	upstream *Upstream
 	provider *Provider
 	apiKey   *APIKey
+	domain   *TrustDomain
 }
 
 // read never fails: what cannot be understood is rejected.
@@ -62,7 +63,7 @@ func read(environment string, e snapshot.Entry) *document {
 
 func (d *document) refuse(err error) {
 	d.reject = resource.RejectReason(err)
-	d.spec, d.policy, d.upstream, d.provider, d.apiKey = nil, nil, nil, nil, nil
+	d.spec, d.policy, d.upstream, d.provider, d.apiKey, d.domain = nil, nil, nil, nil, nil, nil
 }
 
 var (
@@ -89,6 +90,8 @@ func (d *document) understand(environment string) error {
 	case *resourcev1.IdentityProvider:
 		d.provider = &Provider{Key: d.entry.Key, Digest: d.entry.Digest, Spec: spec, document: d}
 		err = checkKeys(spec)
+	case *resourcev1.TrustDomain:
+		d.domain = &TrustDomain{Key: d.entry.Key, Digest: d.entry.Digest, Spec: spec, document: d}
 	case *resourcev1.ApiKey:
 		d.apiKey = &APIKey{Key: d.entry.Key, Digest: d.entry.Digest, Spec: spec, document: d}
 	}

@@ -23,6 +23,7 @@ type Table struct {
 	upstreams   []*Upstream
 	providers   []*Provider
 	apiKeys     []*APIKey
+	domains     []*TrustDomain
 	listeners   []*Listener
 	environment *document // nil when there is none
 
@@ -92,6 +93,16 @@ type APIKey struct {
 	Key    resource.Key
 	Digest snapshot.Digest
 	Spec   *resourcev1.ApiKey
+
+	document *document
+}
+
+// TrustDomain is a TrustDomain that is enforced. Tables share it while its
+// document stays the same. There is no other of the same trust domain.
+type TrustDomain struct {
+	Key    resource.Key
+	Digest snapshot.Digest
+	Spec   *resourcev1.TrustDomain
 
 	document *document
 }
@@ -173,6 +184,14 @@ func (t *Table) APIKeys() []*APIKey {
 	return t.apiKeys
 }
 
+// TrustDomains returns the trust domains, ordered by key. It is not to be changed.
+func (t *Table) TrustDomains() []*TrustDomain {
+	if t == nil {
+		return nil
+	}
+	return t.domains
+}
+
 // Staleness returns how old the configuration may get before action is taken;
 // no limit when it is 0.
 func (t *Table) Staleness() (limit time.Duration, action resourcev1.StalenessAction) {
@@ -236,6 +255,9 @@ func (t *Table) live() []*snapshot.Entry {
 	}
 	for _, k := range t.apiKeys {
 		live = append(live, &k.document.entry)
+	}
+	for _, d := range t.domains {
+		live = append(live, &d.document.entry)
 	}
 	for _, l := range t.listeners {
 		live = append(live, &l.document.entry)

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net/url"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -56,15 +57,21 @@ type SVID struct {
 type Source struct {
 	cfg Config
 
-	// material is never nil after New and never changed in place. The watch
-	// under Run is its only writer.
+	mu        sync.Mutex
+	federated []*federation
+
+	// material is never nil after New and never changed in place. It is written
+	// under mu.
 	material atomic.Pointer[material]
 }
 
-// material is all that one message of the Workload API said.
+// material is all that one message of the Workload API said, with what Federate
+// was told.
 type material struct {
-	svid    *SVID // nil: none yet, or withdrawn
-	bundles *x509bundle.Set
+	svid    *SVID                // nil: none yet, or withdrawn
+	own     *x509bundle.Set      // as the Workload API says
+	bundles *x509bundle.Set      // with the federated ones
+	domains map[TrustDomain]bool // of bundles
 	// authorities is every authority of every bundle. It only finds chains:
 	// which authority may speak for which trust domain is decided by bundles.
 	authorities *x509.CertPool
@@ -94,6 +101,7 @@ func New(cfg Config) (*Source, error) {
 	}
 	s := &Source{cfg: cfg}
 	s.material.Store(&material{
+		own:         x509bundle.NewSet(),
 		bundles:     x509bundle.NewSet(),
 		authorities: x509.NewCertPool(),
 		changed:     make(chan struct{}),

@@ -3,13 +3,11 @@ package identity
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"math/rand/v2"
 	"time"
 
-	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
 	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
 	"github.com/spiffe/go-spiffe/v2/workloadapi"
 	"golang.org/x/sync/errgroup"
@@ -82,7 +80,9 @@ func (w *watcher) OnX509ContextUpdate(c *workloadapi.X509Context) {
 		return
 	}
 	w.failing = false
-	w.source.replace(&material{svid: svid, bundles: c.Bundles, authorities: pool(c.Bundles)})
+	w.source.mu.Lock()
+	w.source.replace(&material{svid: svid, own: c.Bundles})
+	w.source.mu.Unlock()
 	w.source.cfg.Log.Info("svid received", "spiffe_id", svid.ID, "expires", svid.Expires)
 }
 
@@ -101,9 +101,11 @@ func (w *watcher) OnX509ContextWatchError(err error) {
 	}
 	w.failing = true
 	level("workload api gave no svid", "err", err, "expires", w.source.Expiry())
+	w.source.mu.Lock()
+	defer w.source.mu.Unlock()
 	old := w.source.material.Load()
 	if status.Code(err) == codes.PermissionDenied && old.svid != nil {
-		w.source.replace(&material{bundles: old.bundles, authorities: old.authorities, cause: err})
+		w.source.replace(&material{own: old.own, cause: err})
 		return
 	}
 	next := *old
@@ -111,7 +113,10 @@ func (w *watcher) OnX509ContextWatchError(err error) {
 	w.source.material.Store(&next)
 }
 
+// replace completes next and puts it into service. The caller holds mu.
 func (s *Source) replace(next *material) {
+	next.bundles = s.merged(next.own)
+	next.authorities, next.domains = pool(next.bundles), domainsOf(next.bundles)
 	next.changed = make(chan struct{})
 	old := s.material.Swap(next)
 	close(old.changed)
@@ -141,16 +146,6 @@ func (s *Source) own(raw *x509svid.SVID) (*SVID, error) {
 		}
 	}
 	return out, nil
-}
-
-func pool(bundles *x509bundle.Set) *x509.CertPool {
-	out := x509.NewCertPool()
-	for _, b := range bundles.Bundles() {
-		for _, c := range b.X509Authorities() {
-			out.AddCert(c)
-		}
-	}
-	return out
 }
 
 // alarm says loudly when an SVID was not renewed in time, and when it ran out. An

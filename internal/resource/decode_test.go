@@ -87,6 +87,10 @@ func TestDecodeFindsAllProblems(t *testing.T) {
 			"spec.owner invalid_value", "spec.scopes[0] invalid_value", "spec.scopes[1] invalid_value", "spec.groups[0] invalid_value",
 			"spec.secrets[0].id invalid_value", "spec.secrets[0].sha256 invalid_value", "spec.secrets[2].id invalid_value",
 		}},
+		{strings.Replace(of("TrustDomain", `{trustDomain: "*.partner.example", bundle: "{}"}`), "namespace: shop, ", "", 1), []string{"spec.trustDomain invalid_value", "spec.bundle invalid_value"}},
+		{strings.Replace(of("TrustDomain", `{trustDomain: Partner.example, bundle: rubbish}`), "namespace: shop, ", "", 1), []string{"spec.trustDomain invalid_value", "spec.bundle invalid_value"}},
+		{strings.Replace(of("TrustDomain", `{trustDomain: "spiffe://partner.example", bundleFile: partner.pem, bundle: "{"}`), "namespace: shop, ", "", 1), []string{"spec.bundleFile conflicting_fields", "spec.trustDomain invalid_value", "spec.bundle invalid_value"}},
+		{strings.Replace(of("TrustDomain", `{trustDomain: partner.example}`), "namespace: shop, ", "", 1), []string{"spec required"}},
 		{of("ApiKey", `{secrets: []}`), []string{"spec.secrets invalid_value"}},
 		{of("Policy", `{routes: {all: true}, effect: ALLOW, principals: [{key: "shop/k"}, {key: k, identityProvider: p}]}`), []string{
 			"spec.principals[0].key invalid_value", "spec.principals[1].identityProvider conflicting_fields",

@@ -12,6 +12,7 @@ type Kind string
 const (
 	KindEnvironment      Kind = "Environment"
 	KindEnrollment       Kind = "Enrollment"
+	KindTrustDomain      Kind = "TrustDomain"
 	KindListener         Kind = "Listener"
 	KindIdentityProvider Kind = "IdentityProvider"
 	KindAPIKey           Kind = "ApiKey"

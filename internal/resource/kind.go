@@ -9,14 +9,18 @@ import (
 // Kinds returns every kind, in the order in which listings show them.
 func Kinds() []Kind {
 	return []Kind{
-		KindEnvironment, KindEnrollment, KindListener, KindIdentityProvider,
+		KindEnvironment, KindEnrollment, KindTrustDomain, KindListener, KindIdentityProvider,
 		KindAPIKey, KindUpstream, KindRoute, KindPolicy, KindRevocation,
 	}
 }
 
 // Namespaced reports whether resources of the kind belong to a namespace.
 func (k Kind) Namespaced() bool {
-	return k != KindEnvironment && k != KindEnrollment && k != KindRevocation
+	switch k {
+	case KindEnvironment, KindEnrollment, KindTrustDomain, KindRevocation:
+		return false
+	}
+	return true
 }
 
 // Immediate reports whether resources of the kind travel in the security lane:
@@ -31,6 +35,8 @@ func (k Kind) newSpec() proto.Message {
 		return &resourcev1.Environment{}
 	case KindEnrollment:
 		return &resourcev1.Enrollment{}
+	case KindTrustDomain:
+		return &resourcev1.TrustDomain{}
 	case KindListener:
 		return &resourcev1.Listener{}
 	case KindIdentityProvider:

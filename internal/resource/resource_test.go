@@ -178,6 +178,7 @@ func TestScopeAndReach(t *testing.T) {
 		"Policy/shop/blocks-all false[aws-prod] REACH_ROUTES true",
 		"IdentityProvider/shop/terminals true[] REACH_REFERENCES false",
 		"IdentityProvider/shop/partners true[] REACH_REFERENCES false",
+		"TrustDomain/partner true[] REACH_REFERENCES false",
 		"ApiKey/shop/nightly-export true[] REACH_REFERENCES false",
 		"Revocation/stolen-token true[] REACH_ENVIRONMENT false",
 		"Revocation/ann-before-today true[] REACH_ENVIRONMENT false",
@@ -225,6 +226,7 @@ func TestSchemaIsReadable(t *testing.T) {
 		resource.KindListener: &resourcev1.Listener{}, resource.KindIdentityProvider: &resourcev1.IdentityProvider{},
 		resource.KindUpstream: &resourcev1.Upstream{}, resource.KindRoute: &resourcev1.Route{}, resource.KindPolicy: &resourcev1.Policy{},
 		resource.KindRevocation: &resourcev1.Revocation{}, resource.KindAPIKey: &resourcev1.ApiKey{},
+		resource.KindTrustDomain: &resourcev1.TrustDomain{},
 	}
 	for _, k := range resource.Kinds() {
 		walk(specs[k].ProtoReflect().Descriptor(), nil)

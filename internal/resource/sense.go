@@ -24,6 +24,8 @@ func (d *decoder) sense(spec proto.Message) {
 	switch s := spec.(type) {
 	case *resourcev1.Enrollment:
 		d.enrollment(s)
+	case *resourcev1.TrustDomain:
+		d.trustDomain(s)
 	case *resourcev1.Listener:
 		d.listener(s)
 	case *resourcev1.Route:
