@@ -69,7 +69,7 @@ func (p *Proxy) openIdentity() error {
 	if err != nil {
 		return fmt.Errorf("workload.trust_domain: %w", err)
 	}
-	p.source, err = identity.New(identity.Config{SocketAddr: addr, TrustDomain: domain, Log: p.log})
+	p.source, err = identity.New(identity.Config{SocketAddr: addr, TrustDomain: domain, JWTBundles: true, Log: p.log})
 	if err != nil {
 		return err
 	}

@@ -146,13 +146,13 @@ func proves(spec *resourcev1.Policy, a *resourcev1.Authentication) bool {
 			}
 			return slices.Contains(a.GetIdentityProviders(), m.GetIdentityProvider())
 		case *resourcev1.PrincipalMatcher_Spiffe:
-			return a.GetClientCertificates()
+			return a.GetClientCertificates() || a.GetJwtSvids() != nil
 		case *resourcev1.PrincipalMatcher_Key:
 			return a.GetApiKeys()
 		case *resourcev1.PrincipalMatcher_Anonymous:
 			return a.GetAnonymous()
 		}
-		return len(a.GetIdentityProviders()) > 0 || a.GetApiKeys() || a.GetClientCertificates()
+		return len(a.GetIdentityProviders()) > 0 || a.GetApiKeys() || a.GetClientCertificates() || a.GetJwtSvids() != nil
 	})
 }
 

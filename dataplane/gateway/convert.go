@@ -156,6 +156,9 @@ func accept(r *compile.Route) authn.Accept {
 		Anonymous:          r.Authentication.GetAnonymous(),
 		All:                r.Authentication.GetRequire() == resourcev1.Require_REQUIRE_ALL,
 	}
+	if s := r.Authentication.GetJwtSvids(); s != nil {
+		to.JWTAudiences = s.GetAudiences()
+	}
 	if r.Authentication.GetApiKeys() {
 		to.APIKeys = r.Key.Namespace
 	}

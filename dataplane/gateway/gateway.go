@@ -168,7 +168,7 @@ func (g *Gateway) prepare(before *state, table *compile.Table) *state {
 	kept := before.table != nil && same(before.table.Providers(), table.Providers())
 	if !kept {
 		next.authn = g.authn.Sync(providers(table.Providers())).
-			WithAuthorities(g.authorities.Sync(authorities(table.Providers())))
+			WithAuthorities(g.authorities.Sync(authorities(table.Providers()))).WithJWTSVIDs(g.identity)
 	}
 	if !kept || !same(before.table.APIKeys(), table.APIKeys()) {
 		next.authn = next.authn.WithAPIKeys(apiKeys(table.APIKeys()))

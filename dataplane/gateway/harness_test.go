@@ -181,7 +181,7 @@ func (w *world) identified(id identity.ID) *identity.Source {
 	w.must(err)
 	addr, err := identity.SocketAddr(socket)
 	w.must(err)
-	src, err := identity.New(identity.Config{SocketAddr: addr, TrustDomain: "prod.example", Log: quiet(), Now: w.now})
+	src, err := identity.New(identity.Config{SocketAddr: addr, TrustDomain: "prod.example", JWTBundles: true, Log: quiet(), Now: w.now})
 	w.must(err)
 	w.run(e.Run)
 	w.run(src.Run)

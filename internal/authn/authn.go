@@ -19,6 +19,7 @@ import (
 type Accept struct {
 	Providers          []ProviderName   // whose bearer tokens
 	Introspected       bool             // only when their issuer, asked, says that they are active
+	JWTAudiences       []string         // of JWT-SVIDs, one of which a token has to name; none are taken without
 	APIKeys            string           // of this namespace; none when empty
 	ClientCertificates bool             // X.509-SVIDs
 	Authorities        []authority.Name // whose client certificates, which are none
@@ -58,6 +59,7 @@ type Authenticator struct {
 	providers   map[ProviderName]*provider
 	apiKeys     apiKeys
 	authorities *authority.Set
+	jwtSVIDs    JWTSVIDs // nil: none
 	cache       *cache
 	metrics     *metrics
 }
@@ -110,7 +112,7 @@ const (
 func (a *Accept) takes(k kind) bool {
 	switch k {
 	case bearerToken:
-		return len(a.Providers) > 0
+		return len(a.Providers) > 0 || len(a.JWTAudiences) > 0
 	case apiKey:
 		return a.APIKeys != ""
 	case clientCertificate:
@@ -155,6 +157,8 @@ func (a *Authenticator) authenticate(ctx context.Context, try *attempt) (*policy
 			return nil, reason
 		case !try.accept.All:
 			return p, ""
+		case contradict(found, p):
+			return nil, CertificateUntrusted
 		}
 		found = join(found, p)
 	}
@@ -189,6 +193,9 @@ func (a *Authenticator) bearer(ctx context.Context, try *attempt) (*policy.Princ
 	raw, reason := bearer(values)
 	if reason != "" {
 		return nil, reason
+	}
+	if p, reason, ok := a.svid(raw, try); ok {
+		return p, reason
 	}
 	return a.token(ctx, raw, &try.accept, try.now)
 }

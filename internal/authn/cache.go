@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/sallyport/sallyport/internal/identity"
 	"github.com/sallyport/sallyport/internal/policy"
 	"github.com/sallyport/sallyport/internal/token"
 )
@@ -38,6 +39,9 @@ type verified struct {
 	until     time.Time     // for how long that word does; zero when it was not asked
 	claims    *token.Claims
 	principal *policy.Principal
+
+	// bundles verified a JWT-SVID: it is worth nothing with others.
+	bundles *identity.JWTBundles
 }
 
 // cache remembers verified tokens, within bounds of number and of bytes. Only

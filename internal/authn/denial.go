@@ -28,7 +28,8 @@ const (
 	APIKeyExpired Reason = "api_key_expired"
 	// CertificateUntrusted: the client certificate is neither an X.509-SVID nor one
 	// of an authority that the route takes, whichever of these it takes; or its
-	// trust domain is not trusted any more.
+	// trust domain is not trusted any more, or its SPIFFE ID is another than the
+	// JWT-SVID's that is wanted beside it.
 	CertificateUntrusted Reason = "certificate_untrusted"
 	// CertificateName: it has not exactly one name that its authority's provider
 	// takes.
@@ -103,7 +104,7 @@ func Challenge(p *policy.Principal) string {
 // challenge names the first kind of credential that is taken.
 func challenge(accept Accept) string {
 	switch {
-	case len(accept.Providers) > 0:
+	case accept.takes(bearerToken):
 		return bearerChallenge
 	case accept.APIKeys != "":
 		return apiKeyChallenge

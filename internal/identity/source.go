@@ -33,6 +33,8 @@ type Config struct {
 	// It does not restrict whose peers can be verified.
 	TrustDomain TrustDomain
 	Log         *slog.Logger
+	// JWTBundles asks the Workload API for the keys of JWT-SVIDs as well.
+	JWTBundles bool
 	// RetryCap bounds the wait before the Workload API is tried again; 10 s when zero.
 	RetryCap time.Duration
 	// Now is time.Now when nil. It decides what has expired, ours and peers'.
@@ -56,6 +58,9 @@ type SVID struct {
 // Workload API is away, until that has expired. It is safe for concurrent use.
 type Source struct {
 	cfg Config
+
+	// jwt is nil before the first message. watchJWT is its only writer.
+	jwt atomic.Pointer[JWTBundles]
 
 	mu        sync.Mutex
 	federated []*federation

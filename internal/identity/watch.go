@@ -35,6 +35,9 @@ func (s *Source) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.watch(ctx, client) })
 	g.Go(func() error { return s.alarm(ctx) })
+	if s.cfg.JWTBundles {
+		g.Go(func() error { return s.watchJWT(ctx, client) })
+	}
 	return errors.Join(g.Wait(), client.Close())
 }
 

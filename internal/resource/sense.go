@@ -63,6 +63,10 @@ func (d *decoder) route(s *resourcev1.Route) {
 	d.paths(s.GetPaths())
 	d.each("methods", s.GetMethods(), checkMethod)
 	d.checked(atSpec().to("upstream"), s.GetUpstream(), checkDNSLabel)
+	audiences := atSpec().to("authentication").to("jwtSvids").to("audiences")
+	for i, text := range s.GetAuthentication().GetJwtSvids().GetAudiences() {
+		d.checked(audiences.element(i), text, checkText)
+	}
 	providers := atSpec().to("authentication").to("identityProviders")
 	for i, name := range s.GetAuthentication().GetIdentityProviders() {
 		d.checked(providers.element(i), name, checkDNSLabel)

@@ -10,11 +10,12 @@ import (
 const MaxSize = 16 << 10
 
 // Parsed is a token whose form is right and whose signature nobody has checked.
-// Issuer and KeyID are what it claims: they may choose whom to ask, and prove
-// nothing.
+// Issuer, Subject and KeyID are what it claims: they may choose whom to ask, and
+// prove nothing.
 type Parsed struct {
-	Issuer string
-	KeyID  string
+	Issuer  string
+	Subject string
+	KeyID   string
 
 	algorithm Algorithm
 	typ       Type
@@ -40,6 +41,7 @@ func Parse(raw string) (*Parsed, error) {
 	}
 	p := &Parsed{signed: raw[:len(header)+1+len(payload)], signature: sig, claims: claims}
 	p.Issuer, _ = claims["iss"].(string)
+	p.Subject, _ = claims["sub"].(string)
 	if err := p.readHeader(h); err != nil {
 		return nil, err
 	}

@@ -146,8 +146,8 @@ func requireHeaderStream(srv any, ss grpc.ServerStream, _ *grpc.StreamServerInfo
 	return handle(srv, ss)
 }
 
-// service answers the X.509 profile; the embedded server says Unimplemented to the
-// others, as the Workload API allows.
+// service answers the X.509 and the JWT profile; the embedded server says
+// Unimplemented to the others, as the Workload API allows.
 type service struct {
 	workload.UnimplementedSpiffeWorkloadAPIServer
 	issuer *Issuer

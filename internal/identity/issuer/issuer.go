@@ -51,9 +51,11 @@ type Issuer struct {
 	cfg     Config
 	svids   *authority
 	servers *authority
+	jwts    *jwtAuthority
 
-	mu        sync.Mutex
-	federated map[identity.TrustDomain][]*x509.Certificate
+	mu           sync.Mutex
+	federated    map[identity.TrustDomain][]*x509.Certificate
+	federatedJWT map[identity.TrustDomain][]byte
 	// changed is closed, and replaced, when every stream has to send again.
 	changed chan struct{}
 }
@@ -74,10 +76,15 @@ func New(cfg Config) (*Issuer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("new issuer: %w", err)
 	}
+	jwts, err := newJWTAuthority()
+	if err != nil {
+		return nil, fmt.Errorf("new issuer: %w", err)
+	}
 	return &Issuer{
-		cfg: cfg, svids: svids, servers: servers,
-		federated: make(map[identity.TrustDomain][]*x509.Certificate),
-		changed:   make(chan struct{}),
+		cfg: cfg, svids: svids, servers: servers, jwts: jwts,
+		federated:    make(map[identity.TrustDomain][]*x509.Certificate),
+		federatedJWT: make(map[identity.TrustDomain][]byte),
+		changed:      make(chan struct{}),
 	}, nil
 }
 
@@ -178,6 +185,12 @@ func (i *Issuer) trust() (map[identity.TrustDomain][]*x509.Certificate, <-chan s
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	return maps.Clone(i.federated), i.changed
+}
+
+func (i *Issuer) federatedJWTs() map[identity.TrustDomain][]byte {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return maps.Clone(i.federatedJWT)
 }
 
 func (i *Issuer) owns(id identity.ID) error {

@@ -249,15 +249,15 @@ func TestSecurityHeader(t *testing.T) {
 		"FetchJWTSVID": {func(ctx context.Context) error {
 			_, err := api.FetchJWTSVID(ctx, &workload.JWTSVIDRequest{Audience: []string{"a"}})
 			return err
-		}, codes.Unimplemented},
+		}, codes.OK},
 		"FetchJWTBundles": {func(ctx context.Context) error {
 			s, err := api.FetchJWTBundles(ctx, &workload.JWTBundlesRequest{})
 			return first(s, &workload.JWTBundlesResponse{}, err)
-		}, codes.Unimplemented},
+		}, codes.OK},
 		"ValidateJWTSVID": {func(ctx context.Context) error {
 			_, err := api.ValidateJWTSVID(ctx, &workload.ValidateJWTSVIDRequest{Audience: "a", Svid: "b"})
 			return err
-		}, codes.Unimplemented},
+		}, codes.InvalidArgument},
 	}
 	headers := map[string]metadata.MD{
 		"none":  nil,
