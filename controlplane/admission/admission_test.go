@@ -149,7 +149,8 @@ func TestWhatIsRefusedAndWhy(t *testing.T) {
 			 3 IdentityProvider/shop/d spec.jwks: invalid_value: jwks cannot be used: parse key set: key 0 is private or symmetric`,
 		},
 		"introspection by a provider that cannot be asked": {
-			`Route shop/a {hosts: [a.example], upstream: orders, authentication: {identityProviders: [login, asked], requireIntrospection: true}}
+			`Route shop/a {hosts: [a.example], upstream: orders, authentication: {identityProviders: [login, asked, pki], requireIntrospection: true}}
+			 IdentityProvider shop/pki {issuer: "https://pki.example", x509: {caFile: /a, subject: SAN_DNS}}
 			 IdentityProvider shop/asked {issuer: "https://asked.example", audiences: [shop], introspection: {endpoint: "https://asked.example/introspect", clientId: a, clientSecretFile: /a}}`,
 			`0 Route/shop/a spec.authentication.identityProviders[0]: never_fires: IdentityProvider/shop/login has no introspection, which requireIntrospection wants of it`,
 		},

@@ -176,7 +176,7 @@ func (c *checker) introspected(it *item, spec *resourcev1.Route) {
 		if to == nil || key.Kind != resource.KindIdentityProvider {
 			continue
 		}
-		if p, _ := to.Spec.(*resourcev1.IdentityProvider); p.GetIntrospection() == nil {
+		if p, _ := to.Spec.(*resourcev1.IdentityProvider); !compile.Introspects(p) {
 			c.report(it, at.String(), ReasonNeverFires, "%s has no introspection, which requireIntrospection wants of it", key)
 		}
 	}

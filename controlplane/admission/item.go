@@ -315,7 +315,7 @@ func keeps(old, now *item) bool {
 	}
 	if p, ok := old.Spec.(*resourcev1.IdentityProvider); ok {
 		after, _ := now.Spec.(*resourcev1.IdentityProvider)
-		return (p.GetIntrospection() == nil) == (after.GetIntrospection() == nil)
+		return compile.Introspects(p) == compile.Introspects(after)
 	}
 	before, ok := old.Spec.(*resourcev1.Route)
 	if !ok {

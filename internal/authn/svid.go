@@ -24,7 +24,7 @@ func (a *Authenticator) WithJWTSVIDs(keys JWTSVIDs) *Authenticator {
 // svid returns whom a bearer token proves that is a JWT-SVID; false when it is
 // none, or is for one of the route's providers, which then has the say.
 func (a *Authenticator) svid(raw string, try *attempt) (*policy.Principal, Reason, bool) {
-	if len(try.accept.JWTAudiences) == 0 || a.jwtSVIDs == nil || a.cache == nil {
+	if len(try.accept.JWTAudiences) == 0 || try.accept.Introspected || a.jwtSVIDs == nil || a.cache == nil {
 		return nil, "", false
 	}
 	bundles := a.jwtSVIDs.JWTBundles()

@@ -263,10 +263,16 @@ func (t *Table) refer(r *Route, spec *resourcev1.Route) {
 			continue
 		}
 		r.Providers = append(r.Providers, d.provider)
-		if spec.GetAuthentication().GetRequireIntrospection() && d.provider.Spec.GetIntrospection() == nil {
+		if spec.GetAuthentication().GetRequireIntrospection() && !Introspects(d.provider.Spec) {
 			t.reject(r.document, "requires introspection, which "+d.entry.Key.String()+" does not have")
 		}
 	}
+}
+
+// Introspects reports whether a route that requires introspection may take what a
+// provider vouches for: it is asked for its tokens, or has none.
+func Introspects(p *resourcev1.IdentityProvider) bool {
+	return p.GetIntrospection() != nil || p.GetX509() != nil
 }
 
 // referred returns the document that r refers to, if it is enforced.

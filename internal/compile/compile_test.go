@@ -385,9 +385,11 @@ func TestIntrospectionNeedsAnEndpoint(t *testing.T) {
 {apiVersion: sallyport/v1, kind: Route, metadata: {namespace: shop, name: strict}, spec: {hosts: [strict.example], upstream: orders, authentication: {identityProviders: [PROVIDER], requireIntrospection: true}}}
 ---
 {apiVersion: sallyport/v1, kind: IdentityProvider, metadata: {namespace: shop, name: asked}, spec: {issuer: "https://asked.example", audiences: [shop], introspection: {endpoint: "https://asked.example/introspect", clientId: a, clientSecretFile: /a}}}
+---
+{apiVersion: sallyport/v1, kind: IdentityProvider, metadata: {namespace: shop, name: pki}, spec: {issuer: "https://pki.example", x509: {caFile: /a, subject: SAN_DNS}}}
 `
 	for provider, want := range map[string]string{
-		"asked": "", "login": "requires introspection, which IdentityProvider/shop/login does not have",
+		"asked": "", "pki": "", "login": "requires introspection, which IdentityProvider/shop/login does not have",
 	} {
 		table := compile.Compile(nil, snap(t, 1, documents(t, fleet+strings.Replace(route, "PROVIDER", provider, 1))))
 		reason := ""

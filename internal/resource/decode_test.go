@@ -117,6 +117,9 @@ func TestDecodeFindsAllProblems(t *testing.T) {
 		{of("Listener", `{address: "443", tls: {}}`), []string{"spec.tls invalid_value", "spec.address invalid_value"}},
 		{of("Listener", `{address: "1.2.3.4:x", tls: {workloadIdentity: true}}`), []string{"spec.address invalid_value"}},
 
+		{of("Route", `{hosts: [a], upstream: u, authentication: {identityProviders: [p], requireIntrospection: true, jwtSvids: {audiences: [a]}}}`), []string{"spec.authentication.jwtSvids invalid_value"}},
+		{of("Route", `{hosts: [a], upstream: u, authentication: {jwtSvids: {audiences: ["a\nb"]}}}`), []string{"spec.authentication.jwtSvids.audiences[0] invalid_value"}},
+		{of("Route", `{hosts: [a], upstream: u, authentication: {jwtSvids: {}}}`), []string{"spec.authentication.jwtSvids.audiences invalid_value"}},
 		{of("IdentityProvider", `{issuer: a, jwksUrl: "https://a"}`), []string{"spec.audiences invalid_value"}},
 		{of("IdentityProvider", `{issuer: a, jwksUrl: "https://a", audiences: [b], x509: {caFile: /a, subject: SAN_DNS}}`), []string{"spec.x509 invalid_value"}},
 		{of("IdentityProvider", `{issuer: a, x509: {names: ["a\nb"]}}`), []string{"spec.x509 required"}},

@@ -2858,7 +2858,7 @@ const file_sallyport_resource_v1_resource_proto_rawDesc = "" +
 	"\atimeout\x18\a \x01(\v2\x19.google.protobuf.DurationB\r\xbaH\n" +
 	"\xaa\x01\a\"\x03\b\x90\x1c*\x00R\atimeout\x12\x1d\n" +
 	"\n" +
-	"web_socket\x18\b \x01(\bR\twebSocket\"\xe9\x06\n" +
+	"web_socket\x18\b \x01(\bR\twebSocket\"\x82\b\n" +
 	"\x0eAuthentication\x129\n" +
 	"\x12identity_providers\x18\x01 \x03(\tB\n" +
 	"\xbaH\a\x92\x01\x04\x10\x10\x18\x01R\x11identityProviders\x12/\n" +
@@ -2868,9 +2868,10 @@ const file_sallyport_resource_v1_resource_proto_rawDesc = "" +
 	"\bapi_keys\x18\x05 \x01(\bR\aapiKeys\x12<\n" +
 	"\tjwt_svids\x18\x06 \x01(\v2\x1f.sallyport.resource.v1.JWTSVIDsR\bjwtSvids\x123\n" +
 	"\x15require_introspection\x18\n" +
-	" \x01(\bR\x14requireIntrospection:\xfa\x03\xbaH\xf6\x03\x1a\x90\x01\n" +
+	" \x01(\bR\x14requireIntrospection:\x93\x05\xbaH\x8f\x05\x1a\x90\x01\n" +
 	"$authentication.require_introspection\x12%there are no identityProviders to ask\x1aA!this.require_introspection || this.identity_providers.size() > 0\x1am\n" +
-	"\x18authentication.anonymous\x12)anonymous: true leaves nothing to require\x1a&!(this.anonymous && this.require == 2)\x1a\xf1\x01\n" +
+	"\x18authentication.anonymous\x12)anonymous: true leaves nothing to require\x1a&!(this.anonymous && this.require == 2)\x1a\x96\x01\n" +
+	"\x18authentication.jwt_svids\x12Dnobody can be asked for JWT-SVIDs, which require_introspection wants\x1a4!(has(this.jwt_svids) && this.require_introspection)\x1a\xf1\x01\n" +
 	"\x13authentication.some\x12`name identity_providers, take jwt_svids, api_keys or client_certificates, or say anonymous: true\x1axthis.identity_providers.size() > 0 || has(this.jwt_svids) || this.client_certificates || this.api_keys || this.anonymous\"?\n" +
 	"\bJWTSVIDs\x123\n" +
 	"\taudiences\x18\x01 \x03(\tB\x15\xbaH\x12\x92\x01\x0f\b\x01\x10\x10\x18\x01\"\ar\x05\x10\x01\x18\x80\bR\taudiences\"\xcb\x02\n" +
