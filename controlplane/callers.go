@@ -2,6 +2,7 @@ package controlplane
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"log/slog"
 	"net/http"
@@ -56,7 +57,7 @@ func (c *callers) identify(r *http.Request) (access.Caller, error) {
 	switch {
 	case err == nil:
 		leaf := r.TLS.PeerCertificates[0]
-		credentials.Peer = authn.Peer{ID: string(id), IssuedAt: leaf.NotBefore, Expires: leaf.NotAfter}
+		credentials.Peer = authn.Peer{ID: string(id), IssuedAt: leaf.NotBefore, Expires: leaf.NotAfter, Thumbprint: sha256.Sum256(leaf.Raw)}
 	case !errors.Is(err, identity.ErrNoCertificate):
 		return access.Caller{}, access.ErrUnauthenticated
 	}

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"crypto/sha256"
 	"crypto/tls"
 	"net"
 	"net/netip"
@@ -43,7 +44,7 @@ func newClient(listener string, remote net.Addr, state *tls.ConnectionState) (*c
 		return c, nil
 	}
 	leaf := state.PeerCertificates[0]
-	c.peer = authn.Peer{IssuedAt: leaf.NotBefore, Expires: leaf.NotAfter}
+	c.peer = authn.Peer{IssuedAt: leaf.NotBefore, Expires: leaf.NotAfter, Thumbprint: sha256.Sum256(leaf.Raw)}
 	if !identity.IsSVID(leaf) {
 		c.peer.Certificate = authority.NewCertificate(state.PeerCertificates)
 		return c, nil

@@ -155,6 +155,8 @@ func accept(r *compile.Route) authn.Accept {
 		ClientCertificates: r.Authentication.GetClientCertificates(),
 		Anonymous:          r.Authentication.GetAnonymous(),
 		All:                r.Authentication.GetRequire() == resourcev1.Require_REQUIRE_ALL,
+		Proof:              proof(r.Authentication.GetProof()),
+		Nonce:              r.Authentication.GetDpopNonce(),
 	}
 	if s := r.Authentication.GetJwtSvids(); s != nil {
 		to.JWTAudiences = s.GetAudiences()
@@ -170,6 +172,21 @@ func accept(r *compile.Route) authn.Accept {
 		to.Providers = append(to.Providers, authn.ProviderName{Namespace: p.Key.Namespace, Name: p.Key.Name})
 	}
 	return to
+}
+
+// proof makes what is not known a demand that nothing meets.
+func proof(p resourcev1.Proof) authn.Proof {
+	switch p {
+	case resourcev1.Proof_PROOF_UNSPECIFIED:
+		return authn.NoProof
+	case resourcev1.Proof_PROOF_CERTIFICATE:
+		return authn.CertificateProof
+	case resourcev1.Proof_PROOF_DPOP:
+		return authn.KeyProof
+	case resourcev1.Proof_PROOF_ANY:
+		return authn.AnyProof
+	}
+	return authn.AnyProof + 1
 }
 
 func upstreams(from []*compile.Upstream) []upstream.Spec {

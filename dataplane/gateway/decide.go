@@ -50,6 +50,7 @@ type verdict struct {
 
 	methods   []string // for Allow, with status 405
 	challenge string   // for WWW-Authenticate
+	nonce     string   // for DPoP-Nonce
 
 	request   request.Canonical
 	way       *way // nil without a route
@@ -152,7 +153,10 @@ func (g *Gateway) authorise(ctx context.Context, s grounds, q *question, v *verd
 		v.status, v.reason, v.detail = http.StatusForbidden, ReasonUnavailable, route.Unavailable
 		return
 	}
-	credentials := authn.Credentials{Header: v.request.Header, Peer: q.from.peer}
+	credentials := authn.Credentials{
+		Header: v.request.Header, Peer: q.from.peer,
+		Method: v.request.Method, Host: v.request.Host, Path: v.request.Path, Authority: q.raw.Host,
+	}
 	if id := identity.ID(q.from.peer.ID); id != "" {
 		credentials.Peer.Distrusted = !g.identity.Trusts(id)
 	}
@@ -162,7 +166,8 @@ func (g *Gateway) authorise(ctx context.Context, s grounds, q *question, v *verd
 		delete(v.request.Header, authn.HeaderAPIKey)
 	}
 	if denial != nil {
-		v.status, v.reason, v.challenge = denial.Status, string(denial.Reason), denial.Challenge
+		v.status, v.reason = denial.Status, string(denial.Reason)
+		v.challenge, v.nonce = denial.Challenge, denial.Nonce
 		return
 	}
 	v.principal = principal

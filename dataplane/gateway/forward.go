@@ -108,6 +108,9 @@ func (x *exchange) complete(expects bool) {
 	c := &x.verdict.request
 	h := http.Header(c.Header)
 	h[headerDecision] = []string{x.id}
+	if len(x.verdict.way.accept.Providers) > 0 {
+		delete(h, "Dpop") // it was for us, and is good at another proxy still
+	}
 	if x.from.address.IsValid() {
 		h["X-Forwarded-For"] = []string{x.from.address.WithZone("").String()}
 	}

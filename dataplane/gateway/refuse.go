@@ -33,6 +33,9 @@ func (x *exchange) refuse() {
 	if v.challenge != "" {
 		h["Www-Authenticate"] = []string{v.challenge}
 	}
+	if v.nonce != "" {
+		h["Dpop-Nonce"] = []string{v.nonce}
+	}
 	if len(v.methods) > 0 {
 		h["Allow"] = []string{strings.Join(v.methods, ", ")}
 	}

@@ -28,6 +28,10 @@ type Accept struct {
 	// enough. The principal is the first one's, and has besides what the others
 	// prove: the SPIFFE ID of the certificate, the name of the API key.
 	All bool
+
+	// Proof is demanded of bearer tokens, and Nonce of DPoP proofs.
+	Proof Proof
+	Nonce bool
 }
 
 // Credentials is what a request brings.
@@ -35,6 +39,11 @@ type Credentials struct {
 	// Header has the request's fields by canonical name. It is only read.
 	Header map[string][]string
 	Peer   Peer
+
+	// What the request asks for, which a proof has to name: its canonical
+	// method, host and path, and the authority as the client spelled it.
+	Method, Host, Path string
+	Authority          string
 }
 
 // Peer is the client as its TLS connection has proven it, never as a header says.
@@ -43,6 +52,8 @@ type Peer struct {
 	ID       string    // the SPIFFE ID of the verified leaf
 	IssuedAt time.Time // the leaf's NotBefore
 	Expires  time.Time // the leaf's NotAfter: a connection may outlive it
+
+	Thumbprint token.Thumbprint // of the leaf
 
 	// Distrusted means that the trust domain of ID is not trusted any more.
 	Distrusted bool
@@ -61,6 +72,7 @@ type Authenticator struct {
 	authorities *authority.Set
 	jwtSVIDs    JWTSVIDs // nil: none
 	cache       *cache
+	proofs      *proofs
 	metrics     *metrics
 }
 
@@ -78,10 +90,11 @@ type Authenticator struct {
 // ctx, for one fetch of its issuer's keys, and one that is to be introspected
 // for the answer.
 func (a *Authenticator) Authenticate(ctx context.Context, c Credentials, accept Accept, now time.Time) (*policy.Principal, *Denial) {
-	p, reason := a.authenticate(ctx, &attempt{c, accept, now})
+	try := &attempt{Credentials: c, accept: accept, now: now}
+	p, reason := a.authenticate(ctx, try)
 	if reason != "" {
 		a.metrics.denied(reason)
-		return nil, newDenial(reason, accept)
+		return nil, a.deny(reason, try)
 	}
 	return p, nil
 }
@@ -126,6 +139,8 @@ type attempt struct {
 	Credentials
 	accept Accept
 	now    time.Time
+
+	dpop bool // the token's scheme is DPoP
 }
 
 // prove returns whom the credential of a kind proves, or CredentialsMissing when
@@ -190,14 +205,21 @@ func (a *Authenticator) bearer(ctx context.Context, try *attempt) (*policy.Princ
 	if len(values) == 0 {
 		return nil, CredentialsMissing
 	}
-	raw, reason := bearer(values)
+	raw, dpop, reason := bearer(values)
+	if try.dpop = dpop; reason != "" {
+		return nil, reason
+	}
+	p, reason, ok := a.svid(raw, try)
+	if !ok {
+		p, reason = a.token(ctx, raw, &try.accept, try.now)
+	}
+	if reason == "" {
+		reason = a.possession(try, raw, p.Claims)
+	}
 	if reason != "" {
 		return nil, reason
 	}
-	if p, reason, ok := a.svid(raw, try); ok {
-		return p, reason
-	}
-	return a.token(ctx, raw, &try.accept, try.now)
+	return p, ""
 }
 
 // token looks for raw among the verified tokens before it looks into it.

@@ -6,25 +6,26 @@ import (
 	"github.com/sallyport/sallyport/internal/token"
 )
 
-// bearer returns what follows "Bearer" in the only Authorization value
-// (RFC 6750 §2.1). Tokens in bodies and queries are not looked for. Whether it
-// is a token at all is left to isToken: one that was verified before is.
-func bearer(values []string) (string, Reason) {
+// bearer returns what follows "Bearer" or "DPoP" in the only Authorization value
+// (RFC 6750 §2.1, RFC 9449 §7.1). Tokens in bodies and queries are not looked
+// for. Whether it is a token at all is left to isToken: one that was verified
+// before is.
+func bearer(values []string) (raw string, dpop bool, reason Reason) {
 	if len(values) != 1 {
-		return "", CredentialsMalformed
+		return "", false, CredentialsMalformed
 	}
 	scheme, rest, _ := strings.Cut(values[0], " ")
 	if scheme == "" {
-		return "", CredentialsMalformed
+		return "", false, CredentialsMalformed
 	}
-	if !strings.EqualFold(scheme, "Bearer") {
-		return "", SchemeUnsupported
+	if dpop = strings.EqualFold(scheme, "DPoP"); !dpop && !strings.EqualFold(scheme, "Bearer") {
+		return "", false, SchemeUnsupported
 	}
-	raw := strings.TrimLeft(rest, " ")
+	raw = strings.TrimLeft(rest, " ")
 	if len(raw) > token.MaxSize {
-		return "", tokenPrefix + Reason(token.Malformed)
+		return "", dpop, tokenPrefix + Reason(token.Malformed)
 	}
-	return raw, ""
+	return raw, dpop, ""
 }
 
 // isToken checks the b64token of RFC 6750 §2.1. A comma is no part of it, so

@@ -1,11 +1,5 @@
 package authn
 
-import (
-	"net/http"
-
-	"github.com/sallyport/sallyport/internal/policy"
-)
-
 // Reason is why a request is not authenticated. The set is closed and fit for
 // metric labels: the constants, and "token_" before each token.Reason.
 type Reason string
@@ -42,6 +36,35 @@ const (
 	// CertificateExpired: the client certificate has expired since the
 	// connection was made.
 	CertificateExpired Reason = "certificate_expired"
+	// ConfirmationUnknown: the token says that it is bound (cnf, RFC 7800), in a
+	// way that cannot be checked here.
+	ConfirmationUnknown Reason = "confirmation_unknown"
+	// ProofMissing: the token is bound to nobody where the route demands it, or
+	// came without the client certificate or the DPoP proof that it is bound to.
+	ProofMissing Reason = "proof_missing"
+	// ProofDowngraded: a token that is bound to a key came as "Bearer".
+	ProofDowngraded Reason = "proof_downgraded"
+	// ProofUnbound: a token that is bound to no key came as "DPoP".
+	ProofUnbound Reason = "proof_unbound"
+	// ProofMalformed: not exactly one DPoP proof in its strict form.
+	ProofMalformed Reason = "proof_malformed"
+	// ProofBadSignature: the proof is not signed by the key that it brings.
+	ProofBadSignature Reason = "proof_bad_signature"
+	// ProofWrongKey: the proof is of another key, or the client certificate is
+	// another, than the token is bound to.
+	ProofWrongKey Reason = "proof_wrong_key"
+	// ProofWrongRequest: the proof is for another method or URL.
+	ProofWrongRequest Reason = "proof_wrong_request"
+	// ProofWrongToken: the proof goes with another token, or names none.
+	ProofWrongToken Reason = "proof_wrong_token"
+	// ProofNotFresh: the proof is too old, or made for later.
+	ProofNotFresh Reason = "proof_not_fresh"
+	// ProofNonce: the proof lacks the nonce that is asked for, or has an old one.
+	ProofNonce Reason = "proof_nonce"
+	// ProofReplayed: the proof was taken before.
+	ProofReplayed Reason = "proof_replayed"
+	// ProofCacheFull: no more proofs of this key can be remembered for now.
+	ProofCacheFull Reason = "proof_cache_full"
 	// KeysUnavailable: the issuer's keys have never been fetched, or are older
 	// than they may become. It says nothing about the token.
 	KeysUnavailable Reason = "keys_unavailable"
@@ -52,62 +75,3 @@ const (
 
 	tokenPrefix Reason = "token_"
 )
-
-// Denial is how to answer a request that is not authenticated.
-type Denial struct {
-	Status int
-	Reason Reason
-	// Challenge is the value of WWW-Authenticate, or empty for no such header.
-	Challenge string
-}
-
-// RFC 6750 §3 wants at least one parameter after Bearer. What is wrong with a
-// token is in the decision record, not in the answer.
-const (
-	bearerChallenge      = `Bearer realm="sallyport"` //nolint:gosec // G101: a challenge is no credential
-	apiKeyChallenge      = `ApiKey realm="sallyport"` //nolint:gosec // as above
-	certificateChallenge = `Certificate realm="sallyport"`
-	invalidRequest       = bearerChallenge + `, error="invalid_request", error_description="The Authorization header is malformed"`
-	invalidToken         = bearerChallenge + `, error="invalid_token", error_description="The access token is not valid here"`
-)
-
-// newDenial answers as RFC 6750 §3.1 and RFC 9110 §15.5.2 ask. Missing keys
-// and answers are our trouble: a 401 would make clients throw good tokens away.
-func newDenial(reason Reason, accept Accept) *Denial {
-	switch reason {
-	case KeysUnavailable, IntrospectionUnavailable, RevocationUnknown:
-		return &Denial{Status: http.StatusServiceUnavailable, Reason: reason}
-	case CredentialsMalformed:
-		return &Denial{http.StatusBadRequest, reason, invalidRequest}
-	case APIKeyMalformed, APIKeyInvalid, APIKeyExpired:
-		return &Denial{http.StatusUnauthorized, reason, apiKeyChallenge}
-	case CertificateUntrusted, CertificateName, CertificateRevoked:
-		return &Denial{http.StatusUnauthorized, reason, certificateChallenge}
-	case CredentialsMissing, SchemeUnsupported, CertificateExpired:
-		return &Denial{http.StatusUnauthorized, reason, challenge(accept)}
-	}
-	return &Denial{http.StatusUnauthorized, reason, invalidToken}
-}
-
-// Challenge is the value of WWW-Authenticate for a principal whose credential
-// was good and does not count any more.
-func Challenge(p *policy.Principal) string {
-	switch p.AuthenticatedBy {
-	case "x509-svid":
-		return certificateChallenge
-	case "api-key":
-		return apiKeyChallenge
-	}
-	return invalidToken
-}
-
-// challenge names the first kind of credential that is taken.
-func challenge(accept Accept) string {
-	switch {
-	case accept.takes(bearerToken):
-		return bearerChallenge
-	case accept.APIKeys != "":
-		return apiKeyChallenge
-	}
-	return certificateChallenge
-}

@@ -7,6 +7,7 @@ type metrics struct {
 	asked        *prometheus.CounterVec
 	denials      *prometheus.CounterVec
 	hits, misses prometheus.Counter
+	proofs       prometheus.Gauge
 }
 
 func newMetrics(r prometheus.Registerer) (*metrics, error) {
@@ -29,11 +30,15 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 		}, []string{"reason"}),
 		hits:   lookups.WithLabelValues("hit"),
 		misses: lookups.WithLabelValues("miss"),
+		proofs: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "sallyport_dpop_proofs_remembered",
+			Help: "DPoP proofs that are remembered, so that none is taken twice.",
+		}),
 	}
 	if r == nil {
 		return m, nil
 	}
-	for _, c := range []prometheus.Collector{m.fetches, m.asked, m.denials, lookups} {
+	for _, c := range []prometheus.Collector{m.fetches, m.asked, m.denials, lookups, m.proofs} {
 		if err := r.Register(c); err != nil {
 			return nil, err
 		}

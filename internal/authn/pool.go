@@ -35,6 +35,9 @@ type Config struct {
 
 	// CacheEntries bounds the verified tokens that are remembered; 16,384.
 	CacheEntries int
+	// ProofEntries bounds the DPoP proofs that are remembered, each for about a
+	// minute and in about 100 bytes; 262,144.
+	ProofEntries int
 
 	Now func() time.Time // time.Now when nil
 }
@@ -49,6 +52,7 @@ type Pool struct {
 	limits  limits
 	fetcher *fetcher
 	cache   *cache
+	proofs  *proofs
 	metrics *metrics
 	log     *slog.Logger
 	now     func() time.Time
@@ -69,8 +73,8 @@ func New(c Config) (*Pool, error) {
 		return nil, errors.New("Log is required")
 	}
 	durations := []time.Duration{c.Refresh, c.CoolDown, c.MaxAge, c.Timeout, c.Wait}
-	if slices.Min(durations) < 0 || c.CacheEntries < 0 {
-		return nil, errors.New("durations and CacheEntries must not be negative")
+	if slices.Min(durations) < 0 || min(c.CacheEntries, c.ProofEntries) < 0 {
+		return nil, errors.New("durations, CacheEntries and ProofEntries must not be negative")
 	}
 	m, err := newMetrics(c.Registerer)
 	if err != nil {
@@ -88,6 +92,7 @@ func New(c Config) (*Pool, error) {
 		},
 		fetcher: newFetcher(c.Client, or(c.Timeout, 5*time.Second)),
 		cache:   newCache(or(c.CacheEntries, 16384)),
+		proofs:  &proofs{newReplays(or(c.ProofEntries, 1<<18), m.proofs), newNonces()},
 		metrics: m, log: c.Log, now: c.Now,
 		changed: make(chan struct{}, 1),
 	}, nil
@@ -136,7 +141,7 @@ func (p *Pool) sync(providers []Provider) (*Authenticator, map[string]error) {
 	case p.changed <- struct{}{}:
 	default:
 	}
-	return &Authenticator{providers: next, cache: p.cache, metrics: p.metrics}, unusable
+	return &Authenticator{providers: next, cache: p.cache, proofs: p.proofs, metrics: p.metrics}, unusable
 }
 
 // adopt makes the provider for spec out of what is in service. The caller

@@ -21,3 +21,6 @@ func CheckSignature(compact, kid string, keys *KeySet, allowed ...Algorithm) err
 	p := &Parsed{KeyID: kid, algorithm: Algorithm(alg), signed: compact[:end], signature: signature}
 	return p.checkSignature(allowed, keys)
 }
+
+// ThumbprintOf lets the vectors of RFC 7638 be checked.
+var ThumbprintOf = thumbprint

@@ -296,6 +296,63 @@ func (Require) EnumDescriptor() ([]byte, []int) {
 	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{4}
 }
 
+// Proof says how who sends a bearer token shows that it is theirs.
+type Proof int32
+
+const (
+	Proof_PROOF_UNSPECIFIED Proof = 0
+	// By the client certificate that the token is bound to (RFC 8705). The
+	// listener has to ask for it.
+	Proof_PROOF_CERTIFICATE Proof = 1
+	// By a signature over each request (DPoP, RFC 9449).
+	Proof_PROOF_DPOP Proof = 2
+	// By one of them.
+	Proof_PROOF_ANY Proof = 3
+)
+
+// Enum value maps for Proof.
+var (
+	Proof_name = map[int32]string{
+		0: "PROOF_UNSPECIFIED",
+		1: "PROOF_CERTIFICATE",
+		2: "PROOF_DPOP",
+		3: "PROOF_ANY",
+	}
+	Proof_value = map[string]int32{
+		"PROOF_UNSPECIFIED": 0,
+		"PROOF_CERTIFICATE": 1,
+		"PROOF_DPOP":        2,
+		"PROOF_ANY":         3,
+	}
+)
+
+func (x Proof) Enum() *Proof {
+	p := new(Proof)
+	*p = x
+	return p
+}
+
+func (x Proof) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Proof) Descriptor() protoreflect.EnumDescriptor {
+	return file_sallyport_resource_v1_resource_proto_enumTypes[5].Descriptor()
+}
+
+func (Proof) Type() protoreflect.EnumType {
+	return &file_sallyport_resource_v1_resource_proto_enumTypes[5]
+}
+
+func (x Proof) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Proof.Descriptor instead.
+func (Proof) EnumDescriptor() ([]byte, []int) {
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{5}
+}
+
 type Effect int32
 
 const (
@@ -329,11 +386,11 @@ func (x Effect) String() string {
 }
 
 func (Effect) Descriptor() protoreflect.EnumDescriptor {
-	return file_sallyport_resource_v1_resource_proto_enumTypes[5].Descriptor()
+	return file_sallyport_resource_v1_resource_proto_enumTypes[6].Descriptor()
 }
 
 func (Effect) Type() protoreflect.EnumType {
-	return &file_sallyport_resource_v1_resource_proto_enumTypes[5]
+	return &file_sallyport_resource_v1_resource_proto_enumTypes[6]
 }
 
 func (x Effect) Number() protoreflect.EnumNumber {
@@ -342,7 +399,7 @@ func (x Effect) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Effect.Descriptor instead.
 func (Effect) EnumDescriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{5}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{6}
 }
 
 type X509Subject int32
@@ -384,11 +441,11 @@ func (x X509Subject) String() string {
 }
 
 func (X509Subject) Descriptor() protoreflect.EnumDescriptor {
-	return file_sallyport_resource_v1_resource_proto_enumTypes[6].Descriptor()
+	return file_sallyport_resource_v1_resource_proto_enumTypes[7].Descriptor()
 }
 
 func (X509Subject) Type() protoreflect.EnumType {
-	return &file_sallyport_resource_v1_resource_proto_enumTypes[6]
+	return &file_sallyport_resource_v1_resource_proto_enumTypes[7]
 }
 
 func (x X509Subject) Number() protoreflect.EnumNumber {
@@ -397,7 +454,7 @@ func (x X509Subject) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use X509Subject.Descriptor instead.
 func (X509Subject) EnumDescriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{6}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{7}
 }
 
 // Document is one resource as it travels: its bytes are made once, at commit,
@@ -1163,8 +1220,14 @@ type Authentication struct {
 	// even one that is a JWT with a good signature. Each of identity_providers has
 	// to have an introspection.
 	RequireIntrospection bool `protobuf:"varint,10,opt,name=require_introspection,json=requireIntrospection,proto3" json:"require_introspection,omitempty"`
-	unknownFields        protoimpl.UnknownFields
-	sizeCache            protoimpl.SizeCache
+	// What bearer tokens have to be bound to; nothing when unspecified. A token
+	// that says to whom it is bound is held to it everywhere.
+	Proof Proof `protobuf:"varint,15,opt,name=proof,proto3,enum=sallyport.resource.v1.Proof" json:"proof,omitempty"`
+	// A DPoP proof has to hold a nonce that the proxy gave out in the last ten
+	// minutes: proofs can neither be made in advance nor used at another proxy.
+	DpopNonce     bool `protobuf:"varint,16,opt,name=dpop_nonce,json=dpopNonce,proto3" json:"dpop_nonce,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Authentication) Reset() {
@@ -1242,6 +1305,20 @@ func (x *Authentication) GetJwtSvids() *JWTSVIDs {
 func (x *Authentication) GetRequireIntrospection() bool {
 	if x != nil {
 		return x.RequireIntrospection
+	}
+	return false
+}
+
+func (x *Authentication) GetProof() Proof {
+	if x != nil {
+		return x.Proof
+	}
+	return Proof_PROOF_UNSPECIFIED
+}
+
+func (x *Authentication) GetDpopNonce() bool {
+	if x != nil {
+		return x.DpopNonce
 	}
 	return false
 }
@@ -2858,7 +2935,8 @@ const file_sallyport_resource_v1_resource_proto_rawDesc = "" +
 	"\atimeout\x18\a \x01(\v2\x19.google.protobuf.DurationB\r\xbaH\n" +
 	"\xaa\x01\a\"\x03\b\x90\x1c*\x00R\atimeout\x12\x1d\n" +
 	"\n" +
-	"web_socket\x18\b \x01(\bR\twebSocket\"\x82\b\n" +
+	"web_socket\x18\b \x01(\bR\twebSocket\"\xf8\n" +
+	"\n" +
 	"\x0eAuthentication\x129\n" +
 	"\x12identity_providers\x18\x01 \x03(\tB\n" +
 	"\xbaH\a\x92\x01\x04\x10\x10\x18\x01R\x11identityProviders\x12/\n" +
@@ -2868,8 +2946,13 @@ const file_sallyport_resource_v1_resource_proto_rawDesc = "" +
 	"\bapi_keys\x18\x05 \x01(\bR\aapiKeys\x12<\n" +
 	"\tjwt_svids\x18\x06 \x01(\v2\x1f.sallyport.resource.v1.JWTSVIDsR\bjwtSvids\x123\n" +
 	"\x15require_introspection\x18\n" +
-	" \x01(\bR\x14requireIntrospection:\x93\x05\xbaH\x8f\x05\x1a\x90\x01\n" +
-	"$authentication.require_introspection\x12%there are no identityProviders to ask\x1aA!this.require_introspection || this.identity_providers.size() > 0\x1am\n" +
+	" \x01(\bR\x14requireIntrospection\x12<\n" +
+	"\x05proof\x18\x0f \x01(\x0e2\x1c.sallyport.resource.v1.ProofB\b\xbaH\x05\x82\x01\x02\x10\x01R\x05proof\x12\x1d\n" +
+	"\n" +
+	"dpop_nonce\x18\x10 \x01(\bR\tdpopNonce:\xac\a\xbaH\xa8\a\x1a\x90\x01\n" +
+	"$authentication.require_introspection\x12%there are no identityProviders to ask\x1aA!this.require_introspection || this.identity_providers.size() > 0\x1a\x84\x01\n" +
+	"\x14authentication.proof\x125a proof is of a bearer token: name identity_providers\x1a5this.proof == 0 || this.identity_providers.size() > 0\x1a\x8f\x01\n" +
+	"\x19authentication.dpop_nonce\x12:a DPoP proof is of a bearer token: name identity_providers\x1a6!this.dpop_nonce || this.identity_providers.size() > 0\x1am\n" +
 	"\x18authentication.anonymous\x12)anonymous: true leaves nothing to require\x1a&!(this.anonymous && this.require == 2)\x1a\x96\x01\n" +
 	"\x18authentication.jwt_svids\x12Dnobody can be asked for JWT-SVIDs, which require_introspection wants\x1a4!(has(this.jwt_svids) && this.require_introspection)\x1a\xf1\x01\n" +
 	"\x13authentication.some\x12`name identity_providers, take jwt_svids, api_keys or client_certificates, or say anonymous: true\x1axthis.identity_providers.size() > 0 || has(this.jwt_svids) || this.client_certificates || this.api_keys || this.anonymous\"?\n" +
@@ -3017,7 +3100,13 @@ const file_sallyport_resource_v1_resource_proto_rawDesc = "" +
 	"\aRequire\x12\x17\n" +
 	"\x13REQUIRE_UNSPECIFIED\x10\x00\x12\x0f\n" +
 	"\vREQUIRE_ANY\x10\x01\x12\x0f\n" +
-	"\vREQUIRE_ALL\x10\x02*C\n" +
+	"\vREQUIRE_ALL\x10\x02*T\n" +
+	"\x05Proof\x12\x15\n" +
+	"\x11PROOF_UNSPECIFIED\x10\x00\x12\x15\n" +
+	"\x11PROOF_CERTIFICATE\x10\x01\x12\x0e\n" +
+	"\n" +
+	"PROOF_DPOP\x10\x02\x12\r\n" +
+	"\tPROOF_ANY\x10\x03*C\n" +
 	"\x06Effect\x12\x16\n" +
 	"\x12EFFECT_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fEFFECT_ALLOW\x10\x01\x12\x0f\n" +
@@ -3042,7 +3131,7 @@ func file_sallyport_resource_v1_resource_proto_rawDescGZIP() []byte {
 	return file_sallyport_resource_v1_resource_proto_rawDescData
 }
 
-var file_sallyport_resource_v1_resource_proto_enumTypes = make([]protoimpl.EnumInfo, 7)
+var file_sallyport_resource_v1_resource_proto_enumTypes = make([]protoimpl.EnumInfo, 8)
 var file_sallyport_resource_v1_resource_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
 var file_sallyport_resource_v1_resource_proto_goTypes = []any{
 	(Reach)(0),                    // 0: sallyport.resource.v1.Reach
@@ -3050,87 +3139,89 @@ var file_sallyport_resource_v1_resource_proto_goTypes = []any{
 	(TLSVersion)(0),               // 2: sallyport.resource.v1.TLSVersion
 	(ClientCertificates)(0),       // 3: sallyport.resource.v1.ClientCertificates
 	(Require)(0),                  // 4: sallyport.resource.v1.Require
-	(Effect)(0),                   // 5: sallyport.resource.v1.Effect
-	(X509Subject)(0),              // 6: sallyport.resource.v1.X509Subject
-	(*Document)(nil),              // 7: sallyport.resource.v1.Document
-	(*RouteSelector)(nil),         // 8: sallyport.resource.v1.RouteSelector
-	(*Environment)(nil),           // 9: sallyport.resource.v1.Environment
-	(*StalenessRule)(nil),         // 10: sallyport.resource.v1.StalenessRule
-	(*Enrollment)(nil),            // 11: sallyport.resource.v1.Enrollment
-	(*TrustDomain)(nil),           // 12: sallyport.resource.v1.TrustDomain
-	(*Listener)(nil),              // 13: sallyport.resource.v1.Listener
-	(*ListenerTLS)(nil),           // 14: sallyport.resource.v1.ListenerTLS
-	(*CertificateFiles)(nil),      // 15: sallyport.resource.v1.CertificateFiles
-	(*Route)(nil),                 // 16: sallyport.resource.v1.Route
-	(*Authentication)(nil),        // 17: sallyport.resource.v1.Authentication
-	(*JWTSVIDs)(nil),              // 18: sallyport.resource.v1.JWTSVIDs
-	(*Upstream)(nil),              // 19: sallyport.resource.v1.Upstream
-	(*PlaintextTransport)(nil),    // 20: sallyport.resource.v1.PlaintextTransport
-	(*TLSTransport)(nil),          // 21: sallyport.resource.v1.TLSTransport
-	(*SPIFFETransport)(nil),       // 22: sallyport.resource.v1.SPIFFETransport
-	(*Policy)(nil),                // 23: sallyport.resource.v1.Policy
-	(*PrincipalMatcher)(nil),      // 24: sallyport.resource.v1.PrincipalMatcher
-	(*IdentityProvider)(nil),      // 25: sallyport.resource.v1.IdentityProvider
-	(*RequiredClaim)(nil),         // 26: sallyport.resource.v1.RequiredClaim
-	(*Introspection)(nil),         // 27: sallyport.resource.v1.Introspection
-	(*X509)(nil),                  // 28: sallyport.resource.v1.X509
-	(*ApiKey)(nil),                // 29: sallyport.resource.v1.ApiKey
-	(*ApiKeySecret)(nil),          // 30: sallyport.resource.v1.ApiKeySecret
-	(*Revocation)(nil),            // 31: sallyport.resource.v1.Revocation
-	(*RevokedToken)(nil),          // 32: sallyport.resource.v1.RevokedToken
-	(*RevokedSubject)(nil),        // 33: sallyport.resource.v1.RevokedSubject
-	(*RevokedSession)(nil),        // 34: sallyport.resource.v1.RevokedSession
-	nil,                           // 35: sallyport.resource.v1.Document.LabelsEntry
-	nil,                           // 36: sallyport.resource.v1.RouteSelector.LabelsEntry
-	nil,                           // 37: sallyport.resource.v1.Enrollment.LabelsEntry
-	(*durationpb.Duration)(nil),   // 38: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil), // 39: google.protobuf.Timestamp
+	(Proof)(0),                    // 5: sallyport.resource.v1.Proof
+	(Effect)(0),                   // 6: sallyport.resource.v1.Effect
+	(X509Subject)(0),              // 7: sallyport.resource.v1.X509Subject
+	(*Document)(nil),              // 8: sallyport.resource.v1.Document
+	(*RouteSelector)(nil),         // 9: sallyport.resource.v1.RouteSelector
+	(*Environment)(nil),           // 10: sallyport.resource.v1.Environment
+	(*StalenessRule)(nil),         // 11: sallyport.resource.v1.StalenessRule
+	(*Enrollment)(nil),            // 12: sallyport.resource.v1.Enrollment
+	(*TrustDomain)(nil),           // 13: sallyport.resource.v1.TrustDomain
+	(*Listener)(nil),              // 14: sallyport.resource.v1.Listener
+	(*ListenerTLS)(nil),           // 15: sallyport.resource.v1.ListenerTLS
+	(*CertificateFiles)(nil),      // 16: sallyport.resource.v1.CertificateFiles
+	(*Route)(nil),                 // 17: sallyport.resource.v1.Route
+	(*Authentication)(nil),        // 18: sallyport.resource.v1.Authentication
+	(*JWTSVIDs)(nil),              // 19: sallyport.resource.v1.JWTSVIDs
+	(*Upstream)(nil),              // 20: sallyport.resource.v1.Upstream
+	(*PlaintextTransport)(nil),    // 21: sallyport.resource.v1.PlaintextTransport
+	(*TLSTransport)(nil),          // 22: sallyport.resource.v1.TLSTransport
+	(*SPIFFETransport)(nil),       // 23: sallyport.resource.v1.SPIFFETransport
+	(*Policy)(nil),                // 24: sallyport.resource.v1.Policy
+	(*PrincipalMatcher)(nil),      // 25: sallyport.resource.v1.PrincipalMatcher
+	(*IdentityProvider)(nil),      // 26: sallyport.resource.v1.IdentityProvider
+	(*RequiredClaim)(nil),         // 27: sallyport.resource.v1.RequiredClaim
+	(*Introspection)(nil),         // 28: sallyport.resource.v1.Introspection
+	(*X509)(nil),                  // 29: sallyport.resource.v1.X509
+	(*ApiKey)(nil),                // 30: sallyport.resource.v1.ApiKey
+	(*ApiKeySecret)(nil),          // 31: sallyport.resource.v1.ApiKeySecret
+	(*Revocation)(nil),            // 32: sallyport.resource.v1.Revocation
+	(*RevokedToken)(nil),          // 33: sallyport.resource.v1.RevokedToken
+	(*RevokedSubject)(nil),        // 34: sallyport.resource.v1.RevokedSubject
+	(*RevokedSession)(nil),        // 35: sallyport.resource.v1.RevokedSession
+	nil,                           // 36: sallyport.resource.v1.Document.LabelsEntry
+	nil,                           // 37: sallyport.resource.v1.RouteSelector.LabelsEntry
+	nil,                           // 38: sallyport.resource.v1.Enrollment.LabelsEntry
+	(*durationpb.Duration)(nil),   // 39: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil), // 40: google.protobuf.Timestamp
 }
 var file_sallyport_resource_v1_resource_proto_depIdxs = []int32{
-	35, // 0: sallyport.resource.v1.Document.labels:type_name -> sallyport.resource.v1.Document.LabelsEntry
+	36, // 0: sallyport.resource.v1.Document.labels:type_name -> sallyport.resource.v1.Document.LabelsEntry
 	0,  // 1: sallyport.resource.v1.Document.reach:type_name -> sallyport.resource.v1.Reach
-	8,  // 2: sallyport.resource.v1.Document.routes:type_name -> sallyport.resource.v1.RouteSelector
-	36, // 3: sallyport.resource.v1.RouteSelector.labels:type_name -> sallyport.resource.v1.RouteSelector.LabelsEntry
-	10, // 4: sallyport.resource.v1.Environment.configuration_age:type_name -> sallyport.resource.v1.StalenessRule
-	10, // 5: sallyport.resource.v1.Environment.security_age:type_name -> sallyport.resource.v1.StalenessRule
-	38, // 6: sallyport.resource.v1.StalenessRule.limit:type_name -> google.protobuf.Duration
+	9,  // 2: sallyport.resource.v1.Document.routes:type_name -> sallyport.resource.v1.RouteSelector
+	37, // 3: sallyport.resource.v1.RouteSelector.labels:type_name -> sallyport.resource.v1.RouteSelector.LabelsEntry
+	11, // 4: sallyport.resource.v1.Environment.configuration_age:type_name -> sallyport.resource.v1.StalenessRule
+	11, // 5: sallyport.resource.v1.Environment.security_age:type_name -> sallyport.resource.v1.StalenessRule
+	39, // 6: sallyport.resource.v1.StalenessRule.limit:type_name -> google.protobuf.Duration
 	1,  // 7: sallyport.resource.v1.StalenessRule.action:type_name -> sallyport.resource.v1.StalenessAction
-	37, // 8: sallyport.resource.v1.Enrollment.labels:type_name -> sallyport.resource.v1.Enrollment.LabelsEntry
-	14, // 9: sallyport.resource.v1.Listener.tls:type_name -> sallyport.resource.v1.ListenerTLS
-	15, // 10: sallyport.resource.v1.ListenerTLS.certificates:type_name -> sallyport.resource.v1.CertificateFiles
+	38, // 8: sallyport.resource.v1.Enrollment.labels:type_name -> sallyport.resource.v1.Enrollment.LabelsEntry
+	15, // 9: sallyport.resource.v1.Listener.tls:type_name -> sallyport.resource.v1.ListenerTLS
+	16, // 10: sallyport.resource.v1.ListenerTLS.certificates:type_name -> sallyport.resource.v1.CertificateFiles
 	3,  // 11: sallyport.resource.v1.ListenerTLS.client_certificates:type_name -> sallyport.resource.v1.ClientCertificates
 	2,  // 12: sallyport.resource.v1.ListenerTLS.min_version:type_name -> sallyport.resource.v1.TLSVersion
-	17, // 13: sallyport.resource.v1.Route.authentication:type_name -> sallyport.resource.v1.Authentication
-	38, // 14: sallyport.resource.v1.Route.timeout:type_name -> google.protobuf.Duration
+	18, // 13: sallyport.resource.v1.Route.authentication:type_name -> sallyport.resource.v1.Authentication
+	39, // 14: sallyport.resource.v1.Route.timeout:type_name -> google.protobuf.Duration
 	4,  // 15: sallyport.resource.v1.Authentication.require:type_name -> sallyport.resource.v1.Require
-	18, // 16: sallyport.resource.v1.Authentication.jwt_svids:type_name -> sallyport.resource.v1.JWTSVIDs
-	20, // 17: sallyport.resource.v1.Upstream.plaintext:type_name -> sallyport.resource.v1.PlaintextTransport
-	21, // 18: sallyport.resource.v1.Upstream.tls:type_name -> sallyport.resource.v1.TLSTransport
-	22, // 19: sallyport.resource.v1.Upstream.spiffe:type_name -> sallyport.resource.v1.SPIFFETransport
-	8,  // 20: sallyport.resource.v1.Policy.routes:type_name -> sallyport.resource.v1.RouteSelector
-	5,  // 21: sallyport.resource.v1.Policy.effect:type_name -> sallyport.resource.v1.Effect
-	24, // 22: sallyport.resource.v1.Policy.principals:type_name -> sallyport.resource.v1.PrincipalMatcher
-	38, // 23: sallyport.resource.v1.IdentityProvider.leeway:type_name -> google.protobuf.Duration
-	26, // 24: sallyport.resource.v1.IdentityProvider.required_claims:type_name -> sallyport.resource.v1.RequiredClaim
-	38, // 25: sallyport.resource.v1.IdentityProvider.max_lifetime:type_name -> google.protobuf.Duration
-	27, // 26: sallyport.resource.v1.IdentityProvider.introspection:type_name -> sallyport.resource.v1.Introspection
-	28, // 27: sallyport.resource.v1.IdentityProvider.x509:type_name -> sallyport.resource.v1.X509
-	38, // 28: sallyport.resource.v1.Introspection.timeout:type_name -> google.protobuf.Duration
-	38, // 29: sallyport.resource.v1.Introspection.cache:type_name -> google.protobuf.Duration
-	6,  // 30: sallyport.resource.v1.X509.subject:type_name -> sallyport.resource.v1.X509Subject
-	30, // 31: sallyport.resource.v1.ApiKey.secrets:type_name -> sallyport.resource.v1.ApiKeySecret
-	39, // 32: sallyport.resource.v1.ApiKeySecret.created_at:type_name -> google.protobuf.Timestamp
-	39, // 33: sallyport.resource.v1.ApiKeySecret.not_after:type_name -> google.protobuf.Timestamp
-	32, // 34: sallyport.resource.v1.Revocation.token:type_name -> sallyport.resource.v1.RevokedToken
-	33, // 35: sallyport.resource.v1.Revocation.subject:type_name -> sallyport.resource.v1.RevokedSubject
-	34, // 36: sallyport.resource.v1.Revocation.session:type_name -> sallyport.resource.v1.RevokedSession
-	39, // 37: sallyport.resource.v1.Revocation.issued_before:type_name -> google.protobuf.Timestamp
-	39, // 38: sallyport.resource.v1.Revocation.expires_at:type_name -> google.protobuf.Timestamp
-	39, // [39:39] is the sub-list for method output_type
-	39, // [39:39] is the sub-list for method input_type
-	39, // [39:39] is the sub-list for extension type_name
-	39, // [39:39] is the sub-list for extension extendee
-	0,  // [0:39] is the sub-list for field type_name
+	19, // 16: sallyport.resource.v1.Authentication.jwt_svids:type_name -> sallyport.resource.v1.JWTSVIDs
+	5,  // 17: sallyport.resource.v1.Authentication.proof:type_name -> sallyport.resource.v1.Proof
+	21, // 18: sallyport.resource.v1.Upstream.plaintext:type_name -> sallyport.resource.v1.PlaintextTransport
+	22, // 19: sallyport.resource.v1.Upstream.tls:type_name -> sallyport.resource.v1.TLSTransport
+	23, // 20: sallyport.resource.v1.Upstream.spiffe:type_name -> sallyport.resource.v1.SPIFFETransport
+	9,  // 21: sallyport.resource.v1.Policy.routes:type_name -> sallyport.resource.v1.RouteSelector
+	6,  // 22: sallyport.resource.v1.Policy.effect:type_name -> sallyport.resource.v1.Effect
+	25, // 23: sallyport.resource.v1.Policy.principals:type_name -> sallyport.resource.v1.PrincipalMatcher
+	39, // 24: sallyport.resource.v1.IdentityProvider.leeway:type_name -> google.protobuf.Duration
+	27, // 25: sallyport.resource.v1.IdentityProvider.required_claims:type_name -> sallyport.resource.v1.RequiredClaim
+	39, // 26: sallyport.resource.v1.IdentityProvider.max_lifetime:type_name -> google.protobuf.Duration
+	28, // 27: sallyport.resource.v1.IdentityProvider.introspection:type_name -> sallyport.resource.v1.Introspection
+	29, // 28: sallyport.resource.v1.IdentityProvider.x509:type_name -> sallyport.resource.v1.X509
+	39, // 29: sallyport.resource.v1.Introspection.timeout:type_name -> google.protobuf.Duration
+	39, // 30: sallyport.resource.v1.Introspection.cache:type_name -> google.protobuf.Duration
+	7,  // 31: sallyport.resource.v1.X509.subject:type_name -> sallyport.resource.v1.X509Subject
+	31, // 32: sallyport.resource.v1.ApiKey.secrets:type_name -> sallyport.resource.v1.ApiKeySecret
+	40, // 33: sallyport.resource.v1.ApiKeySecret.created_at:type_name -> google.protobuf.Timestamp
+	40, // 34: sallyport.resource.v1.ApiKeySecret.not_after:type_name -> google.protobuf.Timestamp
+	33, // 35: sallyport.resource.v1.Revocation.token:type_name -> sallyport.resource.v1.RevokedToken
+	34, // 36: sallyport.resource.v1.Revocation.subject:type_name -> sallyport.resource.v1.RevokedSubject
+	35, // 37: sallyport.resource.v1.Revocation.session:type_name -> sallyport.resource.v1.RevokedSession
+	40, // 38: sallyport.resource.v1.Revocation.issued_before:type_name -> google.protobuf.Timestamp
+	40, // 39: sallyport.resource.v1.Revocation.expires_at:type_name -> google.protobuf.Timestamp
+	40, // [40:40] is the sub-list for method output_type
+	40, // [40:40] is the sub-list for method input_type
+	40, // [40:40] is the sub-list for extension type_name
+	40, // [40:40] is the sub-list for extension extendee
+	0,  // [0:40] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_resource_v1_resource_proto_init() }
@@ -3173,7 +3264,7 @@ func file_sallyport_resource_v1_resource_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_resource_v1_resource_proto_rawDesc), len(file_sallyport_resource_v1_resource_proto_rawDesc)),
-			NumEnums:      7,
+			NumEnums:      8,
 			NumMessages:   31,
 			NumExtensions: 0,
 			NumServices:   0,
