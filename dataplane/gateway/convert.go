@@ -164,6 +164,9 @@ func accept(r *compile.Route) authn.Accept {
 	if r.Authentication.GetApiKeys() {
 		to.APIKeys = r.Key.Namespace
 	}
+	if s := r.Authentication.GetStepUp(); s != nil {
+		to.StepUp = &authn.StepUp{ACRValues: s.GetAcrValues(), AMR: s.GetAmr(), MaxAge: s.GetMaxAge().AsDuration()}
+	}
 	for _, p := range r.Providers {
 		if p.Spec.GetX509() != nil {
 			to.Authorities = append(to.Authorities, authority.Name{Namespace: p.Key.Namespace, Name: p.Key.Name})

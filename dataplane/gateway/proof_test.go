@@ -181,3 +181,35 @@ func TestDemandedProof(t *testing.T) {
 		t.Errorf("with the nonce that was given: %s", got)
 	}
 }
+
+// A route may demand how, and how recently, its users have signed in.
+func TestStepUp(t *testing.T) {
+	w := newWorld(t, options{})
+	up := newEcho(t)
+	w.apply(w.demanding(plaintext(up.address()), "stepUp: {acrValues: [gold], amr: [mfa], maxAge: 300s}"))
+	signedIn := func(ago time.Duration, acr string, amr ...string) string {
+		return "Authorization: Bearer " + w.tokens.sign(jwt.MapClaims{"auth_time": time.Now().Add(-ago).Unix(), "acr": acr, "amr": amr})
+	}
+	c := w.client(true, w.tls(host))
+	for _, tc := range []struct{ name, token, want string }{
+		{"as it should be", signedIn(time.Minute, "gold", "pwd", "mfa"), "200"},
+		{"too long ago", signedIn(time.Hour, "gold", "mfa"), "401 step_up_required"},
+		{"in another class", signedIn(time.Minute, "tin", "mfa"), "401 step_up_required"},
+		{"without a method", signedIn(time.Minute, "gold", "pwd"), "401 step_up_required"},
+		{"untold", "Authorization: Bearer " + w.tokens.sign(nil), "401 step_up_required"},
+	} {
+		got, res := w.get(c, tc.token)
+		if !strings.HasPrefix(got, tc.want) {
+			t.Errorf("%s: %s, want %s", tc.name, got, tc.want)
+		}
+		want := `Bearer realm="sallyport", error="insufficient_user_authentication", ` +
+			`error_description="Another or a more recent sign-in is required", acr_values="gold", max_age="300"`
+		if challenge := res.Header.Get("Www-Authenticate"); res.StatusCode != http.StatusOK && challenge != want {
+			t.Errorf("%s: challenged with %s", tc.name, challenge)
+		}
+	}
+	workload := w.client(true, w.as(w.tls(host), "spiffe://prod.example/ns/shop/web"))
+	if got, _ := w.get(workload); got != "401 step_up_required" {
+		t.Errorf("a workload, which never signs in: %s", got)
+	}
+}

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/sallyport/sallyport/dataplane/upstream"
+	"github.com/sallyport/sallyport/internal/authn"
 )
 
 // problem is the body of a refusal (RFC 9457). It tells the client what to ask
@@ -115,6 +116,9 @@ func grpcStatus(status int) int {
 func inWords(v *verdict) string {
 	switch v.status {
 	case http.StatusUnauthorized:
+		if v.reason == string(authn.StepUpRequired) {
+			return "Another or a more recent sign-in is required."
+		}
 		return "The request carries no credential that is valid here."
 	case http.StatusForbidden:
 		return "The request is not allowed."

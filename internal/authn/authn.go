@@ -32,6 +32,8 @@ type Accept struct {
 	// Proof is demanded of bearer tokens, and Nonce of DPoP proofs.
 	Proof Proof
 	Nonce bool
+	// StepUp is demanded of every principal; nothing when nil. It is only read.
+	StepUp *StepUp
 }
 
 // Credentials is what a request brings.
@@ -92,6 +94,9 @@ type Authenticator struct {
 func (a *Authenticator) Authenticate(ctx context.Context, c Credentials, accept Accept, now time.Time) (*policy.Principal, *Denial) {
 	try := &attempt{Credentials: c, accept: accept, now: now}
 	p, reason := a.authenticate(ctx, try)
+	if reason == "" && !accept.StepUp.met(p, now) {
+		reason = StepUpRequired
+	}
 	if reason != "" {
 		a.metrics.denied(reason)
 		return nil, a.deny(reason, try)
@@ -367,10 +372,12 @@ func (p *provider) verify(ctx context.Context, t *token.Parsed, now time.Time) (
 }
 
 func (p *provider) principal(c *token.Claims, by string) *policy.Principal {
+	signedIn := c.Authentication()
 	return &policy.Principal{
 		Kind: policy.User, ID: c.Subject, Issuer: c.Issuer, Groups: c.Groups, Scopes: c.Scopes, Claims: c.All,
 		Provider: p.name, AuthenticatedBy: by, Expires: c.Expires,
 		TokenID: c.ID, Session: c.Session, IssuedAt: c.IssuedAt,
+		AuthenticatedAt: signedIn.At, ACR: signedIn.Class, AMR: signedIn.Methods,
 	}
 }
 

@@ -33,7 +33,8 @@ const (
 	wantsNonce     = `, error="use_dpop_nonce", error_description="The DPoP proof has to hold the nonce of DPoP-Nonce"`
 )
 
-// deny answers as RFC 6750 §3.1, RFC 9449 §7.1 and RFC 9110 §15.5.2 ask. What
+// deny answers as RFC 6750 §3.1, RFC 9449 §7.1, RFC 9470 §3 and RFC 9110
+// §15.5.2 ask. What
 // is our trouble is no 401, which would make clients throw good tokens away.
 func (a *Authenticator) deny(reason Reason, try *attempt) *Denial {
 	d := &Denial{Status: http.StatusUnauthorized, Reason: reason}
@@ -52,6 +53,8 @@ func (a *Authenticator) deny(reason Reason, try *attempt) *Denial {
 		d.Challenge = dpopChallenge + invalidProof + dpopAlgorithms
 	case ProofNonce:
 		d.Challenge, d.Nonce = dpopChallenge+wantsNonce+dpopAlgorithms, a.proofs.nonces.current(try.now)
+	case StepUpRequired:
+		d.Challenge = try.challenge(try.accept.StepUp.challenge())
 	case ProofMissing:
 		d.Challenge = try.challengeForProof()
 	case ProofDowngraded:

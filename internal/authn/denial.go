@@ -65,6 +65,9 @@ const (
 	ProofReplayed Reason = "proof_replayed"
 	// ProofCacheFull: no more proofs of this key can be remembered for now.
 	ProofCacheFull Reason = "proof_cache_full"
+	// StepUpRequired: the principal is known, and has not signed in as the route
+	// demands.
+	StepUpRequired Reason = "step_up_required"
 	// KeysUnavailable: the issuer's keys have never been fetched, or are older
 	// than they may become. It says nothing about the token.
 	KeysUnavailable Reason = "keys_unavailable"

@@ -15,7 +15,9 @@ func TestConditions(t *testing.T) {
 		"verified": true, "level": 3.0, "amr": []any{"pwd", "otp"}, "act": map[string]any{"sub": "bob"}, "none": nil,
 	}
 	ann.Scopes = []string{"orders:read"}
+	ann.ACR, ann.AMR = "gold", []string{"pwd", "hwk"}
 	full := request(ann, "GET", "/v1/orders/7")
+	ann.AuthenticatedAt = full.Now.Add(-time.Minute).In(time.FixedZone("west", -8*3600))
 	mapped := *full
 	mapped.ClientIP = netip.MustParseAddr("::ffff:10.1.2.3")
 	zoned := *full
@@ -45,6 +47,13 @@ func TestConditions(t *testing.T) {
 		{full, `"orders:read" in principal.scopes && !("orders" in principal.scopes)`, yes},
 		{nobody, `principal.scopes == []`, yes},
 		{full, `principal.groups[7] == "shop"`, failed},
+
+		{full, `principal.acr == "gold" && "hwk" in principal.amr && !("mfa" in principal.amr)`, yes},
+		{full, `signals.time - principal.authenticated_at <= duration("60s")`, yes},
+		{full, `signals.time - principal.authenticated_at < duration("60s")`, no},
+		{empty, `has(principal.acr) || has(principal.authenticated_at) || size(principal.amr) > 0`, no},
+		{empty, `signals.time - principal.authenticated_at < duration("60s")`, failed},
+		{nobody, `principal.authenticated_at < timestamp("2100-01-01T00:00:00Z")`, failed},
 
 		{full, `principal.claims.verified == true`, yes},
 		{full, `principal.claims.level >= 3 && principal.claims.level < 4`, yes},

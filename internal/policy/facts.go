@@ -66,8 +66,15 @@ func objects() []*object {
 			"issuer":    text(func(f *facts) string { return f.principal().Issuer }),
 			"spiffe_id": text(func(f *facts) string { return f.principal().SPIFFEID }),
 			"scopes":    value(cel.ListType(cel.StringType), func(f *facts) any { return f.principal().Scopes }),
-			"groups":    value(cel.ListType(cel.StringType), func(f *facts) any { return f.principal().Groups }),
-			"claims":    value(cel.MapType(cel.StringType, cel.DynType), func(f *facts) any { return f.principal().Claims }),
+			"acr":       text(func(f *facts) string { return f.principal().ACR }),
+			"amr":       value(cel.ListType(cel.StringType), func(f *facts) any { return f.principal().AMR }),
+			"authenticated_at": {
+				typ:   cel.TimestampType,
+				known: func(f *facts) bool { return !f.principal().AuthenticatedAt.IsZero() },
+				get:   authenticatedAt,
+			},
+			"groups": value(cel.ListType(cel.StringType), func(f *facts) any { return f.principal().Groups }),
+			"claims": value(cel.MapType(cel.StringType, cel.DynType), func(f *facts) any { return f.principal().Claims }),
 		}),
 		newObject("Request", "request", fields{
 			"method":  text(func(f *facts) string { return f.Method }),
@@ -131,6 +138,13 @@ func now(f *facts) any {
 		return nil
 	}
 	return types.Timestamp{Time: f.Now.UTC()}
+}
+
+func authenticatedAt(f *facts) any {
+	if at := f.principal().AuthenticatedAt; !at.IsZero() {
+		return types.Timestamp{Time: at.UTC()}
+	}
+	return nil
 }
 
 func newObject(name, variable string, ff fields) *object {

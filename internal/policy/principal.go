@@ -54,6 +54,11 @@ type Principal struct {
 	Session  string    // sid
 	KeyID    string    // of an API key
 	IssuedAt time.Time // iat, or when the certificate or key was made
+
+	// How and when a person signed in, as far as their issuer tells.
+	AuthenticatedAt time.Time // auth_time
+	ACR             string    // the class of it
+	AMR             []string  // the methods
 }
 
 func (p *Principal) kind() Kind {

@@ -1225,7 +1225,9 @@ type Authentication struct {
 	Proof Proof `protobuf:"varint,15,opt,name=proof,proto3,enum=sallyport.resource.v1.Proof" json:"proof,omitempty"`
 	// A DPoP proof has to hold a nonce that the proxy gave out in the last ten
 	// minutes: proofs can neither be made in advance nor used at another proxy.
-	DpopNonce     bool `protobuf:"varint,16,opt,name=dpop_nonce,json=dpopNonce,proto3" json:"dpop_nonce,omitempty"`
+	DpopNonce bool `protobuf:"varint,16,opt,name=dpop_nonce,json=dpopNonce,proto3" json:"dpop_nonce,omitempty"`
+	// How and when users have to have signed in.
+	StepUp        *StepUp `protobuf:"bytes,17,opt,name=step_up,json=stepUp,proto3" json:"step_up,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1323,6 +1325,13 @@ func (x *Authentication) GetDpopNonce() bool {
 	return false
 }
 
+func (x *Authentication) GetStepUp() *StepUp {
+	if x != nil {
+		return x.StepUp
+	}
+	return nil
+}
+
 // JWTSVIDs are verified with the keys that the proxy's Workload API has for the
 // trust domain of their subject.
 type JWTSVIDs struct {
@@ -1370,6 +1379,72 @@ func (x *JWTSVIDs) GetAudiences() []string {
 	return nil
 }
 
+// StepUp is what a token has to say of how its subject signed in. Credentials that
+// do not tell, such as client certificates, do not meet it. What is missing is
+// told in a challenge (RFC 9470), for the client to ask its identity provider for.
+type StepUp struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// One of them is the token's acr.
+	AcrValues []string `protobuf:"bytes,1,rep,name=acr_values,json=acrValues,proto3" json:"acr_values,omitempty"`
+	// Each of them is in the token's amr (RFC 8176), such as mfa or hwk.
+	Amr []string `protobuf:"bytes,2,rep,name=amr,proto3" json:"amr,omitempty"`
+	// Since the token's auth_time.
+	MaxAge        *durationpb.Duration `protobuf:"bytes,3,opt,name=max_age,json=maxAge,proto3" json:"max_age,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StepUp) Reset() {
+	*x = StepUp{}
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StepUp) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StepUp) ProtoMessage() {}
+
+func (x *StepUp) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StepUp.ProtoReflect.Descriptor instead.
+func (*StepUp) Descriptor() ([]byte, []int) {
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *StepUp) GetAcrValues() []string {
+	if x != nil {
+		return x.AcrValues
+	}
+	return nil
+}
+
+func (x *StepUp) GetAmr() []string {
+	if x != nil {
+		return x.Amr
+	}
+	return nil
+}
+
+func (x *StepUp) GetMaxAge() *durationpb.Duration {
+	if x != nil {
+		return x.MaxAge
+	}
+	return nil
+}
+
 // Upstream is where a route's requests go.
 type Upstream struct {
 	state        protoimpl.MessageState `protogen:"open.v1"`
@@ -1388,7 +1463,7 @@ type Upstream struct {
 
 func (x *Upstream) Reset() {
 	*x = Upstream{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[12]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1400,7 +1475,7 @@ func (x *Upstream) String() string {
 func (*Upstream) ProtoMessage() {}
 
 func (x *Upstream) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[12]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1413,7 +1488,7 @@ func (x *Upstream) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Upstream.ProtoReflect.Descriptor instead.
 func (*Upstream) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{12}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Upstream) GetEnvironments() []string {
@@ -1497,7 +1572,7 @@ type PlaintextTransport struct {
 
 func (x *PlaintextTransport) Reset() {
 	*x = PlaintextTransport{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[13]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1509,7 +1584,7 @@ func (x *PlaintextTransport) String() string {
 func (*PlaintextTransport) ProtoMessage() {}
 
 func (x *PlaintextTransport) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[13]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1522,7 +1597,7 @@ func (x *PlaintextTransport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlaintextTransport.ProtoReflect.Descriptor instead.
 func (*PlaintextTransport) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{13}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{14}
 }
 
 type TLSTransport struct {
@@ -1537,7 +1612,7 @@ type TLSTransport struct {
 
 func (x *TLSTransport) Reset() {
 	*x = TLSTransport{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[14]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1549,7 +1624,7 @@ func (x *TLSTransport) String() string {
 func (*TLSTransport) ProtoMessage() {}
 
 func (x *TLSTransport) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[14]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1562,7 +1637,7 @@ func (x *TLSTransport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TLSTransport.ProtoReflect.Descriptor instead.
 func (*TLSTransport) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{14}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *TLSTransport) GetCaFile() string {
@@ -1589,7 +1664,7 @@ type SPIFFETransport struct {
 
 func (x *SPIFFETransport) Reset() {
 	*x = SPIFFETransport{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[15]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1601,7 +1676,7 @@ func (x *SPIFFETransport) String() string {
 func (*SPIFFETransport) ProtoMessage() {}
 
 func (x *SPIFFETransport) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[15]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1614,7 +1689,7 @@ func (x *SPIFFETransport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SPIFFETransport.ProtoReflect.Descriptor instead.
 func (*SPIFFETransport) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{15}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *SPIFFETransport) GetPeerIds() []string {
@@ -1646,7 +1721,7 @@ type Policy struct {
 
 func (x *Policy) Reset() {
 	*x = Policy{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[16]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1658,7 +1733,7 @@ func (x *Policy) String() string {
 func (*Policy) ProtoMessage() {}
 
 func (x *Policy) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[16]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1671,7 +1746,7 @@ func (x *Policy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Policy.ProtoReflect.Descriptor instead.
 func (*Policy) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{16}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Policy) GetEnvironments() []string {
@@ -1744,7 +1819,7 @@ type PrincipalMatcher struct {
 
 func (x *PrincipalMatcher) Reset() {
 	*x = PrincipalMatcher{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[17]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1756,7 +1831,7 @@ func (x *PrincipalMatcher) String() string {
 func (*PrincipalMatcher) ProtoMessage() {}
 
 func (x *PrincipalMatcher) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[17]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1769,7 +1844,7 @@ func (x *PrincipalMatcher) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PrincipalMatcher.ProtoReflect.Descriptor instead.
 func (*PrincipalMatcher) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{17}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *PrincipalMatcher) GetMatch() isPrincipalMatcher_Match {
@@ -1945,7 +2020,7 @@ type IdentityProvider struct {
 
 func (x *IdentityProvider) Reset() {
 	*x = IdentityProvider{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[18]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1957,7 +2032,7 @@ func (x *IdentityProvider) String() string {
 func (*IdentityProvider) ProtoMessage() {}
 
 func (x *IdentityProvider) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[18]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1970,7 +2045,7 @@ func (x *IdentityProvider) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IdentityProvider.ProtoReflect.Descriptor instead.
 func (*IdentityProvider) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{18}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *IdentityProvider) GetEnvironments() []string {
@@ -2099,7 +2174,7 @@ type RequiredClaim struct {
 
 func (x *RequiredClaim) Reset() {
 	*x = RequiredClaim{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[19]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2111,7 +2186,7 @@ func (x *RequiredClaim) String() string {
 func (*RequiredClaim) ProtoMessage() {}
 
 func (x *RequiredClaim) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[19]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2124,7 +2199,7 @@ func (x *RequiredClaim) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RequiredClaim.ProtoReflect.Descriptor instead.
 func (*RequiredClaim) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{19}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *RequiredClaim) GetClaim() string {
@@ -2162,7 +2237,7 @@ type Introspection struct {
 
 func (x *Introspection) Reset() {
 	*x = Introspection{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[20]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2174,7 +2249,7 @@ func (x *Introspection) String() string {
 func (*Introspection) ProtoMessage() {}
 
 func (x *Introspection) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[20]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2187,7 +2262,7 @@ func (x *Introspection) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Introspection.ProtoReflect.Descriptor instead.
 func (*Introspection) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{20}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Introspection) GetEndpoint() string {
@@ -2253,7 +2328,7 @@ type X509 struct {
 
 func (x *X509) Reset() {
 	*x = X509{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[21]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2265,7 +2340,7 @@ func (x *X509) String() string {
 func (*X509) ProtoMessage() {}
 
 func (x *X509) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[21]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2278,7 +2353,7 @@ func (x *X509) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use X509.ProtoReflect.Descriptor instead.
 func (*X509) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{21}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *X509) GetAuthorities() isX509_Authorities {
@@ -2363,7 +2438,7 @@ type ApiKey struct {
 
 func (x *ApiKey) Reset() {
 	*x = ApiKey{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[22]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2375,7 +2450,7 @@ func (x *ApiKey) String() string {
 func (*ApiKey) ProtoMessage() {}
 
 func (x *ApiKey) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[22]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2388,7 +2463,7 @@ func (x *ApiKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApiKey.ProtoReflect.Descriptor instead.
 func (*ApiKey) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{22}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ApiKey) GetEnvironments() []string {
@@ -2443,7 +2518,7 @@ type ApiKeySecret struct {
 
 func (x *ApiKeySecret) Reset() {
 	*x = ApiKeySecret{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[23]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2455,7 +2530,7 @@ func (x *ApiKeySecret) String() string {
 func (*ApiKeySecret) ProtoMessage() {}
 
 func (x *ApiKeySecret) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[23]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2468,7 +2543,7 @@ func (x *ApiKeySecret) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApiKeySecret.ProtoReflect.Descriptor instead.
 func (*ApiKeySecret) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{23}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ApiKeySecret) GetId() string {
@@ -2530,7 +2605,7 @@ type Revocation struct {
 
 func (x *Revocation) Reset() {
 	*x = Revocation{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[24]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2542,7 +2617,7 @@ func (x *Revocation) String() string {
 func (*Revocation) ProtoMessage() {}
 
 func (x *Revocation) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[24]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2555,7 +2630,7 @@ func (x *Revocation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Revocation.ProtoReflect.Descriptor instead.
 func (*Revocation) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{24}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Revocation) GetTarget() isRevocation_Target {
@@ -2713,7 +2788,7 @@ type RevokedToken struct {
 
 func (x *RevokedToken) Reset() {
 	*x = RevokedToken{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[25]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2725,7 +2800,7 @@ func (x *RevokedToken) String() string {
 func (*RevokedToken) ProtoMessage() {}
 
 func (x *RevokedToken) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[25]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2738,7 +2813,7 @@ func (x *RevokedToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokedToken.ProtoReflect.Descriptor instead.
 func (*RevokedToken) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{25}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *RevokedToken) GetIssuer() string {
@@ -2766,7 +2841,7 @@ type RevokedSubject struct {
 
 func (x *RevokedSubject) Reset() {
 	*x = RevokedSubject{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[26]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2778,7 +2853,7 @@ func (x *RevokedSubject) String() string {
 func (*RevokedSubject) ProtoMessage() {}
 
 func (x *RevokedSubject) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[26]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2791,7 +2866,7 @@ func (x *RevokedSubject) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokedSubject.ProtoReflect.Descriptor instead.
 func (*RevokedSubject) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{26}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *RevokedSubject) GetIssuer() string {
@@ -2820,7 +2895,7 @@ type RevokedSession struct {
 
 func (x *RevokedSession) Reset() {
 	*x = RevokedSession{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[27]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2832,7 +2907,7 @@ func (x *RevokedSession) String() string {
 func (*RevokedSession) ProtoMessage() {}
 
 func (x *RevokedSession) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[27]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2845,7 +2920,7 @@ func (x *RevokedSession) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokedSession.ProtoReflect.Descriptor instead.
 func (*RevokedSession) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{27}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *RevokedSession) GetIssuer() string {
@@ -2935,8 +3010,7 @@ const file_sallyport_resource_v1_resource_proto_rawDesc = "" +
 	"\atimeout\x18\a \x01(\v2\x19.google.protobuf.DurationB\r\xbaH\n" +
 	"\xaa\x01\a\"\x03\b\x90\x1c*\x00R\atimeout\x12\x1d\n" +
 	"\n" +
-	"web_socket\x18\b \x01(\bR\twebSocket\"\xf8\n" +
-	"\n" +
+	"web_socket\x18\b \x01(\bR\twebSocket\"\xf7\f\n" +
 	"\x0eAuthentication\x129\n" +
 	"\x12identity_providers\x18\x01 \x03(\tB\n" +
 	"\xbaH\a\x92\x01\x04\x10\x10\x18\x01R\x11identityProviders\x12/\n" +
@@ -2949,15 +3023,23 @@ const file_sallyport_resource_v1_resource_proto_rawDesc = "" +
 	" \x01(\bR\x14requireIntrospection\x12<\n" +
 	"\x05proof\x18\x0f \x01(\x0e2\x1c.sallyport.resource.v1.ProofB\b\xbaH\x05\x82\x01\x02\x10\x01R\x05proof\x12\x1d\n" +
 	"\n" +
-	"dpop_nonce\x18\x10 \x01(\bR\tdpopNonce:\xac\a\xbaH\xa8\a\x1a\x90\x01\n" +
+	"dpop_nonce\x18\x10 \x01(\bR\tdpopNonce\x126\n" +
+	"\astep_up\x18\x11 \x01(\v2\x1d.sallyport.resource.v1.StepUpR\x06stepUp:\xf3\b\xbaH\xef\b\x1a\x90\x01\n" +
 	"$authentication.require_introspection\x12%there are no identityProviders to ask\x1aA!this.require_introspection || this.identity_providers.size() > 0\x1a\x84\x01\n" +
-	"\x14authentication.proof\x125a proof is of a bearer token: name identity_providers\x1a5this.proof == 0 || this.identity_providers.size() > 0\x1a\x8f\x01\n" +
+	"\x14authentication.proof\x125a proof is of a bearer token: name identity_providers\x1a5this.proof == 0 || this.identity_providers.size() > 0\x1a\xc4\x01\n" +
+	"\x16authentication.step_up\x12]only tokens tell how somebody has signed in: name identity_providers, and not anonymous: true\x1aK!has(this.step_up) || this.identity_providers.size() > 0 && !this.anonymous\x1a\x8f\x01\n" +
 	"\x19authentication.dpop_nonce\x12:a DPoP proof is of a bearer token: name identity_providers\x1a6!this.dpop_nonce || this.identity_providers.size() > 0\x1am\n" +
 	"\x18authentication.anonymous\x12)anonymous: true leaves nothing to require\x1a&!(this.anonymous && this.require == 2)\x1a\x96\x01\n" +
 	"\x18authentication.jwt_svids\x12Dnobody can be asked for JWT-SVIDs, which require_introspection wants\x1a4!(has(this.jwt_svids) && this.require_introspection)\x1a\xf1\x01\n" +
 	"\x13authentication.some\x12`name identity_providers, take jwt_svids, api_keys or client_certificates, or say anonymous: true\x1axthis.identity_providers.size() > 0 || has(this.jwt_svids) || this.client_certificates || this.api_keys || this.anonymous\"?\n" +
 	"\bJWTSVIDs\x123\n" +
-	"\taudiences\x18\x01 \x03(\tB\x15\xbaH\x12\x92\x01\x0f\b\x01\x10\x10\x18\x01\"\ar\x05\x10\x01\x18\x80\bR\taudiences\"\xcb\x02\n" +
+	"\taudiences\x18\x01 \x03(\tB\x15\xbaH\x12\x92\x01\x0f\b\x01\x10\x10\x18\x01\"\ar\x05\x10\x01\x18\x80\bR\taudiences\"\xbd\x02\n" +
+	"\x06StepUp\x12B\n" +
+	"\n" +
+	"acr_values\x18\x01 \x03(\tB#\xbaH \x92\x01\x1d\x10\x10\x18\x01\"\x17r\x15\x10\x01\x18\x80\x022\x0e^[!#-\\[\\]-~]+$R\tacrValues\x12$\n" +
+	"\x03amr\x18\x02 \x03(\tB\x12\xbaH\x0f\x92\x01\f\x10\x10\x18\x01\"\x06r\x04\x10\x01\x18@R\x03amr\x12E\n" +
+	"\amax_age\x18\x03 \x01(\v2\x19.google.protobuf.DurationB\x11\xbaH\x0e\xaa\x01\v\"\x05\b\x80\xe7\x84\x0f2\x02\b\x01R\x06maxAge:\x81\x01\xbaH~\x1a|\n" +
+	"\x11step_up.something\x12\x1fgive acr_values, amr or max_age\x1aFthis.acr_values.size() > 0 || this.amr.size() > 0 || has(this.max_age)\"\xcb\x02\n" +
 	"\bUpstream\x12/\n" +
 	"\fenvironments\x18\x01 \x03(\tB\v\xbaH\b\x92\x01\x05\x10\x80\x02\x18\x01R\fenvironments\x124\n" +
 	"\tendpoints\x18\x02 \x03(\tB\x16\xbaH\x13\x92\x01\x10\b\x01\x10\x80\x02\x18\x01\"\ar\x05\x10\x01\x18\x85\x02R\tendpoints\x12I\n" +
@@ -3132,7 +3214,7 @@ func file_sallyport_resource_v1_resource_proto_rawDescGZIP() []byte {
 }
 
 var file_sallyport_resource_v1_resource_proto_enumTypes = make([]protoimpl.EnumInfo, 8)
-var file_sallyport_resource_v1_resource_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
+var file_sallyport_resource_v1_resource_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
 var file_sallyport_resource_v1_resource_proto_goTypes = []any{
 	(Reach)(0),                    // 0: sallyport.resource.v1.Reach
 	(StalenessAction)(0),          // 1: sallyport.resource.v1.StalenessAction
@@ -3154,74 +3236,77 @@ var file_sallyport_resource_v1_resource_proto_goTypes = []any{
 	(*Route)(nil),                 // 17: sallyport.resource.v1.Route
 	(*Authentication)(nil),        // 18: sallyport.resource.v1.Authentication
 	(*JWTSVIDs)(nil),              // 19: sallyport.resource.v1.JWTSVIDs
-	(*Upstream)(nil),              // 20: sallyport.resource.v1.Upstream
-	(*PlaintextTransport)(nil),    // 21: sallyport.resource.v1.PlaintextTransport
-	(*TLSTransport)(nil),          // 22: sallyport.resource.v1.TLSTransport
-	(*SPIFFETransport)(nil),       // 23: sallyport.resource.v1.SPIFFETransport
-	(*Policy)(nil),                // 24: sallyport.resource.v1.Policy
-	(*PrincipalMatcher)(nil),      // 25: sallyport.resource.v1.PrincipalMatcher
-	(*IdentityProvider)(nil),      // 26: sallyport.resource.v1.IdentityProvider
-	(*RequiredClaim)(nil),         // 27: sallyport.resource.v1.RequiredClaim
-	(*Introspection)(nil),         // 28: sallyport.resource.v1.Introspection
-	(*X509)(nil),                  // 29: sallyport.resource.v1.X509
-	(*ApiKey)(nil),                // 30: sallyport.resource.v1.ApiKey
-	(*ApiKeySecret)(nil),          // 31: sallyport.resource.v1.ApiKeySecret
-	(*Revocation)(nil),            // 32: sallyport.resource.v1.Revocation
-	(*RevokedToken)(nil),          // 33: sallyport.resource.v1.RevokedToken
-	(*RevokedSubject)(nil),        // 34: sallyport.resource.v1.RevokedSubject
-	(*RevokedSession)(nil),        // 35: sallyport.resource.v1.RevokedSession
-	nil,                           // 36: sallyport.resource.v1.Document.LabelsEntry
-	nil,                           // 37: sallyport.resource.v1.RouteSelector.LabelsEntry
-	nil,                           // 38: sallyport.resource.v1.Enrollment.LabelsEntry
-	(*durationpb.Duration)(nil),   // 39: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil), // 40: google.protobuf.Timestamp
+	(*StepUp)(nil),                // 20: sallyport.resource.v1.StepUp
+	(*Upstream)(nil),              // 21: sallyport.resource.v1.Upstream
+	(*PlaintextTransport)(nil),    // 22: sallyport.resource.v1.PlaintextTransport
+	(*TLSTransport)(nil),          // 23: sallyport.resource.v1.TLSTransport
+	(*SPIFFETransport)(nil),       // 24: sallyport.resource.v1.SPIFFETransport
+	(*Policy)(nil),                // 25: sallyport.resource.v1.Policy
+	(*PrincipalMatcher)(nil),      // 26: sallyport.resource.v1.PrincipalMatcher
+	(*IdentityProvider)(nil),      // 27: sallyport.resource.v1.IdentityProvider
+	(*RequiredClaim)(nil),         // 28: sallyport.resource.v1.RequiredClaim
+	(*Introspection)(nil),         // 29: sallyport.resource.v1.Introspection
+	(*X509)(nil),                  // 30: sallyport.resource.v1.X509
+	(*ApiKey)(nil),                // 31: sallyport.resource.v1.ApiKey
+	(*ApiKeySecret)(nil),          // 32: sallyport.resource.v1.ApiKeySecret
+	(*Revocation)(nil),            // 33: sallyport.resource.v1.Revocation
+	(*RevokedToken)(nil),          // 34: sallyport.resource.v1.RevokedToken
+	(*RevokedSubject)(nil),        // 35: sallyport.resource.v1.RevokedSubject
+	(*RevokedSession)(nil),        // 36: sallyport.resource.v1.RevokedSession
+	nil,                           // 37: sallyport.resource.v1.Document.LabelsEntry
+	nil,                           // 38: sallyport.resource.v1.RouteSelector.LabelsEntry
+	nil,                           // 39: sallyport.resource.v1.Enrollment.LabelsEntry
+	(*durationpb.Duration)(nil),   // 40: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil), // 41: google.protobuf.Timestamp
 }
 var file_sallyport_resource_v1_resource_proto_depIdxs = []int32{
-	36, // 0: sallyport.resource.v1.Document.labels:type_name -> sallyport.resource.v1.Document.LabelsEntry
+	37, // 0: sallyport.resource.v1.Document.labels:type_name -> sallyport.resource.v1.Document.LabelsEntry
 	0,  // 1: sallyport.resource.v1.Document.reach:type_name -> sallyport.resource.v1.Reach
 	9,  // 2: sallyport.resource.v1.Document.routes:type_name -> sallyport.resource.v1.RouteSelector
-	37, // 3: sallyport.resource.v1.RouteSelector.labels:type_name -> sallyport.resource.v1.RouteSelector.LabelsEntry
+	38, // 3: sallyport.resource.v1.RouteSelector.labels:type_name -> sallyport.resource.v1.RouteSelector.LabelsEntry
 	11, // 4: sallyport.resource.v1.Environment.configuration_age:type_name -> sallyport.resource.v1.StalenessRule
 	11, // 5: sallyport.resource.v1.Environment.security_age:type_name -> sallyport.resource.v1.StalenessRule
-	39, // 6: sallyport.resource.v1.StalenessRule.limit:type_name -> google.protobuf.Duration
+	40, // 6: sallyport.resource.v1.StalenessRule.limit:type_name -> google.protobuf.Duration
 	1,  // 7: sallyport.resource.v1.StalenessRule.action:type_name -> sallyport.resource.v1.StalenessAction
-	38, // 8: sallyport.resource.v1.Enrollment.labels:type_name -> sallyport.resource.v1.Enrollment.LabelsEntry
+	39, // 8: sallyport.resource.v1.Enrollment.labels:type_name -> sallyport.resource.v1.Enrollment.LabelsEntry
 	15, // 9: sallyport.resource.v1.Listener.tls:type_name -> sallyport.resource.v1.ListenerTLS
 	16, // 10: sallyport.resource.v1.ListenerTLS.certificates:type_name -> sallyport.resource.v1.CertificateFiles
 	3,  // 11: sallyport.resource.v1.ListenerTLS.client_certificates:type_name -> sallyport.resource.v1.ClientCertificates
 	2,  // 12: sallyport.resource.v1.ListenerTLS.min_version:type_name -> sallyport.resource.v1.TLSVersion
 	18, // 13: sallyport.resource.v1.Route.authentication:type_name -> sallyport.resource.v1.Authentication
-	39, // 14: sallyport.resource.v1.Route.timeout:type_name -> google.protobuf.Duration
+	40, // 14: sallyport.resource.v1.Route.timeout:type_name -> google.protobuf.Duration
 	4,  // 15: sallyport.resource.v1.Authentication.require:type_name -> sallyport.resource.v1.Require
 	19, // 16: sallyport.resource.v1.Authentication.jwt_svids:type_name -> sallyport.resource.v1.JWTSVIDs
 	5,  // 17: sallyport.resource.v1.Authentication.proof:type_name -> sallyport.resource.v1.Proof
-	21, // 18: sallyport.resource.v1.Upstream.plaintext:type_name -> sallyport.resource.v1.PlaintextTransport
-	22, // 19: sallyport.resource.v1.Upstream.tls:type_name -> sallyport.resource.v1.TLSTransport
-	23, // 20: sallyport.resource.v1.Upstream.spiffe:type_name -> sallyport.resource.v1.SPIFFETransport
-	9,  // 21: sallyport.resource.v1.Policy.routes:type_name -> sallyport.resource.v1.RouteSelector
-	6,  // 22: sallyport.resource.v1.Policy.effect:type_name -> sallyport.resource.v1.Effect
-	25, // 23: sallyport.resource.v1.Policy.principals:type_name -> sallyport.resource.v1.PrincipalMatcher
-	39, // 24: sallyport.resource.v1.IdentityProvider.leeway:type_name -> google.protobuf.Duration
-	27, // 25: sallyport.resource.v1.IdentityProvider.required_claims:type_name -> sallyport.resource.v1.RequiredClaim
-	39, // 26: sallyport.resource.v1.IdentityProvider.max_lifetime:type_name -> google.protobuf.Duration
-	28, // 27: sallyport.resource.v1.IdentityProvider.introspection:type_name -> sallyport.resource.v1.Introspection
-	29, // 28: sallyport.resource.v1.IdentityProvider.x509:type_name -> sallyport.resource.v1.X509
-	39, // 29: sallyport.resource.v1.Introspection.timeout:type_name -> google.protobuf.Duration
-	39, // 30: sallyport.resource.v1.Introspection.cache:type_name -> google.protobuf.Duration
-	7,  // 31: sallyport.resource.v1.X509.subject:type_name -> sallyport.resource.v1.X509Subject
-	31, // 32: sallyport.resource.v1.ApiKey.secrets:type_name -> sallyport.resource.v1.ApiKeySecret
-	40, // 33: sallyport.resource.v1.ApiKeySecret.created_at:type_name -> google.protobuf.Timestamp
-	40, // 34: sallyport.resource.v1.ApiKeySecret.not_after:type_name -> google.protobuf.Timestamp
-	33, // 35: sallyport.resource.v1.Revocation.token:type_name -> sallyport.resource.v1.RevokedToken
-	34, // 36: sallyport.resource.v1.Revocation.subject:type_name -> sallyport.resource.v1.RevokedSubject
-	35, // 37: sallyport.resource.v1.Revocation.session:type_name -> sallyport.resource.v1.RevokedSession
-	40, // 38: sallyport.resource.v1.Revocation.issued_before:type_name -> google.protobuf.Timestamp
-	40, // 39: sallyport.resource.v1.Revocation.expires_at:type_name -> google.protobuf.Timestamp
-	40, // [40:40] is the sub-list for method output_type
-	40, // [40:40] is the sub-list for method input_type
-	40, // [40:40] is the sub-list for extension type_name
-	40, // [40:40] is the sub-list for extension extendee
-	0,  // [0:40] is the sub-list for field type_name
+	20, // 18: sallyport.resource.v1.Authentication.step_up:type_name -> sallyport.resource.v1.StepUp
+	40, // 19: sallyport.resource.v1.StepUp.max_age:type_name -> google.protobuf.Duration
+	22, // 20: sallyport.resource.v1.Upstream.plaintext:type_name -> sallyport.resource.v1.PlaintextTransport
+	23, // 21: sallyport.resource.v1.Upstream.tls:type_name -> sallyport.resource.v1.TLSTransport
+	24, // 22: sallyport.resource.v1.Upstream.spiffe:type_name -> sallyport.resource.v1.SPIFFETransport
+	9,  // 23: sallyport.resource.v1.Policy.routes:type_name -> sallyport.resource.v1.RouteSelector
+	6,  // 24: sallyport.resource.v1.Policy.effect:type_name -> sallyport.resource.v1.Effect
+	26, // 25: sallyport.resource.v1.Policy.principals:type_name -> sallyport.resource.v1.PrincipalMatcher
+	40, // 26: sallyport.resource.v1.IdentityProvider.leeway:type_name -> google.protobuf.Duration
+	28, // 27: sallyport.resource.v1.IdentityProvider.required_claims:type_name -> sallyport.resource.v1.RequiredClaim
+	40, // 28: sallyport.resource.v1.IdentityProvider.max_lifetime:type_name -> google.protobuf.Duration
+	29, // 29: sallyport.resource.v1.IdentityProvider.introspection:type_name -> sallyport.resource.v1.Introspection
+	30, // 30: sallyport.resource.v1.IdentityProvider.x509:type_name -> sallyport.resource.v1.X509
+	40, // 31: sallyport.resource.v1.Introspection.timeout:type_name -> google.protobuf.Duration
+	40, // 32: sallyport.resource.v1.Introspection.cache:type_name -> google.protobuf.Duration
+	7,  // 33: sallyport.resource.v1.X509.subject:type_name -> sallyport.resource.v1.X509Subject
+	32, // 34: sallyport.resource.v1.ApiKey.secrets:type_name -> sallyport.resource.v1.ApiKeySecret
+	41, // 35: sallyport.resource.v1.ApiKeySecret.created_at:type_name -> google.protobuf.Timestamp
+	41, // 36: sallyport.resource.v1.ApiKeySecret.not_after:type_name -> google.protobuf.Timestamp
+	34, // 37: sallyport.resource.v1.Revocation.token:type_name -> sallyport.resource.v1.RevokedToken
+	35, // 38: sallyport.resource.v1.Revocation.subject:type_name -> sallyport.resource.v1.RevokedSubject
+	36, // 39: sallyport.resource.v1.Revocation.session:type_name -> sallyport.resource.v1.RevokedSession
+	41, // 40: sallyport.resource.v1.Revocation.issued_before:type_name -> google.protobuf.Timestamp
+	41, // 41: sallyport.resource.v1.Revocation.expires_at:type_name -> google.protobuf.Timestamp
+	42, // [42:42] is the sub-list for method output_type
+	42, // [42:42] is the sub-list for method input_type
+	42, // [42:42] is the sub-list for extension type_name
+	42, // [42:42] is the sub-list for extension extendee
+	0,  // [0:42] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_resource_v1_resource_proto_init() }
@@ -3233,12 +3318,12 @@ func file_sallyport_resource_v1_resource_proto_init() {
 		(*TrustDomain_Bundle)(nil),
 		(*TrustDomain_BundleFile)(nil),
 	}
-	file_sallyport_resource_v1_resource_proto_msgTypes[12].OneofWrappers = []any{
+	file_sallyport_resource_v1_resource_proto_msgTypes[13].OneofWrappers = []any{
 		(*Upstream_Plaintext)(nil),
 		(*Upstream_Tls)(nil),
 		(*Upstream_Spiffe)(nil),
 	}
-	file_sallyport_resource_v1_resource_proto_msgTypes[17].OneofWrappers = []any{
+	file_sallyport_resource_v1_resource_proto_msgTypes[18].OneofWrappers = []any{
 		(*PrincipalMatcher_Group)(nil),
 		(*PrincipalMatcher_Subject)(nil),
 		(*PrincipalMatcher_Spiffe)(nil),
@@ -3246,11 +3331,11 @@ func file_sallyport_resource_v1_resource_proto_init() {
 		(*PrincipalMatcher_Anonymous)(nil),
 		(*PrincipalMatcher_Key)(nil),
 	}
-	file_sallyport_resource_v1_resource_proto_msgTypes[21].OneofWrappers = []any{
+	file_sallyport_resource_v1_resource_proto_msgTypes[22].OneofWrappers = []any{
 		(*X509_CaFile)(nil),
 		(*X509_Ca)(nil),
 	}
-	file_sallyport_resource_v1_resource_proto_msgTypes[24].OneofWrappers = []any{
+	file_sallyport_resource_v1_resource_proto_msgTypes[25].OneofWrappers = []any{
 		(*Revocation_Token)(nil),
 		(*Revocation_Subject)(nil),
 		(*Revocation_Session)(nil),
@@ -3265,7 +3350,7 @@ func file_sallyport_resource_v1_resource_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_resource_v1_resource_proto_rawDesc), len(file_sallyport_resource_v1_resource_proto_rawDesc)),
 			NumEnums:      8,
-			NumMessages:   31,
+			NumMessages:   32,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
