@@ -124,3 +124,29 @@ func saveLaggard(t *testing.T, p *controlplanetest.Plane) error {
 		Environment: "aws", Replica: "two", Status: status, RegisteredAt: now, LastSeen: now,
 	}})
 }
+
+// saveKeys records a lost proxy of aws that has signed with these keys.
+func saveKeys(t *testing.T, p *controlplanetest.Plane, points ...[]byte) error {
+	t.Helper()
+	dsn, err := os.ReadFile(p.Settings.Database.URLFile)
+	if err != nil {
+		return err
+	}
+	store, err := postgres.New(postgres.Config{DSN: string(dsn), Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		return err
+	}
+	defer store.Close()
+	now := time.Now()
+	status, err := proto.Marshal(&adminv1.Proxy{
+		Id: "spiffe://prod.example/proxy/aws/1#1", SpiffeId: string(controlplanetest.Proxy), Environment: "aws", Instance: "1",
+		LastSeenAt: timestamppb.New(now), AssertionKeys: points,
+	})
+	if err != nil {
+		return err
+	}
+	return store.SaveProxies(t.Context(), []storage.Proxy{{
+		ID: "spiffe://prod.example/proxy/aws/1#1", SPIFFEID: string(controlplanetest.Proxy), Instance: "1",
+		Environment: "aws", Status: status, RegisteredAt: now, LastSeen: now,
+	}})
+}

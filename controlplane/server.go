@@ -258,12 +258,15 @@ func (s *Server) serveAdmin(ctx context.Context) error {
 		certificate = pair.current
 	}
 	config := identity.ListenerConfig(s.source, certificate)
+	mux := http.NewServeMux()
+	mux.Handle("GET /.well-known/sallyport/{environment}/jwks.json", &keySets{keys: s.registry.AssertionKeys, sets: map[string]keySet{}})
+	mux.Handle("/", s.api.Handler())
 	config.MinVersion = tls.VersionTLS13 // operators' programs are ours to choose
 	return s.serve(ctx, listener{
 		name:    ListenerAdmin,
 		address: s.settings.Admin.Address,
 		tls:     config,
-		handler: s.api.Handler(),
+		handler: mux,
 		drain:   s.api.Drain,
 	})
 }

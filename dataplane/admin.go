@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/sallyport/sallyport/internal/token"
 )
 
 const (
@@ -21,7 +23,7 @@ const (
 	adminDrain = time.Second
 )
 
-// admin serves /healthz, /readyz and /metrics until ctx ends.
+// admin serves /healthz, /readyz, /metrics and the keys of assertions until ctx ends.
 func (p *Proxy) admin(ctx context.Context) error {
 	if p.settings.Admin.Address == "" {
 		return nil
@@ -72,8 +74,22 @@ func (p *Proxy) adminHandler() http.Handler {
 		}
 		w.WriteHeader(http.StatusOK)
 	})
+	mux.HandleFunc("GET /.well-known/sallyport/jwks.json", p.publishKeys)
 	mux.Handle("GET /metrics", promhttp.HandlerFor(p.metrics, promhttp.HandlerOpts{}))
 	return mux
+}
+
+// publishKeys serves the keys of this proxy's own assertions, for upstreams on
+// the same machine.
+func (p *Proxy) publishKeys(w http.ResponseWriter, _ *http.Request) {
+	set, err := token.EncodeKeySet(p.keys.Public())
+	if err != nil {
+		http.Error(w, "internal", http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", "application/jwk-set+json")
+	w.Header().Set("Cache-Control", "public, max-age=300")
+	_, _ = w.Write(set) // a client that does not hear it asks again
 }
 
 // unready says why requests should not be sent here; empty when they may.

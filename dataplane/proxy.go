@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"sync/atomic"
 	"time"
 
@@ -15,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/sallyport/sallyport/dataplane/assertion"
 	"github.com/sallyport/sallyport/dataplane/gateway"
 	"github.com/sallyport/sallyport/dataplane/link"
 	"github.com/sallyport/sallyport/dataplane/record"
@@ -38,6 +40,7 @@ type Proxy struct {
 	upstreams *upstream.Pool
 	records   *recordFile // nil when they go to standard output
 	recorder  *record.Recorder
+	keys      *assertion.Keys
 	gateway   *gateway.Gateway
 	link      *link.Link
 
@@ -100,7 +103,10 @@ func (p *Proxy) openServices() (err error) {
 		p.records = &recordFile{path: p.settings.Records}
 		writer = p.records
 	}
-	p.recorder, err = record.New(record.Config{Writer: writer, Log: p.log, Registerer: p.metrics})
+	if p.recorder, err = record.New(record.Config{Writer: writer, Log: p.log, Registerer: p.metrics}); err != nil {
+		return err
+	}
+	p.keys, err = assertion.New(assertion.Config{File: filepath.Join(p.settings.StateDirectory, "assertion-keys"), Log: p.log})
 	return err
 }
 
@@ -113,6 +119,7 @@ func (p *Proxy) openGateway() (err error) {
 		Log:         p.log,
 		Age:         func() (time.Duration, bool) { return p.link.Age() },
 		SecurityAge: func() (time.Duration, bool) { return p.link.SecurityAge() },
+		Assertions:  assertion.NewSigner(p.keys),
 		Registerer:  p.metrics,
 	})
 	return err
@@ -135,6 +142,7 @@ func (p *Proxy) openLink() error {
 		Security:       security{p.gateway},
 		Listeners:      listeners{p.gateway},
 		Log:            p.log,
+		Assertions:     p.keys,
 		Registerer:     p.metrics,
 	})
 	return err
@@ -151,6 +159,9 @@ func (p *Proxy) Run(ctx context.Context) error {
 		}
 		defer p.records.close()
 	}
+	if err := p.keys.Load(); err != nil {
+		return err
+	}
 	// What requests rest on goes on until the last of them has ended.
 	base, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
@@ -159,6 +170,7 @@ func (p *Proxy) Run(ctx context.Context) error {
 	services.Go(func() error { return p.authn.Run(base) })
 	services.Go(func() error { return p.upstreams.Run(base) })
 	services.Go(func() error { return p.recorder.Run(base) })
+	services.Go(func() error { return p.keys.Run(base) })
 	services.Go(func() error { return p.admin(base) })
 
 	serving, ctx := errgroup.WithContext(ctx)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/sallyport/sallyport/internal/resource"
 	"github.com/sallyport/sallyport/internal/snapshot"
+	"github.com/sallyport/sallyport/internal/token"
 	adminv1 "github.com/sallyport/sallyport/proto/gen/sallyport/admin/v1"
 	proxyv1 "github.com/sallyport/sallyport/proto/gen/sallyport/proxy/v1"
 	"github.com/sallyport/sallyport/storage"
@@ -19,6 +20,7 @@ const (
 	// What a proxy says of itself is kept up to these bounds.
 	maxRejects   = 1000
 	maxListeners = 256
+	maxKeys      = 4
 	maxName      = 253
 	maxText      = 1024
 	maxBuild     = 256
@@ -153,6 +155,12 @@ func (s *Session) Beat(h *proxyv1.Heartbeat) {
 		}
 		if h.GetSentAt().CheckValid() == nil {
 			p.ClockSkew = durationpb.New(h.GetSentAt().AsTime().Sub(now))
+		}
+		p.AssertionKeys = nil
+		for _, point := range h.GetAssertionKeys()[:min(len(h.GetAssertionKeys()), maxKeys)] {
+			if _, err := token.ParsePublicKey(point); err == nil {
+				p.AssertionKeys = append(p.AssertionKeys, point)
+			}
 		}
 		p.Listeners = nil
 		for _, l := range h.GetListeners()[:min(len(h.GetListeners()), maxListeners)] {

@@ -20,17 +20,18 @@ import (
 // The reasons for which the gateway itself denies, beside those of packages
 // request, wire, authn and policy.
 const (
-	ReasonNoSnapshot  = "no_snapshot"         // nothing is in force yet
-	ReasonNoSecurity  = "no_security_state"   // it is not known who is revoked
-	ReasonStale       = "configuration_stale" // the environment's limit is exceeded
-	ReasonOutdated    = "security_stale"      // that of what is known of revocations
-	ReasonRevoked     = "revoked"             // the credential was good, and is cut off
-	ReasonMisdirected = "misdirected_request" // another host than the handshake's
-	ReasonNoRoute     = "no_route"            // nothing claims the request
-	ReasonMethod      = "method_not_allowed"  // something does, with other methods
-	ReasonUnavailable = "control_unavailable" // a control of the route was rejected
-	ReasonUnrecorded  = "record_unavailable"  // the decision could not be recorded
-	ReasonOutOfStep   = "connection_invalid"  // server and client see different requests
+	ReasonNoSnapshot  = "no_snapshot"           // nothing is in force yet
+	ReasonNoSecurity  = "no_security_state"     // it is not known who is revoked
+	ReasonStale       = "configuration_stale"   // the environment's limit is exceeded
+	ReasonOutdated    = "security_stale"        // that of what is known of revocations
+	ReasonRevoked     = "revoked"               // the credential was good, and is cut off
+	ReasonMisdirected = "misdirected_request"   // another host than the handshake's
+	ReasonNoRoute     = "no_route"              // nothing claims the request
+	ReasonMethod      = "method_not_allowed"    // something does, with other methods
+	ReasonUnavailable = "control_unavailable"   // a control of the route was rejected
+	ReasonUnrecorded  = "record_unavailable"    // the decision could not be recorded
+	ReasonUnasserted  = "assertion_unavailable" // the upstream could not be told who asks
+	ReasonOutOfStep   = "connection_invalid"    // server and client see different requests
 )
 
 // question is a request as it arrived, and where from.
@@ -57,6 +58,8 @@ type verdict struct {
 	principal *policy.Principal
 	policy    string
 	steps     []policy.Step
+
+	assertion []string // for the upstream; nil for none
 }
 
 func denied(status int, reason, detail string) verdict {
@@ -182,6 +185,7 @@ func (g *Gateway) authorise(ctx context.Context, s grounds, q *question, v *verd
 	d := s.policies.Decide(&in)
 	v.allow, v.reason, v.policy, v.detail = d.Allow, string(d.Reason), d.Policy, d.Detail
 	if d.Allow {
+		g.introduce(s.table.Head().Environment, q.now, v)
 		return
 	}
 	v.status = http.StatusForbidden
@@ -215,6 +219,7 @@ type way struct {
 	route    *compile.Route
 	name     string
 	accept   authn.Accept
+	told     told
 	upstream *upstream.Upstream // nil for one that is not there
 	metrics  wayMetrics
 }
@@ -223,7 +228,7 @@ func (g *Gateway) way(s *state, r *compile.Route) *way {
 	if w, ok := s.ways.Load(r); ok {
 		return w.(*way) //nolint:forcetypeassert // nothing else is stored
 	}
-	w := &way{route: r, name: name(r.Key), accept: accept(r), metrics: g.metrics.way(r, name(r.Key))}
+	w := &way{route: r, name: name(r.Key), accept: accept(r), told: tells(r), metrics: g.metrics.way(r, name(r.Key))}
 	if r.Upstream != nil {
 		w.upstream = s.upstreams.Upstream(upstreamName(r.Upstream.Key))
 	}

@@ -108,6 +108,7 @@ func (x *exchange) complete(expects bool) {
 	c := &x.verdict.request
 	h := http.Header(c.Header)
 	h[headerDecision] = []string{x.id}
+	x.verdict.tell(h)
 	if len(x.verdict.way.accept.Providers) > 0 {
 		delete(h, "Dpop") // it was for us, and is good at another proxy still
 	}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/sallyport/sallyport/dataplane/assertion"
 	"github.com/sallyport/sallyport/dataplane/record"
 	"github.com/sallyport/sallyport/dataplane/upstream"
 	"github.com/sallyport/sallyport/internal/authn"
@@ -39,6 +40,9 @@ type Config struct {
 	// asked for each request when the environment limits the age.
 	Age, SecurityAge func() (age time.Duration, known bool)
 
+	// Assertions makes what upstreams are told of who sent a request. When it is
+	// nil, routes that want it deny.
+	Assertions *assertion.Signer
 	// Registerer takes the metrics; they are not shown when it is nil.
 	Registerer prometheus.Registerer
 	// Drain is how long requests may take to end when their listener does; 10 s
@@ -62,6 +66,7 @@ type Gateway struct {
 	age         func() (time.Duration, bool)
 	secureAge   func() (time.Duration, bool)
 	now         func() time.Time
+	asserts     *assertion.Signer // nil for none
 	metrics     *metrics
 	listeners   *listeners
 	explained   explained
@@ -120,8 +125,8 @@ func New(c Config) (*Gateway, error) {
 		c.Now = time.Now
 	}
 	g := &Gateway{
-		identity: c.Identity, authn: c.Authn, authorities: authorities, upstreams: c.Upstreams, record: c.Record, log: c.Log, age: c.Age, secureAge: c.SecurityAge,
-		now: c.Now, metrics: m,
+		identity: c.Identity, authn: c.Authn, authorities: authorities, upstreams: c.Upstreams, record: c.Record, log: c.Log,
+		age: c.Age, secureAge: c.SecurityAge, now: c.Now, asserts: c.Assertions, metrics: m,
 	}
 	g.listeners = newListeners(g, c)
 	g.state.Store(&state{})

@@ -33,6 +33,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"go.uber.org/goleak"
 
+	"github.com/sallyport/sallyport/dataplane/assertion"
 	"github.com/sallyport/sallyport/dataplane/gateway"
 	"github.com/sallyport/sallyport/dataplane/record"
 	"github.com/sallyport/sallyport/dataplane/upstream"
@@ -66,6 +67,7 @@ type world struct {
 	records   *lines
 	recorder  *record.Recorder
 	registry  *prometheus.Registry
+	keys      *assertion.Keys
 	dir       string
 	roots     *x509.CertPool
 	table     *compile.Table
@@ -106,6 +108,9 @@ func newWorld(t testing.TB, o options) *world {
 	}
 	pool, err := authn.New(authn.Config{Log: quiet(), Client: w.tokens.server.Client(), Now: w.now})
 	w.must(err)
+	w.keys, err = assertion.New(assertion.Config{File: filepath.Join(w.dir, "assertion-keys"), Log: quiet(), Now: w.now})
+	w.must(err)
+	w.must(w.keys.Load())
 	upstreams, err := upstream.New(upstream.Config{Identity: o.source, Log: quiet(), Now: w.now})
 	w.must(err)
 	w.recorder, err = record.New(record.Config{Writer: o.writer, Log: quiet(), Queue: o.queue, Wait: 50 * time.Millisecond, Gather: time.Millisecond})
@@ -113,10 +118,12 @@ func newWorld(t testing.TB, o options) *world {
 	w.gateway, err = gateway.New(gateway.Config{
 		Identity: o.source, Authn: pool, Upstreams: upstreams, Record: w.recorder, Log: quiet(), Registerer: w.registry,
 		Age: w.configurationAge, SecurityAge: w.securityAge, Drain: o.drain, Reload: 10 * time.Millisecond, Now: w.now,
+		Assertions: assertion.NewSigner(w.keys),
 	})
 	w.must(err)
 	w.run(w.recorder.Run)
 	w.run(pool.Run)
+	w.run(w.keys.Run)
 	w.run(upstreams.Run)
 	w.stop = w.run(w.gateway.Run)
 	w.certificate("edge", host, "*.wild.example")

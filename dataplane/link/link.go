@@ -64,6 +64,15 @@ type Listener struct {
 	Err             string // why it is not; empty when it is
 }
 
+// Assertions are the keys with which this proxy signs what upstreams are told.
+// Its methods are safe for concurrent use.
+type Assertions interface {
+	// Points returns the public keys, as uncompressed points.
+	Points() [][]byte
+	// Reported says that the control plane was told these.
+	Reported(points [][]byte)
+}
+
 // Config is what a Link needs. All fields are required, but for those that say
 // otherwise.
 type Config struct {
@@ -89,6 +98,8 @@ type Config struct {
 	Listeners        Listeners
 	Log              *slog.Logger
 
+	// Assertions are the keys that the control plane is told of; none when nil.
+	Assertions Assertions
 	// Registerer takes the metrics; they are not shown when it is nil.
 	Registerer prometheus.Registerer
 	// Heartbeat is the time between two heartbeats; 10 s when zero.

@@ -226,7 +226,16 @@ func (s *session) beat() error {
 			Namespace: l.Namespace, Name: l.Name, Address: clip(l.Address, 261), Error: clip(l.Err, maxReason),
 		})
 	}
-	return s.say(&proxyv1.StreamRequest{Message: &proxyv1.StreamRequest_Heartbeat{Heartbeat: h}})
+	if s.cfg.Assertions != nil {
+		h.AssertionKeys = s.cfg.Assertions.Points()
+	}
+	if err := s.say(&proxyv1.StreamRequest{Message: &proxyv1.StreamRequest_Heartbeat{Heartbeat: h}}); err != nil {
+		return err
+	}
+	if s.cfg.Assertions != nil {
+		s.cfg.Assertions.Reported(h.GetAssertionKeys())
+	}
+	return nil
 }
 
 // say sends one message, or cuts the stream.

@@ -52,6 +52,9 @@ type Route struct {
 	Timeout   time.Duration
 	WebSocket bool // requests may become one
 
+	Assertion       *resourcev1.Assertion // nil for none; not to be modified
+	IdentityHeaders []resourcev1.IdentityHeader
+
 	// Unavailable, when not empty, says why every request of this route is
 	// denied: a control of it was rejected. All fields but Key, Digest and
 	// Labels may be zero then.

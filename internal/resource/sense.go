@@ -67,6 +67,7 @@ func (d *decoder) route(s *resourcev1.Route) {
 	for i, text := range s.GetAuthentication().GetJwtSvids().GetAudiences() {
 		d.checked(audiences.element(i), text, checkText)
 	}
+	d.checked(atSpec().to("assertion").to("audience"), s.GetAssertion().GetAudience(), checkText)
 	providers := atSpec().to("authentication").to("identityProviders")
 	for i, name := range s.GetAuthentication().GetIdentityProviders() {
 		d.checked(providers.element(i), name, checkDNSLabel)

@@ -378,7 +378,9 @@ type Proxy struct {
 	// acknowledgement.
 	Refusal string `protobuf:"bytes,22,opt,name=refusal,proto3" json:"refusal,omitempty"`
 	// The same of the security lane; absent when it has acknowledged nothing of it.
-	Security      *SecurityLane `protobuf:"bytes,23,opt,name=security,proto3" json:"security,omitempty"`
+	Security *SecurityLane `protobuf:"bytes,23,opt,name=security,proto3" json:"security,omitempty"`
+	// The public keys of its assertions, as uncompressed points of P-256.
+	AssertionKeys [][]byte `protobuf:"bytes,24,rep,name=assertion_keys,json=assertionKeys,proto3" json:"assertion_keys,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -570,6 +572,13 @@ func (x *Proxy) GetRefusal() string {
 func (x *Proxy) GetSecurity() *SecurityLane {
 	if x != nil {
 		return x.Security
+	}
+	return nil
+}
+
+func (x *Proxy) GetAssertionKeys() [][]byte {
+	if x != nil {
+		return x.AssertionKeys
 	}
 	return nil
 }
@@ -1097,7 +1106,7 @@ const file_sallyport_admin_v1_fleet_proto_rawDesc = "" +
 	"\x0fGetProxyRequest\x12\x1b\n" +
 	"\x02id\x18\x01 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\x18\x80 R\x02id\"C\n" +
 	"\x10GetProxyResponse\x12/\n" +
-	"\x05proxy\x18\x01 \x01(\v2\x19.sallyport.admin.v1.ProxyR\x05proxy\"\xf8\b\n" +
+	"\x05proxy\x18\x01 \x01(\v2\x19.sallyport.admin.v1.ProxyR\x05proxy\"\x9f\t\n" +
 	"\x05Proxy\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1b\n" +
 	"\tspiffe_id\x18\x02 \x01(\tR\bspiffeId\x12\x1a\n" +
@@ -1126,7 +1135,8 @@ const file_sallyport_admin_v1_fleet_proto_rawDesc = "" +
 	"\tlisteners\x18\x14 \x03(\v2\".sallyport.admin.v1.ListenerStatusR\tlisteners\x12J\n" +
 	"\x13identity_expires_at\x18\x15 \x01(\v2\x1a.google.protobuf.TimestampR\x11identityExpiresAt\x12\x18\n" +
 	"\arefusal\x18\x16 \x01(\tR\arefusal\x12<\n" +
-	"\bsecurity\x18\x17 \x01(\v2 .sallyport.admin.v1.SecurityLaneR\bsecurity\x1a9\n" +
+	"\bsecurity\x18\x17 \x01(\v2 .sallyport.admin.v1.SecurityLaneR\bsecurity\x12%\n" +
+	"\x0eassertion_keys\x18\x18 \x03(\fR\rassertionKeys\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x99\x02\n" +

@@ -643,7 +643,10 @@ type Heartbeat struct {
 	Listeners         []*ListenerStatus      `protobuf:"bytes,3,rep,name=listeners,proto3" json:"listeners,omitempty"`
 	IdentityExpiresAt *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=identity_expires_at,json=identityExpiresAt,proto3" json:"identity_expires_at,omitempty"`
 	// As configuration_age, of the security lane.
-	SecurityAge   *durationpb.Duration `protobuf:"bytes,5,opt,name=security_age,json=securityAge,proto3" json:"security_age,omitempty"`
+	SecurityAge *durationpb.Duration `protobuf:"bytes,5,opt,name=security_age,json=securityAge,proto3" json:"security_age,omitempty"`
+	// The keys with which it signs assertions, or will, or did a moment ago:
+	// uncompressed points of P-256.
+	AssertionKeys [][]byte `protobuf:"bytes,6,rep,name=assertion_keys,json=assertionKeys,proto3" json:"assertion_keys,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -709,6 +712,13 @@ func (x *Heartbeat) GetIdentityExpiresAt() *timestamppb.Timestamp {
 func (x *Heartbeat) GetSecurityAge() *durationpb.Duration {
 	if x != nil {
 		return x.SecurityAge
+	}
+	return nil
+}
+
+func (x *Heartbeat) GetAssertionKeys() [][]byte {
+	if x != nil {
+		return x.AssertionKeys
 	}
 	return nil
 }
@@ -1467,13 +1477,14 @@ const file_sallyport_proxy_v1_proxy_proto_rawDesc = "" +
 	"\x05epoch\x18\x01 \x01(\x03R\x05epoch\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x03R\brevision\x12 \n" +
 	"\x06reason\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\x06reason\x12 \n" +
-	"\x06detail\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\x06detail\"\xdf\x02\n" +
+	"\x06detail\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\x06detail\"\x96\x03\n" +
 	"\tHeartbeat\x123\n" +
 	"\asent_at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x06sentAt\x12F\n" +
 	"\x11configuration_age\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x10configurationAge\x12K\n" +
 	"\tlisteners\x18\x03 \x03(\v2\".sallyport.proxy.v1.ListenerStatusB\t\xbaH\x06\x92\x01\x03\x10\x80\x02R\tlisteners\x12J\n" +
 	"\x13identity_expires_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x11identityExpiresAt\x12<\n" +
-	"\fsecurity_age\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\vsecurityAge\"\x86\x01\n" +
+	"\fsecurity_age\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\vsecurityAge\x125\n" +
+	"\x0eassertion_keys\x18\x06 \x03(\fB\x0e\xbaH\v\x92\x01\b\x10\x04\"\x04z\x02hAR\rassertionKeys\"\x86\x01\n" +
 	"\x0eListenerStatus\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\"\n" +

@@ -242,6 +242,76 @@ func (ClientCertificates) EnumDescriptor() ([]byte, []int) {
 	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{3}
 }
 
+// IdentityHeader is a field of a request to an upstream. Bytes other than visible
+// ASCII, "%" and "," are escaped as in URLs. One that has nothing to say is left
+// out.
+type IdentityHeader int32
+
+const (
+	IdentityHeader_IDENTITY_HEADER_UNSPECIFIED IdentityHeader = 0
+	// Sallyport-Subject: sub, SPIFFE ID or name of the key.
+	IdentityHeader_IDENTITY_HEADER_SUBJECT IdentityHeader = 1
+	// Sallyport-Issuer: of the subject.
+	IdentityHeader_IDENTITY_HEADER_ISSUER IdentityHeader = 2
+	// Sallyport-Kind: user, workload, key or anonymous.
+	IdentityHeader_IDENTITY_HEADER_KIND IdentityHeader = 3
+	// Sallyport-Groups: separated by commas.
+	IdentityHeader_IDENTITY_HEADER_GROUPS IdentityHeader = 4
+	// Sallyport-Spiffe-Id: of the client certificate.
+	IdentityHeader_IDENTITY_HEADER_SPIFFE_ID IdentityHeader = 5
+	// Sallyport-Email: the token's email, unless its email_verified is not true.
+	IdentityHeader_IDENTITY_HEADER_EMAIL IdentityHeader = 6
+)
+
+// Enum value maps for IdentityHeader.
+var (
+	IdentityHeader_name = map[int32]string{
+		0: "IDENTITY_HEADER_UNSPECIFIED",
+		1: "IDENTITY_HEADER_SUBJECT",
+		2: "IDENTITY_HEADER_ISSUER",
+		3: "IDENTITY_HEADER_KIND",
+		4: "IDENTITY_HEADER_GROUPS",
+		5: "IDENTITY_HEADER_SPIFFE_ID",
+		6: "IDENTITY_HEADER_EMAIL",
+	}
+	IdentityHeader_value = map[string]int32{
+		"IDENTITY_HEADER_UNSPECIFIED": 0,
+		"IDENTITY_HEADER_SUBJECT":     1,
+		"IDENTITY_HEADER_ISSUER":      2,
+		"IDENTITY_HEADER_KIND":        3,
+		"IDENTITY_HEADER_GROUPS":      4,
+		"IDENTITY_HEADER_SPIFFE_ID":   5,
+		"IDENTITY_HEADER_EMAIL":       6,
+	}
+)
+
+func (x IdentityHeader) Enum() *IdentityHeader {
+	p := new(IdentityHeader)
+	*p = x
+	return p
+}
+
+func (x IdentityHeader) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (IdentityHeader) Descriptor() protoreflect.EnumDescriptor {
+	return file_sallyport_resource_v1_resource_proto_enumTypes[4].Descriptor()
+}
+
+func (IdentityHeader) Type() protoreflect.EnumType {
+	return &file_sallyport_resource_v1_resource_proto_enumTypes[4]
+}
+
+func (x IdentityHeader) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use IdentityHeader.Descriptor instead.
+func (IdentityHeader) EnumDescriptor() ([]byte, []int) {
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{4}
+}
+
 // Require says how many of several kinds of credentials a request needs.
 type Require int32
 
@@ -280,11 +350,11 @@ func (x Require) String() string {
 }
 
 func (Require) Descriptor() protoreflect.EnumDescriptor {
-	return file_sallyport_resource_v1_resource_proto_enumTypes[4].Descriptor()
+	return file_sallyport_resource_v1_resource_proto_enumTypes[5].Descriptor()
 }
 
 func (Require) Type() protoreflect.EnumType {
-	return &file_sallyport_resource_v1_resource_proto_enumTypes[4]
+	return &file_sallyport_resource_v1_resource_proto_enumTypes[5]
 }
 
 func (x Require) Number() protoreflect.EnumNumber {
@@ -293,7 +363,7 @@ func (x Require) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Require.Descriptor instead.
 func (Require) EnumDescriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{4}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{5}
 }
 
 // Proof says how who sends a bearer token shows that it is theirs.
@@ -337,11 +407,11 @@ func (x Proof) String() string {
 }
 
 func (Proof) Descriptor() protoreflect.EnumDescriptor {
-	return file_sallyport_resource_v1_resource_proto_enumTypes[5].Descriptor()
+	return file_sallyport_resource_v1_resource_proto_enumTypes[6].Descriptor()
 }
 
 func (Proof) Type() protoreflect.EnumType {
-	return &file_sallyport_resource_v1_resource_proto_enumTypes[5]
+	return &file_sallyport_resource_v1_resource_proto_enumTypes[6]
 }
 
 func (x Proof) Number() protoreflect.EnumNumber {
@@ -350,7 +420,7 @@ func (x Proof) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Proof.Descriptor instead.
 func (Proof) EnumDescriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{5}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{6}
 }
 
 type Effect int32
@@ -386,11 +456,11 @@ func (x Effect) String() string {
 }
 
 func (Effect) Descriptor() protoreflect.EnumDescriptor {
-	return file_sallyport_resource_v1_resource_proto_enumTypes[6].Descriptor()
+	return file_sallyport_resource_v1_resource_proto_enumTypes[7].Descriptor()
 }
 
 func (Effect) Type() protoreflect.EnumType {
-	return &file_sallyport_resource_v1_resource_proto_enumTypes[6]
+	return &file_sallyport_resource_v1_resource_proto_enumTypes[7]
 }
 
 func (x Effect) Number() protoreflect.EnumNumber {
@@ -399,7 +469,7 @@ func (x Effect) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Effect.Descriptor instead.
 func (Effect) EnumDescriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{6}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{7}
 }
 
 type X509Subject int32
@@ -441,11 +511,11 @@ func (x X509Subject) String() string {
 }
 
 func (X509Subject) Descriptor() protoreflect.EnumDescriptor {
-	return file_sallyport_resource_v1_resource_proto_enumTypes[7].Descriptor()
+	return file_sallyport_resource_v1_resource_proto_enumTypes[8].Descriptor()
 }
 
 func (X509Subject) Type() protoreflect.EnumType {
-	return &file_sallyport_resource_v1_resource_proto_enumTypes[7]
+	return &file_sallyport_resource_v1_resource_proto_enumTypes[8]
 }
 
 func (x X509Subject) Number() protoreflect.EnumNumber {
@@ -454,7 +524,7 @@ func (x X509Subject) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use X509Subject.Descriptor instead.
 func (X509Subject) EnumDescriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{7}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{8}
 }
 
 // Document is one resource as it travels: its bytes are made once, at commit,
@@ -1106,9 +1176,15 @@ type Route struct {
 	// From accepted request to the upstream's response headers; 30 s when absent.
 	Timeout *durationpb.Duration `protobuf:"bytes,7,opt,name=timeout,proto3" json:"timeout,omitempty"`
 	// Requests may become WebSockets (RFC 6455), over HTTP/1.1.
-	WebSocket     bool `protobuf:"varint,8,opt,name=web_socket,json=webSocket,proto3" json:"web_socket,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	WebSocket bool `protobuf:"varint,8,opt,name=web_socket,json=webSocket,proto3" json:"web_socket,omitempty"`
+	// Tell the upstream who sent a request, signed by the proxy. Absent: it is
+	// not told.
+	Assertion *Assertion `protobuf:"bytes,10,opt,name=assertion,proto3" json:"assertion,omitempty"`
+	// Say some of it in plain text as well, for upstreams that trust every
+	// request which the proxy makes.
+	IdentityHeaders []IdentityHeader `protobuf:"varint,11,rep,packed,name=identity_headers,json=identityHeaders,proto3,enum=sallyport.resource.v1.IdentityHeader" json:"identity_headers,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *Route) Reset() {
@@ -1197,6 +1273,70 @@ func (x *Route) GetWebSocket() bool {
 	return false
 }
 
+func (x *Route) GetAssertion() *Assertion {
+	if x != nil {
+		return x.Assertion
+	}
+	return nil
+}
+
+func (x *Route) GetIdentityHeaders() []IdentityHeader {
+	if x != nil {
+		return x.IdentityHeaders
+	}
+	return nil
+}
+
+// Assertion puts a JSON Web Token (RFC 7519), ES256, good for a minute, into the
+// field Sallyport-Assertion: sub, principal_iss, kind, groups and spiffe_id of the
+// principal, route, and iss urn:sallyport:environment:NAME. The control plane
+// publishes the keys of all proxies of an environment at
+// /.well-known/sallyport/NAME/jwks.json.
+type Assertion struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its aud; NAMESPACE/UPSTREAM when empty.
+	Audience      string `protobuf:"bytes,1,opt,name=audience,proto3" json:"audience,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Assertion) Reset() {
+	*x = Assertion{}
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Assertion) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Assertion) ProtoMessage() {}
+
+func (x *Assertion) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Assertion.ProtoReflect.Descriptor instead.
+func (*Assertion) Descriptor() ([]byte, []int) {
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *Assertion) GetAudience() string {
+	if x != nil {
+		return x.Audience
+	}
+	return ""
+}
+
 // Authentication lists the kinds of credentials that a route takes.
 type Authentication struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1234,7 +1374,7 @@ type Authentication struct {
 
 func (x *Authentication) Reset() {
 	*x = Authentication{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[10]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1246,7 +1386,7 @@ func (x *Authentication) String() string {
 func (*Authentication) ProtoMessage() {}
 
 func (x *Authentication) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[10]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1259,7 +1399,7 @@ func (x *Authentication) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Authentication.ProtoReflect.Descriptor instead.
 func (*Authentication) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{10}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Authentication) GetIdentityProviders() []string {
@@ -1344,7 +1484,7 @@ type JWTSVIDs struct {
 
 func (x *JWTSVIDs) Reset() {
 	*x = JWTSVIDs{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[11]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1356,7 +1496,7 @@ func (x *JWTSVIDs) String() string {
 func (*JWTSVIDs) ProtoMessage() {}
 
 func (x *JWTSVIDs) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[11]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1369,7 +1509,7 @@ func (x *JWTSVIDs) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JWTSVIDs.ProtoReflect.Descriptor instead.
 func (*JWTSVIDs) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{11}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *JWTSVIDs) GetAudiences() []string {
@@ -1396,7 +1536,7 @@ type StepUp struct {
 
 func (x *StepUp) Reset() {
 	*x = StepUp{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[12]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1408,7 +1548,7 @@ func (x *StepUp) String() string {
 func (*StepUp) ProtoMessage() {}
 
 func (x *StepUp) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[12]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1421,7 +1561,7 @@ func (x *StepUp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StepUp.ProtoReflect.Descriptor instead.
 func (*StepUp) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{12}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *StepUp) GetAcrValues() []string {
@@ -1463,7 +1603,7 @@ type Upstream struct {
 
 func (x *Upstream) Reset() {
 	*x = Upstream{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[13]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1475,7 +1615,7 @@ func (x *Upstream) String() string {
 func (*Upstream) ProtoMessage() {}
 
 func (x *Upstream) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[13]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1488,7 +1628,7 @@ func (x *Upstream) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Upstream.ProtoReflect.Descriptor instead.
 func (*Upstream) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{13}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Upstream) GetEnvironments() []string {
@@ -1572,7 +1712,7 @@ type PlaintextTransport struct {
 
 func (x *PlaintextTransport) Reset() {
 	*x = PlaintextTransport{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[14]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1584,7 +1724,7 @@ func (x *PlaintextTransport) String() string {
 func (*PlaintextTransport) ProtoMessage() {}
 
 func (x *PlaintextTransport) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[14]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1597,7 +1737,7 @@ func (x *PlaintextTransport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlaintextTransport.ProtoReflect.Descriptor instead.
 func (*PlaintextTransport) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{14}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{15}
 }
 
 type TLSTransport struct {
@@ -1612,7 +1752,7 @@ type TLSTransport struct {
 
 func (x *TLSTransport) Reset() {
 	*x = TLSTransport{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[15]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1624,7 +1764,7 @@ func (x *TLSTransport) String() string {
 func (*TLSTransport) ProtoMessage() {}
 
 func (x *TLSTransport) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[15]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1637,7 +1777,7 @@ func (x *TLSTransport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TLSTransport.ProtoReflect.Descriptor instead.
 func (*TLSTransport) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{15}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *TLSTransport) GetCaFile() string {
@@ -1664,7 +1804,7 @@ type SPIFFETransport struct {
 
 func (x *SPIFFETransport) Reset() {
 	*x = SPIFFETransport{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[16]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1676,7 +1816,7 @@ func (x *SPIFFETransport) String() string {
 func (*SPIFFETransport) ProtoMessage() {}
 
 func (x *SPIFFETransport) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[16]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1689,7 +1829,7 @@ func (x *SPIFFETransport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SPIFFETransport.ProtoReflect.Descriptor instead.
 func (*SPIFFETransport) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{16}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *SPIFFETransport) GetPeerIds() []string {
@@ -1721,7 +1861,7 @@ type Policy struct {
 
 func (x *Policy) Reset() {
 	*x = Policy{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[17]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1733,7 +1873,7 @@ func (x *Policy) String() string {
 func (*Policy) ProtoMessage() {}
 
 func (x *Policy) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[17]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1746,7 +1886,7 @@ func (x *Policy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Policy.ProtoReflect.Descriptor instead.
 func (*Policy) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{17}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Policy) GetEnvironments() []string {
@@ -1819,7 +1959,7 @@ type PrincipalMatcher struct {
 
 func (x *PrincipalMatcher) Reset() {
 	*x = PrincipalMatcher{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[18]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1831,7 +1971,7 @@ func (x *PrincipalMatcher) String() string {
 func (*PrincipalMatcher) ProtoMessage() {}
 
 func (x *PrincipalMatcher) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[18]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1844,7 +1984,7 @@ func (x *PrincipalMatcher) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PrincipalMatcher.ProtoReflect.Descriptor instead.
 func (*PrincipalMatcher) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{18}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *PrincipalMatcher) GetMatch() isPrincipalMatcher_Match {
@@ -2020,7 +2160,7 @@ type IdentityProvider struct {
 
 func (x *IdentityProvider) Reset() {
 	*x = IdentityProvider{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[19]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2032,7 +2172,7 @@ func (x *IdentityProvider) String() string {
 func (*IdentityProvider) ProtoMessage() {}
 
 func (x *IdentityProvider) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[19]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2045,7 +2185,7 @@ func (x *IdentityProvider) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IdentityProvider.ProtoReflect.Descriptor instead.
 func (*IdentityProvider) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{19}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *IdentityProvider) GetEnvironments() []string {
@@ -2174,7 +2314,7 @@ type RequiredClaim struct {
 
 func (x *RequiredClaim) Reset() {
 	*x = RequiredClaim{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[20]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2186,7 +2326,7 @@ func (x *RequiredClaim) String() string {
 func (*RequiredClaim) ProtoMessage() {}
 
 func (x *RequiredClaim) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[20]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2199,7 +2339,7 @@ func (x *RequiredClaim) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RequiredClaim.ProtoReflect.Descriptor instead.
 func (*RequiredClaim) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{20}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *RequiredClaim) GetClaim() string {
@@ -2237,7 +2377,7 @@ type Introspection struct {
 
 func (x *Introspection) Reset() {
 	*x = Introspection{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[21]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2249,7 +2389,7 @@ func (x *Introspection) String() string {
 func (*Introspection) ProtoMessage() {}
 
 func (x *Introspection) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[21]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2262,7 +2402,7 @@ func (x *Introspection) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Introspection.ProtoReflect.Descriptor instead.
 func (*Introspection) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{21}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Introspection) GetEndpoint() string {
@@ -2328,7 +2468,7 @@ type X509 struct {
 
 func (x *X509) Reset() {
 	*x = X509{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[22]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2340,7 +2480,7 @@ func (x *X509) String() string {
 func (*X509) ProtoMessage() {}
 
 func (x *X509) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[22]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2353,7 +2493,7 @@ func (x *X509) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use X509.ProtoReflect.Descriptor instead.
 func (*X509) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{22}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *X509) GetAuthorities() isX509_Authorities {
@@ -2438,7 +2578,7 @@ type ApiKey struct {
 
 func (x *ApiKey) Reset() {
 	*x = ApiKey{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[23]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2450,7 +2590,7 @@ func (x *ApiKey) String() string {
 func (*ApiKey) ProtoMessage() {}
 
 func (x *ApiKey) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[23]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2463,7 +2603,7 @@ func (x *ApiKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApiKey.ProtoReflect.Descriptor instead.
 func (*ApiKey) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{23}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ApiKey) GetEnvironments() []string {
@@ -2518,7 +2658,7 @@ type ApiKeySecret struct {
 
 func (x *ApiKeySecret) Reset() {
 	*x = ApiKeySecret{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[24]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2530,7 +2670,7 @@ func (x *ApiKeySecret) String() string {
 func (*ApiKeySecret) ProtoMessage() {}
 
 func (x *ApiKeySecret) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[24]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2543,7 +2683,7 @@ func (x *ApiKeySecret) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApiKeySecret.ProtoReflect.Descriptor instead.
 func (*ApiKeySecret) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{24}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ApiKeySecret) GetId() string {
@@ -2605,7 +2745,7 @@ type Revocation struct {
 
 func (x *Revocation) Reset() {
 	*x = Revocation{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[25]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2617,7 +2757,7 @@ func (x *Revocation) String() string {
 func (*Revocation) ProtoMessage() {}
 
 func (x *Revocation) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[25]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2630,7 +2770,7 @@ func (x *Revocation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Revocation.ProtoReflect.Descriptor instead.
 func (*Revocation) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{25}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Revocation) GetTarget() isRevocation_Target {
@@ -2788,7 +2928,7 @@ type RevokedToken struct {
 
 func (x *RevokedToken) Reset() {
 	*x = RevokedToken{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[26]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2800,7 +2940,7 @@ func (x *RevokedToken) String() string {
 func (*RevokedToken) ProtoMessage() {}
 
 func (x *RevokedToken) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[26]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2813,7 +2953,7 @@ func (x *RevokedToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokedToken.ProtoReflect.Descriptor instead.
 func (*RevokedToken) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{26}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *RevokedToken) GetIssuer() string {
@@ -2841,7 +2981,7 @@ type RevokedSubject struct {
 
 func (x *RevokedSubject) Reset() {
 	*x = RevokedSubject{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[27]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2853,7 +2993,7 @@ func (x *RevokedSubject) String() string {
 func (*RevokedSubject) ProtoMessage() {}
 
 func (x *RevokedSubject) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[27]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2866,7 +3006,7 @@ func (x *RevokedSubject) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokedSubject.ProtoReflect.Descriptor instead.
 func (*RevokedSubject) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{27}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *RevokedSubject) GetIssuer() string {
@@ -2895,7 +3035,7 @@ type RevokedSession struct {
 
 func (x *RevokedSession) Reset() {
 	*x = RevokedSession{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[28]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2907,7 +3047,7 @@ func (x *RevokedSession) String() string {
 func (*RevokedSession) ProtoMessage() {}
 
 func (x *RevokedSession) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[28]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2920,7 +3060,7 @@ func (x *RevokedSession) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokedSession.ProtoReflect.Descriptor instead.
 func (*RevokedSession) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{28}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *RevokedSession) GetIssuer() string {
@@ -2998,7 +3138,7 @@ const file_sallyport_resource_v1_resource_proto_rawDesc = "" +
 	"\x18listener_tls.certificate\x12:give certificates or workload_identity: true, and not both\x1a8(this.certificates.size() > 0) != this.workload_identity\"\x81\x01\n" +
 	"\x10CertificateFiles\x126\n" +
 	"\x10certificate_file\x18\x01 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\x18\x80 R\x0fcertificateFile\x125\n" +
-	"\x10private_key_file\x18\x02 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\x18\x80 R\x0eprivateKeyFile\"\xa0\x03\n" +
+	"\x10private_key_file\x18\x02 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\x18\x80 R\x0eprivateKeyFile\"\xc7\x04\n" +
 	"\x05Route\x12/\n" +
 	"\fenvironments\x18\x01 \x03(\tB\v\xbaH\b\x92\x01\x05\x10\x80\x02\x18\x01R\fenvironments\x12+\n" +
 	"\x05hosts\x18\x02 \x03(\tB\x15\xbaH\x12\x92\x01\x0f\b\x01\x10@\x18\x01\"\ar\x05\x10\x01\x18\xff\x01R\x05hosts\x12)\n" +
@@ -3010,7 +3150,12 @@ const file_sallyport_resource_v1_resource_proto_rawDesc = "" +
 	"\atimeout\x18\a \x01(\v2\x19.google.protobuf.DurationB\r\xbaH\n" +
 	"\xaa\x01\a\"\x03\b\x90\x1c*\x00R\atimeout\x12\x1d\n" +
 	"\n" +
-	"web_socket\x18\b \x01(\bR\twebSocket\"\xf7\f\n" +
+	"web_socket\x18\b \x01(\bR\twebSocket\x12>\n" +
+	"\tassertion\x18\n" +
+	" \x01(\v2 .sallyport.resource.v1.AssertionR\tassertion\x12e\n" +
+	"\x10identity_headers\x18\v \x03(\x0e2%.sallyport.resource.v1.IdentityHeaderB\x13\xbaH\x10\x92\x01\r\x10\b\x18\x01\"\a\x82\x01\x04\x10\x01 \x00R\x0fidentityHeaders\"1\n" +
+	"\tAssertion\x12$\n" +
+	"\baudience\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\baudience\"\xf7\f\n" +
 	"\x0eAuthentication\x129\n" +
 	"\x12identity_providers\x18\x01 \x03(\tB\n" +
 	"\xbaH\a\x92\x01\x04\x10\x10\x18\x01R\x11identityProviders\x12/\n" +
@@ -3178,7 +3323,15 @@ const file_sallyport_resource_v1_resource_proto_rawDesc = "" +
 	"\x12ClientCertificates\x12#\n" +
 	"\x1fCLIENT_CERTIFICATES_UNSPECIFIED\x10\x00\x12 \n" +
 	"\x1cCLIENT_CERTIFICATES_OPTIONAL\x10\x01\x12 \n" +
-	"\x1cCLIENT_CERTIFICATES_REQUIRED\x10\x02*D\n" +
+	"\x1cCLIENT_CERTIFICATES_REQUIRED\x10\x02*\xda\x01\n" +
+	"\x0eIdentityHeader\x12\x1f\n" +
+	"\x1bIDENTITY_HEADER_UNSPECIFIED\x10\x00\x12\x1b\n" +
+	"\x17IDENTITY_HEADER_SUBJECT\x10\x01\x12\x1a\n" +
+	"\x16IDENTITY_HEADER_ISSUER\x10\x02\x12\x18\n" +
+	"\x14IDENTITY_HEADER_KIND\x10\x03\x12\x1a\n" +
+	"\x16IDENTITY_HEADER_GROUPS\x10\x04\x12\x1d\n" +
+	"\x19IDENTITY_HEADER_SPIFFE_ID\x10\x05\x12\x19\n" +
+	"\x15IDENTITY_HEADER_EMAIL\x10\x06*D\n" +
 	"\aRequire\x12\x17\n" +
 	"\x13REQUIRE_UNSPECIFIED\x10\x00\x12\x0f\n" +
 	"\vREQUIRE_ANY\x10\x01\x12\x0f\n" +
@@ -3213,100 +3366,104 @@ func file_sallyport_resource_v1_resource_proto_rawDescGZIP() []byte {
 	return file_sallyport_resource_v1_resource_proto_rawDescData
 }
 
-var file_sallyport_resource_v1_resource_proto_enumTypes = make([]protoimpl.EnumInfo, 8)
-var file_sallyport_resource_v1_resource_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
+var file_sallyport_resource_v1_resource_proto_enumTypes = make([]protoimpl.EnumInfo, 9)
+var file_sallyport_resource_v1_resource_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
 var file_sallyport_resource_v1_resource_proto_goTypes = []any{
 	(Reach)(0),                    // 0: sallyport.resource.v1.Reach
 	(StalenessAction)(0),          // 1: sallyport.resource.v1.StalenessAction
 	(TLSVersion)(0),               // 2: sallyport.resource.v1.TLSVersion
 	(ClientCertificates)(0),       // 3: sallyport.resource.v1.ClientCertificates
-	(Require)(0),                  // 4: sallyport.resource.v1.Require
-	(Proof)(0),                    // 5: sallyport.resource.v1.Proof
-	(Effect)(0),                   // 6: sallyport.resource.v1.Effect
-	(X509Subject)(0),              // 7: sallyport.resource.v1.X509Subject
-	(*Document)(nil),              // 8: sallyport.resource.v1.Document
-	(*RouteSelector)(nil),         // 9: sallyport.resource.v1.RouteSelector
-	(*Environment)(nil),           // 10: sallyport.resource.v1.Environment
-	(*StalenessRule)(nil),         // 11: sallyport.resource.v1.StalenessRule
-	(*Enrollment)(nil),            // 12: sallyport.resource.v1.Enrollment
-	(*TrustDomain)(nil),           // 13: sallyport.resource.v1.TrustDomain
-	(*Listener)(nil),              // 14: sallyport.resource.v1.Listener
-	(*ListenerTLS)(nil),           // 15: sallyport.resource.v1.ListenerTLS
-	(*CertificateFiles)(nil),      // 16: sallyport.resource.v1.CertificateFiles
-	(*Route)(nil),                 // 17: sallyport.resource.v1.Route
-	(*Authentication)(nil),        // 18: sallyport.resource.v1.Authentication
-	(*JWTSVIDs)(nil),              // 19: sallyport.resource.v1.JWTSVIDs
-	(*StepUp)(nil),                // 20: sallyport.resource.v1.StepUp
-	(*Upstream)(nil),              // 21: sallyport.resource.v1.Upstream
-	(*PlaintextTransport)(nil),    // 22: sallyport.resource.v1.PlaintextTransport
-	(*TLSTransport)(nil),          // 23: sallyport.resource.v1.TLSTransport
-	(*SPIFFETransport)(nil),       // 24: sallyport.resource.v1.SPIFFETransport
-	(*Policy)(nil),                // 25: sallyport.resource.v1.Policy
-	(*PrincipalMatcher)(nil),      // 26: sallyport.resource.v1.PrincipalMatcher
-	(*IdentityProvider)(nil),      // 27: sallyport.resource.v1.IdentityProvider
-	(*RequiredClaim)(nil),         // 28: sallyport.resource.v1.RequiredClaim
-	(*Introspection)(nil),         // 29: sallyport.resource.v1.Introspection
-	(*X509)(nil),                  // 30: sallyport.resource.v1.X509
-	(*ApiKey)(nil),                // 31: sallyport.resource.v1.ApiKey
-	(*ApiKeySecret)(nil),          // 32: sallyport.resource.v1.ApiKeySecret
-	(*Revocation)(nil),            // 33: sallyport.resource.v1.Revocation
-	(*RevokedToken)(nil),          // 34: sallyport.resource.v1.RevokedToken
-	(*RevokedSubject)(nil),        // 35: sallyport.resource.v1.RevokedSubject
-	(*RevokedSession)(nil),        // 36: sallyport.resource.v1.RevokedSession
-	nil,                           // 37: sallyport.resource.v1.Document.LabelsEntry
-	nil,                           // 38: sallyport.resource.v1.RouteSelector.LabelsEntry
-	nil,                           // 39: sallyport.resource.v1.Enrollment.LabelsEntry
-	(*durationpb.Duration)(nil),   // 40: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil), // 41: google.protobuf.Timestamp
+	(IdentityHeader)(0),           // 4: sallyport.resource.v1.IdentityHeader
+	(Require)(0),                  // 5: sallyport.resource.v1.Require
+	(Proof)(0),                    // 6: sallyport.resource.v1.Proof
+	(Effect)(0),                   // 7: sallyport.resource.v1.Effect
+	(X509Subject)(0),              // 8: sallyport.resource.v1.X509Subject
+	(*Document)(nil),              // 9: sallyport.resource.v1.Document
+	(*RouteSelector)(nil),         // 10: sallyport.resource.v1.RouteSelector
+	(*Environment)(nil),           // 11: sallyport.resource.v1.Environment
+	(*StalenessRule)(nil),         // 12: sallyport.resource.v1.StalenessRule
+	(*Enrollment)(nil),            // 13: sallyport.resource.v1.Enrollment
+	(*TrustDomain)(nil),           // 14: sallyport.resource.v1.TrustDomain
+	(*Listener)(nil),              // 15: sallyport.resource.v1.Listener
+	(*ListenerTLS)(nil),           // 16: sallyport.resource.v1.ListenerTLS
+	(*CertificateFiles)(nil),      // 17: sallyport.resource.v1.CertificateFiles
+	(*Route)(nil),                 // 18: sallyport.resource.v1.Route
+	(*Assertion)(nil),             // 19: sallyport.resource.v1.Assertion
+	(*Authentication)(nil),        // 20: sallyport.resource.v1.Authentication
+	(*JWTSVIDs)(nil),              // 21: sallyport.resource.v1.JWTSVIDs
+	(*StepUp)(nil),                // 22: sallyport.resource.v1.StepUp
+	(*Upstream)(nil),              // 23: sallyport.resource.v1.Upstream
+	(*PlaintextTransport)(nil),    // 24: sallyport.resource.v1.PlaintextTransport
+	(*TLSTransport)(nil),          // 25: sallyport.resource.v1.TLSTransport
+	(*SPIFFETransport)(nil),       // 26: sallyport.resource.v1.SPIFFETransport
+	(*Policy)(nil),                // 27: sallyport.resource.v1.Policy
+	(*PrincipalMatcher)(nil),      // 28: sallyport.resource.v1.PrincipalMatcher
+	(*IdentityProvider)(nil),      // 29: sallyport.resource.v1.IdentityProvider
+	(*RequiredClaim)(nil),         // 30: sallyport.resource.v1.RequiredClaim
+	(*Introspection)(nil),         // 31: sallyport.resource.v1.Introspection
+	(*X509)(nil),                  // 32: sallyport.resource.v1.X509
+	(*ApiKey)(nil),                // 33: sallyport.resource.v1.ApiKey
+	(*ApiKeySecret)(nil),          // 34: sallyport.resource.v1.ApiKeySecret
+	(*Revocation)(nil),            // 35: sallyport.resource.v1.Revocation
+	(*RevokedToken)(nil),          // 36: sallyport.resource.v1.RevokedToken
+	(*RevokedSubject)(nil),        // 37: sallyport.resource.v1.RevokedSubject
+	(*RevokedSession)(nil),        // 38: sallyport.resource.v1.RevokedSession
+	nil,                           // 39: sallyport.resource.v1.Document.LabelsEntry
+	nil,                           // 40: sallyport.resource.v1.RouteSelector.LabelsEntry
+	nil,                           // 41: sallyport.resource.v1.Enrollment.LabelsEntry
+	(*durationpb.Duration)(nil),   // 42: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil), // 43: google.protobuf.Timestamp
 }
 var file_sallyport_resource_v1_resource_proto_depIdxs = []int32{
-	37, // 0: sallyport.resource.v1.Document.labels:type_name -> sallyport.resource.v1.Document.LabelsEntry
+	39, // 0: sallyport.resource.v1.Document.labels:type_name -> sallyport.resource.v1.Document.LabelsEntry
 	0,  // 1: sallyport.resource.v1.Document.reach:type_name -> sallyport.resource.v1.Reach
-	9,  // 2: sallyport.resource.v1.Document.routes:type_name -> sallyport.resource.v1.RouteSelector
-	38, // 3: sallyport.resource.v1.RouteSelector.labels:type_name -> sallyport.resource.v1.RouteSelector.LabelsEntry
-	11, // 4: sallyport.resource.v1.Environment.configuration_age:type_name -> sallyport.resource.v1.StalenessRule
-	11, // 5: sallyport.resource.v1.Environment.security_age:type_name -> sallyport.resource.v1.StalenessRule
-	40, // 6: sallyport.resource.v1.StalenessRule.limit:type_name -> google.protobuf.Duration
+	10, // 2: sallyport.resource.v1.Document.routes:type_name -> sallyport.resource.v1.RouteSelector
+	40, // 3: sallyport.resource.v1.RouteSelector.labels:type_name -> sallyport.resource.v1.RouteSelector.LabelsEntry
+	12, // 4: sallyport.resource.v1.Environment.configuration_age:type_name -> sallyport.resource.v1.StalenessRule
+	12, // 5: sallyport.resource.v1.Environment.security_age:type_name -> sallyport.resource.v1.StalenessRule
+	42, // 6: sallyport.resource.v1.StalenessRule.limit:type_name -> google.protobuf.Duration
 	1,  // 7: sallyport.resource.v1.StalenessRule.action:type_name -> sallyport.resource.v1.StalenessAction
-	39, // 8: sallyport.resource.v1.Enrollment.labels:type_name -> sallyport.resource.v1.Enrollment.LabelsEntry
-	15, // 9: sallyport.resource.v1.Listener.tls:type_name -> sallyport.resource.v1.ListenerTLS
-	16, // 10: sallyport.resource.v1.ListenerTLS.certificates:type_name -> sallyport.resource.v1.CertificateFiles
+	41, // 8: sallyport.resource.v1.Enrollment.labels:type_name -> sallyport.resource.v1.Enrollment.LabelsEntry
+	16, // 9: sallyport.resource.v1.Listener.tls:type_name -> sallyport.resource.v1.ListenerTLS
+	17, // 10: sallyport.resource.v1.ListenerTLS.certificates:type_name -> sallyport.resource.v1.CertificateFiles
 	3,  // 11: sallyport.resource.v1.ListenerTLS.client_certificates:type_name -> sallyport.resource.v1.ClientCertificates
 	2,  // 12: sallyport.resource.v1.ListenerTLS.min_version:type_name -> sallyport.resource.v1.TLSVersion
-	18, // 13: sallyport.resource.v1.Route.authentication:type_name -> sallyport.resource.v1.Authentication
-	40, // 14: sallyport.resource.v1.Route.timeout:type_name -> google.protobuf.Duration
-	4,  // 15: sallyport.resource.v1.Authentication.require:type_name -> sallyport.resource.v1.Require
-	19, // 16: sallyport.resource.v1.Authentication.jwt_svids:type_name -> sallyport.resource.v1.JWTSVIDs
-	5,  // 17: sallyport.resource.v1.Authentication.proof:type_name -> sallyport.resource.v1.Proof
-	20, // 18: sallyport.resource.v1.Authentication.step_up:type_name -> sallyport.resource.v1.StepUp
-	40, // 19: sallyport.resource.v1.StepUp.max_age:type_name -> google.protobuf.Duration
-	22, // 20: sallyport.resource.v1.Upstream.plaintext:type_name -> sallyport.resource.v1.PlaintextTransport
-	23, // 21: sallyport.resource.v1.Upstream.tls:type_name -> sallyport.resource.v1.TLSTransport
-	24, // 22: sallyport.resource.v1.Upstream.spiffe:type_name -> sallyport.resource.v1.SPIFFETransport
-	9,  // 23: sallyport.resource.v1.Policy.routes:type_name -> sallyport.resource.v1.RouteSelector
-	6,  // 24: sallyport.resource.v1.Policy.effect:type_name -> sallyport.resource.v1.Effect
-	26, // 25: sallyport.resource.v1.Policy.principals:type_name -> sallyport.resource.v1.PrincipalMatcher
-	40, // 26: sallyport.resource.v1.IdentityProvider.leeway:type_name -> google.protobuf.Duration
-	28, // 27: sallyport.resource.v1.IdentityProvider.required_claims:type_name -> sallyport.resource.v1.RequiredClaim
-	40, // 28: sallyport.resource.v1.IdentityProvider.max_lifetime:type_name -> google.protobuf.Duration
-	29, // 29: sallyport.resource.v1.IdentityProvider.introspection:type_name -> sallyport.resource.v1.Introspection
-	30, // 30: sallyport.resource.v1.IdentityProvider.x509:type_name -> sallyport.resource.v1.X509
-	40, // 31: sallyport.resource.v1.Introspection.timeout:type_name -> google.protobuf.Duration
-	40, // 32: sallyport.resource.v1.Introspection.cache:type_name -> google.protobuf.Duration
-	7,  // 33: sallyport.resource.v1.X509.subject:type_name -> sallyport.resource.v1.X509Subject
-	32, // 34: sallyport.resource.v1.ApiKey.secrets:type_name -> sallyport.resource.v1.ApiKeySecret
-	41, // 35: sallyport.resource.v1.ApiKeySecret.created_at:type_name -> google.protobuf.Timestamp
-	41, // 36: sallyport.resource.v1.ApiKeySecret.not_after:type_name -> google.protobuf.Timestamp
-	34, // 37: sallyport.resource.v1.Revocation.token:type_name -> sallyport.resource.v1.RevokedToken
-	35, // 38: sallyport.resource.v1.Revocation.subject:type_name -> sallyport.resource.v1.RevokedSubject
-	36, // 39: sallyport.resource.v1.Revocation.session:type_name -> sallyport.resource.v1.RevokedSession
-	41, // 40: sallyport.resource.v1.Revocation.issued_before:type_name -> google.protobuf.Timestamp
-	41, // 41: sallyport.resource.v1.Revocation.expires_at:type_name -> google.protobuf.Timestamp
-	42, // [42:42] is the sub-list for method output_type
-	42, // [42:42] is the sub-list for method input_type
-	42, // [42:42] is the sub-list for extension type_name
-	42, // [42:42] is the sub-list for extension extendee
-	0,  // [0:42] is the sub-list for field type_name
+	20, // 13: sallyport.resource.v1.Route.authentication:type_name -> sallyport.resource.v1.Authentication
+	42, // 14: sallyport.resource.v1.Route.timeout:type_name -> google.protobuf.Duration
+	19, // 15: sallyport.resource.v1.Route.assertion:type_name -> sallyport.resource.v1.Assertion
+	4,  // 16: sallyport.resource.v1.Route.identity_headers:type_name -> sallyport.resource.v1.IdentityHeader
+	5,  // 17: sallyport.resource.v1.Authentication.require:type_name -> sallyport.resource.v1.Require
+	21, // 18: sallyport.resource.v1.Authentication.jwt_svids:type_name -> sallyport.resource.v1.JWTSVIDs
+	6,  // 19: sallyport.resource.v1.Authentication.proof:type_name -> sallyport.resource.v1.Proof
+	22, // 20: sallyport.resource.v1.Authentication.step_up:type_name -> sallyport.resource.v1.StepUp
+	42, // 21: sallyport.resource.v1.StepUp.max_age:type_name -> google.protobuf.Duration
+	24, // 22: sallyport.resource.v1.Upstream.plaintext:type_name -> sallyport.resource.v1.PlaintextTransport
+	25, // 23: sallyport.resource.v1.Upstream.tls:type_name -> sallyport.resource.v1.TLSTransport
+	26, // 24: sallyport.resource.v1.Upstream.spiffe:type_name -> sallyport.resource.v1.SPIFFETransport
+	10, // 25: sallyport.resource.v1.Policy.routes:type_name -> sallyport.resource.v1.RouteSelector
+	7,  // 26: sallyport.resource.v1.Policy.effect:type_name -> sallyport.resource.v1.Effect
+	28, // 27: sallyport.resource.v1.Policy.principals:type_name -> sallyport.resource.v1.PrincipalMatcher
+	42, // 28: sallyport.resource.v1.IdentityProvider.leeway:type_name -> google.protobuf.Duration
+	30, // 29: sallyport.resource.v1.IdentityProvider.required_claims:type_name -> sallyport.resource.v1.RequiredClaim
+	42, // 30: sallyport.resource.v1.IdentityProvider.max_lifetime:type_name -> google.protobuf.Duration
+	31, // 31: sallyport.resource.v1.IdentityProvider.introspection:type_name -> sallyport.resource.v1.Introspection
+	32, // 32: sallyport.resource.v1.IdentityProvider.x509:type_name -> sallyport.resource.v1.X509
+	42, // 33: sallyport.resource.v1.Introspection.timeout:type_name -> google.protobuf.Duration
+	42, // 34: sallyport.resource.v1.Introspection.cache:type_name -> google.protobuf.Duration
+	8,  // 35: sallyport.resource.v1.X509.subject:type_name -> sallyport.resource.v1.X509Subject
+	34, // 36: sallyport.resource.v1.ApiKey.secrets:type_name -> sallyport.resource.v1.ApiKeySecret
+	43, // 37: sallyport.resource.v1.ApiKeySecret.created_at:type_name -> google.protobuf.Timestamp
+	43, // 38: sallyport.resource.v1.ApiKeySecret.not_after:type_name -> google.protobuf.Timestamp
+	36, // 39: sallyport.resource.v1.Revocation.token:type_name -> sallyport.resource.v1.RevokedToken
+	37, // 40: sallyport.resource.v1.Revocation.subject:type_name -> sallyport.resource.v1.RevokedSubject
+	38, // 41: sallyport.resource.v1.Revocation.session:type_name -> sallyport.resource.v1.RevokedSession
+	43, // 42: sallyport.resource.v1.Revocation.issued_before:type_name -> google.protobuf.Timestamp
+	43, // 43: sallyport.resource.v1.Revocation.expires_at:type_name -> google.protobuf.Timestamp
+	44, // [44:44] is the sub-list for method output_type
+	44, // [44:44] is the sub-list for method input_type
+	44, // [44:44] is the sub-list for extension type_name
+	44, // [44:44] is the sub-list for extension extendee
+	0,  // [0:44] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_resource_v1_resource_proto_init() }
@@ -3318,12 +3475,12 @@ func file_sallyport_resource_v1_resource_proto_init() {
 		(*TrustDomain_Bundle)(nil),
 		(*TrustDomain_BundleFile)(nil),
 	}
-	file_sallyport_resource_v1_resource_proto_msgTypes[13].OneofWrappers = []any{
+	file_sallyport_resource_v1_resource_proto_msgTypes[14].OneofWrappers = []any{
 		(*Upstream_Plaintext)(nil),
 		(*Upstream_Tls)(nil),
 		(*Upstream_Spiffe)(nil),
 	}
-	file_sallyport_resource_v1_resource_proto_msgTypes[18].OneofWrappers = []any{
+	file_sallyport_resource_v1_resource_proto_msgTypes[19].OneofWrappers = []any{
 		(*PrincipalMatcher_Group)(nil),
 		(*PrincipalMatcher_Subject)(nil),
 		(*PrincipalMatcher_Spiffe)(nil),
@@ -3331,11 +3488,11 @@ func file_sallyport_resource_v1_resource_proto_init() {
 		(*PrincipalMatcher_Anonymous)(nil),
 		(*PrincipalMatcher_Key)(nil),
 	}
-	file_sallyport_resource_v1_resource_proto_msgTypes[22].OneofWrappers = []any{
+	file_sallyport_resource_v1_resource_proto_msgTypes[23].OneofWrappers = []any{
 		(*X509_CaFile)(nil),
 		(*X509_Ca)(nil),
 	}
-	file_sallyport_resource_v1_resource_proto_msgTypes[25].OneofWrappers = []any{
+	file_sallyport_resource_v1_resource_proto_msgTypes[26].OneofWrappers = []any{
 		(*Revocation_Token)(nil),
 		(*Revocation_Subject)(nil),
 		(*Revocation_Session)(nil),
@@ -3349,8 +3506,8 @@ func file_sallyport_resource_v1_resource_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_resource_v1_resource_proto_rawDesc), len(file_sallyport_resource_v1_resource_proto_rawDesc)),
-			NumEnums:      8,
-			NumMessages:   32,
+			NumEnums:      9,
+			NumMessages:   33,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
