@@ -47,7 +47,7 @@ func start(t testing.TB, file string) *process {
 		t.Fatal(err)
 	}
 	p.signer = assertion.NewSigner(p.keys)
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error)
 	go func() { ended <- p.keys.Run(ctx) }()
 	p.stop = func() {

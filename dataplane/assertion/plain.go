@@ -68,8 +68,10 @@ func (f Field) Value(p *policy.Principal) string {
 // email is the address, unless its issuer says that nobody has verified it
 // (OpenID Connect Core §5.1).
 func email(claims map[string]any) string {
-	if verified, given := claims["email_verified"]; given && verified != true {
-		return ""
+	if said, given := claims["email_verified"]; given {
+		if verified, _ := said.(bool); !verified {
+			return ""
+		}
 	}
 	address, _ := claims["email"].(string)
 	return address

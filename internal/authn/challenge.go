@@ -27,8 +27,8 @@ const (
 	dpopAlgorithms       = `, algs="` + token.ProofAlgorithms + `"`
 
 	invalidRequest = `, error="invalid_request", error_description="The Authorization header is malformed"`
-	invalidToken   = `, error="invalid_token", error_description="The access token is not valid here"`
-	unboundToken   = `, error="invalid_token", error_description="The access token has to be bound to its sender"`
+	invalidToken   = `, error="invalid_token", error_description="The access token is not valid here"`             //nolint:gosec // G101: nor is this
+	unboundToken   = `, error="invalid_token", error_description="The access token has to be bound to its sender"` //nolint:gosec // G101: nor is this
 	invalidProof   = `, error="invalid_dpop_proof", error_description="The DPoP proof is not valid here"`
 	wantsNonce     = `, error="use_dpop_nonce", error_description="The DPoP proof has to hold the nonce of DPoP-Nonce"`
 )

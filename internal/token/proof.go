@@ -131,11 +131,11 @@ func thumbprint(jwk map[string]any) Thumbprint {
 	var text string
 	switch jwk["kty"] {
 	case "EC":
-		text = fmt.Sprintf(`{"crv":"%s","kty":"EC","x":"%s","y":"%s"}`, jwk["crv"], jwk["x"], jwk["y"])
+		text = fmt.Sprintf(`{"crv":%q,"kty":"EC","x":%q,"y":%q}`, jwk["crv"], jwk["x"], jwk["y"])
 	case "OKP":
-		text = fmt.Sprintf(`{"crv":"%s","kty":"OKP","x":"%s"}`, jwk["crv"], jwk["x"])
+		text = fmt.Sprintf(`{"crv":%q,"kty":"OKP","x":%q}`, jwk["crv"], jwk["x"])
 	case "RSA":
-		text = fmt.Sprintf(`{"e":"%s","kty":"RSA","n":"%s"}`, jwk["e"], jwk["n"])
+		text = fmt.Sprintf(`{"e":%q,"kty":"RSA","n":%q}`, jwk["e"], jwk["n"])
 	}
 	return sha256.Sum256([]byte(text))
 }
