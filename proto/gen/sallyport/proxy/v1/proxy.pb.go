@@ -84,8 +84,11 @@ type RegisterRequest struct {
 	Build    string `protobuf:"bytes,2,opt,name=build,proto3" json:"build,omitempty"`
 	// 1: the protocol as of November 2026.
 	ProtocolVersion int32 `protobuf:"varint,3,opt,name=protocol_version,json=protocolVersion,proto3" json:"protocol_version,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// An X25519 key of this process, to which cookie keys are sealed. Empty: it
+	// gets none.
+	SealingKey    []byte `protobuf:"bytes,4,opt,name=sealing_key,json=sealingKey,proto3" json:"sealing_key,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RegisterRequest) Reset() {
@@ -137,6 +140,13 @@ func (x *RegisterRequest) GetProtocolVersion() int32 {
 		return x.ProtocolVersion
 	}
 	return 0
+}
+
+func (x *RegisterRequest) GetSealingKey() []byte {
+	if x != nil {
+		return x.SealingKey
+	}
+	return nil
 }
 
 type RegisterResponse struct {
@@ -801,6 +811,7 @@ type StreamResponse struct {
 	//	*StreamResponse_Freshness
 	//	*StreamResponse_Directive
 	//	*StreamResponse_Security
+	//	*StreamResponse_Keys
 	Lane          isStreamResponse_Lane `protobuf_oneof:"lane"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -879,6 +890,15 @@ func (x *StreamResponse) GetSecurity() *Update {
 	return nil
 }
 
+func (x *StreamResponse) GetKeys() *SealedKeys {
+	if x != nil {
+		if x, ok := x.Lane.(*StreamResponse_Keys); ok {
+			return x.Keys
+		}
+	}
+	return nil
+}
+
 type isStreamResponse_Lane interface {
 	isStreamResponse_Lane()
 }
@@ -901,6 +921,11 @@ type StreamResponse_Security struct {
 	Security *Update `protobuf:"bytes,4,opt,name=security,proto3,oneof"`
 }
 
+type StreamResponse_Keys struct {
+	// The keys of session cookies; sent again when they change.
+	Keys *SealedKeys `protobuf:"bytes,5,opt,name=keys,proto3,oneof"`
+}
+
 func (*StreamResponse_Update) isStreamResponse_Lane() {}
 
 func (*StreamResponse_Freshness) isStreamResponse_Lane() {}
@@ -908,6 +933,172 @@ func (*StreamResponse_Freshness) isStreamResponse_Lane() {}
 func (*StreamResponse_Directive) isStreamResponse_Lane() {}
 
 func (*StreamResponse_Security) isStreamResponse_Lane() {}
+
+func (*StreamResponse_Keys) isStreamResponse_Lane() {}
+
+// SealedKeys are cookie keys that the process alone can read to which they are
+// sent.
+type SealedKeys struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A CookieKeys, sealed to RegisterRequest.sealing_key by HPKE (RFC 9180) in
+	// base mode: DHKEM(X25519, HKDF-SHA256), HKDF-SHA256, ChaCha20-Poly1305, info
+	// "sallyport cookie keys v1". The encapsulated key comes first.
+	Sealed        []byte `protobuf:"bytes,1,opt,name=sealed,proto3" json:"sealed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SealedKeys) Reset() {
+	*x = SealedKeys{}
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SealedKeys) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SealedKeys) ProtoMessage() {}
+
+func (x *SealedKeys) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SealedKeys.ProtoReflect.Descriptor instead.
+func (*SealedKeys) Descriptor() ([]byte, []int) {
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *SealedKeys) GetSealed() []byte {
+	if x != nil {
+		return x.Sealed
+	}
+	return nil
+}
+
+// CookieKeys are what session cookies of an environment are sealed with.
+type CookieKeys struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Environment   string                 `protobuf:"bytes,1,opt,name=environment,proto3" json:"environment,omitempty"`
+	Keys          []*CookieKey           `protobuf:"bytes,2,rep,name=keys,proto3" json:"keys,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CookieKeys) Reset() {
+	*x = CookieKeys{}
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CookieKeys) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CookieKeys) ProtoMessage() {}
+
+func (x *CookieKeys) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CookieKeys.ProtoReflect.Descriptor instead.
+func (*CookieKeys) Descriptor() ([]byte, []int) {
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *CookieKeys) GetEnvironment() string {
+	if x != nil {
+		return x.Environment
+	}
+	return ""
+}
+
+func (x *CookieKeys) GetKeys() []*CookieKey {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
+}
+
+type CookieKey struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Of XChaCha20-Poly1305.
+	Secret []byte `protobuf:"bytes,2,opt,name=secret,proto3" json:"secret,omitempty"`
+	// When sealing with it begins; it opens at once.
+	From          *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=from,proto3" json:"from,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CookieKey) Reset() {
+	*x = CookieKey{}
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CookieKey) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CookieKey) ProtoMessage() {}
+
+func (x *CookieKey) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CookieKey.ProtoReflect.Descriptor instead.
+func (*CookieKey) Descriptor() ([]byte, []int) {
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *CookieKey) GetId() []byte {
+	if x != nil {
+		return x.Id
+	}
+	return nil
+}
+
+func (x *CookieKey) GetSecret() []byte {
+	if x != nil {
+		return x.Secret
+	}
+	return nil
+}
+
+func (x *CookieKey) GetFrom() *timestamppb.Timestamp {
+	if x != nil {
+		return x.From
+	}
+	return nil
+}
 
 // Update is a snapshot, or what changed since one. Large ones come in parts,
 // one after the other; nothing is applied before the last.
@@ -928,7 +1119,7 @@ type Update struct {
 
 func (x *Update) Reset() {
 	*x = Update{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[10]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -940,7 +1131,7 @@ func (x *Update) String() string {
 func (*Update) ProtoMessage() {}
 
 func (x *Update) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[10]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -953,7 +1144,7 @@ func (x *Update) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Update.ProtoReflect.Descriptor instead.
 func (*Update) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{10}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Update) GetBaseRoot() []byte {
@@ -995,7 +1186,7 @@ type DocumentKey struct {
 
 func (x *DocumentKey) Reset() {
 	*x = DocumentKey{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[11]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1007,7 +1198,7 @@ func (x *DocumentKey) String() string {
 func (*DocumentKey) ProtoMessage() {}
 
 func (x *DocumentKey) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[11]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1020,7 +1211,7 @@ func (x *DocumentKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DocumentKey.ProtoReflect.Descriptor instead.
 func (*DocumentKey) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{11}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *DocumentKey) GetKind() string {
@@ -1057,7 +1248,7 @@ type Directive struct {
 
 func (x *Directive) Reset() {
 	*x = Directive{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[12]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1069,7 +1260,7 @@ func (x *Directive) String() string {
 func (*Directive) ProtoMessage() {}
 
 func (x *Directive) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[12]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1082,7 +1273,7 @@ func (x *Directive) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Directive.ProtoReflect.Descriptor instead.
 func (*Directive) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{12}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Directive) GetDirective() isDirective_Directive {
@@ -1122,7 +1313,7 @@ type Reconnect struct {
 
 func (x *Reconnect) Reset() {
 	*x = Reconnect{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[13]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1134,7 +1325,7 @@ func (x *Reconnect) String() string {
 func (*Reconnect) ProtoMessage() {}
 
 func (x *Reconnect) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[13]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1147,7 +1338,7 @@ func (x *Reconnect) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reconnect.ProtoReflect.Descriptor instead.
 func (*Reconnect) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{13}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Reconnect) GetWithin() *durationpb.Duration {
@@ -1178,7 +1369,7 @@ type Head struct {
 
 func (x *Head) Reset() {
 	*x = Head{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[14]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1190,7 +1381,7 @@ func (x *Head) String() string {
 func (*Head) ProtoMessage() {}
 
 func (x *Head) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[14]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1203,7 +1394,7 @@ func (x *Head) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Head.ProtoReflect.Descriptor instead.
 func (*Head) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{14}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Head) GetEpoch() int64 {
@@ -1260,7 +1451,7 @@ type SignedHead struct {
 
 func (x *SignedHead) Reset() {
 	*x = SignedHead{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[15]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1272,7 +1463,7 @@ func (x *SignedHead) String() string {
 func (*SignedHead) ProtoMessage() {}
 
 func (x *SignedHead) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[15]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1285,7 +1476,7 @@ func (x *SignedHead) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignedHead.ProtoReflect.Descriptor instead.
 func (*SignedHead) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{15}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *SignedHead) GetHead() []byte {
@@ -1317,7 +1508,7 @@ type Freshness struct {
 
 func (x *Freshness) Reset() {
 	*x = Freshness{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[16]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1329,7 +1520,7 @@ func (x *Freshness) String() string {
 func (*Freshness) ProtoMessage() {}
 
 func (x *Freshness) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[16]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1342,7 +1533,7 @@ func (x *Freshness) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Freshness.ProtoReflect.Descriptor instead.
 func (*Freshness) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{16}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Freshness) GetEpoch() int64 {
@@ -1392,7 +1583,7 @@ type SignedFreshness struct {
 
 func (x *SignedFreshness) Reset() {
 	*x = SignedFreshness{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[17]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1404,7 +1595,7 @@ func (x *SignedFreshness) String() string {
 func (*SignedFreshness) ProtoMessage() {}
 
 func (x *SignedFreshness) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[17]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1417,7 +1608,7 @@ func (x *SignedFreshness) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignedFreshness.ProtoReflect.Descriptor instead.
 func (*SignedFreshness) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{17}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *SignedFreshness) GetStatement() []byte {
@@ -1438,11 +1629,13 @@ var File_sallyport_proxy_v1_proxy_proto protoreflect.FileDescriptor
 
 const file_sallyport_proxy_v1_proxy_proto_rawDesc = "" +
 	"\n" +
-	"\x1esallyport/proxy/v1/proxy.proto\x12\x12sallyport.proxy.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xba\x01\n" +
+	"\x1esallyport/proxy/v1/proxy.proto\x12\x12sallyport.proxy.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe4\x01\n" +
 	"\x0fRegisterRequest\x12S\n" +
 	"\binstance\x18\x01 \x01(\tB7\xbaH4\xc8\x01\x01r/\x18\xfd\x012*^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$R\binstance\x12\x1e\n" +
 	"\x05build\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\x05build\x122\n" +
-	"\x10protocol_version\x18\x03 \x01(\x05B\a\xbaH\x04\x1a\x02(\x01R\x0fprotocolVersion\"\xad\x01\n" +
+	"\x10protocol_version\x18\x03 \x01(\x05B\a\xbaH\x04\x1a\x02(\x01R\x0fprotocolVersion\x12(\n" +
+	"\vsealing_key\x18\x04 \x01(\fB\a\xbaH\x04z\x02\x18 R\n" +
+	"sealingKey\"\xad\x01\n" +
 	"\x10RegisterResponse\x12;\n" +
 	"\tadmission\x18\x01 \x01(\x0e2\x1d.sallyport.proxy.v1.AdmissionR\tadmission\x12 \n" +
 	"\venvironment\x18\x02 \x01(\tR\venvironment\x12:\n" +
@@ -1489,13 +1682,25 @@ const file_sallyport_proxy_v1_proxy_proto_rawDesc = "" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\"\n" +
 	"\aaddress\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x85\x02R\aaddress\x12\x1e\n" +
-	"\x05error\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\x05error\"\x8c\x02\n" +
+	"\x05error\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\x05error\"\xc2\x02\n" +
 	"\x0eStreamResponse\x124\n" +
 	"\x06update\x18\x01 \x01(\v2\x1a.sallyport.proxy.v1.UpdateH\x00R\x06update\x12C\n" +
 	"\tfreshness\x18\x02 \x01(\v2#.sallyport.proxy.v1.SignedFreshnessH\x00R\tfreshness\x12=\n" +
 	"\tdirective\x18\x03 \x01(\v2\x1d.sallyport.proxy.v1.DirectiveH\x00R\tdirective\x128\n" +
-	"\bsecurity\x18\x04 \x01(\v2\x1a.sallyport.proxy.v1.UpdateH\x00R\bsecurityB\x06\n" +
-	"\x04lane\"\xb2\x01\n" +
+	"\bsecurity\x18\x04 \x01(\v2\x1a.sallyport.proxy.v1.UpdateH\x00R\bsecurity\x124\n" +
+	"\x04keys\x18\x05 \x01(\v2\x1e.sallyport.proxy.v1.SealedKeysH\x00R\x04keysB\x06\n" +
+	"\x04lane\"$\n" +
+	"\n" +
+	"SealedKeys\x12\x16\n" +
+	"\x06sealed\x18\x01 \x01(\fR\x06sealed\"a\n" +
+	"\n" +
+	"CookieKeys\x12 \n" +
+	"\venvironment\x18\x01 \x01(\tR\venvironment\x121\n" +
+	"\x04keys\x18\x02 \x03(\v2\x1d.sallyport.proxy.v1.CookieKeyR\x04keys\"c\n" +
+	"\tCookieKey\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\fR\x02id\x12\x16\n" +
+	"\x06secret\x18\x02 \x01(\fR\x06secret\x12.\n" +
+	"\x04from\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x04from\"\xb2\x01\n" +
 	"\x06Update\x12\x1b\n" +
 	"\tbase_root\x18\x01 \x01(\fR\bbaseRoot\x12\x1c\n" +
 	"\tdocuments\x18\x02 \x03(\fR\tdocuments\x129\n" +
@@ -1554,7 +1759,7 @@ func file_sallyport_proxy_v1_proxy_proto_rawDescGZIP() []byte {
 }
 
 var file_sallyport_proxy_v1_proxy_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_sallyport_proxy_v1_proxy_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
+var file_sallyport_proxy_v1_proxy_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
 var file_sallyport_proxy_v1_proxy_proto_goTypes = []any{
 	(Admission)(0),                // 0: sallyport.proxy.v1.Admission
 	(*RegisterRequest)(nil),       // 1: sallyport.proxy.v1.RegisterRequest
@@ -1567,20 +1772,23 @@ var file_sallyport_proxy_v1_proxy_proto_goTypes = []any{
 	(*Heartbeat)(nil),             // 8: sallyport.proxy.v1.Heartbeat
 	(*ListenerStatus)(nil),        // 9: sallyport.proxy.v1.ListenerStatus
 	(*StreamResponse)(nil),        // 10: sallyport.proxy.v1.StreamResponse
-	(*Update)(nil),                // 11: sallyport.proxy.v1.Update
-	(*DocumentKey)(nil),           // 12: sallyport.proxy.v1.DocumentKey
-	(*Directive)(nil),             // 13: sallyport.proxy.v1.Directive
-	(*Reconnect)(nil),             // 14: sallyport.proxy.v1.Reconnect
-	(*Head)(nil),                  // 15: sallyport.proxy.v1.Head
-	(*SignedHead)(nil),            // 16: sallyport.proxy.v1.SignedHead
-	(*Freshness)(nil),             // 17: sallyport.proxy.v1.Freshness
-	(*SignedFreshness)(nil),       // 18: sallyport.proxy.v1.SignedFreshness
-	(*durationpb.Duration)(nil),   // 19: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil), // 20: google.protobuf.Timestamp
+	(*SealedKeys)(nil),            // 11: sallyport.proxy.v1.SealedKeys
+	(*CookieKeys)(nil),            // 12: sallyport.proxy.v1.CookieKeys
+	(*CookieKey)(nil),             // 13: sallyport.proxy.v1.CookieKey
+	(*Update)(nil),                // 14: sallyport.proxy.v1.Update
+	(*DocumentKey)(nil),           // 15: sallyport.proxy.v1.DocumentKey
+	(*Directive)(nil),             // 16: sallyport.proxy.v1.Directive
+	(*Reconnect)(nil),             // 17: sallyport.proxy.v1.Reconnect
+	(*Head)(nil),                  // 18: sallyport.proxy.v1.Head
+	(*SignedHead)(nil),            // 19: sallyport.proxy.v1.SignedHead
+	(*Freshness)(nil),             // 20: sallyport.proxy.v1.Freshness
+	(*SignedFreshness)(nil),       // 21: sallyport.proxy.v1.SignedFreshness
+	(*durationpb.Duration)(nil),   // 22: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil), // 23: google.protobuf.Timestamp
 }
 var file_sallyport_proxy_v1_proxy_proto_depIdxs = []int32{
 	0,  // 0: sallyport.proxy.v1.RegisterResponse.admission:type_name -> sallyport.proxy.v1.Admission
-	19, // 1: sallyport.proxy.v1.RegisterResponse.retry_after:type_name -> google.protobuf.Duration
+	22, // 1: sallyport.proxy.v1.RegisterResponse.retry_after:type_name -> google.protobuf.Duration
 	4,  // 2: sallyport.proxy.v1.StreamRequest.hello:type_name -> sallyport.proxy.v1.Hello
 	5,  // 3: sallyport.proxy.v1.StreamRequest.ack:type_name -> sallyport.proxy.v1.Ack
 	7,  // 4: sallyport.proxy.v1.StreamRequest.refusal:type_name -> sallyport.proxy.v1.Refusal
@@ -1590,30 +1798,33 @@ var file_sallyport_proxy_v1_proxy_proto_depIdxs = []int32{
 	5,  // 8: sallyport.proxy.v1.Hello.current:type_name -> sallyport.proxy.v1.Ack
 	5,  // 9: sallyport.proxy.v1.Hello.security:type_name -> sallyport.proxy.v1.Ack
 	6,  // 10: sallyport.proxy.v1.Ack.rejects:type_name -> sallyport.proxy.v1.Reject
-	12, // 11: sallyport.proxy.v1.Reject.key:type_name -> sallyport.proxy.v1.DocumentKey
-	20, // 12: sallyport.proxy.v1.Heartbeat.sent_at:type_name -> google.protobuf.Timestamp
-	19, // 13: sallyport.proxy.v1.Heartbeat.configuration_age:type_name -> google.protobuf.Duration
+	15, // 11: sallyport.proxy.v1.Reject.key:type_name -> sallyport.proxy.v1.DocumentKey
+	23, // 12: sallyport.proxy.v1.Heartbeat.sent_at:type_name -> google.protobuf.Timestamp
+	22, // 13: sallyport.proxy.v1.Heartbeat.configuration_age:type_name -> google.protobuf.Duration
 	9,  // 14: sallyport.proxy.v1.Heartbeat.listeners:type_name -> sallyport.proxy.v1.ListenerStatus
-	20, // 15: sallyport.proxy.v1.Heartbeat.identity_expires_at:type_name -> google.protobuf.Timestamp
-	19, // 16: sallyport.proxy.v1.Heartbeat.security_age:type_name -> google.protobuf.Duration
-	11, // 17: sallyport.proxy.v1.StreamResponse.update:type_name -> sallyport.proxy.v1.Update
-	18, // 18: sallyport.proxy.v1.StreamResponse.freshness:type_name -> sallyport.proxy.v1.SignedFreshness
-	13, // 19: sallyport.proxy.v1.StreamResponse.directive:type_name -> sallyport.proxy.v1.Directive
-	11, // 20: sallyport.proxy.v1.StreamResponse.security:type_name -> sallyport.proxy.v1.Update
-	12, // 21: sallyport.proxy.v1.Update.removed:type_name -> sallyport.proxy.v1.DocumentKey
-	16, // 22: sallyport.proxy.v1.Update.head:type_name -> sallyport.proxy.v1.SignedHead
-	14, // 23: sallyport.proxy.v1.Directive.reconnect:type_name -> sallyport.proxy.v1.Reconnect
-	19, // 24: sallyport.proxy.v1.Reconnect.within:type_name -> google.protobuf.Duration
-	20, // 25: sallyport.proxy.v1.Freshness.issued_at:type_name -> google.protobuf.Timestamp
-	1,  // 26: sallyport.proxy.v1.ProxyService.Register:input_type -> sallyport.proxy.v1.RegisterRequest
-	3,  // 27: sallyport.proxy.v1.ProxyService.Stream:input_type -> sallyport.proxy.v1.StreamRequest
-	2,  // 28: sallyport.proxy.v1.ProxyService.Register:output_type -> sallyport.proxy.v1.RegisterResponse
-	10, // 29: sallyport.proxy.v1.ProxyService.Stream:output_type -> sallyport.proxy.v1.StreamResponse
-	28, // [28:30] is the sub-list for method output_type
-	26, // [26:28] is the sub-list for method input_type
-	26, // [26:26] is the sub-list for extension type_name
-	26, // [26:26] is the sub-list for extension extendee
-	0,  // [0:26] is the sub-list for field type_name
+	23, // 15: sallyport.proxy.v1.Heartbeat.identity_expires_at:type_name -> google.protobuf.Timestamp
+	22, // 16: sallyport.proxy.v1.Heartbeat.security_age:type_name -> google.protobuf.Duration
+	14, // 17: sallyport.proxy.v1.StreamResponse.update:type_name -> sallyport.proxy.v1.Update
+	21, // 18: sallyport.proxy.v1.StreamResponse.freshness:type_name -> sallyport.proxy.v1.SignedFreshness
+	16, // 19: sallyport.proxy.v1.StreamResponse.directive:type_name -> sallyport.proxy.v1.Directive
+	14, // 20: sallyport.proxy.v1.StreamResponse.security:type_name -> sallyport.proxy.v1.Update
+	11, // 21: sallyport.proxy.v1.StreamResponse.keys:type_name -> sallyport.proxy.v1.SealedKeys
+	13, // 22: sallyport.proxy.v1.CookieKeys.keys:type_name -> sallyport.proxy.v1.CookieKey
+	23, // 23: sallyport.proxy.v1.CookieKey.from:type_name -> google.protobuf.Timestamp
+	15, // 24: sallyport.proxy.v1.Update.removed:type_name -> sallyport.proxy.v1.DocumentKey
+	19, // 25: sallyport.proxy.v1.Update.head:type_name -> sallyport.proxy.v1.SignedHead
+	17, // 26: sallyport.proxy.v1.Directive.reconnect:type_name -> sallyport.proxy.v1.Reconnect
+	22, // 27: sallyport.proxy.v1.Reconnect.within:type_name -> google.protobuf.Duration
+	23, // 28: sallyport.proxy.v1.Freshness.issued_at:type_name -> google.protobuf.Timestamp
+	1,  // 29: sallyport.proxy.v1.ProxyService.Register:input_type -> sallyport.proxy.v1.RegisterRequest
+	3,  // 30: sallyport.proxy.v1.ProxyService.Stream:input_type -> sallyport.proxy.v1.StreamRequest
+	2,  // 31: sallyport.proxy.v1.ProxyService.Register:output_type -> sallyport.proxy.v1.RegisterResponse
+	10, // 32: sallyport.proxy.v1.ProxyService.Stream:output_type -> sallyport.proxy.v1.StreamResponse
+	31, // [31:33] is the sub-list for method output_type
+	29, // [29:31] is the sub-list for method input_type
+	29, // [29:29] is the sub-list for extension type_name
+	29, // [29:29] is the sub-list for extension extendee
+	0,  // [0:29] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_proxy_v1_proxy_proto_init() }
@@ -1634,8 +1845,9 @@ func file_sallyport_proxy_v1_proxy_proto_init() {
 		(*StreamResponse_Freshness)(nil),
 		(*StreamResponse_Directive)(nil),
 		(*StreamResponse_Security)(nil),
+		(*StreamResponse_Keys)(nil),
 	}
-	file_sallyport_proxy_v1_proxy_proto_msgTypes[12].OneofWrappers = []any{
+	file_sallyport_proxy_v1_proxy_proto_msgTypes[15].OneofWrappers = []any{
 		(*Directive_Reconnect)(nil),
 	}
 	type x struct{}
@@ -1644,7 +1856,7 @@ func file_sallyport_proxy_v1_proxy_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_proxy_v1_proxy_proto_rawDesc), len(file_sallyport_proxy_v1_proxy_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   18,
+			NumMessages:   21,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
