@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/sallyport/sallyport/controlplane/api"
+	"github.com/sallyport/sallyport/controlplane/keyring"
 	"github.com/sallyport/sallyport/controlplane/publish"
 	"github.com/sallyport/sallyport/controlplane/registry"
 	"github.com/sallyport/sallyport/controlplane/stream"
@@ -59,6 +60,7 @@ type Server struct {
 	hub       *stream.Hub
 	registry  *registry.Registry
 	publisher *publish.Publisher
+	keyring   *keyring.Keyring
 	proxies   *stream.Service
 	callers   *callers
 	observer  *observer
@@ -129,7 +131,10 @@ func (s *Server) openDistribution() error {
 	s.feed = etcd.NewFeed(s.etcd)
 	s.hub = stream.NewHub(s.feed, s.etcd, signer.Verifier(), s.log)
 	s.registry = registry.New(registry.Config{Store: s.database, Replica: s.settings.Replica, Log: s.log})
-	s.proxies = stream.NewService(stream.Config{Hub: s.hub, Registry: s.registry, Log: s.log})
+	if s.keyring, err = keyring.New(keyring.Config{Store: s.database, SigningKey: key, Log: s.log}); err != nil {
+		return err
+	}
+	s.proxies = stream.NewService(stream.Config{Hub: s.hub, Registry: s.registry, Keys: s.keyring, Log: s.log})
 	s.publisher = publish.New(publish.Config{
 		Store:      s.database,
 		Target:     s.etcd,
@@ -210,7 +215,7 @@ func (s *Server) serveAll(ctx context.Context) error {
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	for _, part := range []func(context.Context) error{
-		s.database.Run, s.feed.Run, s.hub.Run, s.registry.Run, s.publisher.Run, s.callers.Run,
+		s.database.Run, s.feed.Run, s.hub.Run, s.registry.Run, s.publisher.Run, s.keyring.Run, s.callers.Run,
 		s.observer.Run, s.api.Run, s.serveAdmin, s.serveProxies,
 	} {
 		g.Go(func() error { return part(ctx) })

@@ -93,6 +93,15 @@ type Fleet interface {
 	Proxies(ctx context.Context, environment string, after Proxy, limit int) ([]Proxy, error)
 }
 
+// CookieKeys holds what session cookies are sealed with, encrypted.
+type CookieKeys interface {
+	// ReviseCookieKeys calls revise with the keys of an environment, those that are
+	// to be used first first, and keeps what it returns instead. No other replica
+	// does the same at the same time. An error of revise changes nothing and is
+	// returned as it is.
+	ReviseCookieKeys(ctx context.Context, environment string, revise func([]CookieKey) ([]CookieKey, error)) error
+}
+
 // Audit holds the chain of audit entries.
 type Audit interface {
 	// Record appends an entry. Commit records its own.

@@ -100,6 +100,13 @@ type Filter struct {
 	Limit     int               // at least 1
 }
 
+// CookieKey is a key of session cookies.
+type CookieKey struct {
+	ID       []byte
+	Sealed   []byte // the secret, as its keeper has encrypted it
+	StartsAt time.Time
+}
+
 // EnvironmentHead is the newest state of an environment that was signed.
 type EnvironmentHead struct {
 	Environment string

@@ -88,7 +88,8 @@ type Registry struct {
 	// local holds those that have a stream here, or were heard of here not long
 	// ago. The database has all.
 	local     map[storage.ProxyID]*entry
-	instances map[string]int // entries of local, by SPIFFE ID
+	sealing   map[storage.ProxyID][]byte // what they gave to seal secrets to
+	instances map[string]int             // entries of local, by SPIFFE ID
 }
 
 // entry is a proxy of which this replica knows the newest status. Changing it
@@ -121,6 +122,7 @@ func New(c Config) *Registry {
 		admissions: make(chan struct{}),
 		statuses:   make(chan struct{}),
 		local:      map[storage.ProxyID]*entry{},
+		sealing:    map[storage.ProxyID][]byte{},
 		instances:  map[string]int{},
 	}
 }
@@ -403,6 +405,7 @@ type Registration struct {
 	Instance        string
 	Build           string
 	ProtocolVersion int32
+	SealingKey      []byte // to which secrets are sealed for it; empty for none
 }
 
 // Register records a proxy process. It returns where it is admitted, or
@@ -426,6 +429,7 @@ func (r *Registry) Register(reg Registration) (Admission, error) {
 	case refused == nil && pending:
 		p.Connection = adminv1.Connection_CONNECTION_UNSPECIFIED
 	}
+	r.sealing[id] = reg.SealingKey
 	r.put(id, &entry{proxy: p, session: old.session})
 	return admission, refused
 }

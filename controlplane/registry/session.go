@@ -59,6 +59,14 @@ func (r *Registry) Open(reg Registration, a Admission) (*Session, error) {
 // one.
 func (s *Session) Replaced() <-chan struct{} { return s.replaced }
 
+// SealingKey is what the process gave when it registered with this replica, to
+// seal secrets to; nil if it did not.
+func (s *Session) SealingKey() []byte {
+	s.registry.mu.Lock()
+	defer s.registry.mu.Unlock()
+	return s.registry.sealing[s.id]
+}
+
 // Close ends the session: the proxy is lost until it opens another.
 func (s *Session) Close() {
 	s.revise(func(p *adminv1.Proxy) { p.Connection = adminv1.Connection_CONNECTION_LOST }, nil)

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"github.com/sallyport/sallyport/controlplane/keyring"
 	"github.com/sallyport/sallyport/controlplane/registry"
 	"github.com/sallyport/sallyport/internal/identity"
 	"github.com/sallyport/sallyport/internal/snapshot"
@@ -41,11 +42,18 @@ const (
 // errExpired is why a stream ended that was opened with the certificate.
 var errExpired = errors.New("the client certificate has expired")
 
-// Config is what a Service needs. All fields are required.
+// Keys tells the cookie keys of an environment. It is a *keyring.Keyring.
+type Keys interface {
+	State(environment string) keyring.State
+}
+
+// Config is what a Service needs. All fields but Keys are required.
 type Config struct {
 	Hub      *Hub
 	Registry *registry.Registry
-	Log      *slog.Logger
+	// Keys are sent to proxies that ask for them; none when it is nil.
+	Keys Keys
+	Log  *slog.Logger
 }
 
 // Service serves proxies. Use Handler to mount it. It is safe for concurrent
@@ -53,6 +61,7 @@ type Config struct {
 type Service struct {
 	hub      *Hub
 	registry *registry.Registry
+	keys     Keys // nil for none
 	log      *slog.Logger
 
 	silence, sendWithin, ackWithin time.Duration
@@ -66,7 +75,7 @@ var _ proxyv1connect.ProxyServiceHandler = (*Service)(nil)
 // NewService returns a service that is ready to be mounted.
 func NewService(c Config) *Service {
 	return &Service{
-		hub: c.Hub, registry: c.Registry, log: c.Log,
+		hub: c.Hub, registry: c.Registry, keys: c.Keys, log: c.Log,
 		silence: silence, sendWithin: sendWithin, ackWithin: ackWithin,
 		drain: make(chan struct{}),
 	}
@@ -162,6 +171,7 @@ func (s *Service) Register(ctx context.Context, req *connect.Request[proxyv1.Reg
 		Instance:        req.Msg.GetInstance(),
 		Build:           req.Msg.GetBuild(),
 		ProtocolVersion: req.Msg.GetProtocolVersion(),
+		SealingKey:      req.Msg.GetSealingKey(),
 	})
 	switch {
 	case errors.Is(err, registry.ErrNotAdmitted):

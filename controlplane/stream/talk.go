@@ -16,6 +16,7 @@ import (
 
 	"github.com/sallyport/sallyport/controlplane/registry"
 	"github.com/sallyport/sallyport/internal/failpoint"
+	cookie "github.com/sallyport/sallyport/internal/session"
 	"github.com/sallyport/sallyport/internal/snapshot"
 	proxyv1 "github.com/sallyport/sallyport/proto/gen/sallyport/proxy/v1"
 )
@@ -31,6 +32,7 @@ type talk struct {
 	session     *registry.Session
 	log         *slog.Logger
 	said        chan struct{} // wakes the sender after an answer
+	shared      *cookie.Ring  // the cookie keys that the proxy was sent last
 
 	security, configuration *lane
 }
@@ -133,6 +135,10 @@ func (t *talk) send(ctx context.Context, admissions <-chan struct{}) error {
 		if err != nil {
 			return err
 		}
+		rotated, err := t.share(ctx)
+		if err != nil {
+			return err
+		}
 		slow.Reset(t.left())
 		select {
 		case <-ctx.Done():
@@ -147,6 +153,7 @@ func (t *talk) send(ctx context.Context, admissions <-chan struct{}) error {
 			}
 		case <-security.Changed:
 		case <-configuration.Changed:
+		case <-rotated:
 		case <-t.said:
 		case <-slow.C:
 			if t.left() <= 0 {
@@ -154,6 +161,28 @@ func (t *talk) send(ctx context.Context, admissions <-chan struct{}) error {
 			}
 		}
 	}
+}
+
+// share sends the cookie keys of the environment, sealed to the proxy, if it asks
+// for them and has not been sent them yet. It returns what is closed when there may
+// be others.
+func (t *talk) share(ctx context.Context) (<-chan struct{}, error) {
+	public := t.session.SealingKey()
+	if t.keys == nil || len(public) == 0 {
+		return nil, nil
+	}
+	state := t.keys.State(t.environment)
+	if state.Ring == nil || state.Ring == t.shared {
+		return state.Changed, nil
+	}
+	t.shared = state.Ring
+	sealed, err := cookie.Share(state.Ring, public)
+	if err != nil {
+		// It gets no keys, and goes on with everything else.
+		t.log.WarnContext(ctx, "cookie keys were not sealed to the proxy", "err", err)
+		return state.Changed, nil
+	}
+	return state.Changed, t.say(&proxyv1.StreamResponse{Lane: &proxyv1.StreamResponse_Keys{Keys: &proxyv1.SealedKeys{Sealed: sealed}}})
 }
 
 // confirm hands on a freshness statement that the proxy has not been sent yet.

@@ -128,6 +128,7 @@ func (l *Link) register(ctx context.Context, client proxyv1connect.ProxyServiceC
 		Instance:        l.cfg.Instance,
 		Build:           clip(l.cfg.Build, 256),
 		ProtocolVersion: protocolVersion,
+		SealingKey:      l.cookies.public(),
 	}))
 	if err != nil {
 		return "", outcome{err: err, result: resultFailed}

@@ -20,6 +20,7 @@ import (
 
 	"github.com/sallyport/sallyport/internal/identity"
 	"github.com/sallyport/sallyport/internal/resource"
+	cookie "github.com/sallyport/sallyport/internal/session"
 	"github.com/sallyport/sallyport/internal/snapshot"
 )
 
@@ -100,6 +101,10 @@ type Config struct {
 
 	// Assertions are the keys that the control plane is told of; none when nil.
 	Assertions Assertions
+	// UseCookieKeys has session cookies be sealed and opened with the keys of a
+	// ring, from when it returns on. It is called by one goroutine at a time. When
+	// it is nil, no keys are asked for.
+	UseCookieKeys func(*cookie.Ring)
 	// Registerer takes the metrics; they are not shown when it is nil.
 	Registerer prometheus.Registerer
 	// Heartbeat is the time between two heartbeats; 10 s when zero.
@@ -166,6 +171,7 @@ type Link struct {
 	metrics *metrics
 
 	policy, security *lane
+	cookies          *cookies // nil for none
 
 	// failing says that the control plane was not reached the last time. It
 	// belongs to the goroutine of follow.
@@ -188,6 +194,9 @@ func New(c Config) (*Link, error) {
 	l.metrics = m
 	l.policy = newLane(policyLore, c.Policy, &l.cfg, m.policy, l.tell)
 	l.security = newLane(securityLore, c.Security, &l.cfg, m.security, l.tell)
+	if l.cookies, err = newCookies(l); err != nil {
+		return nil, fmt.Errorf("new link: %w", err)
+	}
 	return l, nil
 }
 
@@ -205,6 +214,11 @@ func (l *Link) Run(ctx context.Context) error {
 		part := d.part(lane.prefix, !lane.strict)
 		lane.restore(ctx, part)
 		g.Go(func() error { return lane.run(running, part) })
+	}
+	if l.cookies != nil {
+		part := d.part("", false)
+		l.cookies.restore(ctx, part)
+		g.Go(func() error { return l.cookies.run(running, part) })
 	}
 	if l.Enforcing() && !l.Secured() {
 		l.log.ErrorContext(ctx, "there is no security state: nothing is let through until one comes")

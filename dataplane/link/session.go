@@ -111,6 +111,8 @@ func (s *session) receive(ctx context.Context) error {
 			s.confirm(ctx, lane.Freshness)
 		case *proxyv1.StreamResponse_Directive:
 			s.obey(lane.Directive)
+		case *proxyv1.StreamResponse_Keys:
+			s.cookies.take(ctx, s.policy.environment, lane.Keys)
 		}
 	}
 }

@@ -53,7 +53,7 @@ type Config struct {
 }
 
 // Store is the database of a fleet. It implements storage.Resources,
-// Publishing, Fleet and Audit, and is safe for concurrent use. It connects when
+// Publishing, Fleet, CookieKeys and Audit, and is safe for concurrent use. It connects when
 // it is used, and again after the database was away.
 type Store struct {
 	*database
@@ -78,6 +78,7 @@ var (
 	_ storage.Resources  = (*Store)(nil)
 	_ storage.Publishing = (*Store)(nil)
 	_ storage.Fleet      = (*Store)(nil)
+	_ storage.CookieKeys = (*Store)(nil)
 	_ storage.Audit      = (*Store)(nil)
 )
 

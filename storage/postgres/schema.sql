@@ -17,6 +17,13 @@ CREATE TABLE public.audit_entry (
     digest bytea NOT NULL
 );
 
+CREATE TABLE public.cookie_key (
+    environment text NOT NULL COLLATE pg_catalog."C",
+    id bytea NOT NULL,
+    sealed bytea NOT NULL,
+    starts_at timestamp with time zone NOT NULL
+);
+
 CREATE TABLE public.environment (
     name text NOT NULL COLLATE pg_catalog."C"
 );
@@ -133,6 +140,9 @@ ALTER TABLE ONLY public.audit_chain
 
 ALTER TABLE ONLY public.audit_entry
     ADD CONSTRAINT audit_entry_pkey PRIMARY KEY (sequence);
+
+ALTER TABLE ONLY public.cookie_key
+    ADD CONSTRAINT cookie_key_pkey PRIMARY KEY (environment, id);
 
 ALTER TABLE ONLY public.environment_head
     ADD CONSTRAINT environment_head_pkey PRIMARY KEY (environment, revision);

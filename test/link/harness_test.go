@@ -23,6 +23,7 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/sallyport/sallyport/controlplane/keyring"
 	"github.com/sallyport/sallyport/controlplane/publish"
 	"github.com/sallyport/sallyport/controlplane/registry"
 	"github.com/sallyport/sallyport/controlplane/stream"
@@ -32,6 +33,7 @@ import (
 	"github.com/sallyport/sallyport/internal/identity/issuer"
 	"github.com/sallyport/sallyport/internal/resource"
 	"github.com/sallyport/sallyport/internal/revocation"
+	"github.com/sallyport/sallyport/internal/session"
 	"github.com/sallyport/sallyport/internal/snapshot"
 	adminv1 "github.com/sallyport/sallyport/proto/gen/sallyport/admin/v1"
 	resourcev1 "github.com/sallyport/sallyport/proto/gen/sallyport/resource/v1"
@@ -242,14 +244,18 @@ func (f *fleet) replica(name string, address ...string) *replica {
 	feed := etcd.NewFeed(store)
 	hub := stream.NewHub(feed, store, f.signer.Verifier(), quiet())
 	r := &replica{T: f.T, registry: registry.New(registry.Config{Store: f.database, Replica: name, Log: quiet()})}
-	r.service = stream.NewService(stream.Config{Hub: hub, Registry: r.registry, Log: quiet()})
+	keys, err := keyring.New(keyring.Config{Store: f.database, SigningKey: key(1), Log: quiet()})
+	if err != nil {
+		f.Fatal(err)
+	}
+	r.service = stream.NewService(stream.Config{Hub: hub, Registry: r.registry, Keys: keys, Log: quiet()})
 	publisher := publish.New(publish.Config{
 		Store: f.database, Target: store, TargetName: "etcd", Security: f.database.Security(),
 		Signer: f.signer, Holder: name, Log: quiet(),
 	})
 	var stops []func()
 	for _, part := range []func(context.Context) error{
-		feed.Run, hub.Run, r.registry.Run, publisher.Run, r.serve(f.identify(controlID), address...),
+		feed.Run, hub.Run, r.registry.Run, publisher.Run, keys.Run, r.serve(f.identify(controlID), address...),
 	} {
 		stops = append(stops, run(f.T, part))
 	}
@@ -340,6 +346,7 @@ type proxy struct {
 	link     *link.Link
 	table    *table
 	cuts     *cuts
+	cookies  atomic.Pointer[session.Ring]
 	stop     func()
 }
 
@@ -357,7 +364,7 @@ func (f *fleet) start(p *proxy, replicas ...string) {
 	l, err := link.New(link.Config{
 		ControlPlanes: replicas, ControlPlaneID: controlID, Identity: f.identify(p.id),
 		Instance: p.instance, Build: "test", Verifier: f.signer.Verifier(), Directory: p.dir,
-		Policy: p.table, Security: p.cuts, Listeners: p.table, Log: quiet(),
+		Policy: p.table, Security: p.cuts, Listeners: p.table, UseCookieKeys: p.cookies.Store, Log: quiet(),
 		Heartbeat: 50 * time.Millisecond,
 	})
 	if err != nil {
