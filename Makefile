@@ -96,6 +96,7 @@ lint: ## judge the form of .proto files, Go code and go.mod
 	go mod tidy -diff
 	cd tools/buf && go mod tidy -diff
 	cd tools/lint && go mod tidy -diff
+	cd tools/openid && go mod tidy -diff
 	cd tools/spire && go mod tidy -diff
 
 .PHONY: vuln

@@ -20,6 +20,7 @@ import (
 	"github.com/sallyport/sallyport/dataplane/gateway"
 	"github.com/sallyport/sallyport/dataplane/link"
 	"github.com/sallyport/sallyport/dataplane/record"
+	"github.com/sallyport/sallyport/dataplane/signin"
 	"github.com/sallyport/sallyport/dataplane/upstream"
 	"github.com/sallyport/sallyport/internal/authn"
 	"github.com/sallyport/sallyport/internal/build"
@@ -38,6 +39,7 @@ type Proxy struct {
 	source    *identity.Source
 	authn     *authn.Pool
 	upstreams *upstream.Pool
+	signin    *signin.Client
 	records   *recordFile // nil when they go to standard output
 	recorder  *record.Recorder
 	keys      *assertion.Keys
@@ -98,6 +100,9 @@ func (p *Proxy) openServices() (err error) {
 	if err != nil {
 		return err
 	}
+	if p.signin, err = signin.New(signin.Config{Log: p.log}); err != nil {
+		return err
+	}
 	var writer io.Writer = os.Stdout
 	if !p.settings.recordsToStdout() {
 		p.records = &recordFile{path: p.settings.Records}
@@ -116,6 +121,7 @@ func (p *Proxy) openGateway() (err error) {
 		Authn:       p.authn,
 		Upstreams:   p.upstreams,
 		Record:      p.recorder,
+		SignIn:      p.signin,
 		Log:         p.log,
 		Age:         func() (time.Duration, bool) { return p.link.Age() },
 		SecurityAge: func() (time.Duration, bool) { return p.link.SecurityAge() },
@@ -141,6 +147,7 @@ func (p *Proxy) openLink() error {
 		Policy:         policy{p.gateway},
 		Security:       security{p.gateway},
 		Listeners:      listeners{p.gateway},
+		UseCookieKeys:  p.gateway.UseCookieKeys,
 		Log:            p.log,
 		Assertions:     p.keys,
 		Registerer:     p.metrics,

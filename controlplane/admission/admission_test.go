@@ -154,6 +154,15 @@ func TestWhatIsRefusedAndWhy(t *testing.T) {
 			 IdentityProvider shop/asked {issuer: "https://asked.example", audiences: [shop], introspection: {endpoint: "https://asked.example/introspect", clientId: a, clientSecretFile: /a}}`,
 			`0 Route/shop/a spec.authentication.identityProviders[0]: never_fires: IdentityProvider/shop/login has no introspection, which requireIntrospection wants of it`,
 		},
+		"sign-in where nobody can, and on paths that are the gateway's": {
+			`Route shop/a {hosts: [a.example], upstream: orders, authentication: {signIn: {identityProvider: login}}}
+			 Route shop/b {hosts: [b.example], upstream: orders, authentication: {signIn: {identityProvider: nobody}}}
+			 Route shop/c {hosts: [c.example], paths: ["/.sallyport", "/.sallyport/logout", "/.sallyports"], upstream: orders, authentication: {anonymous: true}}`,
+			`0 Route/shop/a spec.authentication.signIn.identityProvider: dangling_reference: IdentityProvider/shop/login has no signIn
+			 1 Route/shop/b spec.authentication.signIn.identityProvider: dangling_reference: there is no IdentityProvider/shop/nobody
+			 2 Route/shop/c spec.paths[0]: invalid_value: "/.sallyport" is the gateway's own
+			 2 Route/shop/c spec.paths[1]: invalid_value: "/.sallyport" is the gateway's own`,
+		},
 		"a change that leaves others without effect": {
 			`Route shop/orders app=order tier=gold {hosts: [shop.example], paths: ["/v1/orders/**"], upstream: orders, authentication: {identityProviders: [login]}}
 			 Route shop/status app=status {hosts: [shop.example], paths: ["/status"], upstream: orders, authentication: {clientCertificates: true}}`,
@@ -427,6 +436,17 @@ func apply(lines string) func(*testing.T, *fleet) resource.Problems {
 
 func remove(lines string) func(*testing.T, *fleet) resource.Problems {
 	return func(t *testing.T, f *fleet) resource.Problems { _, problems := f.delete(t, lines); return problems }
+}
+
+// A provider at which people sign in stays one, and a policy may go by whom it
+// vouches for.
+func TestProviderOfSignIn(t *testing.T) {
+	people := `IdentityProvider shop/people {issuer: "https://people.example", audiences: [shop], jwksUrl: "https://people.example/keys"`
+	f := newFleet(t, shop+"\n"+people+`, signIn: {clientId: a}}
+		Route shop/a app=a {hosts: [a.example], upstream: orders, authentication: {signIn: {identityProvider: people}}}
+		Policy shop/a {routes: {names: [a]}, effect: ALLOW, principals: [{group: staff, identityProvider: people}, {authenticated: true}]}`)
+	_, problems := f.apply(t, people+"}")
+	same(t, texts(problems), `-1 Route/shop/a spec.authentication.signIn.identityProvider: dangling_reference: IdentityProvider/shop/people has no signIn`)
 }
 
 // A provider that a route needs to ask stays one that can be asked.

@@ -198,6 +198,7 @@ func (c *checker) item(it *item) {
 	case *resourcev1.Route:
 		c.rivals(it, spec)
 		c.introspected(it, spec)
+		c.signIn(it, spec)
 	case *resourcev1.Listener:
 		c.listener(it, spec)
 	case *resourcev1.Enrollment:
@@ -291,6 +292,21 @@ func contested(a, b []string) (string, bool) {
 		}
 	}
 	return "", false
+}
+
+// signIn reports a provider at which nobody can sign in.
+func (c *checker) signIn(it *item, spec *resourcev1.Route) {
+	key := resource.Key{
+		Kind: resource.KindIdentityProvider, Namespace: it.Key.Namespace,
+		Name: spec.GetAuthentication().GetSignIn().GetIdentityProvider(),
+	}
+	to := c.state.items[key]
+	if key.Name == "" || to == nil { // reported as missing
+		return
+	}
+	if p, _ := to.Spec.(*resourcev1.IdentityProvider); p.GetSignIn() == nil {
+		c.report(it, signInField, ReasonDanglingReference, "%s has no signIn", key)
+	}
 }
 
 // listener reports another one that wants the same address of a machine.

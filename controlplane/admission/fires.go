@@ -142,9 +142,10 @@ func proves(spec *resourcev1.Policy, a *resourcev1.Authentication) bool {
 		switch m.GetMatch().(type) {
 		case *resourcev1.PrincipalMatcher_Group, *resourcev1.PrincipalMatcher_Subject:
 			if m.GetIdentityProvider() == "" {
-				return len(a.GetIdentityProviders()) > 0 || a.GetApiKeys()
+				return len(a.GetIdentityProviders()) > 0 || a.GetApiKeys() || a.GetSignIn() != nil
 			}
-			return slices.Contains(a.GetIdentityProviders(), m.GetIdentityProvider())
+			return slices.Contains(a.GetIdentityProviders(), m.GetIdentityProvider()) ||
+				a.GetSignIn().GetIdentityProvider() == m.GetIdentityProvider()
 		case *resourcev1.PrincipalMatcher_Spiffe:
 			return a.GetClientCertificates() || a.GetJwtSvids() != nil
 		case *resourcev1.PrincipalMatcher_Key:
@@ -152,7 +153,8 @@ func proves(spec *resourcev1.Policy, a *resourcev1.Authentication) bool {
 		case *resourcev1.PrincipalMatcher_Anonymous:
 			return a.GetAnonymous()
 		}
-		return len(a.GetIdentityProviders()) > 0 || a.GetApiKeys() || a.GetClientCertificates() || a.GetJwtSvids() != nil
+		return len(a.GetIdentityProviders()) > 0 || a.GetApiKeys() || a.GetClientCertificates() || a.GetJwtSvids() != nil ||
+			a.GetSignIn() != nil
 	})
 }
 

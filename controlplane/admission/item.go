@@ -93,6 +93,9 @@ func (it *item) inEnvironments(yield func(place, resource.Key) bool) bool {
 	return true
 }
 
+// signInField is where a route names the provider at which people sign in.
+const signInField = "spec.authentication.signIn.identityProvider"
+
 func environmentKey(name string) resource.Key {
 	return resource.Key{Kind: resource.KindEnvironment, Name: name}
 }
@@ -114,6 +117,9 @@ func (it *item) refers(yield func(place, resource.Key) bool) {
 			if !yield(place{field: "spec.authentication.identityProviders", index: i}, key(resource.KindIdentityProvider, name)) {
 				return
 			}
+		}
+		if in := spec.GetAuthentication().GetSignIn(); in != nil {
+			yield(place{field: signInField, index: -1}, key(resource.KindIdentityProvider, in.GetIdentityProvider()))
 		}
 	case *resourcev1.Policy:
 		for i, name := range spec.GetRoutes().GetNames() {
@@ -315,7 +321,7 @@ func keeps(old, now *item) bool {
 	}
 	if p, ok := old.Spec.(*resourcev1.IdentityProvider); ok {
 		after, _ := now.Spec.(*resourcev1.IdentityProvider)
-		return compile.Introspects(p) == compile.Introspects(after)
+		return compile.Introspects(p) == compile.Introspects(after) && (p.GetSignIn() == nil || after.GetSignIn() != nil)
 	}
 	before, ok := old.Spec.(*resourcev1.Route)
 	if !ok {

@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 	"sync"
+
+	"github.com/sallyport/sallyport/internal/session"
 )
 
 // carry sends an answer to the client and returns how much of its body. An
@@ -113,6 +115,11 @@ func takeOver(to, from http.Header) {
 			to[name] = values
 		}
 	}
+	if cookies := foreign(to["Set-Cookie"]); len(cookies) > 0 {
+		to["Set-Cookie"] = cookies
+	} else {
+		delete(to, "Set-Cookie")
+	}
 	for _, value := range from["Connection"] {
 		for option := range strings.SplitSeq(value, ",") {
 			delete(to, textproto.CanonicalMIMEHeaderKey(textproto.TrimString(option)))
@@ -124,6 +131,15 @@ func takeOver(to, from http.Header) {
 	if _, ok := from["Date"]; !ok {
 		to["Date"] = nil
 	}
+}
+
+// foreign leaves out cookies of our names: an upstream has no say in who a browser
+// is.
+func foreign(cookies []string) []string {
+	if !slices.ContainsFunc(cookies, session.IsOurs) {
+		return cookies
+	}
+	return slices.DeleteFunc(slices.Clone(cookies), session.IsOurs)
 }
 
 // isOfConnection tells the fields of RFC 9110, section 7.6.1, and their kin.

@@ -6,6 +6,7 @@ import (
 
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"github.com/sallyport/sallyport/dataplane/signin"
 	"github.com/sallyport/sallyport/dataplane/upstream"
 	"github.com/sallyport/sallyport/internal/authn"
 	"github.com/sallyport/sallyport/internal/compile"
@@ -167,12 +168,15 @@ func accept(r *compile.Route) authn.Accept {
 	if s := r.Authentication.GetStepUp(); s != nil {
 		to.StepUp = &authn.StepUp{ACRValues: s.GetAcrValues(), AMR: s.GetAmr(), MaxAge: s.GetMaxAge().AsDuration()}
 	}
+	if r.SignIn != nil {
+		to.Sessions = authn.Sessions{Provider: providerName(r.SignIn.Key), Lifetime: r.SessionLifetime}
+	}
 	for _, p := range r.Providers {
 		if p.Spec.GetX509() != nil {
 			to.Authorities = append(to.Authorities, authority.Name{Namespace: p.Key.Namespace, Name: p.Key.Name})
 			continue
 		}
-		to.Providers = append(to.Providers, authn.ProviderName{Namespace: p.Key.Namespace, Name: p.Key.Name})
+		to.Providers = append(to.Providers, providerName(p.Key))
 	}
 	return to
 }
@@ -190,6 +194,23 @@ func proof(p resourcev1.Proof) authn.Proof {
 		return authn.AnyProof
 	}
 	return authn.AnyProof + 1
+}
+
+func providerName(k resource.Key) authn.ProviderName {
+	return authn.ProviderName{Namespace: k.Namespace, Name: k.Name}
+}
+
+// openID returns where people sign in, nil for no provider or one that is not for
+// that.
+func openID(p *compile.Provider) *signin.Provider {
+	if p == nil || p.Spec.GetSignIn() == nil {
+		return nil
+	}
+	client := p.Spec.GetSignIn()
+	return &signin.Provider{
+		Name: providerName(p.Key), Issuer: p.Spec.GetIssuer(), ClientID: client.GetClientId(),
+		SecretFile: client.GetClientSecretFile(), Private: p.Spec.GetAllowPrivateAddresses(), Scopes: client.GetScopes(), Claims: client.GetClaims(),
+	}
 }
 
 func upstreams(from []*compile.Upstream) []upstream.Spec {

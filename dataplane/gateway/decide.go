@@ -8,10 +8,10 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/sallyport/sallyport/dataplane/signin"
 	"github.com/sallyport/sallyport/dataplane/upstream"
 	"github.com/sallyport/sallyport/internal/authn"
 	"github.com/sallyport/sallyport/internal/compile"
-	"github.com/sallyport/sallyport/internal/identity"
 	"github.com/sallyport/sallyport/internal/policy"
 	"github.com/sallyport/sallyport/internal/request"
 	"github.com/sallyport/sallyport/internal/revocation"
@@ -40,6 +40,8 @@ type question struct {
 	refused *request.Error // on the wire, in which case raw says nothing
 	from    *client
 	now     time.Time
+
+	exchange *exchange // for the body, where that is an answer's ground
 }
 
 // verdict is the answer to a question and its grounds. The zero value denies.
@@ -52,6 +54,7 @@ type verdict struct {
 	methods   []string // for Allow, with status 405
 	challenge string   // for WWW-Authenticate
 	nonce     string   // for DPoP-Nonce
+	own       *own     // what the gateway says itself, to what it allows or denies
 
 	request   request.Canonical
 	way       *way // nil without a route
@@ -68,7 +71,7 @@ func denied(status int, reason, detail string) verdict {
 
 // deny takes back what was allowed.
 func (v *verdict) deny(f failure) {
-	v.allow, v.status, v.reason, v.detail = false, f.status, f.reason, f.detail
+	v.allow, v.status, v.reason, v.detail, v.own = false, f.status, f.reason, f.detail, nil
 	if f.status == http.StatusUnauthorized && v.principal != nil {
 		v.challenge = authn.Challenge(v.principal)
 	}
@@ -90,7 +93,14 @@ func (g *Gateway) decide(ctx context.Context, s grounds, q *question) verdict {
 	if err != nil {
 		return malformed(err)
 	}
-	v := g.route(s, q, c)
+	v := g.serves(s, q, c)
+	switch {
+	case v.reason != "":
+	case isReserved(c.Path):
+		v = g.reserved(ctx, &visit{grounds: s, question: q, request: c})
+	default:
+		v = g.route(s, c)
+	}
 	v.request = c
 	if v.reason == "" {
 		g.authorise(ctx, s, q, &v)
@@ -106,8 +116,8 @@ func malformed(err error) verdict {
 	return denied(e.Status, e.Reason, e.Detail)
 }
 
-// route finds the way of a request, or a reason why there is none.
-func (g *Gateway) route(s grounds, q *question, c request.Canonical) verdict {
+// serves says why no request of this kind is served now, if so.
+func (g *Gateway) serves(s grounds, q *question, c request.Canonical) verdict {
 	switch {
 	case !c.MatchesServerName(q.from.serverName):
 		return denied(http.StatusMisdirectedRequest, ReasonMisdirected, "the connection was made for another host")
@@ -122,6 +132,11 @@ func (g *Gateway) route(s grounds, q *question, c request.Canonical) verdict {
 	case s.revocations.Unavailable() != "":
 		return denied(http.StatusForbidden, ReasonUnavailable, s.revocations.Unavailable())
 	}
+	return verdict{}
+}
+
+// route finds the way of a request, or a reason why there is none.
+func (g *Gateway) route(s grounds, c request.Canonical) verdict {
 	r, result := s.table.Match(c.Method, c.Host, c.Path)
 	if r != nil && c.WebSocket && !r.WebSocket {
 		v := denied(http.StatusBadRequest, request.ReasonUpgrade, "the route takes no WebSockets")
@@ -156,14 +171,7 @@ func (g *Gateway) authorise(ctx context.Context, s grounds, q *question, v *verd
 		v.status, v.reason, v.detail = http.StatusForbidden, ReasonUnavailable, route.Unavailable
 		return
 	}
-	credentials := authn.Credentials{
-		Header: v.request.Header, Peer: q.from.peer,
-		Method: v.request.Method, Host: v.request.Host, Path: v.request.Path, Authority: q.raw.Host,
-	}
-	if id := identity.ID(q.from.peer.ID); id != "" {
-		credentials.Peer.Distrusted = !g.identity.Trusts(id)
-	}
-	principal, denial := s.authn.Authenticate(ctx, credentials, v.way.accept, q.now)
+	principal, denial := g.authenticate(ctx, s, q, v)
 	if v.way.accept.APIKeys != "" {
 		// A key is good wherever it is shown: nobody else gets to see it.
 		delete(v.request.Header, authn.HeaderAPIKey)
@@ -171,10 +179,12 @@ func (g *Gateway) authorise(ctx context.Context, s grounds, q *question, v *verd
 	if denial != nil {
 		v.status, v.reason = denial.Status, string(denial.Reason)
 		v.challenge, v.nonce = denial.Challenge, denial.Nonce
+		g.invite(ctx, q, v)
 		return
 	}
 	v.principal = principal
 	if v.revoked(s.revocations, principal, q.now) {
+		g.invite(ctx, q, v)
 		return
 	}
 	in := policy.Input{
@@ -220,6 +230,7 @@ type way struct {
 	name     string
 	accept   authn.Accept
 	told     told
+	signIn   *signin.Provider   // nil where nobody signs in
 	upstream *upstream.Upstream // nil for one that is not there
 	metrics  wayMetrics
 }
@@ -228,7 +239,12 @@ func (g *Gateway) way(s *state, r *compile.Route) *way {
 	if w, ok := s.ways.Load(r); ok {
 		return w.(*way) //nolint:forcetypeassert // nothing else is stored
 	}
-	w := &way{route: r, name: name(r.Key), accept: accept(r), told: tells(r), metrics: g.metrics.way(r, name(r.Key))}
+	w := &way{
+		route: r, name: name(r.Key), accept: accept(r), signIn: openID(r.SignIn), told: tells(r), metrics: g.metrics.way(r, name(r.Key)),
+	}
+	if demand := w.accept.StepUp; w.signIn != nil && demand != nil {
+		w.signIn.ACRValues, w.signIn.MaxAge = demand.ACRValues, demand.MaxAge
+	}
 	if r.Upstream != nil {
 		w.upstream = s.upstreams.Upstream(upstreamName(r.Upstream.Key))
 	}

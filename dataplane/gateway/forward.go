@@ -107,6 +107,7 @@ func (x *exchange) finish(o *record.Outcome) error {
 func (x *exchange) complete(expects bool) {
 	c := &x.verdict.request
 	h := http.Header(c.Header)
+	withoutSession(h)
 	h[headerDecision] = []string{x.id}
 	x.verdict.tell(h)
 	if len(x.verdict.way.accept.Providers) > 0 {

@@ -16,6 +16,7 @@ import (
 
 	"github.com/sallyport/sallyport/dataplane/assertion"
 	"github.com/sallyport/sallyport/dataplane/record"
+	"github.com/sallyport/sallyport/dataplane/signin"
 	"github.com/sallyport/sallyport/dataplane/upstream"
 	"github.com/sallyport/sallyport/internal/authn"
 	"github.com/sallyport/sallyport/internal/compile"
@@ -24,6 +25,7 @@ import (
 	"github.com/sallyport/sallyport/internal/identity/authority"
 	"github.com/sallyport/sallyport/internal/policy"
 	"github.com/sallyport/sallyport/internal/revocation"
+	"github.com/sallyport/sallyport/internal/session"
 	resourcev1 "github.com/sallyport/sallyport/proto/gen/sallyport/resource/v1"
 )
 
@@ -33,6 +35,7 @@ type Config struct {
 	Authn     *authn.Pool
 	Upstreams *upstream.Pool
 	Record    *record.Recorder
+	SignIn    *signin.Client
 	Log       *slog.Logger
 
 	// Age says how long ago the control plane last confirmed the table in force,
@@ -62,6 +65,7 @@ type Gateway struct {
 	authorities *authority.Pool
 	upstreams   *upstream.Pool
 	record      *record.Recorder
+	signin      *signin.Client
 	log         *slog.Logger
 	age         func() (time.Duration, bool)
 	secureAge   func() (time.Duration, bool)
@@ -72,6 +76,9 @@ type Gateway struct {
 	explained   explained
 	buffers     buffers
 	streams     streams
+
+	// cookies opens sessions. It is nil until UseCookieKeys, its only writer.
+	cookies atomic.Pointer[session.Ring]
 
 	applying sync.Mutex // held by Apply, and guards nothing else
 
@@ -108,6 +115,8 @@ func New(c Config) (*Gateway, error) {
 		return nil, errors.New("Identity and Authn are required")
 	case c.Upstreams == nil, c.Record == nil:
 		return nil, errors.New("Upstreams and Record are required")
+	case c.SignIn == nil:
+		return nil, errors.New("SignIn is required")
 	case c.Log == nil, c.Age == nil, c.SecurityAge == nil:
 		return nil, errors.New("the Log, Age and SecurityAge are required")
 	case c.Drain < 0, c.Reload < 0:
@@ -125,7 +134,8 @@ func New(c Config) (*Gateway, error) {
 		c.Now = time.Now
 	}
 	g := &Gateway{
-		identity: c.Identity, authn: c.Authn, authorities: authorities, upstreams: c.Upstreams, record: c.Record, log: c.Log,
+		identity: c.Identity, authn: c.Authn, authorities: authorities, upstreams: c.Upstreams, record: c.Record,
+		signin: c.SignIn, log: c.Log,
 		age: c.Age, secureAge: c.SecurityAge, now: c.Now, asserts: c.Assertions, metrics: m,
 	}
 	g.listeners = newListeners(g, c)
@@ -152,6 +162,10 @@ func (g *Gateway) Apply(table *compile.Table) {
 	g.metrics.forget(table)
 	g.log.Info("table applied", "revision", int64(table.Head().Revision), "rejects", len(table.Rejects()))
 }
+
+// UseCookieKeys has sessions opened and sealed with the keys of r, in requests that
+// begin after it has returned. With nil there are none.
+func (g *Gateway) UseCookieKeys(r *session.Ring) { g.cookies.Store(r) }
 
 // Current returns the table in force, nil before the first.
 func (g *Gateway) Current() *compile.Table { return g.state.Load().table }

@@ -36,6 +36,7 @@ import (
 	"github.com/sallyport/sallyport/dataplane/assertion"
 	"github.com/sallyport/sallyport/dataplane/gateway"
 	"github.com/sallyport/sallyport/dataplane/record"
+	"github.com/sallyport/sallyport/dataplane/signin"
 	"github.com/sallyport/sallyport/dataplane/upstream"
 	"github.com/sallyport/sallyport/internal/authn"
 	"github.com/sallyport/sallyport/internal/compile"
@@ -64,6 +65,7 @@ type world struct {
 	issuer    *issuer.Issuer
 	tokens    *tokens
 	gateway   *gateway.Gateway
+	signin    *signin.Client
 	records   *lines
 	recorder  *record.Recorder
 	registry  *prometheus.Registry
@@ -115,8 +117,10 @@ func newWorld(t testing.TB, o options) *world {
 	w.must(err)
 	w.recorder, err = record.New(record.Config{Writer: o.writer, Log: quiet(), Queue: o.queue, Wait: 50 * time.Millisecond, Gather: time.Millisecond})
 	w.must(err)
+	w.signin, err = signin.New(signin.Config{Log: quiet()})
+	w.must(err)
 	w.gateway, err = gateway.New(gateway.Config{
-		Identity: o.source, Authn: pool, Upstreams: upstreams, Record: w.recorder, Log: quiet(), Registerer: w.registry,
+		Identity: o.source, Authn: pool, Upstreams: upstreams, Record: w.recorder, SignIn: w.signin, Log: quiet(), Registerer: w.registry,
 		Age: w.configurationAge, SecurityAge: w.securityAge, Drain: o.drain, Reload: 10 * time.Millisecond, Now: w.now,
 		Assertions: assertion.NewSigner(w.keys),
 	})

@@ -84,7 +84,7 @@ func (m *metrics) decided(v *verdict) {
 	case v.allow && v.reason == string(policy.ReasonAllowed):
 		v.way.metrics.allowed.Inc()
 	case v.way == nil:
-		m.requests.WithLabelValues("", "deny", v.reason).Inc()
+		m.requests.WithLabelValues("", decision(v.allow), v.reason).Inc()
 	default:
 		m.requests.WithLabelValues(v.way.name, decision(v.allow), v.reason).Inc()
 	}

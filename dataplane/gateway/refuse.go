@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/sallyport/sallyport/dataplane/signin"
 	"github.com/sallyport/sallyport/dataplane/upstream"
 	"github.com/sallyport/sallyport/internal/authn"
 )
@@ -37,11 +38,16 @@ func (x *exchange) refuse() {
 	if v.nonce != "" {
 		h["Dpop-Nonce"] = []string{v.nonce}
 	}
+	v.own.tell(h)
 	if len(v.methods) > 0 {
 		h["Allow"] = []string{strings.Join(v.methods, ", ")}
 	}
 	if x.r.ProtoMajor == 2 && isGRPC(x.r.Header) {
 		x.refuseGRPC()
+		return
+	}
+	if v.own != nil && v.own.page {
+		x.page(inWords(v))
 		return
 	}
 	p := problem{
@@ -115,6 +121,8 @@ func grpcStatus(status int) int {
 // client knows it anyway, and nothing of who else may do what.
 func inWords(v *verdict) string {
 	switch v.status {
+	case http.StatusFound:
+		return "Sign in first."
 	case http.StatusUnauthorized:
 		if v.reason == string(authn.StepUpRequired) {
 			return "Another or a more recent sign-in is required."
@@ -140,6 +148,10 @@ func inWords(v *verdict) string {
 }
 
 func unavailableInWords(reason string) string {
+	switch signin.Reason(reason) {
+	case signin.ProviderUnavailable, signin.KeysUnavailable, signin.Busy:
+		return "Nobody can sign in for now."
+	}
 	switch upstream.Reason(reason) {
 	case upstream.IdentityExpired, upstream.IdentityMissing:
 		return "The gateway cannot prove who it is to the service behind this address."

@@ -53,16 +53,19 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	q := x.question()
 	expects := q.raw.Header["Expect"] != nil // package request removes it
 	x.verdict = g.decide(r.Context(), x.grounds, q)
-	if x.verdict.allow {
+	if x.verdict.allow && x.verdict.own == nil {
 		defer x.leave()
 		x.enter()
 	}
 	x.write()
-	if !x.verdict.allow {
+	switch {
+	case !x.verdict.allow:
 		x.refuse()
-		return
+	case x.verdict.own != nil:
+		x.answer()
+	default:
+		x.forward(expects)
 	}
-	x.forward(expects)
 }
 
 // onPanic denies what we have no answer to, and says so where we will see it.
@@ -80,7 +83,7 @@ func (x *exchange) onPanic() {
 // question asks what the server has read, unless the wire knows better.
 func (x *exchange) question() *question {
 	r := x.r
-	q := &question{from: x.from, now: x.began, raw: request.Raw{
+	q := &question{from: x.from, now: x.began, exchange: x, raw: request.Raw{
 		Method: r.Method, Target: r.RequestURI, Host: r.Host, Header: r.Header,
 		ProtoMajor: r.ProtoMajor, ProtoMinor: r.ProtoMinor,
 	}}

@@ -1,6 +1,6 @@
 // Package authn finds out who sent a request: by a bearer token, verified with
-// the keys that its issuer publishes or by asking it, by an API key, or by the
-// verified client certificate.
+// the keys that its issuer publishes or by asking it, by an API key, by the session
+// of a browser that has signed in, or by the verified client certificate.
 package authn
 
 import (
@@ -17,10 +17,11 @@ import (
 // Accept is what a route takes as proof of identity. The zero value takes
 // nothing.
 type Accept struct {
-	Providers          []ProviderName   // whose bearer tokens
-	Introspected       bool             // only when their issuer, asked, says that they are active
-	JWTAudiences       []string         // of JWT-SVIDs, one of which a token has to name; none are taken without
-	APIKeys            string           // of this namespace; none when empty
+	Providers          []ProviderName // whose bearer tokens
+	Introspected       bool           // only when their issuer, asked, says that they are active
+	JWTAudiences       []string       // of JWT-SVIDs, one of which a token has to name; none are taken without
+	APIKeys            string         // of this namespace; none when empty
+	Sessions           Sessions
 	ClientCertificates bool             // X.509-SVIDs
 	Authorities        []authority.Name // whose client certificates, which are none
 	Anonymous          bool             // no credential at all; never a bad one
@@ -46,6 +47,9 @@ type Credentials struct {
 	// method, host and path, and the authority as the client spelled it.
 	Method, Host, Path string
 	Authority          string
+
+	// Browser is what sessions are judged by.
+	Browser Browser
 }
 
 // Peer is the client as its TLS connection has proven it, never as a header says.
@@ -122,6 +126,7 @@ type kind uint8
 const (
 	bearerToken kind = iota
 	apiKey
+	browserSession
 	clientCertificate
 	kinds
 )
@@ -133,6 +138,8 @@ func (a *Accept) takes(k kind) bool {
 		return len(a.Providers) > 0 || len(a.JWTAudiences) > 0
 	case apiKey:
 		return a.APIKeys != ""
+	case browserSession:
+		return a.Sessions.Provider != ProviderName{}
 	case clientCertificate:
 		return a.ClientCertificates || len(a.Authorities) > 0
 	}
@@ -157,6 +164,8 @@ func (a *Authenticator) prove(ctx context.Context, k kind, try *attempt) (*polic
 		return a.bearer(ctx, try)
 	case apiKey:
 		return a.apiKeys.prove(try.Header[HeaderAPIKey], try.accept.APIKeys, try.now)
+	case browserSession:
+		return a.session(try)
 	case clientCertificate:
 		return a.certificate(try)
 	}

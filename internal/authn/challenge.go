@@ -23,6 +23,7 @@ const (
 	bearerChallenge      = `Bearer realm="sallyport"` //nolint:gosec // G101: a challenge is no credential
 	apiKeyChallenge      = `ApiKey realm="sallyport"` //nolint:gosec // as above
 	certificateChallenge = `Certificate realm="sallyport"`
+	sessionChallenge     = `Session realm="sallyport"`
 	dpopChallenge        = `DPoP realm="sallyport"`
 	dpopAlgorithms       = `, algs="` + token.ProofAlgorithms + `"`
 
@@ -39,8 +40,12 @@ const (
 func (a *Authenticator) deny(reason Reason, try *attempt) *Denial {
 	d := &Denial{Status: http.StatusUnauthorized, Reason: reason}
 	switch reason {
-	case KeysUnavailable, IntrospectionUnavailable, RevocationUnknown, ProofCacheFull:
+	case KeysUnavailable, IntrospectionUnavailable, RevocationUnknown, ProofCacheFull, SessionKeysUnavailable:
 		d.Status = http.StatusServiceUnavailable
+	case CrossSite:
+		d.Status = http.StatusForbidden
+	case SessionInvalid, SessionExpired:
+		d.Challenge = sessionChallenge
 	case CredentialsMalformed:
 		d.Status, d.Challenge = http.StatusBadRequest, bearerChallenge+invalidRequest
 	case APIKeyMalformed, APIKeyInvalid, APIKeyExpired:
@@ -73,6 +78,8 @@ func Challenge(p *policy.Principal) string {
 		return certificateChallenge
 	case "api-key":
 		return apiKeyChallenge
+	case BySession:
+		return sessionChallenge
 	}
 	if b, ok := bindingOf(p.Claims); ok && b.toKey {
 		return dpopChallenge + invalidToken + dpopAlgorithms
@@ -86,6 +93,8 @@ func (t *attempt) challenge(wrong string) string {
 	switch dpop, bearer := dpopChallenge+wrong+dpopAlgorithms, t.accept.takes(bearerToken); {
 	case !bearer && t.accept.APIKeys != "":
 		return apiKeyChallenge
+	case !bearer && t.accept.takes(browserSession):
+		return sessionChallenge
 	case !bearer:
 		return certificateChallenge
 	case t.dpop || t.accept.Proof == KeyProof:

@@ -75,6 +75,16 @@ const (
 	// did not answer, or there are too many to be asked for. It says nothing
 	// about the token.
 	IntrospectionUnavailable Reason = "introspection_unavailable"
+	// SessionInvalid: a session cookie that is not one of this host, this
+	// environment and this provider, or whose key is not known any more.
+	SessionInvalid Reason = "session_invalid"
+	// SessionExpired: a session that has lasted its time.
+	SessionExpired Reason = "session_expired"
+	// SessionKeysUnavailable: a session cookie, and no key to open any with.
+	SessionKeysUnavailable Reason = "session_keys_unavailable"
+	// CrossSite: a session, and a request that would change something and does
+	// not come from a page of this host.
+	CrossSite Reason = "cross_site"
 
 	tokenPrefix Reason = "token_"
 )

@@ -18,6 +18,10 @@ import (
 // defaultTimeout is that of routes that name none.
 const defaultTimeout = 30 * time.Second
 
+// defaultSession is how long sessions are taken by routes that do not say it: a
+// day's work.
+const defaultSession = 10 * time.Hour
+
 // Compile makes s ready to decide. It never fails: see Table.Rejects. What prev
 // has of the same documents is used again, so that a change costs about what it
 // touches; prev may be nil, and is not changed.
@@ -266,6 +270,25 @@ func (t *Table) refer(r *Route, spec *resourcev1.Route) {
 		r.Providers = append(r.Providers, d.provider)
 		if spec.GetAuthentication().GetRequireIntrospection() && !Introspects(d.provider.Spec) {
 			t.reject(r.document, "requires introspection, which "+d.entry.Key.String()+" does not have")
+		}
+	}
+	t.signIn(r, spec.GetAuthentication().GetSignIn())
+}
+
+// signIn resolves at which provider a route has people sign in.
+func (t *Table) signIn(r *Route, spec *resourcev1.SignIn) {
+	if spec == nil {
+		return
+	}
+	d := t.referred(r, resource.KindIdentityProvider, spec.GetIdentityProvider())
+	switch {
+	case d == nil:
+	case d.provider.Spec.GetSignIn() == nil:
+		t.reject(r.document, "has people sign in at "+d.entry.Key.String()+", which has no signIn")
+	default:
+		r.SignIn, r.SessionLifetime = d.provider, defaultSession
+		if spec.GetSessionLifetime() != nil {
+			r.SessionLifetime = spec.GetSessionLifetime().AsDuration()
 		}
 	}
 }

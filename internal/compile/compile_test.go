@@ -404,6 +404,33 @@ func TestIntrospectionNeedsAnEndpoint(t *testing.T) {
 	}
 }
 
+// A route on which nobody could sign in denies, and says why.
+func TestSignInNeedsAClient(t *testing.T) {
+	const route = `
+---
+{apiVersion: sallyport/v1, kind: Route, metadata: {namespace: shop, name: desk}, spec: {hosts: [desk.example], upstream: orders, authentication: {signIn: {identityProvider: PROVIDER}}}}
+---
+{apiVersion: sallyport/v1, kind: IdentityProvider, metadata: {namespace: shop, name: people}, spec: {issuer: "https://people.example", audiences: [shop], discovery: true, signIn: {clientId: a}}}
+`
+	for provider, want := range map[string]string{
+		"people": "", "login": "has people sign in at IdentityProvider/shop/login, which has no signIn",
+	} {
+		table := compile.Compile(nil, snap(t, 1, documents(t, fleet+strings.Replace(route, "PROVIDER", provider, 1))))
+		reason := ""
+		for _, r := range table.Rejects() {
+			reason += r.Reason
+		}
+		r, _ := table.Match("GET", "desk.example", "/")
+		if reason != want || (r.Unavailable != "") != (want != "") || (r.SignIn != nil) != (want == "") {
+			t.Errorf("%s: rejected for %q, unavailable for %q", provider, reason, r.Unavailable)
+		}
+		if want == "" && r.SessionLifetime != 10*time.Hour {
+			t.Errorf("sessions last %s", r.SessionLifetime)
+		}
+		checkRoot(t, table)
+	}
+}
+
 func TestForeignDocumentsAreRejected(t *testing.T) {
 	for text, denies := range map[string]string{
 		`{apiVersion: sallyport/v1, kind: Environment, metadata: {name: gcp}}`:                                                                                                              allRoutes,

@@ -49,6 +49,10 @@ type Route struct {
 	Authentication *resourcev1.Authentication // not to be modified
 	Providers      []*Provider                // that it names
 
+	// SignIn is at which provider people sign in, nil for none. It has a sign_in.
+	SignIn          *Provider
+	SessionLifetime time.Duration
+
 	Timeout   time.Duration
 	WebSocket bool // requests may become one
 

@@ -32,6 +32,20 @@ func (d *decoder) identityProvider(s *resourcev1.IdentityProvider) {
 	d.given(at.to("endpoint"), i.GetEndpoint(), checkURL)
 	d.checked(at.to("clientId"), i.GetClientId(), checkText)
 	d.given(at.to("clientSecretFile"), i.GetClientSecretFile(), checkFile)
+	if s.GetSignIn() != nil {
+		d.signInClient(atSpec().to("signIn"), s.GetSignIn())
+	}
+}
+
+func (d *decoder) signInClient(at *place, s *resourcev1.SignInClient) {
+	d.checked(at.to("clientId"), s.GetClientId(), checkText)
+	d.given(at.to("clientSecretFile"), s.GetClientSecretFile(), checkFile)
+	for i, scope := range s.GetScopes() {
+		d.checked(at.to("scopes").element(i), scope, checkScope)
+	}
+	for i, claim := range s.GetClaims() {
+		d.checked(at.to("claims").element(i), claim, checkText)
+	}
 }
 
 // given checks text that may be missing: whether it must not be is a rule of the

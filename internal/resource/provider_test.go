@@ -59,6 +59,11 @@ func TestIdentityProvider(t *testing.T) {
 		}},
 		{"lifetime", url + ", maxLifetime: 0s", []string{"spec.maxLifetime invalid_value"}},
 		{"claims", url + `, subjectClaim: "a\tb", groupsClaim: "a\x00"`, []string{"spec.groupsClaim invalid_value", "spec.subjectClaim invalid_value"}},
+		{"sign-in", url + `, signIn: {clientId: "a\n", clientSecretFile: secret, scopes: ["a b", ""], claims: ["a\tb"]}`, []string{
+			"spec.signIn.clientId invalid_value", "spec.signIn.clientSecretFile invalid_value", "spec.signIn.scopes[0] invalid_value",
+			"spec.signIn.scopes[1] invalid_value", "spec.signIn.claims[0] invalid_value",
+		}},
+		{"sign-in alone", "issuer: a, " + endpoint + "}, signIn: {}", []string{"spec.signIn invalid_value"}},
 		{"endpoint alone", "issuer: a, introspection: {}", []string{
 			"spec.introspection.endpoint required", "spec.introspection.clientId required", "spec.introspection.clientSecretFile required",
 		}},

@@ -61,6 +61,7 @@ func (d *decoder) listener(s *resourcev1.Listener) {
 func (d *decoder) route(s *resourcev1.Route) {
 	d.each("hosts", s.GetHosts(), checkRouteHost)
 	d.paths(s.GetPaths())
+	d.each("paths", s.GetPaths(), checkReserved)
 	d.each("methods", s.GetMethods(), checkMethod)
 	d.checked(atSpec().to("upstream"), s.GetUpstream(), checkDNSLabel)
 	audiences := atSpec().to("authentication").to("jwtSvids").to("audiences")
@@ -68,6 +69,9 @@ func (d *decoder) route(s *resourcev1.Route) {
 		d.checked(audiences.element(i), text, checkText)
 	}
 	d.checked(atSpec().to("assertion").to("audience"), s.GetAssertion().GetAudience(), checkText)
+	if in := s.GetAuthentication().GetSignIn(); in != nil {
+		d.checked(atSpec().to("authentication").to("signIn").to("identityProvider"), in.GetIdentityProvider(), checkDNSLabel)
+	}
 	providers := atSpec().to("authentication").to("identityProviders")
 	for i, name := range s.GetAuthentication().GetIdentityProviders() {
 		d.checked(providers.element(i), name, checkDNSLabel)
@@ -278,6 +282,16 @@ func checkText(text string) error {
 	}
 	return nil
 }
+
+// checkReserved keeps routes off the paths that the gateway answers itself.
+func checkReserved(path string) error {
+	if path == reserved || strings.HasPrefix(path, reserved+"/") {
+		return fmt.Errorf("%s is the gateway's own", quote(reserved))
+	}
+	return nil
+}
+
+const reserved = "/.sallyport"
 
 // checkFile accepts the path of a file on a proxy, whose working directory is
 // nobody's business.

@@ -26,7 +26,10 @@ type Parsed struct {
 
 // Parse reads the compact serialization (RFC 7515 §7.1) and checks all that
 // can be checked without keys. Every error is an *Error.
-func Parse(raw string) (*Parsed, error) {
+func Parse(raw string) (*Parsed, error) { return parse(raw, isAccess) }
+
+// parse takes the types that takes accepts.
+func parse(raw string, takes func(typ Type, given bool) bool) (*Parsed, error) {
 	if len(raw) > MaxSize {
 		return nil, refuse(Malformed)
 	}
@@ -36,7 +39,7 @@ func Parse(raw string) (*Parsed, error) {
 	}
 	p.Issuer, _ = p.claims["iss"].(string)
 	p.Subject, _ = p.claims["sub"].(string)
-	if err := p.readHeader(h); err != nil {
+	if err := p.readHeader(h, takes); err != nil {
 		return nil, err
 	}
 	return p, nil
@@ -65,12 +68,12 @@ func isFor(claims map[string]any, audiences []string) bool {
 	return ok && slices.ContainsFunc(got, func(a string) bool { return slices.Contains(audiences, a) })
 }
 
-func (p *Parsed) readHeader(h map[string]any) error {
+func (p *Parsed) readHeader(h map[string]any, takes func(typ Type, given bool) bool) error {
 	if demands(h, "crit", "b64", "zip", "enc", "jku", "jwk", "x5u", "x5c") {
 		return refuse(BadHeader)
 	}
-	typ, ok := typeOf(h)
-	if !ok {
+	typ, given := typeOf(h)
+	if !takes(typ, given) {
 		return refuse(WrongType)
 	}
 	p.typ = typ
@@ -91,16 +94,18 @@ func demands(h map[string]any, members ...string) bool {
 	return slices.ContainsFunc(members, func(member string) bool { _, given := h[member]; return given })
 }
 
-// typeOf accepts the types that access tokens have, not those of logout tokens,
-// DPoP proofs or security events. An empty typ is not the same as none.
-func typeOf(h map[string]any) (Type, bool) {
+// typeOf returns typ in lower case and without the prefix that may be left out
+// (RFC 7515 §4.1.9). An empty typ is not the same as none.
+func typeOf(h map[string]any) (typ Type, given bool) {
 	v, given := h["typ"]
-	if !given {
-		return NoType, true
-	}
 	s, _ := v.(string)
-	typ := Type(strings.TrimPrefix(strings.ToLower(s), "application/"))
-	return typ, typ == JWT || typ == AccessJWT
+	return Type(strings.TrimPrefix(strings.ToLower(s), "application/")), given
+}
+
+// isAccess accepts the types that access tokens have, not those of logout tokens,
+// DPoP proofs or security events.
+func isAccess(typ Type, given bool) bool {
+	return !given || typ == JWT || typ == AccessJWT
 }
 
 func decodeJSON(segment string) (map[string]any, bool) {

@@ -33,7 +33,7 @@ func TestMetricsAreDocumented(t *testing.T) {
 func TestDenialsAreDocumented(t *testing.T) {
 	want := []string{}
 	for _, dir := range []string{
-		"internal/request", "internal/policy", "internal/authn", "dataplane/gateway", "dataplane/gateway/wire", "dataplane/upstream",
+		"internal/request", "internal/policy", "internal/authn", "dataplane/gateway", "dataplane/gateway/wire", "dataplane/signin", "dataplane/upstream",
 	} {
 		want = append(want, reasonsOf(t, dir)...)
 	}

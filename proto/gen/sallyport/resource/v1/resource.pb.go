@@ -318,7 +318,8 @@ type Require int32
 const (
 	Require_REQUIRE_UNSPECIFIED Require = 0
 	// One. Of several that are there the first counts: a bearer token, then an API
-	// key, then a client certificate. A bad one is refused all the same.
+	// key, then a session, then a client certificate. A bad one is refused all the
+	// same.
 	Require_REQUIRE_ANY Require = 1
 	// Each. The principal is that of the first, and matchers of keys and SPIFFE IDs
 	// match what the others prove.
@@ -1367,7 +1368,9 @@ type Authentication struct {
 	// minutes: proofs can neither be made in advance nor used at another proxy.
 	DpopNonce bool `protobuf:"varint,16,opt,name=dpop_nonce,json=dpopNonce,proto3" json:"dpop_nonce,omitempty"`
 	// How and when users have to have signed in.
-	StepUp        *StepUp `protobuf:"bytes,17,opt,name=step_up,json=stepUp,proto3" json:"step_up,omitempty"`
+	StepUp *StepUp `protobuf:"bytes,17,opt,name=step_up,json=stepUp,proto3" json:"step_up,omitempty"`
+	// Browsers are sent to sign in, and their sessions are taken.
+	SignIn        *SignIn `protobuf:"bytes,20,opt,name=sign_in,json=signIn,proto3" json:"sign_in,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1472,6 +1475,13 @@ func (x *Authentication) GetStepUp() *StepUp {
 	return nil
 }
 
+func (x *Authentication) GetSignIn() *SignIn {
+	if x != nil {
+		return x.SignIn
+	}
+	return nil
+}
+
 // JWTSVIDs are verified with the keys that the proxy's Workload API has for the
 // trust domain of their subject.
 type JWTSVIDs struct {
@@ -1519,9 +1529,67 @@ func (x *JWTSVIDs) GetAudiences() []string {
 	return nil
 }
 
+// SignIn has people sign in with their browser.
+type SignIn struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The IdentityProvider of this namespace at which they do; it needs a
+	// sign_in.
+	IdentityProvider string `protobuf:"bytes,1,opt,name=identity_provider,json=identityProvider,proto3" json:"identity_provider,omitempty"`
+	// How long this route takes a session for, from the sign-in on; 10 h when
+	// absent.
+	SessionLifetime *durationpb.Duration `protobuf:"bytes,2,opt,name=session_lifetime,json=sessionLifetime,proto3" json:"session_lifetime,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *SignIn) Reset() {
+	*x = SignIn{}
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SignIn) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SignIn) ProtoMessage() {}
+
+func (x *SignIn) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SignIn.ProtoReflect.Descriptor instead.
+func (*SignIn) Descriptor() ([]byte, []int) {
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *SignIn) GetIdentityProvider() string {
+	if x != nil {
+		return x.IdentityProvider
+	}
+	return ""
+}
+
+func (x *SignIn) GetSessionLifetime() *durationpb.Duration {
+	if x != nil {
+		return x.SessionLifetime
+	}
+	return nil
+}
+
 // StepUp is what a token has to say of how its subject signed in. Credentials that
 // do not tell, such as client certificates, do not meet it. What is missing is
-// told in a challenge (RFC 9470), for the client to ask its identity provider for.
+// told in a challenge (RFC 9470), for the client to ask its identity provider for;
+// a browser that signs in here is sent to do so again.
 type StepUp struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// One of them is the token's acr.
@@ -1536,7 +1604,7 @@ type StepUp struct {
 
 func (x *StepUp) Reset() {
 	*x = StepUp{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[13]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1548,7 +1616,7 @@ func (x *StepUp) String() string {
 func (*StepUp) ProtoMessage() {}
 
 func (x *StepUp) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[13]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1561,7 +1629,7 @@ func (x *StepUp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StepUp.ProtoReflect.Descriptor instead.
 func (*StepUp) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{13}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *StepUp) GetAcrValues() []string {
@@ -1603,7 +1671,7 @@ type Upstream struct {
 
 func (x *Upstream) Reset() {
 	*x = Upstream{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[14]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1615,7 +1683,7 @@ func (x *Upstream) String() string {
 func (*Upstream) ProtoMessage() {}
 
 func (x *Upstream) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[14]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1628,7 +1696,7 @@ func (x *Upstream) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Upstream.ProtoReflect.Descriptor instead.
 func (*Upstream) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{14}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Upstream) GetEnvironments() []string {
@@ -1712,7 +1780,7 @@ type PlaintextTransport struct {
 
 func (x *PlaintextTransport) Reset() {
 	*x = PlaintextTransport{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[15]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1724,7 +1792,7 @@ func (x *PlaintextTransport) String() string {
 func (*PlaintextTransport) ProtoMessage() {}
 
 func (x *PlaintextTransport) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[15]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1737,7 +1805,7 @@ func (x *PlaintextTransport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlaintextTransport.ProtoReflect.Descriptor instead.
 func (*PlaintextTransport) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{15}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{16}
 }
 
 type TLSTransport struct {
@@ -1752,7 +1820,7 @@ type TLSTransport struct {
 
 func (x *TLSTransport) Reset() {
 	*x = TLSTransport{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[16]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1764,7 +1832,7 @@ func (x *TLSTransport) String() string {
 func (*TLSTransport) ProtoMessage() {}
 
 func (x *TLSTransport) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[16]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1777,7 +1845,7 @@ func (x *TLSTransport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TLSTransport.ProtoReflect.Descriptor instead.
 func (*TLSTransport) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{16}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *TLSTransport) GetCaFile() string {
@@ -1804,7 +1872,7 @@ type SPIFFETransport struct {
 
 func (x *SPIFFETransport) Reset() {
 	*x = SPIFFETransport{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[17]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1816,7 +1884,7 @@ func (x *SPIFFETransport) String() string {
 func (*SPIFFETransport) ProtoMessage() {}
 
 func (x *SPIFFETransport) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[17]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1829,7 +1897,7 @@ func (x *SPIFFETransport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SPIFFETransport.ProtoReflect.Descriptor instead.
 func (*SPIFFETransport) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{17}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *SPIFFETransport) GetPeerIds() []string {
@@ -1861,7 +1929,7 @@ type Policy struct {
 
 func (x *Policy) Reset() {
 	*x = Policy{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[18]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1873,7 +1941,7 @@ func (x *Policy) String() string {
 func (*Policy) ProtoMessage() {}
 
 func (x *Policy) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[18]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1886,7 +1954,7 @@ func (x *Policy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Policy.ProtoReflect.Descriptor instead.
 func (*Policy) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{18}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Policy) GetEnvironments() []string {
@@ -1959,7 +2027,7 @@ type PrincipalMatcher struct {
 
 func (x *PrincipalMatcher) Reset() {
 	*x = PrincipalMatcher{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[19]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1971,7 +2039,7 @@ func (x *PrincipalMatcher) String() string {
 func (*PrincipalMatcher) ProtoMessage() {}
 
 func (x *PrincipalMatcher) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[19]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1984,7 +2052,7 @@ func (x *PrincipalMatcher) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PrincipalMatcher.ProtoReflect.Descriptor instead.
 func (*PrincipalMatcher) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{19}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *PrincipalMatcher) GetMatch() isPrincipalMatcher_Match {
@@ -2151,6 +2219,8 @@ type IdentityProvider struct {
 	// there are no keys. Opaque tokens of a route are those of the first of its
 	// identity_providers that has this.
 	Introspection *Introspection `protobuf:"bytes,15,opt,name=introspection,proto3" json:"introspection,omitempty"`
+	// What routes need that have people sign in here.
+	SignIn *SignInClient `protobuf:"bytes,31,opt,name=sign_in,json=signIn,proto3" json:"sign_in,omitempty"`
 	// Vouches by client certificates instead of tokens. The listener has to ask for
 	// them.
 	X509          *X509 `protobuf:"bytes,21,opt,name=x509,proto3" json:"x509,omitempty"`
@@ -2160,7 +2230,7 @@ type IdentityProvider struct {
 
 func (x *IdentityProvider) Reset() {
 	*x = IdentityProvider{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[20]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2172,7 +2242,7 @@ func (x *IdentityProvider) String() string {
 func (*IdentityProvider) ProtoMessage() {}
 
 func (x *IdentityProvider) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[20]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2185,7 +2255,7 @@ func (x *IdentityProvider) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IdentityProvider.ProtoReflect.Descriptor instead.
 func (*IdentityProvider) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{20}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *IdentityProvider) GetEnvironments() []string {
@@ -2293,6 +2363,13 @@ func (x *IdentityProvider) GetIntrospection() *Introspection {
 	return nil
 }
 
+func (x *IdentityProvider) GetSignIn() *SignInClient {
+	if x != nil {
+		return x.SignIn
+	}
+	return nil
+}
+
 func (x *IdentityProvider) GetX509() *X509 {
 	if x != nil {
 		return x.X509
@@ -2314,7 +2391,7 @@ type RequiredClaim struct {
 
 func (x *RequiredClaim) Reset() {
 	*x = RequiredClaim{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[21]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2326,7 +2403,7 @@ func (x *RequiredClaim) String() string {
 func (*RequiredClaim) ProtoMessage() {}
 
 func (x *RequiredClaim) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[21]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2339,7 +2416,7 @@ func (x *RequiredClaim) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RequiredClaim.ProtoReflect.Descriptor instead.
 func (*RequiredClaim) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{21}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *RequiredClaim) GetClaim() string {
@@ -2377,7 +2454,7 @@ type Introspection struct {
 
 func (x *Introspection) Reset() {
 	*x = Introspection{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[22]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2389,7 +2466,7 @@ func (x *Introspection) String() string {
 func (*Introspection) ProtoMessage() {}
 
 func (x *Introspection) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[22]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2402,7 +2479,7 @@ func (x *Introspection) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Introspection.ProtoReflect.Descriptor instead.
 func (*Introspection) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{22}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Introspection) GetEndpoint() string {
@@ -2468,7 +2545,7 @@ type X509 struct {
 
 func (x *X509) Reset() {
 	*x = X509{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[23]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2480,7 +2557,7 @@ func (x *X509) String() string {
 func (*X509) ProtoMessage() {}
 
 func (x *X509) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[23]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2493,7 +2570,7 @@ func (x *X509) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use X509.ProtoReflect.Descriptor instead.
 func (*X509) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{23}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *X509) GetAuthorities() isX509_Authorities {
@@ -2558,6 +2635,82 @@ func (*X509_CaFile) isX509_Authorities() {}
 
 func (*X509_Ca) isX509_Authorities() {}
 
+// SignInClient is the client that an OpenID provider knows the gateway as. Its
+// redirect URI is https://HOST/.sallyport/callback, for each host of such routes;
+// endpoints are found by OpenID Connect Discovery 1.0 at the issuer.
+type SignInClient struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	ClientId string                 `protobuf:"bytes,1,opt,name=client_id,json=clientId,proto3" json:"client_id,omitempty"`
+	// A file on the proxy, read at each sign-in. Empty: a public client, which is
+	// protected by PKCE alone.
+	ClientSecretFile string `protobuf:"bytes,2,opt,name=client_secret_file,json=clientSecretFile,proto3" json:"client_secret_file,omitempty"`
+	// Asked for beside openid.
+	Scopes []string `protobuf:"bytes,3,rep,name=scopes,proto3" json:"scopes,omitempty"`
+	// Claims of the ID token that a session keeps for policies, beside subject and
+	// groups. All of a session has to fit into a cookie.
+	Claims        []string `protobuf:"bytes,4,rep,name=claims,proto3" json:"claims,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SignInClient) Reset() {
+	*x = SignInClient{}
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SignInClient) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SignInClient) ProtoMessage() {}
+
+func (x *SignInClient) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SignInClient.ProtoReflect.Descriptor instead.
+func (*SignInClient) Descriptor() ([]byte, []int) {
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *SignInClient) GetClientId() string {
+	if x != nil {
+		return x.ClientId
+	}
+	return ""
+}
+
+func (x *SignInClient) GetClientSecretFile() string {
+	if x != nil {
+		return x.ClientSecretFile
+	}
+	return ""
+}
+
+func (x *SignInClient) GetScopes() []string {
+	if x != nil {
+		return x.Scopes
+	}
+	return nil
+}
+
+func (x *SignInClient) GetClaims() []string {
+	if x != nil {
+		return x.Claims
+	}
+	return nil
+}
+
 // ApiKey is what a program without a better identity calls with. Only a digest of
 // each secret is known here: "sallyport key create" makes the key and shows it
 // once.
@@ -2578,7 +2731,7 @@ type ApiKey struct {
 
 func (x *ApiKey) Reset() {
 	*x = ApiKey{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[24]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2590,7 +2743,7 @@ func (x *ApiKey) String() string {
 func (*ApiKey) ProtoMessage() {}
 
 func (x *ApiKey) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[24]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2603,7 +2756,7 @@ func (x *ApiKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApiKey.ProtoReflect.Descriptor instead.
 func (*ApiKey) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{24}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ApiKey) GetEnvironments() []string {
@@ -2658,7 +2811,7 @@ type ApiKeySecret struct {
 
 func (x *ApiKeySecret) Reset() {
 	*x = ApiKeySecret{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[25]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2670,7 +2823,7 @@ func (x *ApiKeySecret) String() string {
 func (*ApiKeySecret) ProtoMessage() {}
 
 func (x *ApiKeySecret) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[25]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2683,7 +2836,7 @@ func (x *ApiKeySecret) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApiKeySecret.ProtoReflect.Descriptor instead.
 func (*ApiKeySecret) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{25}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ApiKeySecret) GetId() string {
@@ -2745,7 +2898,7 @@ type Revocation struct {
 
 func (x *Revocation) Reset() {
 	*x = Revocation{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[26]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2757,7 +2910,7 @@ func (x *Revocation) String() string {
 func (*Revocation) ProtoMessage() {}
 
 func (x *Revocation) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[26]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2770,7 +2923,7 @@ func (x *Revocation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Revocation.ProtoReflect.Descriptor instead.
 func (*Revocation) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{26}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Revocation) GetTarget() isRevocation_Target {
@@ -2928,7 +3081,7 @@ type RevokedToken struct {
 
 func (x *RevokedToken) Reset() {
 	*x = RevokedToken{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[27]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2940,7 +3093,7 @@ func (x *RevokedToken) String() string {
 func (*RevokedToken) ProtoMessage() {}
 
 func (x *RevokedToken) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[27]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2953,7 +3106,7 @@ func (x *RevokedToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokedToken.ProtoReflect.Descriptor instead.
 func (*RevokedToken) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{27}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *RevokedToken) GetIssuer() string {
@@ -2981,7 +3134,7 @@ type RevokedSubject struct {
 
 func (x *RevokedSubject) Reset() {
 	*x = RevokedSubject{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[28]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2993,7 +3146,7 @@ func (x *RevokedSubject) String() string {
 func (*RevokedSubject) ProtoMessage() {}
 
 func (x *RevokedSubject) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[28]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3006,7 +3159,7 @@ func (x *RevokedSubject) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokedSubject.ProtoReflect.Descriptor instead.
 func (*RevokedSubject) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{28}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *RevokedSubject) GetIssuer() string {
@@ -3035,7 +3188,7 @@ type RevokedSession struct {
 
 func (x *RevokedSession) Reset() {
 	*x = RevokedSession{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[29]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3047,7 +3200,7 @@ func (x *RevokedSession) String() string {
 func (*RevokedSession) ProtoMessage() {}
 
 func (x *RevokedSession) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[29]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3060,7 +3213,7 @@ func (x *RevokedSession) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokedSession.ProtoReflect.Descriptor instead.
 func (*RevokedSession) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{29}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *RevokedSession) GetIssuer() string {
@@ -3155,7 +3308,7 @@ const file_sallyport_resource_v1_resource_proto_rawDesc = "" +
 	" \x01(\v2 .sallyport.resource.v1.AssertionR\tassertion\x12e\n" +
 	"\x10identity_headers\x18\v \x03(\x0e2%.sallyport.resource.v1.IdentityHeaderB\x13\xbaH\x10\x92\x01\r\x10\b\x18\x01\"\a\x82\x01\x04\x10\x01 \x00R\x0fidentityHeaders\"1\n" +
 	"\tAssertion\x12$\n" +
-	"\baudience\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\baudience\"\xf7\f\n" +
+	"\baudience\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\baudience\"\x96\x0e\n" +
 	"\x0eAuthentication\x129\n" +
 	"\x12identity_providers\x18\x01 \x03(\tB\n" +
 	"\xbaH\a\x92\x01\x04\x10\x10\x18\x01R\x11identityProviders\x12/\n" +
@@ -3169,16 +3322,22 @@ const file_sallyport_resource_v1_resource_proto_rawDesc = "" +
 	"\x05proof\x18\x0f \x01(\x0e2\x1c.sallyport.resource.v1.ProofB\b\xbaH\x05\x82\x01\x02\x10\x01R\x05proof\x12\x1d\n" +
 	"\n" +
 	"dpop_nonce\x18\x10 \x01(\bR\tdpopNonce\x126\n" +
-	"\astep_up\x18\x11 \x01(\v2\x1d.sallyport.resource.v1.StepUpR\x06stepUp:\xf3\b\xbaH\xef\b\x1a\x90\x01\n" +
+	"\astep_up\x18\x11 \x01(\v2\x1d.sallyport.resource.v1.StepUpR\x06stepUp\x126\n" +
+	"\asign_in\x18\x14 \x01(\v2\x1d.sallyport.resource.v1.SignInR\x06signIn:\xda\t\xbaH\xd6\t\x1a\x90\x01\n" +
 	"$authentication.require_introspection\x12%there are no identityProviders to ask\x1aA!this.require_introspection || this.identity_providers.size() > 0\x1a\x84\x01\n" +
-	"\x14authentication.proof\x125a proof is of a bearer token: name identity_providers\x1a5this.proof == 0 || this.identity_providers.size() > 0\x1a\xc4\x01\n" +
-	"\x16authentication.step_up\x12]only tokens tell how somebody has signed in: name identity_providers, and not anonymous: true\x1aK!has(this.step_up) || this.identity_providers.size() > 0 && !this.anonymous\x1a\x8f\x01\n" +
+	"\x14authentication.proof\x125a proof is of a bearer token: name identity_providers\x1a5this.proof == 0 || this.identity_providers.size() > 0\x1a\x80\x02\n" +
+	"\x16authentication.step_up\x12\x81\x01only tokens and sessions tell how somebody has signed in: name identity_providers or have people sign_in, and not anonymous: true\x1ab!has(this.step_up) || (this.identity_providers.size() > 0 || has(this.sign_in)) && !this.anonymous\x1a\x8f\x01\n" +
 	"\x19authentication.dpop_nonce\x12:a DPoP proof is of a bearer token: name identity_providers\x1a6!this.dpop_nonce || this.identity_providers.size() > 0\x1am\n" +
 	"\x18authentication.anonymous\x12)anonymous: true leaves nothing to require\x1a&!(this.anonymous && this.require == 2)\x1a\x96\x01\n" +
-	"\x18authentication.jwt_svids\x12Dnobody can be asked for JWT-SVIDs, which require_introspection wants\x1a4!(has(this.jwt_svids) && this.require_introspection)\x1a\xf1\x01\n" +
-	"\x13authentication.some\x12`name identity_providers, take jwt_svids, api_keys or client_certificates, or say anonymous: true\x1axthis.identity_providers.size() > 0 || has(this.jwt_svids) || this.client_certificates || this.api_keys || this.anonymous\"?\n" +
+	"\x18authentication.jwt_svids\x12Dnobody can be asked for JWT-SVIDs, which require_introspection wants\x1a4!(has(this.jwt_svids) && this.require_introspection)\x1a\x9c\x02\n" +
+	"\x13authentication.some\x12uname identity_providers, take jwt_svids, api_keys or client_certificates, have people sign_in, or say anonymous: true\x1a\x8d\x01this.identity_providers.size() > 0 || has(this.jwt_svids) || this.client_certificates || this.api_keys || this.anonymous || has(this.sign_in)\"?\n" +
 	"\bJWTSVIDs\x123\n" +
-	"\taudiences\x18\x01 \x03(\tB\x15\xbaH\x12\x92\x01\x0f\b\x01\x10\x10\x18\x01\"\ar\x05\x10\x01\x18\x80\bR\taudiences\"\xbd\x02\n" +
+	"\taudiences\x18\x01 \x03(\tB\x15\xbaH\x12\x92\x01\x0f\b\x01\x10\x10\x18\x01\"\ar\x05\x10\x01\x18\x80\bR\taudiences\"\x99\x01\n" +
+	"\x06SignIn\x127\n" +
+	"\x11identity_provider\x18\x01 \x01(\tB\n" +
+	"\xbaH\a\xc8\x01\x01r\x02\x18?R\x10identityProvider\x12V\n" +
+	"\x10session_lifetime\x18\x02 \x01(\v2\x19.google.protobuf.DurationB\x10\xbaH\r\xaa\x01\n" +
+	"\"\x04\b\x80\xf5$2\x02\b<R\x0fsessionLifetime\"\xbd\x02\n" +
 	"\x06StepUp\x12B\n" +
 	"\n" +
 	"acr_values\x18\x01 \x03(\tB#\xbaH \x92\x01\x1d\x10\x10\x18\x01\"\x17r\x15\x10\x01\x18\x80\x022\x0e^[!#-\\[\\]-~]+$R\tacrValues\x12$\n" +
@@ -3222,7 +3381,7 @@ const file_sallyport_resource_v1_resource_proto_rawDesc = "" +
 	"\tanonymous\x18\x05 \x01(\bB\a\xbaH\x04j\x02\b\x01H\x00R\tanonymous\x12\x1d\n" +
 	"\x03key\x18\a \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?H\x00R\x03key\x124\n" +
 	"\x11identity_provider\x18\x06 \x01(\tB\a\xbaH\x04r\x02\x18?R\x10identityProviderB\x0e\n" +
-	"\x05match\x12\x05\xbaH\x02\b\x01\"\xa6\x0e\n" +
+	"\x05match\x12\x05\xbaH\x02\b\x01\"\x9d\x10\n" +
 	"\x10IdentityProvider\x12/\n" +
 	"\fenvironments\x18\x01 \x03(\tB\v\xbaH\b\x92\x01\x05\x10\x80\x02\x18\x01R\fenvironments\x12#\n" +
 	"\x06issuer\x18\x02 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\x18\x80\bR\x06issuer\x12#\n" +
@@ -3242,8 +3401,10 @@ const file_sallyport_resource_v1_resource_proto_rawDesc = "" +
 	"\rsubject_claim\x18\f \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\fsubjectClaim\x12M\n" +
 	"\fmax_lifetime\x18\r \x01(\v2\x19.google.protobuf.DurationB\x0f\xbaH\f\xaa\x01\t\"\x05\b\x80\xe7\x84\x0f*\x00R\vmaxLifetime\x126\n" +
 	"\x17allow_private_addresses\x18\x0e \x01(\bR\x15allowPrivateAddresses\x12J\n" +
-	"\rintrospection\x18\x0f \x01(\v2$.sallyport.resource.v1.IntrospectionR\rintrospection\x12/\n" +
-	"\x04x509\x18\x15 \x01(\v2\x1b.sallyport.resource.v1.X509R\x04x509:\xf4\x06\xbaH\xf0\x06\x1a\xbf\x02\n" +
+	"\rintrospection\x18\x0f \x01(\v2$.sallyport.resource.v1.IntrospectionR\rintrospection\x12<\n" +
+	"\asign_in\x18\x1f \x01(\v2#.sallyport.resource.v1.SignInClientR\x06signIn\x12/\n" +
+	"\x04x509\x18\x15 \x01(\v2\x1b.sallyport.resource.v1.X509R\x04x509:\xad\b\xbaH\xa9\b\x1a\xb6\x01\n" +
+	"\x19identity_provider.sign_in\x12IID tokens are verified with keys: give one of jwksUrl, discovery and jwks\x1aN!has(this.sign_in) || this.jwks_url != '' || this.discovery || this.jwks != ''\x1a\xbf\x02\n" +
 	"\x16identity_provider.keys\x12]give exactly one of jwksUrl, discovery and jwks, or introspection or x509 without any of them\x1a\xc5\x01(this.jwks_url != '' ? 1 : 0) + (this.discovery ? 1 : 0) + (this.jwks != '' ? 1 : 0) == 1 || (has(this.introspection) || has(this.x509)) && this.jwks_url == '' && !this.discovery && this.jwks == ''\x1a]\n" +
 	"\x1bidentity_provider.audiences\x12\x11name one at least\x1a+has(this.x509) || this.audiences.size() > 0\x1a\xcc\x03\n" +
 	"\x16identity_provider.x509\x12>goes with issuer and environments alone: the rest is of tokens\x1a\xf1\x02!has(this.x509) || this.jwks_url == '' && !this.discovery && this.jwks == '' && this.audiences.size() == 0 && this.groups_claim == '' && !has(this.leeway) && this.algorithms.size() == 0 && this.token_types.size() == 0 && this.required_claims.size() == 0 && this.subject_claim == '' && !has(this.max_lifetime) && !this.allow_private_addresses && !has(this.introspection)\"_\n" +
@@ -3265,7 +3426,12 @@ const file_sallyport_resource_v1_resource_proto_rawDesc = "" +
 	"\asubject\x18\x04 \x01(\x0e2\".sallyport.resource.v1.X509SubjectB\n" +
 	"\xbaH\a\x82\x01\x04\x10\x01 \x00R\asubject\x12*\n" +
 	"\x05names\x18\x05 \x03(\tB\x14\xbaH\x11\x92\x01\x0e\x10\x80\x02\x18\x01\"\ar\x05\x10\x01\x18\x80\x02R\x05namesB\x14\n" +
-	"\vauthorities\x12\x05\xbaH\x02\b\x01\"\xfe\x01\n" +
+	"\vauthorities\x12\x05\xbaH\x02\b\x01\"\xca\x01\n" +
+	"\fSignInClient\x12(\n" +
+	"\tclient_id\x18\x01 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\x18\x80\x02R\bclientId\x126\n" +
+	"\x12client_secret_file\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80 R\x10clientSecretFile\x12+\n" +
+	"\x06scopes\x18\x03 \x03(\tB\x13\xbaH\x10\x92\x01\r\x10\x10\x18\x01\"\ar\x05\x10\x01\x18\x80\x01R\x06scopes\x12+\n" +
+	"\x06claims\x18\x04 \x03(\tB\x13\xbaH\x10\x92\x01\r\x10\x10\x18\x01\"\ar\x05\x10\x01\x18\x80\x02R\x06claims\"\xfe\x01\n" +
 	"\x06ApiKey\x12/\n" +
 	"\fenvironments\x18\x01 \x03(\tB\v\xbaH\b\x92\x01\x05\x10\x80\x02\x18\x01R\fenvironments\x12\x1e\n" +
 	"\x05owner\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\x05owner\x12+\n" +
@@ -3367,7 +3533,7 @@ func file_sallyport_resource_v1_resource_proto_rawDescGZIP() []byte {
 }
 
 var file_sallyport_resource_v1_resource_proto_enumTypes = make([]protoimpl.EnumInfo, 9)
-var file_sallyport_resource_v1_resource_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
+var file_sallyport_resource_v1_resource_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
 var file_sallyport_resource_v1_resource_proto_goTypes = []any{
 	(Reach)(0),                    // 0: sallyport.resource.v1.Reach
 	(StalenessAction)(0),          // 1: sallyport.resource.v1.StalenessAction
@@ -3391,79 +3557,84 @@ var file_sallyport_resource_v1_resource_proto_goTypes = []any{
 	(*Assertion)(nil),             // 19: sallyport.resource.v1.Assertion
 	(*Authentication)(nil),        // 20: sallyport.resource.v1.Authentication
 	(*JWTSVIDs)(nil),              // 21: sallyport.resource.v1.JWTSVIDs
-	(*StepUp)(nil),                // 22: sallyport.resource.v1.StepUp
-	(*Upstream)(nil),              // 23: sallyport.resource.v1.Upstream
-	(*PlaintextTransport)(nil),    // 24: sallyport.resource.v1.PlaintextTransport
-	(*TLSTransport)(nil),          // 25: sallyport.resource.v1.TLSTransport
-	(*SPIFFETransport)(nil),       // 26: sallyport.resource.v1.SPIFFETransport
-	(*Policy)(nil),                // 27: sallyport.resource.v1.Policy
-	(*PrincipalMatcher)(nil),      // 28: sallyport.resource.v1.PrincipalMatcher
-	(*IdentityProvider)(nil),      // 29: sallyport.resource.v1.IdentityProvider
-	(*RequiredClaim)(nil),         // 30: sallyport.resource.v1.RequiredClaim
-	(*Introspection)(nil),         // 31: sallyport.resource.v1.Introspection
-	(*X509)(nil),                  // 32: sallyport.resource.v1.X509
-	(*ApiKey)(nil),                // 33: sallyport.resource.v1.ApiKey
-	(*ApiKeySecret)(nil),          // 34: sallyport.resource.v1.ApiKeySecret
-	(*Revocation)(nil),            // 35: sallyport.resource.v1.Revocation
-	(*RevokedToken)(nil),          // 36: sallyport.resource.v1.RevokedToken
-	(*RevokedSubject)(nil),        // 37: sallyport.resource.v1.RevokedSubject
-	(*RevokedSession)(nil),        // 38: sallyport.resource.v1.RevokedSession
-	nil,                           // 39: sallyport.resource.v1.Document.LabelsEntry
-	nil,                           // 40: sallyport.resource.v1.RouteSelector.LabelsEntry
-	nil,                           // 41: sallyport.resource.v1.Enrollment.LabelsEntry
-	(*durationpb.Duration)(nil),   // 42: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil), // 43: google.protobuf.Timestamp
+	(*SignIn)(nil),                // 22: sallyport.resource.v1.SignIn
+	(*StepUp)(nil),                // 23: sallyport.resource.v1.StepUp
+	(*Upstream)(nil),              // 24: sallyport.resource.v1.Upstream
+	(*PlaintextTransport)(nil),    // 25: sallyport.resource.v1.PlaintextTransport
+	(*TLSTransport)(nil),          // 26: sallyport.resource.v1.TLSTransport
+	(*SPIFFETransport)(nil),       // 27: sallyport.resource.v1.SPIFFETransport
+	(*Policy)(nil),                // 28: sallyport.resource.v1.Policy
+	(*PrincipalMatcher)(nil),      // 29: sallyport.resource.v1.PrincipalMatcher
+	(*IdentityProvider)(nil),      // 30: sallyport.resource.v1.IdentityProvider
+	(*RequiredClaim)(nil),         // 31: sallyport.resource.v1.RequiredClaim
+	(*Introspection)(nil),         // 32: sallyport.resource.v1.Introspection
+	(*X509)(nil),                  // 33: sallyport.resource.v1.X509
+	(*SignInClient)(nil),          // 34: sallyport.resource.v1.SignInClient
+	(*ApiKey)(nil),                // 35: sallyport.resource.v1.ApiKey
+	(*ApiKeySecret)(nil),          // 36: sallyport.resource.v1.ApiKeySecret
+	(*Revocation)(nil),            // 37: sallyport.resource.v1.Revocation
+	(*RevokedToken)(nil),          // 38: sallyport.resource.v1.RevokedToken
+	(*RevokedSubject)(nil),        // 39: sallyport.resource.v1.RevokedSubject
+	(*RevokedSession)(nil),        // 40: sallyport.resource.v1.RevokedSession
+	nil,                           // 41: sallyport.resource.v1.Document.LabelsEntry
+	nil,                           // 42: sallyport.resource.v1.RouteSelector.LabelsEntry
+	nil,                           // 43: sallyport.resource.v1.Enrollment.LabelsEntry
+	(*durationpb.Duration)(nil),   // 44: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil), // 45: google.protobuf.Timestamp
 }
 var file_sallyport_resource_v1_resource_proto_depIdxs = []int32{
-	39, // 0: sallyport.resource.v1.Document.labels:type_name -> sallyport.resource.v1.Document.LabelsEntry
+	41, // 0: sallyport.resource.v1.Document.labels:type_name -> sallyport.resource.v1.Document.LabelsEntry
 	0,  // 1: sallyport.resource.v1.Document.reach:type_name -> sallyport.resource.v1.Reach
 	10, // 2: sallyport.resource.v1.Document.routes:type_name -> sallyport.resource.v1.RouteSelector
-	40, // 3: sallyport.resource.v1.RouteSelector.labels:type_name -> sallyport.resource.v1.RouteSelector.LabelsEntry
+	42, // 3: sallyport.resource.v1.RouteSelector.labels:type_name -> sallyport.resource.v1.RouteSelector.LabelsEntry
 	12, // 4: sallyport.resource.v1.Environment.configuration_age:type_name -> sallyport.resource.v1.StalenessRule
 	12, // 5: sallyport.resource.v1.Environment.security_age:type_name -> sallyport.resource.v1.StalenessRule
-	42, // 6: sallyport.resource.v1.StalenessRule.limit:type_name -> google.protobuf.Duration
+	44, // 6: sallyport.resource.v1.StalenessRule.limit:type_name -> google.protobuf.Duration
 	1,  // 7: sallyport.resource.v1.StalenessRule.action:type_name -> sallyport.resource.v1.StalenessAction
-	41, // 8: sallyport.resource.v1.Enrollment.labels:type_name -> sallyport.resource.v1.Enrollment.LabelsEntry
+	43, // 8: sallyport.resource.v1.Enrollment.labels:type_name -> sallyport.resource.v1.Enrollment.LabelsEntry
 	16, // 9: sallyport.resource.v1.Listener.tls:type_name -> sallyport.resource.v1.ListenerTLS
 	17, // 10: sallyport.resource.v1.ListenerTLS.certificates:type_name -> sallyport.resource.v1.CertificateFiles
 	3,  // 11: sallyport.resource.v1.ListenerTLS.client_certificates:type_name -> sallyport.resource.v1.ClientCertificates
 	2,  // 12: sallyport.resource.v1.ListenerTLS.min_version:type_name -> sallyport.resource.v1.TLSVersion
 	20, // 13: sallyport.resource.v1.Route.authentication:type_name -> sallyport.resource.v1.Authentication
-	42, // 14: sallyport.resource.v1.Route.timeout:type_name -> google.protobuf.Duration
+	44, // 14: sallyport.resource.v1.Route.timeout:type_name -> google.protobuf.Duration
 	19, // 15: sallyport.resource.v1.Route.assertion:type_name -> sallyport.resource.v1.Assertion
 	4,  // 16: sallyport.resource.v1.Route.identity_headers:type_name -> sallyport.resource.v1.IdentityHeader
 	5,  // 17: sallyport.resource.v1.Authentication.require:type_name -> sallyport.resource.v1.Require
 	21, // 18: sallyport.resource.v1.Authentication.jwt_svids:type_name -> sallyport.resource.v1.JWTSVIDs
 	6,  // 19: sallyport.resource.v1.Authentication.proof:type_name -> sallyport.resource.v1.Proof
-	22, // 20: sallyport.resource.v1.Authentication.step_up:type_name -> sallyport.resource.v1.StepUp
-	42, // 21: sallyport.resource.v1.StepUp.max_age:type_name -> google.protobuf.Duration
-	24, // 22: sallyport.resource.v1.Upstream.plaintext:type_name -> sallyport.resource.v1.PlaintextTransport
-	25, // 23: sallyport.resource.v1.Upstream.tls:type_name -> sallyport.resource.v1.TLSTransport
-	26, // 24: sallyport.resource.v1.Upstream.spiffe:type_name -> sallyport.resource.v1.SPIFFETransport
-	10, // 25: sallyport.resource.v1.Policy.routes:type_name -> sallyport.resource.v1.RouteSelector
-	7,  // 26: sallyport.resource.v1.Policy.effect:type_name -> sallyport.resource.v1.Effect
-	28, // 27: sallyport.resource.v1.Policy.principals:type_name -> sallyport.resource.v1.PrincipalMatcher
-	42, // 28: sallyport.resource.v1.IdentityProvider.leeway:type_name -> google.protobuf.Duration
-	30, // 29: sallyport.resource.v1.IdentityProvider.required_claims:type_name -> sallyport.resource.v1.RequiredClaim
-	42, // 30: sallyport.resource.v1.IdentityProvider.max_lifetime:type_name -> google.protobuf.Duration
-	31, // 31: sallyport.resource.v1.IdentityProvider.introspection:type_name -> sallyport.resource.v1.Introspection
-	32, // 32: sallyport.resource.v1.IdentityProvider.x509:type_name -> sallyport.resource.v1.X509
-	42, // 33: sallyport.resource.v1.Introspection.timeout:type_name -> google.protobuf.Duration
-	42, // 34: sallyport.resource.v1.Introspection.cache:type_name -> google.protobuf.Duration
-	8,  // 35: sallyport.resource.v1.X509.subject:type_name -> sallyport.resource.v1.X509Subject
-	34, // 36: sallyport.resource.v1.ApiKey.secrets:type_name -> sallyport.resource.v1.ApiKeySecret
-	43, // 37: sallyport.resource.v1.ApiKeySecret.created_at:type_name -> google.protobuf.Timestamp
-	43, // 38: sallyport.resource.v1.ApiKeySecret.not_after:type_name -> google.protobuf.Timestamp
-	36, // 39: sallyport.resource.v1.Revocation.token:type_name -> sallyport.resource.v1.RevokedToken
-	37, // 40: sallyport.resource.v1.Revocation.subject:type_name -> sallyport.resource.v1.RevokedSubject
-	38, // 41: sallyport.resource.v1.Revocation.session:type_name -> sallyport.resource.v1.RevokedSession
-	43, // 42: sallyport.resource.v1.Revocation.issued_before:type_name -> google.protobuf.Timestamp
-	43, // 43: sallyport.resource.v1.Revocation.expires_at:type_name -> google.protobuf.Timestamp
-	44, // [44:44] is the sub-list for method output_type
-	44, // [44:44] is the sub-list for method input_type
-	44, // [44:44] is the sub-list for extension type_name
-	44, // [44:44] is the sub-list for extension extendee
-	0,  // [0:44] is the sub-list for field type_name
+	23, // 20: sallyport.resource.v1.Authentication.step_up:type_name -> sallyport.resource.v1.StepUp
+	22, // 21: sallyport.resource.v1.Authentication.sign_in:type_name -> sallyport.resource.v1.SignIn
+	44, // 22: sallyport.resource.v1.SignIn.session_lifetime:type_name -> google.protobuf.Duration
+	44, // 23: sallyport.resource.v1.StepUp.max_age:type_name -> google.protobuf.Duration
+	25, // 24: sallyport.resource.v1.Upstream.plaintext:type_name -> sallyport.resource.v1.PlaintextTransport
+	26, // 25: sallyport.resource.v1.Upstream.tls:type_name -> sallyport.resource.v1.TLSTransport
+	27, // 26: sallyport.resource.v1.Upstream.spiffe:type_name -> sallyport.resource.v1.SPIFFETransport
+	10, // 27: sallyport.resource.v1.Policy.routes:type_name -> sallyport.resource.v1.RouteSelector
+	7,  // 28: sallyport.resource.v1.Policy.effect:type_name -> sallyport.resource.v1.Effect
+	29, // 29: sallyport.resource.v1.Policy.principals:type_name -> sallyport.resource.v1.PrincipalMatcher
+	44, // 30: sallyport.resource.v1.IdentityProvider.leeway:type_name -> google.protobuf.Duration
+	31, // 31: sallyport.resource.v1.IdentityProvider.required_claims:type_name -> sallyport.resource.v1.RequiredClaim
+	44, // 32: sallyport.resource.v1.IdentityProvider.max_lifetime:type_name -> google.protobuf.Duration
+	32, // 33: sallyport.resource.v1.IdentityProvider.introspection:type_name -> sallyport.resource.v1.Introspection
+	34, // 34: sallyport.resource.v1.IdentityProvider.sign_in:type_name -> sallyport.resource.v1.SignInClient
+	33, // 35: sallyport.resource.v1.IdentityProvider.x509:type_name -> sallyport.resource.v1.X509
+	44, // 36: sallyport.resource.v1.Introspection.timeout:type_name -> google.protobuf.Duration
+	44, // 37: sallyport.resource.v1.Introspection.cache:type_name -> google.protobuf.Duration
+	8,  // 38: sallyport.resource.v1.X509.subject:type_name -> sallyport.resource.v1.X509Subject
+	36, // 39: sallyport.resource.v1.ApiKey.secrets:type_name -> sallyport.resource.v1.ApiKeySecret
+	45, // 40: sallyport.resource.v1.ApiKeySecret.created_at:type_name -> google.protobuf.Timestamp
+	45, // 41: sallyport.resource.v1.ApiKeySecret.not_after:type_name -> google.protobuf.Timestamp
+	38, // 42: sallyport.resource.v1.Revocation.token:type_name -> sallyport.resource.v1.RevokedToken
+	39, // 43: sallyport.resource.v1.Revocation.subject:type_name -> sallyport.resource.v1.RevokedSubject
+	40, // 44: sallyport.resource.v1.Revocation.session:type_name -> sallyport.resource.v1.RevokedSession
+	45, // 45: sallyport.resource.v1.Revocation.issued_before:type_name -> google.protobuf.Timestamp
+	45, // 46: sallyport.resource.v1.Revocation.expires_at:type_name -> google.protobuf.Timestamp
+	47, // [47:47] is the sub-list for method output_type
+	47, // [47:47] is the sub-list for method input_type
+	47, // [47:47] is the sub-list for extension type_name
+	47, // [47:47] is the sub-list for extension extendee
+	0,  // [0:47] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_resource_v1_resource_proto_init() }
@@ -3475,12 +3646,12 @@ func file_sallyport_resource_v1_resource_proto_init() {
 		(*TrustDomain_Bundle)(nil),
 		(*TrustDomain_BundleFile)(nil),
 	}
-	file_sallyport_resource_v1_resource_proto_msgTypes[14].OneofWrappers = []any{
+	file_sallyport_resource_v1_resource_proto_msgTypes[15].OneofWrappers = []any{
 		(*Upstream_Plaintext)(nil),
 		(*Upstream_Tls)(nil),
 		(*Upstream_Spiffe)(nil),
 	}
-	file_sallyport_resource_v1_resource_proto_msgTypes[19].OneofWrappers = []any{
+	file_sallyport_resource_v1_resource_proto_msgTypes[20].OneofWrappers = []any{
 		(*PrincipalMatcher_Group)(nil),
 		(*PrincipalMatcher_Subject)(nil),
 		(*PrincipalMatcher_Spiffe)(nil),
@@ -3488,11 +3659,11 @@ func file_sallyport_resource_v1_resource_proto_init() {
 		(*PrincipalMatcher_Anonymous)(nil),
 		(*PrincipalMatcher_Key)(nil),
 	}
-	file_sallyport_resource_v1_resource_proto_msgTypes[23].OneofWrappers = []any{
+	file_sallyport_resource_v1_resource_proto_msgTypes[24].OneofWrappers = []any{
 		(*X509_CaFile)(nil),
 		(*X509_Ca)(nil),
 	}
-	file_sallyport_resource_v1_resource_proto_msgTypes[26].OneofWrappers = []any{
+	file_sallyport_resource_v1_resource_proto_msgTypes[28].OneofWrappers = []any{
 		(*Revocation_Token)(nil),
 		(*Revocation_Subject)(nil),
 		(*Revocation_Session)(nil),
@@ -3507,7 +3678,7 @@ func file_sallyport_resource_v1_resource_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_resource_v1_resource_proto_rawDesc), len(file_sallyport_resource_v1_resource_proto_rawDesc)),
 			NumEnums:      9,
-			NumMessages:   33,
+			NumMessages:   35,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
