@@ -20,9 +20,11 @@ import (
 
 	"github.com/sallyport/sallyport/controlplane/api"
 	"github.com/sallyport/sallyport/controlplane/keyring"
+	"github.com/sallyport/sallyport/controlplane/logout"
 	"github.com/sallyport/sallyport/controlplane/publish"
 	"github.com/sallyport/sallyport/controlplane/registry"
 	"github.com/sallyport/sallyport/controlplane/stream"
+	"github.com/sallyport/sallyport/internal/authn"
 	"github.com/sallyport/sallyport/internal/identity"
 	"github.com/sallyport/sallyport/internal/snapshot"
 	"github.com/sallyport/sallyport/storage/etcd"
@@ -61,6 +63,8 @@ type Server struct {
 	registry  *registry.Registry
 	publisher *publish.Publisher
 	keyring   *keyring.Keyring
+	idps      *authn.Pool // for logout tokens
+	logouts   *logout.Logouts
 	proxies   *stream.Service
 	callers   *callers
 	observer  *observer
@@ -134,7 +138,15 @@ func (s *Server) openDistribution() error {
 	if s.keyring, err = keyring.New(keyring.Config{Store: s.database, SigningKey: key, Log: s.log}); err != nil {
 		return err
 	}
-	s.proxies = stream.NewService(stream.Config{Hub: s.hub, Registry: s.registry, Keys: s.keyring, Log: s.log})
+	if s.idps, err = authn.New(authn.Config{Log: s.log}); err != nil {
+		return err
+	}
+	s.logouts = logout.New(logout.Config{
+		States: s.hub, Keys: s.keyring, Pool: s.idps, Security: s.database.Security(), Log: s.log,
+	})
+	s.proxies = stream.NewService(stream.Config{
+		Hub: s.hub, Registry: s.registry, Keys: s.keyring, LoggedOut: s.logouts.Take, Log: s.log,
+	})
 	s.publisher = publish.New(publish.Config{
 		Store:      s.database,
 		Target:     s.etcd,
@@ -215,7 +227,7 @@ func (s *Server) serveAll(ctx context.Context) error {
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	for _, part := range []func(context.Context) error{
-		s.database.Run, s.feed.Run, s.hub.Run, s.registry.Run, s.publisher.Run, s.keyring.Run, s.callers.Run,
+		s.database.Run, s.feed.Run, s.hub.Run, s.registry.Run, s.publisher.Run, s.keyring.Run, s.idps.Run, s.logouts.Run, s.callers.Run,
 		s.observer.Run, s.api.Run, s.serveAdmin, s.serveProxies,
 	} {
 		g.Go(func() error { return part(ctx) })

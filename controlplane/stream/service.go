@@ -47,13 +47,17 @@ type Keys interface {
 	State(environment string) keyring.State
 }
 
-// Config is what a Service needs. All fields but Keys are required.
+// Config is what a Service needs. All fields but Keys and LoggedOut are
+// required.
 type Config struct {
 	Hub      *Hub
 	Registry *registry.Registry
 	// Keys are sent to proxies that ask for them; none when it is nil.
 	Keys Keys
-	Log  *slog.Logger
+	// LoggedOut is called with what a proxy of an environment says about sessions
+	// that have ended. It must not wait. Nobody is told when it is nil.
+	LoggedOut func(ctx context.Context, environment, proxy string, proof *proxyv1.Logout)
+	Log       *slog.Logger
 }
 
 // Service serves proxies. Use Handler to mount it. It is safe for concurrent
@@ -62,6 +66,7 @@ type Service struct {
 	hub      *Hub
 	registry *registry.Registry
 	keys     Keys // nil for none
+	ended    func(ctx context.Context, environment, proxy string, proof *proxyv1.Logout)
 	log      *slog.Logger
 
 	silence, sendWithin, ackWithin time.Duration
@@ -75,7 +80,7 @@ var _ proxyv1connect.ProxyServiceHandler = (*Service)(nil)
 // NewService returns a service that is ready to be mounted.
 func NewService(c Config) *Service {
 	return &Service{
-		hub: c.Hub, registry: c.Registry, keys: c.Keys, log: c.Log,
+		hub: c.Hub, registry: c.Registry, keys: c.Keys, ended: c.LoggedOut, log: c.Log,
 		silence: silence, sendWithin: sendWithin, ackWithin: ackWithin,
 		drain: make(chan struct{}),
 	}

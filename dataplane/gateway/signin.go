@@ -14,6 +14,7 @@ import (
 	"github.com/sallyport/sallyport/internal/policy"
 	"github.com/sallyport/sallyport/internal/request"
 	"github.com/sallyport/sallyport/internal/session"
+	proxyv1 "github.com/sallyport/sallyport/proto/gen/sallyport/proxy/v1"
 )
 
 // The reasons of what the gateway answers itself, beside those of package signin.
@@ -238,6 +239,8 @@ func (g *Gateway) logout(ctx context.Context, v *visit) verdict {
 	s := openSession(at)
 	if s != nil {
 		out.principal = authn.SignedIn(s)
+		value, _ := session.Find(at.Cookies, session.CookieName)
+		g.tell(&proxyv1.Logout{Proof: &proxyv1.Logout_Session{Session: &proxyv1.SessionCookie{Host: at.Host, Value: value}}})
 	}
 	out.own.Answer = *g.signin.Leave(ctx, at, s, v.provider(s), v.now)
 	if out.own.Location != "" {
@@ -278,12 +281,23 @@ func (g *Gateway) backchannel(ctx context.Context, v *visit) verdict {
 			providers = append(providers, at)
 		}
 	}
-	if _, failure := g.signin.LoggedOut(ctx, form["logout_token"][0], providers, v.authn, v.now); failure != nil {
+	raw := form["logout_token"][0]
+	if _, failure := g.signin.LoggedOut(ctx, raw, providers, v.authn, v.now); failure != nil {
 		refused := failed(failure)
 		refused.own = nil // no person reads it
 		return refused
 	}
+	g.tell(&proxyv1.Logout{Proof: &proxyv1.Logout_LogoutToken{LogoutToken: raw}})
 	return verdict{allow: true, status: http.StatusOK, reason: ReasonSignedOut, own: &own{}}
+}
+
+// tell has the fleet be told that a session has ended.
+func (g *Gateway) tell(l *proxyv1.Logout) {
+	select {
+	case g.ended <- l:
+	default:
+		g.log.Warn("session ended at this proxy alone")
+	}
 }
 
 // withoutSession keeps what would let an upstream be the person from it.

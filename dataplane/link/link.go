@@ -22,6 +22,7 @@ import (
 	"github.com/sallyport/sallyport/internal/resource"
 	cookie "github.com/sallyport/sallyport/internal/session"
 	"github.com/sallyport/sallyport/internal/snapshot"
+	proxyv1 "github.com/sallyport/sallyport/proto/gen/sallyport/proxy/v1"
 )
 
 const (
@@ -105,6 +106,9 @@ type Config struct {
 	// ring, from when it returns on. It is called by one goroutine at a time. When
 	// it is nil, no keys are asked for.
 	UseCookieKeys func(*cookie.Ring)
+	// Ended brings what is to be told to the control plane about sessions that have
+	// ended; nothing when it is nil.
+	Ended chan *proxyv1.Logout
 	// Registerer takes the metrics; they are not shown when it is nil.
 	Registerer prometheus.Registerer
 	// Heartbeat is the time between two heartbeats; 10 s when zero.

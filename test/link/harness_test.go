@@ -24,10 +24,12 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/sallyport/sallyport/controlplane/keyring"
+	"github.com/sallyport/sallyport/controlplane/logout"
 	"github.com/sallyport/sallyport/controlplane/publish"
 	"github.com/sallyport/sallyport/controlplane/registry"
 	"github.com/sallyport/sallyport/controlplane/stream"
 	"github.com/sallyport/sallyport/dataplane/link"
+	"github.com/sallyport/sallyport/internal/authn"
 	"github.com/sallyport/sallyport/internal/compile"
 	"github.com/sallyport/sallyport/internal/identity"
 	"github.com/sallyport/sallyport/internal/identity/issuer"
@@ -36,6 +38,7 @@ import (
 	"github.com/sallyport/sallyport/internal/session"
 	"github.com/sallyport/sallyport/internal/snapshot"
 	adminv1 "github.com/sallyport/sallyport/proto/gen/sallyport/admin/v1"
+	proxyv1 "github.com/sallyport/sallyport/proto/gen/sallyport/proxy/v1"
 	resourcev1 "github.com/sallyport/sallyport/proto/gen/sallyport/resource/v1"
 	"github.com/sallyport/sallyport/storage"
 	"github.com/sallyport/sallyport/storage/etcd"
@@ -248,14 +251,21 @@ func (f *fleet) replica(name string, address ...string) *replica {
 	if err != nil {
 		f.Fatal(err)
 	}
-	r.service = stream.NewService(stream.Config{Hub: hub, Registry: r.registry, Keys: keys, Log: quiet()})
+	pool, err := authn.New(authn.Config{Log: quiet()})
+	if err != nil {
+		f.Fatal(err)
+	}
+	logouts := logout.New(logout.Config{States: hub, Keys: keys, Pool: pool, Security: f.database.Security(), Log: quiet()})
+	r.service = stream.NewService(stream.Config{
+		Hub: hub, Registry: r.registry, Keys: keys, LoggedOut: logouts.Take, Log: quiet(),
+	})
 	publisher := publish.New(publish.Config{
 		Store: f.database, Target: store, TargetName: "etcd", Security: f.database.Security(),
 		Signer: f.signer, Holder: name, Log: quiet(),
 	})
 	var stops []func()
 	for _, part := range []func(context.Context) error{
-		feed.Run, hub.Run, r.registry.Run, publisher.Run, keys.Run, r.serve(f.identify(controlID), address...),
+		feed.Run, hub.Run, r.registry.Run, publisher.Run, keys.Run, pool.Run, logouts.Run, r.serve(f.identify(controlID), address...),
 	} {
 		stops = append(stops, run(f.T, part))
 	}
@@ -347,13 +357,14 @@ type proxy struct {
 	table    *table
 	cuts     *cuts
 	cookies  atomic.Pointer[session.Ring]
+	ended    chan *proxyv1.Logout
 	stop     func()
 }
 
 // proxy starts one that knows the replicas.
 func (f *fleet) proxy(path string, e *table, replicas ...string) *proxy {
 	f.Helper()
-	p := &proxy{id: identity.ID("spiffe://prod.example/proxy/" + path), instance: "one", dir: f.TempDir(), table: e, cuts: &cuts{}}
+	p := &proxy{id: identity.ID("spiffe://prod.example/proxy/" + path), instance: "one", dir: f.TempDir(), table: e, cuts: &cuts{}, ended: make(chan *proxyv1.Logout, 8)}
 	f.start(p, replicas...)
 	return p
 }
@@ -364,7 +375,7 @@ func (f *fleet) start(p *proxy, replicas ...string) {
 	l, err := link.New(link.Config{
 		ControlPlanes: replicas, ControlPlaneID: controlID, Identity: f.identify(p.id),
 		Instance: p.instance, Build: "test", Verifier: f.signer.Verifier(), Directory: p.dir,
-		Policy: p.table, Security: p.cuts, Listeners: p.table, UseCookieKeys: p.cookies.Store, Log: quiet(),
+		Policy: p.table, Security: p.cuts, Listeners: p.table, UseCookieKeys: p.cookies.Store, Ended: p.ended, Log: quiet(),
 		Heartbeat: 50 * time.Millisecond,
 	})
 	if err != nil {

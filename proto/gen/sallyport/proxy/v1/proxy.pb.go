@@ -221,6 +221,7 @@ type StreamRequest struct {
 	//	*StreamRequest_Heartbeat
 	//	*StreamRequest_SecurityAck
 	//	*StreamRequest_SecurityRefusal
+	//	*StreamRequest_Logout
 	Message       isStreamRequest_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -317,6 +318,15 @@ func (x *StreamRequest) GetSecurityRefusal() *Refusal {
 	return nil
 }
 
+func (x *StreamRequest) GetLogout() *Logout {
+	if x != nil {
+		if x, ok := x.Message.(*StreamRequest_Logout); ok {
+			return x.Logout
+		}
+	}
+	return nil
+}
+
 type isStreamRequest_Message interface {
 	isStreamRequest_Message()
 }
@@ -346,6 +356,11 @@ type StreamRequest_SecurityRefusal struct {
 	SecurityRefusal *Refusal `protobuf:"bytes,6,opt,name=security_refusal,json=securityRefusal,proto3,oneof"`
 }
 
+type StreamRequest_Logout struct {
+	// A session has ended: the fleet is to cut it off.
+	Logout *Logout `protobuf:"bytes,7,opt,name=logout,proto3,oneof"`
+}
+
 func (*StreamRequest_Hello) isStreamRequest_Message() {}
 
 func (*StreamRequest_Ack) isStreamRequest_Message() {}
@@ -357,6 +372,148 @@ func (*StreamRequest_Heartbeat) isStreamRequest_Message() {}
 func (*StreamRequest_SecurityAck) isStreamRequest_Message() {}
 
 func (*StreamRequest_SecurityRefusal) isStreamRequest_Message() {}
+
+func (*StreamRequest_Logout) isStreamRequest_Message() {}
+
+// Logout proves that a session has ended, or all of a subject. The control plane
+// verifies it again and makes it a Revocation.
+type Logout struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Proof:
+	//
+	//	*Logout_LogoutToken
+	//	*Logout_Session
+	Proof         isLogout_Proof `protobuf_oneof:"proof"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Logout) Reset() {
+	*x = Logout{}
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Logout) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Logout) ProtoMessage() {}
+
+func (x *Logout) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Logout.ProtoReflect.Descriptor instead.
+func (*Logout) Descriptor() ([]byte, []int) {
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Logout) GetProof() isLogout_Proof {
+	if x != nil {
+		return x.Proof
+	}
+	return nil
+}
+
+func (x *Logout) GetLogoutToken() string {
+	if x != nil {
+		if x, ok := x.Proof.(*Logout_LogoutToken); ok {
+			return x.LogoutToken
+		}
+	}
+	return ""
+}
+
+func (x *Logout) GetSession() *SessionCookie {
+	if x != nil {
+		if x, ok := x.Proof.(*Logout_Session); ok {
+			return x.Session
+		}
+	}
+	return nil
+}
+
+type isLogout_Proof interface {
+	isLogout_Proof()
+}
+
+type Logout_LogoutToken struct {
+	// A logout token of an OpenID provider (OpenID Connect Back-Channel Logout
+	// 1.0).
+	LogoutToken string `protobuf:"bytes,1,opt,name=logout_token,json=logoutToken,proto3,oneof"`
+}
+
+type Logout_Session struct {
+	// The cookie of a person who has signed out.
+	Session *SessionCookie `protobuf:"bytes,2,opt,name=session,proto3,oneof"`
+}
+
+func (*Logout_LogoutToken) isLogout_Proof() {}
+
+func (*Logout_Session) isLogout_Proof() {}
+
+type SessionCookie struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Whose cookie it is.
+	Host          string `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
+	Value         string `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SessionCookie) Reset() {
+	*x = SessionCookie{}
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SessionCookie) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SessionCookie) ProtoMessage() {}
+
+func (x *SessionCookie) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SessionCookie.ProtoReflect.Descriptor instead.
+func (*SessionCookie) Descriptor() ([]byte, []int) {
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *SessionCookie) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *SessionCookie) GetValue() string {
+	if x != nil {
+		return x.Value
+	}
+	return ""
+}
 
 // Hello opens a stream. A proxy that is current is sent no snapshot.
 type Hello struct {
@@ -372,7 +529,7 @@ type Hello struct {
 
 func (x *Hello) Reset() {
 	*x = Hello{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[3]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -384,7 +541,7 @@ func (x *Hello) String() string {
 func (*Hello) ProtoMessage() {}
 
 func (x *Hello) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[3]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -397,7 +554,7 @@ func (x *Hello) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hello.ProtoReflect.Descriptor instead.
 func (*Hello) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{3}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Hello) GetInstance() string {
@@ -443,7 +600,7 @@ type Ack struct {
 
 func (x *Ack) Reset() {
 	*x = Ack{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[4]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -455,7 +612,7 @@ func (x *Ack) String() string {
 func (*Ack) ProtoMessage() {}
 
 func (x *Ack) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[4]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -468,7 +625,7 @@ func (x *Ack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ack.ProtoReflect.Descriptor instead.
 func (*Ack) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{4}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Ack) GetEpoch() int64 {
@@ -530,7 +687,7 @@ type Reject struct {
 
 func (x *Reject) Reset() {
 	*x = Reject{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[5]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -542,7 +699,7 @@ func (x *Reject) String() string {
 func (*Reject) ProtoMessage() {}
 
 func (x *Reject) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[5]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -555,7 +712,7 @@ func (x *Reject) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reject.ProtoReflect.Descriptor instead.
 func (*Reject) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{5}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Reject) GetKey() *DocumentKey {
@@ -587,7 +744,7 @@ type Refusal struct {
 
 func (x *Refusal) Reset() {
 	*x = Refusal{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[6]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -599,7 +756,7 @@ func (x *Refusal) String() string {
 func (*Refusal) ProtoMessage() {}
 
 func (x *Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[6]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -612,7 +769,7 @@ func (x *Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refusal.ProtoReflect.Descriptor instead.
 func (*Refusal) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{6}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Refusal) GetEpoch() int64 {
@@ -663,7 +820,7 @@ type Heartbeat struct {
 
 func (x *Heartbeat) Reset() {
 	*x = Heartbeat{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[7]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -675,7 +832,7 @@ func (x *Heartbeat) String() string {
 func (*Heartbeat) ProtoMessage() {}
 
 func (x *Heartbeat) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[7]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -688,7 +845,7 @@ func (x *Heartbeat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Heartbeat.ProtoReflect.Descriptor instead.
 func (*Heartbeat) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{7}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Heartbeat) GetSentAt() *timestamppb.Timestamp {
@@ -745,7 +902,7 @@ type ListenerStatus struct {
 
 func (x *ListenerStatus) Reset() {
 	*x = ListenerStatus{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[8]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -757,7 +914,7 @@ func (x *ListenerStatus) String() string {
 func (*ListenerStatus) ProtoMessage() {}
 
 func (x *ListenerStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[8]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -770,7 +927,7 @@ func (x *ListenerStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListenerStatus.ProtoReflect.Descriptor instead.
 func (*ListenerStatus) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{8}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ListenerStatus) GetNamespace() string {
@@ -819,7 +976,7 @@ type StreamResponse struct {
 
 func (x *StreamResponse) Reset() {
 	*x = StreamResponse{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[9]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -831,7 +988,7 @@ func (x *StreamResponse) String() string {
 func (*StreamResponse) ProtoMessage() {}
 
 func (x *StreamResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[9]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -844,7 +1001,7 @@ func (x *StreamResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamResponse.ProtoReflect.Descriptor instead.
 func (*StreamResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{9}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *StreamResponse) GetLane() isStreamResponse_Lane {
@@ -950,7 +1107,7 @@ type SealedKeys struct {
 
 func (x *SealedKeys) Reset() {
 	*x = SealedKeys{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[10]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -962,7 +1119,7 @@ func (x *SealedKeys) String() string {
 func (*SealedKeys) ProtoMessage() {}
 
 func (x *SealedKeys) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[10]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -975,7 +1132,7 @@ func (x *SealedKeys) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SealedKeys.ProtoReflect.Descriptor instead.
 func (*SealedKeys) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{10}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *SealedKeys) GetSealed() []byte {
@@ -996,7 +1153,7 @@ type CookieKeys struct {
 
 func (x *CookieKeys) Reset() {
 	*x = CookieKeys{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[11]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1008,7 +1165,7 @@ func (x *CookieKeys) String() string {
 func (*CookieKeys) ProtoMessage() {}
 
 func (x *CookieKeys) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[11]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1021,7 +1178,7 @@ func (x *CookieKeys) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CookieKeys.ProtoReflect.Descriptor instead.
 func (*CookieKeys) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{11}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *CookieKeys) GetEnvironment() string {
@@ -1051,7 +1208,7 @@ type CookieKey struct {
 
 func (x *CookieKey) Reset() {
 	*x = CookieKey{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[12]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1063,7 +1220,7 @@ func (x *CookieKey) String() string {
 func (*CookieKey) ProtoMessage() {}
 
 func (x *CookieKey) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[12]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1076,7 +1233,7 @@ func (x *CookieKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CookieKey.ProtoReflect.Descriptor instead.
 func (*CookieKey) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{12}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *CookieKey) GetId() []byte {
@@ -1119,7 +1276,7 @@ type Update struct {
 
 func (x *Update) Reset() {
 	*x = Update{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[13]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1131,7 +1288,7 @@ func (x *Update) String() string {
 func (*Update) ProtoMessage() {}
 
 func (x *Update) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[13]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1144,7 +1301,7 @@ func (x *Update) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Update.ProtoReflect.Descriptor instead.
 func (*Update) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{13}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Update) GetBaseRoot() []byte {
@@ -1186,7 +1343,7 @@ type DocumentKey struct {
 
 func (x *DocumentKey) Reset() {
 	*x = DocumentKey{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[14]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1198,7 +1355,7 @@ func (x *DocumentKey) String() string {
 func (*DocumentKey) ProtoMessage() {}
 
 func (x *DocumentKey) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[14]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1211,7 +1368,7 @@ func (x *DocumentKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DocumentKey.ProtoReflect.Descriptor instead.
 func (*DocumentKey) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{14}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *DocumentKey) GetKind() string {
@@ -1248,7 +1405,7 @@ type Directive struct {
 
 func (x *Directive) Reset() {
 	*x = Directive{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[15]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1260,7 +1417,7 @@ func (x *Directive) String() string {
 func (*Directive) ProtoMessage() {}
 
 func (x *Directive) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[15]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1273,7 +1430,7 @@ func (x *Directive) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Directive.ProtoReflect.Descriptor instead.
 func (*Directive) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{15}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Directive) GetDirective() isDirective_Directive {
@@ -1313,7 +1470,7 @@ type Reconnect struct {
 
 func (x *Reconnect) Reset() {
 	*x = Reconnect{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[16]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1325,7 +1482,7 @@ func (x *Reconnect) String() string {
 func (*Reconnect) ProtoMessage() {}
 
 func (x *Reconnect) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[16]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1338,7 +1495,7 @@ func (x *Reconnect) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reconnect.ProtoReflect.Descriptor instead.
 func (*Reconnect) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{16}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Reconnect) GetWithin() *durationpb.Duration {
@@ -1369,7 +1526,7 @@ type Head struct {
 
 func (x *Head) Reset() {
 	*x = Head{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[17]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1381,7 +1538,7 @@ func (x *Head) String() string {
 func (*Head) ProtoMessage() {}
 
 func (x *Head) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[17]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1394,7 +1551,7 @@ func (x *Head) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Head.ProtoReflect.Descriptor instead.
 func (*Head) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{17}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Head) GetEpoch() int64 {
@@ -1451,7 +1608,7 @@ type SignedHead struct {
 
 func (x *SignedHead) Reset() {
 	*x = SignedHead{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[18]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1463,7 +1620,7 @@ func (x *SignedHead) String() string {
 func (*SignedHead) ProtoMessage() {}
 
 func (x *SignedHead) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[18]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1476,7 +1633,7 @@ func (x *SignedHead) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignedHead.ProtoReflect.Descriptor instead.
 func (*SignedHead) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{18}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *SignedHead) GetHead() []byte {
@@ -1508,7 +1665,7 @@ type Freshness struct {
 
 func (x *Freshness) Reset() {
 	*x = Freshness{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[19]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1520,7 +1677,7 @@ func (x *Freshness) String() string {
 func (*Freshness) ProtoMessage() {}
 
 func (x *Freshness) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[19]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1533,7 +1690,7 @@ func (x *Freshness) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Freshness.ProtoReflect.Descriptor instead.
 func (*Freshness) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{19}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Freshness) GetEpoch() int64 {
@@ -1583,7 +1740,7 @@ type SignedFreshness struct {
 
 func (x *SignedFreshness) Reset() {
 	*x = SignedFreshness{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[20]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1595,7 +1752,7 @@ func (x *SignedFreshness) String() string {
 func (*SignedFreshness) ProtoMessage() {}
 
 func (x *SignedFreshness) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[20]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1608,7 +1765,7 @@ func (x *SignedFreshness) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignedFreshness.ProtoReflect.Descriptor instead.
 func (*SignedFreshness) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{20}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *SignedFreshness) GetStatement() []byte {
@@ -1640,15 +1797,25 @@ const file_sallyport_proxy_v1_proxy_proto_rawDesc = "" +
 	"\tadmission\x18\x01 \x01(\x0e2\x1d.sallyport.proxy.v1.AdmissionR\tadmission\x12 \n" +
 	"\venvironment\x18\x02 \x01(\tR\venvironment\x12:\n" +
 	"\vretry_after\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\n" +
-	"retryAfter\"\x81\x03\n" +
+	"retryAfter\"\xb7\x03\n" +
 	"\rStreamRequest\x121\n" +
 	"\x05hello\x18\x01 \x01(\v2\x19.sallyport.proxy.v1.HelloH\x00R\x05hello\x12+\n" +
 	"\x03ack\x18\x02 \x01(\v2\x17.sallyport.proxy.v1.AckH\x00R\x03ack\x127\n" +
 	"\arefusal\x18\x03 \x01(\v2\x1b.sallyport.proxy.v1.RefusalH\x00R\arefusal\x12=\n" +
 	"\theartbeat\x18\x04 \x01(\v2\x1d.sallyport.proxy.v1.HeartbeatH\x00R\theartbeat\x12<\n" +
 	"\fsecurity_ack\x18\x05 \x01(\v2\x17.sallyport.proxy.v1.AckH\x00R\vsecurityAck\x12H\n" +
-	"\x10security_refusal\x18\x06 \x01(\v2\x1b.sallyport.proxy.v1.RefusalH\x00R\x0fsecurityRefusalB\x10\n" +
-	"\amessage\x12\x05\xbaH\x02\b\x01\"\x98\x01\n" +
+	"\x10security_refusal\x18\x06 \x01(\v2\x1b.sallyport.proxy.v1.RefusalH\x00R\x0fsecurityRefusal\x124\n" +
+	"\x06logout\x18\a \x01(\v2\x1a.sallyport.proxy.v1.LogoutH\x00R\x06logoutB\x10\n" +
+	"\amessage\x12\x05\xbaH\x02\b\x01\"\x89\x01\n" +
+	"\x06Logout\x120\n" +
+	"\flogout_token\x18\x01 \x01(\tB\v\xbaH\br\x06\x10\x01\x18\x80\x80\x01H\x00R\vlogoutToken\x12=\n" +
+	"\asession\x18\x02 \x01(\v2!.sallyport.proxy.v1.SessionCookieH\x00R\asessionB\x0e\n" +
+	"\x05proof\x12\x05\xbaH\x02\b\x01\"Q\n" +
+	"\rSessionCookie\x12\x1e\n" +
+	"\x04host\x18\x01 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01\x18\xfd\x01R\x04host\x12 \n" +
+	"\x05value\x18\x02 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01\x18\x80 R\x05value\"\x98\x01\n" +
 	"\x05Hello\x12'\n" +
 	"\binstance\x18\x01 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\x18\xfd\x01R\binstance\x121\n" +
 	"\acurrent\x18\x02 \x01(\v2\x17.sallyport.proxy.v1.AckR\acurrent\x123\n" +
@@ -1759,72 +1926,76 @@ func file_sallyport_proxy_v1_proxy_proto_rawDescGZIP() []byte {
 }
 
 var file_sallyport_proxy_v1_proxy_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_sallyport_proxy_v1_proxy_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
+var file_sallyport_proxy_v1_proxy_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_sallyport_proxy_v1_proxy_proto_goTypes = []any{
 	(Admission)(0),                // 0: sallyport.proxy.v1.Admission
 	(*RegisterRequest)(nil),       // 1: sallyport.proxy.v1.RegisterRequest
 	(*RegisterResponse)(nil),      // 2: sallyport.proxy.v1.RegisterResponse
 	(*StreamRequest)(nil),         // 3: sallyport.proxy.v1.StreamRequest
-	(*Hello)(nil),                 // 4: sallyport.proxy.v1.Hello
-	(*Ack)(nil),                   // 5: sallyport.proxy.v1.Ack
-	(*Reject)(nil),                // 6: sallyport.proxy.v1.Reject
-	(*Refusal)(nil),               // 7: sallyport.proxy.v1.Refusal
-	(*Heartbeat)(nil),             // 8: sallyport.proxy.v1.Heartbeat
-	(*ListenerStatus)(nil),        // 9: sallyport.proxy.v1.ListenerStatus
-	(*StreamResponse)(nil),        // 10: sallyport.proxy.v1.StreamResponse
-	(*SealedKeys)(nil),            // 11: sallyport.proxy.v1.SealedKeys
-	(*CookieKeys)(nil),            // 12: sallyport.proxy.v1.CookieKeys
-	(*CookieKey)(nil),             // 13: sallyport.proxy.v1.CookieKey
-	(*Update)(nil),                // 14: sallyport.proxy.v1.Update
-	(*DocumentKey)(nil),           // 15: sallyport.proxy.v1.DocumentKey
-	(*Directive)(nil),             // 16: sallyport.proxy.v1.Directive
-	(*Reconnect)(nil),             // 17: sallyport.proxy.v1.Reconnect
-	(*Head)(nil),                  // 18: sallyport.proxy.v1.Head
-	(*SignedHead)(nil),            // 19: sallyport.proxy.v1.SignedHead
-	(*Freshness)(nil),             // 20: sallyport.proxy.v1.Freshness
-	(*SignedFreshness)(nil),       // 21: sallyport.proxy.v1.SignedFreshness
-	(*durationpb.Duration)(nil),   // 22: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil), // 23: google.protobuf.Timestamp
+	(*Logout)(nil),                // 4: sallyport.proxy.v1.Logout
+	(*SessionCookie)(nil),         // 5: sallyport.proxy.v1.SessionCookie
+	(*Hello)(nil),                 // 6: sallyport.proxy.v1.Hello
+	(*Ack)(nil),                   // 7: sallyport.proxy.v1.Ack
+	(*Reject)(nil),                // 8: sallyport.proxy.v1.Reject
+	(*Refusal)(nil),               // 9: sallyport.proxy.v1.Refusal
+	(*Heartbeat)(nil),             // 10: sallyport.proxy.v1.Heartbeat
+	(*ListenerStatus)(nil),        // 11: sallyport.proxy.v1.ListenerStatus
+	(*StreamResponse)(nil),        // 12: sallyport.proxy.v1.StreamResponse
+	(*SealedKeys)(nil),            // 13: sallyport.proxy.v1.SealedKeys
+	(*CookieKeys)(nil),            // 14: sallyport.proxy.v1.CookieKeys
+	(*CookieKey)(nil),             // 15: sallyport.proxy.v1.CookieKey
+	(*Update)(nil),                // 16: sallyport.proxy.v1.Update
+	(*DocumentKey)(nil),           // 17: sallyport.proxy.v1.DocumentKey
+	(*Directive)(nil),             // 18: sallyport.proxy.v1.Directive
+	(*Reconnect)(nil),             // 19: sallyport.proxy.v1.Reconnect
+	(*Head)(nil),                  // 20: sallyport.proxy.v1.Head
+	(*SignedHead)(nil),            // 21: sallyport.proxy.v1.SignedHead
+	(*Freshness)(nil),             // 22: sallyport.proxy.v1.Freshness
+	(*SignedFreshness)(nil),       // 23: sallyport.proxy.v1.SignedFreshness
+	(*durationpb.Duration)(nil),   // 24: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil), // 25: google.protobuf.Timestamp
 }
 var file_sallyport_proxy_v1_proxy_proto_depIdxs = []int32{
 	0,  // 0: sallyport.proxy.v1.RegisterResponse.admission:type_name -> sallyport.proxy.v1.Admission
-	22, // 1: sallyport.proxy.v1.RegisterResponse.retry_after:type_name -> google.protobuf.Duration
-	4,  // 2: sallyport.proxy.v1.StreamRequest.hello:type_name -> sallyport.proxy.v1.Hello
-	5,  // 3: sallyport.proxy.v1.StreamRequest.ack:type_name -> sallyport.proxy.v1.Ack
-	7,  // 4: sallyport.proxy.v1.StreamRequest.refusal:type_name -> sallyport.proxy.v1.Refusal
-	8,  // 5: sallyport.proxy.v1.StreamRequest.heartbeat:type_name -> sallyport.proxy.v1.Heartbeat
-	5,  // 6: sallyport.proxy.v1.StreamRequest.security_ack:type_name -> sallyport.proxy.v1.Ack
-	7,  // 7: sallyport.proxy.v1.StreamRequest.security_refusal:type_name -> sallyport.proxy.v1.Refusal
-	5,  // 8: sallyport.proxy.v1.Hello.current:type_name -> sallyport.proxy.v1.Ack
-	5,  // 9: sallyport.proxy.v1.Hello.security:type_name -> sallyport.proxy.v1.Ack
-	6,  // 10: sallyport.proxy.v1.Ack.rejects:type_name -> sallyport.proxy.v1.Reject
-	15, // 11: sallyport.proxy.v1.Reject.key:type_name -> sallyport.proxy.v1.DocumentKey
-	23, // 12: sallyport.proxy.v1.Heartbeat.sent_at:type_name -> google.protobuf.Timestamp
-	22, // 13: sallyport.proxy.v1.Heartbeat.configuration_age:type_name -> google.protobuf.Duration
-	9,  // 14: sallyport.proxy.v1.Heartbeat.listeners:type_name -> sallyport.proxy.v1.ListenerStatus
-	23, // 15: sallyport.proxy.v1.Heartbeat.identity_expires_at:type_name -> google.protobuf.Timestamp
-	22, // 16: sallyport.proxy.v1.Heartbeat.security_age:type_name -> google.protobuf.Duration
-	14, // 17: sallyport.proxy.v1.StreamResponse.update:type_name -> sallyport.proxy.v1.Update
-	21, // 18: sallyport.proxy.v1.StreamResponse.freshness:type_name -> sallyport.proxy.v1.SignedFreshness
-	16, // 19: sallyport.proxy.v1.StreamResponse.directive:type_name -> sallyport.proxy.v1.Directive
-	14, // 20: sallyport.proxy.v1.StreamResponse.security:type_name -> sallyport.proxy.v1.Update
-	11, // 21: sallyport.proxy.v1.StreamResponse.keys:type_name -> sallyport.proxy.v1.SealedKeys
-	13, // 22: sallyport.proxy.v1.CookieKeys.keys:type_name -> sallyport.proxy.v1.CookieKey
-	23, // 23: sallyport.proxy.v1.CookieKey.from:type_name -> google.protobuf.Timestamp
-	15, // 24: sallyport.proxy.v1.Update.removed:type_name -> sallyport.proxy.v1.DocumentKey
-	19, // 25: sallyport.proxy.v1.Update.head:type_name -> sallyport.proxy.v1.SignedHead
-	17, // 26: sallyport.proxy.v1.Directive.reconnect:type_name -> sallyport.proxy.v1.Reconnect
-	22, // 27: sallyport.proxy.v1.Reconnect.within:type_name -> google.protobuf.Duration
-	23, // 28: sallyport.proxy.v1.Freshness.issued_at:type_name -> google.protobuf.Timestamp
-	1,  // 29: sallyport.proxy.v1.ProxyService.Register:input_type -> sallyport.proxy.v1.RegisterRequest
-	3,  // 30: sallyport.proxy.v1.ProxyService.Stream:input_type -> sallyport.proxy.v1.StreamRequest
-	2,  // 31: sallyport.proxy.v1.ProxyService.Register:output_type -> sallyport.proxy.v1.RegisterResponse
-	10, // 32: sallyport.proxy.v1.ProxyService.Stream:output_type -> sallyport.proxy.v1.StreamResponse
-	31, // [31:33] is the sub-list for method output_type
-	29, // [29:31] is the sub-list for method input_type
-	29, // [29:29] is the sub-list for extension type_name
-	29, // [29:29] is the sub-list for extension extendee
-	0,  // [0:29] is the sub-list for field type_name
+	24, // 1: sallyport.proxy.v1.RegisterResponse.retry_after:type_name -> google.protobuf.Duration
+	6,  // 2: sallyport.proxy.v1.StreamRequest.hello:type_name -> sallyport.proxy.v1.Hello
+	7,  // 3: sallyport.proxy.v1.StreamRequest.ack:type_name -> sallyport.proxy.v1.Ack
+	9,  // 4: sallyport.proxy.v1.StreamRequest.refusal:type_name -> sallyport.proxy.v1.Refusal
+	10, // 5: sallyport.proxy.v1.StreamRequest.heartbeat:type_name -> sallyport.proxy.v1.Heartbeat
+	7,  // 6: sallyport.proxy.v1.StreamRequest.security_ack:type_name -> sallyport.proxy.v1.Ack
+	9,  // 7: sallyport.proxy.v1.StreamRequest.security_refusal:type_name -> sallyport.proxy.v1.Refusal
+	4,  // 8: sallyport.proxy.v1.StreamRequest.logout:type_name -> sallyport.proxy.v1.Logout
+	5,  // 9: sallyport.proxy.v1.Logout.session:type_name -> sallyport.proxy.v1.SessionCookie
+	7,  // 10: sallyport.proxy.v1.Hello.current:type_name -> sallyport.proxy.v1.Ack
+	7,  // 11: sallyport.proxy.v1.Hello.security:type_name -> sallyport.proxy.v1.Ack
+	8,  // 12: sallyport.proxy.v1.Ack.rejects:type_name -> sallyport.proxy.v1.Reject
+	17, // 13: sallyport.proxy.v1.Reject.key:type_name -> sallyport.proxy.v1.DocumentKey
+	25, // 14: sallyport.proxy.v1.Heartbeat.sent_at:type_name -> google.protobuf.Timestamp
+	24, // 15: sallyport.proxy.v1.Heartbeat.configuration_age:type_name -> google.protobuf.Duration
+	11, // 16: sallyport.proxy.v1.Heartbeat.listeners:type_name -> sallyport.proxy.v1.ListenerStatus
+	25, // 17: sallyport.proxy.v1.Heartbeat.identity_expires_at:type_name -> google.protobuf.Timestamp
+	24, // 18: sallyport.proxy.v1.Heartbeat.security_age:type_name -> google.protobuf.Duration
+	16, // 19: sallyport.proxy.v1.StreamResponse.update:type_name -> sallyport.proxy.v1.Update
+	23, // 20: sallyport.proxy.v1.StreamResponse.freshness:type_name -> sallyport.proxy.v1.SignedFreshness
+	18, // 21: sallyport.proxy.v1.StreamResponse.directive:type_name -> sallyport.proxy.v1.Directive
+	16, // 22: sallyport.proxy.v1.StreamResponse.security:type_name -> sallyport.proxy.v1.Update
+	13, // 23: sallyport.proxy.v1.StreamResponse.keys:type_name -> sallyport.proxy.v1.SealedKeys
+	15, // 24: sallyport.proxy.v1.CookieKeys.keys:type_name -> sallyport.proxy.v1.CookieKey
+	25, // 25: sallyport.proxy.v1.CookieKey.from:type_name -> google.protobuf.Timestamp
+	17, // 26: sallyport.proxy.v1.Update.removed:type_name -> sallyport.proxy.v1.DocumentKey
+	21, // 27: sallyport.proxy.v1.Update.head:type_name -> sallyport.proxy.v1.SignedHead
+	19, // 28: sallyport.proxy.v1.Directive.reconnect:type_name -> sallyport.proxy.v1.Reconnect
+	24, // 29: sallyport.proxy.v1.Reconnect.within:type_name -> google.protobuf.Duration
+	25, // 30: sallyport.proxy.v1.Freshness.issued_at:type_name -> google.protobuf.Timestamp
+	1,  // 31: sallyport.proxy.v1.ProxyService.Register:input_type -> sallyport.proxy.v1.RegisterRequest
+	3,  // 32: sallyport.proxy.v1.ProxyService.Stream:input_type -> sallyport.proxy.v1.StreamRequest
+	2,  // 33: sallyport.proxy.v1.ProxyService.Register:output_type -> sallyport.proxy.v1.RegisterResponse
+	12, // 34: sallyport.proxy.v1.ProxyService.Stream:output_type -> sallyport.proxy.v1.StreamResponse
+	33, // [33:35] is the sub-list for method output_type
+	31, // [31:33] is the sub-list for method input_type
+	31, // [31:31] is the sub-list for extension type_name
+	31, // [31:31] is the sub-list for extension extendee
+	0,  // [0:31] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_proxy_v1_proxy_proto_init() }
@@ -1839,15 +2010,20 @@ func file_sallyport_proxy_v1_proxy_proto_init() {
 		(*StreamRequest_Heartbeat)(nil),
 		(*StreamRequest_SecurityAck)(nil),
 		(*StreamRequest_SecurityRefusal)(nil),
+		(*StreamRequest_Logout)(nil),
 	}
-	file_sallyport_proxy_v1_proxy_proto_msgTypes[9].OneofWrappers = []any{
+	file_sallyport_proxy_v1_proxy_proto_msgTypes[3].OneofWrappers = []any{
+		(*Logout_LogoutToken)(nil),
+		(*Logout_Session)(nil),
+	}
+	file_sallyport_proxy_v1_proxy_proto_msgTypes[11].OneofWrappers = []any{
 		(*StreamResponse_Update)(nil),
 		(*StreamResponse_Freshness)(nil),
 		(*StreamResponse_Directive)(nil),
 		(*StreamResponse_Security)(nil),
 		(*StreamResponse_Keys)(nil),
 	}
-	file_sallyport_proxy_v1_proxy_proto_msgTypes[15].OneofWrappers = []any{
+	file_sallyport_proxy_v1_proxy_proto_msgTypes[17].OneofWrappers = []any{
 		(*Directive_Reconnect)(nil),
 	}
 	type x struct{}
@@ -1856,7 +2032,7 @@ func file_sallyport_proxy_v1_proxy_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_proxy_v1_proxy_proto_rawDesc), len(file_sallyport_proxy_v1_proxy_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   21,
+			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
