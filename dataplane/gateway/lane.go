@@ -100,6 +100,18 @@ func (l *lane) close(frame []byte) bool {
 	return true
 }
 
+// prepare has the lane end with a frame, if none is under way, even when the side
+// that it comes from leaves before stop is called. It waits for no write.
+func (l *lane) prepare(frame []byte) {
+	if !l.mu.TryLock() {
+		return
+	}
+	defer l.mu.Unlock()
+	if !l.ended && l.frames.between() && !l.frames.closes {
+		l.last, l.ending = frame, true
+	}
+}
+
 // stop ends the lane where it is, with a frame if none is under way.
 func (l *lane) stop(frame []byte) {
 	l.mu.Lock()
@@ -125,7 +137,11 @@ func (l *lane) conclude() {
 func (l *lane) shut() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if !l.ended {
+	switch {
+	case l.ended:
+	case l.ending && l.frames.between():
+		l.conclude()
+	default:
 		l.ended = true
 		_ = l.to.closeWrite() // it may have left as well
 	}

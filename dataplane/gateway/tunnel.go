@@ -96,8 +96,12 @@ func (t *tunnel) close() {
 	if why.Status == http.StatusServiceUnavailable {
 		code = goingAway
 	}
+	// A client may leave as soon as it is told: what its upstream is told is said
+	// before.
+	farewell := closeFrame(goingAway, why.Reason, true)
+	t.up.prepare(farewell)
 	hopeful := t.down.close(closeFrame(code, why.Reason, false))
-	t.up.stop(closeFrame(goingAway, why.Reason, true))
+	t.up.stop(farewell)
 	if !hopeful {
 		t.cut()
 	}
