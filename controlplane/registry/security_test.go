@@ -131,6 +131,10 @@ func TestWaitSecurityNamesWhoIsNotReached(t *testing.T) {
 
 	// Another replica knows of it by its record.
 	other := l.ready("b")
+	eventually(t, "both are recorded", func() bool {
+		left := l.proxy(other, one, "leaves")
+		return l.proxy(other, one, "stays").GetSecurity().GetSequence() == 3 && left != nil && left.GetConnection() != adminv1.Connection_CONNECTION_CONNECTED
+	})
 	w = l.waitSecurity(other, 3, "aws")
 	w.until("aws@3 1/1 [one#leaves is not connected: it is not reached]")
 	w.over()

@@ -30,9 +30,8 @@ type lane struct {
 const laneBuffer = 4 << 10
 
 // run carries until a side leaves, and says which one, and why if it was not in
-// order. It tells the other.
+// order.
 func (l *lane) run() (*side, error) {
-	defer l.shut()
 	buffer := make([]byte, laneBuffer)
 	for {
 		n, err := l.from.Read(buffer)

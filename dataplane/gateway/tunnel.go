@@ -68,7 +68,8 @@ func (t *tunnel) run(ctx context.Context) error {
 
 func (t *tunnel) carry(l *lane) {
 	who, err := l.run()
-	t.limit(who, halfClosedTime)
+	t.limit(who, halfClosedTime) // before the other side hears of it, and leaves as well
+	l.shut()
 	if err != nil && who == t.down.to {
 		t.cut() // there is nobody to carry anything to
 	}

@@ -231,6 +231,7 @@ func TestReplicaIsReplacedWithoutResync(t *testing.T) {
 			p.stop()
 			first.await(p, "lost", func(k *adminv1.Proxy) bool { return k.GetConnection() == adminv1.Connection_CONNECTION_LOST })
 			f.start(p, first.url, second.url)
+			eventually(t, "enforced from disk", p.link.Enforcing) // until then a record may be of the life before
 			held := first
 			eventually(t, "connected again", func() bool {
 				for _, r := range []*replica{first, second} {
