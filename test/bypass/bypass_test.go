@@ -43,9 +43,13 @@ func TestBypass(t *testing.T) {
 	t.Run("where a token is", func(t *testing.T) { w.try(t, w.places()) })
 	t.Run("client certificates", func(t *testing.T) { w.try(t, w.certificates(t)) })
 	t.Run("both credentials", func(t *testing.T) { w.try(t, w.both(t)) })
+	t.Run("DPoP", func(t *testing.T) { w.try(t, w.proofs(t)) })
+	t.Run("tokens bound to a certificate", func(t *testing.T) { w.try(t, w.boundToCertificates(t)) })
+	t.Run("API keys", func(t *testing.T) { w.try(t, w.apiKeys(t)) })
 	t.Run("identity headers", w.identityHeaders)
 	t.Run("one connection, several identities", w.oneConnection)
 	t.Run("sessions are not resumed", w.resumption)
+	t.Run("revoked", w.revoked) // the last: it is the end of Alice
 }
 
 // tokenHeaders are tricks with what a token says of how to verify it.
