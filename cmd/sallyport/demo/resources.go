@@ -22,3 +22,12 @@ spec:
   effect: DENY
   paths: [/v1/orders/13]
 `
+
+// revocation takes the issuer.
+const revocation = `apiVersion: sallyport/v1
+kind: Revocation
+metadata: {name: carol-left}
+spec:
+  subject: {issuer: %q, id: carol}
+  reason: has left the company
+`

@@ -37,6 +37,8 @@ func aliceFor(a string, d time.Duration) fleet.TokenRequest {
 	return fleet.TokenRequest{Subject: "alice", Groups: []string{"shop"}, Audience: a, ExpiresIn: d}
 }
 
+var carol = fleet.TokenRequest{Subject: "carol", Groups: []string{"shop"}, Audience: "orders", ExpiresIn: time.Minute}
+
 var mallory = fleet.TokenRequest{Subject: "mallory", Groups: []string{"visitors"}, Audience: "orders", ExpiresIn: time.Minute}
 
 // first is how the demo begins.
@@ -56,11 +58,11 @@ var first = []request{
 // story is a fleet that is told about.
 type story struct{ *fleet.Fleet }
 
-// tell tells how one policy is in force in two clouds, changes, and stays in
-// force when the control plane is gone.
+// tell tells how one policy is in force in two clouds, changes, cuts somebody
+// off, and stays in force when the control plane is gone.
 func (s *story) tell(ctx context.Context, t *teller) error {
 	for _, chapter := range []func(context.Context, *teller) error{
-		s.tellFirst, s.tellChange, s.tellAlone, s.tellReturn,
+		s.tellFirst, s.tellChange, s.tellRevocation, s.tellAlone, s.tellReturn,
 	} {
 		if err := chapter(ctx, t); err != nil {
 			return err
@@ -80,6 +82,26 @@ func (s *story) tellChange(ctx context.Context, t *teller) error {
 		return err
 	}
 	return s.everywhere(ctx, t, get("alice writes an order", "/v1/orders/7", 200, "").with(alice("orders")).as(http.MethodPost))
+}
+
+func (s *story) tellRevocation(ctx context.Context, t *teller) error {
+	t.title("Carol leaves: her tokens are good for another minute, and of no use at once")
+	if err := s.everywhere(ctx, t, get("carol, of group shop, reads an order", "/v1/orders/7", 200, "").with(carol)); err != nil {
+		return err
+	}
+	began := time.Now()
+	sequence, err := s.Admin.Revoke(ctx, fmt.Sprintf(revocation, s.Described.TokenIssuer), "carol has left")
+	if err != nil {
+		return fmt.Errorf("revoke carol: %w", err)
+	}
+	if err := s.Admin.Revoked(ctx, sequence, s.Environments()...); err != nil {
+		return err
+	}
+	t.ok("revocation carol-left: proven to be enforced by both proxies, and to survive them, after %s", round(time.Since(began)))
+	return s.everywhere(ctx, t,
+		get("carol is cut off", "/v1/orders/7", 401, "revoked").with(carol),
+		get("alice is not", "/v1/orders/7", 200, "").with(alice("orders")),
+	)
 }
 
 func (s *story) tellAlone(ctx context.Context, t *teller) error {
@@ -102,6 +124,7 @@ func (s *story) tellAlone(ctx context.Context, t *teller) error {
 	return s.everywhere(ctx, t,
 		get("alice still reads", "/v1/orders/7", 200, "").with(alice("orders")),
 		get("and is still told no", "/v1/orders/7", 403, "no_matching_policy").with(alice("orders")).as(http.MethodDelete),
+		get("and carol is still cut off", "/v1/orders/7", 401, "revoked").with(carol),
 	)
 }
 
