@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -188,12 +189,12 @@ func TestReplicasShareKeys(t *testing.T) {
 // gone is a database that cannot be reached, as long as down says so.
 type gone struct {
 	storage.CookieKeys
-	down bool
+	down atomic.Bool
 	keys []storage.CookieKey
 }
 
 func (g *gone) ReviseCookieKeys(_ context.Context, _ string, revise func([]storage.CookieKey) ([]storage.CookieKey, error)) error {
-	if g.down {
+	if g.down.Load() {
 		return storage.ErrUnavailable
 	}
 	keys, err := revise(g.keys)
@@ -206,7 +207,8 @@ func (g *gone) ReviseCookieKeys(_ context.Context, _ string, revise func([]stora
 func TestKeysOutliveTheDatabase(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		pass := func(d time.Duration) { <-time.After(d); synctest.Wait() }
-		store := &gone{down: true}
+		store := &gone{}
+		store.down.Store(true)
 		k, err := keyring.New(keyring.Config{Store: store, SigningKey: signingKey(1), Log: slog.New(slog.DiscardHandler)})
 		if err != nil {
 			t.Fatal(err)
@@ -218,7 +220,7 @@ func TestKeysOutliveTheDatabase(t *testing.T) {
 			t.Error("there are keys from nowhere")
 		}
 		pass(time.Minute)
-		store.down = false
+		store.down.Store(false)
 		pass(10 * time.Second)
 		first := k.State("aws")
 		if first.Ring == nil || !first.Ring.Ready(time.Now()) {
@@ -233,7 +235,7 @@ func TestKeysOutliveTheDatabase(t *testing.T) {
 		if n := len(k.State("aws").Ring.Keys()); n != 4 {
 			t.Errorf("two days later there are %d keys", n)
 		}
-		store.down = true
+		store.down.Store(true)
 		pass(24 * time.Hour)
 		if !k.State("aws").Ring.Ready(time.Now()) {
 			t.Error("without the database there are no keys any more")
