@@ -83,6 +83,41 @@ func TestRevocation(t *testing.T) {
 	answers("taken back", "200")
 }
 
+// The same of revocations: a proxy that does not put them in force, or loses one,
+// cannot prove them, and a wait for proof names it.
+func TestBrokenRevocationsShowAsDrift(t *testing.T) {
+	f := start(t)
+	aws, gcp := f.Members[0], f.Members[1]
+	for _, broken := range []string{"gateway.skip-revoke", "revocation.drop"} {
+		if err := aws.Stop(); err != nil {
+			t.Fatal(err)
+		}
+		if err := aws.Start(armed(broken)); err != nil {
+			t.Fatal(err)
+		}
+		if err := f.Connected(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		sequence, err := f.Admin.Revoke(t.Context(), revocationOf(f, strings.ReplaceAll(broken, ".", "-"), "mallory"), broken)
+		if err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, 20*time.Second, func(ctx context.Context) (bool, string) {
+			p, err := proxyOf(ctx, f, aws)
+			return err == nil && p.GetSecurity().GetSequence() >= sequence && p.GetSecurity().GetEnforcement() == adminv1.Enforcement_ENFORCEMENT_DRIFT,
+				fmt.Sprintf("%s: the lane is %v, %v", broken, p.GetSecurity(), err)
+		})
+		if err := f.Admin.Revoked(t.Context(), sequence, gcp.Environment); err != nil {
+			t.Errorf("%s: the other proxy: %v", broken, err)
+		}
+		waiting, cancel := context.WithTimeout(t.Context(), time.Second)
+		if err := f.Admin.Revoked(waiting, sequence, aws.Environment); err == nil {
+			t.Errorf("%s: the wait for proof ended as if there were one", broken)
+		}
+		cancel()
+	}
+}
+
 func revocationOf(f *fleet.Fleet, name, subject string) string {
 	return fmt.Sprintf(`apiVersion: sallyport/v1
 kind: Revocation
