@@ -19,7 +19,7 @@ const halfClosedTime = 2 * time.Second
 type tunnel struct {
 	client   *wire.HTTP1
 	upstream io.ReadWriteCloser
-	down, up lane // to the client, and from it
+	down, up direction // to the client, and from it
 	closed   func() *Cause
 
 	first sync.Once   // of the sides that leave
@@ -66,10 +66,10 @@ func (t *tunnel) run(ctx context.Context) error {
 	return failure{reason: t.gone.reason}
 }
 
-func (t *tunnel) carry(l *lane) {
-	who, err := l.run()
+func (t *tunnel) carry(d *direction) {
+	who, err := d.run()
 	t.limit(who, halfClosedTime) // before the other side hears of it, and leaves as well
-	l.shut()
+	d.shut()
 	if err != nil && who == t.down.to {
 		t.cut() // there is nobody to carry anything to
 	}
