@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -21,14 +22,15 @@ func (l *lab) reign(holder string) (leading chan context.Context, resign func(),
 	s := l.store()
 	leading, left = make(chan context.Context, 1), make(chan error, 1)
 	ctx, cancel := context.WithCancel(l.Context())
-	l.Cleanup(cancel)
-	go func() {
+	var reigning sync.WaitGroup
+	l.Cleanup(func() { cancel(); reigning.Wait() }) // giving up an election takes a call to etcd
+	reigning.Go(func() {
 		left <- s.Lead(ctx, holder, func(ctx context.Context) error {
 			leading <- ctx
 			<-ctx.Done()
 			return ctx.Err()
 		})
-	}()
+	})
 	return leading, cancel, left
 }
 
