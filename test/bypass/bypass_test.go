@@ -49,6 +49,7 @@ func TestBypass(t *testing.T) {
 	t.Run("identity headers", w.identityHeaders)
 	t.Run("one connection, several identities", w.oneConnection)
 	t.Run("sessions are not resumed", w.resumption)
+	t.Run("sessions of browsers", w.sessions)
 	t.Run("revoked", w.revoked) // the last: it is the end of Alice
 }
 

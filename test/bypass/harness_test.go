@@ -8,11 +8,14 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -190,6 +193,8 @@ type request struct {
 	method string   // GET when empty
 	body   string
 	client *tls.Certificate
+	proxy  *fleet.Member // the first when nil
+	host   string        // 127.0.0.1 when empty
 }
 
 // bearer is a request with a bearer token.
@@ -205,14 +210,29 @@ func (w *world) outcome(t *testing.T, r request) string {
 	if err != nil {
 		return "no connection"
 	}
-	if answer.status == http.StatusOK {
-		return "200"
-	}
+	return answer.outcome(t)
+}
+
+// onPage is the reason on a page for people.
+var onPage = regexp.MustCompile("Reason: <code>([a-z_]+)</code>")
+
+func (a answer) outcome(t *testing.T) string {
+	t.Helper()
 	var problem struct{ Reason string }
-	if err := json.Unmarshal(answer.body, &problem); err != nil {
-		t.Fatalf("the answer is %d and no problem: %s", answer.status, answer.body)
+	page := onPage.FindSubmatch(a.body)
+	switch {
+	case a.status == http.StatusOK:
+		return "200"
+	case a.status == http.StatusSeeOther:
+		return "303 to " + a.header.Get("Location")
+	case page != nil:
+		problem.Reason = string(page[1])
+	default:
+		if err := json.Unmarshal(a.body, &problem); err != nil {
+			t.Fatalf("the answer is %d and no problem: %s", a.status, a.body)
+		}
 	}
-	return fmt.Sprint(answer.status, " ", problem.Reason)
+	return fmt.Sprint(a.status, " ", problem.Reason)
 }
 
 type answer struct {
@@ -225,12 +245,25 @@ type answer struct {
 // up, on a connection of its own.
 func (w *world) exchange(t *testing.T, r request) (answer, error) {
 	t.Helper()
-	conn, err := w.dial(t, r.client)
+	conn, err := w.dialAt(t, w.url(r), r.client, func(*tls.Config) {})
 	if err != nil {
 		return answer{}, err
 	}
 	defer conn.Close()
 	return w.send(conn, r)
+}
+
+// url is the origin that a request is for.
+func (w *world) url(r request) *url.URL {
+	member := w.proxy
+	if r.proxy != nil {
+		member = r.proxy
+	}
+	at := must(url.Parse(member.URL))
+	if r.host != "" {
+		at.Host = net.JoinHostPort(r.host, at.Port())
+	}
+	return at
 }
 
 func (w *world) send(conn *tls.Conn, r request) (answer, error) {
@@ -239,7 +272,7 @@ func (w *world) send(conn *tls.Conn, r request) (answer, error) {
 	if r.method != "" {
 		method = r.method
 	}
-	fmt.Fprintf(&b, "%s %s HTTP/1.1\r\nHost: %s\r\n", method, r.path, strings.TrimPrefix(w.proxy.URL, "https://"))
+	fmt.Fprintf(&b, "%s %s HTTP/1.1\r\nHost: %s\r\n", method, r.path, w.url(r).Host)
 	for _, line := range r.header {
 		b.WriteString(line + "\r\n")
 	}
@@ -262,6 +295,11 @@ func (w *world) dial(t *testing.T, client *tls.Certificate) (*tls.Conn, error) {
 
 func (w *world) dialWith(t *testing.T, client *tls.Certificate, change func(*tls.Config)) (*tls.Conn, error) {
 	t.Helper()
+	return w.dialAt(t, w.url(request{}), client, change)
+}
+
+func (w *world) dialAt(t *testing.T, at *url.URL, client *tls.Certificate, change func(*tls.Config)) (*tls.Conn, error) {
+	t.Helper()
 	roots, err := w.Roots()
 	if err != nil {
 		t.Fatal(err)
@@ -273,7 +311,8 @@ func (w *world) dialWith(t *testing.T, client *tls.Certificate, change func(*tls
 	change(config)
 	ctx, cancel := context.WithTimeout(t.Context(), within)
 	defer cancel()
-	conn, err := (&tls.Dialer{Config: config}).DialContext(ctx, "tcp", strings.TrimPrefix(w.proxy.URL, "https://"))
+	config.ServerName = at.Hostname() // the listeners are on one address
+	conn, err := (&tls.Dialer{Config: config}).DialContext(ctx, "tcp", net.JoinHostPort("127.0.0.1", at.Port()))
 	if err != nil {
 		return nil, err
 	}
