@@ -232,6 +232,11 @@ func (a answer) outcome(t *testing.T) string {
 			t.Fatalf("the answer is %d and no problem: %s", a.status, a.body)
 		}
 	}
+	for _, c := range (&http.Response{Header: a.header}).Cookies() {
+		if c.Name == sessionCookie && c.Value != "" {
+			t.Errorf("who is refused with %s gets a session", problem.Reason)
+		}
+	}
 	return fmt.Sprint(a.status, " ", problem.Reason)
 }
 

@@ -1,7 +1,6 @@
 package bypass_test
 
 import (
-	"fmt"
 	"io"
 	"maps"
 	"net"
@@ -69,7 +68,7 @@ func startOpenID(t *testing.T, origins ...string) *openID {
 
 func freePort(t *testing.T) string {
 	t.Helper()
-	ln, err := net.Listen("tcp", "localhost:0")
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -198,6 +197,18 @@ func (p *person) with(pairs ...string) *person {
 	return &other
 }
 
+// and is p's browser with one more cookie.
+func (p *person) and(name, value string) *person {
+	other := p.with(name, value)
+	for known, v := range p.cookies {
+		if known != name {
+			other.cookies[known] = v
+		}
+	}
+	return other
+}
+
+// pending is the cookie of the sign-in that is under way.
 func (p *person) pending(t *testing.T) (name, value string) {
 	t.Helper()
 	for name, value := range p.cookies {
@@ -205,6 +216,6 @@ func (p *person) pending(t *testing.T) (name, value string) {
 			return name, value
 		}
 	}
-	t.Fatal(fmt.Sprint("no sign-in is under way: ", p.cookies))
+	t.Fatalf("no sign-in is under way: %v", p.cookies)
 	return "", ""
 }

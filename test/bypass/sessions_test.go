@@ -367,5 +367,14 @@ func (w *world) sessions(t *testing.T) {
 	t.Run("elsewhere", func(t *testing.T) { w.try(t, p.sessionsElsewhere(t)) })
 	t.Run("pages of other sites", func(t *testing.T) { w.try(t, p.crossSite(t)) })
 	t.Run("to sign somebody out", func(t *testing.T) { w.try(t, p.signOuts(t)) })
+	t.Run("planted", func(t *testing.T) { w.try(t, p.planted(t)) })
 	t.Run("that are over", func(t *testing.T) { w.try(t, p.endedSessions(t)) })
+	t.Run("what comes back", func(t *testing.T) { w.visit(t, p.callbacks(t)) })
+	t.Run("what is under way", func(t *testing.T) { w.visit(t, p.pendings(t)) })
+	t.Run("what is sealed", func(t *testing.T) { w.visit(t, p.resealed(t)) })
+	t.Run("two people", func(t *testing.T) { w.visit(t, p.logins(t)) })
+	t.Run("what was here before", func(t *testing.T) { w.visit(t, p.replays(t)) })
+	t.Run("to send somebody away", func(t *testing.T) { w.visit(t, p.elsewhere(t)) })
+	t.Run("ways back", p.waysBack)
+	t.Run("somebody who is cut off", func(t *testing.T) { w.visit(t, p.cutOff(t)) }) // the last: it is the end of Mallory
 }
