@@ -49,6 +49,8 @@ func TestBypass(t *testing.T) {
 	t.Run("identity headers", w.identityHeaders)
 	t.Run("one connection, several identities", w.oneConnection)
 	t.Run("sessions are not resumed", w.resumption)
+	t.Run("sessions after a revocation", w.resumedAfterRevocation)
+	t.Run("sessions of another listener", w.resumedElsewhere)
 	t.Run("sessions of browsers", w.sessions)
 	t.Run("revoked", w.revoked) // the last: it is the end of Alice
 }
