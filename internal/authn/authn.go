@@ -263,7 +263,7 @@ func (a *Authenticator) token(ctx context.Context, raw string, accept *Accept, n
 		return nil, reason
 	}
 	if !ask || now.Before(v.until) {
-		a.cache.put(cacheKey{hash, p.id, ask}, v, raw)
+		a.cache.put(cacheKey{hash: hash, provider: p.id, asked: ask}, v, raw)
 	}
 	return v.principal, ""
 }
@@ -277,12 +277,12 @@ func (a *Authenticator) remembered(hash uint64, raw string, accept *Accept, now 
 			continue
 		}
 		if p.keys != nil && !accept.Introspected {
-			if v := a.cache.get(cacheKey{hash, p.id, false}, raw); v != nil && v.keys == p.keys.usable(now) {
+			if v := a.cache.get(cacheKey{hash: hash, provider: p.id}, raw); v != nil && v.keys == p.keys.usable(now) {
 				return p, v
 			}
 		}
 		if p.asks != nil {
-			v := a.cache.get(cacheKey{hash, p.id, true}, raw)
+			v := a.cache.get(cacheKey{hash: hash, provider: p.id, asked: true}, raw)
 			if v != nil && now.Before(v.until) && (v.keys == nil || v.keys == p.keys.usable(now)) {
 				return p, v
 			}

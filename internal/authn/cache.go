@@ -8,6 +8,7 @@ import (
 
 	"github.com/sallyport/sallyport/internal/identity"
 	"github.com/sallyport/sallyport/internal/policy"
+	"github.com/sallyport/sallyport/internal/session"
 	"github.com/sallyport/sallyport/internal/token"
 )
 
@@ -20,7 +21,7 @@ const (
 	sample = 8
 )
 
-// cacheKey finds a verified token by a keyed hash of its bytes, which nobody
+// cacheKey finds a verified token or an opened cookie by a keyed hash of its bytes, which nobody
 // outside the process can aim at. The hash only finds: what it found counts
 // when its bytes are those of the request. The provider, and so the rules, that
 // verified the token is part of the key.
@@ -28,11 +29,12 @@ type cacheKey struct {
 	hash     uint64
 	provider uint64
 	asked    bool // its issuer was asked, and said that it is active
+	cookie   bool // it is the cookie of a session, and no token
 }
 
-// verified is a token that was good once. It is worth nothing unless keys is
-// still the provider's key set, until has not come, and the claims stand at the
-// time of the request.
+// verified is a token or a cookie that was good once. A token is worth nothing
+// unless keys is still the provider's key set, until has not come, and the claims
+// stand at the time of the request.
 type verified struct {
 	raw       string        // a copy: a header's text may hold on to more than itself
 	keys      *token.KeySet // nil when only its issuer's word counts
@@ -42,10 +44,15 @@ type verified struct {
 
 	// bundles verified a JWT-SVID: it is worth nothing with others.
 	bundles *identity.JWTBundles
+
+	// lock opened a cookie, which has no keys and no claims besides: it is worth
+	// nothing where another one would have to.
+	lock session.Lock
 }
 
-// cache remembers verified tokens, within bounds of number and of bytes. Only
-// what an issuer has signed gets in, so that rubbish pushes nothing out.
+// cache remembers verified tokens and opened cookies, within bounds of number and
+// of bytes. Only what an issuer has signed or this fleet has sealed gets in, so
+// that rubbish pushes nothing out.
 type cache struct {
 	seed           maphash.Seed
 	entries, bytes int // bounds of one shard
@@ -68,8 +75,8 @@ func newCache(entries int) *cache {
 	return c
 }
 
-// hash is of the end of a token: a JWT's signature, in which no two are alike. So
-// it costs the same for a long one. Tokens that end alike only push each other
+// hash is of the end of a token: a JWT's signature, or what a cookie is sealed
+// with, in which no two are alike. So it costs the same for a long one. Tokens that end alike only push each other
 // out.
 func (c *cache) hash(raw string) uint64 {
 	const end = 128
@@ -118,7 +125,7 @@ func (s *shard) victim() (victim cacheKey) {
 	var first *verified
 	seen := 0
 	for k, v := range s.held {
-		if first == nil || v.claims.Expires.Before(first.claims.Expires) {
+		if first == nil || v.principal.Expires.Before(first.principal.Expires) {
 			victim, first = k, v
 		}
 		if seen++; seen == sample {

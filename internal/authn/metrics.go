@@ -7,13 +7,19 @@ type metrics struct {
 	asked        *prometheus.CounterVec
 	denials      *prometheus.CounterVec
 	hits, misses prometheus.Counter
-	proofs       prometheus.Gauge
+
+	sessionHits, sessionMisses prometheus.Counter
+	proofs                     prometheus.Gauge
 }
 
 func newMetrics(r prometheus.Registerer) (*metrics, error) {
 	lookups := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "sallyport_token_cache_lookups_total",
 		Help: "Bearer tokens looked up among the verified ones, by result: hit or miss.",
+	}, []string{"result"})
+	opened := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "sallyport_session_cache_lookups_total",
+		Help: "Cookies of sessions looked up among the opened ones, by result: hit or miss.",
 	}, []string{"result"})
 	m := &metrics{
 		fetches: prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -30,6 +36,9 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 		}, []string{"reason"}),
 		hits:   lookups.WithLabelValues("hit"),
 		misses: lookups.WithLabelValues("miss"),
+
+		sessionHits:   opened.WithLabelValues("hit"),
+		sessionMisses: opened.WithLabelValues("miss"),
 		proofs: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "sallyport_dpop_proofs_remembered",
 			Help: "DPoP proofs that are remembered, so that none is taken twice.",
@@ -38,7 +47,7 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 	if r == nil {
 		return m, nil
 	}
-	for _, c := range []prometheus.Collector{m.fetches, m.asked, m.denials, lookups, m.proofs} {
+	for _, c := range []prometheus.Collector{m.fetches, m.asked, m.denials, lookups, opened, m.proofs} {
 		if err := r.Register(c); err != nil {
 			return nil, err
 		}
@@ -74,5 +83,17 @@ func (m *metrics) looked(found bool) {
 func (m *metrics) denied(r Reason) {
 	if m != nil {
 		m.denials.WithLabelValues(string(r)).Inc()
+	}
+}
+
+// lookedForSession counts one look into the cache for a cookie. A nil metrics
+// counts nothing.
+func (m *metrics) lookedForSession(found bool) {
+	switch {
+	case m == nil:
+	case found:
+		m.sessionHits.Inc()
+	default:
+		m.sessionMisses.Inc()
 	}
 }

@@ -33,7 +33,8 @@ type Config struct {
 	Timeout  time.Duration // for one fetch; 5 s
 	Wait     time.Duration // the longest that a request waits for a fetch; 2 s
 
-	// CacheEntries bounds the verified tokens that are remembered; 16,384.
+	// CacheEntries bounds the verified tokens and opened sessions that are
+	// remembered; 16,384.
 	CacheEntries int
 	// ProofEntries bounds the DPoP proofs that are remembered, each for about a
 	// minute and in about 100 bytes; 262,144.

@@ -38,6 +38,46 @@ func (a *Authenticator) session(try *attempt) (*policy.Principal, Reason) {
 		return nil, CredentialsMissing
 	}
 	b := &try.Browser
+	who, reason := a.open(b, value, try.now)
+	if reason != "" {
+		return nil, reason
+	}
+	taken := try.accept.Sessions
+	p := a.providers[taken.Provider]
+	expires := earlier(who.IssuedAt.Add(taken.Lifetime), who.Expires)
+	switch {
+	case p == nil, who.Provider != p.name, who.Issuer != p.rules.Issuer:
+		return nil, SessionInvalid
+	case !try.now.Before(expires):
+		return nil, SessionExpired
+	case !b.SameOrigin(try.Header):
+		return nil, CrossSite
+	}
+	if expires.Equal(who.Expires) {
+		return who, ""
+	}
+	sooner := *who
+	sooner.Expires = expires
+	return &sooner, ""
+}
+
+// open returns who is in the cookie of a session, whatever it is worth by now. It
+// looks for it among those that were opened before it opens it: what is
+// remembered counts for the same host and as long as the key is there.
+func (a *Authenticator) open(b *Browser, value string, now time.Time) (*policy.Principal, Reason) {
+	if a.cache == nil {
+		return nil, SessionInvalid
+	}
+	key := cacheKey{hash: a.cache.hash(value), cookie: true}
+	lock, known := b.Keys.Lock(b.Host, value)
+	if known {
+		v := a.cache.get(key, value)
+		found := v != nil && v.lock == lock
+		a.metrics.lookedForSession(found)
+		if found {
+			return v.principal, ""
+		}
+	}
 	s, err := session.Open(b.Keys, b.Host, value)
 	switch {
 	case errors.Is(err, session.ErrNoKey):
@@ -45,22 +85,10 @@ func (a *Authenticator) session(try *attempt) (*policy.Principal, Reason) {
 	case err != nil:
 		return nil, SessionInvalid
 	}
-	taken := try.accept.Sessions
-	p := a.providers[taken.Provider]
-	expires := s.SignedIn.Add(taken.Lifetime)
-	if s.Expires.Before(expires) {
-		expires = s.Expires
-	}
-	switch {
-	case p == nil, s.Provider != p.name, s.Issuer != p.rules.Issuer:
-		return nil, SessionInvalid
-	case !try.now.Before(expires):
-		return nil, SessionExpired
-	case !b.SameOrigin(try.Header):
-		return nil, CrossSite
-	}
 	who := SignedIn(s)
-	who.Expires = expires
+	if known && now.Before(who.Expires) {
+		a.cache.put(key, &verified{lock: lock.Own(), principal: who}, value)
+	}
 	return who, ""
 }
 
