@@ -328,3 +328,37 @@ func TestInlineAuthorityBesideToken(t *testing.T) {
 		t.Errorf("the token alone: %d %s", res.StatusCode, body)
 	}
 }
+
+// A certificate that is wanted beside a token is somebody by itself: policies name
+// it, and revocations cut it off, whoever has the token.
+func TestCertificateBesideToken(t *testing.T) {
+	w := newWorld(t, options{})
+	pos := w.ca("pos")
+	w.apply(w.posShop(newEcho(t), "identityProviders: [login, pos], require: ALL", pos.provider(fmt.Sprintf("ca: %q, subject: SAN_DNS", pos.pem()))))
+	ask := func(name string) string {
+		w.t.Helper()
+		client := w.presents(true, pos.leaf(func(c *x509.Certificate) { c.DNSNames = []string{name} }))
+		res, body := w.ask(client, "GET", "/v1/orders", nil)
+		if res.StatusCode == http.StatusOK {
+			return ""
+		}
+		return w.problem(body).Reason
+	}
+	check := func(name, want string) {
+		w.t.Helper()
+		if got := ask(name); got != want {
+			t.Errorf("%s: %q, want %q", name, got, want)
+		}
+	}
+	check("pos-7.shops.example", "")
+	check("pos-8.shops.example", "no_matching_policy")
+	w.revoke(`subject: {issuer: "https://pki.example/pos", id: pos-8.shops.example}`)
+	check("pos-7.shops.example", "")
+	check("pos-8.shops.example", "revoked")
+	w.revoke(`subject: {issuer: "https://pki.example/pos", id: pos-7.shops.example}`)
+	check("pos-7.shops.example", "revoked")
+	w.revoke(`subject: {issuer: "https://login.example", id: alice}`)
+	check("pos-7.shops.example", "revoked")
+	w.revoke()
+	check("pos-7.shops.example", "")
+}

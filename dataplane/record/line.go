@@ -156,6 +156,20 @@ func (l *line) principal(p *policy.Principal) {
 		return
 	}
 	l.key("principal")
+	l.proven(p)
+	for i, other := range p.Beside {
+		if i == 0 {
+			l.key("beside")
+		}
+		l.b = append(l.b, "[,"[min(i, 1)])
+		l.proven(other)
+	}
+	if len(p.Beside) > 0 {
+		l.b = append(l.b, ']')
+	}
+}
+
+func (l *line) proven(p *policy.Principal) {
 	l.b = append(l.b, `{"kind":`...)
 	l.b = appendString(l.b, p.Kind.String())
 	l.text("id", p.ID)

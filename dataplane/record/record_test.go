@@ -127,7 +127,9 @@ func TestLines(t *testing.T) {
 		},
 		{
 			Time: at, ID: "two", Reason: "no_matching_policy", Status: 403, Detail: "line\nbreak",
-			ClientIP: netip.MustParseAddr("fe80::1%e\"th0"), Principal: &policy.Principal{},
+			ClientIP: netip.MustParseAddr("fe80::1%e\"th0"), Principal: &policy.Principal{Beside: []*policy.Principal{
+				{Kind: policy.Key, ID: "ops", KeyName: "shop/export", KeyID: "k-1"}, {Kind: policy.User, ID: "pos-7", Provider: "shop/pos"},
+			}},
 			Explanation: []policy.Step{
 				{Policy: "shop/blocks", Effect: policy.Deny, Miss: policy.MissError, Detail: "1:2"},
 				{Policy: "shop/reads", Effect: policy.Allow, Matched: true},
@@ -147,7 +149,8 @@ func TestLines(t *testing.T) {
 		`"route":"shop/orders","policy":"shop/reads","principal":{"kind":"user","id":"al\"ice","issuer":"https://id.example",` +
 		`"provider":"shop/idp","authenticated_by":"jwt"},"took_us":1500}
 {"type":"decision","time":"2026-11-24T09:42:07.123456Z","decision_id":"two","allow":false,"reason":"no_matching_policy",` +
-		`"status":403,"detail":"line\u000abreak","client_ip":"fe80::1","principal":{"kind":"anonymous"},"explanation":[` +
+		`"status":403,"detail":"line\u000abreak","client_ip":"fe80::1","principal":{"kind":"anonymous"},"beside":[{"kind":"key","id":"ops","key":"shop/export","key_id":"k-1"},` +
+		`{"kind":"user","id":"pos-7","provider":"shop/pos"}],"explanation":[` +
 		`{"policy":"shop/blocks","effect":"DENY","matched":false,"miss":"error","detail":"1:2"},` +
 		`{"policy":"shop/reads","effect":"ALLOW","matched":true}],"took_us":0}
 {"type":"outcome","time":"2026-11-24T09:42:07.123456Z","decision_id":"one","endpoint":"10.0.0.1:443","status":200,"sent":1024,"received":3,"took_us":1000000}

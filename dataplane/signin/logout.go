@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/url"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -69,10 +70,17 @@ func (e *ended) has(name named, began, now time.Time) bool {
 	return ok && now.Before(what.until) && !began.After(what.before)
 }
 
-// Ended reports whether the session of a principal has ended at this proxy. Of
-// other principals it knows nothing.
+// Ended reports whether the session of a principal, its own or beside it, has ended
+// at this proxy. Of other principals it knows nothing.
 func (c *Client) Ended(p *policy.Principal, now time.Time) bool {
-	if p.AuthenticatedBy != authn.BySession || c.ended.count.Load() == 0 {
+	if c.ended.count.Load() == 0 {
+		return false
+	}
+	return c.over(p, now) || slices.ContainsFunc(p.Beside, func(other *policy.Principal) bool { return c.over(other, now) })
+}
+
+func (c *Client) over(p *policy.Principal, now time.Time) bool {
+	if p.AuthenticatedBy != authn.BySession {
 		return false
 	}
 	sub := p.ID

@@ -421,6 +421,7 @@ func TestLeave(t *testing.T) {
 		ended bool
 	}{
 		"the session": {who, now, true}, "while it could last": {who, now.Add(session.MaxLifetime), true},
+		"beside a token":              {&policy.Principal{Kind: policy.User, ID: "bob", Beside: []*policy.Principal{who}}, now, true},
 		"a token of the same session": {&bearer, now, false}, "nobody": {&policy.Principal{}, now, false},
 	} {
 		if got := w.client.Ended(c.who, c.now); got != c.ended {

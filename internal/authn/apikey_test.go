@@ -133,6 +133,12 @@ func TestAPIKeysBesideOthers(t *testing.T) {
 	if d != nil || p.ID != "alice" || p.Kind != policy.User || p.KeyName != "shop/export" || p.KeyID != k.ID || p.SPIFFEID != web || !p.Expires.Equal(short.NotAfter) {
 		t.Errorf("each: %+v, denial %+v", p, d)
 	}
+	if len(p.Beside) != 2 || p.Beside[0].KeyID != k.ID || !p.Beside[0].IssuedAt.Equal(short.CreatedAt) || p.Beside[1].ID != web {
+		t.Errorf("beside the token: %+v", p.Beside)
+	}
+	if again, _ := a.Authenticate(t.Context(), all, each, c.now()); len(again.Beside) != 2 {
+		t.Errorf("another time: %+v", again.Beside)
+	}
 	each.Providers = nil
 	if p, d = a.Authenticate(t.Context(), all, each, c.now()); d != nil || p.Kind != policy.Key || p.ID != "shop/export" || p.SPIFFEID != web {
 		t.Errorf("key and certificate: %+v, denial %+v", p, d)

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"iter"
+	"slices"
 	"time"
 
 	"github.com/sallyport/sallyport/internal/identity/authority"
@@ -26,8 +27,9 @@ type Accept struct {
 	Authorities        []authority.Name // whose client certificates, which are none
 	Anonymous          bool             // no credential at all; never a bad one
 	// All wants every kind of credential that is taken, where otherwise one is
-	// enough. The principal is the first one's, and has besides what the others
-	// prove: the SPIFFE ID of the certificate, the name of the API key.
+	// enough. The principal is the first one's, and has beside it what the others
+	// prove; the SPIFFE ID of a certificate and the name of an API key are its own
+	// as well.
 	All bool
 
 	// Proof is demanded of bearer tokens, and Nonce of DPoP proofs.
@@ -206,6 +208,7 @@ func join(first, second *policy.Principal) *policy.Principal {
 		return second
 	}
 	both := *first
+	both.Beside = append(slices.Clip(first.Beside), second)
 	both.SPIFFEID = or(first.SPIFFEID, second.SPIFFEID)
 	both.KeyName, both.KeyID = or(first.KeyName, second.KeyName), or(first.KeyID, second.KeyID)
 	if both.Expires.IsZero() || ended(second.Expires, both.Expires) {

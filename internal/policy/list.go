@@ -75,6 +75,9 @@ func (x *index) mark(p *Principal, m *marks) {
 		m.add(x.keys[p.KeyName])
 	}
 	m.add(x.ids[p.ID])
+	for _, other := range p.Beside {
+		m.add(x.ids[other.ID])
+	}
 	for _, group := range p.Groups {
 		m.add(x.groups[group])
 	}

@@ -59,6 +59,11 @@ type Principal struct {
 	AuthenticatedAt time.Time // auth_time
 	ACR             string    // the class of it
 	AMR             []string  // the methods
+
+	// Beside is what other credentials of the same request proved, each as if it
+	// were alone. Matchers of IDs and revocations go by them as well; groups,
+	// scopes and claims that conditions see are the principal's own.
+	Beside []*Principal
 }
 
 func (p *Principal) kind() Kind {
@@ -72,7 +77,7 @@ func (p *Principal) kind() Kind {
 // Authenticated and Anonymous is set; the zero value does not compile.
 type PrincipalMatcher struct {
 	Group  string // those with this group
-	ID     string // the one with exactly this ID
+	ID     string // the one with exactly this ID, as their own or beside it
 	SPIFFE string // workloads, by a pattern as in pattern.ParseSPIFFE
 	Key    string // whoever has this ApiKey, "namespace/name"
 
@@ -118,13 +123,20 @@ func (m *principals) match(p *Principal) bool {
 }
 
 func (m *principals) matchIssued(p *Principal) bool {
-	for i := range m.ids {
-		if m.ids[i].name == p.ID && m.ids[i].of(p) {
-			return true
-		}
+	if m.matchID(p) || slices.ContainsFunc(p.Beside, m.matchID) {
+		return true
 	}
 	for i := range m.groups {
 		if slices.Contains(p.Groups, m.groups[i].name) && m.groups[i].of(p) {
+			return true
+		}
+	}
+	return false
+}
+
+func (m *principals) matchID(p *Principal) bool {
+	for i := range m.ids {
+		if m.ids[i].name == p.ID && m.ids[i].of(p) {
 			return true
 		}
 	}

@@ -58,10 +58,15 @@ func naivePrincipal(m policy.PrincipalMatcher, p *policy.Principal) bool {
 	if p == nil || p.Kind == policy.Anonymous {
 		return m.Anonymous
 	}
-	issued := m.Issuer == "" || m.Issuer == p.Issuer
+	issued := func(by string) bool { return m.Issuer == "" || m.Issuer == by }
+	for _, other := range p.Beside {
+		if m.ID != "" && m.ID == other.ID && issued(other.Issuer) {
+			return true
+		}
+	}
 	return m.Authenticated ||
-		m.Group != "" && slices.Contains(p.Groups, m.Group) && issued ||
-		m.ID != "" && m.ID == p.ID && issued ||
+		m.Group != "" && slices.Contains(p.Groups, m.Group) && issued(p.Issuer) ||
+		m.ID != "" && m.ID == p.ID && issued(p.Issuer) ||
 		m.SPIFFE != "" && p.SPIFFEID != "" && naivePattern(m.SPIFFE, p.SPIFFEID) ||
 		m.Key != "" && m.Key == p.KeyName
 }
@@ -135,6 +140,9 @@ var (
 			// What was proven beside the token.
 			SPIFFEID: rapid.SampledFrom([]string{"", "", "spiffe://prod/web", "spiffe://stage/web"}).Draw(t, "over"),
 			KeyName:  rapid.SampledFrom([]string{"", "", "shop/billing"}).Draw(t, "with"),
+			Beside: rapid.SampledFrom([][]*policy.Principal{
+				nil, nil, {{Kind: policy.User, ID: "ann", Issuer: "https://b"}}, {{Kind: policy.Key, ID: "bob"}, {Kind: policy.User, ID: "ann"}},
+			}).Draw(t, "beside"),
 		}
 	})
 	genInput = rapid.Custom(func(t *rapid.T) *policy.Input {

@@ -66,6 +66,10 @@ func TestProviderQualifies(t *testing.T) {
 	of := func(provider, issuer, id string, groups ...string) *policy.Principal {
 		return &policy.Principal{Kind: policy.User, ID: id, Issuer: issuer, Provider: provider, Groups: groups}
 	}
+	with := func(who *policy.Principal, beside ...*policy.Principal) *policy.Principal {
+		who.Beside = beside
+		return who
+	}
 	for _, c := range []struct {
 		who   *policy.Principal
 		allow bool
@@ -76,6 +80,14 @@ func TestProviderQualifies(t *testing.T) {
 		{of("shop/login", "https://login.example", "ann"), true},
 		{of("shop/login", "https://login.invalid", "ann"), false},
 		{of("bank/login", "https://login.example", "ann"), false},
+		// What was proven beside the principal is somebody by itself, whose groups
+		// are not the principal's.
+		{with(of("shop/partners", "", "bob"), of("shop/login", "https://login.example", "ann")), true},
+		{with(of("shop/partners", "", "bob"), of("x/y", "", "eve"), of("shop/login", "https://login.example", "ann")), true},
+		{with(of("shop/login", "https://login.example", "bob"), of("bank/login", "https://login.example", "ann")), false},
+		{with(of("bank/login", "https://login.example", "ann"), of("shop/login", "https://login.example", "bob")), false},
+		{with(of("shop/partners", "", "bob"), of("shop/login", "", "eve", "shop")), false},
+		{with(&policy.Principal{}, of("shop/login", "https://login.example", "ann")), false},
 	} {
 		if got := set.Decide(request(c.who, "GET", "/")); got.Allow != c.allow {
 			t.Errorf("%+v: %+v", c.who, got)

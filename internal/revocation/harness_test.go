@@ -49,8 +49,12 @@ func workload(id string) *policy.Principal {
 }
 
 // key came with an API key that was made an hour before noon.
-func key(id string) *policy.Principal {
-	return &policy.Principal{Kind: policy.Key, ID: id, KeyID: id, IssuedAt: noon.Add(-time.Hour)}
+func key(id string, change ...func(*policy.Principal)) *policy.Principal {
+	p := &policy.Principal{Kind: policy.Key, ID: id, KeyID: id, IssuedAt: noon.Add(-time.Hour)}
+	for _, c := range change {
+		c(p)
+	}
+	return p
 }
 
 // document is the Revocation of a name, with a spec in YAML.

@@ -27,6 +27,18 @@ func TestRevoked(t *testing.T) {
 	withKey := func(id string) func(*policy.Principal) { return func(p *policy.Principal) { p.KeyID = id } }
 	named := func(id string) func(*policy.Principal) { return func(p *policy.Principal) { p.ID = id } }
 
+	with := func(others ...*policy.Principal) func(*policy.Principal) {
+		return func(p *policy.Principal) {
+			p.Beside = others
+			for _, other := range others {
+				p.SPIFFEID, p.KeyID = p.SPIFFEID+other.SPIFFEID, p.KeyID+other.KeyID
+			}
+		}
+	}
+	terminal := func(p *policy.Principal) {
+		p.ID, p.Issuer, p.TokenID, p.Session = "pos-7", "https://pki.example", "", ""
+	}
+
 	type check struct {
 		who     *policy.Principal
 		revoked bool
@@ -70,7 +82,32 @@ func TestRevoked(t *testing.T) {
 		{`subject: {issuer: "https://login.example", id: alice}, issuedBefore: "2026-01-31T11:30:00Z"`, []check{
 			cut(alice()), cut(alice(issued(30*time.Minute + 1))), cut(alice(untold)), pass(alice(issued(30 * time.Minute))), pass(alice(issued(0))),
 		}},
-		// When a certificate was made that was shown beside a token is not known.
+		// Each credential that was proven, in any order, is enough.
+		{`subject: {issuer: "https://pki.example", id: pos-7}`, []check{
+			cut(alice(terminal)), cut(alice(with(alice(terminal)))), cut(alice(with(key("k-1"), alice(terminal)))),
+			cut(key("k-1", with(alice(terminal)))),
+			pass(alice(with(alice(terminal, named("pos-8"))))), pass(alice(with(alice(terminal, from(other))))),
+			pass(alice(named("pos-7"), with(alice(terminal, named("pos-8"))))),
+		}},
+		{`issuer: "https://pki.example", issuedBefore: "2026-01-31T11:30:00Z"`, []check{
+			cut(alice(issued(0), with(alice(terminal)))), pass(alice(with(alice(terminal, issued(0))))),
+		}},
+		{`session: {issuer: "https://login.example", id: s-9}`, []check{
+			cut(key("k-1", with(alice(session("s-9"))))), pass(key("k-1", with(alice(), alice(session(""))))),
+		}},
+		{`spiffeId: "spiffe://prod.example/ns/shop/web", issuedBefore: "2026-01-31T11:30:00Z"`, []check{
+			cut(alice(issued(0), with(workload(web)))), cut(alice(issued(0), with(key("k-1"), workload(web)))), pass(alice(with(key("k-1")))),
+		}},
+		{`spiffeId: "spiffe://prod.example/ns/shop/web", issuedBefore: "2026-01-31T10:59:00Z"`, []check{
+			pass(alice(with(workload(web)))), pass(alice(untold, with(workload(web)))),
+		}},
+		{`key: k-1, issuedBefore: "2026-01-31T10:59:00Z"`, []check{
+			pass(alice(untold, with(key("k-1")))), pass(key("k-1", with(workload(web)))),
+		}},
+		{`key: k-1, issuedBefore: "2026-01-31T11:30:00Z"`, []check{
+			cut(alice(issued(0), with(workload(web), key("k-1")))), cut(key("k-1", with(workload(web)))),
+		}},
+		// When a certificate was made of which no more is known than its ID is not.
 		{`spiffeId: "spiffe://prod.example/ns/shop/web", issuedBefore: "2026-01-31T10:00:00Z"`, []check{
 			pass(workload(web)), cut(alice(beside(web))),
 		}},

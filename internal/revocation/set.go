@@ -53,7 +53,8 @@ func (s *Set) Unavailable() string {
 }
 
 // Revoked reports whether a principal is cut off at now, and the name of a
-// Revocation that does it. Any of the facts of a principal is enough. A
+// Revocation that does it. Any of the facts of a principal is enough, and of what
+// it has beside it. A
 // credential that does not tell when it was issued counts as issued before
 // anything. Who is anonymous has nothing to be revoked. It does not allocate.
 func (s *Set) Revoked(p *policy.Principal, now time.Time) (name string, revoked bool) {
@@ -63,14 +64,18 @@ func (s *Set) Revoked(p *policy.Principal, now time.Time) (name string, revoked 
 	case s == nil:
 		return "", true
 	}
-	// When what was proven beside p's own credential was issued is not known.
-	var bySPIFFEID, byKeyID time.Time
-	if p.Kind == policy.Workload {
-		bySPIFFEID = p.IssuedAt
+	r := s.cut(p, now)
+	for i := 0; r == nil && i < len(p.Beside); i++ {
+		r = s.cut(p.Beside[i], now)
 	}
-	if p.Kind == policy.Key {
-		byKeyID = p.IssuedAt
+	if r == nil {
+		return "", false
 	}
+	return r.entry.Key.Name, true
+}
+
+// cut returns a revocation that cuts off one credential, whatever is beside it.
+func (s *Set) cut(p *policy.Principal, now time.Time) *revocation {
 	r := first(s.indexes[tokens].of(p.Issuer, p.TokenID), p.IssuedAt, now)
 	if r == nil {
 		r = first(s.indexes[subjects].of(p.Issuer, p.ID), p.IssuedAt, now)
@@ -79,10 +84,10 @@ func (s *Set) Revoked(p *policy.Principal, now time.Time) (name string, revoked 
 		r = first(s.indexes[sessions].of(p.Issuer, p.Session), p.IssuedAt, now)
 	}
 	if r == nil {
-		r = first(s.indexes[keys].of("", p.KeyID), byKeyID, now)
+		r = first(s.indexes[keys].of("", p.KeyID), issued(p, policy.Key), now)
 	}
 	if r == nil {
-		r = first(s.indexes[spiffeIDs].of("", p.SPIFFEID), bySPIFFEID, now)
+		r = first(s.indexes[spiffeIDs].of("", p.SPIFFEID), issued(p, policy.Workload), now)
 	}
 	if r == nil {
 		r = first(s.indexes[issuers].of("", p.Issuer), p.IssuedAt, now)
@@ -90,8 +95,20 @@ func (s *Set) Revoked(p *policy.Principal, now time.Time) (name string, revoked 
 	if r == nil {
 		r = first(s.indexes[everyone].of("", anybody), p.IssuedAt, now)
 	}
-	if r == nil {
-		return "", false
+	return r
+}
+
+// issued returns when the credential was issued that makes a principal one of a
+// kind, by itself or beside it; zero, which is before anything, when that is not
+// known.
+func issued(p *policy.Principal, k policy.Kind) time.Time {
+	if p.Kind == k {
+		return p.IssuedAt
 	}
-	return r.entry.Key.Name, true
+	for _, other := range p.Beside {
+		if other.Kind == k {
+			return other.IssuedAt
+		}
+	}
+	return time.Time{}
 }

@@ -321,8 +321,9 @@ const (
 	// key, then a session, then a client certificate. A bad one is refused all the
 	// same.
 	Require_REQUIRE_ANY Require = 1
-	// Each. The principal is that of the first, and matchers of keys and SPIFFE IDs
-	// match what the others prove.
+	// Each. The principal is that of the first; matchers of subjects, keys and
+	// SPIFFE IDs match what the others prove as well, and whatever revokes one of
+	// them cuts the request off.
 	Require_REQUIRE_ALL Require = 2
 )
 
@@ -2133,7 +2134,8 @@ type PrincipalMatcher_Group struct {
 }
 
 type PrincipalMatcher_Subject struct {
-	// The subject of a token, or the owner of an ApiKey.
+	// The subject of a token, a session or a client certificate, or the owner of an
+	// ApiKey; of any of them where the route requires all.
 	Subject string `protobuf:"bytes,2,opt,name=subject,proto3,oneof"`
 }
 
