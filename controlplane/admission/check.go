@@ -27,6 +27,7 @@ type checker struct {
 	entered []resource.Key
 	broken  map[string]bool // namespaces of routes that cannot be read
 	firing  map[firing]firesAt
+	doors   doors                     // before
 	claims  map[compile.Claim][]*item // of several, in the order in which they have it
 }
 
@@ -34,7 +35,7 @@ func newChecker(s *State, r *Request) *checker {
 	c := &checker{
 		state: s, request: r, types: make([]adminv1.ChangeType, len(r.entries)),
 		before: make(map[resource.Key]*item), broken: make(map[string]bool), firing: make(map[firing]firesAt),
-		claims: make(map[compile.Claim][]*item),
+		claims: make(map[compile.Claim][]*item), doors: maps.Clone(s.doors),
 	}
 	for i := range r.entries {
 		if e := &r.entries[i]; !e.valid && e.key.Kind == resource.KindRoute {
@@ -170,6 +171,11 @@ func (c *checker) affected() map[*item]struct{} {
 	for in := range left {
 		gather(c.state.policies[in])
 	}
+	for it := range c.shutOut {
+		if _, changed := c.before[it.Key]; !changed {
+			all[it] = struct{}{}
+		}
+	}
 	return all
 }
 
@@ -199,6 +205,7 @@ func (c *checker) item(it *item) {
 		c.rivals(it, spec)
 		c.introspected(it, spec)
 		c.signIn(it, spec)
+		c.certificates(it, spec)
 	case *resourcev1.Listener:
 		c.listener(it, spec)
 	case *resourcev1.Enrollment:

@@ -23,6 +23,10 @@ func (s *State) Dump() string {
 	lines = append(lines, dump("policies", s.policies)...)
 	lines = append(lines, dump("listeners", s.listeners)...)
 	lines = append(lines, dump("enrollments", s.enrollments)...)
+	lines = append(lines, dump("certificates", s.certificates)...)
+	for name, d := range s.doors {
+		lines = append(lines, fmt.Sprintf("door %q %v", name, d))
+	}
 	for name, l := range s.loads {
 		lines = append(lines, fmt.Sprintf("load %q %v", name, l))
 	}

@@ -314,14 +314,15 @@ func (e endpoint) excludes(o endpoint) bool {
 
 // keeps reports whether what a resource has become is all that others may have
 // needed of it: to be where it was, of a Route what policies look at, and of an
-// IdentityProvider whether it can be asked.
+// IdentityProvider whether it can be asked and what it vouches by.
 func keeps(old, now *item) bool {
 	if now == nil || !covers(now.scope, old.scope) {
 		return false
 	}
 	if p, ok := old.Spec.(*resourcev1.IdentityProvider); ok {
 		after, _ := now.Spec.(*resourcev1.IdentityProvider)
-		return compile.Introspects(p) == compile.Introspects(after) && (p.GetSignIn() == nil || after.GetSignIn() != nil)
+		return compile.Introspects(p) == compile.Introspects(after) && (p.GetSignIn() == nil || after.GetSignIn() != nil) &&
+			wantsCertificates(old) == wantsCertificates(now)
 	}
 	before, ok := old.Spec.(*resourcev1.Route)
 	if !ok {

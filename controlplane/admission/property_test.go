@@ -32,16 +32,18 @@ func line(t *rapid.T) string {
 		return fmt.Sprintf(`Enrollment %s {spiffeId: "spiffe://prod.example/%s", environment: %s}`, pick("name", "a", "b", "c"),
 			pick("pattern", "a", "b", "*", "a/**", "a/b", "*/b"), pick("environment", "aws", "gcp", "eu"))
 	case "Listener":
-		return fmt.Sprintf(`Listener %s/%s {environments: %s, address: "%s", tls: {workloadIdentity: true}}`, namespace, pick("name", "l", "m"),
-			environments(), pick("address", ":1", "10.0.0.1:1", ":0", "[::]:1", "0.0.0.0:2", "127.0.0.1:2"))
+		return fmt.Sprintf(`Listener %s/%s {environments: %s, address: "%s", tls: {workloadIdentity: true, clientCertificates: %s}}`, namespace, pick("name", "l", "m"),
+			environments(), pick("address", ":1", "10.0.0.1:1", ":0", "[::]:1", "0.0.0.0:2", "127.0.0.1:2"),
+			pick("client certificates", "OPTIONAL", "REQUIRED", "CLIENT_CERTIFICATES_UNSPECIFIED"))
 	case "IdentityProvider":
-		return fmt.Sprintf(`IdentityProvider %s/%s {environments: %s, issuer: a, jwksUrl: "https://a/keys", audiences: [a]}`, namespace, pick("name", "i", "j"), environments())
+		return fmt.Sprintf(`IdentityProvider %s/%s {environments: %s, issuer: a, %s}`, namespace, pick("name", "i", "j"), environments(),
+			pick("by", `jwksUrl: "https://a/keys", audiences: [a]`, `x509: {caFile: /a, subject: SAN_DNS}`))
 	case "Upstream":
 		return fmt.Sprintf(`Upstream %s/%s {environments: %s, endpoints: ["a:1"], tls: {}}`, namespace, pick("name", "u", "v"), environments())
 	case "Route":
-		return fmt.Sprintf(`Route %s/%s %s {environments: %s, hosts: [%s], paths: %s, methods: %s, upstream: %s, authentication: {identityProviders: %s, anonymous: %s, clientCertificates: true}}`,
+		return fmt.Sprintf(`Route %s/%s %s {environments: %s, hosts: [%s], paths: %s, methods: %s, upstream: %s, authentication: {identityProviders: %s, anonymous: %s, clientCertificates: %s}}`,
 			namespace, pick("name", "r", "s", "t"), labels, environments(), pick("host", "a.example", "b.example", `"*.example"`),
-			list("paths", `"/"`, `"/x/{id}"`, `"/x/**"`), list("methods", "GET", "PUT"), pick("upstream", "u", "u", "v"), list("providers", "i", "j"), pick("anonymous", "true", "false"))
+			list("paths", `"/"`, `"/x/{id}"`, `"/x/**"`), list("methods", "GET", "PUT"), pick("upstream", "u", "u", "v"), list("providers", "i", "j"), pick("anonymous", "true", "false"), pick("certificates", "true", "false"))
 	}
 	return fmt.Sprintf(`Policy %s/%s {environments: %s, routes: %s, effect: DENY, principals: %s, methods: %s, paths: %s, when: "%s"}`,
 		namespace, pick("name", "p", "q", "o"), environments(), pick("routes", "{all: true}", "{labels: {app: x}}", "{labels: {app: x, tier: gold}}", "{names: [r]}", "{names: [s, t]}"),

@@ -29,8 +29,12 @@ type State struct {
 	enrollments index[string]        // by trust domain
 	secrets     index[secretID]      // API keys
 	domains     index[string]        // by trust domain
-	kinds       map[resource.Kind]int
-	loads       loads
+
+	certificates index[resource.Kind] // what client certificates are taken by
+	doors        doors
+
+	kinds map[resource.Kind]int
+	loads loads
 
 	testOnlyLimits load
 }
@@ -100,6 +104,7 @@ func (s *State) begin() {
 	s.routes, s.policies = make(index[selection]), make(index[selection])
 	s.listeners, s.enrollments = make(index[string]), make(index[string])
 	s.secrets, s.domains = make(index[secretID]), make(index[string])
+	s.certificates, s.doors = make(index[resource.Kind]), make(doors)
 	s.kinds, s.loads = make(map[resource.Kind]int), make(loads)
 }
 
@@ -120,14 +125,25 @@ func (s *State) index(it *item, enter bool) {
 	for _, id := range it.secrets() {
 		s.secrets.set(id, it, enter)
 	}
+	if wantsCertificates(it) {
+		s.certificates.set(it.Key.Kind, it, enter)
+	}
 	switch it.Key.Kind {
 	case resource.KindListener:
 		s.listeners.set(it.listen.port, it, enter)
+		s.doors.change(it, sign(enter))
 	case resource.KindTrustDomain:
 		s.domains.set(it.trustDomain(), it, enter)
 	case resource.KindEnrollment:
 		s.enrollments.set(it.proxy[0].Text, it, enter)
 	}
+}
+
+func sign(plus bool) int {
+	if plus {
+		return 1
+	}
+	return -1
 }
 
 // load is how much an environment holds: resources, their bytes, and the
