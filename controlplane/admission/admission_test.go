@@ -60,6 +60,10 @@ func TestWhatIsRefusedAndWhy(t *testing.T) {
 			`ApiKey shop/other {secrets: [{id: AAAABBBBDDDD, sha256: 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08, createdAt: 2026-11-26T08:00:00Z}, {id: AAAABBBBCCCC, sha256: 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08, createdAt: 2026-11-26T08:00:00Z}]}`,
 			`0 ApiKey/shop/other spec.secrets[1].id: key_conflict: ApiKey/shop/export has the ID AAAABBBBCCCC`,
 		},
+		"key with the ID of another namespace and environment": {
+			`ApiKey bank/other {environments: [aws], secrets: [{id: AAAABBBBCCCC, sha256: 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08, createdAt: 2026-11-26T08:00:00Z}]}`,
+			`0 ApiKey/bank/other spec.secrets[0].id: key_conflict: ApiKey/shop/export has the ID AAAABBBBCCCC`,
+		},
 		"two bundles of one trust domain": {
 			`TrustDomain a {trustDomain: partner.example, bundleFile: /a}
 			 TrustDomain b {trustDomain: partner.example, bundleFile: /b}`,

@@ -339,12 +339,12 @@ func (c *checker) enrollment(it *item, spec *resourcev1.Enrollment) {
 	c.report(it, "spec.spiffeId", ReasonEnrollmentConflict, "%s takes some of the same proxies to %s", other.Key, to.GetEnvironment())
 }
 
-// apiKey reports another one of its namespace with one of its IDs.
+// apiKey reports another one with one of its IDs.
 func (c *checker) apiKey(it *item) {
 	for i, secret := range it.secrets() {
-		other := first(c.state.secrets[secret], func(o *item) bool { return o != it && meets(it.scope, o.scope) })
+		other := first(c.state.secrets[secret], func(o *item) bool { return o != it })
 		if other != nil {
-			c.report(it, fmt.Sprintf("spec.secrets[%d].id", i), ReasonKeyConflict, "%s has the ID %s", other.Key, secret.id)
+			c.report(it, fmt.Sprintf("spec.secrets[%d].id", i), ReasonKeyConflict, "%s has the ID %s", other.Key, secret)
 		}
 	}
 }

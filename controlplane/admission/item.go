@@ -149,13 +149,12 @@ func (it *item) claims() []compile.Claim {
 	return compile.Claims(&resourcev1.Route{Hosts: spec.GetHosts(), Paths: spec.GetPaths()})
 }
 
-// secretID is the ID of one of an API key's secrets.
-type secretID struct{ namespace, id string }
-
-func (it *item) secrets() (ids []secretID) {
+// secrets returns the IDs of an API key's secrets. A Revocation names a key by
+// nothing else, wherever it is.
+func (it *item) secrets() (ids []string) {
 	if spec, ok := it.Spec.(*resourcev1.ApiKey); ok {
 		for _, s := range spec.GetSecrets() {
-			ids = append(ids, secretID{it.Key.Namespace, s.GetId()})
+			ids = append(ids, s.GetId())
 		}
 	}
 	return ids

@@ -27,7 +27,7 @@ type State struct {
 	policies    index[selection]     // by their selector
 	listeners   index[string]        // by port
 	enrollments index[string]        // by trust domain
-	secrets     index[secretID]      // API keys
+	secrets     index[string]        // API keys, by ID
 	domains     index[string]        // by trust domain
 
 	certificates index[resource.Kind] // what client certificates are taken by
@@ -103,7 +103,7 @@ func (s *State) begin() {
 	s.claims = make(index[compile.Claim])
 	s.routes, s.policies = make(index[selection]), make(index[selection])
 	s.listeners, s.enrollments = make(index[string]), make(index[string])
-	s.secrets, s.domains = make(index[secretID]), make(index[string])
+	s.secrets, s.domains = make(index[string]), make(index[string])
 	s.certificates, s.doors = make(index[resource.Kind]), make(doors)
 	s.kinds, s.loads = make(map[resource.Kind]int), make(loads)
 }
