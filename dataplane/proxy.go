@@ -79,7 +79,9 @@ func (p *Proxy) openIdentity() error {
 	if err != nil {
 		return fmt.Errorf("workload.trust_domain: %w", err)
 	}
-	p.source, err = identity.New(identity.Config{SocketAddr: addr, TrustDomain: domain, JWTBundles: true, Log: p.log})
+	p.source, err = identity.New(identity.Config{
+		SocketAddr: addr, TrustDomain: domain, JWTBundles: true, Log: p.log, Endpoints: authn.Transport, Registerer: p.metrics,
+	})
 	if err != nil {
 		return err
 	}

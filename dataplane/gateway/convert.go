@@ -117,7 +117,20 @@ func federated(from []*compile.TrustDomain) []identity.Federated {
 	for i, d := range from {
 		to[i] = identity.Federated{
 			TrustDomain: identity.TrustDomain(d.Spec.GetTrustDomain()), Bundle: d.Spec.GetBundle(), File: d.Spec.GetBundleFile(),
+			Endpoint: bundleEndpoint(d.Spec.GetBundleEndpoint()),
 		}
+	}
+	return to
+}
+
+func bundleEndpoint(from *resourcev1.BundleEndpoint) identity.Endpoint {
+	to := identity.Endpoint{URL: from.GetUrl(), Private: from.GetAllowPrivateAddresses()}
+	switch of := from.GetProfile().(type) {
+	case *resourcev1.BundleEndpoint_Web:
+		to.Profile = identity.WebProfile
+	case *resourcev1.BundleEndpoint_Spiffe:
+		to.Profile = identity.SPIFFEProfile
+		to.ID, to.Bootstrap = identity.ID(of.Spiffe.GetEndpointSpiffeId()), of.Spiffe.GetBootstrap()
 	}
 	return to
 }

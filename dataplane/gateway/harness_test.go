@@ -192,7 +192,14 @@ func (w *world) identified(id identity.ID) *identity.Source {
 	w.must(err)
 	addr, err := identity.SocketAddr(socket)
 	w.must(err)
-	src, err := identity.New(identity.Config{SocketAddr: addr, TrustDomain: "prod.example", JWTBundles: true, Log: quiet(), Now: w.now})
+	src, err := identity.New(identity.Config{
+		SocketAddr: addr, TrustDomain: "prod.example", JWTBundles: true, Log: quiet(), Now: w.now,
+		Endpoints: func(private bool) *http.Transport {
+			transport := authn.Transport(private)
+			transport.TLSClientConfig = &tls.Config{RootCAs: w.roots, MinVersion: tls.VersionTLS13}
+			return transport
+		},
+	})
 	w.must(err)
 	w.run(e.Run)
 	w.run(src.Run)

@@ -1,9 +1,14 @@
 package gateway_test
 
 import (
+	"crypto/ecdsa"
 	"crypto/tls"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/pem"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -133,4 +138,100 @@ func TestUpstreamOfATrustDomain(t *testing.T) {
 	if status, reason := ask(); status != 200 {
 		t.Errorf("with the bundle: %d %s", status, reason)
 	}
+}
+
+// A trust domain whose bundle is fetched: by the endpoint's SPIFFE ID and by its
+// certificate for a host. Workloads get in by certificate and by JWT-SVID, those of
+// others do not, and nobody before the bundle is here.
+func TestTrustDomainEndpoint(t *testing.T) {
+	const web identity.ID = "spiffe://partner.example/web"
+	for name, c := range map[string]struct {
+		cert    func(*issuer.Issuer) (tls.Certificate, error)
+		profile func(*issuer.Issuer) string
+	}{
+		"https_spiffe": {
+			func(i *issuer.Issuer) (tls.Certificate, error) {
+				return i.Issue("spiffe://partner.example/spire/server", time.Hour)
+			},
+			func(i *issuer.Issuer) string {
+				return fmt.Sprintf("spiffe: {endpointSpiffeId: spiffe://partner.example/spire/server, bootstrap: %q}", i.BundlePEM())
+			},
+		},
+		"https_web": {
+			func(i *issuer.Issuer) (tls.Certificate, error) {
+				return i.IssueServerCertificate([]string{"127.0.0.1"}, time.Hour)
+			},
+			func(*issuer.Issuer) string { return "web: {}" },
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, options{})
+			up := newEcho(t)
+			partner, impostor, third := w.partner("partner.example"), w.partner("partner.example"), w.partner("third.example")
+			w.roots.AppendCertsFromPEM(partner.ServerCAPEM())
+			cert, err := c.cert(partner)
+			w.must(err)
+			proceed := make(chan struct{})
+			url := w.publishes(cert, partner, proceed)
+			w.apply(strings.Replace(taking(w.usual(plaintext(up.address())), "jwtSvids: {audiences: [orders]}, clientCertificates: true"),
+				"spiffe://prod.example/ns/shop/*", "spiffe://partner.example/**", 1) +
+				trustDomain("partner", "partner.example", fmt.Sprintf("bundleEndpoint: {url: %q, allowPrivateAddresses: true, %s}", url, c.profile(partner))))
+			plain := w.client(true, w.tls(host))
+			token := func(i *issuer.Issuer, id identity.ID) string {
+				_, got := w.sent(plain, http.Header{"Authorization": {"Bearer " + w.svid(i, id, 0, "orders")}})
+				return got
+			}
+			until(t, "the keys of the Workload API", func() bool { return token(partner, web) == "token_wrong_issuer" })
+			if got := w.tried(w.from(partner, web)); got != "handshake" {
+				t.Errorf("before it was fetched: %q", got)
+			}
+			close(proceed)
+			until(t, "the bundle", func() bool { return w.tried(w.from(partner, web)) == "" })
+			if got := token(partner, web); !strings.HasPrefix(got, "GET ") {
+				t.Errorf("by JWT-SVID: %q", got)
+			}
+			for what, tc := range map[string]struct{ got, want string }{
+				"another authority":                {w.tried(w.from(impostor, web)), "handshake"},
+				"another domain":                   {w.tried(w.from(third, "spiffe://third.example/web")), "handshake"},
+				"by JWT-SVID, of another's key":    {token(impostor, web), "token_unknown_key"},
+				"by JWT-SVID, of another's domain": {token(third, "spiffe://third.example/web"), "token_wrong_issuer"},
+			} {
+				if tc.got != tc.want {
+					t.Errorf("%s: %q, want %q", what, tc.got, tc.want)
+				}
+			}
+		})
+	}
+}
+
+// publishes is the URL of a bundle endpoint that says who of is can be known by,
+// once it may.
+func (w *world) publishes(cert tls.Certificate, is *issuer.Issuer, proceed <-chan struct{}) string {
+	w.t.Helper()
+	block, _ := pem.Decode(is.BundlePEM())
+	authority := fmt.Sprintf(`{"keys":[{"use":"x509-svid","kty":"EC",%s,"x5c":[%q]},`, point(w.t, block.Bytes), base64.StdEncoding.EncodeToString(block.Bytes))
+	document := strings.Replace(string(is.JWTBundle()), `{"keys":[`, authority, 1)
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
+		<-proceed
+		_, _ = rw.Write([]byte(document)) // the proxy is gone
+	}))
+	server.TLS = &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS13}
+	server.StartTLS()
+	w.t.Cleanup(server.Close)
+	return server.URL
+}
+
+// point is the public key of a certificate, as a JWK has it.
+func point(t testing.TB, certificate []byte) string {
+	t.Helper()
+	c, err := x509.ParseCertificate(certificate)
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := c.PublicKey.(*ecdsa.PublicKey).Bytes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	b64 := base64.RawURLEncoding.EncodeToString
+	return fmt.Sprintf(`"crv":"P-256","x":%q,"y":%q`, b64(raw[1:33]), b64(raw[33:]))
 }

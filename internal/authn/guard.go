@@ -18,6 +18,9 @@ func (e *forbiddenError) Error() string {
 	return fmt.Sprintf("%s is not an address on the internet, and allowPrivateAddresses is not given or does not help", e.addr)
 }
 
+// Forbidden tells it from other errors, for those who use Transport.
+func (e *forbiddenError) Forbidden() {}
+
 // newTransport makes a transport that reaches nothing but what a provider may
 // be. Whoever writes an IdentityProvider must not be able to make proxies ask
 // their neighbours, or the cloud that they run in, for anything.

@@ -4,38 +4,35 @@ import (
 	"bytes"
 	"crypto/x509"
 	"errors"
-	"fmt"
-	"io"
-	"os"
 
-	"github.com/spiffe/go-spiffe/v2/bundle/spiffebundle"
 	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
-	"github.com/spiffe/go-spiffe/v2/spiffeid"
 )
 
 // Federated is a trust domain whose bundle comes from elsewhere than the Workload
-// API. One of Bundle and File is given.
+// API. One of Bundle, File and Endpoint is given.
 type Federated struct {
 	TrustDomain TrustDomain
-	Bundle      string // a SPIFFE bundle (JWKS), or certificates in PEM
-	File        string // of the same, read again when it changes
+	Bundle      string   // a SPIFFE bundle (JWKS), or certificates in PEM
+	File        string   // of the same, read again when it changes
+	Endpoint    Endpoint // of the former, fetched again and again while Run runs
 }
-
-// maxBundle bounds the file of a bundle, in bytes.
-const maxBundle = 1 << 20
 
 // federation is what Federate was told, with what was understood of it.
 type federation struct {
 	spec   Federated
 	text   []byte // what bundle was made of
-	bundle *x509bundle.Bundle
+	bundle *bundle
 	err    error // why bundle is not what spec says now
+
+	// highest is the highest sequence number that bundles from the endpoint had.
+	highest uint64
 }
 
 // Federate makes us trust these trust domains, in place of those of the call
-// before, as soon as it returns. Where the Workload API has a bundle for one of
-// them, that one counts, and ours is never among them. What cannot be understood
-// is logged, and nobody of it is trusted until Refresh finds that it can.
+// before, as soon as it returns; those with an Endpoint when it has been fetched
+// from. What did not change keeps what it has. Where the Workload API has a bundle
+// for one of them, that one counts, and ours is never among them. What cannot be
+// understood is logged, and nobody of it is trusted until Refresh finds that it can.
 func (s *Source) Federate(domains []Federated) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -49,9 +46,14 @@ func (s *Source) Federate(domains []Federated) {
 		}
 		next = append(next, f)
 	}
+	s.metrics.replace(s.federated, next)
 	s.federated = next
 	s.readFederated()
 	s.mergeFederated()
+	select {
+	case s.followed <- struct{}{}:
+	default:
+	}
 }
 
 // Refresh looks at the files of bundles, which is for the caller of Federate to do
@@ -67,9 +69,12 @@ func (s *Source) Refresh() {
 // readFederated reports whether a bundle has changed. The caller holds mu.
 func (s *Source) readFederated() (changed bool) {
 	for _, f := range s.federated {
-		renewed, err := f.read(s.cfg.TrustDomain)
+		renewed, err := f.read(&s.cfg)
 		if err != nil && (f.err == nil || f.err.Error() != err.Error()) {
 			s.cfg.Log.Error("trust bundle cannot be read", "trust_domain", f.spec.TrustDomain, "file", f.spec.File, "err", err)
+		}
+		if renewed {
+			s.complain(f)
 		}
 		f.err = err
 		changed = changed || renewed
@@ -77,11 +82,21 @@ func (s *Source) readFederated() (changed bool) {
 	return changed
 }
 
+// complain says what of a new bundle is of no use.
+func (s *Source) complain(f *federation) {
+	if f.bundle.flaw != nil {
+		s.cfg.Log.Error("jwt bundle cannot be used", "trust_domain", f.spec.TrustDomain, "err", f.bundle.flaw)
+	}
+}
+
 // read leaves the bundle of before in place while there is no other to be
-// understood.
-func (f *federation) read(own TrustDomain) (renewed bool, err error) {
-	if f.spec.TrustDomain == own {
+// understood. From an endpoint it reads nothing: see follow.
+func (f *federation) read(cfg *Config) (renewed bool, err error) {
+	if f.spec.TrustDomain == cfg.TrustDomain {
 		return false, errors.New("it is our own trust domain, whose bundle is the Workload API's")
+	}
+	if f.spec.Endpoint != (Endpoint{}) {
+		return false, f.spec.check(cfg)
 	}
 	text := []byte(f.spec.Bundle)
 	if f.spec.File != "" {
@@ -92,49 +107,12 @@ func (f *federation) read(own TrustDomain) (renewed bool, err error) {
 	if f.bundle != nil && bytes.Equal(text, f.text) {
 		return false, nil
 	}
-	bundle, err := parseBundle(f.spec.TrustDomain, text)
+	b, err := parseBundle(f.spec.TrustDomain, text)
 	if err != nil {
 		return false, err
 	}
-	f.text, f.bundle = text, bundle
+	f.text, f.bundle = text, b
 	return true, nil
-}
-
-func parseBundle(name TrustDomain, text []byte) (*x509bundle.Bundle, error) {
-	if _, err := ParseTrustDomain(string(name)); err != nil {
-		return nil, err
-	}
-	td, err := spiffeid.TrustDomainFromString(string(name))
-	if err != nil {
-		return nil, err
-	}
-	var bundle *x509bundle.Bundle
-	if bytes.HasPrefix(bytes.TrimSpace(text), []byte("{")) {
-		whole, err := spiffebundle.Parse(td, text)
-		if err != nil {
-			return nil, err
-		}
-		bundle = whole.X509Bundle()
-	} else if bundle, err = x509bundle.Parse(td, text); err != nil {
-		return nil, err
-	}
-	if bundle.Empty() {
-		return nil, errors.New("there is no X.509 authority")
-	}
-	return bundle, nil
-}
-
-func readBundle(name string) ([]byte, error) {
-	f, err := os.Open(name)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, maxBundle+1))
-	if err == nil && len(text) > maxBundle {
-		err = fmt.Errorf("%s is larger than %d bytes", name, maxBundle)
-	}
-	return text, err
 }
 
 // mergeFederated puts into service what the Workload API says together with what
@@ -149,8 +127,8 @@ func (s *Source) mergeFederated() {
 func (s *Source) merged(own *x509bundle.Set) *x509bundle.Set {
 	all := x509bundle.NewSet(own.Bundles()...)
 	for _, f := range s.federated {
-		if f.bundle != nil && !own.Has(f.bundle.TrustDomain()) {
-			all.Add(f.bundle)
+		if f.bundle != nil && !own.Has(f.bundle.x509.TrustDomain()) {
+			all.Add(f.bundle.x509)
 		}
 	}
 	return all

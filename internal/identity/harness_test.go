@@ -8,6 +8,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"io"
+	"log"
 	"log/slog"
 	"math/big"
 	"net"
@@ -37,6 +38,7 @@ type clock struct{ ahead atomic.Int64 }
 func (c *clock) now() time.Time           { return time.Now().Add(time.Duration(c.ahead.Load())) }
 func (c *clock) advance(by time.Duration) { c.ahead.Add(int64(by)) }
 func quiet() *slog.Logger                 { return slog.New(slog.DiscardHandler) }
+func nowhere() *log.Logger                { return slog.NewLogLogger(slog.DiscardHandler, slog.LevelInfo) }
 func socket(t *testing.T) string          { t.Helper(); return filepath.Join(t.TempDir(), "s") }
 func anyone(identity.ID) error            { return nil }
 func in(t *testing.T, d time.Duration) context.Context {

@@ -2,6 +2,7 @@ package identity
 
 import (
 	"context"
+	"maps"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/bundle/jwtbundle"
@@ -22,8 +23,9 @@ func (b *JWTBundles) Keys(td TrustDomain) *token.KeySet {
 	return b.keys[td]
 }
 
-// JWTBundles returns the keys of the moment; nil before the Workload API has sent
-// any, or when Config.JWTBundles did not ask for them.
+// JWTBundles returns the keys of the moment, those of Federate among them; nil
+// before the Workload API has sent any, or when Config.JWTBundles did not ask for
+// them.
 func (s *Source) JWTBundles() *JWTBundles { return s.jwt.Load() }
 
 // watchJWT keeps the keys current. They outlive a Workload API that is away.
@@ -54,17 +56,37 @@ func (w *jwtWatcher) OnJWTBundlesUpdate(set *jwtbundle.Set) {
 	keys := make(map[TrustDomain]*token.KeySet)
 	for _, b := range set.Bundles() {
 		name := TrustDomain(b.TrustDomain().Name())
-		text, err := b.Marshal()
-		if err == nil && !b.Empty() {
-			keys[name], err = token.ParseKeySet(text)
-		}
-		if err != nil {
-			delete(keys, name)
+		var err error
+		if keys[name], err = jwtKeys(b); err != nil {
 			w.source.cfg.Log.Error("jwt bundle cannot be used", "trust_domain", name, "err", err)
 		}
 	}
-	w.source.jwt.Store(&JWTBundles{keys})
+	w.source.mu.Lock()
+	w.source.ownJWT = keys
+	w.source.mergeJWT()
+	w.source.mu.Unlock()
 	w.source.cfg.Log.Debug("jwt bundles received", "documents", len(keys))
+}
+
+// mergeJWT puts into service the keys that the Workload API has sent, with those of
+// the trust domains that it says nothing of. Equal keys keep their identity, on
+// which verified tokens depend. The caller holds mu.
+func (s *Source) mergeJWT() {
+	if s.ownJWT == nil {
+		return
+	}
+	keys, own := maps.Clone(s.ownJWT), s.material.Load().own
+	for _, f := range s.federated {
+		if f.bundle == nil || f.bundle.keys == nil || own.Has(f.bundle.x509.TrustDomain()) {
+			continue
+		}
+		if _, said := keys[f.spec.TrustDomain]; !said {
+			keys[f.spec.TrustDomain] = f.bundle.keys
+		}
+	}
+	if last := s.jwt.Load(); last == nil || !maps.Equal(last.keys, keys) {
+		s.jwt.Store(&JWTBundles{keys})
+	}
 }
 
 // OnJWTBundlesWatchError keeps what we have.

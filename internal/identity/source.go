@@ -7,14 +7,18 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"net/url"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
 	"github.com/spiffe/go-spiffe/v2/workloadapi"
+
+	"github.com/sallyport/sallyport/internal/token"
 )
 
 // maxSocketPath is what every system we run on takes as the path of a unix socket,
@@ -37,6 +41,12 @@ type Config struct {
 	JWTBundles bool
 	// RetryCap bounds the wait before the Workload API is tried again; 10 s when zero.
 	RetryCap time.Duration
+	// Endpoints makes the transport to a bundle endpoint, which is used once; private
+	// is the Endpoint's. What the transport may reach, and which authorities it knows,
+	// is its own. When nil, bundles of endpoints are refused.
+	Endpoints func(private bool) *http.Transport
+	// Registerer takes the metrics; they are not shown when it is nil.
+	Registerer prometheus.Registerer
 	// Now is time.Now when nil. It decides what has expired, ours and peers'.
 	Now func() time.Time
 }
@@ -57,13 +67,20 @@ type SVID struct {
 // trust domains current from the Workload API. It serves what it has while the
 // Workload API is away, until that has expired. It is safe for concurrent use.
 type Source struct {
-	cfg Config
+	cfg     Config
+	metrics *metrics
 
-	// jwt is nil before the first message. watchJWT is its only writer.
+	// jwt is nil before the first message, and written under mu.
 	jwt atomic.Pointer[JWTBundles]
+
+	// followed has room for one: federated is not what follow has seen.
+	followed chan struct{}
 
 	mu        sync.Mutex
 	federated []*federation
+	// ownJWT are the keys that the Workload API has sent, with a nil KeySet where
+	// they cannot be used; nil before the first message.
+	ownJWT map[TrustDomain]*token.KeySet
 
 	// material is never nil after New and never changed in place. It is written
 	// under mu.
@@ -104,7 +121,11 @@ func New(cfg Config) (*Source, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	s := &Source{cfg: cfg}
+	m, err := newMetrics(cfg.Registerer)
+	if err != nil {
+		return nil, fmt.Errorf("register metrics of bundle endpoints: %w", err)
+	}
+	s := &Source{cfg: cfg, metrics: m, followed: make(chan struct{}, 1)}
 	s.material.Store(&material{
 		own:         x509bundle.NewSet(),
 		bundles:     x509bundle.NewSet(),

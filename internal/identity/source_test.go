@@ -295,6 +295,12 @@ func (l *lines) String() string {
 	return l.buf.String()
 }
 
+func (l *lines) reset() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.buf.Reset()
+}
+
 func (l *lines) wait(t *testing.T, text string) { t.Helper(); l.waitFor(t, 1, text) }
 
 func (l *lines) waitFor(t *testing.T, n int, text string) {

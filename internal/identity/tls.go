@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
 	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
 )
 
@@ -183,10 +184,13 @@ func (s *Source) serverCertificate(*tls.ClientHelloInfo) (*tls.Certificate, erro
 
 // verify is the whole check of a peer, with the bundles and the time of the moment.
 func (s *Source) verify(state tls.ConnectionState, authorize Authorizer) error {
+	return s.verifyBy(s.material.Load().bundles, state, authorize)
+}
+
+func (s *Source) verifyBy(bundles x509bundle.Source, state tls.ConnectionState, authorize Authorizer) error {
 	if len(state.PeerCertificates) == 0 {
 		return ErrNoCertificate
 	}
-	bundles := s.material.Load().bundles
 	_, _, err := x509svid.Verify(state.PeerCertificates, bundles, x509svid.WithTime(s.cfg.Now()))
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrPeer, err)

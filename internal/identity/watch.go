@@ -35,6 +35,7 @@ func (s *Source) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.watch(ctx, client) })
 	g.Go(func() error { return s.alarm(ctx) })
+	g.Go(func() error { return s.follow(ctx) })
 	if s.cfg.JWTBundles {
 		g.Go(func() error { return s.watchJWT(ctx, client) })
 	}
@@ -123,6 +124,7 @@ func (s *Source) replace(next *material) {
 	next.changed = make(chan struct{})
 	old := s.material.Swap(next)
 	close(old.changed)
+	s.mergeJWT()
 }
 
 // own turns the first SVID of a message into ours. go-spiffe has checked already

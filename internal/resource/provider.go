@@ -59,6 +59,9 @@ func (d *decoder) given(at *place, text string, check func(string) error) {
 // reachable refuses URLs that proxies would not ask. It is not for documents:
 // those of earlier builds may hold such URLs, and have to be readable.
 func (d *decoder) reachable(spec proto.Message) {
+	if e := domainEndpoint(spec); e != nil {
+		d.given(atSpec().to("bundleEndpoint").to("url"), e.GetUrl(), func(text string) error { return checkAddress(text, e.GetAllowPrivateAddresses()) })
+	}
 	s, ok := spec.(*resourcev1.IdentityProvider)
 	if !ok {
 		return
@@ -71,6 +74,13 @@ func (d *decoder) reachable(spec proto.Message) {
 	}
 	check(atSpec().to("jwksUrl"), s.GetJwksUrl())
 	check(atSpec().to("introspection").to("endpoint"), s.GetIntrospection().GetEndpoint())
+}
+
+// domainEndpoint is where the bundle of a TrustDomain is fetched from, nil when it
+// is not, or when spec is something else.
+func domainEndpoint(spec proto.Message) *resourcev1.BundleEndpoint {
+	s, _ := spec.(*resourcev1.TrustDomain)
+	return s.GetBundleEndpoint()
 }
 
 // checkAddress looks at a host that is an address, or localhost. Where a name

@@ -16,7 +16,26 @@ func (d *decoder) trustDomain(s *resourcev1.TrustDomain) {
 		d.checked(atSpec().to("bundle"), of.Bundle, checkBundle)
 	case *resourcev1.TrustDomain_BundleFile:
 		d.checked(atSpec().to("bundleFile"), of.BundleFile, checkFile)
+	case *resourcev1.TrustDomain_BundleEndpoint:
+		d.bundleEndpoint(atSpec().to("bundleEndpoint"), of.BundleEndpoint)
 	}
+}
+
+func (d *decoder) bundleEndpoint(at *place, e *resourcev1.BundleEndpoint) {
+	d.given(at.to("url"), e.GetUrl(), checkBundleURL)
+	if of := e.GetSpiffe(); of != nil {
+		d.given(at.to("spiffe").to("endpointSpiffeId"), of.GetEndpointSpiffeId(), checkOneSPIFFE)
+		d.given(at.to("spiffe").to("bootstrap"), of.GetBootstrap(), checkBundle)
+	}
+}
+
+// checkBundleURL accepts https alone, to the machine itself as well: SPIFFE
+// Federation (section 5.2) knows nothing else.
+func checkBundleURL(text string) error {
+	if strings.HasPrefix(text, "http:") {
+		return errors.New("a bundle endpoint is asked over https")
+	}
+	return checkURL(text)
 }
 
 func checkTrustDomain(name string) error {

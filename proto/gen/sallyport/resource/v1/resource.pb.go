@@ -882,6 +882,7 @@ type TrustDomain struct {
 	//
 	//	*TrustDomain_Bundle
 	//	*TrustDomain_BundleFile
+	//	*TrustDomain_BundleEndpoint
 	Source        isTrustDomain_Source `protobuf_oneof:"source"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -956,6 +957,15 @@ func (x *TrustDomain) GetBundleFile() string {
 	return ""
 }
 
+func (x *TrustDomain) GetBundleEndpoint() *BundleEndpoint {
+	if x != nil {
+		if x, ok := x.Source.(*TrustDomain_BundleEndpoint); ok {
+			return x.BundleEndpoint
+		}
+	}
+	return nil
+}
+
 type isTrustDomain_Source interface {
 	isTrustDomain_Source()
 }
@@ -970,9 +980,216 @@ type TrustDomain_BundleFile struct {
 	BundleFile string `protobuf:"bytes,4,opt,name=bundle_file,json=bundleFile,proto3,oneof"`
 }
 
+type TrustDomain_BundleEndpoint struct {
+	// Fetched from there, again and again. Nobody of the trust domain is known
+	// before the first time; what was fetched last stays in use while there is
+	// nothing better.
+	BundleEndpoint *BundleEndpoint `protobuf:"bytes,5,opt,name=bundle_endpoint,json=bundleEndpoint,proto3,oneof"`
+}
+
 func (*TrustDomain_Bundle) isTrustDomain_Source() {}
 
 func (*TrustDomain_BundleFile) isTrustDomain_Source() {}
+
+func (*TrustDomain_BundleEndpoint) isTrustDomain_Source() {}
+
+// BundleEndpoint serves the bundle of a trust domain, as SPIFFE Federation has it.
+type BundleEndpoint struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// https. Redirects to another host are not followed.
+	Url string `protobuf:"bytes,1,opt,name=url,proto3" json:"url,omitempty"`
+	// How the endpoint proves itself.
+	//
+	// Types that are valid to be assigned to Profile:
+	//
+	//	*BundleEndpoint_Web
+	//	*BundleEndpoint_Spiffe
+	Profile isBundleEndpoint_Profile `protobuf_oneof:"profile"`
+	// As in IdentityProvider.
+	AllowPrivateAddresses bool `protobuf:"varint,4,opt,name=allow_private_addresses,json=allowPrivateAddresses,proto3" json:"allow_private_addresses,omitempty"`
+	unknownFields         protoimpl.UnknownFields
+	sizeCache             protoimpl.SizeCache
+}
+
+func (x *BundleEndpoint) Reset() {
+	*x = BundleEndpoint{}
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BundleEndpoint) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BundleEndpoint) ProtoMessage() {}
+
+func (x *BundleEndpoint) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BundleEndpoint.ProtoReflect.Descriptor instead.
+func (*BundleEndpoint) Descriptor() ([]byte, []int) {
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *BundleEndpoint) GetUrl() string {
+	if x != nil {
+		return x.Url
+	}
+	return ""
+}
+
+func (x *BundleEndpoint) GetProfile() isBundleEndpoint_Profile {
+	if x != nil {
+		return x.Profile
+	}
+	return nil
+}
+
+func (x *BundleEndpoint) GetWeb() *WebProfile {
+	if x != nil {
+		if x, ok := x.Profile.(*BundleEndpoint_Web); ok {
+			return x.Web
+		}
+	}
+	return nil
+}
+
+func (x *BundleEndpoint) GetSpiffe() *SPIFFEProfile {
+	if x != nil {
+		if x, ok := x.Profile.(*BundleEndpoint_Spiffe); ok {
+			return x.Spiffe
+		}
+	}
+	return nil
+}
+
+func (x *BundleEndpoint) GetAllowPrivateAddresses() bool {
+	if x != nil {
+		return x.AllowPrivateAddresses
+	}
+	return false
+}
+
+type isBundleEndpoint_Profile interface {
+	isBundleEndpoint_Profile()
+}
+
+type BundleEndpoint_Web struct {
+	Web *WebProfile `protobuf:"bytes,2,opt,name=web,proto3,oneof"`
+}
+
+type BundleEndpoint_Spiffe struct {
+	Spiffe *SPIFFEProfile `protobuf:"bytes,3,opt,name=spiffe,proto3,oneof"`
+}
+
+func (*BundleEndpoint_Web) isBundleEndpoint_Profile() {}
+
+func (*BundleEndpoint_Spiffe) isBundleEndpoint_Profile() {}
+
+// WebProfile is https_web: the endpoint has a certificate for its host, of an
+// authority that the proxy's system trusts.
+type WebProfile struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WebProfile) Reset() {
+	*x = WebProfile{}
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WebProfile) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WebProfile) ProtoMessage() {}
+
+func (x *WebProfile) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WebProfile.ProtoReflect.Descriptor instead.
+func (*WebProfile) Descriptor() ([]byte, []int) {
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{7}
+}
+
+// SPIFFEProfile is https_spiffe: the endpoint has an X.509-SVID.
+type SPIFFEProfile struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The endpoint's, without wildcards.
+	EndpointSpiffeId string `protobuf:"bytes,1,opt,name=endpoint_spiffe_id,json=endpointSpiffeId,proto3" json:"endpoint_spiffe_id,omitempty"`
+	// The authorities of the endpoint's own trust domain, as in
+	// TrustDomain.bundle. They vouch for the endpoint alone, and only while no
+	// bundle of that trust domain is known.
+	Bootstrap     string `protobuf:"bytes,2,opt,name=bootstrap,proto3" json:"bootstrap,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SPIFFEProfile) Reset() {
+	*x = SPIFFEProfile{}
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SPIFFEProfile) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SPIFFEProfile) ProtoMessage() {}
+
+func (x *SPIFFEProfile) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SPIFFEProfile.ProtoReflect.Descriptor instead.
+func (*SPIFFEProfile) Descriptor() ([]byte, []int) {
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *SPIFFEProfile) GetEndpointSpiffeId() string {
+	if x != nil {
+		return x.EndpointSpiffeId
+	}
+	return ""
+}
+
+func (x *SPIFFEProfile) GetBootstrap() string {
+	if x != nil {
+		return x.Bootstrap
+	}
+	return ""
+}
 
 // Listener is an address on which proxies accept HTTPS.
 type Listener struct {
@@ -987,7 +1204,7 @@ type Listener struct {
 
 func (x *Listener) Reset() {
 	*x = Listener{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[6]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -999,7 +1216,7 @@ func (x *Listener) String() string {
 func (*Listener) ProtoMessage() {}
 
 func (x *Listener) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[6]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1012,7 +1229,7 @@ func (x *Listener) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Listener.ProtoReflect.Descriptor instead.
 func (*Listener) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{6}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Listener) GetEnvironments() []string {
@@ -1053,7 +1270,7 @@ type ListenerTLS struct {
 
 func (x *ListenerTLS) Reset() {
 	*x = ListenerTLS{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[7]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1065,7 +1282,7 @@ func (x *ListenerTLS) String() string {
 func (*ListenerTLS) ProtoMessage() {}
 
 func (x *ListenerTLS) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[7]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1078,7 +1295,7 @@ func (x *ListenerTLS) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListenerTLS.ProtoReflect.Descriptor instead.
 func (*ListenerTLS) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{7}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ListenerTLS) GetCertificates() []*CertificateFiles {
@@ -1120,7 +1337,7 @@ type CertificateFiles struct {
 
 func (x *CertificateFiles) Reset() {
 	*x = CertificateFiles{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[8]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1132,7 +1349,7 @@ func (x *CertificateFiles) String() string {
 func (*CertificateFiles) ProtoMessage() {}
 
 func (x *CertificateFiles) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[8]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1145,7 +1362,7 @@ func (x *CertificateFiles) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CertificateFiles.ProtoReflect.Descriptor instead.
 func (*CertificateFiles) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{8}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *CertificateFiles) GetCertificateFile() string {
@@ -1191,7 +1408,7 @@ type Route struct {
 
 func (x *Route) Reset() {
 	*x = Route{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[9]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1203,7 +1420,7 @@ func (x *Route) String() string {
 func (*Route) ProtoMessage() {}
 
 func (x *Route) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[9]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1216,7 +1433,7 @@ func (x *Route) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Route.ProtoReflect.Descriptor instead.
 func (*Route) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{9}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Route) GetEnvironments() []string {
@@ -1304,7 +1521,7 @@ type Assertion struct {
 
 func (x *Assertion) Reset() {
 	*x = Assertion{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[10]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1316,7 +1533,7 @@ func (x *Assertion) String() string {
 func (*Assertion) ProtoMessage() {}
 
 func (x *Assertion) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[10]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1329,7 +1546,7 @@ func (x *Assertion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Assertion.ProtoReflect.Descriptor instead.
 func (*Assertion) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{10}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Assertion) GetAudience() string {
@@ -1378,7 +1595,7 @@ type Authentication struct {
 
 func (x *Authentication) Reset() {
 	*x = Authentication{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[11]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1390,7 +1607,7 @@ func (x *Authentication) String() string {
 func (*Authentication) ProtoMessage() {}
 
 func (x *Authentication) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[11]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1403,7 +1620,7 @@ func (x *Authentication) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Authentication.ProtoReflect.Descriptor instead.
 func (*Authentication) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{11}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Authentication) GetIdentityProviders() []string {
@@ -1495,7 +1712,7 @@ type JWTSVIDs struct {
 
 func (x *JWTSVIDs) Reset() {
 	*x = JWTSVIDs{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[12]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1507,7 +1724,7 @@ func (x *JWTSVIDs) String() string {
 func (*JWTSVIDs) ProtoMessage() {}
 
 func (x *JWTSVIDs) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[12]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1520,7 +1737,7 @@ func (x *JWTSVIDs) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JWTSVIDs.ProtoReflect.Descriptor instead.
 func (*JWTSVIDs) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{12}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *JWTSVIDs) GetAudiences() []string {
@@ -1545,7 +1762,7 @@ type SignIn struct {
 
 func (x *SignIn) Reset() {
 	*x = SignIn{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[13]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1557,7 +1774,7 @@ func (x *SignIn) String() string {
 func (*SignIn) ProtoMessage() {}
 
 func (x *SignIn) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[13]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1570,7 +1787,7 @@ func (x *SignIn) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignIn.ProtoReflect.Descriptor instead.
 func (*SignIn) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{13}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *SignIn) GetIdentityProvider() string {
@@ -1605,7 +1822,7 @@ type StepUp struct {
 
 func (x *StepUp) Reset() {
 	*x = StepUp{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[14]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1617,7 +1834,7 @@ func (x *StepUp) String() string {
 func (*StepUp) ProtoMessage() {}
 
 func (x *StepUp) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[14]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1630,7 +1847,7 @@ func (x *StepUp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StepUp.ProtoReflect.Descriptor instead.
 func (*StepUp) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{14}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *StepUp) GetAcrValues() []string {
@@ -1672,7 +1889,7 @@ type Upstream struct {
 
 func (x *Upstream) Reset() {
 	*x = Upstream{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[15]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1684,7 +1901,7 @@ func (x *Upstream) String() string {
 func (*Upstream) ProtoMessage() {}
 
 func (x *Upstream) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[15]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1697,7 +1914,7 @@ func (x *Upstream) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Upstream.ProtoReflect.Descriptor instead.
 func (*Upstream) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{15}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Upstream) GetEnvironments() []string {
@@ -1781,7 +1998,7 @@ type PlaintextTransport struct {
 
 func (x *PlaintextTransport) Reset() {
 	*x = PlaintextTransport{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[16]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1793,7 +2010,7 @@ func (x *PlaintextTransport) String() string {
 func (*PlaintextTransport) ProtoMessage() {}
 
 func (x *PlaintextTransport) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[16]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1806,7 +2023,7 @@ func (x *PlaintextTransport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlaintextTransport.ProtoReflect.Descriptor instead.
 func (*PlaintextTransport) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{16}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{19}
 }
 
 type TLSTransport struct {
@@ -1821,7 +2038,7 @@ type TLSTransport struct {
 
 func (x *TLSTransport) Reset() {
 	*x = TLSTransport{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[17]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1833,7 +2050,7 @@ func (x *TLSTransport) String() string {
 func (*TLSTransport) ProtoMessage() {}
 
 func (x *TLSTransport) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[17]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1846,7 +2063,7 @@ func (x *TLSTransport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TLSTransport.ProtoReflect.Descriptor instead.
 func (*TLSTransport) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{17}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *TLSTransport) GetCaFile() string {
@@ -1873,7 +2090,7 @@ type SPIFFETransport struct {
 
 func (x *SPIFFETransport) Reset() {
 	*x = SPIFFETransport{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[18]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1885,7 +2102,7 @@ func (x *SPIFFETransport) String() string {
 func (*SPIFFETransport) ProtoMessage() {}
 
 func (x *SPIFFETransport) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[18]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1898,7 +2115,7 @@ func (x *SPIFFETransport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SPIFFETransport.ProtoReflect.Descriptor instead.
 func (*SPIFFETransport) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{18}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *SPIFFETransport) GetPeerIds() []string {
@@ -1930,7 +2147,7 @@ type Policy struct {
 
 func (x *Policy) Reset() {
 	*x = Policy{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[19]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1942,7 +2159,7 @@ func (x *Policy) String() string {
 func (*Policy) ProtoMessage() {}
 
 func (x *Policy) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[19]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1955,7 +2172,7 @@ func (x *Policy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Policy.ProtoReflect.Descriptor instead.
 func (*Policy) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{19}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Policy) GetEnvironments() []string {
@@ -2028,7 +2245,7 @@ type PrincipalMatcher struct {
 
 func (x *PrincipalMatcher) Reset() {
 	*x = PrincipalMatcher{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[20]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2040,7 +2257,7 @@ func (x *PrincipalMatcher) String() string {
 func (*PrincipalMatcher) ProtoMessage() {}
 
 func (x *PrincipalMatcher) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[20]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2053,7 +2270,7 @@ func (x *PrincipalMatcher) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PrincipalMatcher.ProtoReflect.Descriptor instead.
 func (*PrincipalMatcher) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{20}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *PrincipalMatcher) GetMatch() isPrincipalMatcher_Match {
@@ -2232,7 +2449,7 @@ type IdentityProvider struct {
 
 func (x *IdentityProvider) Reset() {
 	*x = IdentityProvider{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[21]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2244,7 +2461,7 @@ func (x *IdentityProvider) String() string {
 func (*IdentityProvider) ProtoMessage() {}
 
 func (x *IdentityProvider) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[21]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2257,7 +2474,7 @@ func (x *IdentityProvider) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IdentityProvider.ProtoReflect.Descriptor instead.
 func (*IdentityProvider) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{21}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *IdentityProvider) GetEnvironments() []string {
@@ -2393,7 +2610,7 @@ type RequiredClaim struct {
 
 func (x *RequiredClaim) Reset() {
 	*x = RequiredClaim{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[22]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2405,7 +2622,7 @@ func (x *RequiredClaim) String() string {
 func (*RequiredClaim) ProtoMessage() {}
 
 func (x *RequiredClaim) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[22]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2418,7 +2635,7 @@ func (x *RequiredClaim) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RequiredClaim.ProtoReflect.Descriptor instead.
 func (*RequiredClaim) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{22}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *RequiredClaim) GetClaim() string {
@@ -2456,7 +2673,7 @@ type Introspection struct {
 
 func (x *Introspection) Reset() {
 	*x = Introspection{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[23]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2468,7 +2685,7 @@ func (x *Introspection) String() string {
 func (*Introspection) ProtoMessage() {}
 
 func (x *Introspection) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[23]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2481,7 +2698,7 @@ func (x *Introspection) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Introspection.ProtoReflect.Descriptor instead.
 func (*Introspection) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{23}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Introspection) GetEndpoint() string {
@@ -2547,7 +2764,7 @@ type X509 struct {
 
 func (x *X509) Reset() {
 	*x = X509{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[24]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2559,7 +2776,7 @@ func (x *X509) String() string {
 func (*X509) ProtoMessage() {}
 
 func (x *X509) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[24]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2572,7 +2789,7 @@ func (x *X509) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use X509.ProtoReflect.Descriptor instead.
 func (*X509) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{24}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *X509) GetAuthorities() isX509_Authorities {
@@ -2657,7 +2874,7 @@ type SignInClient struct {
 
 func (x *SignInClient) Reset() {
 	*x = SignInClient{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[25]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2669,7 +2886,7 @@ func (x *SignInClient) String() string {
 func (*SignInClient) ProtoMessage() {}
 
 func (x *SignInClient) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[25]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2682,7 +2899,7 @@ func (x *SignInClient) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignInClient.ProtoReflect.Descriptor instead.
 func (*SignInClient) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{25}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *SignInClient) GetClientId() string {
@@ -2733,7 +2950,7 @@ type ApiKey struct {
 
 func (x *ApiKey) Reset() {
 	*x = ApiKey{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[26]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2745,7 +2962,7 @@ func (x *ApiKey) String() string {
 func (*ApiKey) ProtoMessage() {}
 
 func (x *ApiKey) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[26]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2758,7 +2975,7 @@ func (x *ApiKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApiKey.ProtoReflect.Descriptor instead.
 func (*ApiKey) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{26}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ApiKey) GetEnvironments() []string {
@@ -2813,7 +3030,7 @@ type ApiKeySecret struct {
 
 func (x *ApiKeySecret) Reset() {
 	*x = ApiKeySecret{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[27]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2825,7 +3042,7 @@ func (x *ApiKeySecret) String() string {
 func (*ApiKeySecret) ProtoMessage() {}
 
 func (x *ApiKeySecret) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[27]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2838,7 +3055,7 @@ func (x *ApiKeySecret) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApiKeySecret.ProtoReflect.Descriptor instead.
 func (*ApiKeySecret) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{27}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ApiKeySecret) GetId() string {
@@ -2900,7 +3117,7 @@ type Revocation struct {
 
 func (x *Revocation) Reset() {
 	*x = Revocation{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[28]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2912,7 +3129,7 @@ func (x *Revocation) String() string {
 func (*Revocation) ProtoMessage() {}
 
 func (x *Revocation) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[28]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2925,7 +3142,7 @@ func (x *Revocation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Revocation.ProtoReflect.Descriptor instead.
 func (*Revocation) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{28}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Revocation) GetTarget() isRevocation_Target {
@@ -3083,7 +3300,7 @@ type RevokedToken struct {
 
 func (x *RevokedToken) Reset() {
 	*x = RevokedToken{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[29]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3095,7 +3312,7 @@ func (x *RevokedToken) String() string {
 func (*RevokedToken) ProtoMessage() {}
 
 func (x *RevokedToken) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[29]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3108,7 +3325,7 @@ func (x *RevokedToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokedToken.ProtoReflect.Descriptor instead.
 func (*RevokedToken) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{29}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *RevokedToken) GetIssuer() string {
@@ -3136,7 +3353,7 @@ type RevokedSubject struct {
 
 func (x *RevokedSubject) Reset() {
 	*x = RevokedSubject{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[30]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3148,7 +3365,7 @@ func (x *RevokedSubject) String() string {
 func (*RevokedSubject) ProtoMessage() {}
 
 func (x *RevokedSubject) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[30]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3161,7 +3378,7 @@ func (x *RevokedSubject) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokedSubject.ProtoReflect.Descriptor instead.
 func (*RevokedSubject) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{30}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *RevokedSubject) GetIssuer() string {
@@ -3190,7 +3407,7 @@ type RevokedSession struct {
 
 func (x *RevokedSession) Reset() {
 	*x = RevokedSession{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[31]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3202,7 +3419,7 @@ func (x *RevokedSession) String() string {
 func (*RevokedSession) ProtoMessage() {}
 
 func (x *RevokedSession) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[31]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3215,7 +3432,7 @@ func (x *RevokedSession) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokedSession.ProtoReflect.Descriptor instead.
 func (*RevokedSession) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{31}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *RevokedSession) GetIssuer() string {
@@ -3271,15 +3488,27 @@ const file_sallyport_resource_v1_resource_proto_rawDesc = "" +
 	"\x06labels\x18\x03 \x03(\v2-.sallyport.resource.v1.Enrollment.LabelsEntryB\b\xbaH\x05\x9a\x01\x02\x10 R\x06labels\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xd5\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xa7\x02\n" +
 	"\vTrustDomain\x12/\n" +
 	"\fenvironments\x18\x01 \x03(\tB\v\xbaH\b\x92\x01\x05\x10\x80\x02\x18\x01R\fenvironments\x12.\n" +
 	"\ftrust_domain\x18\x02 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\x18\xff\x01R\vtrustDomain\x12%\n" +
 	"\x06bundle\x18\x03 \x01(\tB\v\xbaH\br\x06\x10\x01\x18\x80\x80\bH\x00R\x06bundle\x12-\n" +
 	"\vbundle_file\x18\x04 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01\x18\x80 H\x00R\n" +
-	"bundleFileB\x0f\n" +
-	"\x06source\x12\x05\xbaH\x02\b\x01\"\xa0\x01\n" +
+	"bundleFile\x12P\n" +
+	"\x0fbundle_endpoint\x18\x05 \x01(\v2%.sallyport.resource.v1.BundleEndpointH\x00R\x0ebundleEndpointB\x0f\n" +
+	"\x06source\x12\x05\xbaH\x02\b\x01\"\xf0\x01\n" +
+	"\x0eBundleEndpoint\x12\x1d\n" +
+	"\x03url\x18\x01 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\x18\x80\x10R\x03url\x125\n" +
+	"\x03web\x18\x02 \x01(\v2!.sallyport.resource.v1.WebProfileH\x00R\x03web\x12>\n" +
+	"\x06spiffe\x18\x03 \x01(\v2$.sallyport.resource.v1.SPIFFEProfileH\x00R\x06spiffe\x126\n" +
+	"\x17allow_private_addresses\x18\x04 \x01(\bR\x15allowPrivateAddressesB\x10\n" +
+	"\aprofile\x12\x05\xbaH\x02\b\x01\"\f\n" +
+	"\n" +
+	"WebProfile\"v\n" +
+	"\rSPIFFEProfile\x129\n" +
+	"\x12endpoint_spiffe_id\x18\x01 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\x18\x80\x10R\x10endpointSpiffeId\x12*\n" +
+	"\tbootstrap\x18\x02 \x01(\tB\f\xbaH\t\xc8\x01\x01r\x04\x18\x80\x80\bR\tbootstrap\"\xa0\x01\n" +
 	"\bListener\x12/\n" +
 	"\fenvironments\x18\x01 \x03(\tB\v\xbaH\b\x92\x01\x05\x10\x80\x02\x18\x01R\fenvironments\x12%\n" +
 	"\aaddress\x18\x02 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\x18\x85\x02R\aaddress\x12<\n" +
@@ -3535,7 +3764,7 @@ func file_sallyport_resource_v1_resource_proto_rawDescGZIP() []byte {
 }
 
 var file_sallyport_resource_v1_resource_proto_enumTypes = make([]protoimpl.EnumInfo, 9)
-var file_sallyport_resource_v1_resource_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
+var file_sallyport_resource_v1_resource_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
 var file_sallyport_resource_v1_resource_proto_goTypes = []any{
 	(Reach)(0),                    // 0: sallyport.resource.v1.Reach
 	(StalenessAction)(0),          // 1: sallyport.resource.v1.StalenessAction
@@ -3552,91 +3781,97 @@ var file_sallyport_resource_v1_resource_proto_goTypes = []any{
 	(*StalenessRule)(nil),         // 12: sallyport.resource.v1.StalenessRule
 	(*Enrollment)(nil),            // 13: sallyport.resource.v1.Enrollment
 	(*TrustDomain)(nil),           // 14: sallyport.resource.v1.TrustDomain
-	(*Listener)(nil),              // 15: sallyport.resource.v1.Listener
-	(*ListenerTLS)(nil),           // 16: sallyport.resource.v1.ListenerTLS
-	(*CertificateFiles)(nil),      // 17: sallyport.resource.v1.CertificateFiles
-	(*Route)(nil),                 // 18: sallyport.resource.v1.Route
-	(*Assertion)(nil),             // 19: sallyport.resource.v1.Assertion
-	(*Authentication)(nil),        // 20: sallyport.resource.v1.Authentication
-	(*JWTSVIDs)(nil),              // 21: sallyport.resource.v1.JWTSVIDs
-	(*SignIn)(nil),                // 22: sallyport.resource.v1.SignIn
-	(*StepUp)(nil),                // 23: sallyport.resource.v1.StepUp
-	(*Upstream)(nil),              // 24: sallyport.resource.v1.Upstream
-	(*PlaintextTransport)(nil),    // 25: sallyport.resource.v1.PlaintextTransport
-	(*TLSTransport)(nil),          // 26: sallyport.resource.v1.TLSTransport
-	(*SPIFFETransport)(nil),       // 27: sallyport.resource.v1.SPIFFETransport
-	(*Policy)(nil),                // 28: sallyport.resource.v1.Policy
-	(*PrincipalMatcher)(nil),      // 29: sallyport.resource.v1.PrincipalMatcher
-	(*IdentityProvider)(nil),      // 30: sallyport.resource.v1.IdentityProvider
-	(*RequiredClaim)(nil),         // 31: sallyport.resource.v1.RequiredClaim
-	(*Introspection)(nil),         // 32: sallyport.resource.v1.Introspection
-	(*X509)(nil),                  // 33: sallyport.resource.v1.X509
-	(*SignInClient)(nil),          // 34: sallyport.resource.v1.SignInClient
-	(*ApiKey)(nil),                // 35: sallyport.resource.v1.ApiKey
-	(*ApiKeySecret)(nil),          // 36: sallyport.resource.v1.ApiKeySecret
-	(*Revocation)(nil),            // 37: sallyport.resource.v1.Revocation
-	(*RevokedToken)(nil),          // 38: sallyport.resource.v1.RevokedToken
-	(*RevokedSubject)(nil),        // 39: sallyport.resource.v1.RevokedSubject
-	(*RevokedSession)(nil),        // 40: sallyport.resource.v1.RevokedSession
-	nil,                           // 41: sallyport.resource.v1.Document.LabelsEntry
-	nil,                           // 42: sallyport.resource.v1.RouteSelector.LabelsEntry
-	nil,                           // 43: sallyport.resource.v1.Enrollment.LabelsEntry
-	(*durationpb.Duration)(nil),   // 44: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil), // 45: google.protobuf.Timestamp
+	(*BundleEndpoint)(nil),        // 15: sallyport.resource.v1.BundleEndpoint
+	(*WebProfile)(nil),            // 16: sallyport.resource.v1.WebProfile
+	(*SPIFFEProfile)(nil),         // 17: sallyport.resource.v1.SPIFFEProfile
+	(*Listener)(nil),              // 18: sallyport.resource.v1.Listener
+	(*ListenerTLS)(nil),           // 19: sallyport.resource.v1.ListenerTLS
+	(*CertificateFiles)(nil),      // 20: sallyport.resource.v1.CertificateFiles
+	(*Route)(nil),                 // 21: sallyport.resource.v1.Route
+	(*Assertion)(nil),             // 22: sallyport.resource.v1.Assertion
+	(*Authentication)(nil),        // 23: sallyport.resource.v1.Authentication
+	(*JWTSVIDs)(nil),              // 24: sallyport.resource.v1.JWTSVIDs
+	(*SignIn)(nil),                // 25: sallyport.resource.v1.SignIn
+	(*StepUp)(nil),                // 26: sallyport.resource.v1.StepUp
+	(*Upstream)(nil),              // 27: sallyport.resource.v1.Upstream
+	(*PlaintextTransport)(nil),    // 28: sallyport.resource.v1.PlaintextTransport
+	(*TLSTransport)(nil),          // 29: sallyport.resource.v1.TLSTransport
+	(*SPIFFETransport)(nil),       // 30: sallyport.resource.v1.SPIFFETransport
+	(*Policy)(nil),                // 31: sallyport.resource.v1.Policy
+	(*PrincipalMatcher)(nil),      // 32: sallyport.resource.v1.PrincipalMatcher
+	(*IdentityProvider)(nil),      // 33: sallyport.resource.v1.IdentityProvider
+	(*RequiredClaim)(nil),         // 34: sallyport.resource.v1.RequiredClaim
+	(*Introspection)(nil),         // 35: sallyport.resource.v1.Introspection
+	(*X509)(nil),                  // 36: sallyport.resource.v1.X509
+	(*SignInClient)(nil),          // 37: sallyport.resource.v1.SignInClient
+	(*ApiKey)(nil),                // 38: sallyport.resource.v1.ApiKey
+	(*ApiKeySecret)(nil),          // 39: sallyport.resource.v1.ApiKeySecret
+	(*Revocation)(nil),            // 40: sallyport.resource.v1.Revocation
+	(*RevokedToken)(nil),          // 41: sallyport.resource.v1.RevokedToken
+	(*RevokedSubject)(nil),        // 42: sallyport.resource.v1.RevokedSubject
+	(*RevokedSession)(nil),        // 43: sallyport.resource.v1.RevokedSession
+	nil,                           // 44: sallyport.resource.v1.Document.LabelsEntry
+	nil,                           // 45: sallyport.resource.v1.RouteSelector.LabelsEntry
+	nil,                           // 46: sallyport.resource.v1.Enrollment.LabelsEntry
+	(*durationpb.Duration)(nil),   // 47: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil), // 48: google.protobuf.Timestamp
 }
 var file_sallyport_resource_v1_resource_proto_depIdxs = []int32{
-	41, // 0: sallyport.resource.v1.Document.labels:type_name -> sallyport.resource.v1.Document.LabelsEntry
+	44, // 0: sallyport.resource.v1.Document.labels:type_name -> sallyport.resource.v1.Document.LabelsEntry
 	0,  // 1: sallyport.resource.v1.Document.reach:type_name -> sallyport.resource.v1.Reach
 	10, // 2: sallyport.resource.v1.Document.routes:type_name -> sallyport.resource.v1.RouteSelector
-	42, // 3: sallyport.resource.v1.RouteSelector.labels:type_name -> sallyport.resource.v1.RouteSelector.LabelsEntry
+	45, // 3: sallyport.resource.v1.RouteSelector.labels:type_name -> sallyport.resource.v1.RouteSelector.LabelsEntry
 	12, // 4: sallyport.resource.v1.Environment.configuration_age:type_name -> sallyport.resource.v1.StalenessRule
 	12, // 5: sallyport.resource.v1.Environment.security_age:type_name -> sallyport.resource.v1.StalenessRule
-	44, // 6: sallyport.resource.v1.StalenessRule.limit:type_name -> google.protobuf.Duration
+	47, // 6: sallyport.resource.v1.StalenessRule.limit:type_name -> google.protobuf.Duration
 	1,  // 7: sallyport.resource.v1.StalenessRule.action:type_name -> sallyport.resource.v1.StalenessAction
-	43, // 8: sallyport.resource.v1.Enrollment.labels:type_name -> sallyport.resource.v1.Enrollment.LabelsEntry
-	16, // 9: sallyport.resource.v1.Listener.tls:type_name -> sallyport.resource.v1.ListenerTLS
-	17, // 10: sallyport.resource.v1.ListenerTLS.certificates:type_name -> sallyport.resource.v1.CertificateFiles
-	3,  // 11: sallyport.resource.v1.ListenerTLS.client_certificates:type_name -> sallyport.resource.v1.ClientCertificates
-	2,  // 12: sallyport.resource.v1.ListenerTLS.min_version:type_name -> sallyport.resource.v1.TLSVersion
-	20, // 13: sallyport.resource.v1.Route.authentication:type_name -> sallyport.resource.v1.Authentication
-	44, // 14: sallyport.resource.v1.Route.timeout:type_name -> google.protobuf.Duration
-	19, // 15: sallyport.resource.v1.Route.assertion:type_name -> sallyport.resource.v1.Assertion
-	4,  // 16: sallyport.resource.v1.Route.identity_headers:type_name -> sallyport.resource.v1.IdentityHeader
-	5,  // 17: sallyport.resource.v1.Authentication.require:type_name -> sallyport.resource.v1.Require
-	21, // 18: sallyport.resource.v1.Authentication.jwt_svids:type_name -> sallyport.resource.v1.JWTSVIDs
-	6,  // 19: sallyport.resource.v1.Authentication.proof:type_name -> sallyport.resource.v1.Proof
-	23, // 20: sallyport.resource.v1.Authentication.step_up:type_name -> sallyport.resource.v1.StepUp
-	22, // 21: sallyport.resource.v1.Authentication.sign_in:type_name -> sallyport.resource.v1.SignIn
-	44, // 22: sallyport.resource.v1.SignIn.session_lifetime:type_name -> google.protobuf.Duration
-	44, // 23: sallyport.resource.v1.StepUp.max_age:type_name -> google.protobuf.Duration
-	25, // 24: sallyport.resource.v1.Upstream.plaintext:type_name -> sallyport.resource.v1.PlaintextTransport
-	26, // 25: sallyport.resource.v1.Upstream.tls:type_name -> sallyport.resource.v1.TLSTransport
-	27, // 26: sallyport.resource.v1.Upstream.spiffe:type_name -> sallyport.resource.v1.SPIFFETransport
-	10, // 27: sallyport.resource.v1.Policy.routes:type_name -> sallyport.resource.v1.RouteSelector
-	7,  // 28: sallyport.resource.v1.Policy.effect:type_name -> sallyport.resource.v1.Effect
-	29, // 29: sallyport.resource.v1.Policy.principals:type_name -> sallyport.resource.v1.PrincipalMatcher
-	44, // 30: sallyport.resource.v1.IdentityProvider.leeway:type_name -> google.protobuf.Duration
-	31, // 31: sallyport.resource.v1.IdentityProvider.required_claims:type_name -> sallyport.resource.v1.RequiredClaim
-	44, // 32: sallyport.resource.v1.IdentityProvider.max_lifetime:type_name -> google.protobuf.Duration
-	32, // 33: sallyport.resource.v1.IdentityProvider.introspection:type_name -> sallyport.resource.v1.Introspection
-	34, // 34: sallyport.resource.v1.IdentityProvider.sign_in:type_name -> sallyport.resource.v1.SignInClient
-	33, // 35: sallyport.resource.v1.IdentityProvider.x509:type_name -> sallyport.resource.v1.X509
-	44, // 36: sallyport.resource.v1.Introspection.timeout:type_name -> google.protobuf.Duration
-	44, // 37: sallyport.resource.v1.Introspection.cache:type_name -> google.protobuf.Duration
-	8,  // 38: sallyport.resource.v1.X509.subject:type_name -> sallyport.resource.v1.X509Subject
-	36, // 39: sallyport.resource.v1.ApiKey.secrets:type_name -> sallyport.resource.v1.ApiKeySecret
-	45, // 40: sallyport.resource.v1.ApiKeySecret.created_at:type_name -> google.protobuf.Timestamp
-	45, // 41: sallyport.resource.v1.ApiKeySecret.not_after:type_name -> google.protobuf.Timestamp
-	38, // 42: sallyport.resource.v1.Revocation.token:type_name -> sallyport.resource.v1.RevokedToken
-	39, // 43: sallyport.resource.v1.Revocation.subject:type_name -> sallyport.resource.v1.RevokedSubject
-	40, // 44: sallyport.resource.v1.Revocation.session:type_name -> sallyport.resource.v1.RevokedSession
-	45, // 45: sallyport.resource.v1.Revocation.issued_before:type_name -> google.protobuf.Timestamp
-	45, // 46: sallyport.resource.v1.Revocation.expires_at:type_name -> google.protobuf.Timestamp
-	47, // [47:47] is the sub-list for method output_type
-	47, // [47:47] is the sub-list for method input_type
-	47, // [47:47] is the sub-list for extension type_name
-	47, // [47:47] is the sub-list for extension extendee
-	0,  // [0:47] is the sub-list for field type_name
+	46, // 8: sallyport.resource.v1.Enrollment.labels:type_name -> sallyport.resource.v1.Enrollment.LabelsEntry
+	15, // 9: sallyport.resource.v1.TrustDomain.bundle_endpoint:type_name -> sallyport.resource.v1.BundleEndpoint
+	16, // 10: sallyport.resource.v1.BundleEndpoint.web:type_name -> sallyport.resource.v1.WebProfile
+	17, // 11: sallyport.resource.v1.BundleEndpoint.spiffe:type_name -> sallyport.resource.v1.SPIFFEProfile
+	19, // 12: sallyport.resource.v1.Listener.tls:type_name -> sallyport.resource.v1.ListenerTLS
+	20, // 13: sallyport.resource.v1.ListenerTLS.certificates:type_name -> sallyport.resource.v1.CertificateFiles
+	3,  // 14: sallyport.resource.v1.ListenerTLS.client_certificates:type_name -> sallyport.resource.v1.ClientCertificates
+	2,  // 15: sallyport.resource.v1.ListenerTLS.min_version:type_name -> sallyport.resource.v1.TLSVersion
+	23, // 16: sallyport.resource.v1.Route.authentication:type_name -> sallyport.resource.v1.Authentication
+	47, // 17: sallyport.resource.v1.Route.timeout:type_name -> google.protobuf.Duration
+	22, // 18: sallyport.resource.v1.Route.assertion:type_name -> sallyport.resource.v1.Assertion
+	4,  // 19: sallyport.resource.v1.Route.identity_headers:type_name -> sallyport.resource.v1.IdentityHeader
+	5,  // 20: sallyport.resource.v1.Authentication.require:type_name -> sallyport.resource.v1.Require
+	24, // 21: sallyport.resource.v1.Authentication.jwt_svids:type_name -> sallyport.resource.v1.JWTSVIDs
+	6,  // 22: sallyport.resource.v1.Authentication.proof:type_name -> sallyport.resource.v1.Proof
+	26, // 23: sallyport.resource.v1.Authentication.step_up:type_name -> sallyport.resource.v1.StepUp
+	25, // 24: sallyport.resource.v1.Authentication.sign_in:type_name -> sallyport.resource.v1.SignIn
+	47, // 25: sallyport.resource.v1.SignIn.session_lifetime:type_name -> google.protobuf.Duration
+	47, // 26: sallyport.resource.v1.StepUp.max_age:type_name -> google.protobuf.Duration
+	28, // 27: sallyport.resource.v1.Upstream.plaintext:type_name -> sallyport.resource.v1.PlaintextTransport
+	29, // 28: sallyport.resource.v1.Upstream.tls:type_name -> sallyport.resource.v1.TLSTransport
+	30, // 29: sallyport.resource.v1.Upstream.spiffe:type_name -> sallyport.resource.v1.SPIFFETransport
+	10, // 30: sallyport.resource.v1.Policy.routes:type_name -> sallyport.resource.v1.RouteSelector
+	7,  // 31: sallyport.resource.v1.Policy.effect:type_name -> sallyport.resource.v1.Effect
+	32, // 32: sallyport.resource.v1.Policy.principals:type_name -> sallyport.resource.v1.PrincipalMatcher
+	47, // 33: sallyport.resource.v1.IdentityProvider.leeway:type_name -> google.protobuf.Duration
+	34, // 34: sallyport.resource.v1.IdentityProvider.required_claims:type_name -> sallyport.resource.v1.RequiredClaim
+	47, // 35: sallyport.resource.v1.IdentityProvider.max_lifetime:type_name -> google.protobuf.Duration
+	35, // 36: sallyport.resource.v1.IdentityProvider.introspection:type_name -> sallyport.resource.v1.Introspection
+	37, // 37: sallyport.resource.v1.IdentityProvider.sign_in:type_name -> sallyport.resource.v1.SignInClient
+	36, // 38: sallyport.resource.v1.IdentityProvider.x509:type_name -> sallyport.resource.v1.X509
+	47, // 39: sallyport.resource.v1.Introspection.timeout:type_name -> google.protobuf.Duration
+	47, // 40: sallyport.resource.v1.Introspection.cache:type_name -> google.protobuf.Duration
+	8,  // 41: sallyport.resource.v1.X509.subject:type_name -> sallyport.resource.v1.X509Subject
+	39, // 42: sallyport.resource.v1.ApiKey.secrets:type_name -> sallyport.resource.v1.ApiKeySecret
+	48, // 43: sallyport.resource.v1.ApiKeySecret.created_at:type_name -> google.protobuf.Timestamp
+	48, // 44: sallyport.resource.v1.ApiKeySecret.not_after:type_name -> google.protobuf.Timestamp
+	41, // 45: sallyport.resource.v1.Revocation.token:type_name -> sallyport.resource.v1.RevokedToken
+	42, // 46: sallyport.resource.v1.Revocation.subject:type_name -> sallyport.resource.v1.RevokedSubject
+	43, // 47: sallyport.resource.v1.Revocation.session:type_name -> sallyport.resource.v1.RevokedSession
+	48, // 48: sallyport.resource.v1.Revocation.issued_before:type_name -> google.protobuf.Timestamp
+	48, // 49: sallyport.resource.v1.Revocation.expires_at:type_name -> google.protobuf.Timestamp
+	50, // [50:50] is the sub-list for method output_type
+	50, // [50:50] is the sub-list for method input_type
+	50, // [50:50] is the sub-list for extension type_name
+	50, // [50:50] is the sub-list for extension extendee
+	0,  // [0:50] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_resource_v1_resource_proto_init() }
@@ -3647,13 +3882,18 @@ func file_sallyport_resource_v1_resource_proto_init() {
 	file_sallyport_resource_v1_resource_proto_msgTypes[5].OneofWrappers = []any{
 		(*TrustDomain_Bundle)(nil),
 		(*TrustDomain_BundleFile)(nil),
+		(*TrustDomain_BundleEndpoint)(nil),
 	}
-	file_sallyport_resource_v1_resource_proto_msgTypes[15].OneofWrappers = []any{
+	file_sallyport_resource_v1_resource_proto_msgTypes[6].OneofWrappers = []any{
+		(*BundleEndpoint_Web)(nil),
+		(*BundleEndpoint_Spiffe)(nil),
+	}
+	file_sallyport_resource_v1_resource_proto_msgTypes[18].OneofWrappers = []any{
 		(*Upstream_Plaintext)(nil),
 		(*Upstream_Tls)(nil),
 		(*Upstream_Spiffe)(nil),
 	}
-	file_sallyport_resource_v1_resource_proto_msgTypes[20].OneofWrappers = []any{
+	file_sallyport_resource_v1_resource_proto_msgTypes[23].OneofWrappers = []any{
 		(*PrincipalMatcher_Group)(nil),
 		(*PrincipalMatcher_Subject)(nil),
 		(*PrincipalMatcher_Spiffe)(nil),
@@ -3661,11 +3901,11 @@ func file_sallyport_resource_v1_resource_proto_init() {
 		(*PrincipalMatcher_Anonymous)(nil),
 		(*PrincipalMatcher_Key)(nil),
 	}
-	file_sallyport_resource_v1_resource_proto_msgTypes[24].OneofWrappers = []any{
+	file_sallyport_resource_v1_resource_proto_msgTypes[27].OneofWrappers = []any{
 		(*X509_CaFile)(nil),
 		(*X509_Ca)(nil),
 	}
-	file_sallyport_resource_v1_resource_proto_msgTypes[28].OneofWrappers = []any{
+	file_sallyport_resource_v1_resource_proto_msgTypes[31].OneofWrappers = []any{
 		(*Revocation_Token)(nil),
 		(*Revocation_Subject)(nil),
 		(*Revocation_Session)(nil),
@@ -3680,7 +3920,7 @@ func file_sallyport_resource_v1_resource_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_resource_v1_resource_proto_rawDesc), len(file_sallyport_resource_v1_resource_proto_rawDesc)),
 			NumEnums:      9,
-			NumMessages:   35,
+			NumMessages:   38,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
