@@ -71,7 +71,13 @@ func (f *followed) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
 
 // next returns how long after the last question comes the next.
 func (f *followed) next(last *time.Time) time.Duration {
-	now := <-f.asked
+	f.t.Helper()
+	var now time.Time
+	select {
+	case now = <-f.asked:
+	case <-time.After(100 * time.Hour):
+		f.t.Fatal("not asked any more")
+	}
 	gap := now.Sub(*last)
 	*last = now
 	return gap
@@ -122,7 +128,7 @@ func TestRefreshOfBundles(t *testing.T) {
 				}
 				f.Federate(nil)
 				synctest.Wait()
-				time.Sleep(100 * time.Hour)
+				<-time.After(100 * time.Hour)
 				if len(f.asked) > 0 {
 					t.Error("asked for what is not federated any more")
 				}
