@@ -33,6 +33,8 @@ func beChild(role string) {
 		beUpstream()
 	case "client":
 		beClient()
+	case "paced":
+		bePaced()
 	}
 }
 

@@ -34,7 +34,7 @@ func TestRotationUnderLoad(t *testing.T) {
 		g := newGate(t, i, authn.Config{Now: time.Now})
 		pass(time.Second)
 		var all sync.WaitGroup
-		asked := 0
+		asked, began := 0, time.Now()
 		var refused atomic.Int64
 		raw := []string{i.token(kid(0), time.Now().Add(time.Hour), nil)}
 		for n := range rotations {
@@ -51,6 +51,7 @@ func TestRotationUnderLoad(t *testing.T) {
 				pass(time.Second / perSecond)
 			}
 		}
+		rate := float64(asked) / time.Since(began).Seconds()
 		all.Wait()
 		if refused.Load() > 0 {
 			t.Errorf("%d of %d valid requests were refused", refused.Load(), asked)
@@ -58,6 +59,10 @@ func TestRotationUnderLoad(t *testing.T) {
 		if got := i.fetches.Load(); got < 1+rotations || got > 2+2*rotations {
 			t.Errorf("%d fetches", got)
 		}
+		if rate != perSecond {
+			t.Errorf("%.0f requests were sent in a second", rate)
+		}
+		fmt.Printf("%d rotations, %d requests, %.0f in a second\n", rotations, asked, rate)
 		fmt.Printf("figure rotation_at_2000_per_second_refused %d requests\n", refused.Load())
 	})
 }
