@@ -3,6 +3,7 @@ package resource
 import (
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -202,6 +203,8 @@ func (d *decoder) value(at *place, v *structpb.Value, f protoreflect.FieldDescri
 			return protoreflect.ValueOfBool(b.BoolValue), true
 		}
 		d.mistyped(at, v, "true or false")
+	case protoreflect.Uint32Kind:
+		return d.count(at, v, empty)
 	case protoreflect.EnumKind:
 		return d.enum(at, v, f.Enum(), empty)
 	case protoreflect.MessageKind:
@@ -211,6 +214,16 @@ func (d *decoder) value(at *place, v *structpb.Value, f protoreflect.FieldDescri
 		d.refuse(at, ReasonUnknownField, "is of a type that this build cannot read")
 	}
 	return empty, false
+}
+
+// count takes whole numbers that are not negative.
+func (d *decoder) count(at *place, v *structpb.Value, empty protoreflect.Value) (protoreflect.Value, bool) {
+	n, ok := v.GetKind().(*structpb.Value_NumberValue)
+	if !ok || n.NumberValue != math.Trunc(n.NumberValue) || n.NumberValue < 0 || n.NumberValue > math.MaxUint32 {
+		d.mistyped(at, v, "a whole number from 0 up to 4294967295")
+		return empty, false
+	}
+	return protoreflect.ValueOfUint32(uint32(n.NumberValue)), true
 }
 
 func (d *decoder) nested(at *place, v *structpb.Value, empty protoreflect.Value) (protoreflect.Value, bool) {

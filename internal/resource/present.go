@@ -71,6 +71,8 @@ func presentValue(f protoreflect.FieldDescriptor, v protoreflect.Value) (*struct
 		return structpb.NewStringValue(v.String()), nil
 	case protoreflect.BoolKind:
 		return structpb.NewBoolValue(v.Bool()), nil
+	case protoreflect.Uint32Kind:
+		return structpb.NewNumberValue(float64(v.Uint())), nil
 	case protoreflect.EnumKind:
 		return structpb.NewStringValue(enumWord(f.Enum().Values().ByNumber(v.Enum()))), nil
 	case protoreflect.MessageKind:
