@@ -22,6 +22,11 @@ func of(kind, spec string) string {
 	return fmt.Sprintf("{apiVersion: sallyport/v1, kind: %s, metadata: {%sname: x}, spec: %s}", kind, namespace, spec)
 }
 
+// listenerOf is a Listener with the given clientIp.
+func listenerOf(clientIP string) string {
+	return of("Listener", `{address: ":443", tls: {workloadIdentity: true}, clientIp: `+clientIP+`}`)
+}
+
 const goodRoute = `{hosts: [a.example], upstream: u, authentication: {anonymous: true}}`
 
 func TestDecodeFindsAllProblems(t *testing.T) {
@@ -131,6 +136,28 @@ func TestDecodeFindsAllProblems(t *testing.T) {
 		}},
 		{of("Listener", `{address: "443", tls: {}}`), []string{"spec.tls invalid_value", "spec.address invalid_value"}},
 		{of("Listener", `{address: "1.2.3.4:x", tls: {workloadIdentity: true}}`), []string{"spec.address invalid_value"}},
+		{listenerOf(`{direct: {}}`), nil},
+		{listenerOf(`{forwarded: {header: X_FORWARDED_FOR, trustedHops: 2}}`), nil},
+		{listenerOf(`{forwarded: {header: FORWARDED, trustedCidrs: [10.0.0.0/8, "2001:db8::/32"]}}`), nil},
+		{listenerOf(`{proxyProtocol: {trustedCidrs: [10.0.0.1/32], required: true}}`), nil},
+		{listenerOf(`{}`), []string{"spec.clientIp required"}},
+		{listenerOf(`{direct: {}, proxyProtocol: {trustedCidrs: [10.0.0.1/32]}}`), []string{"spec.clientIp.proxyProtocol conflicting_fields"}},
+		{listenerOf(`{forwarded: {trustedHops: 1}}`), []string{"spec.clientIp.forwarded.header invalid_value"}},
+		{listenerOf(`{forwarded: {header: FORWARDED}}`), []string{"spec.clientIp.forwarded invalid_value"}},
+		{listenerOf(`{forwarded: {header: FORWARDED, trustedHops: 0}}`), []string{"spec.clientIp.forwarded invalid_value"}},
+		{listenerOf(`{forwarded: {header: FORWARDED, trustedHops: 1, trustedCidrs: [10.0.0.0/8]}}`), []string{"spec.clientIp.forwarded invalid_value"}},
+		{listenerOf(`{forwarded: {header: FORWARDED, trustedHops: 17}}`), []string{"spec.clientIp.forwarded.trustedHops invalid_value"}},
+		{listenerOf(`{forwarded: {header: FORWARDED, trustedHops: -1}}`), []string{"spec.clientIp.forwarded.trustedHops wrong_type"}},
+		{listenerOf(`{forwarded: {header: FORWARDED, trustedHops: 1.5}}`), []string{"spec.clientIp.forwarded.trustedHops wrong_type"}},
+		{listenerOf(`{forwarded: {header: FORWARDED, trustedHops: 4294967297}}`), []string{"spec.clientIp.forwarded.trustedHops wrong_type"}},
+		{listenerOf(`{forwarded: {header: FORWARDED, trustedHops: "1"}}`), []string{"spec.clientIp.forwarded.trustedHops wrong_type"}},
+		{listenerOf(`{proxyProtocol: {required: true}}`), []string{"spec.clientIp.proxyProtocol.trustedCidrs invalid_value"}},
+		{listenerOf(`{proxyProtocol: {trustedCidrs: [10.0.0.1, 10.1.0.0/8, 010.0.0.0/8, 10/8, 0.0.0.0/0, "::/0", "::ffff:10.0.0.0/104", "fe80::%eth0/64"]}}`), []string{
+			"spec.clientIp.proxyProtocol.trustedCidrs[0] invalid_value", "spec.clientIp.proxyProtocol.trustedCidrs[1] invalid_value",
+			"spec.clientIp.proxyProtocol.trustedCidrs[2] invalid_value", "spec.clientIp.proxyProtocol.trustedCidrs[3] invalid_value",
+			"spec.clientIp.proxyProtocol.trustedCidrs[4] invalid_value", "spec.clientIp.proxyProtocol.trustedCidrs[5] invalid_value",
+			"spec.clientIp.proxyProtocol.trustedCidrs[6] invalid_value", "spec.clientIp.proxyProtocol.trustedCidrs[7] invalid_value",
+		}},
 
 		{of("Route", `{hosts: [a], upstream: u, authentication: {identityProviders: [p], requireIntrospection: true, jwtSvids: {audiences: [a]}}}`), []string{"spec.authentication.jwtSvids invalid_value"}},
 		{of("Route", `{hosts: [a], upstream: u, authentication: {jwtSvids: {audiences: ["a\nb"]}}}`), []string{"spec.authentication.jwtSvids.audiences[0] invalid_value"}},

@@ -168,6 +168,7 @@ func TestScopeAndReach(t *testing.T) {
 		"Enrollment/aws false[] REACH_REFERENCES false",
 		"Listener/edge/https false[aws-prod] REACH_REFERENCES false",
 		"Listener/edge/mesh true[] REACH_REFERENCES false",
+		"Listener/edge/behind-balancers true[] REACH_REFERENCES false",
 		"IdentityProvider/shop/login true[] REACH_REFERENCES false",
 		"Upstream/shop/orders true[] REACH_REFERENCES false",
 		"Upstream/shop/sidecar true[] REACH_REFERENCES false",
@@ -207,7 +208,7 @@ func TestSchemaIsReadable(t *testing.T) {
 				t.Errorf("%s is a map of something else than texts", f.FullName())
 			}
 			switch f.Kind() {
-			case protoreflect.StringKind, protoreflect.BoolKind:
+			case protoreflect.StringKind, protoreflect.BoolKind, protoreflect.Uint32Kind:
 			case protoreflect.EnumKind:
 				if zero := f.Enum().Values().ByNumber(0); !strings.HasSuffix(string(zero.Name()), "_UNSPECIFIED") {
 					t.Errorf("%s: the zero value is %s", f.FullName(), zero.Name())

@@ -10,6 +10,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/sallyport/sallyport/internal/clientip"
 	"github.com/sallyport/sallyport/internal/pattern"
 	"github.com/sallyport/sallyport/internal/request"
 	resourcev1 "github.com/sallyport/sallyport/proto/gen/sallyport/resource/v1"
@@ -56,6 +57,14 @@ func (d *decoder) listener(s *resourcev1.Listener) {
 		d.checked(certificates.element(i).to("certificateFile"), c.GetCertificateFile(), checkFile)
 		d.checked(certificates.element(i).to("privateKeyFile"), c.GetPrivateKeyFile(), checkFile)
 	}
+	networks := func(source string, texts []string) {
+		at := atSpec().to("clientIp").to(source).to("trustedCidrs")
+		for i, text := range texts {
+			d.checked(at.element(i), text, checkNetwork)
+		}
+	}
+	networks("forwarded", s.GetClientIp().GetForwarded().GetTrustedCidrs())
+	networks("proxyProtocol", s.GetClientIp().GetProxyProtocol().GetTrustedCidrs())
 }
 
 func (d *decoder) route(s *resourcev1.Route) {
@@ -292,6 +301,14 @@ func checkReserved(path string) error {
 }
 
 const reserved = "/.sallyport"
+
+// checkNetwork asks the one who will have to trust it.
+func checkNetwork(text string) error {
+	if _, err := clientip.ParseNetwork(text); err != nil {
+		return fmt.Errorf("%s %w", quote(text), err)
+	}
+	return nil
+}
 
 // checkFile accepts the path of a file on a proxy, whose working directory is
 // nobody's business.

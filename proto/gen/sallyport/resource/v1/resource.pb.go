@@ -1196,8 +1196,12 @@ type Listener struct {
 	state        protoimpl.MessageState `protogen:"open.v1"`
 	Environments []string               `protobuf:"bytes,1,rep,name=environments,proto3" json:"environments,omitempty"`
 	// host:port; an empty host is every address.
-	Address       string       `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`
-	Tls           *ListenerTLS `protobuf:"bytes,3,opt,name=tls,proto3" json:"tls,omitempty"`
+	Address string       `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`
+	Tls     *ListenerTLS `protobuf:"bytes,3,opt,name=tls,proto3" json:"tls,omitempty"`
+	// How the address of a client is known. Absent: nobody has said whether clients
+	// connect themselves. signals.ip is the address of the TCP connection, and
+	// policies that look at it are refused.
+	ClientIp      *ClientAddress `protobuf:"bytes,4,opt,name=client_ip,json=clientIp,proto3" json:"client_ip,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1249,6 +1253,13 @@ func (x *Listener) GetAddress() string {
 func (x *Listener) GetTls() *ListenerTLS {
 	if x != nil {
 		return x.Tls
+	}
+	return nil
+}
+
+func (x *Listener) GetClientIp() *ClientAddress {
+	if x != nil {
+		return x.ClientIp
 	}
 	return nil
 }
@@ -3453,7 +3464,7 @@ var File_sallyport_resource_v1_resource_proto protoreflect.FileDescriptor
 
 const file_sallyport_resource_v1_resource_proto_rawDesc = "" +
 	"\n" +
-	"$sallyport/resource/v1/resource.proto\x12\x15sallyport.resource.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd6\x02\n" +
+	"$sallyport/resource/v1/resource.proto\x12\x15sallyport.resource.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a*sallyport/resource/v1/client_address.proto\"\xd6\x02\n" +
 	"\bDocument\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x12\n" +
@@ -3508,11 +3519,12 @@ const file_sallyport_resource_v1_resource_proto_rawDesc = "" +
 	"WebProfile\"v\n" +
 	"\rSPIFFEProfile\x129\n" +
 	"\x12endpoint_spiffe_id\x18\x01 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\x18\x80\x10R\x10endpointSpiffeId\x12*\n" +
-	"\tbootstrap\x18\x02 \x01(\tB\f\xbaH\t\xc8\x01\x01r\x04\x18\x80\x80\bR\tbootstrap\"\xa0\x01\n" +
+	"\tbootstrap\x18\x02 \x01(\tB\f\xbaH\t\xc8\x01\x01r\x04\x18\x80\x80\bR\tbootstrap\"\xe3\x01\n" +
 	"\bListener\x12/\n" +
 	"\fenvironments\x18\x01 \x03(\tB\v\xbaH\b\x92\x01\x05\x10\x80\x02\x18\x01R\fenvironments\x12%\n" +
 	"\aaddress\x18\x02 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\x18\x85\x02R\aaddress\x12<\n" +
-	"\x03tls\x18\x03 \x01(\v2\".sallyport.resource.v1.ListenerTLSB\x06\xbaH\x03\xc8\x01\x01R\x03tls\"\xdf\x03\n" +
+	"\x03tls\x18\x03 \x01(\v2\".sallyport.resource.v1.ListenerTLSB\x06\xbaH\x03\xc8\x01\x01R\x03tls\x12A\n" +
+	"\tclient_ip\x18\x04 \x01(\v2$.sallyport.resource.v1.ClientAddressR\bclientIp\"\xdf\x03\n" +
 	"\vListenerTLS\x12U\n" +
 	"\fcertificates\x18\x01 \x03(\v2'.sallyport.resource.v1.CertificateFilesB\b\xbaH\x05\x92\x01\x02\x10@R\fcertificates\x12+\n" +
 	"\x11workload_identity\x18\x02 \x01(\bR\x10workloadIdentity\x12d\n" +
@@ -3814,7 +3826,8 @@ var file_sallyport_resource_v1_resource_proto_goTypes = []any{
 	nil,                           // 45: sallyport.resource.v1.RouteSelector.LabelsEntry
 	nil,                           // 46: sallyport.resource.v1.Enrollment.LabelsEntry
 	(*durationpb.Duration)(nil),   // 47: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil), // 48: google.protobuf.Timestamp
+	(*ClientAddress)(nil),         // 48: sallyport.resource.v1.ClientAddress
+	(*timestamppb.Timestamp)(nil), // 49: google.protobuf.Timestamp
 }
 var file_sallyport_resource_v1_resource_proto_depIdxs = []int32{
 	44, // 0: sallyport.resource.v1.Document.labels:type_name -> sallyport.resource.v1.Document.LabelsEntry
@@ -3830,48 +3843,49 @@ var file_sallyport_resource_v1_resource_proto_depIdxs = []int32{
 	16, // 10: sallyport.resource.v1.BundleEndpoint.web:type_name -> sallyport.resource.v1.WebProfile
 	17, // 11: sallyport.resource.v1.BundleEndpoint.spiffe:type_name -> sallyport.resource.v1.SPIFFEProfile
 	19, // 12: sallyport.resource.v1.Listener.tls:type_name -> sallyport.resource.v1.ListenerTLS
-	20, // 13: sallyport.resource.v1.ListenerTLS.certificates:type_name -> sallyport.resource.v1.CertificateFiles
-	3,  // 14: sallyport.resource.v1.ListenerTLS.client_certificates:type_name -> sallyport.resource.v1.ClientCertificates
-	2,  // 15: sallyport.resource.v1.ListenerTLS.min_version:type_name -> sallyport.resource.v1.TLSVersion
-	23, // 16: sallyport.resource.v1.Route.authentication:type_name -> sallyport.resource.v1.Authentication
-	47, // 17: sallyport.resource.v1.Route.timeout:type_name -> google.protobuf.Duration
-	22, // 18: sallyport.resource.v1.Route.assertion:type_name -> sallyport.resource.v1.Assertion
-	4,  // 19: sallyport.resource.v1.Route.identity_headers:type_name -> sallyport.resource.v1.IdentityHeader
-	5,  // 20: sallyport.resource.v1.Authentication.require:type_name -> sallyport.resource.v1.Require
-	24, // 21: sallyport.resource.v1.Authentication.jwt_svids:type_name -> sallyport.resource.v1.JWTSVIDs
-	6,  // 22: sallyport.resource.v1.Authentication.proof:type_name -> sallyport.resource.v1.Proof
-	26, // 23: sallyport.resource.v1.Authentication.step_up:type_name -> sallyport.resource.v1.StepUp
-	25, // 24: sallyport.resource.v1.Authentication.sign_in:type_name -> sallyport.resource.v1.SignIn
-	47, // 25: sallyport.resource.v1.SignIn.session_lifetime:type_name -> google.protobuf.Duration
-	47, // 26: sallyport.resource.v1.StepUp.max_age:type_name -> google.protobuf.Duration
-	28, // 27: sallyport.resource.v1.Upstream.plaintext:type_name -> sallyport.resource.v1.PlaintextTransport
-	29, // 28: sallyport.resource.v1.Upstream.tls:type_name -> sallyport.resource.v1.TLSTransport
-	30, // 29: sallyport.resource.v1.Upstream.spiffe:type_name -> sallyport.resource.v1.SPIFFETransport
-	10, // 30: sallyport.resource.v1.Policy.routes:type_name -> sallyport.resource.v1.RouteSelector
-	7,  // 31: sallyport.resource.v1.Policy.effect:type_name -> sallyport.resource.v1.Effect
-	32, // 32: sallyport.resource.v1.Policy.principals:type_name -> sallyport.resource.v1.PrincipalMatcher
-	47, // 33: sallyport.resource.v1.IdentityProvider.leeway:type_name -> google.protobuf.Duration
-	34, // 34: sallyport.resource.v1.IdentityProvider.required_claims:type_name -> sallyport.resource.v1.RequiredClaim
-	47, // 35: sallyport.resource.v1.IdentityProvider.max_lifetime:type_name -> google.protobuf.Duration
-	35, // 36: sallyport.resource.v1.IdentityProvider.introspection:type_name -> sallyport.resource.v1.Introspection
-	37, // 37: sallyport.resource.v1.IdentityProvider.sign_in:type_name -> sallyport.resource.v1.SignInClient
-	36, // 38: sallyport.resource.v1.IdentityProvider.x509:type_name -> sallyport.resource.v1.X509
-	47, // 39: sallyport.resource.v1.Introspection.timeout:type_name -> google.protobuf.Duration
-	47, // 40: sallyport.resource.v1.Introspection.cache:type_name -> google.protobuf.Duration
-	8,  // 41: sallyport.resource.v1.X509.subject:type_name -> sallyport.resource.v1.X509Subject
-	39, // 42: sallyport.resource.v1.ApiKey.secrets:type_name -> sallyport.resource.v1.ApiKeySecret
-	48, // 43: sallyport.resource.v1.ApiKeySecret.created_at:type_name -> google.protobuf.Timestamp
-	48, // 44: sallyport.resource.v1.ApiKeySecret.not_after:type_name -> google.protobuf.Timestamp
-	41, // 45: sallyport.resource.v1.Revocation.token:type_name -> sallyport.resource.v1.RevokedToken
-	42, // 46: sallyport.resource.v1.Revocation.subject:type_name -> sallyport.resource.v1.RevokedSubject
-	43, // 47: sallyport.resource.v1.Revocation.session:type_name -> sallyport.resource.v1.RevokedSession
-	48, // 48: sallyport.resource.v1.Revocation.issued_before:type_name -> google.protobuf.Timestamp
-	48, // 49: sallyport.resource.v1.Revocation.expires_at:type_name -> google.protobuf.Timestamp
-	50, // [50:50] is the sub-list for method output_type
-	50, // [50:50] is the sub-list for method input_type
-	50, // [50:50] is the sub-list for extension type_name
-	50, // [50:50] is the sub-list for extension extendee
-	0,  // [0:50] is the sub-list for field type_name
+	48, // 13: sallyport.resource.v1.Listener.client_ip:type_name -> sallyport.resource.v1.ClientAddress
+	20, // 14: sallyport.resource.v1.ListenerTLS.certificates:type_name -> sallyport.resource.v1.CertificateFiles
+	3,  // 15: sallyport.resource.v1.ListenerTLS.client_certificates:type_name -> sallyport.resource.v1.ClientCertificates
+	2,  // 16: sallyport.resource.v1.ListenerTLS.min_version:type_name -> sallyport.resource.v1.TLSVersion
+	23, // 17: sallyport.resource.v1.Route.authentication:type_name -> sallyport.resource.v1.Authentication
+	47, // 18: sallyport.resource.v1.Route.timeout:type_name -> google.protobuf.Duration
+	22, // 19: sallyport.resource.v1.Route.assertion:type_name -> sallyport.resource.v1.Assertion
+	4,  // 20: sallyport.resource.v1.Route.identity_headers:type_name -> sallyport.resource.v1.IdentityHeader
+	5,  // 21: sallyport.resource.v1.Authentication.require:type_name -> sallyport.resource.v1.Require
+	24, // 22: sallyport.resource.v1.Authentication.jwt_svids:type_name -> sallyport.resource.v1.JWTSVIDs
+	6,  // 23: sallyport.resource.v1.Authentication.proof:type_name -> sallyport.resource.v1.Proof
+	26, // 24: sallyport.resource.v1.Authentication.step_up:type_name -> sallyport.resource.v1.StepUp
+	25, // 25: sallyport.resource.v1.Authentication.sign_in:type_name -> sallyport.resource.v1.SignIn
+	47, // 26: sallyport.resource.v1.SignIn.session_lifetime:type_name -> google.protobuf.Duration
+	47, // 27: sallyport.resource.v1.StepUp.max_age:type_name -> google.protobuf.Duration
+	28, // 28: sallyport.resource.v1.Upstream.plaintext:type_name -> sallyport.resource.v1.PlaintextTransport
+	29, // 29: sallyport.resource.v1.Upstream.tls:type_name -> sallyport.resource.v1.TLSTransport
+	30, // 30: sallyport.resource.v1.Upstream.spiffe:type_name -> sallyport.resource.v1.SPIFFETransport
+	10, // 31: sallyport.resource.v1.Policy.routes:type_name -> sallyport.resource.v1.RouteSelector
+	7,  // 32: sallyport.resource.v1.Policy.effect:type_name -> sallyport.resource.v1.Effect
+	32, // 33: sallyport.resource.v1.Policy.principals:type_name -> sallyport.resource.v1.PrincipalMatcher
+	47, // 34: sallyport.resource.v1.IdentityProvider.leeway:type_name -> google.protobuf.Duration
+	34, // 35: sallyport.resource.v1.IdentityProvider.required_claims:type_name -> sallyport.resource.v1.RequiredClaim
+	47, // 36: sallyport.resource.v1.IdentityProvider.max_lifetime:type_name -> google.protobuf.Duration
+	35, // 37: sallyport.resource.v1.IdentityProvider.introspection:type_name -> sallyport.resource.v1.Introspection
+	37, // 38: sallyport.resource.v1.IdentityProvider.sign_in:type_name -> sallyport.resource.v1.SignInClient
+	36, // 39: sallyport.resource.v1.IdentityProvider.x509:type_name -> sallyport.resource.v1.X509
+	47, // 40: sallyport.resource.v1.Introspection.timeout:type_name -> google.protobuf.Duration
+	47, // 41: sallyport.resource.v1.Introspection.cache:type_name -> google.protobuf.Duration
+	8,  // 42: sallyport.resource.v1.X509.subject:type_name -> sallyport.resource.v1.X509Subject
+	39, // 43: sallyport.resource.v1.ApiKey.secrets:type_name -> sallyport.resource.v1.ApiKeySecret
+	49, // 44: sallyport.resource.v1.ApiKeySecret.created_at:type_name -> google.protobuf.Timestamp
+	49, // 45: sallyport.resource.v1.ApiKeySecret.not_after:type_name -> google.protobuf.Timestamp
+	41, // 46: sallyport.resource.v1.Revocation.token:type_name -> sallyport.resource.v1.RevokedToken
+	42, // 47: sallyport.resource.v1.Revocation.subject:type_name -> sallyport.resource.v1.RevokedSubject
+	43, // 48: sallyport.resource.v1.Revocation.session:type_name -> sallyport.resource.v1.RevokedSession
+	49, // 49: sallyport.resource.v1.Revocation.issued_before:type_name -> google.protobuf.Timestamp
+	49, // 50: sallyport.resource.v1.Revocation.expires_at:type_name -> google.protobuf.Timestamp
+	51, // [51:51] is the sub-list for method output_type
+	51, // [51:51] is the sub-list for method input_type
+	51, // [51:51] is the sub-list for extension type_name
+	51, // [51:51] is the sub-list for extension extendee
+	0,  // [0:51] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_resource_v1_resource_proto_init() }
@@ -3879,6 +3893,7 @@ func file_sallyport_resource_v1_resource_proto_init() {
 	if File_sallyport_resource_v1_resource_proto != nil {
 		return
 	}
+	file_sallyport_resource_v1_client_address_proto_init()
 	file_sallyport_resource_v1_resource_proto_msgTypes[5].OneofWrappers = []any{
 		(*TrustDomain_Bundle)(nil),
 		(*TrustDomain_BundleFile)(nil),

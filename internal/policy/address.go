@@ -1,0 +1,38 @@
+package policy
+
+import (
+	"strings"
+
+	"cel.dev/cel-go/common/ast"
+)
+
+// LooksAtAddress reports whether the outcome of a condition may depend on where a
+// request comes from. It is false for what does not parse. It only parses, and is
+// quick for conditions that have nothing of the kind.
+func LooksAtAddress(when string) bool {
+	if !strings.Contains(when, "signals") || !strings.Contains(when, "ip") {
+		return false
+	}
+	if len(when) > MaxWhenLength {
+		return false // it does not compile
+	}
+	env, err := language()
+	if err != nil {
+		return false
+	}
+	tree, issues := env.Parse(when)
+	if issues.Err() != nil {
+		return false
+	}
+	found := ast.MatchDescendants(ast.NavigateAST(tree.NativeRep()), func(e ast.NavigableExpr) bool {
+		if e.Kind() != ast.SelectKind || !isOfAddress(e.AsSelect().FieldName()) {
+			return false
+		}
+		of := e.AsSelect().Operand()
+		return of.Kind() == ast.IdentKind && of.AsIdent() == "signals"
+	})
+	return len(found) > 0
+}
+
+// isOfAddress tells the fields of signals that follow from the client's address.
+func isOfAddress(field string) bool { return field == "ip" }
