@@ -201,6 +201,7 @@ func (c *checker) item(it *item) {
 	switch spec := it.Spec.(type) {
 	case *resourcev1.Policy:
 		c.fires(it, spec)
+		c.ambiguous(it)
 	case *resourcev1.Route:
 		c.rivals(it, spec)
 		c.introspected(it, spec)
@@ -208,6 +209,7 @@ func (c *checker) item(it *item) {
 		c.certificates(it, spec)
 	case *resourcev1.Listener:
 		c.listener(it, spec)
+		c.undeclared(it)
 	case *resourcev1.Enrollment:
 		c.enrollment(it, spec)
 	case *resourcev1.ApiKey:

@@ -11,6 +11,7 @@ import (
 
 	"github.com/sallyport/sallyport/internal/compile"
 	"github.com/sallyport/sallyport/internal/pattern"
+	"github.com/sallyport/sallyport/internal/policy"
 	"github.com/sallyport/sallyport/internal/resource"
 	"github.com/sallyport/sallyport/internal/snapshot"
 	resourcev1 "github.com/sallyport/sallyport/proto/gen/sallyport/resource/v1"
@@ -27,6 +28,10 @@ type item struct {
 	paths  []pattern.Path    // of a Route and a Policy; none means every path
 	proxy  []pattern.Segment // of an Enrollment
 	listen endpoint          // of a Listener
+
+	// addresses is of a Policy that looks at where requests come from, and of a
+	// Listener that does not declare how that is known.
+	addresses bool
 }
 
 func newItem(p resource.Parsed, document []byte, digest snapshot.Digest) *item {
@@ -38,10 +43,12 @@ func newItem(p resource.Parsed, document []byte, digest snapshot.Digest) *item {
 		it.paths = parsePaths(spec.GetPaths())
 	case *resourcev1.Policy:
 		it.paths = parsePaths(spec.GetPaths())
+		it.addresses = policy.LooksAtAddress(spec.GetWhen())
 	case *resourcev1.Enrollment:
 		it.proxy = parseProxy(spec.GetSpiffeId())
 	case *resourcev1.Listener:
 		it.listen = parseEndpoint(spec.GetAddress())
+		it.addresses = spec.GetClientIp() == nil
 	}
 	return it
 }

@@ -23,6 +23,7 @@ const (
 	ReasonEnrollmentConflict = "enrollment_conflict"   // one SPIFFE ID for two environments
 	ReasonKeyConflict        = "key_conflict"          // two API keys with one ID
 	ReasonDomainConflict     = "trust_domain_conflict" // two bundles of one trust domain
+	ReasonAmbiguousListener  = "ambiguous_listener"    // nobody knows whose address a policy would look at
 	ReasonNotFound           = "not_found"             // to be deleted
 	ReasonMixedLanes         = "mixed_lanes"           // of the security lane, beside others
 )

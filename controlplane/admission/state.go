@@ -29,6 +29,7 @@ type State struct {
 	enrollments index[string]        // by trust domain
 	secrets     index[string]        // API keys, by ID
 	domains     index[string]        // by trust domain
+	addresses   index[resource.Kind] // see item.addresses
 
 	certificates index[resource.Kind] // what client certificates are taken by
 	doors        doors
@@ -104,6 +105,7 @@ func (s *State) begin() {
 	s.routes, s.policies = make(index[selection]), make(index[selection])
 	s.listeners, s.enrollments = make(index[string]), make(index[string])
 	s.secrets, s.domains = make(index[string]), make(index[string])
+	s.addresses = make(index[resource.Kind])
 	s.certificates, s.doors = make(index[resource.Kind]), make(doors)
 	s.kinds, s.loads = make(map[resource.Kind]int), make(loads)
 }
@@ -124,6 +126,9 @@ func (s *State) index(it *item, enter bool) {
 	}
 	for _, id := range it.secrets() {
 		s.secrets.set(id, it, enter)
+	}
+	if it.addresses {
+		s.addresses.set(it.Key.Kind, it, enter)
 	}
 	if wantsCertificates(it) {
 		s.certificates.set(it.Key.Kind, it, enter)

@@ -42,6 +42,7 @@ spec:
   tls:
     certificates: [{certificateFile: %[5]q, privateKeyFile: %[6]q}]
     clientCertificates: OPTIONAL
+  clientIp: {direct: {}}
 `
 
 const apisText = `apiVersion: sallyport/v1

@@ -1,0 +1,40 @@
+package admission
+
+import "github.com/sallyport/sallyport/internal/resource"
+
+// A policy that looks at where requests come from means nothing in an environment
+// in which some listener does not say how that is known: behind a load balancer
+// every request would come from the load balancer. Which routes a listener leads to
+// does not matter, as each leads to all. What was admitted before listeners could
+// say it stays until it is changed.
+
+// ambiguous reports a policy for that.
+func (c *checker) ambiguous(it *item) {
+	if !it.addresses || !c.isChanged(it) {
+		return
+	}
+	through := first(c.state.addresses[resource.KindListener], func(o *item) bool { return meets(it.scope, o.scope) })
+	if through != nil {
+		c.report(it, "spec.when", ReasonAmbiguousListener,
+			"looks at the client's address, and %s does not say in clientIp how that is known", through.Key)
+	}
+}
+
+// undeclared reports a listener for the policies that the request leaves as they
+// are; the others report it.
+func (c *checker) undeclared(it *item) {
+	if !it.addresses || !c.isChanged(it) {
+		return
+	}
+	of := first(c.state.addresses[resource.KindPolicy], func(o *item) bool { return !c.isChanged(o) && meets(it.scope, o.scope) })
+	if of != nil {
+		c.report(it, "spec.clientIp", ReasonAmbiguousListener,
+			"%s looks at the client's address: say how that is known, as in direct: {}", of.Key)
+	}
+}
+
+// isChanged reports whether the request changes a resource.
+func (c *checker) isChanged(it *item) bool {
+	_, changed := c.before[it.Key]
+	return changed
+}
