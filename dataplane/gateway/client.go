@@ -10,6 +10,7 @@ import (
 
 	"github.com/sallyport/sallyport/dataplane/gateway/wire"
 	"github.com/sallyport/sallyport/internal/authn"
+	"github.com/sallyport/sallyport/internal/clientip"
 	"github.com/sallyport/sallyport/internal/identity"
 	"github.com/sallyport/sallyport/internal/identity/authority"
 )
@@ -19,8 +20,9 @@ import (
 type client struct {
 	listener   string // namespace/name
 	speaker    *speaker
-	address    netip.Addr
-	tlsVersion string // "1.2" or "1.3"
+	remote     netip.Addr       // who connected, which need not be the client
+	address    clientip.Address // of the connection; a request's may be another
+	tlsVersion string           // "1.2" or "1.3"
 	serverName string
 	alpn       string
 
@@ -32,13 +34,10 @@ type client struct {
 
 // newClient reads a connection whose handshake is complete. The certificate was
 // verified in it; what is wrong with its names is an error.
-func newClient(listener string, remote net.Addr, state *tls.ConnectionState) (*client, error) {
+func newClient(listener string, state *tls.ConnectionState) (*client, error) {
 	c := &client{listener: listener, serverName: state.ServerName, alpn: state.NegotiatedProtocol, tlsVersion: "1.2"}
 	if state.Version == tls.VersionTLS13 {
 		c.tlsVersion = "1.3"
-	}
-	if tcp, ok := remote.(*net.TCPAddr); ok {
-		c.address = tcp.AddrPort().Addr().Unmap()
 	}
 	if len(state.PeerCertificates) == 0 {
 		return c, nil
@@ -55,6 +54,24 @@ func newClient(listener string, remote net.Addr, state *tls.ConnectionState) (*c
 	}
 	c.peer.ID = string(id)
 	return c, nil
+}
+
+// locate returns the address of who sent a request with this header, as it came.
+func (c *client) locate(header map[string][]string) clientip.Address {
+	if c.speaker == nil {
+		return c.address
+	}
+	return c.speaker.addresses.OfRequest(c.address, header)
+}
+
+// peerOf returns the address at the other end of a connection, in its one form:
+// no network has one with a zone in it.
+func peerOf(conn net.Conn) netip.Addr {
+	tcp, ok := conn.RemoteAddr().(*net.TCPAddr)
+	if !ok {
+		return netip.Addr{}
+	}
+	return tcp.AddrPort().Addr().Unmap().WithZone("")
 }
 
 // inStep reports whether the server has not seen more requests than were found

@@ -11,6 +11,7 @@ import (
 	"github.com/sallyport/sallyport/dataplane/signin"
 	"github.com/sallyport/sallyport/dataplane/upstream"
 	"github.com/sallyport/sallyport/internal/authn"
+	"github.com/sallyport/sallyport/internal/clientip"
 	"github.com/sallyport/sallyport/internal/compile"
 	"github.com/sallyport/sallyport/internal/policy"
 	"github.com/sallyport/sallyport/internal/request"
@@ -39,6 +40,7 @@ type question struct {
 	raw     request.Raw
 	refused *request.Error // on the wire, in which case raw says nothing
 	from    *client
+	address clientip.Address
 	now     time.Time
 
 	exchange *exchange // for the body, where that is an answer's ground
@@ -190,7 +192,7 @@ func (g *Gateway) authorise(ctx context.Context, s grounds, q *question, v *verd
 	in := policy.Input{
 		Principal: principal, Method: v.request.Method, Host: v.request.Host, Path: v.request.Path,
 		Query: v.request.RawQuery, Header: v.request.Header, Route: route.ID(), RouteLabels: route.Labels,
-		ClientIP: q.from.address, Now: q.now, TLSVersion: q.from.tlsVersion, ServerName: q.from.serverName, ALPN: q.from.alpn,
+		ClientIP: q.address.IP, Now: q.now, TLSVersion: q.from.tlsVersion, ServerName: q.from.serverName, ALPN: q.from.alpn,
 	}
 	d := s.policies.Decide(&in)
 	v.allow, v.reason, v.policy, v.detail = d.Allow, string(d.Reason), d.Policy, d.Detail

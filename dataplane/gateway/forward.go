@@ -113,8 +113,8 @@ func (x *exchange) complete(expects bool) {
 	if len(x.verdict.way.accept.Providers) > 0 {
 		delete(h, "Dpop") // it was for us, and is good at another proxy still
 	}
-	if x.from.address.IsValid() {
-		h["X-Forwarded-For"] = []string{x.from.address.WithZone("").String()}
+	if x.address.IP.IsValid() {
+		h["X-Forwarded-For"] = []string{x.address.IP.String()}
 	}
 	h["X-Forwarded-Host"] = []string{c.Host}
 	h["X-Forwarded-Proto"] = []string{"https"}

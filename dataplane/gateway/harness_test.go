@@ -531,6 +531,10 @@ type line struct {
 	Endpoint      string
 	Sent          int
 	Received      int
+
+	PeerIP          string `json:"peer_ip"`
+	ClientIPSource  string `json:"client_ip_source"`
+	ClientIPUnknown string `json:"client_ip_unknown"`
 }
 
 // of waits for the line of a kind about a decision.

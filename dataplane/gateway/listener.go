@@ -10,6 +10,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/sallyport/sallyport/internal/compile"
 	"github.com/sallyport/sallyport/internal/identity"
 	"github.com/sallyport/sallyport/internal/resource"
@@ -109,6 +111,7 @@ func (l *listener) end() {
 	l.unbind()
 	l.gateway.metrics.up.DeleteLabelValues(l.name)
 	l.gateway.metrics.handshakes.DeleteLabelValues(l.name)
+	l.gateway.metrics.unannounced.DeleteLabelValues(l.name)
 }
 
 func (l *listener) unbind() {
@@ -223,17 +226,28 @@ func (l *listener) greet(ctx context.Context, raw net.Conn) {
 	s := l.current.Load()
 	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
 	defer cancel()
-	conn := tls.Server(raw, s.tls)
-	err := conn.HandshakeContext(ctx)
-	if err == nil {
+	peer := peerOf(raw)
+	carried, address, err := announce(ctx, raw, peer, &s.addresses)
+	if err != nil {
+		l.turnAway(raw, l.gateway.metrics.unannounced, err)
+		return
+	}
+	conn := tls.Server(carried, s.tls)
+	if err = conn.HandshakeContext(ctx); err == nil {
 		state := conn.ConnectionState()
 		var c *client
-		if c, err = newClient(l.name, raw.RemoteAddr(), &state); err == nil {
+		if c, err = newClient(l.name, &state); err == nil {
+			c.remote, c.address = peer, address
 			s.serve(conn, c)
 			return
 		}
 	}
-	_ = raw.Close() // nobody was let in
-	l.gateway.metrics.handshakes.WithLabelValues(l.name).Inc()
+	l.turnAway(raw, l.gateway.metrics.handshakes, err)
+}
+
+// turnAway closes a connection of which nobody was let in, and counts it.
+func (l *listener) turnAway(raw net.Conn, count *prometheus.CounterVec, err error) {
+	count.WithLabelValues(l.name).Inc()
 	l.gateway.log.Debug("handshake failed", "listener", l.name, "client_ip", raw.RemoteAddr().String(), "err", err)
+	_ = raw.Close() // nothing was said over it
 }

@@ -11,13 +11,14 @@ import (
 )
 
 type metrics struct {
-	requests   *prometheus.CounterVec
-	failures   *prometheus.CounterVec
-	deciding   prometheus.Histogram
-	answering  prometheus.Histogram
-	inFlight   prometheus.Gauge
-	up         *prometheus.GaugeVec
-	handshakes *prometheus.CounterVec
+	requests    *prometheus.CounterVec
+	failures    *prometheus.CounterVec
+	deciding    prometheus.Histogram
+	answering   prometheus.Histogram
+	inFlight    prometheus.Gauge
+	up          *prometheus.GaugeVec
+	handshakes  *prometheus.CounterVec
+	unannounced *prometheus.CounterVec
 
 	mu     sync.Mutex
 	routes map[string]resource.Key // those that have series
@@ -55,12 +56,16 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 			Name: "sallyport_handshake_failures_total",
 			Help: "TLS handshakes of clients that failed, by listener.",
 		}, []string{"listener"}),
+		unannounced: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "sallyport_proxy_protocol_refusals_total",
+			Help: "Connections that did not begin as the listener's clientIp declares, and were closed, by listener.",
+		}, []string{"listener"}),
 		routes: make(map[string]resource.Key),
 	}
 	if r == nil {
 		return m, nil
 	}
-	for _, c := range []prometheus.Collector{m.requests, m.failures, m.deciding, m.answering, m.inFlight, m.up, m.handshakes} {
+	for _, c := range []prometheus.Collector{m.requests, m.failures, m.deciding, m.answering, m.inFlight, m.up, m.handshakes, m.unannounced} {
 		if err := r.Register(c); err != nil {
 			return nil, err
 		}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/sallyport/sallyport/dataplane/gateway/wire"
 	"github.com/sallyport/sallyport/dataplane/record"
+	"github.com/sallyport/sallyport/internal/clientip"
 	"github.com/sallyport/sallyport/internal/request"
 )
 
@@ -22,6 +23,7 @@ type exchange struct {
 	gateway *Gateway
 	grounds // those that it is decided by, from beginning to end
 	from    *client
+	address clientip.Address
 	verdict verdict
 	id      string
 	began   time.Time
@@ -48,6 +50,7 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		from: clientOf(r.Context()), began: g.now(), w: w, r: r,
 	}
 	x.id = newID(x.began)
+	x.address = x.from.locate(r.Header)
 	x.upgrades = r.ProtoMajor == 1 && r.Header["Upgrade"] != nil
 	defer x.onPanic()
 	q := x.question()
@@ -83,7 +86,7 @@ func (x *exchange) onPanic() {
 // question asks what the server has read, unless the wire knows better.
 func (x *exchange) question() *question {
 	r := x.r
-	q := &question{from: x.from, now: x.began, exchange: x, raw: request.Raw{
+	q := &question{from: x.from, address: x.address, now: x.began, exchange: x, raw: request.Raw{
 		Method: r.Method, Target: r.RequestURI, Host: r.Host, Header: r.Header,
 		ProtoMajor: r.ProtoMajor, ProtoMinor: r.ProtoMinor,
 	}}
@@ -105,7 +108,8 @@ func (x *exchange) write() {
 	decided := x.gateway.now()
 	d := record.Decision{
 		Time: x.began, ID: x.id, Allow: v.allow, Reason: v.reason, Status: v.status, Detail: v.detail,
-		Listener: x.from.listener, ClientIP: x.from.address, TLSVersion: x.from.tlsVersion,
+		Listener: x.from.listener, TLSVersion: x.from.tlsVersion,
+		ClientIP: x.address.IP, ClientIPSource: string(x.address.Source), ClientIPUnknown: x.address.Unknown, PeerIP: x.from.remote,
 		ServerName: x.from.serverName, Protocol: x.r.Proto,
 		Method: v.request.Method, Host: v.request.Host, Path: v.request.Path,
 		Policy: v.policy, Principal: v.principal, Explanation: v.steps, Took: decided.Sub(x.began),

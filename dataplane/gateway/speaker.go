@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/sallyport/sallyport/dataplane/gateway/wire"
+	"github.com/sallyport/sallyport/internal/clientip"
 	"github.com/sallyport/sallyport/internal/identity"
 	"github.com/sallyport/sallyport/internal/request"
 	resourcev1 "github.com/sallyport/sallyport/proto/gen/sallyport/resource/v1"
@@ -30,6 +31,7 @@ const (
 // says.
 type speaker struct {
 	gateway      *Gateway
+	addresses    clientip.Declaration
 	tls          *tls.Config
 	certificates *certificates // nil for our SVID
 	server       *http.Server
@@ -40,7 +42,7 @@ type speaker struct {
 
 // newSpeaker serves whatever gets into its queue.
 func (l *listener) newSpeaker(spec *resourcev1.Listener) *speaker {
-	s := &speaker{gateway: l.gateway, queue: newQueue(), ended: make(chan struct{})}
+	s := &speaker{gateway: l.gateway, addresses: clientip.Declare(spec.GetClientIp()), queue: newQueue(), ended: make(chan struct{})}
 	s.tls, s.certificates = l.tlsConfig(spec.GetTls())
 	var protocols http.Protocols
 	protocols.SetHTTP1(true)

@@ -24,8 +24,12 @@ type Decision struct {
 	Epoch, Revision int64
 
 	// What was asked.
-	Listener   string // namespace/name
-	ClientIP   netip.Addr
+	Listener string // namespace/name
+	ClientIP netip.Addr
+	// Where ClientIP is known from, or else why it is not; and who connected.
+	ClientIPSource, ClientIPUnknown string
+	PeerIP                          netip.Addr
+
 	TLSVersion string
 	ServerName string
 	Protocol   string // "HTTP/1.1", "HTTP/2.0"
@@ -69,6 +73,9 @@ func (d *Decision) appendTo(b []byte) []byte {
 	l.number("revision", d.Revision)
 	l.text("listener", d.Listener)
 	l.address("client_ip", d.ClientIP)
+	l.text("client_ip_source", d.ClientIPSource)
+	l.text("client_ip_unknown", d.ClientIPUnknown)
+	l.address("peer_ip", d.PeerIP)
 	l.text("tls", d.TLSVersion)
 	l.text("sni", d.ServerName)
 	l.text("protocol", d.Protocol)
