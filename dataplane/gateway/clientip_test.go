@@ -227,7 +227,7 @@ func TestSilenceAheadOfTLS(t *testing.T) {
 	for _, begins := range []string{"", "P", "PROXY", "\r\n\r\n\x00\r\nQU", version2(1, 0x11, from10)[:20]} {
 		conn, err := net.Dial("tcp", w.address("edge/public"))
 		w.must(err)
-		defer conn.Close()
+		t.Cleanup(func() { _ = conn.Close() })
 		_, err = io.WriteString(conn, begins)
 		w.must(err)
 		silent = append(silent, conn)
