@@ -11,29 +11,17 @@ import (
 	"testing/synctest"
 	"time"
 
+	"google.golang.org/grpc/test/bufconn"
+
 	"github.com/sallyport/sallyport/internal/identity"
 	"github.com/sallyport/sallyport/internal/identity/issuer"
 )
 
-// pipes is a listener in memory, for time that is not real.
-type pipes chan net.Conn
+// bufferSize is of connections in memory, for time that is not real. They need a
+// buffer: TLS says goodbye in both directions at once.
+const bufferSize = 1 << 14
 
-func (p pipes) Accept() (net.Conn, error) {
-	if c, ok := <-p; ok {
-		return c, nil
-	}
-	return nil, net.ErrClosed
-}
-func (p pipes) Close() error   { return nil }
-func (p pipes) Addr() net.Addr { return &net.TCPAddr{} }
-
-func (p pipes) dial(context.Context, string, string) (net.Conn, error) {
-	server, client := net.Pipe()
-	p <- server
-	return client, nil
-}
-
-// followed is a Source and the bundle endpoint of partner.example, both over pipes.
+// followed is a Source and the bundle endpoint of partner.example.
 type followed struct {
 	*identity.Source
 	t      *testing.T
@@ -45,20 +33,21 @@ type followed struct {
 func newFollowed(t *testing.T) *followed {
 	t.Helper()
 	f := &followed{t: t, issuer: newIssuer(t, partner, time.Now), asked: make(chan time.Time, 64)}
-	listener, roots := make(pipes), x509.NewCertPool()
+	listener, roots := bufconn.Listen(bufferSize), x509.NewCertPool()
 	roots.AppendCertsFromPEM(f.issuer.ServerCAPEM())
 	web := &http.Server{ErrorLog: nowhere(), Handler: f, TLSConfig: &tls.Config{
 		MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{must(f.issuer.IssueServerCertificate([]string{"bundles.example"}, 150*time.Hour))},
 	}}
 	run(t, func(ctx context.Context) error {
-		context.AfterFunc(ctx, func() { close(listener) })
-		_ = web.ServeTLS(listener, "", "") // ends with the listener
+		context.AfterFunc(ctx, func() { _ = listener.Close() }) // never fails
+		_ = web.ServeTLS(listener, "", "")                      // ends with the listener
 		return web.Close()
 	})
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) { return listener.DialContext(ctx) }
 	f.Source = must(identity.New(identity.Config{
 		SocketAddr: "unix:///nowhere", TrustDomain: domain, Log: slog.New(slog.DiscardHandler),
 		Endpoints: func(bool) *http.Transport {
-			return &http.Transport{DialContext: listener.dial, TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS13}}
+			return &http.Transport{DialContext: dial, TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS13}}
 		},
 	}))
 	return f
