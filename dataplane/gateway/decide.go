@@ -200,7 +200,7 @@ func (g *Gateway) authorise(ctx context.Context, s grounds, q *question, v *verd
 	}
 	v.status = http.StatusForbidden
 	if g.explained.may(q.now) {
-		v.steps = s.policies.Explain(&in)
+		v.steps = s.policies.Explain(&in).Steps
 		v.steps = v.steps[:min(len(v.steps), maxSteps)]
 	}
 }

@@ -35,6 +35,7 @@ var language = sync.OnceValues(newLanguage)
 func newLanguage() (*cel.Env, error) {
 	options := []cel.EnvOption{
 		cel.EagerlyValidateDeclarations(true),
+		cel.EnableMacroCallTracking(), // to show clauses as they were written
 		cel.ParserRecursionLimit(maxDepth),
 		cel.ExpressionNodeLimit(maxNodes),
 		cel.RegexProgramSizeLimit(maxRegexProgram),
@@ -58,6 +59,8 @@ func newLanguage() (*cel.Env, error) {
 type condition struct {
 	program cel.Program
 	source  *ast.SourceInfo // to say where an evaluation failed
+	tree    *ast.AST        // checked
+	parts   anatomy         // of tree
 }
 
 func compileCondition(text string) (*condition, []*Error) {
@@ -96,7 +99,7 @@ func planCondition(env *cel.Env, tree *cel.Ast) (*condition, []*Error) {
 	if err != nil {
 		return nil, refuseWhen("plan: %v", err)
 	}
-	return &condition{program: program, source: tree.NativeRep().SourceInfo()}, nil
+	return &condition{program: program, source: tree.NativeRep().SourceInfo(), tree: tree.NativeRep()}, nil
 }
 
 // refuseWhen is the one problem of a condition that has no better place than

@@ -250,7 +250,7 @@ func TestExplainAgreesWithDecide(t *testing.T) {
 		set := onOrders(compileAll(t, genSpecs.Draw(t, "specs"))...)
 		in := genInput.Draw(t, "in")
 		permits, forbids := false, false
-		for _, s := range set.Explain(in) {
+		for _, s := range set.Explain(in).Steps {
 			if s.Matched != (s.Miss == policy.MissNothing) {
 				t.Fatalf("contradicts itself: %+v", s)
 			}
