@@ -61,6 +61,7 @@ type verdict struct {
 	principal *policy.Principal
 	policy    string
 	steps     []policy.Step
+	shadow    policy.Shadow
 
 	assertion []string // for the upstream; nil for none
 }
@@ -193,7 +194,7 @@ func (g *Gateway) authorise(ctx context.Context, s grounds, q *question, v *verd
 		ClientIP: q.from.address, Now: q.now, TLSVersion: q.from.tlsVersion, ServerName: q.from.serverName, ALPN: q.from.alpn,
 	}
 	d := s.policies.Decide(&in)
-	v.allow, v.reason, v.policy, v.detail = d.Allow, string(d.Reason), d.Policy, d.Detail
+	v.allow, v.reason, v.policy, v.detail, v.shadow = d.Allow, string(d.Reason), d.Policy, d.Detail, d.Shadow
 	if d.Allow {
 		g.introduce(s.table.Head().Environment, q.now, v)
 		return

@@ -44,6 +44,7 @@ func specField(field string) string {
 func policySpec(key resource.Key, digest snapshot.Digest, p *resourcev1.Policy) policy.Spec {
 	s := policy.Spec{
 		Namespace: key.Namespace, Name: key.Name, Digest: digest,
+		Shadow:  p.GetMode() == resourcev1.Mode_MODE_SHADOW,
 		Methods: p.GetMethods(), Paths: p.GetPaths(), When: p.GetWhen(),
 	}
 	switch p.GetEffect() {

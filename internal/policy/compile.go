@@ -20,6 +20,7 @@ func Compile(s Spec) (*Policy, error) {
 		key:       s.Namespace + "/" + s.Name,
 		digest:    s.Digest,
 		effect:    s.Effect,
+		shadow:    s.Shadow,
 	}}
 	c.key(s)
 	if s.Effect != Allow && s.Effect != Deny {

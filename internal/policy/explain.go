@@ -23,6 +23,7 @@ const (
 type Step struct {
 	Policy  string // "namespace/name"
 	Effect  Effect
+	Shadow  bool // what it says does not count
 	Matched bool
 	Miss    Miss   // the first part that missed; empty when Matched
 	Detail  string // where a condition failed; as safe as Decision.Detail
@@ -45,7 +46,7 @@ type Explanation struct {
 	Decision Decision
 
 	// Steps are what the policies of the route make of the request: DENY before
-	// ALLOW, each by name, MaxSteps at most. Those that decided or nearly did are
+	// ALLOW, those in shadow last, each by name, MaxSteps at most. Those that decided or nearly did are
 	// among them; Omitted is how many are not.
 	Steps   []Step
 	Omitted int
@@ -81,7 +82,7 @@ func (s *Set) Explain(in *Input) Explanation {
 		return e
 	}
 	heard, all := t.heard(in)
-	e.Omitted = len(t.deny) + len(t.allow) - len(heard)
+	e.Omitted = len(t.deny) + len(t.allow) + len(t.shadow) - len(heard)
 	for _, p := range heard {
 		e.Steps = append(e.Steps, p.step(in))
 	}
@@ -99,7 +100,7 @@ func (s *Set) Explain(in *Input) Explanation {
 // their say, all of them if there is room, and then those that come nearest to
 // it.
 func (t *table) heard(in *Input) (heard []*Policy, all bool) {
-	policies := slices.Concat(t.deny, t.allow)
+	policies := slices.Concat(t.deny, t.allow, t.shadow)
 	if len(policies) <= MaxSteps {
 		return policies, true
 	}
@@ -128,7 +129,7 @@ func (p *Policy) distance(in *Input) int {
 }
 
 func (p *Policy) step(in *Input) Step {
-	s := Step{Policy: p.key, Effect: p.effect}
+	s := Step{Policy: p.key, Effect: p.effect, Shadow: p.shadow}
 	switch m, err := p.evaluate(in); m {
 	case missNothing:
 		s.Matched = true
@@ -168,7 +169,7 @@ func permitting(steps []Step) []Change {
 	if !ok {
 		return nil
 	}
-	if slices.ContainsFunc(steps, func(s Step) bool { return s.Effect == Allow && s.speaks() }) {
+	if slices.ContainsFunc(steps, func(s Step) bool { return s.Effect == Allow && !s.Shadow && s.speaks() }) {
 		return []Change{always}
 	}
 	return voicing(steps, Allow, always)
@@ -188,7 +189,7 @@ func forbidding(steps []Step) []Change {
 func silencing(steps []Step, effect Effect) (silent Change, ok bool) {
 	for i := range steps {
 		s := &steps[i]
-		if s.Effect != effect || !s.speaks() {
+		if s.Effect != effect || s.Shadow || !s.speaks() {
 			continue
 		}
 		if len(s.Ways) == 0 || len(silent)+len(s.Ways[0]) > maxWay {
@@ -205,7 +206,7 @@ func voicing(steps []Step, effect Effect, always Change) []Change {
 	var found []Change
 	for i := range steps {
 		s := &steps[i]
-		if s.Effect != effect || s.speaks() {
+		if s.Effect != effect || s.Shadow || s.speaks() {
 			continue
 		}
 		for _, w := range s.Ways {

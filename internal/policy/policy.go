@@ -4,7 +4,8 @@
 //
 // A policy has an effect and four parts, all of which must match: principals,
 // methods, paths and a condition. A DENY that matches overrides every ALLOW,
-// and a request that no ALLOW matches is denied. Methods and paths left empty
+// and a request that no ALLOW matches is denied. Policies in shadow say what they
+// would have turned round, and turn nothing round. Methods and paths left empty
 // match any, and so does an empty condition. Principals left empty match
 // everybody in a DENY, where that denies more; an ALLOW must name its
 // principals.
@@ -50,6 +51,10 @@ type Spec struct {
 	Digest          [32]byte // of the resource; returned by Policy.Digest
 	Effect          Effect
 
+	// Shadow policies are asked and never enforced: decisions say what they would
+	// have turned round.
+	Shadow bool
+
 	// Principals says whose requests match: those that any matcher names.
 	// An ALLOW without matchers does not compile; a DENY without matchers is
 	// for everybody, anonymous callers included.
@@ -85,6 +90,7 @@ type Policy struct {
 	namespace, name, key string
 	digest               [32]byte
 	effect               Effect
+	shadow               bool
 	principals           principals
 	methods              []string // sorted, each once
 	paths                []pattern.Path
@@ -102,6 +108,9 @@ func (p *Policy) Key() string { return p.key }
 
 // Digest returns the digest of the resource that p was compiled from.
 func (p *Policy) Digest() [32]byte { return p.digest }
+
+// Shadow reports whether p is asked only, and not enforced.
+func (p *Policy) Shadow() bool { return p.shadow }
 
 // Effect returns Allow or Deny.
 func (p *Policy) Effect() Effect { return p.effect }

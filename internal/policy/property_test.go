@@ -14,6 +14,15 @@ import (
 // naive decides by the letter of the specification, with nothing compiled and
 // nothing indexed.
 func naive(specs []policy.Spec, in *policy.Input) policy.Decision {
+	enforced, all := slices.Clone(specs), slices.Clone(specs)
+	d := naiveEnforced(slices.DeleteFunc(enforced, func(s policy.Spec) bool { return s.Shadow }), in)
+	if would := naiveEnforced(all, in); would.Allow != d.Allow {
+		d.Shadow = policy.Shadow{Policy: would.Policy, Allow: would.Allow, Reason: would.Reason}
+	}
+	return d
+}
+
+func naiveEnforced(specs []policy.Spec, in *policy.Input) policy.Decision {
 	specs = slices.Clone(specs)
 	slices.SortFunc(specs, func(a, b policy.Spec) int { return cmp.Compare(a.Name, b.Name) })
 	for _, effect := range []policy.Effect{policy.Deny, policy.Allow} {
@@ -168,6 +177,7 @@ func drawSpec(effects ...policy.Effect) func(*rapid.T) policy.Spec {
 			Namespace:  "shop",
 			Name:       rapid.StringMatching(`[a-z]{1,2}`).Draw(t, "name"),
 			Effect:     effect,
+			Shadow:     rapid.IntRange(0, 7).Draw(t, "shadow") == 0,
 			Principals: rapid.SliceOfN(genMatcher, fewest, 3).Draw(t, "principals"),
 			Methods:    rapid.SliceOfN(genMethod, 0, 2).Draw(t, "methods"),
 			Paths:      rapid.SliceOfN(genTemplate, 0, 2).Draw(t, "paths"),
@@ -236,6 +246,9 @@ func TestMorePoliciesGoOneWay(t *testing.T) {
 		in := genInput.Draw(t, "in")
 		pp := compileAll(t, append(specs, more))
 		before, after := onOrders(pp[:len(specs)]...).Decide(in).Allow, onOrders(pp...).Decide(in).Allow
+		if more.Shadow && before != after {
+			t.Fatal("a policy in shadow decides")
+		}
 		if more.Effect == policy.Allow && before && !after {
 			t.Fatal("one more ALLOW denies")
 		}
@@ -253,6 +266,9 @@ func TestExplainAgreesWithDecide(t *testing.T) {
 		for _, s := range set.Explain(in).Steps {
 			if s.Matched != (s.Miss == policy.MissNothing) {
 				t.Fatalf("contradicts itself: %+v", s)
+			}
+			if s.Shadow {
+				continue
 			}
 			permits = permits || s.Effect == policy.Allow && s.Matched
 			forbids = forbids || s.Effect == policy.Deny && (s.Matched || s.Miss == policy.MissError)

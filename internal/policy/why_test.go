@@ -103,13 +103,16 @@ func TestEveryClauseThatIsNamedCounts(t *testing.T) {
 // hopeless reports whether there is no ALLOW that could allow, or a DENY that
 // denies whatever the request.
 func hopeless(e policy.Explanation) bool {
-	return !slices.ContainsFunc(e.Steps, func(s policy.Step) bool { return s.Effect == policy.Allow }) ||
-		slices.ContainsFunc(e.Steps, func(s policy.Step) bool { return speaks(s) && len(s.Ways) == 0 })
+	return !slices.ContainsFunc(e.Steps, func(s policy.Step) bool { return s.Effect == policy.Allow && !s.Shadow }) ||
+		slices.ContainsFunc(e.Steps, func(s policy.Step) bool { return speaks(s) && !s.Shadow && len(s.Ways) == 0 })
 }
 
 func outcome(steps []policy.Step) bool {
 	permits, forbids := false, false
 	for _, s := range steps {
+		if s.Shadow {
+			continue
+		}
 		permits = permits || s.Effect == policy.Allow && s.Matched
 		forbids = forbids || s.Effect == policy.Deny && speaks(s)
 	}

@@ -211,6 +211,9 @@ func answer(set *policy.Set, in *policy.Input, why bool) string {
 	if e.Decision.Policy != "" {
 		text += " " + e.Decision.Policy
 	}
+	if s := e.Decision.Shadow; s.Policy != "" {
+		text += fmt.Sprintf(", would be %s %s", s.Reason, s.Policy)
+	}
 	if !why {
 		return text
 	}
