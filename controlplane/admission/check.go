@@ -147,10 +147,16 @@ func (c *checker) others() {
 // miss what it does change.
 func (c *checker) affected() map[*item]struct{} {
 	all := map[*item]struct{}{}
-	gather := func(s set) {
+	var gather func(set)
+	gather = func(s set) {
 		for it := range s.all() {
-			if _, changed := c.before[it.Key]; !changed {
-				all[it] = struct{}{}
+			_, changed := c.before[it.Key]
+			if _, known := all[it]; changed || known {
+				continue
+			}
+			all[it] = struct{}{}
+			if it.Key.Kind == resource.KindCondition {
+				gather(c.state.referrers[it.Key]) // they are what it is
 			}
 		}
 	}
@@ -188,10 +194,18 @@ func (c *checker) report(it *item, field, reason, format string, args ...any) {
 	})
 }
 
+func (c *checker) reportAt(it *item, at place, reason, format string, args ...any) {
+	c.problems.Add(resource.Problem{
+		Resource: it.Key.String(), Index: c.index(it.Key), Field: at.String(), Line: at.line, Column: at.column,
+		Reason: reason, Message: fmt.Sprintf(format, args...),
+	})
+}
+
 func (c *checker) item(it *item) {
 	for at, key := range it.references() {
 		c.refer(it, at, key)
 	}
+	c.links(it)
 	switch spec := it.Spec.(type) {
 	case *resourcev1.Policy:
 		c.fires(it, spec)
@@ -218,7 +232,7 @@ func (c *checker) refer(it *item, at place, key resource.Key) {
 	case to == nil:
 		c.missing(it, at, key)
 	case key.Kind != resource.KindEnvironment && !covers(to.scope, it.scope):
-		c.report(it, at.String(), ReasonNotEverywhere, "%s is not in every environment that this is in", key)
+		c.reportAt(it, at, ReasonNotEverywhere, "%s is not in every environment that this is in", key)
 	}
 }
 
@@ -235,7 +249,7 @@ func (c *checker) missing(it *item, at place, key resource.Key) {
 			Message: fmt.Sprintf("%s refers to it (%s)", it.Key, at),
 		})
 	default:
-		c.report(it, at.String(), ReasonDanglingReference, "there is no %s", key)
+		c.reportAt(it, at, ReasonDanglingReference, "there is no %s", key)
 	}
 }
 

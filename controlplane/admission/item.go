@@ -11,6 +11,7 @@ import (
 
 	"github.com/sallyport/sallyport/internal/compile"
 	"github.com/sallyport/sallyport/internal/pattern"
+	"github.com/sallyport/sallyport/internal/policy"
 	"github.com/sallyport/sallyport/internal/resource"
 	"github.com/sallyport/sallyport/internal/snapshot"
 	resourcev1 "github.com/sallyport/sallyport/proto/gen/sallyport/resource/v1"
@@ -27,6 +28,7 @@ type item struct {
 	paths  []pattern.Path    // of a Route and a Policy; none means every path
 	proxy  []pattern.Segment // of an Enrollment
 	listen endpoint          // of a Listener
+	terms  []policy.Term     // of a Policy and a Condition: what it refers to by name
 }
 
 func newItem(p resource.Parsed, document []byte, digest snapshot.Digest) *item {
@@ -38,6 +40,9 @@ func newItem(p resource.Parsed, document []byte, digest snapshot.Digest) *item {
 		it.paths = parsePaths(spec.GetPaths())
 	case *resourcev1.Policy:
 		it.paths = parsePaths(spec.GetPaths())
+		it.terms = policy.TermsOf(spec.GetWhen())
+	case *resourcev1.Condition:
+		it.terms = policy.TermsOf(spec.GetWhen())
 	case *resourcev1.Enrollment:
 		it.proxy = parseProxy(spec.GetSpiffeId())
 	case *resourcev1.Listener:
@@ -61,6 +66,8 @@ type place struct {
 	field string
 	index int // in a list; -1 when it is none
 	tail  string
+
+	line, column int // in the text of the field, from 1; 0 when it is none
 }
 
 func (p place) String() string {
@@ -73,7 +80,7 @@ func (p place) String() string {
 // references yields what the resource refers to, and where.
 func (it *item) references() iter.Seq2[place, resource.Key] {
 	return func(yield func(place, resource.Key) bool) {
-		if it.inEnvironments(yield) {
+		if it.inEnvironments(yield) && it.named(yield) {
 			it.refers(yield)
 		}
 	}
@@ -99,6 +106,18 @@ const signInField = "spec.authentication.signIn.identityProvider"
 func environmentKey(name string) resource.Key {
 	return resource.Key{Kind: resource.KindEnvironment, Name: name}
 }
+
+// named yields what a condition refers to by name.
+func (it *item) named(yield func(place, resource.Key) bool) bool {
+	for _, t := range it.terms {
+		if !yield(place{field: whenField, index: -1, line: t.Line, column: t.Column}, compile.TermKey(it.Key.Namespace, t)) {
+			return false
+		}
+	}
+	return true
+}
+
+const whenField = "spec.when"
 
 // refers yields the other references, which are within the namespace but for
 // that of an Enrollment.
@@ -322,6 +341,14 @@ func keeps(old, now *item) bool {
 	if p, ok := old.Spec.(*resourcev1.IdentityProvider); ok {
 		after, _ := now.Spec.(*resourcev1.IdentityProvider)
 		return compile.Introspects(p) == compile.Introspects(after) && (p.GetSignIn() == nil || after.GetSignIn() != nil)
+	}
+	switch before := old.Spec.(type) {
+	case *resourcev1.Condition:
+		after, _ := now.Spec.(*resourcev1.Condition)
+		return before.GetWhen() == after.GetWhen()
+	case *resourcev1.Set:
+		after, _ := now.Spec.(*resourcev1.Set)
+		return len(before.GetCidrs()) > 0 == (len(after.GetCidrs()) > 0)
 	}
 	before, ok := old.Spec.(*resourcev1.Route)
 	if !ok {

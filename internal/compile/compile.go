@@ -43,6 +43,7 @@ func build(prev *Table, s *snapshot.Snapshot) *Table {
 	routes := t.read(prev)
 	t.arrange()
 	t.route(prev, routes)
+	t.linkPolicies()
 	t.resolvePolicies(maps.Values(t.written))
 	t.attach()
 	t.summarize()
@@ -160,6 +161,8 @@ func (t *Table) arrange() {
 			t.domains = append(t.domains, d.domain)
 		case *resourcev1.Listener:
 			t.listeners = append(t.listeners, &Listener{Key: d.entry.Key, Digest: d.entry.Digest, Spec: spec, document: d})
+		case *resourcev1.Condition, *resourcev1.Set:
+			t.named = append(t.named, d)
 		case *resourcev1.Environment:
 			t.environment = d
 		}

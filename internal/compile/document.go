@@ -29,8 +29,14 @@ type document struct {
 	control control // what denies when it is rejected, and of a Policy what it selects
 	claims  *claims // of a Route, rejected or not; nil when they cannot be read
 
+	// Of a Policy and a Condition: what it refers to by name. A policy that refers
+	// to something is compiled again with that, and linked is the digests of it.
+	terms  []policy.Term
+	linked []snapshot.Digest
+
 	// One of these is set for the kinds that have it, unless rejected.
 	policy   *policy.Policy
+	members  *policy.Members
 	upstream *Upstream
 	provider *Provider
 	apiKey   *APIKey
@@ -63,6 +69,7 @@ func read(environment string, e snapshot.Entry) *document {
 
 func (d *document) refuse(err error) {
 	d.reject = resource.RejectReason(err)
+	d.members, d.terms = nil, nil
 	d.spec, d.policy, d.upstream, d.provider, d.apiKey, d.domain = nil, nil, nil, nil, nil, nil
 }
 
@@ -85,6 +92,12 @@ func (d *document) understand(environment string) error {
 	case *resourcev1.Policy:
 		d.control = control{reach: selected, namespace: d.entry.Key.Namespace, routes: spec.GetRoutes()}
 		d.policy, err = policy.Compile(policySpec(d.entry.Key, d.entry.Digest, spec))
+		d.terms = policy.TermsOf(spec.GetWhen())
+	case *resourcev1.Condition:
+		err = policy.CheckCondition(spec.GetWhen(), nil, d.entry.Key.Name)
+		d.terms = policy.TermsOf(spec.GetWhen())
+	case *resourcev1.Set:
+		d.members = MembersOf(spec)
 	case *resourcev1.Upstream:
 		d.upstream = &Upstream{Key: d.entry.Key, Digest: d.entry.Digest, Spec: spec, document: d}
 	case *resourcev1.IdentityProvider:

@@ -60,9 +60,14 @@ func (t *Table) rewrite(changed map[resource.Key]*document) {
 		if d == nil {
 			continue
 		}
+		reason := d.reject
+		if len(d.terms) > 0 {
+			d, reason = t.link(d)
+			changed[key] = d
+		}
 		t.written[key] = d
-		if d.reject != "" {
-			t.reject(d, d.reject)
+		if reason != "" {
+			t.reject(d, reason)
 		}
 	}
 	t.resolvePolicies(func(yield func(*document) bool) {

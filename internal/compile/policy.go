@@ -3,6 +3,8 @@ package compile
 import (
 	"strings"
 
+	"google.golang.org/protobuf/proto"
+
 	"github.com/sallyport/sallyport/internal/policy"
 	"github.com/sallyport/sallyport/internal/resource"
 	"github.com/sallyport/sallyport/internal/snapshot"
@@ -16,6 +18,30 @@ const ReasonInvalidCEL = "invalid_cel"
 // each problem at its field and with line and column in a condition.
 func Policy(key resource.Key, spec *resourcev1.Policy) []resource.Problem {
 	_, err := policy.Compile(policySpec(key, snapshot.Digest{}, spec))
+	return problemsOf(key, err)
+}
+
+// Condition is Policy for a condition that others refer to by name.
+func Condition(key resource.Key, spec *resourcev1.Condition) []resource.Problem {
+	return problemsOf(key, policy.CheckCondition(spec.GetWhen(), nil, key.Name))
+}
+
+// Linked says what is wrong with a Policy or Condition together with all that it
+// refers to by name.
+func Linked(key resource.Key, spec proto.Message, terms *policy.Terms) []resource.Problem {
+	switch spec := spec.(type) {
+	case *resourcev1.Policy:
+		s := policySpec(key, snapshot.Digest{}, spec)
+		s.Terms = terms
+		_, err := policy.Compile(s)
+		return problemsOf(key, err)
+	case *resourcev1.Condition:
+		return problemsOf(key, policy.CheckCondition(spec.GetWhen(), terms, key.Name))
+	}
+	return nil
+}
+
+func problemsOf(key resource.Key, err error) []resource.Problem {
 	var problems []resource.Problem
 	for _, e := range policy.Problems(err) {
 		p := resource.Problem{

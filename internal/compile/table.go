@@ -25,7 +25,8 @@ type Table struct {
 	apiKeys     []*APIKey
 	domains     []*TrustDomain
 	listeners   []*Listener
-	environment *document // nil when there is none
+	environment *document   // nil when there is none
+	named       []*document // what policies refer to by name
 
 	rejects []Reject
 
@@ -268,6 +269,9 @@ func (t *Table) live() []*snapshot.Entry {
 	}
 	for _, l := range t.listeners {
 		live = append(live, &l.document.entry)
+	}
+	for _, d := range t.named {
+		live = append(live, &d.entry)
 	}
 	if t.environment != nil {
 		live = append(live, &t.environment.entry)

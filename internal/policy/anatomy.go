@@ -76,15 +76,20 @@ func (c *condition) leaf(e ast.Expr) *organ {
 
 // clause is e as its author wrote it, but for spaces.
 func (c *condition) clause(e ast.Expr) Clause {
-	source := c.tree.SourceInfo()
-	text, err := parser.Unparse(e, source)
+	text, err := parser.Unparse(plain(e), c.tree.SourceInfo())
 	if err != nil {
 		text = "an expression"
 	}
 	found := Clause{Part: MissCondition, Text: strings.ReplaceAll(text, "\n", " "), id: e.ID()}
+	from := c.origin(e)
+	found.Condition = from.name
 	begin := int32(-1)
 	ast.PreOrderVisit(e, ast.NewExprVisitor(func(inner ast.Expr) {
-		at, ok := source.GetOffsetRange(inner.ID())
+		o := c.origin(inner)
+		at, ok := o.source.GetOffsetRange(o.id)
+		if o.source != from.source {
+			return // of a condition that it refers to
+		}
 		if inner.Kind() == ast.CallKind && !inner.AsCall().IsMemberFunction() && isWord(inner.AsCall().FunctionName()) {
 			at.Start -= int32(len(inner.AsCall().FunctionName())) //nolint:gosec // a call is where its parenthesis is
 		}
@@ -92,10 +97,32 @@ func (c *condition) clause(e ast.Expr) Clause {
 			begin = max(at.Start, 0)
 		}
 	}))
-	if at := source.GetLocationByOffset(max(begin, 0)); at.Line() > 0 {
+	if at := from.source.GetLocationByOffset(max(begin, 0)); at.Line() > 0 {
 		found.Line, found.Column = at.Line(), at.Column()+1
 	}
 	return found
+}
+
+// origin is where e was written.
+func (c *condition) origin(e ast.Expr) origin {
+	if o, ok := c.origins[e.ID()]; ok {
+		return o
+	}
+	return origin{id: e.ID(), source: c.tree.SourceInfo()}
+}
+
+// plain is a copy of e with the names of sets only.
+func plain(e ast.Expr) ast.Expr {
+	factory := ast.NewExprFactory()
+	e = factory.CopyExpr(e)
+	ast.PreOrderVisit(e, ast.NewExprVisitor(func(inner ast.Expr) {
+		if inner.Kind() == ast.LiteralKind {
+			if set, ok := inner.AsLiteral().(setLiteral); ok {
+				inner.SetKindCase(factory.NewLiteral(inner.ID(), set.String))
+			}
+		}
+	}))
+	return e
 }
 
 func isWord(name string) bool { return name != "" && (name[0]|0x20 >= 'a' && name[0]|0x20 <= 'z') }

@@ -38,6 +38,10 @@ type Clause struct {
 	Text         string
 	Line, Column int // of a clause of a condition, from 1
 
+	// Condition is the named condition that has the clause, at Line and Column of
+	// its own; empty for the policy's.
+	Condition string
+
 	Value Value
 	Want  Value // what would have changed the outcome; True or False
 
@@ -98,7 +102,7 @@ func (p *Policy) formula(in *Input) *node {
 		add(MissMethod, "methods: "+few(p.methods, ", "), p.matchMethod(in.Method))
 	}
 	if len(p.paths) > 0 {
-		add(MissPath, "paths: "+few(texts(p.paths), ", "), p.matchPath(in.Path))
+		add(MissPath, "paths: "+few(pathTexts(p.paths), ", "), p.matchPath(in.Path))
 	}
 	if p.when != nil {
 		root.operands = append(root.operands, p.when.formula(in))
@@ -276,7 +280,7 @@ func few(names []string, separator string) string {
 	return strings.Join(names, separator)
 }
 
-func texts(paths []pattern.Path) []string {
+func pathTexts(paths []pattern.Path) []string {
 	all := make([]string, 0, min(len(paths), maxNamed+1))
 	for _, p := range paths[:min(len(paths), maxNamed+1)] {
 		all = append(all, p.String())

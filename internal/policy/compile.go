@@ -29,7 +29,7 @@ func Compile(s Spec) (*Policy, error) {
 	c.principals(s)
 	c.methods(s.Methods)
 	c.paths(s.Paths)
-	c.when(s.When)
+	c.when(s.When, s.Terms)
 	if len(c.problems) > 0 {
 		return nil, errors.Join(c.problems...)
 	}
@@ -181,15 +181,33 @@ func (c *compiler) paths(paths []string) {
 	}
 }
 
-func (c *compiler) when(text string) {
+func (c *compiler) when(text string, terms *Terms) {
 	if text == "" {
 		return
 	}
-	when, problems := compileCondition(text)
+	when, problems := compileCondition(text, terms)
 	for _, p := range problems {
 		c.problems = append(c.problems, p)
 	}
 	c.policy.when = when
+}
+
+// CheckCondition says what is wrong with a condition that others refer to by name,
+// as Compile does of a policy's. Without terms it may refer to any itself.
+func CheckCondition(when string, terms *Terms, name string) error {
+	tree, _, problems := checkCondition(when, terms, []string{name})
+	if len(problems) == 0 {
+		env, err := language()
+		if err != nil {
+			return err
+		}
+		_, problems = planCondition(env, tree)
+	}
+	all := make([]error, 0, len(problems))
+	for _, p := range problems {
+		all = append(all, p)
+	}
+	return errors.Join(all...)
 }
 
 func count(conditions ...bool) (n int) {

@@ -52,7 +52,7 @@ func newLanguage() (*cel.Env, error) {
 			options = append(options, cel.Variable(o.variable, o.Type))
 		}
 	}
-	return cel.NewEnv(append(options, ext.Network())...)
+	return cel.NewEnv(append(append(options, ext.Network()), termFunctions()...)...)
 }
 
 // condition is a compiled CEL expression of type bool.
@@ -61,9 +61,39 @@ type condition struct {
 	source  *ast.SourceInfo // to say where an evaluation failed
 	tree    *ast.AST        // checked
 	parts   anatomy         // of tree
+	origins map[int64]origin
 }
 
-func compileCondition(text string) (*condition, []*Error) {
+// compileCondition compiles text. Without terms it may refer to any by name, and
+// has no value where it does.
+func compileCondition(text string, terms *Terms) (*condition, []*Error) {
+	tree, origins, problems := checkCondition(text, terms, nil)
+	if len(problems) > 0 {
+		return nil, problems
+	}
+	env, err := language()
+	if err != nil {
+		return nil, refuseWhen("make CEL environment: %v", err)
+	}
+	c, problems := planCondition(env, tree)
+	if c != nil {
+		c.origins = origins
+	}
+	return c, problems
+}
+
+// checkCondition checks and links text, which is in the conditions of a path.
+func checkCondition(text string, terms *Terms, path []string) (*cel.Ast, map[int64]origin, []*Error) {
+	tree, problems := checkAlone(text)
+	if len(problems) > 0 || terms == nil {
+		return tree, nil, problems
+	}
+	origins, problems := link(tree.NativeRep(), terms, path)
+	return tree, origins, problems
+}
+
+// checkAlone checks text wherever its references lead.
+func checkAlone(text string) (*cel.Ast, []*Error) {
 	if len(text) > MaxWhenLength {
 		return nil, refuseWhen("%d bytes: more than %d", len(text), MaxWhenLength)
 	}
@@ -84,7 +114,7 @@ func compileCondition(text string) (*condition, []*Error) {
 	case !t.IsExactType(cel.BoolType):
 		return nil, refuseWhen("is of type %s, not bool", cel.FormatCELType(t))
 	}
-	return planCondition(env, tree)
+	return tree, nil
 }
 
 func planCondition(env *cel.Env, tree *cel.Ast) (*condition, []*Error) {
@@ -174,6 +204,9 @@ func (sense) Name() string { return "sallyport.validator.sense" }
 func (sense) Validate(_ *cel.Env, _ cel.ValidatorConfig, tree *ast.AST, issues *cel.Issues) {
 	for _, e := range ast.MatchDescendants(ast.NavigateAST(tree), ast.AllMatcher()) {
 		if at, reason := nonsense(e); reason != "" {
+			issues.ReportErrorAtID(at, "%s", reason)
+		}
+		if at, reason := nonsenseTerm(e); reason != "" {
 			issues.ReportErrorAtID(at, "%s", reason)
 		}
 	}

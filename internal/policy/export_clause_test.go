@@ -41,7 +41,7 @@ func (c *condition) flipped(id int64, holds bool) *condition {
 	if err != nil {
 		panic(err)
 	}
-	next, problems := compileCondition(text)
+	next, problems := compileCondition(text, nil)
 	if len(problems) > 0 {
 		panic(problems[0])
 	}

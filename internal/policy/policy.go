@@ -82,6 +82,11 @@ type Spec struct {
 	// for with has() or in, and a policy whose condition fails never allows: an
 	// ALLOW does not match, a DENY denies.
 	When string
+
+	// Terms are what When refers to by name: condition("office-hours") is a
+	// condition, signals.ip.inSet("office") and principal.id.inSet("staff") look
+	// an address or a text up in a set. When nil, such a reference has no value.
+	Terms *Terms
 }
 
 // Policy is a compiled Spec. It is immutable and safe for concurrent use. Only

@@ -18,6 +18,8 @@ const (
 	KindAPIKey           Kind = "ApiKey"
 	KindUpstream         Kind = "Upstream"
 	KindRoute            Kind = "Route"
+	KindSet              Kind = "Set"
+	KindCondition        Kind = "Condition"
 	KindPolicy           Kind = "Policy"
 	KindRevocation       Kind = "Revocation"
 )

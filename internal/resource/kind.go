@@ -10,7 +10,7 @@ import (
 func Kinds() []Kind {
 	return []Kind{
 		KindEnvironment, KindEnrollment, KindTrustDomain, KindListener, KindIdentityProvider,
-		KindAPIKey, KindUpstream, KindRoute, KindPolicy, KindRevocation,
+		KindAPIKey, KindUpstream, KindRoute, KindSet, KindCondition, KindPolicy, KindRevocation,
 	}
 }
 
@@ -47,6 +47,10 @@ func (k Kind) newSpec() proto.Message {
 		return &resourcev1.Upstream{}
 	case KindRoute:
 		return &resourcev1.Route{}
+	case KindSet:
+		return &resourcev1.Set{}
+	case KindCondition:
+		return &resourcev1.Condition{}
 	case KindPolicy:
 		return &resourcev1.Policy{}
 	case KindRevocation:

@@ -32,6 +32,9 @@ func (d *decoder) sense(spec proto.Message) {
 		d.route(s)
 	case *resourcev1.Upstream:
 		d.upstream(s)
+	case *resourcev1.Set:
+		d.each("cidrs", s.GetCidrs(), checkNetwork)
+		d.each("ids", s.GetIds(), checkMember)
 	case *resourcev1.Policy:
 		d.policy(s)
 	case *resourcev1.IdentityProvider:
