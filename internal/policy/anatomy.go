@@ -6,7 +6,6 @@ import (
 
 	"cel.dev/cel-go/cel"
 	"cel.dev/cel-go/common/ast"
-	"cel.dev/cel-go/common/operators"
 	"cel.dev/cel-go/common/types"
 	"cel.dev/cel-go/parser"
 )
@@ -37,13 +36,13 @@ func operands(e ast.Expr) (operator, []ast.Expr) {
 		return opLeaf, nil
 	}
 	switch call := e.AsCall(); call.FunctionName() {
-	case operators.LogicalAnd:
+	case "_&&_":
 		return opAll, call.Args()
-	case operators.LogicalOr:
+	case "_||_":
 		return opAny, call.Args()
-	case operators.LogicalNot:
+	case "!_":
 		return opNot, call.Args()
-	case operators.Conditional:
+	case "_?_:_":
 		return opChoose, call.Args()
 	}
 	return opLeaf, nil
@@ -63,12 +62,12 @@ func (c *condition) dissect(e ast.Expr) *organ {
 
 func (c *condition) leaf(e ast.Expr) *organ {
 	o := &organ{clause: c.clause(e)}
-	env, err := language()
+	v, err := language()
 	if err != nil {
 		return o
 	}
 	alone := ast.NewCheckedAST(ast.NewAST(e, c.tree.SourceInfo()), c.tree.TypeMap(), c.tree.ReferenceMap())
-	if program, err := env.PlanProgram(alone, cel.EvalOptions(cel.OptOptimize), cel.CostLimit(maxCost)); err == nil {
+	if program, err := v.env.PlanProgram(alone, cel.EvalOptions(cel.OptOptimize), cel.CostLimit(maxCost)); err == nil {
 		o.program = program
 	}
 	return o

@@ -99,10 +99,10 @@ func (p *Policy) formula(in *Input) *node {
 		add(MissPrincipal, p.principals.tell(in.Principal), p.principals.match(in.Principal))
 	}
 	if len(p.methods) > 0 {
-		add(MissMethod, "methods: "+few(p.methods, ", "), p.matchMethod(in.Method))
+		add(MissMethod, "methods: "+shortened(p.methods, ", "), p.matchMethod(in.Method))
 	}
 	if len(p.paths) > 0 {
-		add(MissPath, "paths: "+few(pathTexts(p.paths), ", "), p.matchPath(in.Path))
+		add(MissPath, "paths: "+shortened(pathTexts(p.paths), ", "), p.matchPath(in.Path))
 	}
 	if p.when != nil {
 		root.operands = append(root.operands, p.when.formula(in))
@@ -177,7 +177,7 @@ func (v Value) not() Value {
 // outcomes is a set of values.
 type outcomes uint8
 
-func oneOf(values ...Value) (o outcomes) {
+func anyOf(values ...Value) (o outcomes) {
 	for _, v := range values {
 		o |= 1 << v
 	}
@@ -190,7 +190,7 @@ func (o outcomes) has(v Value) bool { return o>>v&1 == 1 }
 func (o outcomes) not() (n outcomes) {
 	for _, v := range [...]Value{NoValue, False, True} {
 		if o.has(v) {
-			n |= oneOf(v.not())
+			n |= anyOf(v.not())
 		}
 	}
 	return n
@@ -228,8 +228,8 @@ func (n *node) ways(want outcomes) []Way {
 	case opChoose:
 		condition, yes, no := n.operands[0], n.operands[1], n.operands[2]
 		return lightest(slices.Concat(
-			both(condition.ways(oneOf(True)), yes.ways(want)),
-			both(condition.ways(oneOf(False)), no.ways(want)),
+			both(condition.ways(anyOf(True)), yes.ways(want)),
+			both(condition.ways(anyOf(False)), no.ways(want)),
 		))
 	}
 	c := n.clause
@@ -272,8 +272,8 @@ func lightest(ways []Way) []Way {
 	return slices.Clip(ways[:min(len(ways), maxWays)])
 }
 
-// few lists the first of many.
-func few(names []string, separator string) string {
+// shortened lists the first of many.
+func shortened(names []string, separator string) string {
 	if len(names) > maxNamed {
 		return strings.Join(names[:maxNamed], separator) + separator + "..."
 	}

@@ -197,11 +197,11 @@ func (c *compiler) when(text string, terms *Terms) {
 func CheckCondition(when string, terms *Terms, name string) error {
 	tree, _, problems := checkCondition(when, terms, []string{name})
 	if len(problems) == 0 {
-		env, err := language()
+		v, err := language()
 		if err != nil {
 			return err
 		}
-		_, problems = planCondition(env, tree)
+		_, problems = v.plan(tree)
 	}
 	all := make([]error, 0, len(problems))
 	for _, p := range problems {

@@ -153,13 +153,13 @@ func (p *Policy) step(in *Input) Step {
 func (p *Policy) otherwise(speaks bool) outcomes {
 	switch {
 	case speaks && p.effect == Deny:
-		return oneOf(False)
+		return anyOf(False)
 	case speaks:
-		return oneOf(False, NoValue)
+		return anyOf(False, NoValue)
 	case p.effect == Deny:
-		return oneOf(True, NoValue)
+		return anyOf(True, NoValue)
 	}
-	return oneOf(True)
+	return anyOf(True)
 }
 
 // permitting returns what would have allowed: every DENY that denies does not,

@@ -163,7 +163,7 @@ func (m *principals) tell(p *Principal) string {
 	if len(near) > 0 {
 		other = near
 	}
-	return few(other, " or ")
+	return shortened(other, " or ")
 }
 
 // each yields every matcher alone, with its text.

@@ -102,6 +102,30 @@ func inSet(what, set ref.Val) ref.Val {
 	return types.WrapErr(errWrongSet)
 }
 
+// inSet compiles a look-up in a set.
+func (c *closures) inSet(call ast.CallExpr) code {
+	if call.Args()[0].Kind() != ast.LiteralKind {
+		return code{}
+	}
+	set, linked := call.Args()[0].AsLiteral().(setLiteral)
+	target := c.compile(call.Target())
+	switch text := textOf(target); {
+	case !linked:
+	case set.members.ids != nil && text != nil:
+		return code{flag: func(f *facts, s *scope) (bool, fault) {
+			v, x := text(f, s)
+			_, in := set.members.ids[v]
+			return x == answered && in, x
+		}}
+	case set.members.ips != nil && target.address != nil:
+		return code{flag: func(f *facts, s *scope) (bool, fault) {
+			v, x := target.address(f, s)
+			return x == answered && set.members.ips.Contains(v.Unmap().WithZone("")), x
+		}}
+	}
+	return code{}
+}
+
 // term returns what an expression refers to by name.
 func term(e ast.Expr) (t Term, argument ast.Expr, ok bool) {
 	if e.Kind() != ast.CallKind {
@@ -130,11 +154,11 @@ func TermsOf(when string) []Term {
 	if !strings.Contains(when, conditionFunction) && !strings.Contains(when, setFunction) || len(when) > MaxWhenLength {
 		return nil
 	}
-	env, err := language()
+	v, err := language()
 	if err != nil {
 		return nil
 	}
-	tree, issues := env.Parse(when)
+	tree, issues := v.env.Parse(when)
 	if issues.Err() != nil {
 		return nil
 	}
