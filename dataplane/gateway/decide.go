@@ -190,7 +190,7 @@ func (g *Gateway) authorise(ctx context.Context, s grounds, q *question, v *verd
 	}
 	in := policy.Input{
 		Principal: principal, Method: v.request.Method, Host: v.request.Host, Path: v.request.Path,
-		Query: v.request.RawQuery, Header: v.request.Header, Route: route.ID(), RouteLabels: route.Labels,
+		Query: v.request.RawQuery, Header: v.request.Header, Route: route.ID(), RouteLabels: route.Labels, Templates: route.Paths,
 		ClientIP: q.from.address, Now: q.now, TLSVersion: q.from.tlsVersion, ServerName: q.from.serverName, ALPN: q.from.alpn,
 	}
 	d := s.policies.Decide(&in)

@@ -255,7 +255,7 @@ func (t *Table) resolve(d *document, conflict string) *Route {
 // refer resolves the references of a route. What is not there makes the route
 // one to reject; what was rejected makes it one to deny.
 func (t *Table) refer(r *Route, spec *resourcev1.Route) {
-	r.Authentication = spec.GetAuthentication()
+	r.Authentication, r.Paths = spec.GetAuthentication(), r.document.paths
 	r.WebSocket = spec.GetWebSocket()
 	r.Assertion, r.IdentityHeaders = spec.GetAssertion(), spec.GetIdentityHeaders()
 	r.Timeout = defaultTimeout

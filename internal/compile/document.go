@@ -37,6 +37,7 @@ type document struct {
 	// One of these is set for the kinds that have it, unless rejected.
 	policy   *policy.Policy
 	members  *policy.Members
+	paths    []pattern.Path // of a Route, the most specific first
 	upstream *Upstream
 	provider *Provider
 	apiKey   *APIKey
@@ -98,6 +99,8 @@ func (d *document) understand(environment string) error {
 		d.terms = policy.TermsOf(spec.GetWhen())
 	case *resourcev1.Set:
 		d.members = MembersOf(spec)
+	case *resourcev1.Route:
+		d.paths = templates(spec)
 	case *resourcev1.Upstream:
 		d.upstream = &Upstream{Key: d.entry.Key, Digest: d.entry.Digest, Spec: spec, document: d}
 	case *resourcev1.IdentityProvider:
@@ -109,6 +112,18 @@ func (d *document) understand(environment string) error {
 		d.apiKey = &APIKey{Key: d.entry.Key, Digest: d.entry.Digest, Spec: spec, document: d}
 	}
 	return err
+}
+
+// templates returns the paths of a route in the order in which they match.
+func templates(r *resourcev1.Route) []pattern.Path {
+	paths := make([]pattern.Path, 0, len(r.GetPaths()))
+	for _, text := range r.GetPaths() {
+		if p, err := pattern.ParsePath(text); err == nil {
+			paths = append(paths, p)
+		}
+	}
+	slices.SortFunc(paths, pattern.Path.Compare)
+	return paths
 }
 
 // control says which routes of an environment a document controls.

@@ -3,6 +3,7 @@ package compile
 import (
 	"time"
 
+	"github.com/sallyport/sallyport/internal/pattern"
 	"github.com/sallyport/sallyport/internal/policy"
 	"github.com/sallyport/sallyport/internal/resource"
 	"github.com/sallyport/sallyport/internal/route"
@@ -53,6 +54,9 @@ type Route struct {
 	// SignIn is at which provider people sign in, nil for none. It has a sign_in.
 	SignIn          *Provider
 	SessionLifetime time.Duration
+
+	// Paths are its templates, the most specific first. It is not to be changed.
+	Paths []pattern.Path
 
 	Timeout   time.Duration
 	WebSocket bool // requests may become one

@@ -75,11 +75,13 @@ func objects() []*object {
 			"claims":           document(func(f *facts) (map[string]any, bool) { return f.principal().Claims, true }),
 		}),
 		newObject("Request", "request", fields{
-			"method":  text(func(f *facts) string { return f.Method }),
-			"host":    text(func(f *facts) string { return f.Host }),
-			"path":    text(func(f *facts) string { return f.Path }),
-			"query":   text(func(f *facts) string { return f.Query }),
-			"headers": header(func(f *facts) headers { return headers(f.Header) }),
+			"method":      text(func(f *facts) string { return f.Method }),
+			"host":        text(func(f *facts) string { return f.Host }),
+			"path":        text(func(f *facts) string { return f.Path }),
+			"query":       text(func(f *facts) string { return f.Query }),
+			"params":      labels((*facts).params),
+			"path_params": labels((*facts).pathParams),
+			"headers":     header(func(f *facts) headers { return headers(f.Header) }),
 		}),
 		newObject("Route", "route", fields{
 			"namespace": text(func(f *facts) string { return f.Route.Namespace }),

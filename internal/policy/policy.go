@@ -71,7 +71,9 @@ type Spec struct {
 	//	principal  kind ("anonymous", "user", "workload", "key"), id, issuer,
 	//	           spiffe_id, scopes, groups, claims, acr, amr, authenticated_at
 	//	request    method, host, path, query, headers (first value by name;
-	//	           names are lower-case and looked up in any case)
+	//	           names are lower-case and looked up in any case),
+	//	           params (of the query, decoded, first value by name),
+	//	           path_params (of the route's template, decoded, by name)
 	//	route      namespace, name, labels
 	//	signals    ip (net.IP), time (timestamp), tls.version, tls.sni, tls.alpn
 	//

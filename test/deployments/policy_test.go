@@ -36,7 +36,7 @@ func TestPolicyLanguage(t *testing.T) {
 		}
 		b.block(kind, begin+1, lines[begin:i])
 	}
-	if b.asked < 30 || b.refused < 3 {
+	if b.asked < 40 || b.refused < 3 {
 		t.Errorf("%d requests and %d refusals: too few examples were found", b.asked, b.refused)
 	}
 }
@@ -170,7 +170,7 @@ func (b *book) input(f []string) *policy.Input {
 	}
 	in := &policy.Input{
 		Principal: principal(f[0]), Method: f[1], Host: "shop.example", Path: path, Query: query,
-		Route: route.ID(), RouteLabels: route.Labels, Header: map[string][]string{},
+		Route: route.ID(), RouteLabels: route.Labels, Templates: route.Paths, Header: map[string][]string{},
 		Now: today, ClientIP: netip.MustParseAddr("203.0.113.7"), TLSVersion: "1.3",
 	}
 	for _, given := range f[3:] {
