@@ -206,9 +206,10 @@ func (c *checker) item(it *item) {
 		c.refer(it, at, key)
 	}
 	c.links(it)
+	if it.policy != nil {
+		c.fires(it, it.policy)
+	}
 	switch spec := it.Spec.(type) {
-	case *resourcev1.Policy:
-		c.fires(it, spec)
 	case *resourcev1.Route:
 		c.rivals(it, spec)
 		c.introspected(it, spec)

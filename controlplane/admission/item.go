@@ -25,21 +25,24 @@ type item struct {
 	digest snapshot.Digest
 	size   int // of its document, in bytes
 
-	paths  []pattern.Path    // of a Route and a Policy; none means every path
-	proxy  []pattern.Segment // of an Enrollment
-	listen endpoint          // of a Listener
-	terms  []policy.Term     // of a Policy and a Condition: what it refers to by name
+	paths  []pattern.Path     // of a Route and a Policy; none means every path
+	proxy  []pattern.Segment  // of an Enrollment
+	listen endpoint           // of a Listener
+	policy *resourcev1.Policy // of a Policy, and what a Grant is in its time
+	terms  []policy.Term      // of a Policy and a Condition: what it refers to by name
 }
 
 func newItem(p resource.Parsed, document []byte, digest snapshot.Digest) *item {
 	all, environments := p.Scope()
 	it := &item{Parsed: p, scope: storage.Scope{All: all, Environments: environments}, digest: digest, size: len(document)}
 	it.Document = nil // admission has no use for it
+	if it.policy = resource.PolicyOf(p.Spec); it.policy != nil {
+		it.paths = parsePaths(it.policy.GetPaths())
+	}
 	switch spec := p.Spec.(type) {
 	case *resourcev1.Route:
 		it.paths = parsePaths(spec.GetPaths())
 	case *resourcev1.Policy:
-		it.paths = parsePaths(spec.GetPaths())
 		it.terms = policy.TermsOf(spec.GetWhen())
 	case *resourcev1.Condition:
 		it.terms = policy.TermsOf(spec.GetWhen())
@@ -140,7 +143,8 @@ func (it *item) refers(yield func(place, resource.Key) bool) {
 		if in := spec.GetAuthentication().GetSignIn(); in != nil {
 			yield(place{field: signInField, index: -1}, key(resource.KindIdentityProvider, in.GetIdentityProvider()))
 		}
-	case *resourcev1.Policy:
+	}
+	if spec := it.policy; spec != nil {
 		for i, name := range spec.GetRoutes().GetNames() {
 			if !yield(place{field: "spec.routes.names", index: i}, key(resource.KindRoute, name)) {
 				return
@@ -207,9 +211,9 @@ func (it *item) isIn() iter.Seq[selection] {
 // selector returns a selection that holds every route that a policy selects,
 // the same one each time; false for policies that name their routes.
 func (it *item) selector() (selection, bool) {
-	spec, ok := it.Spec.(*resourcev1.Policy)
+	spec := it.policy
 	switch labels := spec.GetRoutes().GetLabels(); {
-	case !ok:
+	case spec == nil:
 		return selection{}, false
 	case spec.GetRoutes().GetAll():
 		return selection{namespace: it.Key.Namespace}, true

@@ -67,6 +67,8 @@ func (e *entry) alone() []resource.Problem {
 	switch spec := e.item.Spec.(type) {
 	case *resourcev1.Policy:
 		return compile.Policy(e.key, spec)
+	case *resourcev1.Grant:
+		return compile.Grant(e.key, spec)
 	case *resourcev1.Condition:
 		return compile.Condition(e.key, spec)
 	case *resourcev1.IdentityProvider:

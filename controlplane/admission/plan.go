@@ -25,6 +25,7 @@ const (
 	ReasonDomainConflict     = "trust_domain_conflict" // two bundles of one trust domain
 	ReasonNotFound           = "not_found"             // to be deleted
 	ReasonMixedLanes         = "mixed_lanes"           // of the security lane, beside others
+	ReasonOwnApproval        = "own_approval"          // a grant, by who applies it
 )
 
 // Plan is what a request does to the fleet at one revision. It is immutable.

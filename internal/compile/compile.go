@@ -78,7 +78,7 @@ func (t *Table) read(prev *Table) (routes []*document) {
 	})
 	for _, d := range all {
 		key := d.entry.Key
-		if key.Kind == resource.KindPolicy {
+		if isPolicy(key.Kind) {
 			t.written[key] = d
 		} else {
 			t.documents[key] = d
@@ -96,7 +96,7 @@ func (t *Table) read(prev *Table) (routes []*document) {
 // document returns what t has read of e's bytes, nil when it has not.
 func (t *Table) document(e snapshot.Entry) *document {
 	d := t.documents[e.Key]
-	if e.Key.Kind == resource.KindPolicy {
+	if isPolicy(e.Key.Kind) {
 		d = t.written[e.Key]
 	}
 	if d == nil || d.entry.Digest != e.Digest {
@@ -329,7 +329,7 @@ func (r *Route) deny(because rejection) {
 // resolvePolicies rejects those policies that refer to what is not there.
 func (t *Table) resolvePolicies(documents iter.Seq[*document]) {
 	for d := range documents {
-		if spec, ok := d.spec.(*resourcev1.Policy); ok {
+		if spec := resource.PolicyOf(d.spec); spec != nil {
 			if key, absent := t.absent(d.entry.Key.Namespace, spec); absent {
 				t.reject(d, missing(key))
 			}
@@ -408,10 +408,11 @@ func (t *Table) bind(slot int32, above []rejection) (policy.Binding, []*document
 	b := policy.Binding{Route: r.ID(), Policies: make([]*policy.Policy, 0, len(documents))}
 	var because rejection
 	for _, d := range documents {
-		if rejection, rejected := t.rejected[d.entry.Key]; rejected {
-			because = because.before(rejection)
-		} else {
+		switch rejection, rejected := t.rejected[d.entry.Key]; {
+		case !rejected:
 			b.Policies = append(b.Policies, d.policy)
+		case d.entry.Key.Kind != resource.KindGrant: // which denies nothing
+			because = because.before(rejection)
 		}
 	}
 	if failpoint.Active("gateway.drop-policy") && len(b.Policies) > 0 {

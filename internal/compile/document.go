@@ -71,6 +71,9 @@ func read(environment string, e snapshot.Entry) *document {
 func (d *document) refuse(err error) {
 	d.reject = resource.RejectReason(err)
 	d.members, d.terms = nil, nil
+	if d.entry.Key.Kind == resource.KindGrant {
+		d.control = control{} // what does not allow denies nothing
+	}
 	d.spec, d.policy, d.upstream, d.provider, d.apiKey, d.domain = nil, nil, nil, nil, nil, nil
 }
 
@@ -94,6 +97,9 @@ func (d *document) understand(environment string) error {
 		d.control = control{reach: selected, namespace: d.entry.Key.Namespace, routes: spec.GetRoutes()}
 		d.policy, err = policy.Compile(policySpec(d.entry.Key, d.entry.Digest, spec))
 		d.terms = policy.TermsOf(spec.GetWhen())
+	case *resourcev1.Grant:
+		d.control = control{reach: selected, namespace: d.entry.Key.Namespace, routes: spec.GetRoutes()}
+		d.policy, err = policy.Compile(grantSpec(d.entry.Key, d.entry.Digest, spec))
 	case *resourcev1.Condition:
 		err = policy.CheckCondition(spec.GetWhen(), nil, d.entry.Key.Name)
 		d.terms = policy.TermsOf(spec.GetWhen())

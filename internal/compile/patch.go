@@ -29,12 +29,12 @@ func patch(prev *Table, s *snapshot.Snapshot) *Table {
 	}
 	for _, e := range upserts {
 		changed[e.Key] = nil
-		if e.Key.Kind == resource.KindPolicy {
+		if isPolicy(e.Key.Kind) {
 			changed[e.Key] = read(s.Head().Environment, e)
 		}
 	}
 	for key, d := range changed {
-		if key.Kind != resource.KindPolicy || !local(prev.written[key]) || !local(d) {
+		if !isPolicy(key.Kind) || !local(prev.written[key]) || !local(d) {
 			return nil
 		}
 	}

@@ -21,6 +21,26 @@ func Policy(key resource.Key, spec *resourcev1.Policy) []resource.Problem {
 	return problemsOf(key, err)
 }
 
+// Grant is Policy for a grant.
+func Grant(key resource.Key, spec *resourcev1.Grant) []resource.Problem {
+	_, err := policy.Compile(grantSpec(key, snapshot.Digest{}, spec))
+	return problemsOf(key, err)
+}
+
+// isPolicy reports whether resources of a kind are policies, if only for a time.
+func isPolicy(kind resource.Kind) bool {
+	return kind == resource.KindPolicy || kind == resource.KindGrant
+}
+
+func grantSpec(key resource.Key, digest snapshot.Digest, g *resourcev1.Grant) policy.Spec {
+	s := policySpec(key, digest, resource.PolicyOf(g))
+	s.Grant = &policy.Grant{
+		NotBefore: g.GetNotBefore().AsTime(), NotAfter: g.GetNotAfter().AsTime(),
+		Reason: g.GetReason(), Approver: g.GetApprover(),
+	}
+	return s
+}
+
 // Condition is Policy for a condition that others refer to by name.
 func Condition(key resource.Key, spec *resourcev1.Condition) []resource.Problem {
 	return problemsOf(key, policy.CheckCondition(spec.GetWhen(), nil, key.Name))

@@ -255,6 +255,9 @@ func (t *Table) live() []*snapshot.Entry {
 	}
 	for p := range t.policies.Policies() {
 		key := resource.Key{Kind: resource.KindPolicy, Namespace: p.Namespace(), Name: p.Name()}
+		if p.Granted() {
+			key.Kind = resource.KindGrant
+		}
 		if d := t.written[key]; d != nil && d.entry.Digest == p.Digest() {
 			live = append(live, &d.entry)
 		}

@@ -32,7 +32,7 @@ func (v Value) String() string {
 // principals, methods or paths, where it names any, or what is joined by &&, ||,
 // ! and ?: in its condition. It says nothing of the request but that value.
 type Clause struct {
-	Part Miss // MissPrincipal, MissMethod, MissPath or MissCondition
+	Part Miss // MissPrincipal, MissMethod, MissPath, MissTime or MissCondition
 
 	// Text is the clause as the policy has it, cut where it is long.
 	Text         string
@@ -103,6 +103,9 @@ func (p *Policy) formula(in *Input) *node {
 	}
 	if len(p.paths) > 0 {
 		add(MissPath, "paths: "+shortened(pathTexts(p.paths), ", "), p.matchPath(in.Path))
+	}
+	if p.grant != nil {
+		add(MissTime, p.note, p.grant.during(in.Now))
 	}
 	if p.when != nil {
 		root.operands = append(root.operands, p.when.formula(in))

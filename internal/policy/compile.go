@@ -26,6 +26,7 @@ func Compile(s Spec) (*Policy, error) {
 	if s.Effect != Allow && s.Effect != Deny {
 		c.refuse("effect", "must be ALLOW or DENY")
 	}
+	c.grant(s)
 	c.principals(s)
 	c.methods(s.Methods)
 	c.paths(s.Paths)

@@ -15,6 +15,7 @@ const (
 	MissPrincipal Miss = "principal"
 	MissMethod    Miss = "method"
 	MissPath      Miss = "path"
+	MissTime      Miss = "time" // a grant is not in force
 	MissCondition Miss = "condition"
 	MissError     Miss = "error" // the condition has no value
 )
@@ -26,7 +27,7 @@ type Step struct {
 	Shadow  bool // what it says does not count
 	Matched bool
 	Miss    Miss   // the first part that missed; empty when Matched
-	Detail  string // where a condition failed; as safe as Decision.Detail
+	Detail  string // where a condition failed, or what a grant is; as safe as Decision.Detail
 
 	// Ways are what would have changed what this policy has to say, the lightest
 	// first: whether an ALLOW allows, whether a DENY denies. There is none where
@@ -139,10 +140,15 @@ func (p *Policy) step(in *Input) Step {
 		s.Miss = MissMethod
 	case missPath:
 		s.Miss = MissPath
+	case missTime:
+		s.Miss = MissTime
 	case missCondition:
 		s.Miss = MissCondition
 	default:
 		s.Miss, s.Detail = MissError, p.when.failure(err)
+	}
+	if p.grant != nil && s.Detail == "" {
+		s.Detail = p.grant.state(in.Now) + ": " + p.note
 	}
 	s.Ways = p.formula(in).change(p.otherwise(s.speaks()))
 	return s
@@ -263,20 +269,21 @@ func (t *table) nearest(in *Input) string {
 }
 
 // misses are all parts but the condition that a policy misses.
-type misses struct{ principal, method, path bool }
+type misses struct{ principal, method, path, time bool }
 
 func (p *Policy) misses(in *Input) misses {
 	return misses{
 		principal: !p.principals.match(in.Principal),
 		method:    !p.matchMethod(in.Method),
 		path:      !p.matchPath(in.Path),
+		time:      p.grant != nil && !p.grant.during(in.Now),
 	}
 }
 
 // distance puts a policy for somebody else behind every policy that names the
 // principal: the latter are more likely the one that was meant.
 func (m misses) distance() int {
-	n := count(m.method, m.path)
+	n := count(m.method, m.path, m.time)
 	if m.principal {
 		n += 3
 	}
@@ -293,6 +300,9 @@ func (m misses) describe(in *Input) string {
 	}
 	if m.path {
 		parts = append(parts, "does not include this path")
+	}
+	if m.time {
+		parts = append(parts, "is not in force at this time")
 	}
 	if len(parts) == 0 {
 		return "has a condition that does not hold"

@@ -21,6 +21,8 @@ func Flipped(p *Policy, clauses ...Clause) *Policy {
 			q.methods = map[bool][]string{true: nil, false: {"none"}}[holds]
 		case MissPath:
 			q.paths = map[bool][]pattern.Path{true: nil, false: {{}}}[holds]
+		case MissTime:
+			q.grant = map[bool]*Grant{false: {}}[holds]
 		default:
 			q.when = q.when.flipped(c.id, holds)
 		}

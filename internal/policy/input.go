@@ -25,7 +25,7 @@ type Input struct {
 	Query       string              // raw
 	Header      map[string][]string // by canonical name, as net/http has it
 	Route       RouteID
-	Templates   []pattern.Path      // of the route, the most specific first
+	Templates   []pattern.Path // of the route, the most specific first
 	RouteLabels map[string]string
 	ClientIP    netip.Addr // the zero Addr is unknown
 	Now         time.Time

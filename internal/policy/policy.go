@@ -60,6 +60,10 @@ type Spec struct {
 	// for everybody, anonymous callers included.
 	Principals []PrincipalMatcher
 
+	// Grant makes it an ALLOW that counts for a time only; nil for one that always
+	// does.
+	Grant *Grant
+
 	// Methods are upper-case method names. Empty is any method.
 	Methods []string
 
@@ -103,6 +107,8 @@ type Policy struct {
 	principals           principals
 	methods              []string // sorted, each once
 	paths                []pattern.Path
+	grant                *Grant     // nil for none
+	note                 string     // Detail of what it allows
 	when                 *condition // nil is true
 }
 
@@ -112,7 +118,8 @@ func (p *Policy) Namespace() string { return p.namespace }
 // Name returns the name of the resource within its namespace.
 func (p *Policy) Name() string { return p.name }
 
-// Key returns "namespace/name", the form that decisions name.
+// Key returns "namespace/name", the form that decisions name; of a grant
+// "Grant/namespace/name".
 func (p *Policy) Key() string { return p.key }
 
 // Digest returns the digest of the resource that p was compiled from.
@@ -120,6 +127,9 @@ func (p *Policy) Digest() [32]byte { return p.digest }
 
 // Shadow reports whether p is asked only, and not enforced.
 func (p *Policy) Shadow() bool { return p.shadow }
+
+// Granted reports whether p was compiled from a grant.
+func (p *Policy) Granted() bool { return p.grant != nil }
 
 // Effect returns Allow or Deny.
 func (p *Policy) Effect() Effect { return p.effect }

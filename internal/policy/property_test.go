@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 
@@ -24,7 +25,8 @@ func naive(specs []policy.Spec, in *policy.Input) policy.Decision {
 
 func naiveEnforced(specs []policy.Spec, in *policy.Input) policy.Decision {
 	specs = slices.Clone(specs)
-	slices.SortFunc(specs, func(a, b policy.Spec) int { return cmp.Compare(a.Name, b.Name) })
+	key := func(s policy.Spec) string { return map[bool]string{true: "Grant/"}[s.Grant != nil] + "shop/" + s.Name }
+	slices.SortFunc(specs, func(a, b policy.Spec) int { return cmp.Compare(key(a), key(b)) })
 	for _, effect := range []policy.Effect{policy.Deny, policy.Allow} {
 		var failed policy.Decision
 		for _, s := range specs {
@@ -32,6 +34,9 @@ func naiveEnforced(specs []policy.Spec, in *policy.Input) policy.Decision {
 				continue
 			}
 			key := s.Namespace + "/" + s.Name
+			if s.Grant != nil {
+				key = "Grant/" + key
+			}
 			switch holds, ok := conditions[s.When](in); {
 			case !ok:
 				if failed.Policy != "" {
@@ -60,7 +65,7 @@ func naiveMatch(s policy.Spec, in *policy.Input) bool {
 	for _, p := range s.Paths {
 		path = path || naivePattern(p, in.Path)
 	}
-	return who && path && (len(s.Methods) == 0 || slices.Contains(s.Methods, in.Method))
+	return who && path && (s.Grant == nil || !in.Now.Before(s.Grant.NotBefore) && in.Now.Before(s.Grant.NotAfter)) && (len(s.Methods) == 0 || slices.Contains(s.Methods, in.Method))
 }
 
 func naivePrincipal(m policy.PrincipalMatcher, p *policy.Principal) bool {
@@ -152,6 +157,7 @@ var (
 			Method:     rapid.SampledFrom([]string{"GET", "POST", "DELETE", "PUT", ""}).Draw(t, "method"),
 			Path:       genPath.Draw(t, "path"),
 			Route:      orders,
+			Now:        noon.Add(time.Duration(rapid.IntRange(0, 1).Draw(t, "minutes")) * 10 * time.Minute),
 			TLSVersion: rapid.SampledFrom([]string{"", "1.2", "1.3"}).Draw(t, "tls"),
 			Header:     rapid.SampledFrom([]map[string][]string{nil, {"X-A": {"1"}}, {"X-A": {"2", "1"}}}).Draw(t, "header"),
 		}
@@ -164,6 +170,8 @@ var (
 	genManyDeny  = rapid.SliceOfNDistinct(rapid.Custom(drawSpec(policy.Deny)), 40, 60, nameOf)
 )
 
+var noon = time.Date(2026, time.November, 26, 12, 0, 0, 0, time.UTC)
+
 func nameOf(s policy.Spec) string { return s.Name }
 
 func drawSpec(effects ...policy.Effect) func(*rapid.T) policy.Spec {
@@ -173,7 +181,13 @@ func drawSpec(effects ...policy.Effect) func(*rapid.T) policy.Spec {
 		if effect == policy.Allow {
 			fewest = 1
 		}
+		var grant *policy.Grant
+		if effect == policy.Allow && rapid.IntRange(0, 5).Draw(t, "granted") == 0 {
+			begin := noon.Add(time.Duration(rapid.IntRange(-2, 1).Draw(t, "begin")) * time.Hour)
+			grant = &policy.Grant{NotBefore: begin, NotAfter: begin.Add(90 * time.Minute), Reason: "why", Approver: "eve"}
+		}
 		return policy.Spec{
+			Grant:      grant,
 			Namespace:  "shop",
 			Name:       rapid.StringMatching(`[a-z]{1,2}`).Draw(t, "name"),
 			Effect:     effect,

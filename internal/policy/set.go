@@ -246,7 +246,7 @@ func (l *list) permit(in *Input) (d Decision, found bool) {
 	case v.err != nil:
 		return v.failed(), true
 	case v.policy != nil:
-		return Decision{Allow: true, Reason: ReasonAllowed, Policy: v.policy.key}, true
+		return Decision{Allow: true, Reason: ReasonAllowed, Policy: v.policy.key, Detail: v.policy.note}, true
 	}
 	return Decision{}, false
 }

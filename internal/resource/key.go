@@ -21,6 +21,7 @@ const (
 	KindSet              Kind = "Set"
 	KindCondition        Kind = "Condition"
 	KindPolicy           Kind = "Policy"
+	KindGrant            Kind = "Grant"
 	KindRevocation       Kind = "Revocation"
 )
 

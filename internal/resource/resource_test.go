@@ -191,6 +191,7 @@ func TestScopeAndReach(t *testing.T) {
 		"Set/shop/office true[] REACH_REFERENCES false",
 		"Set/shop/contractors false[aws-prod] REACH_REFERENCES false",
 		"Policy/shop/tried true[] REACH_ROUTES true",
+		"Grant/shop/night true[] REACH_REFERENCES false",
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
@@ -232,6 +233,7 @@ func TestSchemaIsReadable(t *testing.T) {
 		resource.KindRevocation: &resourcev1.Revocation{}, resource.KindAPIKey: &resourcev1.ApiKey{},
 		resource.KindTrustDomain: &resourcev1.TrustDomain{},
 		resource.KindCondition:   &resourcev1.Condition{}, resource.KindSet: &resourcev1.Set{},
+		resource.KindGrant: &resourcev1.Grant{},
 	}
 	for _, k := range resource.Kinds() {
 		walk(specs[k].ProtoReflect().Descriptor(), nil)

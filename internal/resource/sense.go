@@ -37,6 +37,8 @@ func (d *decoder) sense(spec proto.Message) {
 		d.each("ids", s.GetIds(), checkMember)
 	case *resourcev1.Policy:
 		d.policy(s)
+	case *resourcev1.Grant:
+		d.grant(s)
 	case *resourcev1.IdentityProvider:
 		d.identityProvider(s)
 	case *resourcev1.ApiKey:
