@@ -17,12 +17,12 @@ const grant = `---
 // denies nothing: it would have allowed.
 func TestGrant(t *testing.T) {
 	ask := func(table *compile.Table) string {
-		route, _ := table.Match("DELETE", "shop.example", "/orders")
+		route, _ := table.Match("PUT", "shop.example", "/orders")
 		if route == nil || route.Unavailable != "" {
 			return "unavailable"
 		}
 		d := table.Policies().Decide(&policy.Input{
-			Principal: &policy.Principal{Kind: policy.User, ID: "x", Groups: []string{"oncall"}}, Method: "DELETE", Host: "shop.example", Path: "/orders",
+			Principal: &policy.Principal{Kind: policy.User, ID: "x", Groups: []string{"oncall"}}, Method: "PUT", Host: "shop.example", Path: "/orders",
 			Route: route.ID(), Now: time.Date(2026, time.November, 26, 21, 0, 0, 0, time.UTC),
 		})
 		return string(d.Reason) + " " + d.Policy

@@ -211,7 +211,7 @@ func (n *node) change(want outcomes) []Way {
 		}
 		ways[i] = w
 	}
-	return slices.CompactFunc(lightest(ways), func(a, b Way) bool { return slices.Equal(a, b) })
+	return slices.CompactFunc(lightest(ways), slices.Equal)
 }
 
 // ways returns the lightest ways in which n comes to one of the wanted values,

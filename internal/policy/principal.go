@@ -167,50 +167,51 @@ func (m *principals) tell(p *Principal) string {
 }
 
 // each yields every matcher alone, with its text.
-func (m *principals) each() iter.Seq2[principals, string] {
-	return func(yield func(principals, string) bool) {
+func (m *principals) each() iter.Seq2[*principals, string] {
+	return func(yield func(*principals, string) bool) {
 		for _, one := range m.ids {
-			if !yield(principals{ids: []qualified{one}}, "id: "+one.text()) {
+			if !yield(&principals{ids: []qualified{one}}, "id: "+one.text()) {
 				return
 			}
 		}
 		for _, one := range m.groups {
-			if !yield(principals{groups: []qualified{one}}, "group: "+one.text()) {
+			if !yield(&principals{groups: []qualified{one}}, "group: "+one.text()) {
 				return
 			}
 		}
 		for _, one := range m.spiffe {
-			if !yield(principals{spiffe: []pattern.SPIFFE{one}}, "spiffe: "+one.String()) {
+			if !yield(&principals{spiffe: []pattern.SPIFFE{one}}, "spiffe: "+one.String()) {
 				return
 			}
 		}
 		for _, one := range m.keys {
-			if !yield(principals{keys: []string{one}}, "key: "+one) {
+			if !yield(&principals{keys: []string{one}}, "key: "+one) {
 				return
 			}
 		}
-		if m.authenticated && !yield(principals{authenticated: true}, "authenticated: true") {
+		if m.authenticated && !yield(&principals{authenticated: true}, "authenticated: true") {
 			return
 		}
 		if m.anonymous {
-			yield(principals{anonymous: true}, "anonymous: true")
+			yield(&principals{anonymous: true}, "anonymous: true")
 		}
 	}
 }
 
 // resembles reports whether m would match p if any issuer and provider counted.
-func (m principals) resembles(p *Principal) bool {
+func (m *principals) resembles(p *Principal) bool {
 	anyones := func(qq []qualified) (names []qualified) {
 		for _, q := range qq {
 			names = append(names, qualified{name: q.name})
 		}
 		return names
 	}
-	m.ids, m.groups = anyones(m.ids), anyones(m.groups)
-	return m.match(p)
+	loose := *m
+	loose.ids, loose.groups = anyones(m.ids), anyones(m.groups)
+	return loose.match(p)
 }
 
-func (q qualified) text() string {
+func (q *qualified) text() string {
 	text := q.name
 	if q.issuer != "" {
 		text += " of " + q.issuer

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"cel.dev/cel-go/cel"
@@ -256,10 +257,8 @@ func (l *linker) resolve(e ast.Expr) (reason string) {
 
 // inline puts a named condition in the place of the call e.
 func (l *linker) inline(e ast.Expr, name string) (reason string) {
-	for _, outer := range l.path {
-		if outer == name {
-			return fmt.Sprintf("Condition %.80q refers to itself", name)
-		}
+	if slices.Contains(l.path, name) {
+		return fmt.Sprintf("Condition %.80q refers to itself", name)
 	}
 	if len(l.path) >= maxNesting {
 		return fmt.Sprintf("Conditions refer to each other more than %d deep", maxNesting)
@@ -268,7 +267,7 @@ func (l *linker) inline(e ast.Expr, name string) (reason string) {
 	if !ok {
 		return fmt.Sprintf("there is no Condition %.80q", name)
 	}
-	tree, origins, problems := checkCondition(when, l.terms, append(l.path[:len(l.path):len(l.path)], name))
+	tree, origins, problems := checkCondition(when, l.terms, append(slices.Clip(l.path), name))
 	if len(problems) > 0 {
 		return fmt.Sprintf("Condition %.80q: %s", name, problems[0].Reason)
 	}

@@ -55,7 +55,7 @@ var genQuestion = rapid.Custom(func(t *rapid.T) question {
 		return s
 	})
 	return question{
-		specs: rapid.SliceOfNDistinct(genSpec, 1, 5, nameOf).Draw(t, "specs"),
+		specs: rapid.SliceOfNDistinct(genSpec, 1, 4, nameOf).Draw(t, "specs"),
 		in:    genInput.Draw(t, "in"),
 	}
 })

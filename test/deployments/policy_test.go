@@ -47,7 +47,6 @@ type book struct {
 	base    string // resources of every section
 	added   string // resources of this one
 	pending string // resources that may be refused
-	inBase  bool
 	begun   bool
 	table   *compile.Table // of what was taken
 
