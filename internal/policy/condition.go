@@ -10,7 +10,6 @@ import (
 
 	"cel.dev/cel-go/cel"
 	"cel.dev/cel-go/common/ast"
-	"cel.dev/cel-go/common/cost"
 	"cel.dev/cel-go/common/types"
 	"cel.dev/cel-go/ext"
 	"cel.dev/cel-go/interpreter"
@@ -27,12 +26,19 @@ const (
 	longestErrorText = 300    // bytes of one of CEL's messages
 )
 
-// language is the CEL environment of all conditions. It is a constant in all
-// but syntax: immutable, safe for concurrent use, and made at first use as it
-// takes longer to make than to compile a condition with.
-var language = sync.OnceValues(newLanguage)
+// language is what all conditions are written in. It is a constant in all but
+// syntax: immutable, safe for concurrent use, and made at first use as it takes
+// longer to make than to compile a condition with.
+var language = sync.OnceValues(func() (*vocabulary, error) { return newVocabulary(objects()) })
 
-func newLanguage() (*cel.Env, error) {
+// vocabulary is a CEL environment and the objects that are its variables.
+type vocabulary struct {
+	env       *cel.Env
+	variables map[string]*object
+}
+
+func newVocabulary(oo []*object) (*vocabulary, error) {
+	v := &vocabulary{variables: make(map[string]*object)}
 	options := []cel.EnvOption{
 		cel.EagerlyValidateDeclarations(true),
 		cel.ParserRecursionLimit(maxDepth),
@@ -45,19 +51,25 @@ func newLanguage() (*cel.Env, error) {
 			sense{},
 		),
 	}
-	for _, o := range objects() {
+	for _, o := range oo {
 		options = append(options, cel.Types(o))
 		if o.variable != "" {
 			options = append(options, cel.Variable(o.variable, o.Type))
+			v.variables[o.variable] = o
 		}
 	}
-	return cel.NewEnv(append(options, ext.Network())...)
+	env, err := cel.NewEnv(append(options, ext.Network())...)
+	v.env = env
+	return v, err
 }
 
 // condition is a compiled CEL expression of type bool.
 type condition struct {
-	program cel.Program
-	source  *ast.SourceInfo // to say where an evaluation failed
+	// closures are nil for an expression that they cannot evaluate. What they
+	// cannot answer (elsewhere) the program does.
+	closures fn[bool]
+	program  cel.Program
+	source   *ast.SourceInfo // to say where an evaluation failed
 }
 
 func compileCondition(text string) (*condition, []*Error) {
@@ -67,11 +79,15 @@ func compileCondition(text string) (*condition, []*Error) {
 	if !utf8.ValidString(text) {
 		return nil, refuseWhen("is not UTF-8")
 	}
-	env, err := language()
+	v, err := language()
 	if err != nil {
 		return nil, refuseWhen("make CEL environment: %v", err)
 	}
-	tree, issues := env.Compile(text)
+	return v.compile(text)
+}
+
+func (v *vocabulary) compile(text string) (*condition, []*Error) {
+	tree, issues := v.env.Compile(text)
 	if problems := located(issues); len(problems) > 0 {
 		return nil, problems
 	}
@@ -81,22 +97,40 @@ func compileCondition(text string) (*condition, []*Error) {
 	case !t.IsExactType(cel.BoolType):
 		return nil, refuseWhen("is of type %s, not bool", cel.FormatCELType(t))
 	}
-	return planCondition(env, tree)
+	return v.plan(tree)
 }
 
-func planCondition(env *cel.Env, tree *cel.Ast) (*condition, []*Error) {
-	estimate, err := env.EstimateCost(tree, unknownSizes{})
-	if err != nil {
-		return nil, refuseWhen("estimate cost: %v", err)
+func (v *vocabulary) plan(tree *cel.Ast) (*condition, []*Error) {
+	within, problems := affordable(v.env, tree)
+	if problems != nil {
+		return nil, problems
 	}
-	if estimate.Min > maxCost {
-		return nil, refuseWhen("costs at least %d to evaluate: more than %d", estimate.Min, maxCost)
-	}
-	program, err := env.Program(tree, cel.EvalOptions(cel.OptOptimize), cel.CostLimit(maxCost))
+	program, err := v.env.Program(tree, cel.EvalOptions(cel.OptOptimize), cel.CostLimit(maxCost))
 	if err != nil {
 		return nil, refuseWhen("plan: %v", err)
 	}
-	return &condition{program: program, source: tree.NativeRep().SourceInfo()}, nil
+	c := &condition{program: program, source: tree.NativeRep().SourceInfo()}
+	if within != (sizes{}) {
+		c.closures = v.closures(tree.NativeRep(), within)
+	}
+	return c, nil
+}
+
+// affordable returns the largest sizes for which tree costs no more than
+// maxCost, or none, and refuses a tree that costs more whatever the sizes.
+func affordable(env *cel.Env, tree *cel.Ast) (sizes, []*Error) {
+	for _, within := range allSizes {
+		estimate, err := env.EstimateCost(tree, within)
+		switch {
+		case err != nil:
+			return sizes{}, refuseWhen("estimate cost: %v", err)
+		case estimate.Min > maxCost:
+			return sizes{}, refuseWhen("costs at least %d to evaluate: more than %d", estimate.Min, maxCost)
+		case estimate.Max <= maxCost:
+			return within, nil
+		}
+	}
+	return sizes{}, nil
 }
 
 // refuseWhen is the one problem of a condition that has no better place than
@@ -131,6 +165,19 @@ func (c *condition) holds(in *Input) (bool, error) {
 	if c == nil {
 		return true, nil
 	}
+	if c.closures != nil {
+		switch holds, x := c.closures((*facts)(in), nil); {
+		case x == answered:
+			return holds, nil
+		case x != elsewhere:
+			return false, x
+		}
+	}
+	return c.ask(in)
+}
+
+// ask has CEL's library evaluate c.
+func (c *condition) ask(in *Input) (bool, error) {
 	out, _, err := c.program.Eval((*facts)(in))
 	if err != nil {
 		return false, err
@@ -151,14 +198,26 @@ func (c *condition) failure(err error) string {
 	if errors.As(err, &cancelled) && cancelled.Cause == interpreter.CostLimitExceeded {
 		return fmt.Sprintf("condition costs more than %d to evaluate", maxCost)
 	}
-	var value *types.Err
-	if errors.As(err, &value) && value.NodeID() != 0 {
-		at := c.source.GetStartLocation(value.NodeID())
+	if node := failedAt(err); node != 0 {
+		at := c.source.GetStartLocation(node)
 		if at.Line() > 0 {
 			return fmt.Sprintf("condition has no value at line %d, column %d", at.Line(), at.Column()+1)
 		}
 	}
 	return "condition has no value"
+}
+
+// failedAt returns the ID of the node that has no value, or 0.
+func failedAt(err error) int64 {
+	var value *types.Err
+	var own fault
+	switch {
+	case errors.As(err, &own):
+		return int64(own)
+	case errors.As(err, &value):
+		return value.NodeID()
+	}
+	return 0
 }
 
 // sense refuses what type-checks and could still never work.
@@ -197,7 +256,7 @@ func nonsenseCall(call ast.CallExpr) (at int64, reason string) {
 		pattern := args[len(args)-1] // in both forms
 		return pattern.ID(), nonsensePattern(pattern)
 	case strings.HasPrefix(name, "get") && call.IsMemberFunction() && len(args) > 0:
-		return args[0].ID(), "time zones are not supported: times are UTC"
+		return args[0].ID(), nonsenseZone(args[0])
 	}
 	return 0, ""
 }
@@ -212,14 +271,3 @@ func nonsensePattern(pattern ast.Expr) string {
 	}
 	return ""
 }
-
-// unknownSizes leaves every size to CEL's defaults.
-type unknownSizes struct{}
-
-// EstimateCallCost implements cost.Estimator.
-func (unknownSizes) EstimateCallCost(_, _ string, _ *cost.AstNode, _ []cost.AstNode) *cost.CallEstimate {
-	return nil
-}
-
-// EstimateSize implements cost.Estimator.
-func (unknownSizes) EstimateSize(cost.AstNode) *cost.SizeEstimate { return nil }

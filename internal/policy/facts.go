@@ -99,26 +99,31 @@ func newObject(name, variable string, ff fields) *object {
 		Type:     cel.ObjectType(objectPrefix + name),
 		variable: variable,
 		fields:   make(map[string]*types.FieldType, len(ff)),
-		typed:    ff,
+		typed:    make(fields, len(ff)),
 	}
 	for name, f := range ff {
-		o.fields[name] = &types.FieldType{
-			Type:  f.typ,
-			IsSet: func(target any) bool { v, ok := target.(*facts); return ok && f.known(v) },
-			GetFrom: func(target any) (any, error) {
-				v, ok := target.(*facts)
-				if !ok {
-					return nil, errors.New("not a variable of a condition")
-				}
-				got, ok := f.get(v)
-				if !ok {
-					return nil, errors.New("not known of this request")
-				}
-				return got, nil
-			},
-		}
+		o.add(name, f)
 	}
 	return o
+}
+
+func (o *object) add(name string, f field) {
+	o.typed[name] = f
+	o.fields[name] = &types.FieldType{
+		Type:  f.typ,
+		IsSet: func(target any) bool { v, ok := target.(*facts); return ok && f.known(v) },
+		GetFrom: func(target any) (any, error) {
+			v, ok := target.(*facts)
+			if !ok {
+				return nil, errors.New("not a variable of a condition")
+			}
+			got, ok := f.get(v)
+			if !ok {
+				return nil, errors.New("not known of this request")
+			}
+			return got, nil
+		},
+	}
 }
 
 // The methods below implement types.StructTypeDescriptor. Objects are neither

@@ -20,6 +20,7 @@ type field struct {
 	typ   *cel.Type
 	known func(*facts) bool        // what has() says
 	get   func(*facts) (any, bool) // false: this Input does not have it
+	of    *object                  // whose fields are read, for a field that has some
 	getters
 }
 
@@ -108,7 +109,9 @@ func header(read func(*facts) headers) field {
 // part is a field that has fields of its own.
 func part(o *object) field {
 	always := func(v *facts) (*facts, bool) { return v, true }
-	return newField(o.Type, always, anything[*facts], getters{})
+	f := newField(o.Type, always, anything[*facts], getters{})
+	f.of = o
+	return f
 }
 
 func anything[T any](v T) any { return v }

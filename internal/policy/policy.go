@@ -63,16 +63,18 @@ type Spec struct {
 
 	// When is a condition in CEL, of type bool. Empty is true. It may use
 	//
-	//	principal  kind ("anonymous", "user", "workload"), id, issuer,
-	//	           spiffe_id, groups, claims
+	//	principal  kind ("anonymous", "user", "workload", "key"), id, issuer,
+	//	           spiffe_id, scopes, groups, claims, acr, amr, authenticated_at
 	//	request    method, host, path, query, headers (first value by name;
 	//	           names are lower-case and looked up in any case)
 	//	route      namespace, name, labels
 	//	signals    ip (net.IP), time (timestamp), tls.version, tls.sni, tls.alpn
 	//
 	// and the functions of the CEL standard library and of cel-go's network
-	// library, as in cidr("10.0.0.0/8").containsIP(signals.ip). Times are UTC,
-	// and the pattern of matches() is a literal. What is not there at run time
+	// library, as in cidr("10.0.0.0/8").containsIP(signals.ip). Times are UTC
+	// but where a function is given a time zone, as in
+	// signals.time.getHours("Europe/Berlin"); zones and the pattern of matches()
+	// are literals. What is not there at run time
 	// (a header, a claim, an unknown address) is an error unless it was asked
 	// for with has() or in, and a policy whose condition fails never allows: an
 	// ALLOW does not match, a DENY denies.

@@ -1,0 +1,413 @@
+package policy
+
+import (
+	"net/netip"
+	"slices"
+	"time"
+)
+
+// pair evaluates a and b, in this order, and has of say what is true of them.
+func pair[A, B any](a fn[A], b fn[B], of func(A, B) bool) fn[bool] {
+	return func(f *facts, s *scope) (bool, fault) {
+		v, x := a(f, s)
+		if x != answered {
+			return false, x
+		}
+		w, x := b(f, s)
+		if x != answered {
+			return false, x
+		}
+		return of(v, w), answered
+	}
+}
+
+// pairOr is pair where there may be no answer.
+func pairOr[A, B, C any](a fn[A], b fn[B], of func(A, B) (C, fault)) fn[C] {
+	return func(f *facts, s *scope) (C, fault) {
+		var none C
+		v, x := a(f, s)
+		if x != answered {
+			return none, x
+		}
+		w, x := b(f, s)
+		if x != answered {
+			return none, x
+		}
+		return of(v, w)
+	}
+}
+
+func same[T comparable](v, w T) bool { return v == w }
+
+// equal compiles ==. Values of unlike types are unequal, numbers aside.
+func equal(a, b code) code {
+	switch {
+	case a.any != nil || b.any != nil:
+		return equalAny(a, b)
+	case a.text != nil && b.text != nil:
+		return code{flag: equalText(a, b)}
+	case a.whole != nil && b.whole != nil:
+		return code{flag: pair(a.whole, b.whole, same[int64])}
+	case a.number != nil && b.number != nil:
+		return code{flag: pair(a.number, b.number, same[float64])}
+	case a.flag != nil && b.flag != nil:
+		return code{flag: pair(a.flag, b.flag, same[bool])}
+	case a.moment != nil && b.moment != nil:
+		return code{flag: pair(a.moment, b.moment, time.Time.Equal)}
+	case a.span != nil && b.span != nil:
+		return code{flag: pair(a.span, b.span, same[time.Duration])}
+	case a.address != nil && b.address != nil:
+		return code{flag: pair(a.address, b.address, same[netip.Addr])}
+	case a.texts != nil && b.texts != nil:
+		return code{flag: pair(a.texts, b.texts, slices.Equal[[]string])}
+	}
+	return code{}
+}
+
+func equalText(a, b code) fn[bool] {
+	if _, known := a.literal.(string); known {
+		a, b = b, a
+	}
+	want, known := b.literal.(string)
+	if !known {
+		return pair(a.text, b.text, same[string])
+	}
+	text := a.text
+	return func(f *facts, s *scope) (bool, fault) {
+		v, x := text(f, s)
+		return x == answered && v == want, x
+	}
+}
+
+// equalAny compiles == where the type of one side is known at evaluation only.
+func equalAny(a, b code) code {
+	known := a
+	if a.any != nil {
+		known = b
+	}
+	switch {
+	case known.null:
+		if a.any == nil {
+			a = b
+		}
+		return code{flag: isNull(a.any)}
+	case known.any != nil:
+		return code{flag: pairOr(a.any, b.any, sameJSON)}
+	case known.text != nil:
+		return code{flag: equalTo(a.any, a.text, b.any, b.text)}
+	case known.flag != nil:
+		return code{flag: equalTo(a.any, a.flag, b.any, b.flag)}
+	case widen(known) != nil:
+		return code{flag: equalTo(a.any, widen(a), b.any, widen(b))}
+	}
+	return code{}
+}
+
+// equalTo compares a T with what may be one, on either side.
+func equalTo[T comparable](a fn[any], typedA fn[T], b fn[any], typedB fn[T]) fn[bool] {
+	if a != nil {
+		return pair(a, typedB, is[T])
+	}
+	return pair(typedA, b, func(v T, w any) bool { return is(w, v) })
+}
+
+// is reports whether v is the T w.
+func is[T comparable](v any, w T) bool {
+	t, ok := v.(T)
+	return ok && t == w
+}
+
+func isNull(of fn[any]) fn[bool] {
+	return func(f *facts, s *scope) (bool, fault) {
+		v, x := of(f, s)
+		return x == answered && v == nil, x
+	}
+}
+
+// widen returns a whole number as CEL compares it with others: a float64 that
+// is no int64 is beyond all of them, and so is it beyond their float64s.
+func widen(c code) fn[float64] {
+	if c.number != nil || c.whole == nil {
+		return c.number
+	}
+	whole := c.whole
+	return func(f *facts, s *scope) (float64, fault) {
+		v, x := whole(f, s)
+		return float64(v), x
+	}
+}
+
+// sameJSON leaves lists and objects to CEL's library.
+func sameJSON(v, w any) (bool, fault) {
+	switch w.(type) {
+	case nil, bool, float64, string:
+	default:
+		return false, elsewhere
+	}
+	switch v := v.(type) {
+	case nil:
+		return w == nil, answered
+	case bool:
+		return is(w, v), answered
+	case float64:
+		return is(w, v), answered
+	case string:
+		return is(w, v), answered
+	}
+	return false, elsewhere
+}
+
+// order is one of < <= > >=.
+type order uint8
+
+const (
+	less order = iota
+	lessEqual
+	greater
+	greaterEqual
+)
+
+// holds is what o says of a value that compares so with another.
+func (o order) holds(compared int) bool {
+	switch o {
+	case less:
+		return compared < 0
+	case lessEqual:
+		return compared <= 0
+	case greater:
+		return compared > 0
+	}
+	return compared >= 0
+}
+
+// orderOf returns o for a type that Go orders as CEL does: nothing holds of a
+// NaN.
+func orderOf[T int64 | string | time.Duration | float64](o order) func(T, T) bool {
+	switch o {
+	case less:
+		return func(v, w T) bool { return v < w }
+	case lessEqual:
+		return func(v, w T) bool { return v <= w }
+	case greater:
+		return func(v, w T) bool { return v > w }
+	}
+	return func(v, w T) bool { return v >= w }
+}
+
+func compared(o order, a, b code) code {
+	switch {
+	case a.any != nil || b.any != nil:
+		return code{flag: comparedAny(o, a, b)}
+	case a.text != nil && b.text != nil:
+		return code{flag: pair(a.text, b.text, orderOf[string](o))}
+	case a.whole != nil && b.whole != nil:
+		return code{flag: pair(a.whole, b.whole, orderOf[int64](o))}
+	case widen(a) != nil && widen(b) != nil:
+		return code{flag: pair(widen(a), widen(b), orderOf[float64](o))}
+	case a.span != nil && b.span != nil:
+		return code{flag: pair(a.span, b.span, orderOf[time.Duration](o))}
+	case a.moment != nil && b.moment != nil:
+		return code{flag: comparedMoments(o, a, b)}
+	}
+	return code{}
+}
+
+func comparedMoments(o order, a, b code) fn[bool] {
+	edge, known := b.literal.(time.Time)
+	if !known {
+		return pair(a.moment, b.moment, func(v, w time.Time) bool { return o.holds(v.Compare(w)) })
+	}
+	moment := a.moment
+	return func(f *facts, s *scope) (bool, fault) {
+		v, x := moment(f, s)
+		return x == answered && o.holds(v.Compare(edge)), x
+	}
+}
+
+// comparedAny compares what is a number or a text at evaluation. CEL's own
+// error for anything else is left to the library.
+func comparedAny(o order, a, b code) fn[bool] {
+	numbers, texts := orderOf[float64](o), orderOf[string](o)
+	switch {
+	case a.any != nil && b.any != nil:
+		return pairOr(a.any, b.any, func(v, w any) (bool, fault) {
+			number, ok := v.(float64)
+			if other, too := w.(float64); ok && too {
+				return numbers(number, other), answered
+			}
+			text, ok := v.(string)
+			if other, too := w.(string); ok && too {
+				return texts(text, other), answered
+			}
+			return false, elsewhere
+		})
+	case a.text != nil || b.text != nil:
+		return pair(textOf(a), textOf(b), texts)
+	case widen(a) != nil || widen(b) != nil:
+		return pair(toNumber(a).number, toNumber(b).number, numbers)
+	}
+	return nil
+}
+
+// member compiles a in b.
+func member(a, b code) code {
+	switch known := b.literal.(type) {
+	case []string:
+		if len(known) == 0 { // whatever a is, as CEL's library has it
+			return code{flag: constant(false)}
+		}
+		return code{flag: oneOf(a, known)}
+	case []int64:
+		return code{flag: oneOfWhole(a, known)}
+	}
+	switch key := textOf(a); {
+	case b.elements != nil && a.text != nil:
+		return code{flag: oneOfElements(a.text, b.elements)}
+	case b.texts != nil && a.text != nil:
+		return code{flag: pair(a.text, b.texts, func(v string, list []string) bool { return slices.Contains(list, v) })}
+	case b.texts != nil && a.any != nil:
+		return code{flag: pair(a.any, b.texts, func(v any, list []string) bool {
+			text, ok := v.(string)
+			return ok && slices.Contains(list, text)
+		})}
+	case b.any != nil:
+		return code{flag: inAny(a, b.any)}
+	case key == nil:
+	case b.document != nil:
+		return code{flag: pair(key, b.document, inMap[any])}
+	case b.labels != nil:
+		return code{flag: pair(key, b.labels, inMap[string])}
+	case b.header != nil:
+		return code{flag: pair(key, b.header, func(name string, h headers) bool { _, ok := h.first(name); return ok })}
+	}
+	return code{}
+}
+
+// textOf leaves what is no text at evaluation to CEL's library.
+func textOf(c code) fn[string] {
+	if c.any != nil {
+		return asType[string](c.any)
+	}
+	return c.text
+}
+
+func inMap[V any](key string, m map[string]V) bool {
+	_, ok := m[key]
+	return ok
+}
+
+// few are quicker found by looking at each.
+const few = 8
+
+// oneOf compiles a in ["x", "y"].
+func oneOf(a code, texts []string) fn[bool] {
+	found := func(v string) bool { return slices.Contains(texts, v) }
+	if len(texts) > few {
+		set := make(map[string]struct{}, len(texts))
+		for _, t := range texts {
+			set[t] = struct{}{}
+		}
+		found = func(v string) bool { _, ok := set[v]; return ok }
+	}
+	switch {
+	case a.text != nil:
+		return func(f *facts, s *scope) (bool, fault) {
+			v, x := a.text(f, s)
+			return x == answered && found(v), x
+		}
+	case a.any != nil:
+		return func(f *facts, s *scope) (bool, fault) {
+			v, x := a.any(f, s)
+			text, ok := v.(string)
+			return x == answered && ok && found(text), x
+		}
+	}
+	return nil
+}
+
+// oneOfElements compiles a in [b, c]. All elements have to have a value.
+func oneOfElements(a fn[string], elements []fn[string]) fn[bool] {
+	return func(f *facts, s *scope) (bool, fault) {
+		v, x := a(f, s)
+		if x != answered {
+			return false, x
+		}
+		found := false
+		for _, element := range elements {
+			w, x := element(f, s)
+			if x != answered {
+				return false, x
+			}
+			found = found || v == w
+		}
+		return found, answered
+	}
+}
+
+// oneOfWhole compiles a in [1, 2].
+func oneOfWhole(a code, wholes []int64) fn[bool] {
+	switch {
+	case a.whole != nil:
+		return func(f *facts, s *scope) (bool, fault) {
+			v, x := a.whole(f, s)
+			return x == answered && slices.Contains(wholes, v), x
+		}
+	case a.any != nil:
+		return func(f *facts, s *scope) (bool, fault) {
+			v, x := a.any(f, s)
+			number, ok := v.(float64)
+			return x == answered && ok && slices.ContainsFunc(wholes, func(w int64) bool { return float64(w) == number }), x
+		}
+	}
+	return nil
+}
+
+// inAny compiles a in b where only the evaluation tells what b is.
+func inAny(a code, b fn[any]) fn[bool] {
+	switch {
+	case a.text != nil:
+		return pairOr(a.text, b, textInAny)
+	case a.any != nil:
+		return pairOr(a.any, b, func(v, list any) (bool, fault) {
+			if text, ok := v.(string); ok {
+				return textInAny(text, list)
+			}
+			return inList(v, list)
+		})
+	}
+	return nil
+}
+
+func textInAny(text string, in any) (bool, fault) {
+	switch in := in.(type) {
+	case map[string]any:
+		return inMap(text, in), answered
+	case []any:
+		for _, w := range in {
+			switch w := w.(type) {
+			case string:
+				if w == text {
+					return true, answered
+				}
+			case nil, bool, float64, []any, map[string]any:
+			default:
+				return false, elsewhere
+			}
+		}
+		return false, answered
+	}
+	return false, elsewhere
+}
+
+func inList(v, in any) (bool, fault) {
+	list, ok := in.([]any)
+	if !ok {
+		return false, elsewhere
+	}
+	for _, w := range list {
+		if equal, x := sameJSON(v, w); equal || x != answered {
+			return equal, x
+		}
+	}
+	return false, answered
+}
