@@ -243,10 +243,40 @@ func comparedAny(o order, a, b code) fn[bool] {
 		})
 	case a.text != nil || b.text != nil:
 		return pair(textOf(a), textOf(b), texts)
+	case b.literal != nil && widen(b) != nil:
+		return comparedTo(o, a.any, b)
 	case widen(a) != nil || widen(b) != nil:
 		return pair(toNumber(a).number, toNumber(b).number, numbers)
 	}
 	return nil
+}
+
+// comparedTo compares with a literal number.
+func comparedTo(o order, a fn[any], b code) fn[bool] {
+	edge, _ := widen(b)(nil, nil)
+	return func(f *facts, s *scope) (bool, fault) {
+		v, x := a(f, s)
+		number, ok := v.(float64)
+		switch {
+		case x != answered:
+			return false, x
+		case !ok:
+			return false, elsewhere
+		}
+		return o.numbers(number, edge), answered
+	}
+}
+
+func (o order) numbers(v, w float64) bool {
+	switch o {
+	case less:
+		return v < w
+	case lessEqual:
+		return v <= w
+	case greater:
+		return v > w
+	}
+	return v >= w
 }
 
 // member compiles a in b.
@@ -301,6 +331,12 @@ const few = 8
 
 // oneOf compiles a in ["x", "y"].
 func oneOf(a code, texts []string) fn[bool] {
+	if len(texts) <= few && a.text != nil {
+		return func(f *facts, s *scope) (bool, fault) {
+			v, x := a.text(f, s)
+			return x == answered && slices.Contains(texts, v), x
+		}
+	}
 	found := func(v string) bool { return slices.Contains(texts, v) }
 	if len(texts) > few {
 		set := make(map[string]struct{}, len(texts))
@@ -365,6 +401,15 @@ func oneOfWhole(a code, wholes []int64) fn[bool] {
 // inAny compiles a in b where only the evaluation tells what b is.
 func inAny(a code, b fn[any]) fn[bool] {
 	switch {
+	case a.text != nil && a.literal != nil:
+		text, _ := a.text(nil, nil)
+		return func(f *facts, s *scope) (bool, fault) {
+			v, x := b(f, s)
+			if x != answered {
+				return false, x
+			}
+			return textInAny(text, v)
+		}
 	case a.text != nil:
 		return pairOr(a.text, b, textInAny)
 	case a.any != nil:

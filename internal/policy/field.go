@@ -24,13 +24,14 @@ type field struct {
 	getters
 }
 
-// getters has one function set, which says by its second result whether the
+// getters has one function set (always goes with text), which says by its second result whether the
 // Input has the field. An object has none, as its fields are read instead.
 type getters struct {
 	flag     func(*facts) (bool, bool)
 	whole    func(*facts) (int64, bool)
 	number   func(*facts) (float64, bool)
 	text     func(*facts) (string, bool)
+	always   func(*facts) string            // text, where that is always known
 	moment   func(*facts) (time.Time, bool) // in UTC
 	span     func(*facts) (time.Duration, bool)
 	address  func(*facts) (netip.Addr, bool)
@@ -44,6 +45,7 @@ type getters struct {
 func text(read func(*facts) string) field {
 	f := knownText(func(v *facts) (string, bool) { return read(v), true })
 	f.known = func(v *facts) bool { return read(v) != "" }
+	f.always = read
 	return f
 }
 
