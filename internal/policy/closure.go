@@ -70,6 +70,12 @@ type code struct {
 	null     bool
 	object   *object // of which fields are read
 	literal  any     // the value, if it is known
+	term     *term   // the same as flag, if it has such a form
+
+	// What a term reads: get, if it is a field or a named claim of one.
+	get  getters
+	at   fault
+	name string
 }
 
 // closures compiles one condition.

@@ -3,6 +3,7 @@ package policy
 import (
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -45,7 +46,7 @@ func equal(a, b code) code {
 	case a.any != nil || b.any != nil:
 		return equalAny(a, b)
 	case a.text != nil && b.text != nil:
-		return code{flag: equalText(a, b)}
+		return equalText(a, b)
 	case a.whole != nil && b.whole != nil:
 		return code{flag: pair(a.whole, b.whole, same[int64])}
 	case a.number != nil && b.number != nil:
@@ -64,19 +65,23 @@ func equal(a, b code) code {
 	return code{}
 }
 
-func equalText(a, b code) fn[bool] {
+func equalText(a, b code) code {
 	if _, known := a.literal.(string); known {
 		a, b = b, a
 	}
 	want, known := b.literal.(string)
 	if !known {
-		return pair(a.text, b.text, same[string])
+		return code{flag: pair(a.text, b.text, same[string])}
 	}
 	text := a.text
-	return func(f *facts, s *scope) (bool, fault) {
+	out := code{flag: func(f *facts, s *scope) (bool, fault) {
 		v, x := text(f, s)
 		return x == answered && v == want, x
+	}}
+	if a.get.always == nil {
+		return out
 	}
+	return asTerm(out, a, term{kind: termIs, text: want})
 }
 
 // equalAny compiles == where the type of one side is known at evaluation only.
@@ -94,7 +99,11 @@ func equalAny(a, b code) code {
 	case known.any != nil:
 		return code{flag: pairOr(a.any, b.any, sameJSON)}
 	case known.text != nil:
-		return code{flag: equalTo(a.any, a.text, b.any, b.text)}
+		out := code{flag: equalTo(a.any, a.text, b.any, b.text)}
+		if text, literal := known.literal.(string); literal && a.any != nil && a.get.document != nil && a.name != "" {
+			return asTerm(out, a, term{kind: termClaimIs, text: text})
+		}
+		return out
 	case known.flag != nil:
 		return code{flag: equalTo(a.any, a.flag, b.any, b.flag)}
 	case widen(known) != nil:
@@ -197,7 +206,7 @@ func orderOf[T int64 | string | time.Duration | float64](o order) func(T, T) boo
 func compared(o order, a, b code) code {
 	switch {
 	case a.any != nil || b.any != nil:
-		return code{flag: comparedAny(o, a, b)}
+		return comparedAny(o, a, b)
 	case a.text != nil && b.text != nil:
 		return code{flag: pair(a.text, b.text, orderOf[string](o))}
 	case a.whole != nil && b.whole != nil:
@@ -207,64 +216,49 @@ func compared(o order, a, b code) code {
 	case a.span != nil && b.span != nil:
 		return code{flag: pair(a.span, b.span, orderOf[time.Duration](o))}
 	case a.moment != nil && b.moment != nil:
-		return code{flag: comparedMoments(o, a, b)}
+		return comparedMoments(o, a, b)
 	}
 	return code{}
 }
 
-func comparedMoments(o order, a, b code) fn[bool] {
-	edge, known := b.literal.(time.Time)
-	if !known {
-		return pair(a.moment, b.moment, func(v, w time.Time) bool { return o.holds(v.Compare(w)) })
+func comparedMoments(o order, a, b code) code {
+	out := code{flag: pair(a.moment, b.moment, func(v, w time.Time) bool { return o.holds(v.Compare(w)) })}
+	if edge, known := b.literal.(time.Time); known && a.get.moment != nil {
+		return asTerm(out, a, term{kind: termMoment, order: o, edge: edge})
 	}
-	moment := a.moment
-	return func(f *facts, s *scope) (bool, fault) {
-		v, x := moment(f, s)
-		return x == answered && o.holds(v.Compare(edge)), x
-	}
+	return out
 }
 
 // comparedAny compares what is a number or a text at evaluation. CEL's own
 // error for anything else is left to the library.
-func comparedAny(o order, a, b code) fn[bool] {
-	numbers, texts := orderOf[float64](o), orderOf[string](o)
+func comparedAny(o order, a, b code) code {
+	texts := orderOf[string](o)
 	switch {
 	case a.any != nil && b.any != nil:
-		return pairOr(a.any, b.any, func(v, w any) (bool, fault) {
-			number, ok := v.(float64)
-			if other, too := w.(float64); ok && too {
-				return numbers(number, other), answered
-			}
-			text, ok := v.(string)
-			if other, too := w.(string); ok && too {
-				return texts(text, other), answered
-			}
-			return false, elsewhere
-		})
+		return code{flag: pairOr(a.any, b.any, o.ofAny)}
 	case a.text != nil || b.text != nil:
-		return pair(textOf(a), textOf(b), texts)
-	case b.literal != nil && widen(b) != nil:
-		return comparedTo(o, a.any, b)
-	case widen(a) != nil || widen(b) != nil:
-		return pair(toNumber(a).number, toNumber(b).number, numbers)
+		return code{flag: pair(textOf(a), textOf(b), texts)}
+	case widen(a) == nil && widen(b) == nil:
+		return code{}
 	}
-	return nil
+	out := code{flag: pair(toNumber(a).number, toNumber(b).number, o.numbers)}
+	if a.get.document != nil && a.name != "" && b.literal != nil {
+		edge, _ := widen(b)(nil, nil)
+		return asTerm(out, a, term{kind: termClaim, order: o, number: edge})
+	}
+	return out
 }
 
-// comparedTo compares with a literal number.
-func comparedTo(o order, a fn[any], b code) fn[bool] {
-	edge, _ := widen(b)(nil, nil)
-	return func(f *facts, s *scope) (bool, fault) {
-		v, x := a(f, s)
-		number, ok := v.(float64)
-		switch {
-		case x != answered:
-			return false, x
-		case !ok:
-			return false, elsewhere
-		}
-		return o.numbers(number, edge), answered
+func (o order) ofAny(v, w any) (bool, fault) {
+	number, ok := v.(float64)
+	if other, too := w.(float64); ok && too {
+		return o.numbers(number, other), answered
 	}
+	text, ok := v.(string)
+	if other, too := w.(string); ok && too {
+		return o.holds(strings.Compare(text, other)), answered
+	}
+	return false, elsewhere
 }
 
 func (o order) numbers(v, w float64) bool {
@@ -286,7 +280,11 @@ func member(a, b code) code {
 		if len(known) == 0 { // whatever a is, as CEL's library has it
 			return code{flag: constant(false)}
 		}
-		return code{flag: oneOf(a, known)}
+		out := code{flag: oneOf(a, known)}
+		if a.get.always == nil || len(known) > few {
+			return out
+		}
+		return asTerm(out, a, term{kind: termOneOf, texts: known})
 	case []int64:
 		return code{flag: oneOfWhole(a, known)}
 	}
@@ -301,7 +299,11 @@ func member(a, b code) code {
 			return ok && slices.Contains(list, text)
 		})}
 	case b.any != nil:
-		return code{flag: inAny(a, b.any)}
+		out := code{flag: inAny(a, b.any)}
+		if text, known := a.literal.(string); known && b.get.document != nil && b.name != "" {
+			return asTerm(out, b, term{kind: termClaimHas, text: text})
+		}
+		return out
 	case key == nil:
 	case b.document != nil:
 		return code{flag: pair(key, b.document, inMap[any])}

@@ -37,22 +37,19 @@ func not(c code) code {
 // logic compiles && and ||. One operand that is false decides an &&, one that
 // is true an ||, whatever the others are, and whatever their errors.
 func (c *closures) logic(name string, e ast.Expr) code {
-	var terms []fn[bool]
+	var terms []term
 	for _, operand := range flatten(name, e, nil) {
-		flag := flagOf(c.compile(operand))
-		if flag == nil {
+		t := c.termOf(c.compile(operand))
+		if t == nil {
 			return code{}
 		}
-		terms = append(terms, flag)
+		terms = append(terms, *t)
 	}
 	decides := name == "_||_"
-	if len(terms) == 2 {
-		return code{flag: either(decides, terms[0], terms[1])}
-	}
 	return code{flag: func(f *facts, s *scope) (bool, fault) {
 		failed := answered
-		for _, term := range terms {
-			switch v, x := term(f, s); {
+		for i := range terms {
+			switch v, x := terms[i].holds(f, s); {
 			case x == elsewhere:
 				return false, x
 			case x == answered && v == decides:
@@ -63,24 +60,6 @@ func (c *closures) logic(name string, e ast.Expr) code {
 		}
 		return !decides, failed
 	}}
-}
-
-func either(decides bool, first, second fn[bool]) fn[bool] {
-	return func(f *facts, s *scope) (bool, fault) {
-		v, failed := first(f, s)
-		if failed == elsewhere || failed == answered && v == decides {
-			return v, failed
-		}
-		switch v, x := second(f, s); {
-		case x == elsewhere:
-			return false, x
-		case x == answered && v == decides:
-			return decides, answered
-		case failed == answered:
-			failed = x
-		}
-		return !decides, failed
-	}
 }
 
 // flatten returns the operands of a chain of one operator, in order.

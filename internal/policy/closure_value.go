@@ -63,7 +63,9 @@ func (c *closures) selected(s ast.SelectExpr, at fault) code {
 		known := of.object.typed[name].known
 		return code{flag: func(f *facts, _ *scope) (bool, fault) { return known(f), answered }}
 	case of.object != nil:
-		return c.field(of.object.typed[name], at)
+		out := c.field(of.object.typed[name], at)
+		out.get, out.at = of.object.typed[name].getters, at
+		return out
 	case s.IsTestOnly() && of.any != nil:
 		return code{flag: hasKey(of.any, name)}
 	case s.IsTestOnly():
@@ -107,17 +109,17 @@ func (c *closures) field(f field, at fault) code {
 	case f.address != nil:
 		return code{address: read(f.address, at)}
 	case f.always != nil:
-		return code{text: readText(f.always, most.text)}
+		return code{text: readText(f.always, int(most.text))}
 	case f.text != nil:
-		return code{text: readSized(f.text, at, func(v string) bool { return len(v) <= most.text })}
+		return code{text: readSized(f.text, at, func(v string) bool { return len(v) <= int(most.text) })}
 	case f.texts != nil:
-		return code{texts: readSized(f.texts, at, func(v []string) bool { return len(v) <= most.items })}
+		return code{texts: readSized(f.texts, at, func(v []string) bool { return len(v) <= int(most.items) })}
 	case f.labels != nil:
-		return code{labels: readSized(f.labels, at, func(v map[string]string) bool { return len(v) <= most.items })}
+		return code{labels: readSized(f.labels, at, func(v map[string]string) bool { return len(v) <= int(most.items) })}
 	case f.document != nil:
-		return code{document: readDocument(f.document, at, most.items)}
+		return code{document: readDocument(f.document, at, int(most.items))}
 	case f.header != nil:
-		return code{header: readSized(f.header, at, func(v headers) bool { return len(v) <= most.items })}
+		return code{header: readSized(f.header, at, func(v headers) bool { return len(v) <= int(most.items) })}
 	}
 	return code{}
 }
@@ -176,7 +178,8 @@ func (c *closures) element(of, key code, at fault) code {
 	most := c.sizes
 	switch {
 	case of.document != nil && key.literal != nil && key.text != nil:
-		return code{any: named(of.document, key.literal, at, most)}
+		name, _ := key.literal.(string)
+		return code{any: named(of.document, name, at, most), get: of.get, at: at, name: name}
 	case of.document != nil && key.text != nil:
 		return code{any: keyed(of.document, key.text, at, most.admit)}
 	case of.labels != nil && key.text != nil:
@@ -225,8 +228,7 @@ func keyed[V any](of fn[map[string]V], key fn[string], at fault, admit func(V) (
 }
 
 // named is keyed for a claim that the condition names.
-func named(of fn[map[string]any], key any, at fault, most sizes) fn[any] {
-	name, _ := key.(string)
+func named(of fn[map[string]any], name string, at fault, most sizes) fn[any] {
 	return func(f *facts, s *scope) (any, fault) {
 		m, x := of(f, s)
 		if x != answered {
