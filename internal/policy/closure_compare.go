@@ -223,7 +223,7 @@ func compared(o order, a, b code) code {
 
 func comparedMoments(o order, a, b code) code {
 	out := code{flag: pair(a.moment, b.moment, func(v, w time.Time) bool { return o.holds(v.Compare(w)) })}
-	if edge, known := b.literal.(time.Time); known && a.get.moment != nil {
+	if edge, known := b.literal.(time.Time); known && a.get.rawMoment != nil {
 		return asTerm(out, a, term{kind: termMoment, order: o, edge: edge})
 	}
 	return out

@@ -46,6 +46,9 @@ func (c *closures) logic(name string, e ast.Expr) code {
 		terms = append(terms, *t)
 	}
 	decides := name == "_||_"
+	if !decides {
+		terms = windows(terms)
+	}
 	return code{flag: func(f *facts, s *scope) (bool, fault) {
 		failed := answered
 		for i := range terms {

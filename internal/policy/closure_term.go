@@ -2,7 +2,6 @@ package policy
 
 import (
 	"net/netip"
-	"slices"
 	"time"
 )
 
@@ -18,17 +17,18 @@ type term struct {
 
 	// What is read, one of these.
 	always   func(*facts) string
-	address  func(*facts) (netip.Addr, bool)
-	moment   func(*facts) (time.Time, bool)
+	address  func(*facts) netip.Addr
+	moment   func(*facts) time.Time
 	document func(*facts) (map[string]any, bool)
 	flag     fn[bool]
 
 	// What it is compared with.
-	name    string // of the claim
+	name    string // of the claim, or of the field that is a time
 	text    string
 	number  float64
 	texts   []string
 	edge    time.Time
+	until   time.Time
 	network netip.Prefix
 }
 
@@ -40,6 +40,7 @@ const (
 	termOneOf             // field in ["text", ...]
 	termWithin            // cidr("network").containsIP(field)
 	termMoment            // field < timestamp("edge")
+	termWindow            // field >= timestamp("edge") && field < timestamp("until")
 	termClaimIs           // claims.name == "text"
 	termClaimHas          // "text" in claims.name
 	termClaim             // claims.name < number
@@ -55,17 +56,20 @@ func (t *term) holds(f *facts, s *scope) (bool, fault) {
 		case t.kind == termIs:
 			return v == t.text, answered
 		}
-		return slices.Contains(t.texts, v), answered
+		return amongFew(t.texts, v), answered
 	case termWithin:
-		v, known := t.address(f)
-		if !known {
+		v := t.address(f)
+		if !v.IsValid() {
 			return false, t.at
 		}
-		return t.network.Contains(v), answered
-	case termMoment:
-		v, known := t.moment(f)
-		if !known {
+		return t.network.Contains(plainAddress(v)), answered
+	case termMoment, termWindow:
+		v := t.moment(f)
+		switch {
+		case v.IsZero():
 			return false, t.at
+		case t.kind == termWindow:
+			return !v.Before(t.edge) && v.Before(t.until), answered
 		}
 		return t.order.holds(v.Compare(t.edge)), answered
 	case termClaimIs, termClaimHas, termClaim:
@@ -104,6 +108,35 @@ func (t *term) claim(f *facts) (bool, fault) {
 	return is(v, t.text), x
 }
 
+// amongFew is slices.Contains, which calls for each text of the right length.
+func amongFew(texts []string, v string) bool {
+	for _, t := range texts {
+		if len(t) == len(v) && (len(v) == 0 || t[len(v)-1] == v[len(v)-1] && t == v) {
+			return true
+		}
+	}
+	return false
+}
+
+// windows makes one term of two that are the beginning and the end of a window
+// of the same field.
+func windows(terms []term) []term {
+	joined := terms[:0]
+	for _, t := range terms {
+		if n := len(joined); n > 0 && joined[n-1].opens(&t) {
+			joined[n-1].kind, joined[n-1].until = termWindow, t.edge
+			continue
+		}
+		joined = append(joined, t)
+	}
+	return joined
+}
+
+// opens reports whether t is the beginning of a window that end is the end of.
+func (t *term) opens(end *term) bool {
+	return t.kind == termMoment && end.kind == termMoment && t.name == end.name && t.order == greaterEqual && end.order == less
+}
+
 // termOf returns c as a term; it is nil if c is no condition.
 func (c *closures) termOf(of code) *term {
 	flag := flagOf(of)
@@ -122,7 +155,7 @@ func (c *closures) termOf(of code) *term {
 func asTerm(out, field code, t term) code {
 	if out.flag != nil {
 		t.at, t.name = field.at, field.name
-		t.always, t.address, t.moment, t.document = field.get.always, field.get.address, field.get.moment, field.get.document
+		t.always, t.address, t.moment, t.document = field.get.always, field.get.rawAddress, field.get.rawMoment, field.get.document
 		out.term = &t
 	}
 	return out

@@ -65,6 +65,9 @@ func (c *closures) selected(s ast.SelectExpr, at fault) code {
 	case of.object != nil:
 		out := c.field(of.object.typed[name], at)
 		out.get, out.at = of.object.typed[name].getters, at
+		if out.moment != nil {
+			out.name = of.object.Type.TypeName() + "." + name
+		}
 		return out
 	case s.IsTestOnly() && of.any != nil:
 		return code{flag: hasKey(of.any, name)}
