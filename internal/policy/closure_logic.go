@@ -45,24 +45,32 @@ func (c *closures) logic(name string, e ast.Expr) code {
 		}
 		terms = append(terms, *t)
 	}
-	decides := name == "_||_"
-	if !decides {
+	if name == "_&&_" {
 		terms = windows(terms)
 	}
-	return code{flag: func(f *facts, s *scope) (bool, fault) {
-		failed := answered
-		for i := range terms {
-			switch v, x := terms[i].holds(f, s); {
-			case x == elsewhere:
-				return false, x
-			case x == answered && v == decides:
-				return decides, answered
-			case failed == answered:
-				failed = x
-			}
+	all := &chain{terms: terms, decides: name == "_||_"}
+	return code{flag: all.holds, chain: all}
+}
+
+// chain is && or ||, of one term or more.
+type chain struct {
+	terms   []term
+	decides bool // what one term has to be, so that the others do not count
+}
+
+func (c *chain) holds(f *facts, s *scope) (bool, fault) {
+	failed := answered
+	for i := range c.terms {
+		switch v, x := c.terms[i].holds(f, s); {
+		case x == elsewhere:
+			return false, x
+		case x == answered && v == c.decides:
+			return v, answered
+		case failed == answered:
+			failed = x
 		}
-		return !decides, failed
-	}}
+	}
+	return !c.decides, failed
 }
 
 // flatten returns the operands of a chain of one operator, in order.
