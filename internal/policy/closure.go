@@ -70,6 +70,13 @@ type code struct {
 	null     bool
 	object   *object // of which fields are read
 	literal  any     // the value, if it is known
+	term     *term   // the same as flag, if it has such a form
+	chain    *chain  // likewise
+
+	// What a term reads: get, if it is a field or a named claim of one.
+	get  getters
+	at   fault
+	name string
 }
 
 // closures compiles one condition.
@@ -85,13 +92,20 @@ type variable struct {
 	text bool
 }
 
-// closures returns tree as a closure that gives the answers of CEL's
-// library, or nil if an operator is beyond closures. It presumes that tree
+// closures returns tree as closures that give the answers of CEL's library, or
+// the zero chain if an operator is beyond them. It presumes that tree
 // costs no more than maxCost as long as nothing is larger than within says,
 // and leaves what is larger to the library.
-func (v *vocabulary) closures(tree *ast.AST, within sizes) fn[bool] {
+func (v *vocabulary) closures(tree *ast.AST, within sizes) chain {
 	c := &closures{variables: v.variables, sizes: within}
-	return flagOf(c.compile(tree.Expr()))
+	whole := c.compile(tree.Expr())
+	if whole.chain != nil {
+		return *whole.chain
+	}
+	if t := c.termOf(whole); t != nil {
+		return chain{terms: []term{*t}}
+	}
+	return chain{}
 }
 
 func (c *closures) compile(e ast.Expr) code { return c.compileAt(e, fault(e.ID())) }

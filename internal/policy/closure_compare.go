@@ -3,6 +3,7 @@ package policy
 import (
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -45,7 +46,7 @@ func equal(a, b code) code {
 	case a.any != nil || b.any != nil:
 		return equalAny(a, b)
 	case a.text != nil && b.text != nil:
-		return code{flag: equalText(a, b)}
+		return equalText(a, b)
 	case a.whole != nil && b.whole != nil:
 		return code{flag: pair(a.whole, b.whole, same[int64])}
 	case a.number != nil && b.number != nil:
@@ -64,19 +65,23 @@ func equal(a, b code) code {
 	return code{}
 }
 
-func equalText(a, b code) fn[bool] {
+func equalText(a, b code) code {
 	if _, known := a.literal.(string); known {
 		a, b = b, a
 	}
 	want, known := b.literal.(string)
 	if !known {
-		return pair(a.text, b.text, same[string])
+		return code{flag: pair(a.text, b.text, same[string])}
 	}
 	text := a.text
-	return func(f *facts, s *scope) (bool, fault) {
+	out := code{flag: func(f *facts, s *scope) (bool, fault) {
 		v, x := text(f, s)
 		return x == answered && v == want, x
+	}}
+	if a.get.always == nil {
+		return out
 	}
+	return asTerm(out, a, term{kind: termIs, text: want})
 }
 
 // equalAny compiles == where the type of one side is known at evaluation only.
@@ -94,7 +99,11 @@ func equalAny(a, b code) code {
 	case known.any != nil:
 		return code{flag: pairOr(a.any, b.any, sameJSON)}
 	case known.text != nil:
-		return code{flag: equalTo(a.any, a.text, b.any, b.text)}
+		out := code{flag: equalTo(a.any, a.text, b.any, b.text)}
+		if text, literal := known.literal.(string); literal && a.any != nil && a.get.document != nil && a.name != "" {
+			return asTerm(out, a, term{kind: termClaimIs, text: text})
+		}
+		return out
 	case known.flag != nil:
 		return code{flag: equalTo(a.any, a.flag, b.any, b.flag)}
 	case widen(known) != nil:
@@ -197,7 +206,7 @@ func orderOf[T int64 | string | time.Duration | float64](o order) func(T, T) boo
 func compared(o order, a, b code) code {
 	switch {
 	case a.any != nil || b.any != nil:
-		return code{flag: comparedAny(o, a, b)}
+		return comparedAny(o, a, b)
 	case a.text != nil && b.text != nil:
 		return code{flag: pair(a.text, b.text, orderOf[string](o))}
 	case a.whole != nil && b.whole != nil:
@@ -207,207 +216,59 @@ func compared(o order, a, b code) code {
 	case a.span != nil && b.span != nil:
 		return code{flag: pair(a.span, b.span, orderOf[time.Duration](o))}
 	case a.moment != nil && b.moment != nil:
-		return code{flag: comparedMoments(o, a, b)}
+		return comparedMoments(o, a, b)
 	}
 	return code{}
 }
 
-func comparedMoments(o order, a, b code) fn[bool] {
-	edge, known := b.literal.(time.Time)
-	if !known {
-		return pair(a.moment, b.moment, func(v, w time.Time) bool { return o.holds(v.Compare(w)) })
+func comparedMoments(o order, a, b code) code {
+	out := code{flag: pair(a.moment, b.moment, func(v, w time.Time) bool { return o.holds(v.Compare(w)) })}
+	if edge, known := b.literal.(time.Time); known && a.get.rawMoment != nil {
+		return asTerm(out, a, term{kind: termMoment, order: o, edge: edge})
 	}
-	moment := a.moment
-	return func(f *facts, s *scope) (bool, fault) {
-		v, x := moment(f, s)
-		return x == answered && o.holds(v.Compare(edge)), x
-	}
+	return out
 }
 
 // comparedAny compares what is a number or a text at evaluation. CEL's own
 // error for anything else is left to the library.
-func comparedAny(o order, a, b code) fn[bool] {
-	numbers, texts := orderOf[float64](o), orderOf[string](o)
+func comparedAny(o order, a, b code) code {
+	texts := orderOf[string](o)
 	switch {
 	case a.any != nil && b.any != nil:
-		return pairOr(a.any, b.any, func(v, w any) (bool, fault) {
-			number, ok := v.(float64)
-			if other, too := w.(float64); ok && too {
-				return numbers(number, other), answered
-			}
-			text, ok := v.(string)
-			if other, too := w.(string); ok && too {
-				return texts(text, other), answered
-			}
-			return false, elsewhere
-		})
+		return code{flag: pairOr(a.any, b.any, o.ofAny)}
 	case a.text != nil || b.text != nil:
-		return pair(textOf(a), textOf(b), texts)
-	case widen(a) != nil || widen(b) != nil:
-		return pair(toNumber(a).number, toNumber(b).number, numbers)
+		return code{flag: pair(textOf(a), textOf(b), texts)}
+	case widen(a) == nil && widen(b) == nil:
+		return code{}
 	}
-	return nil
+	out := code{flag: pair(toNumber(a).number, toNumber(b).number, o.numbers)}
+	if a.get.document != nil && a.name != "" && b.literal != nil {
+		edge, _ := widen(b)(nil, nil)
+		return asTerm(out, a, term{kind: termClaim, order: o, number: edge})
+	}
+	return out
 }
 
-// member compiles a in b.
-func member(a, b code) code {
-	switch known := b.literal.(type) {
-	case []string:
-		if len(known) == 0 { // whatever a is, as CEL's library has it
-			return code{flag: constant(false)}
-		}
-		return code{flag: oneOf(a, known)}
-	case []int64:
-		return code{flag: oneOfWhole(a, known)}
+func (o order) ofAny(v, w any) (bool, fault) {
+	number, ok := v.(float64)
+	if other, too := w.(float64); ok && too {
+		return o.numbers(number, other), answered
 	}
-	switch key := textOf(a); {
-	case b.elements != nil && a.text != nil:
-		return code{flag: oneOfElements(a.text, b.elements)}
-	case b.texts != nil && a.text != nil:
-		return code{flag: pair(a.text, b.texts, func(v string, list []string) bool { return slices.Contains(list, v) })}
-	case b.texts != nil && a.any != nil:
-		return code{flag: pair(a.any, b.texts, func(v any, list []string) bool {
-			text, ok := v.(string)
-			return ok && slices.Contains(list, text)
-		})}
-	case b.any != nil:
-		return code{flag: inAny(a, b.any)}
-	case key == nil:
-	case b.document != nil:
-		return code{flag: pair(key, b.document, inMap[any])}
-	case b.labels != nil:
-		return code{flag: pair(key, b.labels, inMap[string])}
-	case b.header != nil:
-		return code{flag: pair(key, b.header, func(name string, h headers) bool { _, ok := h.first(name); return ok })}
-	}
-	return code{}
-}
-
-// textOf leaves what is no text at evaluation to CEL's library.
-func textOf(c code) fn[string] {
-	if c.any != nil {
-		return asType[string](c.any)
-	}
-	return c.text
-}
-
-func inMap[V any](key string, m map[string]V) bool {
-	_, ok := m[key]
-	return ok
-}
-
-// few are quicker found by looking at each.
-const few = 8
-
-// oneOf compiles a in ["x", "y"].
-func oneOf(a code, texts []string) fn[bool] {
-	found := func(v string) bool { return slices.Contains(texts, v) }
-	if len(texts) > few {
-		set := make(map[string]struct{}, len(texts))
-		for _, t := range texts {
-			set[t] = struct{}{}
-		}
-		found = func(v string) bool { _, ok := set[v]; return ok }
-	}
-	switch {
-	case a.text != nil:
-		return func(f *facts, s *scope) (bool, fault) {
-			v, x := a.text(f, s)
-			return x == answered && found(v), x
-		}
-	case a.any != nil:
-		return func(f *facts, s *scope) (bool, fault) {
-			v, x := a.any(f, s)
-			text, ok := v.(string)
-			return x == answered && ok && found(text), x
-		}
-	}
-	return nil
-}
-
-// oneOfElements compiles a in [b, c]. All elements have to have a value.
-func oneOfElements(a fn[string], elements []fn[string]) fn[bool] {
-	return func(f *facts, s *scope) (bool, fault) {
-		v, x := a(f, s)
-		if x != answered {
-			return false, x
-		}
-		found := false
-		for _, element := range elements {
-			w, x := element(f, s)
-			if x != answered {
-				return false, x
-			}
-			found = found || v == w
-		}
-		return found, answered
-	}
-}
-
-// oneOfWhole compiles a in [1, 2].
-func oneOfWhole(a code, wholes []int64) fn[bool] {
-	switch {
-	case a.whole != nil:
-		return func(f *facts, s *scope) (bool, fault) {
-			v, x := a.whole(f, s)
-			return x == answered && slices.Contains(wholes, v), x
-		}
-	case a.any != nil:
-		return func(f *facts, s *scope) (bool, fault) {
-			v, x := a.any(f, s)
-			number, ok := v.(float64)
-			return x == answered && ok && slices.ContainsFunc(wholes, func(w int64) bool { return float64(w) == number }), x
-		}
-	}
-	return nil
-}
-
-// inAny compiles a in b where only the evaluation tells what b is.
-func inAny(a code, b fn[any]) fn[bool] {
-	switch {
-	case a.text != nil:
-		return pairOr(a.text, b, textInAny)
-	case a.any != nil:
-		return pairOr(a.any, b, func(v, list any) (bool, fault) {
-			if text, ok := v.(string); ok {
-				return textInAny(text, list)
-			}
-			return inList(v, list)
-		})
-	}
-	return nil
-}
-
-func textInAny(text string, in any) (bool, fault) {
-	switch in := in.(type) {
-	case map[string]any:
-		return inMap(text, in), answered
-	case []any:
-		for _, w := range in {
-			switch w := w.(type) {
-			case string:
-				if w == text {
-					return true, answered
-				}
-			case nil, bool, float64, []any, map[string]any:
-			default:
-				return false, elsewhere
-			}
-		}
-		return false, answered
+	text, ok := v.(string)
+	if other, too := w.(string); ok && too {
+		return o.holds(strings.Compare(text, other)), answered
 	}
 	return false, elsewhere
 }
 
-func inList(v, in any) (bool, fault) {
-	list, ok := in.([]any)
-	if !ok {
-		return false, elsewhere
+func (o order) numbers(v, w float64) bool {
+	switch o {
+	case less:
+		return v < w
+	case lessEqual:
+		return v <= w
+	case greater:
+		return v > w
 	}
-	for _, w := range list {
-		if equal, x := sameJSON(v, w); equal || x != answered {
-			return equal, x
-		}
-	}
-	return false, answered
+	return v >= w
 }

@@ -37,50 +37,40 @@ func not(c code) code {
 // logic compiles && and ||. One operand that is false decides an &&, one that
 // is true an ||, whatever the others are, and whatever their errors.
 func (c *closures) logic(name string, e ast.Expr) code {
-	var terms []fn[bool]
+	var terms []term
 	for _, operand := range flatten(name, e, nil) {
-		flag := flagOf(c.compile(operand))
-		if flag == nil {
+		t := c.termOf(c.compile(operand))
+		if t == nil {
 			return code{}
 		}
-		terms = append(terms, flag)
+		terms = append(terms, *t)
 	}
-	decides := name == "_||_"
-	if len(terms) == 2 {
-		return code{flag: either(decides, terms[0], terms[1])}
+	if name == "_&&_" {
+		terms = windows(terms)
 	}
-	return code{flag: func(f *facts, s *scope) (bool, fault) {
-		failed := answered
-		for _, term := range terms {
-			switch v, x := term(f, s); {
-			case x == elsewhere:
-				return false, x
-			case x == answered && v == decides:
-				return decides, answered
-			case failed == answered:
-				failed = x
-			}
-		}
-		return !decides, failed
-	}}
+	all := &chain{terms: terms, decides: name == "_||_"}
+	return code{flag: all.holds, chain: all}
 }
 
-func either(decides bool, first, second fn[bool]) fn[bool] {
-	return func(f *facts, s *scope) (bool, fault) {
-		v, failed := first(f, s)
-		if failed == elsewhere || failed == answered && v == decides {
-			return v, failed
-		}
-		switch v, x := second(f, s); {
+// chain is && or ||, of one term or more.
+type chain struct {
+	terms   []term
+	decides bool // what one term has to be, so that the others do not count
+}
+
+func (c *chain) holds(f *facts, s *scope) (bool, fault) {
+	failed := answered
+	for i := range c.terms {
+		switch v, x := c.terms[i].holds(f, s); {
 		case x == elsewhere:
 			return false, x
-		case x == answered && v == decides:
-			return decides, answered
+		case x == answered && v == c.decides:
+			return v, answered
 		case failed == answered:
 			failed = x
 		}
-		return !decides, failed
 	}
+	return !c.decides, failed
 }
 
 // flatten returns the operands of a chain of one operator, in order.

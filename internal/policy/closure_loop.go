@@ -108,7 +108,7 @@ func overTexts(list fn[[]string], q quantified) fn[bool] {
 		}
 		s, l := enter(outer), loopState{}
 		for i := 0; i < len(values) && !l.done; i++ {
-			if s.text = values[i]; len(s.text) > q.sizes.text {
+			if s.text = values[i]; len(s.text) > int(q.sizes.text) {
 				l.failed, l.done = elsewhere, true
 				break
 			}
@@ -127,7 +127,7 @@ func overKeys[V any](keys fn[map[string]V], q quantified) fn[bool] {
 		}
 		s, l := enter(outer), loopState{}
 		for key := range values {
-			if s.text = key; len(key) > q.sizes.text {
+			if s.text = key; len(key) > int(q.sizes.text) {
 				l.failed, l.done = elsewhere, true
 				break
 			}
@@ -153,7 +153,7 @@ func overHeader(header fn[headers], q quantified) fn[bool] {
 			if len(v) == 0 {
 				continue
 			}
-			if s.text = strings.ToLower(name); len(name) > q.sizes.text {
+			if s.text = strings.ToLower(name); len(name) > int(q.sizes.text) {
 				l.failed, l.done = elsewhere, true
 				break
 			}

@@ -48,10 +48,14 @@ func containsIP(at fault, network, c code) code {
 	if !ok || address == nil {
 		return code{}
 	}
-	return code{flag: func(f *facts, s *scope) (bool, fault) {
+	out := code{flag: func(f *facts, s *scope) (bool, fault) {
 		v, x := address(f, s)
 		return x == answered && n.Contains(v), x
 	}}
+	if c.get.rawAddress == nil {
+		return out
+	}
+	return asTerm(out, c, term{kind: termWithin, network: n})
 }
 
 // addressFlags are CEL's functions of an address that are true or false.

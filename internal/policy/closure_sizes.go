@@ -11,7 +11,7 @@ import (
 // estimate of what evaluation costs at most, given these sizes, is within
 // maxCost, so that closures need not count. What is larger goes to the library,
 // which does.
-type sizes struct{ text, items int }
+type sizes struct{ text, items int32 }
 
 // allSizes are tried from the largest. The last is enough for what people
 // write in conditions that loop within loops.
@@ -27,7 +27,7 @@ func (z sizes) EstimateSize(n cost.AstNode) *cost.SizeEstimate {
 	if n.Type() == nil {
 		return nil
 	}
-	var most int
+	var most int32
 	switch n.Type().Kind() {
 	case types.StringKind, types.BytesKind:
 		most = z.text
@@ -59,11 +59,11 @@ func (z sizes) admit(v any) (any, fault) {
 	case nil, bool, float64:
 		fits = true
 	case string:
-		fits = len(v) <= z.text
+		fits = len(v) <= int(z.text)
 	case []any:
-		fits = len(v) <= z.items
+		fits = len(v) <= int(z.items)
 	case map[string]any:
-		fits = len(v) <= z.items
+		fits = len(v) <= int(z.items)
 	}
 	if !fits {
 		return nil, elsewhere
@@ -72,7 +72,7 @@ func (z sizes) admit(v any) (any, fault) {
 }
 
 func (z sizes) admitText(v string) (string, fault) {
-	if len(v) > z.text {
+	if len(v) > int(z.text) {
 		return "", elsewhere
 	}
 	return v, answered

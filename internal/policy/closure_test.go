@@ -50,6 +50,37 @@ func agree(t *testing.T, text string, c *policy.Condition, in *policy.Input) boo
 	return answered
 }
 
+// Twenty policies that all match but for their conditions cost no garbage.
+func TestConditionsDoNotAllocate(t *testing.T) {
+	set := policy.NewSet([]policy.Binding{
+		{Route: policy.RouteID{Namespace: "shop", Name: "route-0"}, Policies: candidates(t, "p", func(n int) int { return n % 5 })},
+	})
+	all := visitors(1)
+	i := 0
+	if n := testing.AllocsPerRun(1_000, func() { set.Decide(all[i%64]); i++ }); n > 0 {
+		t.Errorf("a decision allocates %v times", n)
+	}
+}
+
+// The limit holds for what is larger than closures take, and is the library's.
+func TestClosuresKeepTheCostLimit(t *testing.T) {
+	pairs, err := policy.CompileCondition(`principal.groups.all(a, principal.groups.all(b, a.size() == b.size()))`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for groups := range 100 {
+		p := user("ann")
+		for range groups {
+			p.Groups = append(p.Groups, "g")
+		}
+		in := request(p, "GET", "/")
+		native := agree(t, "pairs", pairs, in)
+		if library := pairs.Library(in); native && library != "true" || groups < 16 && !native {
+			t.Errorf("%d groups: closures answer %v, the library %s", groups, native, library)
+		}
+	}
+}
+
 // What is drawn is odder than what people write, and closures answer it still.
 func TestClosuresAnswerMostOfWhatIsDrawn(t *testing.T) {
 	random := rand.New(rand.NewPCG(7, 8))

@@ -63,7 +63,12 @@ func (c *closures) selected(s ast.SelectExpr, at fault) code {
 		known := of.object.typed[name].known
 		return code{flag: func(f *facts, _ *scope) (bool, fault) { return known(f), answered }}
 	case of.object != nil:
-		return c.field(of.object.typed[name], at)
+		out := c.field(of.object.typed[name], at)
+		out.get, out.at = of.object.typed[name].getters, at
+		if out.moment != nil {
+			out.name = of.object.Type.TypeName() + "." + name
+		}
+		return out
 	case s.IsTestOnly() && of.any != nil:
 		return code{flag: hasKey(of.any, name)}
 	case s.IsTestOnly():
@@ -106,16 +111,18 @@ func (c *closures) field(f field, at fault) code {
 		return code{span: read(f.span, at)}
 	case f.address != nil:
 		return code{address: read(f.address, at)}
+	case f.always != nil:
+		return code{text: readText(f.always, int(most.text))}
 	case f.text != nil:
-		return code{text: readSized(f.text, at, func(v string) bool { return len(v) <= most.text })}
+		return code{text: readSized(f.text, at, func(v string) bool { return len(v) <= int(most.text) })}
 	case f.texts != nil:
-		return code{texts: readSized(f.texts, at, func(v []string) bool { return len(v) <= most.items })}
+		return code{texts: readSized(f.texts, at, func(v []string) bool { return len(v) <= int(most.items) })}
 	case f.labels != nil:
-		return code{labels: readSized(f.labels, at, func(v map[string]string) bool { return len(v) <= most.items })}
+		return code{labels: readSized(f.labels, at, func(v map[string]string) bool { return len(v) <= int(most.items) })}
 	case f.document != nil:
-		return code{document: readSized(f.document, at, func(v map[string]any) bool { return len(v) <= most.items })}
+		return code{document: readDocument(f.document, at, int(most.items))}
 	case f.header != nil:
-		return code{header: readSized(f.header, at, func(v headers) bool { return len(v) <= most.items })}
+		return code{header: readSized(f.header, at, func(v headers) bool { return len(v) <= int(most.items) })}
 	}
 	return code{}
 }
@@ -125,6 +132,28 @@ func read[T any](get func(*facts) (T, bool), at fault) fn[T] {
 		v, known := get(f)
 		if !known {
 			return v, at
+		}
+		return v, answered
+	}
+}
+
+func readText(get func(*facts) string, most int) fn[string] {
+	return func(f *facts, _ *scope) (string, fault) {
+		if v := get(f); len(v) <= most {
+			return v, answered
+		}
+		return "", elsewhere
+	}
+}
+
+func readDocument(get func(*facts) (map[string]any, bool), at fault, most int) fn[map[string]any] {
+	return func(f *facts, _ *scope) (map[string]any, fault) {
+		v, known := get(f)
+		switch {
+		case !known:
+			return nil, at
+		case len(v) > most:
+			return nil, elsewhere
 		}
 		return v, answered
 	}
@@ -151,6 +180,9 @@ func (c *closures) index(of, key ast.Expr, at fault) code {
 func (c *closures) element(of, key code, at fault) code {
 	most := c.sizes
 	switch {
+	case of.document != nil && key.literal != nil && key.text != nil:
+		name, _ := key.literal.(string)
+		return code{any: named(of.document, name, at, most), get: of.get, at: at, name: name}
 	case of.document != nil && key.text != nil:
 		return code{any: keyed(of.document, key.text, at, most.admit)}
 	case of.labels != nil && key.text != nil:
@@ -195,6 +227,21 @@ func keyed[V any](of fn[map[string]V], key fn[string], at fault, admit func(V) (
 			return none, at
 		}
 		return admit(v)
+	}
+}
+
+// named is keyed for a claim that the condition names.
+func named(of fn[map[string]any], name string, at fault, most sizes) fn[any] {
+	return func(f *facts, s *scope) (any, fault) {
+		m, x := of(f, s)
+		if x != answered {
+			return nil, x
+		}
+		v, ok := m[name]
+		if !ok {
+			return nil, at
+		}
+		return most.admit(v)
 	}
 }
 

@@ -66,9 +66,9 @@ func newVocabulary(oo []*object) (*vocabulary, error) {
 
 // condition is a compiled CEL expression of type bool.
 type condition struct {
-	// closures are nil for an expression that they cannot evaluate. What they
+	// closures are zero for an expression that they cannot evaluate. What they
 	// cannot answer (elsewhere) the program does.
-	closures fn[bool]
+	closures chain
 	program  cel.Program
 	source   *ast.SourceInfo // to say where an evaluation failed
 
@@ -208,8 +208,8 @@ func (c *condition) holds(in *Input) (bool, error) {
 	if c == nil {
 		return true, nil
 	}
-	if c.closures != nil {
-		switch holds, x := c.closures((*facts)(in), nil); {
+	if c.closures.terms != nil {
+		switch holds, x := c.closures.holds((*facts)(in), nil); {
 		case x == answered:
 			return holds, nil
 		case x != elsewhere:

@@ -96,6 +96,12 @@ func TestConditions(t *testing.T) {
 		{full, `signals.time.getHours() == 5 && signals.time.getDayOfWeek() == 3`, yes},
 		{&east, `signals.time.getHours() == 5 && string(signals.time) == "2026-03-04T05:06:07Z"`, yes}, // UTC wherever the proxy stands
 		{full, `timestamp("2026-03-04T09:00:00+09:00").getHours() == 0`, yes},
+		{full, `signals.time.getHours("Asia/Tokyo") == 14 && signals.time.getHours("Europe/Berlin") == 6 && signals.time.getMinutes("-03:30") == 36`, yes},
+		{full, `timestamp("2026-03-29T00:59:59Z").getHours("Europe/Berlin") == 1 && timestamp("2026-03-29T01:00:00Z").getHours("Europe/Berlin") == 3`, yes}, // summer
+		{full, `signals.time >= timestamp("2026-03-04T05:06:07Z") && signals.time < timestamp("2026-03-04T05:06:08Z")`, yes},
+		{full, `signals.time >= timestamp("2026-03-04T05:06:08Z") && signals.time < timestamp("2026-03-05T00:00:00Z")`, no},
+		{full, `signals.time >= timestamp("2026-01-01T00:00:00Z") && signals.time < timestamp("2026-03-04T05:06:07Z")`, no},
+		{empty, `signals.time >= timestamp("2026-01-01T00:00:00Z") && signals.time < timestamp("2027-01-01T00:00:00Z")`, failed},
 		{full, `signals.time < timestamp("2026-03-04T05:06:08Z") && signals.time > timestamp("2026-01-01T00:00:00Z") + duration("24h")`, yes},
 		{empty, `signals.time > timestamp("2020-01-01T00:00:00Z")`, failed},
 		{empty, `has(signals.time)`, no},

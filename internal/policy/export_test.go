@@ -48,14 +48,14 @@ func CompileCondition(text string) (*Condition, error) {
 }
 
 // Native reports whether closures evaluate c.
-func (c *Condition) Native() bool { return c.c.closures != nil }
+func (c *Condition) Native() bool { return c.c.closures.terms != nil }
 
 // Closures returns what closures answer, and false where they do not.
 func (c *Condition) Closures(in *Input) (string, bool) {
-	if c.c.closures == nil {
+	if !c.Native() {
 		return "", false
 	}
-	v, x := c.c.closures((*facts)(in), nil)
+	v, x := c.c.closures.holds((*facts)(in), nil)
 	switch {
 	case x == elsewhere:
 		return "", false

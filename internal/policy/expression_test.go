@@ -89,6 +89,10 @@ func (d *draw) flag() string {
 		func() string { return d.loop(pick(d, "exists", "all"), d.mapping(), true) },
 		func() string { return d.any() + pick(d, " && ", " || ") + d.flag() },
 		func() string { return d.texts() + " == " + d.texts() },
+		func() string {
+			at := pick(d, "signals.time", "principal.authenticated_at")
+			return "(" + at + pick(d, " >= ", " > ") + d.moment() + " && " + at + " < " + d.moment() + " && " + d.flag() + ")"
+		},
 		func() string { return "size(" + d.texts() + ".map(t, t + " + d.text() + ")) > 1" },
 	)
 }

@@ -24,26 +24,30 @@ type field struct {
 	getters
 }
 
-// getters has one function set, which says by its second result whether the
+// getters has one function set, and those beside it that read the same, which says by its second result whether the
 // Input has the field. An object has none, as its fields are read instead.
 type getters struct {
-	flag     func(*facts) (bool, bool)
-	whole    func(*facts) (int64, bool)
-	number   func(*facts) (float64, bool)
-	text     func(*facts) (string, bool)
-	moment   func(*facts) (time.Time, bool) // in UTC
-	span     func(*facts) (time.Duration, bool)
-	address  func(*facts) (netip.Addr, bool)
-	texts    func(*facts) ([]string, bool)
-	labels   func(*facts) (map[string]string, bool)
-	document func(*facts) (map[string]any, bool)
-	header   func(*facts) (headers, bool)
+	flag       func(*facts) (bool, bool)
+	whole      func(*facts) (int64, bool)
+	number     func(*facts) (float64, bool)
+	text       func(*facts) (string, bool)
+	always     func(*facts) string            // text, where that is always known
+	moment     func(*facts) (time.Time, bool) // in UTC
+	rawMoment  func(*facts) time.Time         // moment in any zone, zero if it is unknown
+	span       func(*facts) (time.Duration, bool)
+	address    func(*facts) (netip.Addr, bool)
+	rawAddress func(*facts) netip.Addr // address in any form, zero if it is unknown
+	texts      func(*facts) ([]string, bool)
+	labels     func(*facts) (map[string]string, bool)
+	document   func(*facts) (map[string]any, bool)
+	header     func(*facts) (headers, bool)
 }
 
 // text is a string that is always there; has() is true when it is not empty.
 func text(read func(*facts) string) field {
 	f := knownText(func(v *facts) (string, bool) { return read(v), true })
 	f.known = func(v *facts) bool { return read(v) != "" }
+	f.always = read
 	return f
 }
 
@@ -74,7 +78,7 @@ func moment(read func(*facts) time.Time) field {
 		at := read(v)
 		return at.UTC(), !at.IsZero()
 	}
-	return newField(cel.TimestampType, get, func(v time.Time) any { return types.Timestamp{Time: v} }, getters{moment: get})
+	return newField(cel.TimestampType, get, func(v time.Time) any { return types.Timestamp{Time: v} }, getters{moment: get, rawMoment: read})
 }
 
 // address is an IP address, which is unknown when it is zero. An IPv4 address
@@ -83,10 +87,12 @@ func moment(read func(*facts) time.Time) field {
 func address(read func(*facts) netip.Addr) field {
 	get := func(v *facts) (netip.Addr, bool) {
 		a := read(v)
-		return a.Unmap().WithZone(""), a.IsValid()
+		return plainAddress(a), a.IsValid()
 	}
-	return newField(ext.IPType, get, func(v netip.Addr) any { return ext.IP{Addr: v} }, getters{address: get})
+	return newField(ext.IPType, get, func(v netip.Addr) any { return ext.IP{Addr: v} }, getters{address: get, rawAddress: read})
 }
+
+func plainAddress(a netip.Addr) netip.Addr { return a.Unmap().WithZone("") }
 
 func texts(read func(*facts) ([]string, bool)) field {
 	return newField(cel.ListType(cel.StringType), read, anything[[]string], getters{texts: read})

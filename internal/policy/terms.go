@@ -127,8 +127,8 @@ func (c *closures) inSet(call ast.CallExpr) code {
 	return code{}
 }
 
-// term returns what an expression refers to by name.
-func term(e ast.Expr) (t Term, argument ast.Expr, ok bool) {
+// termOf returns what an expression refers to by name.
+func termOf(e ast.Expr) (t Term, argument ast.Expr, ok bool) {
 	if e.Kind() != ast.CallKind {
 		return Term{}, nil, false
 	}
@@ -166,7 +166,7 @@ func TermsOf(when string) []Term {
 	var found []Term
 	source := tree.NativeRep().SourceInfo()
 	ast.PreOrderVisit(tree.NativeRep().Expr(), ast.NewExprVisitor(func(e ast.Expr) {
-		if t, argument, ok := term(e); ok && t.Name != "" {
+		if t, argument, ok := termOf(e); ok && t.Name != "" {
 			at := source.GetStartLocation(argument.ID())
 			t.Line, t.Column = max(at.Line(), 1), max(at.Column(), 0)+1
 			found = append(found, t)
@@ -177,7 +177,7 @@ func TermsOf(when string) []Term {
 
 // nonsenseTerm returns what is wrong with a reference wherever it leads.
 func nonsenseTerm(e ast.NavigableExpr) (at int64, reason string) {
-	t, argument, ok := term(e)
+	t, argument, ok := termOf(e)
 	switch {
 	case !ok:
 		return 0, ""
@@ -218,13 +218,13 @@ func link(tree *ast.AST, terms *Terms, path []string) (map[int64]origin, []*Erro
 	var references []ast.Expr
 	ast.PostOrderVisit(tree.Expr(), ast.NewExprVisitor(func(e ast.Expr) {
 		l.nodes++
-		if _, _, ok := term(e); ok {
+		if _, _, ok := termOf(e); ok {
 			references = append(references, e)
 		}
 	}))
 	for _, e := range references {
 		if reason := l.resolve(e); reason != "" {
-			_, argument, _ := term(e)
+			_, argument, _ := termOf(e)
 			at := tree.SourceInfo().GetStartLocation(argument.ID())
 			return nil, []*Error{{Field: "when", Reason: reason, Line: max(at.Line(), 1), Column: max(at.Column(), 0) + 1}}
 		}
@@ -236,7 +236,7 @@ func link(tree *ast.AST, terms *Terms, path []string) (map[int64]origin, []*Erro
 }
 
 func (l *linker) resolve(e ast.Expr) (reason string) {
-	t, argument, _ := term(e)
+	t, argument, _ := termOf(e)
 	if !t.Set {
 		return l.inline(e, t.Name)
 	}
