@@ -50,6 +50,10 @@ race: postgres curl ## run every test with the race detector (needs a C compiler
 bench: postgres ## run the benchmarks, or those that match BENCH
 	go test -run '^$$' -bench '$(BENCH)' -benchmem -timeout 20m ./...
 
+.PHONY: bench-engines
+bench-engines: ## compare decisions with CEL's library, OPA and cedar-go, on the same policies
+	cd test/bench/engines && go test -run '^$$' -bench . -benchmem -timeout 20m .
+
 .PHONY: fuzz
 fuzz: ## fuzz every fuzz test for FUZZTIME (20s)
 	@tools/fuzz $(FUZZTIME)
@@ -94,6 +98,7 @@ lint: ## judge the form of .proto files, Go code and go.mod
 	go vet -tags spire ./test/e2e
 	$(GOLANGCI) run ./...
 	go mod tidy -diff
+	cd test/bench/engines && go mod tidy -diff
 	cd tools/buf && go mod tidy -diff
 	cd tools/lint && go mod tidy -diff
 	cd tools/openid && go mod tidy -diff

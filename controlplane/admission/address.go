@@ -8,7 +8,7 @@ import "github.com/sallyport/sallyport/internal/resource"
 // does not matter, as each leads to all. What was admitted before listeners could
 // say it stays until it is changed.
 
-// ambiguous reports a policy for that.
+// ambiguous reports a policy for that, or a condition that policies refer to.
 func (c *checker) ambiguous(it *item) {
 	if !it.addresses || !c.isChanged(it) {
 		return
@@ -26,10 +26,13 @@ func (c *checker) undeclared(it *item) {
 	if !it.addresses || !c.isChanged(it) {
 		return
 	}
-	of := first(c.state.addresses[resource.KindPolicy], func(o *item) bool { return !c.isChanged(o) && meets(it.scope, o.scope) })
-	if of != nil {
-		c.report(it, "spec.clientIp", ReasonAmbiguousListener,
-			"%s looks at the client's address: say how that is known, as in direct: {}", of.Key)
+	for _, kind := range []resource.Kind{resource.KindPolicy, resource.KindCondition} {
+		of := first(c.state.addresses[kind], func(o *item) bool { return !c.isChanged(o) && meets(it.scope, o.scope) })
+		if of != nil {
+			c.report(it, "spec.clientIp", ReasonAmbiguousListener,
+				"%s looks at the client's address: say how that is known, as in direct: {}", of.Key)
+			return
+		}
 	}
 }
 

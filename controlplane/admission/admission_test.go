@@ -52,6 +52,56 @@ func TestWhatIsRefusedAndWhy(t *testing.T) {
 			`Policy shop/a {routes: {names: [keyed]}, effect: ALLOW, principals: [{key: export}, {key: gone}]}`,
 			`0 Policy/shop/a spec.principals[1].key: dangling_reference: there is no ApiKey/shop/gone`,
 		},
+		"condition by name is missing": {
+			`Condition shop/c {when: 'condition("gone") || signals.ip.inSet("gone")'}
+			 Policy shop/a {routes: {names: [orders]}, effect: DENY, when: 'true && condition("lost")'}`,
+			`0 Condition/shop/c spec.when 1:11: dangling_reference: there is no Condition/shop/gone
+			 0 Condition/shop/c spec.when 1:39: dangling_reference: there is no Set/shop/gone
+			 1 Policy/shop/a spec.when 1:19: dangling_reference: there is no Condition/shop/lost`,
+		},
+		"condition of another namespace": {
+			`Condition bank/c {when: "true"}
+			 Policy shop/a {routes: {names: [orders]}, effect: DENY, when: 'condition("c")'}`,
+			`1 Policy/shop/a spec.when 1:11: dangling_reference: there is no Condition/shop/c`,
+		},
+		"conditions in a circle": {
+			`Condition shop/a {when: 'condition("b")'}
+			 Condition shop/b {when: 'true || condition("a")'}`,
+			`0 Condition/shop/a spec.when 1:11: invalid_cel: Condition "b": Condition "a" refers to itself
+			 1 Condition/shop/b spec.when 1:19: invalid_cel: Condition "a": Condition "b" refers to itself`,
+		},
+		"a condition that is wrong": {
+			`Condition shop/c {when: 'signals.pi == "x"'}
+			 Policy shop/a {routes: {names: [orders]}, effect: DENY, when: 'condition("c")'}`,
+			`0 Condition/shop/c spec.when 1:8: invalid_cel: undefined field 'pi'
+			 1 Policy/shop/a spec.when 1:11: invalid_cel: Condition "c": undefined field 'pi'`,
+		},
+		"a set of another type": {
+			`Set shop/office {cidrs: [10.0.0.0/8]}
+			 Set shop/staff {ids: [ann]}
+			 Policy shop/a {routes: {names: [orders]}, effect: DENY, when: 'principal.id.inSet("office")'}
+			 Policy shop/b {routes: {names: [orders]}, effect: DENY, when: 'signals.ip.inSet("staff")'}`,
+			`2 Policy/shop/a spec.when 1:20: invalid_cel: Set "office" has cidrs: look up an address, as signals.ip
+			 3 Policy/shop/b spec.when 1:18: invalid_cel: Set "staff" has ids: look up a text, as principal.id`,
+		},
+		"a set that is not everywhere": {
+			`Set shop/office {environments: [aws], cidrs: [10.0.0.0/8]}
+			 Policy shop/a {routes: {names: [orders]}, effect: DENY, when: 'signals.ip.inSet("office")'}`,
+			`1 Policy/shop/a spec.when 1:18: not_everywhere: Set/shop/office is not in every environment that this is in`,
+		},
+		"sets that make no sense": {
+			`Set shop/a {cidrs: [10.0.0.1/8, office, 300.0.0.1, "fe80::1%eth0"]}
+			 Set shop/b {ids: [""]}
+			 Set shop/c {ids: [a], cidrs: [10.0.0.0/8]}
+			 Set shop/d {}`,
+			`0 Set/shop/a spec.cidrs[0]: invalid_value: "10.0.0.1/8" has bits of a host: the network is 10.0.0.0/8
+			 0 Set/shop/a spec.cidrs[1]: invalid_value: "office" is no network, as 10.0.0.0/8, and no address
+			 0 Set/shop/a spec.cidrs[2]: invalid_value: "300.0.0.1" is no network, as 10.0.0.0/8, and no address
+			 0 Set/shop/a spec.cidrs[3]: invalid_value: "fe80::1%eth0" is no network, as 10.0.0.0/8, and no address
+			 1 Set/shop/b spec.ids[0]: invalid_value: has 1 to 1024 bytes
+			 2 Set/shop/c spec: invalid_value: give either cidrs or ids
+			 3 Set/shop/d spec: invalid_value: give either cidrs or ids`,
+		},
 		"key where none is taken": {
 			`Policy shop/a {routes: {names: [orders]}, effect: ALLOW, principals: [{key: export}]}`,
 			`0 Policy/shop/a spec.principals: never_fires: no route that it selects takes what would prove one of them`,

@@ -12,9 +12,6 @@ import (
 	resourcev1 "github.com/sallyport/sallyport/proto/gen/sallyport/resource/v1"
 )
 
-// maxCompared bounds the kinds whose resources are compared with each other.
-const maxCompared = 4_000
-
 // checker finds what would be wrong with the fleet after a request. It enters
 // the request into the state, and takes it out again when it is done.
 type checker struct {
@@ -148,10 +145,16 @@ func (c *checker) others() {
 // miss what it does change.
 func (c *checker) affected() map[*item]struct{} {
 	all := map[*item]struct{}{}
-	gather := func(s set) {
+	var gather func(set)
+	gather = func(s set) {
 		for it := range s.all() {
-			if _, changed := c.before[it.Key]; !changed {
-				all[it] = struct{}{}
+			_, changed := c.before[it.Key]
+			if _, known := all[it]; changed || known {
+				continue
+			}
+			all[it] = struct{}{}
+			if it.Key.Kind == resource.KindCondition {
+				gather(c.state.referrers[it.Key]) // they are what it is
 			}
 		}
 	}
@@ -194,13 +197,23 @@ func (c *checker) report(it *item, field, reason, format string, args ...any) {
 	})
 }
 
+func (c *checker) reportAt(it *item, at place, reason, format string, args ...any) {
+	c.problems.Add(resource.Problem{
+		Resource: it.Key.String(), Index: c.index(it.Key), Field: at.String(), Line: at.line, Column: at.column,
+		Reason: reason, Message: fmt.Sprintf(format, args...),
+	})
+}
+
 func (c *checker) item(it *item) {
 	for at, key := range it.references() {
 		c.refer(it, at, key)
 	}
+	c.links(it)
+	if it.policy != nil {
+		c.fires(it, it.policy)
+	}
 	switch spec := it.Spec.(type) {
-	case *resourcev1.Policy:
-		c.fires(it, spec)
+	case *resourcev1.Policy, *resourcev1.Condition:
 		c.ambiguous(it)
 	case *resourcev1.Route:
 		c.rivals(it, spec)
@@ -227,7 +240,7 @@ func (c *checker) refer(it *item, at place, key resource.Key) {
 	case to == nil:
 		c.missing(it, at, key)
 	case key.Kind != resource.KindEnvironment && !covers(to.scope, it.scope):
-		c.report(it, at.String(), ReasonNotEverywhere, "%s is not in every environment that this is in", key)
+		c.reportAt(it, at, ReasonNotEverywhere, "%s is not in every environment that this is in", key)
 	}
 }
 
@@ -244,7 +257,7 @@ func (c *checker) missing(it *item, at place, key resource.Key) {
 			Message: fmt.Sprintf("%s refers to it (%s)", it.Key, at),
 		})
 	default:
-		c.report(it, at.String(), ReasonDanglingReference, "there is no %s", key)
+		c.reportAt(it, at, ReasonDanglingReference, "there is no %s", key)
 	}
 }
 
@@ -367,53 +380,4 @@ func first(s set, condition func(*item) bool) (found *item) {
 		}
 	}
 	return found
-}
-
-// weigh reports what would become more than control plane and proxies take.
-// Nothing of the request is entered before, or it could take all memory there
-// is. What is too much already may become less.
-func (c *checker) weigh() {
-	after, kinds := maps.Clone(c.state.loads), maps.Clone(c.state.kinds)
-	if after == nil {
-		after, kinds = make(loads), make(map[resource.Kind]int)
-	}
-	for i := range c.request.entries {
-		e := &c.request.entries[i]
-		if !c.changes(e) {
-			continue
-		}
-		if old := c.before[e.key]; old != nil {
-			after.remove(old)
-			kinds[e.key.Kind]--
-		}
-		if e.item != nil {
-			after.enter(e.item)
-			kinds[e.key.Kind]++
-		}
-	}
-	for _, kind := range []resource.Kind{resource.KindListener, resource.KindEnrollment} {
-		if n := kinds[kind]; n > maxCompared && n > c.state.kinds[kind] {
-			c.tooMany("", "there would be %d resources of kind %s: more than %d", n, kind, maxCompared)
-		}
-	}
-	limits := c.state.limits()
-	for _, name := range slices.Sorted(maps.Keys(after)) {
-		now, before := after[name], c.state.loads[name]
-		if name != "" {
-			now, before = now.plus(after[""]), before.plus(c.state.loads[""])
-		}
-		for i, what := range [...]string{"resources", "bytes of resources", "combinations of hosts and paths"} {
-			if now[i] > limits[i] && now[i] > before[i] {
-				c.tooMany(name, "would hold %d %s: more than %d", now[i], what, limits[i])
-			}
-		}
-	}
-}
-
-func (c *checker) tooMany(environment, format string, args ...any) {
-	p := resource.Problem{Index: -1, Reason: resource.ReasonTooMany, Message: fmt.Sprintf(format, args...)}
-	if environment != "" {
-		p.Resource = environmentKey(environment).String()
-	}
-	c.problems.Add(p)
 }

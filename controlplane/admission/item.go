@@ -25,12 +25,14 @@ type item struct {
 	digest snapshot.Digest
 	size   int // of its document, in bytes
 
-	paths  []pattern.Path    // of a Route and a Policy; none means every path
-	proxy  []pattern.Segment // of an Enrollment
-	listen endpoint          // of a Listener
+	paths  []pattern.Path     // of a Route and a Policy; none means every path
+	proxy  []pattern.Segment  // of an Enrollment
+	listen endpoint           // of a Listener
+	policy *resourcev1.Policy // of a Policy, and what a Grant is in its time
+	terms  []policy.Term      // of a Policy and a Condition: what it refers to by name
 
-	// addresses is of a Policy that looks at where requests come from, and of a
-	// Listener that does not declare how that is known.
+	// addresses is of a Policy or Condition that looks at where requests come from,
+	// and of a Listener that does not declare how that is known.
 	addresses bool
 }
 
@@ -38,12 +40,18 @@ func newItem(p resource.Parsed, document []byte, digest snapshot.Digest) *item {
 	all, environments := p.Scope()
 	it := &item{Parsed: p, scope: storage.Scope{All: all, Environments: environments}, digest: digest, size: len(document)}
 	it.Document = nil // admission has no use for it
+	if it.policy = resource.PolicyOf(p.Spec); it.policy != nil {
+		it.paths = parsePaths(it.policy.GetPaths())
+	}
 	switch spec := p.Spec.(type) {
 	case *resourcev1.Route:
 		it.paths = parsePaths(spec.GetPaths())
 	case *resourcev1.Policy:
-		it.paths = parsePaths(spec.GetPaths())
 		it.addresses = policy.LooksAtAddress(spec.GetWhen())
+		it.terms = policy.TermsOf(spec.GetWhen())
+	case *resourcev1.Condition:
+		it.addresses = policy.LooksAtAddress(spec.GetWhen())
+		it.terms = policy.TermsOf(spec.GetWhen())
 	case *resourcev1.Enrollment:
 		it.proxy = parseProxy(spec.GetSpiffeId())
 	case *resourcev1.Listener:
@@ -68,6 +76,8 @@ type place struct {
 	field string
 	index int // in a list; -1 when it is none
 	tail  string
+
+	line, column int // in the text of the field, from 1; 0 when it is none
 }
 
 func (p place) String() string {
@@ -80,7 +90,7 @@ func (p place) String() string {
 // references yields what the resource refers to, and where.
 func (it *item) references() iter.Seq2[place, resource.Key] {
 	return func(yield func(place, resource.Key) bool) {
-		if it.inEnvironments(yield) {
+		if it.inEnvironments(yield) && it.named(yield) {
 			it.refers(yield)
 		}
 	}
@@ -107,6 +117,18 @@ func environmentKey(name string) resource.Key {
 	return resource.Key{Kind: resource.KindEnvironment, Name: name}
 }
 
+// named yields what a condition refers to by name.
+func (it *item) named(yield func(place, resource.Key) bool) bool {
+	for _, t := range it.terms {
+		if !yield(place{field: whenField, index: -1, line: t.Line, column: t.Column}, compile.TermKey(it.Key.Namespace, t)) {
+			return false
+		}
+	}
+	return true
+}
+
+const whenField = "spec.when"
+
 // refers yields the other references, which are within the namespace but for
 // that of an Enrollment.
 func (it *item) refers(yield func(place, resource.Key) bool) {
@@ -128,7 +150,8 @@ func (it *item) refers(yield func(place, resource.Key) bool) {
 		if in := spec.GetAuthentication().GetSignIn(); in != nil {
 			yield(place{field: signInField, index: -1}, key(resource.KindIdentityProvider, in.GetIdentityProvider()))
 		}
-	case *resourcev1.Policy:
+	}
+	if spec := it.policy; spec != nil {
 		for i, name := range spec.GetRoutes().GetNames() {
 			if !yield(place{field: "spec.routes.names", index: i}, key(resource.KindRoute, name)) {
 				return
@@ -194,9 +217,9 @@ func (it *item) isIn() iter.Seq[selection] {
 // selector returns a selection that holds every route that a policy selects,
 // the same one each time; false for policies that name their routes.
 func (it *item) selector() (selection, bool) {
-	spec, ok := it.Spec.(*resourcev1.Policy)
+	spec := it.policy
 	switch labels := spec.GetRoutes().GetLabels(); {
-	case !ok:
+	case spec == nil:
 		return selection{}, false
 	case spec.GetRoutes().GetAll():
 		return selection{namespace: it.Key.Namespace}, true
@@ -329,6 +352,14 @@ func keeps(old, now *item) bool {
 		after, _ := now.Spec.(*resourcev1.IdentityProvider)
 		return compile.Introspects(p) == compile.Introspects(after) && (p.GetSignIn() == nil || after.GetSignIn() != nil) &&
 			wantsCertificates(old) == wantsCertificates(now)
+	}
+	switch before := old.Spec.(type) {
+	case *resourcev1.Condition:
+		after, _ := now.Spec.(*resourcev1.Condition)
+		return before.GetWhen() == after.GetWhen()
+	case *resourcev1.Set:
+		after, _ := now.Spec.(*resourcev1.Set)
+		return len(before.GetCidrs()) > 0 == (len(after.GetCidrs()) > 0)
 	}
 	before, ok := old.Spec.(*resourcev1.Route)
 	if !ok {

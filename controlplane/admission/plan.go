@@ -26,6 +26,7 @@ const (
 	ReasonAmbiguousListener  = "ambiguous_listener"    // nobody knows whose address a policy would look at
 	ReasonNotFound           = "not_found"             // to be deleted
 	ReasonMixedLanes         = "mixed_lanes"           // of the security lane, beside others
+	ReasonOwnApproval        = "own_approval"          // a grant, by who applies it
 )
 
 // Plan is what a request does to the fleet at one revision. It is immutable.

@@ -3,11 +3,9 @@ package admission
 import (
 	"time"
 
-	"github.com/sallyport/sallyport/internal/compile"
 	"github.com/sallyport/sallyport/internal/resource"
 	"github.com/sallyport/sallyport/internal/snapshot"
 	adminv1 "github.com/sallyport/sallyport/proto/gen/sallyport/admin/v1"
-	resourcev1 "github.com/sallyport/sallyport/proto/gen/sallyport/resource/v1"
 )
 
 // Request is what one call asks of the fleet, read as far as that does not
@@ -107,7 +105,14 @@ func (s *State) holds(e *entry) bool {
 // compiles reports whether there is more to a resource than package resource
 // can tell.
 func (e *entry) compiles() bool {
-	return e.item != nil && (e.key.Kind == resource.KindPolicy || e.key.Kind == resource.KindIdentityProvider)
+	if e.item == nil {
+		return false
+	}
+	switch e.key.Kind {
+	case resource.KindPolicy, resource.KindGrant, resource.KindCondition, resource.KindIdentityProvider:
+		return true
+	}
+	return false
 }
 
 // Compile compiles resources of the request as a proxy will. It needs no state
@@ -121,14 +126,7 @@ func (e *entry) compile() {
 		return
 	}
 	e.compiled = true
-	var found []resource.Problem
-	switch spec := e.item.Spec.(type) {
-	case *resourcev1.Policy:
-		found = compile.Policy(e.key, spec)
-	case *resourcev1.IdentityProvider:
-		found = compile.IdentityProvider(e.key, spec)
-	}
-	for _, p := range found {
+	for _, p := range e.alone() {
 		e.problems.Add(p)
 	}
 }

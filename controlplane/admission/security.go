@@ -49,8 +49,8 @@ func (r *Request) part() {
 	}
 }
 
-// timely refuses a revocation that has no effect any more, or on what is still
-// to come.
+// timely refuses a revocation or a grant that has no effect any more, and a
+// revocation of what is still to come.
 func (e *entry) timely(p resource.Parsed, now time.Time) {
 	refuse := func(field string, at time.Time, why string) {
 		e.problems.Add(resource.Problem{
@@ -61,8 +61,30 @@ func (e *entry) timely(p resource.Parsed, now time.Time) {
 	if at, ok := p.Expires(); ok && !at.After(now) {
 		refuse("spec.expiresAt", at, "is in the past: it would have no effect")
 	}
+	if g, ok := p.Spec.(*resourcev1.Grant); ok && g.GetNotAfter() != nil && !g.GetNotAfter().AsTime().After(now) {
+		refuse("spec.notAfter", g.GetNotAfter().AsTime(), "is in the past: it would have no effect")
+	}
 	spec, _ := p.Spec.(*resourcev1.Revocation)
 	if at := spec.GetIssuedBefore(); at != nil && at.AsTime().After(now.Add(maxSkew)) {
 		refuse("spec.issuedBefore", at.AsTime(), "is still to come: what will be issued until then cannot be told to be bad")
+	}
+}
+
+// AppliedBy refuses grants that are approved by who applies them, who is known by
+// these names.
+func (r *Request) AppliedBy(names ...string) {
+	for i := range r.entries {
+		e := &r.entries[i]
+		if !e.valid || e.item == nil {
+			continue
+		}
+		g, ok := e.item.Spec.(*resourcev1.Grant)
+		if ok && slices.Contains(names, g.GetApprover()) {
+			e.valid, e.item = false, nil
+			e.problems.Add(resource.Problem{
+				Resource: e.key.String(), Field: "spec.approver", Reason: ReasonOwnApproval,
+				Message: "somebody else than who applies it has to have approved it",
+			})
+		}
 	}
 }

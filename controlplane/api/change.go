@@ -49,13 +49,15 @@ func outcomeOf(c change, plan *admission.Plan, at snapshot.Revision, environment
 }
 
 func (s configService) Apply(ctx context.Context, req *connect.Request[adminv1.ApplyRequest]) (*connect.Response[adminv1.ApplyResponse], error) {
-	m := req.Msg
-	done, err := s.change(ctx, callerOf(ctx), change{
+	m, caller := req.Msg, callerOf(ctx)
+	request := admission.NewApply(m.GetResources(), s.now())
+	request.AppliedBy(caller.String(), caller.Subject, caller.SPIFFEID)
+	done, err := s.change(ctx, caller, change{
 		procedure: adminv1connect.ConfigServiceApplyProcedure,
 		message:   m.GetMessage(),
 		expected:  m.ExpectedRevision,
 		dryRun:    m.GetDryRun(),
-		request:   admission.NewApply(m.GetResources(), s.now()),
+		request:   request,
 	})
 	if err != nil {
 		return nil, err

@@ -63,6 +63,7 @@ type verdict struct {
 	principal *policy.Principal
 	policy    string
 	steps     []policy.Step
+	shadow    policy.Shadow
 
 	assertion []string // for the upstream; nil for none
 }
@@ -191,18 +192,18 @@ func (g *Gateway) authorise(ctx context.Context, s grounds, q *question, v *verd
 	}
 	in := policy.Input{
 		Principal: principal, Method: v.request.Method, Host: v.request.Host, Path: v.request.Path,
-		Query: v.request.RawQuery, Header: v.request.Header, Route: route.ID(), RouteLabels: route.Labels,
+		Query: v.request.RawQuery, Header: v.request.Header, Route: route.ID(), RouteLabels: route.Labels, Templates: route.Paths,
 		ClientIP: q.address.IP, Now: q.now, TLSVersion: q.from.tlsVersion, ServerName: q.from.serverName, ALPN: q.from.alpn,
 	}
 	d := s.policies.Decide(&in)
-	v.allow, v.reason, v.policy, v.detail = d.Allow, string(d.Reason), d.Policy, d.Detail
+	v.allow, v.reason, v.policy, v.detail, v.shadow = d.Allow, string(d.Reason), d.Policy, d.Detail, d.Shadow
 	if d.Allow {
 		g.introduce(s.table.Head().Environment, q.now, v)
 		return
 	}
 	v.status = http.StatusForbidden
 	if g.explained.may(q.now) {
-		v.steps = s.policies.Explain(&in)
+		v.steps = s.policies.Explain(&in).Steps
 		v.steps = v.steps[:min(len(v.steps), maxSteps)]
 	}
 }

@@ -13,6 +13,7 @@ import (
 type metrics struct {
 	requests    *prometheus.CounterVec
 	failures    *prometheus.CounterVec
+	shadows     *prometheus.CounterVec
 	deciding    prometheus.Histogram
 	answering   prometheus.Histogram
 	inFlight    prometheus.Gauge
@@ -34,6 +35,10 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 			Name: "sallyport_request_failures_total",
 			Help: "Requests that were let through and did not end well, by route and reason.",
 		}, []string{"route", "reason"}),
+		shadows: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "sallyport_shadow_decisions_total",
+			Help: "Requests that policies in shadow would have decided otherwise, by route and what they would have got (allow or deny).",
+		}, []string{"route", "would_have"}),
 		deciding: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name:    "sallyport_decision_duration_seconds",
 			Help:    "Time from a request's head to the decision on it.",
@@ -65,7 +70,7 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 	if r == nil {
 		return m, nil
 	}
-	for _, c := range []prometheus.Collector{m.requests, m.failures, m.deciding, m.answering, m.inFlight, m.up, m.handshakes, m.unannounced} {
+	for _, c := range []prometheus.Collector{m.requests, m.failures, m.shadows, m.deciding, m.answering, m.inFlight, m.up, m.handshakes, m.unannounced} {
 		if err := r.Register(c); err != nil {
 			return nil, err
 		}
@@ -93,6 +98,9 @@ func (m *metrics) decided(v *verdict) {
 	default:
 		m.requests.WithLabelValues(v.way.name, decision(v.allow), v.reason).Inc()
 	}
+	if v.shadow.Policy != "" {
+		m.shadows.WithLabelValues(v.way.name, decision(v.shadow.Allow)).Inc()
+	}
 }
 
 func decision(allow bool) string {
@@ -113,5 +121,6 @@ func (m *metrics) forget(table *compile.Table) {
 		delete(m.routes, route)
 		m.requests.DeletePartialMatch(prometheus.Labels{"route": route})
 		m.failures.DeletePartialMatch(prometheus.Labels{"route": route})
+		m.shadows.DeletePartialMatch(prometheus.Labels{"route": route})
 	}
 }

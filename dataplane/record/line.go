@@ -42,6 +42,7 @@ type Decision struct {
 	Policy      string // namespace/name
 	Principal   *policy.Principal
 	Explanation []policy.Step
+	Shadow      policy.Shadow
 
 	Took time.Duration
 }
@@ -86,6 +87,7 @@ func (d *Decision) appendTo(b []byte) []byte {
 	l.text("policy", d.Policy)
 	l.principal(d.Principal)
 	l.explanation(d.Explanation)
+	l.shadow(d.Shadow)
 	l.took(d.Took)
 	return append(l.b, "}\n"...)
 }
@@ -204,6 +206,19 @@ func (l *line) explanation(steps []policy.Step) {
 		l.b = append(l.b, '}')
 	}
 	l.b = append(l.b, ']')
+}
+
+// shadow is what policies in shadow would have turned round.
+func (l *line) shadow(s policy.Shadow) {
+	if s.Policy == "" {
+		return
+	}
+	l.key("shadow")
+	l.b = append(l.b, `{"policy":`...)
+	l.b = appendString(l.b, s.Policy)
+	l.flag("allow", s.Allow)
+	l.text("reason", string(s.Reason))
+	l.b = append(l.b, '}')
 }
 
 // appendString appends v as a JSON string (RFC 8259, section 7). Bytes that are

@@ -124,7 +124,7 @@ func TestLines(t *testing.T) {
 				Kind: policy.User, ID: `al"ice`, Issuer: "https://id.example", Provider: "shop/idp", AuthenticatedBy: "jwt",
 				Claims: map[string]any{"email": "alice@shop.example"},
 			},
-			Took: 1500 * time.Microsecond,
+			Took: 1500 * time.Microsecond, Shadow: policy.Shadow{Policy: "shop/no-al\"ice", Reason: policy.ReasonDenied},
 		},
 		{
 			Time: at, ID: "two", Reason: "no_matching_policy", Status: 403, Detail: "line\nbreak",
@@ -148,7 +148,8 @@ func TestLines(t *testing.T) {
 		`"environment":"aws-prod","epoch":1,"revision":4711,"listener":"edge/public","client_ip":"192.0.2.7","client_ip_source":"direct","peer_ip":"192.0.2.8","tls":"1.3",` +
 		`"sni":"api.shop.example","protocol":"HTTP/2.0","method":"GET","host":"api.shop.example","path":"/v1/orders/7",` +
 		`"route":"shop/orders","policy":"shop/reads","principal":{"kind":"user","id":"al\"ice","issuer":"https://id.example",` +
-		`"provider":"shop/idp","authenticated_by":"jwt"},"took_us":1500}
+		`"provider":"shop/idp","authenticated_by":"jwt"},` +
+		`"shadow":{"policy":"shop/no-al\"ice","allow":false,"reason":"denied_by_policy"},"took_us":1500}
 {"type":"decision","time":"2026-11-24T09:42:07.123456Z","decision_id":"two","allow":false,"reason":"no_matching_policy",` +
 		`"status":403,"detail":"line\u000abreak","client_ip":"fe80::1","client_ip_unknown":"no \"address\"","principal":{"kind":"anonymous"},"beside":[{"kind":"key","id":"ops","key":"shop/export","key_id":"k-1"},` +
 		`{"kind":"user","id":"pos-7","provider":"shop/pos"}],"explanation":[` +

@@ -43,6 +43,7 @@ func build(prev *Table, s *snapshot.Snapshot) *Table {
 	routes := t.read(prev)
 	t.arrange()
 	t.route(prev, routes)
+	t.linkPolicies()
 	t.resolvePolicies(maps.Values(t.written))
 	t.attach()
 	t.summarize()
@@ -77,7 +78,7 @@ func (t *Table) read(prev *Table) (routes []*document) {
 	})
 	for _, d := range all {
 		key := d.entry.Key
-		if key.Kind == resource.KindPolicy {
+		if isPolicy(key.Kind) {
 			t.written[key] = d
 		} else {
 			t.documents[key] = d
@@ -95,7 +96,7 @@ func (t *Table) read(prev *Table) (routes []*document) {
 // document returns what t has read of e's bytes, nil when it has not.
 func (t *Table) document(e snapshot.Entry) *document {
 	d := t.documents[e.Key]
-	if e.Key.Kind == resource.KindPolicy {
+	if isPolicy(e.Key.Kind) {
 		d = t.written[e.Key]
 	}
 	if d == nil || d.entry.Digest != e.Digest {
@@ -160,6 +161,8 @@ func (t *Table) arrange() {
 			t.domains = append(t.domains, d.domain)
 		case *resourcev1.Listener:
 			t.listeners = append(t.listeners, &Listener{Key: d.entry.Key, Digest: d.entry.Digest, Spec: spec, document: d})
+		case *resourcev1.Condition, *resourcev1.Set:
+			t.named = append(t.named, d)
 		case *resourcev1.Environment:
 			t.environment = d
 		}
@@ -252,7 +255,7 @@ func (t *Table) resolve(d *document, conflict string) *Route {
 // refer resolves the references of a route. What is not there makes the route
 // one to reject; what was rejected makes it one to deny.
 func (t *Table) refer(r *Route, spec *resourcev1.Route) {
-	r.Authentication = spec.GetAuthentication()
+	r.Authentication, r.Paths = spec.GetAuthentication(), r.document.paths
 	r.WebSocket = spec.GetWebSocket()
 	r.Assertion, r.IdentityHeaders = spec.GetAssertion(), spec.GetIdentityHeaders()
 	r.Timeout = defaultTimeout
@@ -326,7 +329,7 @@ func (r *Route) deny(because rejection) {
 // resolvePolicies rejects those policies that refer to what is not there.
 func (t *Table) resolvePolicies(documents iter.Seq[*document]) {
 	for d := range documents {
-		if spec, ok := d.spec.(*resourcev1.Policy); ok {
+		if spec := resource.PolicyOf(d.spec); spec != nil {
 			if key, absent := t.absent(d.entry.Key.Namespace, spec); absent {
 				t.reject(d, missing(key))
 			}
@@ -405,10 +408,11 @@ func (t *Table) bind(slot int32, above []rejection) (policy.Binding, []*document
 	b := policy.Binding{Route: r.ID(), Policies: make([]*policy.Policy, 0, len(documents))}
 	var because rejection
 	for _, d := range documents {
-		if rejection, rejected := t.rejected[d.entry.Key]; rejected {
-			because = because.before(rejection)
-		} else {
+		switch rejection, rejected := t.rejected[d.entry.Key]; {
+		case !rejected:
 			b.Policies = append(b.Policies, d.policy)
+		case d.entry.Key.Kind != resource.KindGrant: // which denies nothing
+			because = because.before(rejection)
 		}
 	}
 	if failpoint.Active("gateway.drop-policy") && len(b.Policies) > 0 {

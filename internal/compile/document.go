@@ -29,8 +29,15 @@ type document struct {
 	control control // what denies when it is rejected, and of a Policy what it selects
 	claims  *claims // of a Route, rejected or not; nil when they cannot be read
 
+	// Of a Policy and a Condition: what it refers to by name. A policy that refers
+	// to something is compiled again with that, and linked is the digests of it.
+	terms  []policy.Term
+	linked []snapshot.Digest
+
 	// One of these is set for the kinds that have it, unless rejected.
 	policy   *policy.Policy
+	members  *policy.Members
+	paths    []pattern.Path // of a Route, the most specific first
 	upstream *Upstream
 	provider *Provider
 	apiKey   *APIKey
@@ -63,6 +70,10 @@ func read(environment string, e snapshot.Entry) *document {
 
 func (d *document) refuse(err error) {
 	d.reject = resource.RejectReason(err)
+	d.members, d.terms = nil, nil
+	if d.entry.Key.Kind == resource.KindGrant {
+		d.control = control{} // what does not allow denies nothing
+	}
 	d.spec, d.policy, d.upstream, d.provider, d.apiKey, d.domain = nil, nil, nil, nil, nil, nil
 }
 
@@ -85,6 +96,17 @@ func (d *document) understand(environment string) error {
 	case *resourcev1.Policy:
 		d.control = control{reach: selected, namespace: d.entry.Key.Namespace, routes: spec.GetRoutes()}
 		d.policy, err = policy.Compile(policySpec(d.entry.Key, d.entry.Digest, spec))
+		d.terms = policy.TermsOf(spec.GetWhen())
+	case *resourcev1.Grant:
+		d.control = control{reach: selected, namespace: d.entry.Key.Namespace, routes: spec.GetRoutes()}
+		d.policy, err = policy.Compile(grantSpec(d.entry.Key, d.entry.Digest, spec))
+	case *resourcev1.Condition:
+		err = policy.CheckCondition(spec.GetWhen(), nil, d.entry.Key.Name)
+		d.terms = policy.TermsOf(spec.GetWhen())
+	case *resourcev1.Set:
+		d.members = MembersOf(spec)
+	case *resourcev1.Route:
+		d.paths = templates(spec)
 	case *resourcev1.Upstream:
 		d.upstream = &Upstream{Key: d.entry.Key, Digest: d.entry.Digest, Spec: spec, document: d}
 	case *resourcev1.IdentityProvider:
@@ -96,6 +118,18 @@ func (d *document) understand(environment string) error {
 		d.apiKey = &APIKey{Key: d.entry.Key, Digest: d.entry.Digest, Spec: spec, document: d}
 	}
 	return err
+}
+
+// templates returns the paths of a route in the order in which they match.
+func templates(r *resourcev1.Route) []pattern.Path {
+	paths := make([]pattern.Path, 0, len(r.GetPaths()))
+	for _, text := range r.GetPaths() {
+		if p, err := pattern.ParsePath(text); err == nil {
+			paths = append(paths, p)
+		}
+	}
+	slices.SortFunc(paths, pattern.Path.Compare)
+	return paths
 }
 
 // control says which routes of an environment a document controls.

@@ -29,12 +29,12 @@ func patch(prev *Table, s *snapshot.Snapshot) *Table {
 	}
 	for _, e := range upserts {
 		changed[e.Key] = nil
-		if e.Key.Kind == resource.KindPolicy {
+		if isPolicy(e.Key.Kind) {
 			changed[e.Key] = read(s.Head().Environment, e)
 		}
 	}
 	for key, d := range changed {
-		if key.Kind != resource.KindPolicy || !local(prev.written[key]) || !local(d) {
+		if !isPolicy(key.Kind) || !local(prev.written[key]) || !local(d) {
 			return nil
 		}
 	}
@@ -60,9 +60,14 @@ func (t *Table) rewrite(changed map[resource.Key]*document) {
 		if d == nil {
 			continue
 		}
+		reason := d.reject
+		if len(d.terms) > 0 {
+			d, reason = t.link(d)
+			changed[key] = d
+		}
 		t.written[key] = d
-		if d.reject != "" {
-			t.reject(d, d.reject)
+		if reason != "" {
+			t.reject(d, reason)
 		}
 	}
 	t.resolvePolicies(func(yield func(*document) bool) {

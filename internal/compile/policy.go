@@ -3,6 +3,8 @@ package compile
 import (
 	"strings"
 
+	"google.golang.org/protobuf/proto"
+
 	"github.com/sallyport/sallyport/internal/policy"
 	"github.com/sallyport/sallyport/internal/resource"
 	"github.com/sallyport/sallyport/internal/snapshot"
@@ -16,6 +18,50 @@ const ReasonInvalidCEL = "invalid_cel"
 // each problem at its field and with line and column in a condition.
 func Policy(key resource.Key, spec *resourcev1.Policy) []resource.Problem {
 	_, err := policy.Compile(policySpec(key, snapshot.Digest{}, spec))
+	return problemsOf(key, err)
+}
+
+// Grant is Policy for a grant.
+func Grant(key resource.Key, spec *resourcev1.Grant) []resource.Problem {
+	_, err := policy.Compile(grantSpec(key, snapshot.Digest{}, spec))
+	return problemsOf(key, err)
+}
+
+// isPolicy reports whether resources of a kind are policies, if only for a time.
+func isPolicy(kind resource.Kind) bool {
+	return kind == resource.KindPolicy || kind == resource.KindGrant
+}
+
+func grantSpec(key resource.Key, digest snapshot.Digest, g *resourcev1.Grant) policy.Spec {
+	s := policySpec(key, digest, resource.PolicyOf(g))
+	s.Grant = &policy.Grant{
+		NotBefore: g.GetNotBefore().AsTime(), NotAfter: g.GetNotAfter().AsTime(),
+		Reason: g.GetReason(), Approver: g.GetApprover(),
+	}
+	return s
+}
+
+// Condition is Policy for a condition that others refer to by name.
+func Condition(key resource.Key, spec *resourcev1.Condition) []resource.Problem {
+	return problemsOf(key, policy.CheckCondition(spec.GetWhen(), nil, key.Name))
+}
+
+// Linked says what is wrong with a Policy or Condition together with all that it
+// refers to by name.
+func Linked(key resource.Key, spec proto.Message, terms *policy.Terms) []resource.Problem {
+	switch spec := spec.(type) {
+	case *resourcev1.Policy:
+		s := policySpec(key, snapshot.Digest{}, spec)
+		s.Terms = terms
+		_, err := policy.Compile(s)
+		return problemsOf(key, err)
+	case *resourcev1.Condition:
+		return problemsOf(key, policy.CheckCondition(spec.GetWhen(), terms, key.Name))
+	}
+	return nil
+}
+
+func problemsOf(key resource.Key, err error) []resource.Problem {
 	var problems []resource.Problem
 	for _, e := range policy.Problems(err) {
 		p := resource.Problem{
@@ -44,6 +90,7 @@ func specField(field string) string {
 func policySpec(key resource.Key, digest snapshot.Digest, p *resourcev1.Policy) policy.Spec {
 	s := policy.Spec{
 		Namespace: key.Namespace, Name: key.Name, Digest: digest,
+		Shadow:  p.GetMode() == resourcev1.Mode_MODE_SHADOW,
 		Methods: p.GetMethods(), Paths: p.GetPaths(), When: p.GetWhen(),
 	}
 	switch p.GetEffect() {

@@ -3,6 +3,7 @@ package compile
 import (
 	"time"
 
+	"github.com/sallyport/sallyport/internal/pattern"
 	"github.com/sallyport/sallyport/internal/policy"
 	"github.com/sallyport/sallyport/internal/resource"
 	"github.com/sallyport/sallyport/internal/route"
@@ -25,7 +26,8 @@ type Table struct {
 	apiKeys     []*APIKey
 	domains     []*TrustDomain
 	listeners   []*Listener
-	environment *document // nil when there is none
+	environment *document   // nil when there is none
+	named       []*document // what policies refer to by name
 
 	rejects []Reject
 
@@ -52,6 +54,9 @@ type Route struct {
 	// SignIn is at which provider people sign in, nil for none. It has a sign_in.
 	SignIn          *Provider
 	SessionLifetime time.Duration
+
+	// Paths are its templates, the most specific first. It is not to be changed.
+	Paths []pattern.Path
 
 	Timeout   time.Duration
 	WebSocket bool // requests may become one
@@ -250,6 +255,9 @@ func (t *Table) live() []*snapshot.Entry {
 	}
 	for p := range t.policies.Policies() {
 		key := resource.Key{Kind: resource.KindPolicy, Namespace: p.Namespace(), Name: p.Name()}
+		if p.Granted() {
+			key.Kind = resource.KindGrant
+		}
 		if d := t.written[key]; d != nil && d.entry.Digest == p.Digest() {
 			live = append(live, &d.entry)
 		}
@@ -268,6 +276,9 @@ func (t *Table) live() []*snapshot.Entry {
 	}
 	for _, l := range t.listeners {
 		live = append(live, &l.document.entry)
+	}
+	for _, d := range t.named {
+		live = append(live, &d.entry)
 	}
 	if t.environment != nil {
 		live = append(live, &t.environment.entry)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"net/url"
 	"slices"
 	"strings"
 	"unicode/utf8"
@@ -27,6 +28,7 @@ const (
 type Path struct {
 	text     string
 	segments []Segment
+	named    bool // some segment has a name
 }
 
 // ParsePath reads a path template of at most MaxPathLength bytes and
@@ -49,7 +51,7 @@ func ParsePath(s string) (Path, error) {
 	if err != nil {
 		return Path{}, fmt.Errorf("path template %q: %w", s, err)
 	}
-	return Path{text: s, segments: segments}, nil
+	return Path{text: s, segments: segments, named: strings.Contains(s, "{")}, nil
 }
 
 func parsePathSegments(rest string) ([]Segment, error) {
@@ -214,6 +216,27 @@ func (p Path) Match(path string) bool {
 		}
 	}
 	return !more
+}
+
+// Capture returns what the names of the template stand for in a path that it
+// matches, unescaped; nil when it has none.
+func (p Path) Capture(path string) map[string]string {
+	if !p.named {
+		return nil
+	}
+	found := make(map[string]string)
+	template, rest := strings.TrimPrefix(p.text, "/"), strings.TrimPrefix(path, "/")
+	for more := true; more; {
+		var want, got string
+		want, template, more = next(template)
+		got, rest, _ = next(rest)
+		if name, ok := strings.CutPrefix(want, "{"); ok {
+			if text, err := url.PathUnescape(got); err == nil {
+				found[strings.TrimSuffix(name, "}")] = text
+			}
+		}
+	}
+	return found
 }
 
 // isClean reports whether rest, which starts behind a slash, has neither empty

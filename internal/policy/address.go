@@ -16,11 +16,11 @@ func LooksAtAddress(when string) bool {
 	if len(when) > MaxWhenLength {
 		return false // it does not compile
 	}
-	env, err := language()
+	v, err := language()
 	if err != nil {
 		return false
 	}
-	tree, issues := env.Parse(when)
+	tree, issues := v.env.Parse(when)
 	if issues.Err() != nil {
 		return false
 	}

@@ -20,15 +20,17 @@ func Compile(s Spec) (*Policy, error) {
 		key:       s.Namespace + "/" + s.Name,
 		digest:    s.Digest,
 		effect:    s.Effect,
+		shadow:    s.Shadow,
 	}}
 	c.key(s)
 	if s.Effect != Allow && s.Effect != Deny {
 		c.refuse("effect", "must be ALLOW or DENY")
 	}
+	c.grant(s)
 	c.principals(s)
 	c.methods(s.Methods)
 	c.paths(s.Paths)
-	c.when(s.When)
+	c.when(s.When, s.Terms)
 	if len(c.problems) > 0 {
 		return nil, errors.Join(c.problems...)
 	}
@@ -180,15 +182,33 @@ func (c *compiler) paths(paths []string) {
 	}
 }
 
-func (c *compiler) when(text string) {
+func (c *compiler) when(text string, terms *Terms) {
 	if text == "" {
 		return
 	}
-	when, problems := compileCondition(text)
+	when, problems := compileCondition(text, terms)
 	for _, p := range problems {
 		c.problems = append(c.problems, p)
 	}
 	c.policy.when = when
+}
+
+// CheckCondition says what is wrong with a condition that others refer to by name,
+// as Compile does of a policy's. Without terms it may refer to any itself.
+func CheckCondition(when string, terms *Terms, name string) error {
+	tree, _, problems := checkCondition(when, terms, []string{name})
+	if len(problems) == 0 {
+		v, err := language()
+		if err != nil {
+			return err
+		}
+		_, problems = v.plan(tree)
+	}
+	all := make([]error, 0, len(problems))
+	for _, p := range problems {
+		all = append(all, p)
+	}
+	return errors.Join(all...)
 }
 
 func count(conditions ...bool) (n int) {

@@ -10,7 +10,6 @@ import (
 
 	"cel.dev/cel-go/cel"
 	"cel.dev/cel-go/common/ast"
-	"cel.dev/cel-go/common/cost"
 	"cel.dev/cel-go/common/types"
 	"cel.dev/cel-go/ext"
 	"cel.dev/cel-go/interpreter"
@@ -27,14 +26,22 @@ const (
 	longestErrorText = 300    // bytes of one of CEL's messages
 )
 
-// language is the CEL environment of all conditions. It is a constant in all
-// but syntax: immutable, safe for concurrent use, and made at first use as it
-// takes longer to make than to compile a condition with.
-var language = sync.OnceValues(newLanguage)
+// language is what all conditions are written in. It is a constant in all but
+// syntax: immutable, safe for concurrent use, and made at first use as it takes
+// longer to make than to compile a condition with.
+var language = sync.OnceValues(func() (*vocabulary, error) { return newVocabulary(objects()) })
 
-func newLanguage() (*cel.Env, error) {
+// vocabulary is a CEL environment and the objects that are its variables.
+type vocabulary struct {
+	env       *cel.Env
+	variables map[string]*object
+}
+
+func newVocabulary(oo []*object) (*vocabulary, error) {
+	v := &vocabulary{variables: make(map[string]*object)}
 	options := []cel.EnvOption{
 		cel.EagerlyValidateDeclarations(true),
+		cel.EnableMacroCallTracking(), // to show clauses as they were written
 		cel.ParserRecursionLimit(maxDepth),
 		cel.ExpressionNodeLimit(maxNodes),
 		cel.RegexProgramSizeLimit(maxRegexProgram),
@@ -45,33 +52,85 @@ func newLanguage() (*cel.Env, error) {
 			sense{},
 		),
 	}
-	for _, o := range objects() {
+	for _, o := range oo {
 		options = append(options, cel.Types(o))
 		if o.variable != "" {
 			options = append(options, cel.Variable(o.variable, o.Type))
+			v.variables[o.variable] = o
 		}
 	}
-	return cel.NewEnv(append(options, ext.Network())...)
+	env, err := cel.NewEnv(append(append(options, ext.Network()), termFunctions()...)...)
+	v.env = env
+	return v, err
 }
 
 // condition is a compiled CEL expression of type bool.
 type condition struct {
-	program cel.Program
-	source  *ast.SourceInfo // to say where an evaluation failed
+	// closures are zero for an expression that they cannot evaluate. What they
+	// cannot answer (elsewhere) the program does.
+	closures chain
+	program  cel.Program
+	source   *ast.SourceInfo // to say where an evaluation failed
+
+	// For those who ask why.
+	tree    *ast.AST // checked and linked
+	parts   anatomy  // of tree
+	origins map[int64]origin
 }
 
-func compileCondition(text string) (*condition, []*Error) {
+// compileCondition compiles text. Without terms it may refer to any by name, and
+// has no value where it does.
+func compileCondition(text string, terms *Terms) (*condition, []*Error) {
+	tree, origins, problems := checkCondition(text, terms, nil)
+	if len(problems) > 0 {
+		return nil, problems
+	}
+	v, err := language()
+	if err != nil {
+		return nil, refuseWhen("make CEL environment: %v", err)
+	}
+	c, problems := v.plan(tree)
+	if c != nil {
+		c.origins = origins
+	}
+	return c, problems
+}
+
+// checkCondition checks and links text, which is in the conditions of a path.
+func checkCondition(text string, terms *Terms, path []string) (*cel.Ast, map[int64]origin, []*Error) {
+	tree, problems := checkAlone(text)
+	if len(problems) > 0 || terms == nil {
+		return tree, nil, problems
+	}
+	origins, problems := link(tree.NativeRep(), terms, path)
+	return tree, origins, problems
+}
+
+// checkAlone checks text wherever its references lead.
+func checkAlone(text string) (*cel.Ast, []*Error) {
 	if len(text) > MaxWhenLength {
 		return nil, refuseWhen("%d bytes: more than %d", len(text), MaxWhenLength)
 	}
 	if !utf8.ValidString(text) {
 		return nil, refuseWhen("is not UTF-8")
 	}
-	env, err := language()
+	v, err := language()
 	if err != nil {
 		return nil, refuseWhen("make CEL environment: %v", err)
 	}
-	tree, issues := env.Compile(text)
+	return v.check(text)
+}
+
+func (v *vocabulary) compile(text string) (*condition, []*Error) {
+	tree, problems := v.check(text)
+	if len(problems) > 0 {
+		return nil, problems
+	}
+	return v.plan(tree)
+}
+
+func (v *vocabulary) check(text string) (*cel.Ast, []*Error) {
+	tree, issues := v.env.Compile(text)
 	if problems := located(issues); len(problems) > 0 {
 		return nil, problems
 	}
@@ -81,22 +140,40 @@ func compileCondition(text string) (*condition, []*Error) {
 	case !t.IsExactType(cel.BoolType):
 		return nil, refuseWhen("is of type %s, not bool", cel.FormatCELType(t))
 	}
-	return planCondition(env, tree)
+	return tree, nil
 }
 
-func planCondition(env *cel.Env, tree *cel.Ast) (*condition, []*Error) {
-	estimate, err := env.EstimateCost(tree, unknownSizes{})
-	if err != nil {
-		return nil, refuseWhen("estimate cost: %v", err)
+func (v *vocabulary) plan(tree *cel.Ast) (*condition, []*Error) {
+	within, problems := affordable(v.env, tree)
+	if problems != nil {
+		return nil, problems
 	}
-	if estimate.Min > maxCost {
-		return nil, refuseWhen("costs at least %d to evaluate: more than %d", estimate.Min, maxCost)
-	}
-	program, err := env.Program(tree, cel.EvalOptions(cel.OptOptimize), cel.CostLimit(maxCost))
+	program, err := v.env.Program(tree, cel.EvalOptions(cel.OptOptimize), cel.CostLimit(maxCost))
 	if err != nil {
 		return nil, refuseWhen("plan: %v", err)
 	}
-	return &condition{program: program, source: tree.NativeRep().SourceInfo()}, nil
+	c := &condition{program: program, source: tree.NativeRep().SourceInfo(), tree: tree.NativeRep()}
+	if within != (sizes{}) {
+		c.closures = v.closures(tree.NativeRep(), within)
+	}
+	return c, nil
+}
+
+// affordable returns the largest sizes for which tree costs no more than
+// maxCost, or none, and refuses a tree that costs more whatever the sizes.
+func affordable(env *cel.Env, tree *cel.Ast) (sizes, []*Error) {
+	for _, within := range allSizes {
+		estimate, err := env.EstimateCost(tree, within)
+		switch {
+		case err != nil:
+			return sizes{}, refuseWhen("estimate cost: %v", err)
+		case estimate.Min > maxCost:
+			return sizes{}, refuseWhen("costs at least %d to evaluate: more than %d", estimate.Min, maxCost)
+		case estimate.Max <= maxCost:
+			return within, nil
+		}
+	}
+	return sizes{}, nil
 }
 
 // refuseWhen is the one problem of a condition that has no better place than
@@ -131,6 +208,19 @@ func (c *condition) holds(in *Input) (bool, error) {
 	if c == nil {
 		return true, nil
 	}
+	if c.closures.terms != nil {
+		switch holds, x := c.closures.holds((*facts)(in), nil); {
+		case x == answered:
+			return holds, nil
+		case x != elsewhere:
+			return false, x
+		}
+	}
+	return c.ask(in)
+}
+
+// ask has CEL's library evaluate c.
+func (c *condition) ask(in *Input) (bool, error) {
 	out, _, err := c.program.Eval((*facts)(in))
 	if err != nil {
 		return false, err
@@ -151,14 +241,26 @@ func (c *condition) failure(err error) string {
 	if errors.As(err, &cancelled) && cancelled.Cause == interpreter.CostLimitExceeded {
 		return fmt.Sprintf("condition costs more than %d to evaluate", maxCost)
 	}
-	var value *types.Err
-	if errors.As(err, &value) && value.NodeID() != 0 {
-		at := c.source.GetStartLocation(value.NodeID())
+	if node := failedAt(err); node != 0 {
+		at := c.source.GetStartLocation(node)
 		if at.Line() > 0 {
 			return fmt.Sprintf("condition has no value at line %d, column %d", at.Line(), at.Column()+1)
 		}
 	}
 	return "condition has no value"
+}
+
+// failedAt returns the ID of the node that has no value, or 0.
+func failedAt(err error) int64 {
+	var value *types.Err
+	var own fault
+	switch {
+	case errors.As(err, &own):
+		return int64(own)
+	case errors.As(err, &value):
+		return value.NodeID()
+	}
+	return 0
 }
 
 // sense refuses what type-checks and could still never work.
@@ -171,6 +273,9 @@ func (sense) Name() string { return "sallyport.validator.sense" }
 func (sense) Validate(_ *cel.Env, _ cel.ValidatorConfig, tree *ast.AST, issues *cel.Issues) {
 	for _, e := range ast.MatchDescendants(ast.NavigateAST(tree), ast.AllMatcher()) {
 		if at, reason := nonsense(e); reason != "" {
+			issues.ReportErrorAtID(at, "%s", reason)
+		}
+		if at, reason := nonsenseTerm(e); reason != "" {
 			issues.ReportErrorAtID(at, "%s", reason)
 		}
 	}
@@ -197,7 +302,7 @@ func nonsenseCall(call ast.CallExpr) (at int64, reason string) {
 		pattern := args[len(args)-1] // in both forms
 		return pattern.ID(), nonsensePattern(pattern)
 	case strings.HasPrefix(name, "get") && call.IsMemberFunction() && len(args) > 0:
-		return args[0].ID(), "time zones are not supported: times are UTC"
+		return args[0].ID(), nonsenseZone(args[0])
 	}
 	return 0, ""
 }
@@ -212,14 +317,3 @@ func nonsensePattern(pattern ast.Expr) string {
 	}
 	return ""
 }
-
-// unknownSizes leaves every size to CEL's defaults.
-type unknownSizes struct{}
-
-// EstimateCallCost implements cost.Estimator.
-func (unknownSizes) EstimateCallCost(_, _ string, _ *cost.AstNode, _ []cost.AstNode) *cost.CallEstimate {
-	return nil
-}
-
-// EstimateSize implements cost.Estimator.
-func (unknownSizes) EstimateSize(cost.AstNode) *cost.SizeEstimate { return nil }

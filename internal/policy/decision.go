@@ -24,6 +24,18 @@ type Decision struct {
 
 	// Detail is a short text for the one who asks why. It names policies and
 	// the request's method but repeats nothing else of the request, so it is
-	// safe to show. It is empty where Reason and Policy say all.
+	// safe to show. Of a grant that allows it is reason and approver. It is empty where Reason and Policy say all.
 	Detail string
+
+	// Shadow is what policies in shadow would have made of it. It is zero where
+	// they would have turned nothing round.
+	Shadow Shadow
+}
+
+// Shadow is the decision that would have been, with the opposite answer, if the
+// policies in shadow were enforced.
+type Shadow struct {
+	Policy string // "namespace/name" of the one that would have decided; empty for none
+	Allow  bool
+	Reason Reason
 }

@@ -3,6 +3,8 @@ package policy
 import (
 	"net/netip"
 	"time"
+
+	"github.com/sallyport/sallyport/internal/pattern"
 )
 
 // RouteID is the key of a route. The zero value is no route.
@@ -23,6 +25,7 @@ type Input struct {
 	Query       string              // raw
 	Header      map[string][]string // by canonical name, as net/http has it
 	Route       RouteID
+	Templates   []pattern.Path // of the route, the most specific first
 	RouteLabels map[string]string
 	ClientIP    netip.Addr // the zero Addr is unknown
 	Now         time.Time

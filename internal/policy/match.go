@@ -12,6 +12,7 @@ const (
 	missPrincipal
 	missMethod
 	missPath
+	missTime
 	missCondition
 	missError // the condition has no value; the error says why
 )
@@ -27,6 +28,8 @@ func (p *Policy) evaluate(in *Input) (miss, error) {
 		return missMethod, nil
 	case !p.matchPath(in.Path):
 		return missPath, nil
+	case p.grant != nil && !p.grant.during(in.Now):
+		return missTime, nil
 	case p.when == nil:
 		return missNothing, nil
 	}

@@ -4,7 +4,8 @@
 //
 // A policy has an effect and four parts, all of which must match: principals,
 // methods, paths and a condition. A DENY that matches overrides every ALLOW,
-// and a request that no ALLOW matches is denied. Methods and paths left empty
+// and a request that no ALLOW matches is denied. Policies in shadow say what they
+// would have turned round, and turn nothing round. Methods and paths left empty
 // match any, and so does an empty condition. Principals left empty match
 // everybody in a DENY, where that denies more; an ALLOW must name its
 // principals.
@@ -50,10 +51,18 @@ type Spec struct {
 	Digest          [32]byte // of the resource; returned by Policy.Digest
 	Effect          Effect
 
+	// Shadow policies are asked and never enforced: decisions say what they would
+	// have turned round.
+	Shadow bool
+
 	// Principals says whose requests match: those that any matcher names.
 	// An ALLOW without matchers does not compile; a DENY without matchers is
 	// for everybody, anonymous callers included.
 	Principals []PrincipalMatcher
+
+	// Grant makes it an ALLOW that counts for a time only; nil for one that always
+	// does.
+	Grant *Grant
 
 	// Methods are upper-case method names. Empty is any method.
 	Methods []string
@@ -63,20 +72,29 @@ type Spec struct {
 
 	// When is a condition in CEL, of type bool. Empty is true. It may use
 	//
-	//	principal  kind ("anonymous", "user", "workload"), id, issuer,
-	//	           spiffe_id, groups, claims
+	//	principal  kind ("anonymous", "user", "workload", "key"), id, issuer,
+	//	           spiffe_id, scopes, groups, claims, acr, amr, authenticated_at
 	//	request    method, host, path, query, headers (first value by name;
-	//	           names are lower-case and looked up in any case)
+	//	           names are lower-case and looked up in any case),
+	//	           params (of the query, decoded, first value by name),
+	//	           path_params (of the route's template, decoded, by name)
 	//	route      namespace, name, labels
 	//	signals    ip (net.IP), time (timestamp), tls.version, tls.sni, tls.alpn
 	//
 	// and the functions of the CEL standard library and of cel-go's network
-	// library, as in cidr("10.0.0.0/8").containsIP(signals.ip). Times are UTC,
-	// and the pattern of matches() is a literal. What is not there at run time
+	// library, as in cidr("10.0.0.0/8").containsIP(signals.ip). Times are UTC
+	// but where a function is given a time zone, as in
+	// signals.time.getHours("Europe/Berlin"); zones and the pattern of matches()
+	// are literals. What is not there at run time
 	// (a header, a claim, an unknown address) is an error unless it was asked
 	// for with has() or in, and a policy whose condition fails never allows: an
 	// ALLOW does not match, a DENY denies.
 	When string
+
+	// Terms are what When refers to by name: condition("office-hours") is a
+	// condition, signals.ip.inSet("office") and principal.id.inSet("staff") look
+	// an address or a text up in a set. When nil, such a reference has no value.
+	Terms *Terms
 }
 
 // Policy is a compiled Spec. It is immutable and safe for concurrent use. Only
@@ -85,9 +103,12 @@ type Policy struct {
 	namespace, name, key string
 	digest               [32]byte
 	effect               Effect
+	shadow               bool
 	principals           principals
 	methods              []string // sorted, each once
 	paths                []pattern.Path
+	grant                *Grant     // nil for none
+	note                 string     // Detail of what it allows
 	when                 *condition // nil is true
 }
 
@@ -97,11 +118,18 @@ func (p *Policy) Namespace() string { return p.namespace }
 // Name returns the name of the resource within its namespace.
 func (p *Policy) Name() string { return p.name }
 
-// Key returns "namespace/name", the form that decisions name.
+// Key returns "namespace/name", the form that decisions name; of a grant
+// "Grant/namespace/name".
 func (p *Policy) Key() string { return p.key }
 
 // Digest returns the digest of the resource that p was compiled from.
 func (p *Policy) Digest() [32]byte { return p.digest }
+
+// Shadow reports whether p is asked only, and not enforced.
+func (p *Policy) Shadow() bool { return p.shadow }
+
+// Granted reports whether p was compiled from a grant.
+func (p *Policy) Granted() bool { return p.grant != nil }
 
 // Effect returns Allow or Deny.
 func (p *Policy) Effect() Effect { return p.effect }

@@ -33,6 +33,8 @@ func paths(pp ...string) part { return func(s *policy.Spec) { s.Paths = pp } }
 
 func when(text string) part { return func(s *policy.Spec) { s.When = text } }
 
+func shadow() part { return func(s *policy.Spec) { s.Shadow = true } }
+
 func spec(effect policy.Effect, name string, parts ...part) policy.Spec {
 	s := policy.Spec{Namespace: "shop", Name: name, Effect: effect, Digest: sha256.Sum256([]byte(name))}
 	for _, p := range parts {

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"iter"
 	"slices"
 	"time"
 
@@ -154,4 +155,81 @@ func (m *principals) matchSPIFFE(id string) bool {
 		}
 	}
 	return false
+}
+
+// tell is which of the matchers has matched p. Where none has, it is those that
+// would but for the issuer or the provider, or else the first.
+func (m *principals) tell(p *Principal) string {
+	var near, other []string
+	for one, text := range m.each() {
+		if one.match(p) {
+			return text
+		}
+		if one.resembles(p) {
+			near = append(near, text)
+		}
+		if len(other) <= maxNamed {
+			other = append(other, text)
+		}
+	}
+	if len(near) > 0 {
+		other = near
+	}
+	return shortened(other, " or ")
+}
+
+// each yields every matcher alone, with its text.
+func (m *principals) each() iter.Seq2[*principals, string] {
+	return func(yield func(*principals, string) bool) {
+		for _, one := range m.ids {
+			if !yield(&principals{ids: []qualified{one}}, "id: "+one.text()) {
+				return
+			}
+		}
+		for _, one := range m.groups {
+			if !yield(&principals{groups: []qualified{one}}, "group: "+one.text()) {
+				return
+			}
+		}
+		for _, one := range m.spiffe {
+			if !yield(&principals{spiffe: []pattern.SPIFFE{one}}, "spiffe: "+one.String()) {
+				return
+			}
+		}
+		for _, one := range m.keys {
+			if !yield(&principals{keys: []string{one}}, "key: "+one) {
+				return
+			}
+		}
+		if m.authenticated && !yield(&principals{authenticated: true}, "authenticated: true") {
+			return
+		}
+		if m.anonymous {
+			yield(&principals{anonymous: true}, "anonymous: true")
+		}
+	}
+}
+
+// resembles reports whether m would match p if any issuer and provider counted.
+func (m *principals) resembles(p *Principal) bool {
+	anyones := func(qq []qualified) (names []qualified) {
+		for _, q := range qq {
+			names = append(names, qualified{name: q.name})
+		}
+		return names
+	}
+	loose := *m
+	loose.ids, loose.groups = anyones(m.ids), anyones(m.groups)
+	return loose.match(p)
+}
+
+func (q *qualified) text() string {
+	text := q.name
+	if q.issuer != "" {
+		text += " of " + q.issuer
+	}
+	if q.provider != "" {
+		text += " by " + q.provider
+	}
+	return text
 }

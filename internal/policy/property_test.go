@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 
@@ -14,8 +15,18 @@ import (
 // naive decides by the letter of the specification, with nothing compiled and
 // nothing indexed.
 func naive(specs []policy.Spec, in *policy.Input) policy.Decision {
+	enforced, all := slices.Clone(specs), slices.Clone(specs)
+	d := naiveEnforced(slices.DeleteFunc(enforced, func(s policy.Spec) bool { return s.Shadow }), in)
+	if would := naiveEnforced(all, in); would.Allow != d.Allow {
+		d.Shadow = policy.Shadow{Policy: would.Policy, Allow: would.Allow, Reason: would.Reason}
+	}
+	return d
+}
+
+func naiveEnforced(specs []policy.Spec, in *policy.Input) policy.Decision {
 	specs = slices.Clone(specs)
-	slices.SortFunc(specs, func(a, b policy.Spec) int { return cmp.Compare(a.Name, b.Name) })
+	key := func(s policy.Spec) string { return map[bool]string{true: "Grant/"}[s.Grant != nil] + "shop/" + s.Name }
+	slices.SortFunc(specs, func(a, b policy.Spec) int { return cmp.Compare(key(a), key(b)) })
 	for _, effect := range []policy.Effect{policy.Deny, policy.Allow} {
 		var failed policy.Decision
 		for _, s := range specs {
@@ -23,6 +34,9 @@ func naive(specs []policy.Spec, in *policy.Input) policy.Decision {
 				continue
 			}
 			key := s.Namespace + "/" + s.Name
+			if s.Grant != nil {
+				key = "Grant/" + key
+			}
 			switch holds, ok := conditions[s.When](in); {
 			case !ok:
 				if failed.Policy != "" {
@@ -51,7 +65,7 @@ func naiveMatch(s policy.Spec, in *policy.Input) bool {
 	for _, p := range s.Paths {
 		path = path || naivePattern(p, in.Path)
 	}
-	return who && path && (len(s.Methods) == 0 || slices.Contains(s.Methods, in.Method))
+	return who && path && (s.Grant == nil || !in.Now.Before(s.Grant.NotBefore) && in.Now.Before(s.Grant.NotAfter)) && (len(s.Methods) == 0 || slices.Contains(s.Methods, in.Method))
 }
 
 func naivePrincipal(m policy.PrincipalMatcher, p *policy.Principal) bool {
@@ -151,6 +165,7 @@ var (
 			Method:     rapid.SampledFrom([]string{"GET", "POST", "DELETE", "PUT", ""}).Draw(t, "method"),
 			Path:       genPath.Draw(t, "path"),
 			Route:      orders,
+			Now:        noon.Add(time.Duration(rapid.IntRange(0, 1).Draw(t, "minutes")) * 10 * time.Minute),
 			TLSVersion: rapid.SampledFrom([]string{"", "1.2", "1.3"}).Draw(t, "tls"),
 			Header:     rapid.SampledFrom([]map[string][]string{nil, {"X-A": {"1"}}, {"X-A": {"2", "1"}}}).Draw(t, "header"),
 		}
@@ -163,6 +178,8 @@ var (
 	genManyDeny  = rapid.SliceOfNDistinct(rapid.Custom(drawSpec(policy.Deny)), 40, 60, nameOf)
 )
 
+var noon = time.Date(2026, time.November, 26, 12, 0, 0, 0, time.UTC)
+
 func nameOf(s policy.Spec) string { return s.Name }
 
 func drawSpec(effects ...policy.Effect) func(*rapid.T) policy.Spec {
@@ -172,10 +189,17 @@ func drawSpec(effects ...policy.Effect) func(*rapid.T) policy.Spec {
 		if effect == policy.Allow {
 			fewest = 1
 		}
+		var grant *policy.Grant
+		if effect == policy.Allow && rapid.IntRange(0, 5).Draw(t, "granted") == 0 {
+			begin := noon.Add(time.Duration(rapid.IntRange(-2, 1).Draw(t, "begin")) * time.Hour)
+			grant = &policy.Grant{NotBefore: begin, NotAfter: begin.Add(90 * time.Minute), Reason: "why", Approver: "eve"}
+		}
 		return policy.Spec{
+			Grant:      grant,
 			Namespace:  "shop",
 			Name:       rapid.StringMatching(`[a-z]{1,2}`).Draw(t, "name"),
 			Effect:     effect,
+			Shadow:     rapid.IntRange(0, 7).Draw(t, "shadow") == 0,
 			Principals: rapid.SliceOfN(genMatcher, fewest, 3).Draw(t, "principals"),
 			Methods:    rapid.SliceOfN(genMethod, 0, 2).Draw(t, "methods"),
 			Paths:      rapid.SliceOfN(genTemplate, 0, 2).Draw(t, "paths"),
@@ -244,6 +268,9 @@ func TestMorePoliciesGoOneWay(t *testing.T) {
 		in := genInput.Draw(t, "in")
 		pp := compileAll(t, append(specs, more))
 		before, after := onOrders(pp[:len(specs)]...).Decide(in).Allow, onOrders(pp...).Decide(in).Allow
+		if more.Shadow && before != after {
+			t.Fatal("a policy in shadow decides")
+		}
 		if more.Effect == policy.Allow && before && !after {
 			t.Fatal("one more ALLOW denies")
 		}
@@ -258,9 +285,12 @@ func TestExplainAgreesWithDecide(t *testing.T) {
 		set := onOrders(compileAll(t, genSpecs.Draw(t, "specs"))...)
 		in := genInput.Draw(t, "in")
 		permits, forbids := false, false
-		for _, s := range set.Explain(in) {
+		for _, s := range set.Explain(in).Steps {
 			if s.Matched != (s.Miss == policy.MissNothing) {
 				t.Fatalf("contradicts itself: %+v", s)
+			}
+			if s.Shadow {
+				continue
 			}
 			permits = permits || s.Effect == policy.Allow && s.Matched
 			forbids = forbids || s.Effect == policy.Deny && (s.Matched || s.Miss == policy.MissError)

@@ -36,11 +36,15 @@ type table struct {
 	methods     map[string]candidates
 	others      candidates // for a method that no policy names
 	deny, allow []*Policy  // whatever the method, for those who ask why
+	shadow      []*Policy  // likewise, of both effects
 	reachable   []*Policy  // what the fields that Decide reads lead to
 }
 
 // candidates are the policies of one method, by effect.
-type candidates struct{ deny, allow list }
+type candidates struct {
+	deny, allow list
+	shadow      *candidates // nil when none is in shadow
+}
 
 // NewSet indexes bound. A nil Policy, or one that Compile did not make, stands
 // for a control that got lost and makes its route unavailable.
@@ -115,6 +119,9 @@ func newTable(policies []*Policy, unavailable []string) *table {
 	compiled = slices.Compact(compiled)
 	all := split(compiled, nil)
 	t := &table{methods: make(map[string]candidates), deny: all.deny.policies, allow: all.allow.policies}
+	if all.shadow != nil {
+		t.shadow = slices.Concat(all.shadow.deny.policies, all.shadow.allow.policies)
+	}
 	if len(unavailable) > 0 {
 		t.unavailable = "a control of this route is unavailable: " + strings.Join(slices.Compact(slices.Sorted(slices.Values(unavailable))), "; ")
 	}
@@ -136,17 +143,20 @@ func compare(p, q *Policy) int {
 
 // split divides the kept policies by effect; a nil keep keeps all.
 func split(policies []*Policy, keep func(*Policy) bool) candidates {
-	var deny, allow []*Policy
-	for _, p := range policies {
-		switch {
-		case keep != nil && !keep(p):
-		case p.effect == Deny:
-			deny = append(deny, p)
-		case p.effect == Allow:
-			allow = append(allow, p)
+	of := func(effect Effect, shadow bool) list {
+		var kept []*Policy
+		for _, p := range policies {
+			if p.effect == effect && p.shadow == shadow && (keep == nil || keep(p)) {
+				kept = append(kept, p)
+			}
 		}
+		return newList(kept)
 	}
-	return candidates{newList(deny), newList(allow)}
+	c := candidates{deny: of(Deny, false), allow: of(Allow, false)}
+	if s := (candidates{deny: of(Deny, true), allow: of(Allow, true)}); len(s.deny.policies)+len(s.allow.policies) > 0 {
+		c.shadow = &s
+	}
+	return c
 }
 
 func (t *table) of(method string) candidates {
@@ -188,8 +198,10 @@ func (s *Set) Policies() iter.Seq[*Policy] {
 func (t *table) walk() []*Policy {
 	var found []*Policy
 	for _, c := range append(slices.Collect(maps.Values(t.methods)), t.others) {
-		found = slices.AppendSeq(found, c.deny.reachable())
-		found = slices.AppendSeq(found, c.allow.reachable())
+		for each := &c; each != nil; each = each.shadow {
+			found = slices.AppendSeq(found, each.deny.reachable())
+			found = slices.AppendSeq(found, each.allow.reachable())
+		}
 	}
 	slices.SortFunc(found, compare)
 	return slices.Compact(found)
@@ -204,19 +216,51 @@ func (s *Set) Decide(in *Input) Decision {
 		return refusal
 	}
 	c := t.of(in.Method)
-	switch v := c.deny.first(in); {
-	case v.err != nil:
-		return v.failed()
-	case v.policy != nil:
-		return Decision{Reason: ReasonDenied, Policy: v.policy.key}
+	if d, denied := c.deny.forbid(in); denied {
+		return d // whatever is in shadow
 	}
-	switch v := c.allow.first(in); {
-	case v.err != nil:
-		return v.failed()
-	case v.policy != nil:
-		return Decision{Allow: true, Reason: ReasonAllowed, Policy: v.policy.key}
+	d, found := c.allow.permit(in)
+	if !found {
+		d = Decision{Reason: ReasonNoMatch, Detail: t.nearest(in)}
 	}
-	return Decision{Reason: ReasonNoMatch, Detail: t.nearest(in)}
+	if c.shadow != nil {
+		d.Shadow = c.shadow.turn(in, d.Allow)
+	}
+	return d
+}
+
+// forbid returns the denial of a list of DENY policies, if there is one.
+func (l *list) forbid(in *Input) (d Decision, denied bool) {
+	switch v := l.first(in); {
+	case v.err != nil:
+		return v.failed(), true
+	case v.policy != nil:
+		return Decision{Reason: ReasonDenied, Policy: v.policy.key}, true
+	}
+	return Decision{}, false
+}
+
+// permit returns what a list of ALLOW policies says, if they say anything.
+func (l *list) permit(in *Input) (d Decision, found bool) {
+	switch v := l.first(in); {
+	case v.err != nil:
+		return v.failed(), true
+	case v.policy != nil:
+		return Decision{Allow: true, Reason: ReasonAllowed, Policy: v.policy.key, Detail: v.policy.note}, true
+	}
+	return Decision{}, false
+}
+
+// turn returns how c would have turned round what no enforced DENY denies.
+func (c *candidates) turn(in *Input, allowed bool) Shadow {
+	d, denied := c.deny.forbid(in)
+	if !denied && !allowed {
+		d, _ = c.allow.permit(in)
+	}
+	if denied && !allowed || !denied && !d.Allow {
+		return Shadow{}
+	}
+	return Shadow{Policy: d.Policy, Allow: d.Allow, Reason: d.Reason}
 }
 
 // table returns the table of in's route, or nil and why there is none to ask.

@@ -130,7 +130,7 @@ func TestDecideWithoutAnswer(t *testing.T) {
 		if want := (policy.Decision{Reason: c.reason, Detail: c.detail}); got != want {
 			t.Errorf("%s: got %+v, want %+v", c.name, got, want)
 		}
-		if steps := c.set.Explain(c.in); len(steps) != 0 {
+		if steps := c.set.Explain(c.in).Steps; len(steps) != 0 {
 			t.Errorf("%s: explained as %+v, though no policy was asked", c.name, steps)
 		}
 	}
@@ -222,7 +222,7 @@ func TestSameKeyTwice(t *testing.T) {
 		if n := len(slices.Collect(set.Policies())); n != 2 {
 			t.Errorf("holds %d policies, want 2", n)
 		}
-		if n := len(set.Explain(request(nil, "GET", "/"))); n != 2 {
+		if n := len(set.Explain(request(nil, "GET", "/")).Steps); n != 2 {
 			t.Errorf("asks %d policies, want 2", n)
 		}
 		slices.Reverse(pp)

@@ -18,7 +18,10 @@ const (
 	KindAPIKey           Kind = "ApiKey"
 	KindUpstream         Kind = "Upstream"
 	KindRoute            Kind = "Route"
+	KindSet              Kind = "Set"
+	KindCondition        Kind = "Condition"
 	KindPolicy           Kind = "Policy"
+	KindGrant            Kind = "Grant"
 	KindRevocation       Kind = "Revocation"
 )
 

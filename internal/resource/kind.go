@@ -10,7 +10,7 @@ import (
 func Kinds() []Kind {
 	return []Kind{
 		KindEnvironment, KindEnrollment, KindTrustDomain, KindListener, KindIdentityProvider,
-		KindAPIKey, KindUpstream, KindRoute, KindPolicy, KindRevocation,
+		KindAPIKey, KindUpstream, KindRoute, KindSet, KindCondition, KindPolicy, KindGrant, KindRevocation,
 	}
 }
 
@@ -47,8 +47,14 @@ func (k Kind) newSpec() proto.Message {
 		return &resourcev1.Upstream{}
 	case KindRoute:
 		return &resourcev1.Route{}
+	case KindSet:
+		return &resourcev1.Set{}
+	case KindCondition:
+		return &resourcev1.Condition{}
 	case KindPolicy:
 		return &resourcev1.Policy{}
+	case KindGrant:
+		return &resourcev1.Grant{}
 	case KindRevocation:
 		return &resourcev1.Revocation{}
 	}

@@ -188,6 +188,11 @@ func TestScopeAndReach(t *testing.T) {
 		"Revocation/web true[] REACH_ENVIRONMENT false",
 		"Revocation/login-keys-leaked true[] REACH_ENVIRONMENT false",
 		"Revocation/start-over true[] REACH_ENVIRONMENT false",
+		"Condition/shop/inside true[] REACH_REFERENCES false",
+		"Set/shop/office true[] REACH_REFERENCES false",
+		"Set/shop/contractors false[aws-prod] REACH_REFERENCES false",
+		"Policy/shop/tried true[] REACH_ROUTES true",
+		"Grant/shop/night true[] REACH_REFERENCES false",
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
@@ -228,6 +233,8 @@ func TestSchemaIsReadable(t *testing.T) {
 		resource.KindUpstream: &resourcev1.Upstream{}, resource.KindRoute: &resourcev1.Route{}, resource.KindPolicy: &resourcev1.Policy{},
 		resource.KindRevocation: &resourcev1.Revocation{}, resource.KindAPIKey: &resourcev1.ApiKey{},
 		resource.KindTrustDomain: &resourcev1.TrustDomain{},
+		resource.KindCondition:   &resourcev1.Condition{}, resource.KindSet: &resourcev1.Set{},
+		resource.KindGrant: &resourcev1.Grant{},
 	}
 	for _, k := range resource.Kinds() {
 		walk(specs[k].ProtoReflect().Descriptor(), nil)

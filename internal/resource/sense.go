@@ -33,8 +33,13 @@ func (d *decoder) sense(spec proto.Message) {
 		d.route(s)
 	case *resourcev1.Upstream:
 		d.upstream(s)
+	case *resourcev1.Set:
+		d.each("cidrs", s.GetCidrs(), checkNetwork)
+		d.each("ids", s.GetIds(), checkMember)
 	case *resourcev1.Policy:
 		d.policy(s)
+	case *resourcev1.Grant:
+		d.grant(s)
 	case *resourcev1.IdentityProvider:
 		d.identityProvider(s)
 	case *resourcev1.ApiKey:
@@ -60,7 +65,7 @@ func (d *decoder) listener(s *resourcev1.Listener) {
 	networks := func(source string, texts []string) {
 		at := atSpec().to("clientIp").to(source).to("trustedCidrs")
 		for i, text := range texts {
-			d.checked(at.element(i), text, checkNetwork)
+			d.checked(at.element(i), text, checkTrusted)
 		}
 	}
 	networks("forwarded", s.GetClientIp().GetForwarded().GetTrustedCidrs())
@@ -302,8 +307,8 @@ func checkReserved(path string) error {
 
 const reserved = "/.sallyport"
 
-// checkNetwork asks the one who will have to trust it.
-func checkNetwork(text string) error {
+// checkTrusted asks the one who will have to trust it.
+func checkTrusted(text string) error {
 	if _, err := clientip.ParseNetwork(text); err != nil {
 		return fmt.Errorf("%s %w", quote(text), err)
 	}

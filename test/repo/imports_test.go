@@ -80,11 +80,15 @@ var rules = []rule{
 	// The pure kernel.
 	{
 		from: "./internal/policy/...",
-		only: []string{"cel.dev/cel-go/...", "./internal/pattern"},
+		only: []string{"cel.dev/cel-go/...", "./internal/pattern", "./internal/ipset"},
 		why:  "what decides is small enough to be fuzzed, replayed and reviewed alone",
 	},
 	{
 		from: "./internal/pattern/...", only: []string{},
+		why: "what decides is small enough to be fuzzed, replayed and reviewed alone",
+	},
+	{
+		from: "./internal/ipset/...", only: []string{},
 		why: "what decides is small enough to be fuzzed, replayed and reviewed alone",
 	},
 	{

@@ -474,6 +474,57 @@ func (Effect) EnumDescriptor() ([]byte, []int) {
 	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{7}
 }
 
+// Mode says what becomes of what a policy says.
+type Mode int32
+
+const (
+	Mode_MODE_UNSPECIFIED Mode = 0
+	Mode_MODE_ENFORCE     Mode = 1
+	// Decisions say what it would have turned round, and it turns nothing round.
+	Mode_MODE_SHADOW Mode = 2
+)
+
+// Enum value maps for Mode.
+var (
+	Mode_name = map[int32]string{
+		0: "MODE_UNSPECIFIED",
+		1: "MODE_ENFORCE",
+		2: "MODE_SHADOW",
+	}
+	Mode_value = map[string]int32{
+		"MODE_UNSPECIFIED": 0,
+		"MODE_ENFORCE":     1,
+		"MODE_SHADOW":      2,
+	}
+)
+
+func (x Mode) Enum() *Mode {
+	p := new(Mode)
+	*p = x
+	return p
+}
+
+func (x Mode) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Mode) Descriptor() protoreflect.EnumDescriptor {
+	return file_sallyport_resource_v1_resource_proto_enumTypes[8].Descriptor()
+}
+
+func (Mode) Type() protoreflect.EnumType {
+	return &file_sallyport_resource_v1_resource_proto_enumTypes[8]
+}
+
+func (x Mode) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Mode.Descriptor instead.
+func (Mode) EnumDescriptor() ([]byte, []int) {
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{8}
+}
+
 type X509Subject int32
 
 const (
@@ -513,11 +564,11 @@ func (x X509Subject) String() string {
 }
 
 func (X509Subject) Descriptor() protoreflect.EnumDescriptor {
-	return file_sallyport_resource_v1_resource_proto_enumTypes[8].Descriptor()
+	return file_sallyport_resource_v1_resource_proto_enumTypes[9].Descriptor()
 }
 
 func (X509Subject) Type() protoreflect.EnumType {
-	return &file_sallyport_resource_v1_resource_proto_enumTypes[8]
+	return &file_sallyport_resource_v1_resource_proto_enumTypes[9]
 }
 
 func (x X509Subject) Number() protoreflect.EnumNumber {
@@ -526,7 +577,7 @@ func (x X509Subject) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use X509Subject.Descriptor instead.
 func (X509Subject) EnumDescriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{8}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{9}
 }
 
 // Document is one resource as it travels: its bytes are made once, at commit,
@@ -2151,7 +2202,9 @@ type Policy struct {
 	// Path templates. Empty: every path.
 	Paths []string `protobuf:"bytes,6,rep,name=paths,proto3" json:"paths,omitempty"`
 	// A CEL expression over principal, request, route and signals.
-	When          string `protobuf:"bytes,7,opt,name=when,proto3" json:"when,omitempty"`
+	When string `protobuf:"bytes,7,opt,name=when,proto3" json:"when,omitempty"`
+	// Unspecified: enforced.
+	Mode          Mode `protobuf:"varint,8,opt,name=mode,proto3,enum=sallyport.resource.v1.Mode" json:"mode,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2233,6 +2286,13 @@ func (x *Policy) GetWhen() string {
 		return x.When
 	}
 	return ""
+}
+
+func (x *Policy) GetMode() Mode {
+	if x != nil {
+		return x.Mode
+	}
+	return Mode_MODE_UNSPECIFIED
 }
 
 // PrincipalMatcher matches who passes through a proxy.
@@ -3600,7 +3660,7 @@ const file_sallyport_resource_v1_resource_proto_rawDesc = "" +
 	"\vserver_name\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\xff\x01R\n" +
 	"serverName\"C\n" +
 	"\x0fSPIFFETransport\x120\n" +
-	"\bpeer_ids\x18\x01 \x03(\tB\x15\xbaH\x12\x92\x01\x0f\b\x01\x10@\x18\x01\"\ar\x05\x10\x01\x18\x80\x10R\apeerIds\"\xfc\x03\n" +
+	"\bpeer_ids\x18\x01 \x03(\tB\x15\xbaH\x12\x92\x01\x0f\b\x01\x10@\x18\x01\"\ar\x05\x10\x01\x18\x80\x10R\apeerIds\"\xb7\x04\n" +
 	"\x06Policy\x12/\n" +
 	"\fenvironments\x18\x01 \x03(\tB\v\xbaH\b\x92\x01\x05\x10\x80\x02\x18\x01R\fenvironments\x12D\n" +
 	"\x06routes\x18\x02 \x01(\v2$.sallyport.resource.v1.RouteSelectorB\x06\xbaH\x03\xc8\x01\x01R\x06routes\x12A\n" +
@@ -3611,7 +3671,8 @@ const file_sallyport_resource_v1_resource_proto_rawDesc = "" +
 	"principals\x12,\n" +
 	"\amethods\x18\x05 \x03(\tB\x12\xbaH\x0f\x92\x01\f\x10\x10\x18\x01\"\x06r\x04\x10\x01\x18 R\amethods\x12)\n" +
 	"\x05paths\x18\x06 \x03(\tB\x13\xbaH\x10\x92\x01\r\x10@\x18\x01\"\ar\x05\x10\x01\x18\x80\bR\x05paths\x12\x1c\n" +
-	"\x04when\x18\a \x01(\tB\b\xbaH\x05r\x03(\x80 R\x04when:m\xbaHj\x1ah\n" +
+	"\x04when\x18\a \x01(\tB\b\xbaH\x05r\x03(\x80 R\x04when\x129\n" +
+	"\x04mode\x18\b \x01(\x0e2\x1b.sallyport.resource.v1.ModeB\b\xbaH\x05\x82\x01\x02\x10\x01R\x04mode:m\xbaHj\x1ah\n" +
 	"\x11policy.principals\x12#an ALLOW has to name its principals\x1a.this.effect != 1 || this.principals.size() > 0\"\xc3\x02\n" +
 	"\x10PrincipalMatcher\x12\"\n" +
 	"\x05group\x18\x01 \x01(\tB\n" +
@@ -3754,7 +3815,11 @@ const file_sallyport_resource_v1_resource_proto_rawDesc = "" +
 	"\x06Effect\x12\x16\n" +
 	"\x12EFFECT_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fEFFECT_ALLOW\x10\x01\x12\x0f\n" +
-	"\vEFFECT_DENY\x10\x02*\x99\x01\n" +
+	"\vEFFECT_DENY\x10\x02*?\n" +
+	"\x04Mode\x12\x14\n" +
+	"\x10MODE_UNSPECIFIED\x10\x00\x12\x10\n" +
+	"\fMODE_ENFORCE\x10\x01\x12\x0f\n" +
+	"\vMODE_SHADOW\x10\x02*\x99\x01\n" +
 	"\vX509Subject\x12\x1c\n" +
 	"\x18X509_SUBJECT_UNSPECIFIED\x10\x00\x12\x18\n" +
 	"\x14X509_SUBJECT_SAN_DNS\x10\x01\x12\x1a\n" +
@@ -3775,7 +3840,7 @@ func file_sallyport_resource_v1_resource_proto_rawDescGZIP() []byte {
 	return file_sallyport_resource_v1_resource_proto_rawDescData
 }
 
-var file_sallyport_resource_v1_resource_proto_enumTypes = make([]protoimpl.EnumInfo, 9)
+var file_sallyport_resource_v1_resource_proto_enumTypes = make([]protoimpl.EnumInfo, 10)
 var file_sallyport_resource_v1_resource_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
 var file_sallyport_resource_v1_resource_proto_goTypes = []any{
 	(Reach)(0),                    // 0: sallyport.resource.v1.Reach
@@ -3786,106 +3851,108 @@ var file_sallyport_resource_v1_resource_proto_goTypes = []any{
 	(Require)(0),                  // 5: sallyport.resource.v1.Require
 	(Proof)(0),                    // 6: sallyport.resource.v1.Proof
 	(Effect)(0),                   // 7: sallyport.resource.v1.Effect
-	(X509Subject)(0),              // 8: sallyport.resource.v1.X509Subject
-	(*Document)(nil),              // 9: sallyport.resource.v1.Document
-	(*RouteSelector)(nil),         // 10: sallyport.resource.v1.RouteSelector
-	(*Environment)(nil),           // 11: sallyport.resource.v1.Environment
-	(*StalenessRule)(nil),         // 12: sallyport.resource.v1.StalenessRule
-	(*Enrollment)(nil),            // 13: sallyport.resource.v1.Enrollment
-	(*TrustDomain)(nil),           // 14: sallyport.resource.v1.TrustDomain
-	(*BundleEndpoint)(nil),        // 15: sallyport.resource.v1.BundleEndpoint
-	(*WebProfile)(nil),            // 16: sallyport.resource.v1.WebProfile
-	(*SPIFFEProfile)(nil),         // 17: sallyport.resource.v1.SPIFFEProfile
-	(*Listener)(nil),              // 18: sallyport.resource.v1.Listener
-	(*ListenerTLS)(nil),           // 19: sallyport.resource.v1.ListenerTLS
-	(*CertificateFiles)(nil),      // 20: sallyport.resource.v1.CertificateFiles
-	(*Route)(nil),                 // 21: sallyport.resource.v1.Route
-	(*Assertion)(nil),             // 22: sallyport.resource.v1.Assertion
-	(*Authentication)(nil),        // 23: sallyport.resource.v1.Authentication
-	(*JWTSVIDs)(nil),              // 24: sallyport.resource.v1.JWTSVIDs
-	(*SignIn)(nil),                // 25: sallyport.resource.v1.SignIn
-	(*StepUp)(nil),                // 26: sallyport.resource.v1.StepUp
-	(*Upstream)(nil),              // 27: sallyport.resource.v1.Upstream
-	(*PlaintextTransport)(nil),    // 28: sallyport.resource.v1.PlaintextTransport
-	(*TLSTransport)(nil),          // 29: sallyport.resource.v1.TLSTransport
-	(*SPIFFETransport)(nil),       // 30: sallyport.resource.v1.SPIFFETransport
-	(*Policy)(nil),                // 31: sallyport.resource.v1.Policy
-	(*PrincipalMatcher)(nil),      // 32: sallyport.resource.v1.PrincipalMatcher
-	(*IdentityProvider)(nil),      // 33: sallyport.resource.v1.IdentityProvider
-	(*RequiredClaim)(nil),         // 34: sallyport.resource.v1.RequiredClaim
-	(*Introspection)(nil),         // 35: sallyport.resource.v1.Introspection
-	(*X509)(nil),                  // 36: sallyport.resource.v1.X509
-	(*SignInClient)(nil),          // 37: sallyport.resource.v1.SignInClient
-	(*ApiKey)(nil),                // 38: sallyport.resource.v1.ApiKey
-	(*ApiKeySecret)(nil),          // 39: sallyport.resource.v1.ApiKeySecret
-	(*Revocation)(nil),            // 40: sallyport.resource.v1.Revocation
-	(*RevokedToken)(nil),          // 41: sallyport.resource.v1.RevokedToken
-	(*RevokedSubject)(nil),        // 42: sallyport.resource.v1.RevokedSubject
-	(*RevokedSession)(nil),        // 43: sallyport.resource.v1.RevokedSession
-	nil,                           // 44: sallyport.resource.v1.Document.LabelsEntry
-	nil,                           // 45: sallyport.resource.v1.RouteSelector.LabelsEntry
-	nil,                           // 46: sallyport.resource.v1.Enrollment.LabelsEntry
-	(*durationpb.Duration)(nil),   // 47: google.protobuf.Duration
-	(*ClientAddress)(nil),         // 48: sallyport.resource.v1.ClientAddress
-	(*timestamppb.Timestamp)(nil), // 49: google.protobuf.Timestamp
+	(Mode)(0),                     // 8: sallyport.resource.v1.Mode
+	(X509Subject)(0),              // 9: sallyport.resource.v1.X509Subject
+	(*Document)(nil),              // 10: sallyport.resource.v1.Document
+	(*RouteSelector)(nil),         // 11: sallyport.resource.v1.RouteSelector
+	(*Environment)(nil),           // 12: sallyport.resource.v1.Environment
+	(*StalenessRule)(nil),         // 13: sallyport.resource.v1.StalenessRule
+	(*Enrollment)(nil),            // 14: sallyport.resource.v1.Enrollment
+	(*TrustDomain)(nil),           // 15: sallyport.resource.v1.TrustDomain
+	(*BundleEndpoint)(nil),        // 16: sallyport.resource.v1.BundleEndpoint
+	(*WebProfile)(nil),            // 17: sallyport.resource.v1.WebProfile
+	(*SPIFFEProfile)(nil),         // 18: sallyport.resource.v1.SPIFFEProfile
+	(*Listener)(nil),              // 19: sallyport.resource.v1.Listener
+	(*ListenerTLS)(nil),           // 20: sallyport.resource.v1.ListenerTLS
+	(*CertificateFiles)(nil),      // 21: sallyport.resource.v1.CertificateFiles
+	(*Route)(nil),                 // 22: sallyport.resource.v1.Route
+	(*Assertion)(nil),             // 23: sallyport.resource.v1.Assertion
+	(*Authentication)(nil),        // 24: sallyport.resource.v1.Authentication
+	(*JWTSVIDs)(nil),              // 25: sallyport.resource.v1.JWTSVIDs
+	(*SignIn)(nil),                // 26: sallyport.resource.v1.SignIn
+	(*StepUp)(nil),                // 27: sallyport.resource.v1.StepUp
+	(*Upstream)(nil),              // 28: sallyport.resource.v1.Upstream
+	(*PlaintextTransport)(nil),    // 29: sallyport.resource.v1.PlaintextTransport
+	(*TLSTransport)(nil),          // 30: sallyport.resource.v1.TLSTransport
+	(*SPIFFETransport)(nil),       // 31: sallyport.resource.v1.SPIFFETransport
+	(*Policy)(nil),                // 32: sallyport.resource.v1.Policy
+	(*PrincipalMatcher)(nil),      // 33: sallyport.resource.v1.PrincipalMatcher
+	(*IdentityProvider)(nil),      // 34: sallyport.resource.v1.IdentityProvider
+	(*RequiredClaim)(nil),         // 35: sallyport.resource.v1.RequiredClaim
+	(*Introspection)(nil),         // 36: sallyport.resource.v1.Introspection
+	(*X509)(nil),                  // 37: sallyport.resource.v1.X509
+	(*SignInClient)(nil),          // 38: sallyport.resource.v1.SignInClient
+	(*ApiKey)(nil),                // 39: sallyport.resource.v1.ApiKey
+	(*ApiKeySecret)(nil),          // 40: sallyport.resource.v1.ApiKeySecret
+	(*Revocation)(nil),            // 41: sallyport.resource.v1.Revocation
+	(*RevokedToken)(nil),          // 42: sallyport.resource.v1.RevokedToken
+	(*RevokedSubject)(nil),        // 43: sallyport.resource.v1.RevokedSubject
+	(*RevokedSession)(nil),        // 44: sallyport.resource.v1.RevokedSession
+	nil,                           // 45: sallyport.resource.v1.Document.LabelsEntry
+	nil,                           // 46: sallyport.resource.v1.RouteSelector.LabelsEntry
+	nil,                           // 47: sallyport.resource.v1.Enrollment.LabelsEntry
+	(*durationpb.Duration)(nil),   // 48: google.protobuf.Duration
+	(*ClientAddress)(nil),         // 49: sallyport.resource.v1.ClientAddress
+	(*timestamppb.Timestamp)(nil), // 50: google.protobuf.Timestamp
 }
 var file_sallyport_resource_v1_resource_proto_depIdxs = []int32{
-	44, // 0: sallyport.resource.v1.Document.labels:type_name -> sallyport.resource.v1.Document.LabelsEntry
+	45, // 0: sallyport.resource.v1.Document.labels:type_name -> sallyport.resource.v1.Document.LabelsEntry
 	0,  // 1: sallyport.resource.v1.Document.reach:type_name -> sallyport.resource.v1.Reach
-	10, // 2: sallyport.resource.v1.Document.routes:type_name -> sallyport.resource.v1.RouteSelector
-	45, // 3: sallyport.resource.v1.RouteSelector.labels:type_name -> sallyport.resource.v1.RouteSelector.LabelsEntry
-	12, // 4: sallyport.resource.v1.Environment.configuration_age:type_name -> sallyport.resource.v1.StalenessRule
-	12, // 5: sallyport.resource.v1.Environment.security_age:type_name -> sallyport.resource.v1.StalenessRule
-	47, // 6: sallyport.resource.v1.StalenessRule.limit:type_name -> google.protobuf.Duration
+	11, // 2: sallyport.resource.v1.Document.routes:type_name -> sallyport.resource.v1.RouteSelector
+	46, // 3: sallyport.resource.v1.RouteSelector.labels:type_name -> sallyport.resource.v1.RouteSelector.LabelsEntry
+	13, // 4: sallyport.resource.v1.Environment.configuration_age:type_name -> sallyport.resource.v1.StalenessRule
+	13, // 5: sallyport.resource.v1.Environment.security_age:type_name -> sallyport.resource.v1.StalenessRule
+	48, // 6: sallyport.resource.v1.StalenessRule.limit:type_name -> google.protobuf.Duration
 	1,  // 7: sallyport.resource.v1.StalenessRule.action:type_name -> sallyport.resource.v1.StalenessAction
-	46, // 8: sallyport.resource.v1.Enrollment.labels:type_name -> sallyport.resource.v1.Enrollment.LabelsEntry
-	15, // 9: sallyport.resource.v1.TrustDomain.bundle_endpoint:type_name -> sallyport.resource.v1.BundleEndpoint
-	16, // 10: sallyport.resource.v1.BundleEndpoint.web:type_name -> sallyport.resource.v1.WebProfile
-	17, // 11: sallyport.resource.v1.BundleEndpoint.spiffe:type_name -> sallyport.resource.v1.SPIFFEProfile
-	19, // 12: sallyport.resource.v1.Listener.tls:type_name -> sallyport.resource.v1.ListenerTLS
-	48, // 13: sallyport.resource.v1.Listener.client_ip:type_name -> sallyport.resource.v1.ClientAddress
-	20, // 14: sallyport.resource.v1.ListenerTLS.certificates:type_name -> sallyport.resource.v1.CertificateFiles
+	47, // 8: sallyport.resource.v1.Enrollment.labels:type_name -> sallyport.resource.v1.Enrollment.LabelsEntry
+	16, // 9: sallyport.resource.v1.TrustDomain.bundle_endpoint:type_name -> sallyport.resource.v1.BundleEndpoint
+	17, // 10: sallyport.resource.v1.BundleEndpoint.web:type_name -> sallyport.resource.v1.WebProfile
+	18, // 11: sallyport.resource.v1.BundleEndpoint.spiffe:type_name -> sallyport.resource.v1.SPIFFEProfile
+	20, // 12: sallyport.resource.v1.Listener.tls:type_name -> sallyport.resource.v1.ListenerTLS
+	49, // 13: sallyport.resource.v1.Listener.client_ip:type_name -> sallyport.resource.v1.ClientAddress
+	21, // 14: sallyport.resource.v1.ListenerTLS.certificates:type_name -> sallyport.resource.v1.CertificateFiles
 	3,  // 15: sallyport.resource.v1.ListenerTLS.client_certificates:type_name -> sallyport.resource.v1.ClientCertificates
 	2,  // 16: sallyport.resource.v1.ListenerTLS.min_version:type_name -> sallyport.resource.v1.TLSVersion
-	23, // 17: sallyport.resource.v1.Route.authentication:type_name -> sallyport.resource.v1.Authentication
-	47, // 18: sallyport.resource.v1.Route.timeout:type_name -> google.protobuf.Duration
-	22, // 19: sallyport.resource.v1.Route.assertion:type_name -> sallyport.resource.v1.Assertion
+	24, // 17: sallyport.resource.v1.Route.authentication:type_name -> sallyport.resource.v1.Authentication
+	48, // 18: sallyport.resource.v1.Route.timeout:type_name -> google.protobuf.Duration
+	23, // 19: sallyport.resource.v1.Route.assertion:type_name -> sallyport.resource.v1.Assertion
 	4,  // 20: sallyport.resource.v1.Route.identity_headers:type_name -> sallyport.resource.v1.IdentityHeader
 	5,  // 21: sallyport.resource.v1.Authentication.require:type_name -> sallyport.resource.v1.Require
-	24, // 22: sallyport.resource.v1.Authentication.jwt_svids:type_name -> sallyport.resource.v1.JWTSVIDs
+	25, // 22: sallyport.resource.v1.Authentication.jwt_svids:type_name -> sallyport.resource.v1.JWTSVIDs
 	6,  // 23: sallyport.resource.v1.Authentication.proof:type_name -> sallyport.resource.v1.Proof
-	26, // 24: sallyport.resource.v1.Authentication.step_up:type_name -> sallyport.resource.v1.StepUp
-	25, // 25: sallyport.resource.v1.Authentication.sign_in:type_name -> sallyport.resource.v1.SignIn
-	47, // 26: sallyport.resource.v1.SignIn.session_lifetime:type_name -> google.protobuf.Duration
-	47, // 27: sallyport.resource.v1.StepUp.max_age:type_name -> google.protobuf.Duration
-	28, // 28: sallyport.resource.v1.Upstream.plaintext:type_name -> sallyport.resource.v1.PlaintextTransport
-	29, // 29: sallyport.resource.v1.Upstream.tls:type_name -> sallyport.resource.v1.TLSTransport
-	30, // 30: sallyport.resource.v1.Upstream.spiffe:type_name -> sallyport.resource.v1.SPIFFETransport
-	10, // 31: sallyport.resource.v1.Policy.routes:type_name -> sallyport.resource.v1.RouteSelector
+	27, // 24: sallyport.resource.v1.Authentication.step_up:type_name -> sallyport.resource.v1.StepUp
+	26, // 25: sallyport.resource.v1.Authentication.sign_in:type_name -> sallyport.resource.v1.SignIn
+	48, // 26: sallyport.resource.v1.SignIn.session_lifetime:type_name -> google.protobuf.Duration
+	48, // 27: sallyport.resource.v1.StepUp.max_age:type_name -> google.protobuf.Duration
+	29, // 28: sallyport.resource.v1.Upstream.plaintext:type_name -> sallyport.resource.v1.PlaintextTransport
+	30, // 29: sallyport.resource.v1.Upstream.tls:type_name -> sallyport.resource.v1.TLSTransport
+	31, // 30: sallyport.resource.v1.Upstream.spiffe:type_name -> sallyport.resource.v1.SPIFFETransport
+	11, // 31: sallyport.resource.v1.Policy.routes:type_name -> sallyport.resource.v1.RouteSelector
 	7,  // 32: sallyport.resource.v1.Policy.effect:type_name -> sallyport.resource.v1.Effect
-	32, // 33: sallyport.resource.v1.Policy.principals:type_name -> sallyport.resource.v1.PrincipalMatcher
-	47, // 34: sallyport.resource.v1.IdentityProvider.leeway:type_name -> google.protobuf.Duration
-	34, // 35: sallyport.resource.v1.IdentityProvider.required_claims:type_name -> sallyport.resource.v1.RequiredClaim
-	47, // 36: sallyport.resource.v1.IdentityProvider.max_lifetime:type_name -> google.protobuf.Duration
-	35, // 37: sallyport.resource.v1.IdentityProvider.introspection:type_name -> sallyport.resource.v1.Introspection
-	37, // 38: sallyport.resource.v1.IdentityProvider.sign_in:type_name -> sallyport.resource.v1.SignInClient
-	36, // 39: sallyport.resource.v1.IdentityProvider.x509:type_name -> sallyport.resource.v1.X509
-	47, // 40: sallyport.resource.v1.Introspection.timeout:type_name -> google.protobuf.Duration
-	47, // 41: sallyport.resource.v1.Introspection.cache:type_name -> google.protobuf.Duration
-	8,  // 42: sallyport.resource.v1.X509.subject:type_name -> sallyport.resource.v1.X509Subject
-	39, // 43: sallyport.resource.v1.ApiKey.secrets:type_name -> sallyport.resource.v1.ApiKeySecret
-	49, // 44: sallyport.resource.v1.ApiKeySecret.created_at:type_name -> google.protobuf.Timestamp
-	49, // 45: sallyport.resource.v1.ApiKeySecret.not_after:type_name -> google.protobuf.Timestamp
-	41, // 46: sallyport.resource.v1.Revocation.token:type_name -> sallyport.resource.v1.RevokedToken
-	42, // 47: sallyport.resource.v1.Revocation.subject:type_name -> sallyport.resource.v1.RevokedSubject
-	43, // 48: sallyport.resource.v1.Revocation.session:type_name -> sallyport.resource.v1.RevokedSession
-	49, // 49: sallyport.resource.v1.Revocation.issued_before:type_name -> google.protobuf.Timestamp
-	49, // 50: sallyport.resource.v1.Revocation.expires_at:type_name -> google.protobuf.Timestamp
-	51, // [51:51] is the sub-list for method output_type
-	51, // [51:51] is the sub-list for method input_type
-	51, // [51:51] is the sub-list for extension type_name
-	51, // [51:51] is the sub-list for extension extendee
-	0,  // [0:51] is the sub-list for field type_name
+	33, // 33: sallyport.resource.v1.Policy.principals:type_name -> sallyport.resource.v1.PrincipalMatcher
+	8,  // 34: sallyport.resource.v1.Policy.mode:type_name -> sallyport.resource.v1.Mode
+	48, // 35: sallyport.resource.v1.IdentityProvider.leeway:type_name -> google.protobuf.Duration
+	35, // 36: sallyport.resource.v1.IdentityProvider.required_claims:type_name -> sallyport.resource.v1.RequiredClaim
+	48, // 37: sallyport.resource.v1.IdentityProvider.max_lifetime:type_name -> google.protobuf.Duration
+	36, // 38: sallyport.resource.v1.IdentityProvider.introspection:type_name -> sallyport.resource.v1.Introspection
+	38, // 39: sallyport.resource.v1.IdentityProvider.sign_in:type_name -> sallyport.resource.v1.SignInClient
+	37, // 40: sallyport.resource.v1.IdentityProvider.x509:type_name -> sallyport.resource.v1.X509
+	48, // 41: sallyport.resource.v1.Introspection.timeout:type_name -> google.protobuf.Duration
+	48, // 42: sallyport.resource.v1.Introspection.cache:type_name -> google.protobuf.Duration
+	9,  // 43: sallyport.resource.v1.X509.subject:type_name -> sallyport.resource.v1.X509Subject
+	40, // 44: sallyport.resource.v1.ApiKey.secrets:type_name -> sallyport.resource.v1.ApiKeySecret
+	50, // 45: sallyport.resource.v1.ApiKeySecret.created_at:type_name -> google.protobuf.Timestamp
+	50, // 46: sallyport.resource.v1.ApiKeySecret.not_after:type_name -> google.protobuf.Timestamp
+	42, // 47: sallyport.resource.v1.Revocation.token:type_name -> sallyport.resource.v1.RevokedToken
+	43, // 48: sallyport.resource.v1.Revocation.subject:type_name -> sallyport.resource.v1.RevokedSubject
+	44, // 49: sallyport.resource.v1.Revocation.session:type_name -> sallyport.resource.v1.RevokedSession
+	50, // 50: sallyport.resource.v1.Revocation.issued_before:type_name -> google.protobuf.Timestamp
+	50, // 51: sallyport.resource.v1.Revocation.expires_at:type_name -> google.protobuf.Timestamp
+	52, // [52:52] is the sub-list for method output_type
+	52, // [52:52] is the sub-list for method input_type
+	52, // [52:52] is the sub-list for extension type_name
+	52, // [52:52] is the sub-list for extension extendee
+	0,  // [0:52] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_resource_v1_resource_proto_init() }
@@ -3934,7 +4001,7 @@ func file_sallyport_resource_v1_resource_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_resource_v1_resource_proto_rawDesc), len(file_sallyport_resource_v1_resource_proto_rawDesc)),
-			NumEnums:      9,
+			NumEnums:      10,
 			NumMessages:   38,
 			NumExtensions: 0,
 			NumServices:   0,

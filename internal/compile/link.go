@@ -1,0 +1,102 @@
+package compile
+
+import (
+	"slices"
+
+	"github.com/sallyport/sallyport/internal/policy"
+	"github.com/sallyport/sallyport/internal/resource"
+	"github.com/sallyport/sallyport/internal/snapshot"
+	resourcev1 "github.com/sallyport/sallyport/proto/gen/sallyport/resource/v1"
+)
+
+// MembersOf returns what a Set that package resource has accepted holds.
+func MembersOf(s *resourcev1.Set) *policy.Members {
+	if len(s.GetCidrs()) > 0 {
+		return policy.NewNetworks(resource.Networks(s))
+	}
+	return policy.NewIDs(s.GetIds())
+}
+
+// TermKey returns the resource that a condition of a namespace refers to.
+func TermKey(namespace string, t policy.Term) resource.Key {
+	if t.Set {
+		return resource.Key{Kind: resource.KindSet, Namespace: namespace, Name: t.Name}
+	}
+	return resource.Key{Kind: resource.KindCondition, Namespace: namespace, Name: t.Name}
+}
+
+// linkPolicies links every policy that refers to something by name.
+func (t *Table) linkPolicies() {
+	for key, d := range t.written {
+		if len(d.terms) == 0 {
+			continue
+		}
+		next, reason := t.link(d)
+		t.written[key] = next
+		if reason != "" {
+			t.reject(next, reason)
+		}
+	}
+}
+
+// link compiles a policy with all that it refers to, unless it is so already. It
+// returns why it is to be rejected, if it is.
+func (t *Table) link(d *document) (next *document, reason string) {
+	uses, reason := t.uses(d, nil, make(map[resource.Key]bool))
+	spec, ok := d.spec.(*resourcev1.Policy)
+	if reason != "" || !ok || slices.Equal(uses, d.linked) {
+		return d, reason
+	}
+	s := policySpec(d.entry.Key, d.entry.Digest, spec)
+	s.Terms = t.terms(d.entry.Key.Namespace)
+	p, err := policy.Compile(s)
+	if err != nil {
+		return d, resource.RejectReason(err)
+	}
+	linked := *d
+	linked.policy, linked.linked = p, uses
+	return &linked, ""
+}
+
+// uses adds the digests of all that d refers to, each once, or says what of it
+// is not enforced.
+func (t *Table) uses(d *document, found []snapshot.Digest, seen map[resource.Key]bool) (_ []snapshot.Digest, reason string) {
+	for _, term := range d.terms {
+		key := TermKey(d.entry.Key.Namespace, term)
+		if seen[key] {
+			continue
+		}
+		seen[key] = true
+		to := t.documents[key]
+		switch {
+		case to == nil:
+			return nil, missing(key)
+		case t.rejected[key].document != nil:
+			return nil, "refers to " + key.String() + ", which was rejected"
+		}
+		found = append(found, to.entry.Digest)
+		if found, reason = t.uses(to, found, seen); reason != "" {
+			return nil, reason
+		}
+	}
+	return found, ""
+}
+
+func (t *Table) terms(namespace string) *policy.Terms {
+	return &policy.Terms{
+		Condition: func(name string) (string, bool) {
+			d := t.documents[TermKey(namespace, policy.Term{Name: name})]
+			if d == nil {
+				return "", false
+			}
+			spec, ok := d.spec.(*resourcev1.Condition)
+			return spec.GetWhen(), ok
+		},
+		Set: func(name string) *policy.Members {
+			if d := t.documents[TermKey(namespace, policy.Term{Set: true, Name: name})]; d != nil {
+				return d.members
+			}
+			return nil
+		},
+	}
+}

@@ -1,0 +1,162 @@
+package policy
+
+import (
+	"net/netip"
+	"time"
+)
+
+// term is an operand of && or ||. Those that most conditions are made of are
+// evaluated without a call per node of the tree, and lie side by side in
+// memory: a decision asks a hundred of them, most of which were last looked at
+// long ago. The others are closures.
+type term struct {
+	kind  termKind
+	order order
+	sizes sizes
+	at    fault // where a field or claim is missing
+
+	// What is read, one of these.
+	always   func(*facts) string
+	address  func(*facts) netip.Addr
+	moment   func(*facts) time.Time
+	document func(*facts) (map[string]any, bool)
+	flag     fn[bool]
+
+	// What it is compared with.
+	name    string // of the claim, or of the field that is a time
+	text    string
+	number  float64
+	texts   []string
+	edge    time.Time
+	until   time.Time
+	network netip.Prefix
+}
+
+type termKind uint8
+
+const (
+	termFlag     termKind = iota
+	termIs                // field == "text"
+	termOneOf             // field in ["text", ...]
+	termWithin            // cidr("network").containsIP(field)
+	termMoment            // field < timestamp("edge")
+	termWindow            // field >= timestamp("edge") && field < timestamp("until")
+	termClaimIs           // claims.name == "text"
+	termClaimHas          // "text" in claims.name
+	termClaim             // claims.name < number
+)
+
+func (t *term) holds(f *facts, s *scope) (bool, fault) {
+	switch t.kind {
+	case termIs, termOneOf:
+		v := t.always(f)
+		switch {
+		case len(v) > int(t.sizes.text):
+			return false, elsewhere
+		case t.kind == termIs:
+			return v == t.text, answered
+		}
+		return amongFew(t.texts, v), answered
+	case termWithin:
+		v := t.address(f)
+		if !v.IsValid() {
+			return false, t.at
+		}
+		return t.network.Contains(plainAddress(v)), answered
+	case termMoment, termWindow:
+		v := t.moment(f)
+		switch {
+		case v.IsZero():
+			return false, t.at
+		case t.kind == termWindow:
+			return !v.Before(t.edge) && v.Before(t.until), answered
+		}
+		return t.order.holds(v.Compare(t.edge)), answered
+	case termClaimIs, termClaimHas, termClaim:
+		return t.claim(f)
+	}
+	return t.flag(f, s)
+}
+
+func (t *term) claim(f *facts) (bool, fault) {
+	claims, known := t.document(f)
+	switch {
+	case !known:
+		return false, t.at
+	case len(claims) > int(t.sizes.items):
+		return false, elsewhere
+	}
+	v, ok := claims[t.name]
+	if !ok {
+		return false, t.at
+	}
+	switch t.kind {
+	case termClaim:
+		number, ok := v.(float64)
+		if !ok {
+			return false, elsewhere
+		}
+		return t.order.numbers(number, t.number), answered
+	case termClaimHas:
+		list, ok := v.([]any)
+		if !ok || len(list) > int(t.sizes.items) {
+			return false, elsewhere
+		}
+		return textInAny(t.text, v)
+	}
+	v, x := t.sizes.admit(v)
+	return is(v, t.text), x
+}
+
+// amongFew is slices.Contains, which calls for each text of the right length.
+func amongFew(texts []string, v string) bool {
+	for _, t := range texts {
+		if len(t) == len(v) && (len(v) == 0 || t[len(v)-1] == v[len(v)-1] && t == v) {
+			return true
+		}
+	}
+	return false
+}
+
+// windows makes one term of two that are the beginning and the end of a window
+// of the same field.
+func windows(terms []term) []term {
+	joined := terms[:0]
+	for _, t := range terms {
+		if n := len(joined); n > 0 && joined[n-1].opens(&t) {
+			joined[n-1].kind, joined[n-1].until = termWindow, t.edge
+			continue
+		}
+		joined = append(joined, t)
+	}
+	return joined
+}
+
+// opens reports whether t is the beginning of a window that end is the end of.
+func (t *term) opens(end *term) bool {
+	return t.kind == termMoment && end.kind == termMoment && t.name == end.name && t.order == greaterEqual && end.order == less
+}
+
+// termOf returns c as a term; it is nil if c is no condition.
+func (c *closures) termOf(of code) *term {
+	flag := flagOf(of)
+	if flag == nil {
+		return nil
+	}
+	t := &term{}
+	if of.term != nil {
+		*t = *of.term
+	}
+	t.flag, t.sizes = flag, c.sizes
+	return t
+}
+
+// asTerm notes that out, which compares field with a literal, is t.
+func asTerm(out, field code, t term) code {
+	if out.flag != nil {
+		t.at, t.name = field.at, field.name
+		t.always, t.address, t.moment, t.document = field.get.always, field.get.rawAddress, field.get.rawMoment, field.get.document
+		out.term = &t
+	}
+	return out
+}
