@@ -114,10 +114,8 @@ func (c *closures) compile(e ast.Expr) code { return c.compileAt(e, fault(e.ID()
 // whole if it is a chain itself.
 func (c *closures) branch(e ast.Expr, at fault) code {
 	switch e.Kind() {
-	case ast.SelectKind:
-		if !e.AsSelect().IsTestOnly() {
-			return c.compileAt(e, at)
-		}
+	case ast.SelectKind: // has(a.b) as well
+		return c.compileAt(e, at)
 	case ast.CallKind:
 		if name := e.AsCall().FunctionName(); name == "_[_]" || name == "_?_:_" {
 			return c.compileAt(e, at)
