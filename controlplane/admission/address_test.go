@@ -1,11 +1,18 @@
 package admission_test
 
-import "testing"
+import (
+	"strings"
+	"testing"
+)
 
 // byAddress is a Policy that looks at where requests come from.
 const byAddress = `Policy shop/near {routes: {names: [orders]}, effect: DENY, when: '!cidr("10.0.0.0/8").containsIP(signals.ip)'}`
 
-// undeclaredListener is edge/https as it is in shop, changed.
+// undeclared is shop with a listener that does not say whose its clients'
+// addresses are.
+var undeclared = strings.Replace(shop, ", clientIp: {direct: {}}", "", 1)
+
+// undeclaredListener is edge/https as it is in undeclared, changed.
 const undeclaredListener = `Listener edge/https {address: ":444", tls: {workloadIdentity: true}}`
 
 // A policy that looks at addresses, and a listener that does not say whose they
@@ -21,12 +28,16 @@ func TestAmbiguousListeners(t *testing.T) {
 			`0 Policy/shop/near spec.when: ambiguous_listener: looks at the client's address, and Listener/edge/https does not say in clientIp how that is known`},
 		"policy that asks whether there is one": {``, `Policy shop/near {routes: {names: [orders]}, effect: DENY, when: "!has(signals.ip)"}`,
 			`0 Policy/shop/near spec.when: ambiguous_listener: looks at the client's address, and Listener/edge/https does not say in clientIp how that is known`},
+		"condition by name": {``, `Condition shop/near {when: "signals.ip.isLoopback()"}`,
+			`0 Condition/shop/near spec.when: ambiguous_listener: looks at the client's address, and Listener/edge/https does not say in clientIp how that is known`},
 		"policy that looks at other signals": {``, `Policy shop/near {routes: {names: [orders]}, effect: DENY, when: "signals.tls.version == '1.2'"}`, ``},
 
 		"declared together": {``, direct + "\n" + byAddress, ``},
 		"declared before":   {direct, byAddress, ``},
 		"declaration is taken back": {direct + "\n" + byAddress, undeclaredListener,
 			`0 Listener/edge/https spec.clientIp: ambiguous_listener: Policy/shop/near looks at the client's address: say how that is known, as in direct: {}`},
+		"declaration that a condition needs is taken back": {direct + "\nCondition shop/near {when: 'signals.ip.isLoopback()'}", undeclaredListener,
+			`0 Listener/edge/https spec.clientIp: ambiguous_listener: Condition/shop/near looks at the client's address: say how that is known, as in direct: {}`},
 		"another listener": {direct + "\n" + byAddress, `Listener edge/more {address: ":8443", tls: {workloadIdentity: true}}`,
 			`0 Listener/edge/more spec.clientIp: ambiguous_listener: Policy/shop/near looks at the client's address: say how that is known, as in direct: {}`},
 		"another listener that declares it": {direct + "\n" + byAddress,
@@ -45,7 +56,7 @@ func TestAmbiguousListeners(t *testing.T) {
 			`0 Listener/edge/https spec.clientIp: ambiguous_listener: Policy/shop/near looks at the client's address: say how that is known, as in direct: {}`},
 	} {
 		t.Run(name, func(t *testing.T) {
-			f := newFleet(t, shop)
+			f := newFleet(t, undeclared)
 			_, problems := f.apply(t, c.fleet)
 			same(t, texts(problems), "")
 			_, problems = f.apply(t, c.apply)
@@ -57,10 +68,10 @@ func TestAmbiguousListeners(t *testing.T) {
 // What was admitted before listeners could say it is in nobody's way until it is
 // changed.
 func TestAmbiguityOfOldIsInNobodysWay(t *testing.T) {
-	f := newFleet(t, shop)
+	f := newFleet(t, undeclared)
 	_, problems := f.apply(t, `Listener edge/https {address: ":443", tls: {workloadIdentity: true}, clientIp: {direct: {}}}`+"\n"+byAddress)
 	same(t, texts(problems), "")
-	old, problems := newFleet(t, shop).apply(t, undeclaredListener)
+	old, problems := newFleet(t, undeclared).apply(t, undeclaredListener)
 	same(t, texts(problems), "")
 	f.advance(t, old)
 

@@ -12,7 +12,7 @@ const shop = `
 	Environment aws {}
 	Environment gcp {}
 	Enrollment aws {spiffeId: "spiffe://prod.example/proxy/aws/**", environment: aws}
-	Listener edge/https {address: ":443", tls: {workloadIdentity: true, clientCertificates: OPTIONAL}}
+	Listener edge/https {address: ":443", tls: {workloadIdentity: true, clientCertificates: OPTIONAL}, clientIp: {direct: {}}}
 	IdentityProvider shop/login {issuer: "https://login.example", jwksUrl: "https://login.example/keys", audiences: [shop]}
 	Upstream shop/orders {endpoints: ["orders.internal:443"], tls: {}}
 	Upstream shop/aws-only {environments: [aws], endpoints: ["legacy.internal:443"], tls: {}}
