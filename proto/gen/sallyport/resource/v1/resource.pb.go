@@ -529,6 +529,64 @@ func (X509Subject) EnumDescriptor() ([]byte, []int) {
 	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{8}
 }
 
+type RecordRule_Mode int32
+
+const (
+	// As SAMPLED.
+	RecordRule_MODE_UNSPECIFIED RecordRule_Mode = 0
+	// At most allow_rate in a second.
+	RecordRule_MODE_SAMPLED RecordRule_Mode = 1
+	// Every one, while there is room to wait in for the control plane.
+	RecordRule_MODE_ALL RecordRule_Mode = 2
+	// Every one: nothing is let through before its record is safe on the proxy's
+	// disk. When that has no room for records, requests are denied with the reason
+	// record_unavailable.
+	RecordRule_MODE_REQUIRED RecordRule_Mode = 3
+)
+
+// Enum value maps for RecordRule_Mode.
+var (
+	RecordRule_Mode_name = map[int32]string{
+		0: "MODE_UNSPECIFIED",
+		1: "MODE_SAMPLED",
+		2: "MODE_ALL",
+		3: "MODE_REQUIRED",
+	}
+	RecordRule_Mode_value = map[string]int32{
+		"MODE_UNSPECIFIED": 0,
+		"MODE_SAMPLED":     1,
+		"MODE_ALL":         2,
+		"MODE_REQUIRED":    3,
+	}
+)
+
+func (x RecordRule_Mode) Enum() *RecordRule_Mode {
+	p := new(RecordRule_Mode)
+	*p = x
+	return p
+}
+
+func (x RecordRule_Mode) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (RecordRule_Mode) Descriptor() protoreflect.EnumDescriptor {
+	return file_sallyport_resource_v1_resource_proto_enumTypes[9].Descriptor()
+}
+
+func (RecordRule_Mode) Type() protoreflect.EnumType {
+	return &file_sallyport_resource_v1_resource_proto_enumTypes[9]
+}
+
+func (x RecordRule_Mode) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use RecordRule_Mode.Descriptor instead.
+func (RecordRule_Mode) EnumDescriptor() ([]byte, []int) {
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{14, 0}
+}
+
 // Document is one resource as it travels: its bytes are made once, at commit,
 // and digested, signed, distributed and compiled as those very bytes.
 // All but spec can be read by a proxy that is older than the resource's kind.
@@ -699,7 +757,9 @@ type Environment struct {
 	// Absent: proxies serve whatever the age.
 	ConfigurationAge *StalenessRule `protobuf:"bytes,1,opt,name=configuration_age,json=configurationAge,proto3" json:"configuration_age,omitempty"`
 	// The age of what is known of revocations. Absent: proxies serve whatever it is.
-	SecurityAge   *StalenessRule `protobuf:"bytes,2,opt,name=security_age,json=securityAge,proto3" json:"security_age,omitempty"`
+	SecurityAge *StalenessRule `protobuf:"bytes,2,opt,name=security_age,json=securityAge,proto3" json:"security_age,omitempty"`
+	// Which decisions the control plane keeps a record of, and how.
+	Records       *Records `protobuf:"bytes,3,opt,name=records,proto3" json:"records,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -748,6 +808,71 @@ func (x *Environment) GetSecurityAge() *StalenessRule {
 	return nil
 }
 
+func (x *Environment) GetRecords() *Records {
+	if x != nil {
+		return x.Records
+	}
+	return nil
+}
+
+// Records says how the decisions of an environment are kept.
+type Records struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The most allowed requests of a route that a proxy records in a second, where
+	// the route does not say; 10 when absent. What is recorded counts what is not.
+	AllowRate *uint32 `protobuf:"varint,1,opt,name=allow_rate,json=allowRate,proto3,oneof" json:"allow_rate,omitempty"`
+	// Keep pseudonyms in place of principals' IDs, the same for the same principal,
+	// and nothing else that names them. Proxies' own files of records are not
+	// affected.
+	Pseudonymise  bool `protobuf:"varint,2,opt,name=pseudonymise,proto3" json:"pseudonymise,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Records) Reset() {
+	*x = Records{}
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Records) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Records) ProtoMessage() {}
+
+func (x *Records) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Records.ProtoReflect.Descriptor instead.
+func (*Records) Descriptor() ([]byte, []int) {
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Records) GetAllowRate() uint32 {
+	if x != nil && x.AllowRate != nil {
+		return *x.AllowRate
+	}
+	return 0
+}
+
+func (x *Records) GetPseudonymise() bool {
+	if x != nil {
+		return x.Pseudonymise
+	}
+	return false
+}
+
 // StalenessRule says what a proxy does when what it enforces has not been
 // confirmed by the control plane for longer than limit.
 type StalenessRule struct {
@@ -760,7 +885,7 @@ type StalenessRule struct {
 
 func (x *StalenessRule) Reset() {
 	*x = StalenessRule{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[3]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -772,7 +897,7 @@ func (x *StalenessRule) String() string {
 func (*StalenessRule) ProtoMessage() {}
 
 func (x *StalenessRule) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[3]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -785,7 +910,7 @@ func (x *StalenessRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StalenessRule.ProtoReflect.Descriptor instead.
 func (*StalenessRule) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{3}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *StalenessRule) GetLimit() *durationpb.Duration {
@@ -817,7 +942,7 @@ type Enrollment struct {
 
 func (x *Enrollment) Reset() {
 	*x = Enrollment{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[4]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -829,7 +954,7 @@ func (x *Enrollment) String() string {
 func (*Enrollment) ProtoMessage() {}
 
 func (x *Enrollment) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[4]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -842,7 +967,7 @@ func (x *Enrollment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Enrollment.ProtoReflect.Descriptor instead.
 func (*Enrollment) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{4}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Enrollment) GetSpiffeId() string {
@@ -890,7 +1015,7 @@ type TrustDomain struct {
 
 func (x *TrustDomain) Reset() {
 	*x = TrustDomain{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[5]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -902,7 +1027,7 @@ func (x *TrustDomain) String() string {
 func (*TrustDomain) ProtoMessage() {}
 
 func (x *TrustDomain) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[5]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -915,7 +1040,7 @@ func (x *TrustDomain) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TrustDomain.ProtoReflect.Descriptor instead.
 func (*TrustDomain) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{5}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *TrustDomain) GetEnvironments() []string {
@@ -1013,7 +1138,7 @@ type BundleEndpoint struct {
 
 func (x *BundleEndpoint) Reset() {
 	*x = BundleEndpoint{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[6]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1025,7 +1150,7 @@ func (x *BundleEndpoint) String() string {
 func (*BundleEndpoint) ProtoMessage() {}
 
 func (x *BundleEndpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[6]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1038,7 +1163,7 @@ func (x *BundleEndpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BundleEndpoint.ProtoReflect.Descriptor instead.
 func (*BundleEndpoint) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{6}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *BundleEndpoint) GetUrl() string {
@@ -1106,7 +1231,7 @@ type WebProfile struct {
 
 func (x *WebProfile) Reset() {
 	*x = WebProfile{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[7]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1118,7 +1243,7 @@ func (x *WebProfile) String() string {
 func (*WebProfile) ProtoMessage() {}
 
 func (x *WebProfile) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[7]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1131,7 +1256,7 @@ func (x *WebProfile) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WebProfile.ProtoReflect.Descriptor instead.
 func (*WebProfile) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{7}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{8}
 }
 
 // SPIFFEProfile is https_spiffe: the endpoint has an X.509-SVID.
@@ -1149,7 +1274,7 @@ type SPIFFEProfile struct {
 
 func (x *SPIFFEProfile) Reset() {
 	*x = SPIFFEProfile{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[8]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1161,7 +1286,7 @@ func (x *SPIFFEProfile) String() string {
 func (*SPIFFEProfile) ProtoMessage() {}
 
 func (x *SPIFFEProfile) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[8]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1174,7 +1299,7 @@ func (x *SPIFFEProfile) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SPIFFEProfile.ProtoReflect.Descriptor instead.
 func (*SPIFFEProfile) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{8}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *SPIFFEProfile) GetEndpointSpiffeId() string {
@@ -1208,7 +1333,7 @@ type Listener struct {
 
 func (x *Listener) Reset() {
 	*x = Listener{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[9]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1220,7 +1345,7 @@ func (x *Listener) String() string {
 func (*Listener) ProtoMessage() {}
 
 func (x *Listener) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[9]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1233,7 +1358,7 @@ func (x *Listener) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Listener.ProtoReflect.Descriptor instead.
 func (*Listener) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{9}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Listener) GetEnvironments() []string {
@@ -1281,7 +1406,7 @@ type ListenerTLS struct {
 
 func (x *ListenerTLS) Reset() {
 	*x = ListenerTLS{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[10]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1293,7 +1418,7 @@ func (x *ListenerTLS) String() string {
 func (*ListenerTLS) ProtoMessage() {}
 
 func (x *ListenerTLS) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[10]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1306,7 +1431,7 @@ func (x *ListenerTLS) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListenerTLS.ProtoReflect.Descriptor instead.
 func (*ListenerTLS) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{10}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ListenerTLS) GetCertificates() []*CertificateFiles {
@@ -1348,7 +1473,7 @@ type CertificateFiles struct {
 
 func (x *CertificateFiles) Reset() {
 	*x = CertificateFiles{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[11]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1360,7 +1485,7 @@ func (x *CertificateFiles) String() string {
 func (*CertificateFiles) ProtoMessage() {}
 
 func (x *CertificateFiles) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[11]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1373,7 +1498,7 @@ func (x *CertificateFiles) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CertificateFiles.ProtoReflect.Descriptor instead.
 func (*CertificateFiles) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{11}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *CertificateFiles) GetCertificateFile() string {
@@ -1413,13 +1538,16 @@ type Route struct {
 	// Say some of it in plain text as well, for upstreams that trust every
 	// request which the proxy makes.
 	IdentityHeaders []IdentityHeader `protobuf:"varint,11,rep,packed,name=identity_headers,json=identityHeaders,proto3,enum=sallyport.resource.v1.IdentityHeader" json:"identity_headers,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// Which allowed requests are recorded at the control plane. Absent: a sample.
+	// Denials always are.
+	Record        *RecordRule `protobuf:"bytes,12,opt,name=record,proto3" json:"record,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Route) Reset() {
 	*x = Route{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[12]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1431,7 +1559,7 @@ func (x *Route) String() string {
 func (*Route) ProtoMessage() {}
 
 func (x *Route) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[12]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1444,7 +1572,7 @@ func (x *Route) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Route.ProtoReflect.Descriptor instead.
 func (*Route) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{12}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Route) GetEnvironments() []string {
@@ -1517,6 +1645,68 @@ func (x *Route) GetIdentityHeaders() []IdentityHeader {
 	return nil
 }
 
+func (x *Route) GetRecord() *RecordRule {
+	if x != nil {
+		return x.Record
+	}
+	return nil
+}
+
+// RecordRule says which allowed requests of a route are recorded at the control
+// plane.
+type RecordRule struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Mode  RecordRule_Mode        `protobuf:"varint,1,opt,name=mode,proto3,enum=sallyport.resource.v1.RecordRule_Mode" json:"mode,omitempty"`
+	// That of the environment when absent.
+	AllowRate     *uint32 `protobuf:"varint,2,opt,name=allow_rate,json=allowRate,proto3,oneof" json:"allow_rate,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RecordRule) Reset() {
+	*x = RecordRule{}
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RecordRule) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RecordRule) ProtoMessage() {}
+
+func (x *RecordRule) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RecordRule.ProtoReflect.Descriptor instead.
+func (*RecordRule) Descriptor() ([]byte, []int) {
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *RecordRule) GetMode() RecordRule_Mode {
+	if x != nil {
+		return x.Mode
+	}
+	return RecordRule_MODE_UNSPECIFIED
+}
+
+func (x *RecordRule) GetAllowRate() uint32 {
+	if x != nil && x.AllowRate != nil {
+		return *x.AllowRate
+	}
+	return 0
+}
+
 // Assertion puts a JSON Web Token (RFC 7519), ES256, good for a minute, into the
 // field Sallyport-Assertion: sub, principal_iss, kind, groups and spiffe_id of the
 // principal, route, and iss urn:sallyport:environment:NAME. The control plane
@@ -1532,7 +1722,7 @@ type Assertion struct {
 
 func (x *Assertion) Reset() {
 	*x = Assertion{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[13]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1544,7 +1734,7 @@ func (x *Assertion) String() string {
 func (*Assertion) ProtoMessage() {}
 
 func (x *Assertion) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[13]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1557,7 +1747,7 @@ func (x *Assertion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Assertion.ProtoReflect.Descriptor instead.
 func (*Assertion) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{13}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Assertion) GetAudience() string {
@@ -1606,7 +1796,7 @@ type Authentication struct {
 
 func (x *Authentication) Reset() {
 	*x = Authentication{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[14]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1618,7 +1808,7 @@ func (x *Authentication) String() string {
 func (*Authentication) ProtoMessage() {}
 
 func (x *Authentication) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[14]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1631,7 +1821,7 @@ func (x *Authentication) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Authentication.ProtoReflect.Descriptor instead.
 func (*Authentication) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{14}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Authentication) GetIdentityProviders() []string {
@@ -1723,7 +1913,7 @@ type JWTSVIDs struct {
 
 func (x *JWTSVIDs) Reset() {
 	*x = JWTSVIDs{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[15]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1735,7 +1925,7 @@ func (x *JWTSVIDs) String() string {
 func (*JWTSVIDs) ProtoMessage() {}
 
 func (x *JWTSVIDs) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[15]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1748,7 +1938,7 @@ func (x *JWTSVIDs) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JWTSVIDs.ProtoReflect.Descriptor instead.
 func (*JWTSVIDs) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{15}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *JWTSVIDs) GetAudiences() []string {
@@ -1773,7 +1963,7 @@ type SignIn struct {
 
 func (x *SignIn) Reset() {
 	*x = SignIn{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[16]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1785,7 +1975,7 @@ func (x *SignIn) String() string {
 func (*SignIn) ProtoMessage() {}
 
 func (x *SignIn) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[16]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1798,7 +1988,7 @@ func (x *SignIn) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignIn.ProtoReflect.Descriptor instead.
 func (*SignIn) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{16}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *SignIn) GetIdentityProvider() string {
@@ -1833,7 +2023,7 @@ type StepUp struct {
 
 func (x *StepUp) Reset() {
 	*x = StepUp{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[17]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1845,7 +2035,7 @@ func (x *StepUp) String() string {
 func (*StepUp) ProtoMessage() {}
 
 func (x *StepUp) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[17]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1858,7 +2048,7 @@ func (x *StepUp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StepUp.ProtoReflect.Descriptor instead.
 func (*StepUp) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{17}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *StepUp) GetAcrValues() []string {
@@ -1900,7 +2090,7 @@ type Upstream struct {
 
 func (x *Upstream) Reset() {
 	*x = Upstream{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[18]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1912,7 +2102,7 @@ func (x *Upstream) String() string {
 func (*Upstream) ProtoMessage() {}
 
 func (x *Upstream) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[18]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1925,7 +2115,7 @@ func (x *Upstream) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Upstream.ProtoReflect.Descriptor instead.
 func (*Upstream) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{18}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Upstream) GetEnvironments() []string {
@@ -2009,7 +2199,7 @@ type PlaintextTransport struct {
 
 func (x *PlaintextTransport) Reset() {
 	*x = PlaintextTransport{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[19]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2021,7 +2211,7 @@ func (x *PlaintextTransport) String() string {
 func (*PlaintextTransport) ProtoMessage() {}
 
 func (x *PlaintextTransport) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[19]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2034,7 +2224,7 @@ func (x *PlaintextTransport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlaintextTransport.ProtoReflect.Descriptor instead.
 func (*PlaintextTransport) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{19}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{21}
 }
 
 type TLSTransport struct {
@@ -2049,7 +2239,7 @@ type TLSTransport struct {
 
 func (x *TLSTransport) Reset() {
 	*x = TLSTransport{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[20]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2061,7 +2251,7 @@ func (x *TLSTransport) String() string {
 func (*TLSTransport) ProtoMessage() {}
 
 func (x *TLSTransport) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[20]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2074,7 +2264,7 @@ func (x *TLSTransport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TLSTransport.ProtoReflect.Descriptor instead.
 func (*TLSTransport) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{20}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *TLSTransport) GetCaFile() string {
@@ -2101,7 +2291,7 @@ type SPIFFETransport struct {
 
 func (x *SPIFFETransport) Reset() {
 	*x = SPIFFETransport{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[21]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2113,7 +2303,7 @@ func (x *SPIFFETransport) String() string {
 func (*SPIFFETransport) ProtoMessage() {}
 
 func (x *SPIFFETransport) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[21]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2126,7 +2316,7 @@ func (x *SPIFFETransport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SPIFFETransport.ProtoReflect.Descriptor instead.
 func (*SPIFFETransport) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{21}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *SPIFFETransport) GetPeerIds() []string {
@@ -2158,7 +2348,7 @@ type Policy struct {
 
 func (x *Policy) Reset() {
 	*x = Policy{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[22]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2170,7 +2360,7 @@ func (x *Policy) String() string {
 func (*Policy) ProtoMessage() {}
 
 func (x *Policy) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[22]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2183,7 +2373,7 @@ func (x *Policy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Policy.ProtoReflect.Descriptor instead.
 func (*Policy) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{22}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Policy) GetEnvironments() []string {
@@ -2256,7 +2446,7 @@ type PrincipalMatcher struct {
 
 func (x *PrincipalMatcher) Reset() {
 	*x = PrincipalMatcher{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[23]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2268,7 +2458,7 @@ func (x *PrincipalMatcher) String() string {
 func (*PrincipalMatcher) ProtoMessage() {}
 
 func (x *PrincipalMatcher) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[23]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2281,7 +2471,7 @@ func (x *PrincipalMatcher) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PrincipalMatcher.ProtoReflect.Descriptor instead.
 func (*PrincipalMatcher) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{23}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *PrincipalMatcher) GetMatch() isPrincipalMatcher_Match {
@@ -2460,7 +2650,7 @@ type IdentityProvider struct {
 
 func (x *IdentityProvider) Reset() {
 	*x = IdentityProvider{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[24]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2472,7 +2662,7 @@ func (x *IdentityProvider) String() string {
 func (*IdentityProvider) ProtoMessage() {}
 
 func (x *IdentityProvider) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[24]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2485,7 +2675,7 @@ func (x *IdentityProvider) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IdentityProvider.ProtoReflect.Descriptor instead.
 func (*IdentityProvider) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{24}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *IdentityProvider) GetEnvironments() []string {
@@ -2621,7 +2811,7 @@ type RequiredClaim struct {
 
 func (x *RequiredClaim) Reset() {
 	*x = RequiredClaim{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[25]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2633,7 +2823,7 @@ func (x *RequiredClaim) String() string {
 func (*RequiredClaim) ProtoMessage() {}
 
 func (x *RequiredClaim) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[25]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2646,7 +2836,7 @@ func (x *RequiredClaim) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RequiredClaim.ProtoReflect.Descriptor instead.
 func (*RequiredClaim) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{25}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *RequiredClaim) GetClaim() string {
@@ -2684,7 +2874,7 @@ type Introspection struct {
 
 func (x *Introspection) Reset() {
 	*x = Introspection{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[26]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2696,7 +2886,7 @@ func (x *Introspection) String() string {
 func (*Introspection) ProtoMessage() {}
 
 func (x *Introspection) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[26]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2709,7 +2899,7 @@ func (x *Introspection) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Introspection.ProtoReflect.Descriptor instead.
 func (*Introspection) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{26}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Introspection) GetEndpoint() string {
@@ -2775,7 +2965,7 @@ type X509 struct {
 
 func (x *X509) Reset() {
 	*x = X509{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[27]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2787,7 +2977,7 @@ func (x *X509) String() string {
 func (*X509) ProtoMessage() {}
 
 func (x *X509) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[27]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2800,7 +2990,7 @@ func (x *X509) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use X509.ProtoReflect.Descriptor instead.
 func (*X509) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{27}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *X509) GetAuthorities() isX509_Authorities {
@@ -2885,7 +3075,7 @@ type SignInClient struct {
 
 func (x *SignInClient) Reset() {
 	*x = SignInClient{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[28]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2897,7 +3087,7 @@ func (x *SignInClient) String() string {
 func (*SignInClient) ProtoMessage() {}
 
 func (x *SignInClient) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[28]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2910,7 +3100,7 @@ func (x *SignInClient) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignInClient.ProtoReflect.Descriptor instead.
 func (*SignInClient) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{28}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *SignInClient) GetClientId() string {
@@ -2961,7 +3151,7 @@ type ApiKey struct {
 
 func (x *ApiKey) Reset() {
 	*x = ApiKey{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[29]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2973,7 +3163,7 @@ func (x *ApiKey) String() string {
 func (*ApiKey) ProtoMessage() {}
 
 func (x *ApiKey) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[29]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2986,7 +3176,7 @@ func (x *ApiKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApiKey.ProtoReflect.Descriptor instead.
 func (*ApiKey) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{29}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ApiKey) GetEnvironments() []string {
@@ -3041,7 +3231,7 @@ type ApiKeySecret struct {
 
 func (x *ApiKeySecret) Reset() {
 	*x = ApiKeySecret{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[30]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3053,7 +3243,7 @@ func (x *ApiKeySecret) String() string {
 func (*ApiKeySecret) ProtoMessage() {}
 
 func (x *ApiKeySecret) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[30]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3066,7 +3256,7 @@ func (x *ApiKeySecret) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApiKeySecret.ProtoReflect.Descriptor instead.
 func (*ApiKeySecret) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{30}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ApiKeySecret) GetId() string {
@@ -3128,7 +3318,7 @@ type Revocation struct {
 
 func (x *Revocation) Reset() {
 	*x = Revocation{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[31]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3140,7 +3330,7 @@ func (x *Revocation) String() string {
 func (*Revocation) ProtoMessage() {}
 
 func (x *Revocation) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[31]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3153,7 +3343,7 @@ func (x *Revocation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Revocation.ProtoReflect.Descriptor instead.
 func (*Revocation) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{31}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Revocation) GetTarget() isRevocation_Target {
@@ -3311,7 +3501,7 @@ type RevokedToken struct {
 
 func (x *RevokedToken) Reset() {
 	*x = RevokedToken{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[32]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3323,7 +3513,7 @@ func (x *RevokedToken) String() string {
 func (*RevokedToken) ProtoMessage() {}
 
 func (x *RevokedToken) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[32]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3336,7 +3526,7 @@ func (x *RevokedToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokedToken.ProtoReflect.Descriptor instead.
 func (*RevokedToken) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{32}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *RevokedToken) GetIssuer() string {
@@ -3364,7 +3554,7 @@ type RevokedSubject struct {
 
 func (x *RevokedSubject) Reset() {
 	*x = RevokedSubject{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[33]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3376,7 +3566,7 @@ func (x *RevokedSubject) String() string {
 func (*RevokedSubject) ProtoMessage() {}
 
 func (x *RevokedSubject) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[33]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3389,7 +3579,7 @@ func (x *RevokedSubject) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokedSubject.ProtoReflect.Descriptor instead.
 func (*RevokedSubject) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{33}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *RevokedSubject) GetIssuer() string {
@@ -3418,7 +3608,7 @@ type RevokedSession struct {
 
 func (x *RevokedSession) Reset() {
 	*x = RevokedSession{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[34]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3430,7 +3620,7 @@ func (x *RevokedSession) String() string {
 func (*RevokedSession) ProtoMessage() {}
 
 func (x *RevokedSession) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[34]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3443,7 +3633,7 @@ func (x *RevokedSession) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokedSession.ProtoReflect.Descriptor instead.
 func (*RevokedSession) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{34}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *RevokedSession) GetIssuer() string {
@@ -3483,10 +3673,16 @@ const file_sallyport_resource_v1_resource_proto_rawDesc = "" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01:\xb2\x01\xbaH\xae\x01\x1a\xab\x01\n" +
-	"\x15route_selector.one_of\x124select routes by names, by labels, or with all: true\x1a\\(this.names.size() > 0 ? 1 : 0) + (this.labels.size() > 0 ? 1 : 0) + (this.all ? 1 : 0) == 1\"\xa9\x01\n" +
+	"\x15route_selector.one_of\x124select routes by names, by labels, or with all: true\x1a\\(this.names.size() > 0 ? 1 : 0) + (this.labels.size() > 0 ? 1 : 0) + (this.all ? 1 : 0) == 1\"\xe3\x01\n" +
 	"\vEnvironment\x12Q\n" +
 	"\x11configuration_age\x18\x01 \x01(\v2$.sallyport.resource.v1.StalenessRuleR\x10configurationAge\x12G\n" +
-	"\fsecurity_age\x18\x02 \x01(\v2$.sallyport.resource.v1.StalenessRuleR\vsecurityAge\"\xa2\x01\n" +
+	"\fsecurity_age\x18\x02 \x01(\v2$.sallyport.resource.v1.StalenessRuleR\vsecurityAge\x128\n" +
+	"\arecords\x18\x03 \x01(\v2\x1e.sallyport.resource.v1.RecordsR\arecords\"k\n" +
+	"\aRecords\x12-\n" +
+	"\n" +
+	"allow_rate\x18\x01 \x01(\rB\t\xbaH\x06*\x04\x18\xc0\x84=H\x00R\tallowRate\x88\x01\x01\x12\"\n" +
+	"\fpseudonymise\x18\x02 \x01(\bR\fpseudonymiseB\r\n" +
+	"\v_allow_rate\"\xa2\x01\n" +
 	"\rStalenessRule\x12E\n" +
 	"\x05limit\x18\x01 \x01(\v2\x19.google.protobuf.DurationB\x14\xbaH\x11\xc8\x01\x01\xaa\x01\v\"\x05\b\x80\xe7\x84\x0f2\x02\b\x1eR\x05limit\x12J\n" +
 	"\x06action\x18\x02 \x01(\x0e2&.sallyport.resource.v1.StalenessActionB\n" +
@@ -3534,7 +3730,7 @@ const file_sallyport_resource_v1_resource_proto_rawDesc = "" +
 	"\x18listener_tls.certificate\x12:give certificates or workload_identity: true, and not both\x1a8(this.certificates.size() > 0) != this.workload_identity\"\x81\x01\n" +
 	"\x10CertificateFiles\x126\n" +
 	"\x10certificate_file\x18\x01 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\x18\x80 R\x0fcertificateFile\x125\n" +
-	"\x10private_key_file\x18\x02 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\x18\x80 R\x0eprivateKeyFile\"\xc7\x04\n" +
+	"\x10private_key_file\x18\x02 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\x18\x80 R\x0eprivateKeyFile\"\x82\x05\n" +
 	"\x05Route\x12/\n" +
 	"\fenvironments\x18\x01 \x03(\tB\v\xbaH\b\x92\x01\x05\x10\x80\x02\x18\x01R\fenvironments\x12+\n" +
 	"\x05hosts\x18\x02 \x03(\tB\x15\xbaH\x12\x92\x01\x0f\b\x01\x10@\x18\x01\"\ar\x05\x10\x01\x18\xff\x01R\x05hosts\x12)\n" +
@@ -3549,7 +3745,20 @@ const file_sallyport_resource_v1_resource_proto_rawDesc = "" +
 	"web_socket\x18\b \x01(\bR\twebSocket\x12>\n" +
 	"\tassertion\x18\n" +
 	" \x01(\v2 .sallyport.resource.v1.AssertionR\tassertion\x12e\n" +
-	"\x10identity_headers\x18\v \x03(\x0e2%.sallyport.resource.v1.IdentityHeaderB\x13\xbaH\x10\x92\x01\r\x10\b\x18\x01\"\a\x82\x01\x04\x10\x01 \x00R\x0fidentityHeaders\"1\n" +
+	"\x10identity_headers\x18\v \x03(\x0e2%.sallyport.resource.v1.IdentityHeaderB\x13\xbaH\x10\x92\x01\r\x10\b\x18\x01\"\a\x82\x01\x04\x10\x01 \x00R\x0fidentityHeaders\x129\n" +
+	"\x06record\x18\f \x01(\v2!.sallyport.resource.v1.RecordRuleR\x06record\"\xf7\x02\n" +
+	"\n" +
+	"RecordRule\x12D\n" +
+	"\x04mode\x18\x01 \x01(\x0e2&.sallyport.resource.v1.RecordRule.ModeB\b\xbaH\x05\x82\x01\x02\x10\x01R\x04mode\x12-\n" +
+	"\n" +
+	"allow_rate\x18\x02 \x01(\rB\t\xbaH\x06*\x04\x18\xc0\x84=H\x00R\tallowRate\x88\x01\x01\"O\n" +
+	"\x04Mode\x12\x14\n" +
+	"\x10MODE_UNSPECIFIED\x10\x00\x12\x10\n" +
+	"\fMODE_SAMPLED\x10\x01\x12\f\n" +
+	"\bMODE_ALL\x10\x02\x12\x11\n" +
+	"\rMODE_REQUIRED\x10\x03:\x93\x01\xbaH\x8f\x01\x1a\x8c\x01\n" +
+	"\x16record_rule.allow_rate\x12Dallow_rate is for a sample: mode says that every request is recorded\x1a,!has(this.allow_rate) || this.mode in [0, 1]B\r\n" +
+	"\v_allow_rate\"1\n" +
 	"\tAssertion\x12$\n" +
 	"\baudience\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\baudience\"\x96\x0e\n" +
 	"\x0eAuthentication\x129\n" +
@@ -3775,8 +3984,8 @@ func file_sallyport_resource_v1_resource_proto_rawDescGZIP() []byte {
 	return file_sallyport_resource_v1_resource_proto_rawDescData
 }
 
-var file_sallyport_resource_v1_resource_proto_enumTypes = make([]protoimpl.EnumInfo, 9)
-var file_sallyport_resource_v1_resource_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
+var file_sallyport_resource_v1_resource_proto_enumTypes = make([]protoimpl.EnumInfo, 10)
+var file_sallyport_resource_v1_resource_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
 var file_sallyport_resource_v1_resource_proto_goTypes = []any{
 	(Reach)(0),                    // 0: sallyport.resource.v1.Reach
 	(StalenessAction)(0),          // 1: sallyport.resource.v1.StalenessAction
@@ -3787,105 +3996,111 @@ var file_sallyport_resource_v1_resource_proto_goTypes = []any{
 	(Proof)(0),                    // 6: sallyport.resource.v1.Proof
 	(Effect)(0),                   // 7: sallyport.resource.v1.Effect
 	(X509Subject)(0),              // 8: sallyport.resource.v1.X509Subject
-	(*Document)(nil),              // 9: sallyport.resource.v1.Document
-	(*RouteSelector)(nil),         // 10: sallyport.resource.v1.RouteSelector
-	(*Environment)(nil),           // 11: sallyport.resource.v1.Environment
-	(*StalenessRule)(nil),         // 12: sallyport.resource.v1.StalenessRule
-	(*Enrollment)(nil),            // 13: sallyport.resource.v1.Enrollment
-	(*TrustDomain)(nil),           // 14: sallyport.resource.v1.TrustDomain
-	(*BundleEndpoint)(nil),        // 15: sallyport.resource.v1.BundleEndpoint
-	(*WebProfile)(nil),            // 16: sallyport.resource.v1.WebProfile
-	(*SPIFFEProfile)(nil),         // 17: sallyport.resource.v1.SPIFFEProfile
-	(*Listener)(nil),              // 18: sallyport.resource.v1.Listener
-	(*ListenerTLS)(nil),           // 19: sallyport.resource.v1.ListenerTLS
-	(*CertificateFiles)(nil),      // 20: sallyport.resource.v1.CertificateFiles
-	(*Route)(nil),                 // 21: sallyport.resource.v1.Route
-	(*Assertion)(nil),             // 22: sallyport.resource.v1.Assertion
-	(*Authentication)(nil),        // 23: sallyport.resource.v1.Authentication
-	(*JWTSVIDs)(nil),              // 24: sallyport.resource.v1.JWTSVIDs
-	(*SignIn)(nil),                // 25: sallyport.resource.v1.SignIn
-	(*StepUp)(nil),                // 26: sallyport.resource.v1.StepUp
-	(*Upstream)(nil),              // 27: sallyport.resource.v1.Upstream
-	(*PlaintextTransport)(nil),    // 28: sallyport.resource.v1.PlaintextTransport
-	(*TLSTransport)(nil),          // 29: sallyport.resource.v1.TLSTransport
-	(*SPIFFETransport)(nil),       // 30: sallyport.resource.v1.SPIFFETransport
-	(*Policy)(nil),                // 31: sallyport.resource.v1.Policy
-	(*PrincipalMatcher)(nil),      // 32: sallyport.resource.v1.PrincipalMatcher
-	(*IdentityProvider)(nil),      // 33: sallyport.resource.v1.IdentityProvider
-	(*RequiredClaim)(nil),         // 34: sallyport.resource.v1.RequiredClaim
-	(*Introspection)(nil),         // 35: sallyport.resource.v1.Introspection
-	(*X509)(nil),                  // 36: sallyport.resource.v1.X509
-	(*SignInClient)(nil),          // 37: sallyport.resource.v1.SignInClient
-	(*ApiKey)(nil),                // 38: sallyport.resource.v1.ApiKey
-	(*ApiKeySecret)(nil),          // 39: sallyport.resource.v1.ApiKeySecret
-	(*Revocation)(nil),            // 40: sallyport.resource.v1.Revocation
-	(*RevokedToken)(nil),          // 41: sallyport.resource.v1.RevokedToken
-	(*RevokedSubject)(nil),        // 42: sallyport.resource.v1.RevokedSubject
-	(*RevokedSession)(nil),        // 43: sallyport.resource.v1.RevokedSession
-	nil,                           // 44: sallyport.resource.v1.Document.LabelsEntry
-	nil,                           // 45: sallyport.resource.v1.RouteSelector.LabelsEntry
-	nil,                           // 46: sallyport.resource.v1.Enrollment.LabelsEntry
-	(*durationpb.Duration)(nil),   // 47: google.protobuf.Duration
-	(*ClientAddress)(nil),         // 48: sallyport.resource.v1.ClientAddress
-	(*timestamppb.Timestamp)(nil), // 49: google.protobuf.Timestamp
+	(RecordRule_Mode)(0),          // 9: sallyport.resource.v1.RecordRule.Mode
+	(*Document)(nil),              // 10: sallyport.resource.v1.Document
+	(*RouteSelector)(nil),         // 11: sallyport.resource.v1.RouteSelector
+	(*Environment)(nil),           // 12: sallyport.resource.v1.Environment
+	(*Records)(nil),               // 13: sallyport.resource.v1.Records
+	(*StalenessRule)(nil),         // 14: sallyport.resource.v1.StalenessRule
+	(*Enrollment)(nil),            // 15: sallyport.resource.v1.Enrollment
+	(*TrustDomain)(nil),           // 16: sallyport.resource.v1.TrustDomain
+	(*BundleEndpoint)(nil),        // 17: sallyport.resource.v1.BundleEndpoint
+	(*WebProfile)(nil),            // 18: sallyport.resource.v1.WebProfile
+	(*SPIFFEProfile)(nil),         // 19: sallyport.resource.v1.SPIFFEProfile
+	(*Listener)(nil),              // 20: sallyport.resource.v1.Listener
+	(*ListenerTLS)(nil),           // 21: sallyport.resource.v1.ListenerTLS
+	(*CertificateFiles)(nil),      // 22: sallyport.resource.v1.CertificateFiles
+	(*Route)(nil),                 // 23: sallyport.resource.v1.Route
+	(*RecordRule)(nil),            // 24: sallyport.resource.v1.RecordRule
+	(*Assertion)(nil),             // 25: sallyport.resource.v1.Assertion
+	(*Authentication)(nil),        // 26: sallyport.resource.v1.Authentication
+	(*JWTSVIDs)(nil),              // 27: sallyport.resource.v1.JWTSVIDs
+	(*SignIn)(nil),                // 28: sallyport.resource.v1.SignIn
+	(*StepUp)(nil),                // 29: sallyport.resource.v1.StepUp
+	(*Upstream)(nil),              // 30: sallyport.resource.v1.Upstream
+	(*PlaintextTransport)(nil),    // 31: sallyport.resource.v1.PlaintextTransport
+	(*TLSTransport)(nil),          // 32: sallyport.resource.v1.TLSTransport
+	(*SPIFFETransport)(nil),       // 33: sallyport.resource.v1.SPIFFETransport
+	(*Policy)(nil),                // 34: sallyport.resource.v1.Policy
+	(*PrincipalMatcher)(nil),      // 35: sallyport.resource.v1.PrincipalMatcher
+	(*IdentityProvider)(nil),      // 36: sallyport.resource.v1.IdentityProvider
+	(*RequiredClaim)(nil),         // 37: sallyport.resource.v1.RequiredClaim
+	(*Introspection)(nil),         // 38: sallyport.resource.v1.Introspection
+	(*X509)(nil),                  // 39: sallyport.resource.v1.X509
+	(*SignInClient)(nil),          // 40: sallyport.resource.v1.SignInClient
+	(*ApiKey)(nil),                // 41: sallyport.resource.v1.ApiKey
+	(*ApiKeySecret)(nil),          // 42: sallyport.resource.v1.ApiKeySecret
+	(*Revocation)(nil),            // 43: sallyport.resource.v1.Revocation
+	(*RevokedToken)(nil),          // 44: sallyport.resource.v1.RevokedToken
+	(*RevokedSubject)(nil),        // 45: sallyport.resource.v1.RevokedSubject
+	(*RevokedSession)(nil),        // 46: sallyport.resource.v1.RevokedSession
+	nil,                           // 47: sallyport.resource.v1.Document.LabelsEntry
+	nil,                           // 48: sallyport.resource.v1.RouteSelector.LabelsEntry
+	nil,                           // 49: sallyport.resource.v1.Enrollment.LabelsEntry
+	(*durationpb.Duration)(nil),   // 50: google.protobuf.Duration
+	(*ClientAddress)(nil),         // 51: sallyport.resource.v1.ClientAddress
+	(*timestamppb.Timestamp)(nil), // 52: google.protobuf.Timestamp
 }
 var file_sallyport_resource_v1_resource_proto_depIdxs = []int32{
-	44, // 0: sallyport.resource.v1.Document.labels:type_name -> sallyport.resource.v1.Document.LabelsEntry
+	47, // 0: sallyport.resource.v1.Document.labels:type_name -> sallyport.resource.v1.Document.LabelsEntry
 	0,  // 1: sallyport.resource.v1.Document.reach:type_name -> sallyport.resource.v1.Reach
-	10, // 2: sallyport.resource.v1.Document.routes:type_name -> sallyport.resource.v1.RouteSelector
-	45, // 3: sallyport.resource.v1.RouteSelector.labels:type_name -> sallyport.resource.v1.RouteSelector.LabelsEntry
-	12, // 4: sallyport.resource.v1.Environment.configuration_age:type_name -> sallyport.resource.v1.StalenessRule
-	12, // 5: sallyport.resource.v1.Environment.security_age:type_name -> sallyport.resource.v1.StalenessRule
-	47, // 6: sallyport.resource.v1.StalenessRule.limit:type_name -> google.protobuf.Duration
-	1,  // 7: sallyport.resource.v1.StalenessRule.action:type_name -> sallyport.resource.v1.StalenessAction
-	46, // 8: sallyport.resource.v1.Enrollment.labels:type_name -> sallyport.resource.v1.Enrollment.LabelsEntry
-	15, // 9: sallyport.resource.v1.TrustDomain.bundle_endpoint:type_name -> sallyport.resource.v1.BundleEndpoint
-	16, // 10: sallyport.resource.v1.BundleEndpoint.web:type_name -> sallyport.resource.v1.WebProfile
-	17, // 11: sallyport.resource.v1.BundleEndpoint.spiffe:type_name -> sallyport.resource.v1.SPIFFEProfile
-	19, // 12: sallyport.resource.v1.Listener.tls:type_name -> sallyport.resource.v1.ListenerTLS
-	48, // 13: sallyport.resource.v1.Listener.client_ip:type_name -> sallyport.resource.v1.ClientAddress
-	20, // 14: sallyport.resource.v1.ListenerTLS.certificates:type_name -> sallyport.resource.v1.CertificateFiles
-	3,  // 15: sallyport.resource.v1.ListenerTLS.client_certificates:type_name -> sallyport.resource.v1.ClientCertificates
-	2,  // 16: sallyport.resource.v1.ListenerTLS.min_version:type_name -> sallyport.resource.v1.TLSVersion
-	23, // 17: sallyport.resource.v1.Route.authentication:type_name -> sallyport.resource.v1.Authentication
-	47, // 18: sallyport.resource.v1.Route.timeout:type_name -> google.protobuf.Duration
-	22, // 19: sallyport.resource.v1.Route.assertion:type_name -> sallyport.resource.v1.Assertion
-	4,  // 20: sallyport.resource.v1.Route.identity_headers:type_name -> sallyport.resource.v1.IdentityHeader
-	5,  // 21: sallyport.resource.v1.Authentication.require:type_name -> sallyport.resource.v1.Require
-	24, // 22: sallyport.resource.v1.Authentication.jwt_svids:type_name -> sallyport.resource.v1.JWTSVIDs
-	6,  // 23: sallyport.resource.v1.Authentication.proof:type_name -> sallyport.resource.v1.Proof
-	26, // 24: sallyport.resource.v1.Authentication.step_up:type_name -> sallyport.resource.v1.StepUp
-	25, // 25: sallyport.resource.v1.Authentication.sign_in:type_name -> sallyport.resource.v1.SignIn
-	47, // 26: sallyport.resource.v1.SignIn.session_lifetime:type_name -> google.protobuf.Duration
-	47, // 27: sallyport.resource.v1.StepUp.max_age:type_name -> google.protobuf.Duration
-	28, // 28: sallyport.resource.v1.Upstream.plaintext:type_name -> sallyport.resource.v1.PlaintextTransport
-	29, // 29: sallyport.resource.v1.Upstream.tls:type_name -> sallyport.resource.v1.TLSTransport
-	30, // 30: sallyport.resource.v1.Upstream.spiffe:type_name -> sallyport.resource.v1.SPIFFETransport
-	10, // 31: sallyport.resource.v1.Policy.routes:type_name -> sallyport.resource.v1.RouteSelector
-	7,  // 32: sallyport.resource.v1.Policy.effect:type_name -> sallyport.resource.v1.Effect
-	32, // 33: sallyport.resource.v1.Policy.principals:type_name -> sallyport.resource.v1.PrincipalMatcher
-	47, // 34: sallyport.resource.v1.IdentityProvider.leeway:type_name -> google.protobuf.Duration
-	34, // 35: sallyport.resource.v1.IdentityProvider.required_claims:type_name -> sallyport.resource.v1.RequiredClaim
-	47, // 36: sallyport.resource.v1.IdentityProvider.max_lifetime:type_name -> google.protobuf.Duration
-	35, // 37: sallyport.resource.v1.IdentityProvider.introspection:type_name -> sallyport.resource.v1.Introspection
-	37, // 38: sallyport.resource.v1.IdentityProvider.sign_in:type_name -> sallyport.resource.v1.SignInClient
-	36, // 39: sallyport.resource.v1.IdentityProvider.x509:type_name -> sallyport.resource.v1.X509
-	47, // 40: sallyport.resource.v1.Introspection.timeout:type_name -> google.protobuf.Duration
-	47, // 41: sallyport.resource.v1.Introspection.cache:type_name -> google.protobuf.Duration
-	8,  // 42: sallyport.resource.v1.X509.subject:type_name -> sallyport.resource.v1.X509Subject
-	39, // 43: sallyport.resource.v1.ApiKey.secrets:type_name -> sallyport.resource.v1.ApiKeySecret
-	49, // 44: sallyport.resource.v1.ApiKeySecret.created_at:type_name -> google.protobuf.Timestamp
-	49, // 45: sallyport.resource.v1.ApiKeySecret.not_after:type_name -> google.protobuf.Timestamp
-	41, // 46: sallyport.resource.v1.Revocation.token:type_name -> sallyport.resource.v1.RevokedToken
-	42, // 47: sallyport.resource.v1.Revocation.subject:type_name -> sallyport.resource.v1.RevokedSubject
-	43, // 48: sallyport.resource.v1.Revocation.session:type_name -> sallyport.resource.v1.RevokedSession
-	49, // 49: sallyport.resource.v1.Revocation.issued_before:type_name -> google.protobuf.Timestamp
-	49, // 50: sallyport.resource.v1.Revocation.expires_at:type_name -> google.protobuf.Timestamp
-	51, // [51:51] is the sub-list for method output_type
-	51, // [51:51] is the sub-list for method input_type
-	51, // [51:51] is the sub-list for extension type_name
-	51, // [51:51] is the sub-list for extension extendee
-	0,  // [0:51] is the sub-list for field type_name
+	11, // 2: sallyport.resource.v1.Document.routes:type_name -> sallyport.resource.v1.RouteSelector
+	48, // 3: sallyport.resource.v1.RouteSelector.labels:type_name -> sallyport.resource.v1.RouteSelector.LabelsEntry
+	14, // 4: sallyport.resource.v1.Environment.configuration_age:type_name -> sallyport.resource.v1.StalenessRule
+	14, // 5: sallyport.resource.v1.Environment.security_age:type_name -> sallyport.resource.v1.StalenessRule
+	13, // 6: sallyport.resource.v1.Environment.records:type_name -> sallyport.resource.v1.Records
+	50, // 7: sallyport.resource.v1.StalenessRule.limit:type_name -> google.protobuf.Duration
+	1,  // 8: sallyport.resource.v1.StalenessRule.action:type_name -> sallyport.resource.v1.StalenessAction
+	49, // 9: sallyport.resource.v1.Enrollment.labels:type_name -> sallyport.resource.v1.Enrollment.LabelsEntry
+	17, // 10: sallyport.resource.v1.TrustDomain.bundle_endpoint:type_name -> sallyport.resource.v1.BundleEndpoint
+	18, // 11: sallyport.resource.v1.BundleEndpoint.web:type_name -> sallyport.resource.v1.WebProfile
+	19, // 12: sallyport.resource.v1.BundleEndpoint.spiffe:type_name -> sallyport.resource.v1.SPIFFEProfile
+	21, // 13: sallyport.resource.v1.Listener.tls:type_name -> sallyport.resource.v1.ListenerTLS
+	51, // 14: sallyport.resource.v1.Listener.client_ip:type_name -> sallyport.resource.v1.ClientAddress
+	22, // 15: sallyport.resource.v1.ListenerTLS.certificates:type_name -> sallyport.resource.v1.CertificateFiles
+	3,  // 16: sallyport.resource.v1.ListenerTLS.client_certificates:type_name -> sallyport.resource.v1.ClientCertificates
+	2,  // 17: sallyport.resource.v1.ListenerTLS.min_version:type_name -> sallyport.resource.v1.TLSVersion
+	26, // 18: sallyport.resource.v1.Route.authentication:type_name -> sallyport.resource.v1.Authentication
+	50, // 19: sallyport.resource.v1.Route.timeout:type_name -> google.protobuf.Duration
+	25, // 20: sallyport.resource.v1.Route.assertion:type_name -> sallyport.resource.v1.Assertion
+	4,  // 21: sallyport.resource.v1.Route.identity_headers:type_name -> sallyport.resource.v1.IdentityHeader
+	24, // 22: sallyport.resource.v1.Route.record:type_name -> sallyport.resource.v1.RecordRule
+	9,  // 23: sallyport.resource.v1.RecordRule.mode:type_name -> sallyport.resource.v1.RecordRule.Mode
+	5,  // 24: sallyport.resource.v1.Authentication.require:type_name -> sallyport.resource.v1.Require
+	27, // 25: sallyport.resource.v1.Authentication.jwt_svids:type_name -> sallyport.resource.v1.JWTSVIDs
+	6,  // 26: sallyport.resource.v1.Authentication.proof:type_name -> sallyport.resource.v1.Proof
+	29, // 27: sallyport.resource.v1.Authentication.step_up:type_name -> sallyport.resource.v1.StepUp
+	28, // 28: sallyport.resource.v1.Authentication.sign_in:type_name -> sallyport.resource.v1.SignIn
+	50, // 29: sallyport.resource.v1.SignIn.session_lifetime:type_name -> google.protobuf.Duration
+	50, // 30: sallyport.resource.v1.StepUp.max_age:type_name -> google.protobuf.Duration
+	31, // 31: sallyport.resource.v1.Upstream.plaintext:type_name -> sallyport.resource.v1.PlaintextTransport
+	32, // 32: sallyport.resource.v1.Upstream.tls:type_name -> sallyport.resource.v1.TLSTransport
+	33, // 33: sallyport.resource.v1.Upstream.spiffe:type_name -> sallyport.resource.v1.SPIFFETransport
+	11, // 34: sallyport.resource.v1.Policy.routes:type_name -> sallyport.resource.v1.RouteSelector
+	7,  // 35: sallyport.resource.v1.Policy.effect:type_name -> sallyport.resource.v1.Effect
+	35, // 36: sallyport.resource.v1.Policy.principals:type_name -> sallyport.resource.v1.PrincipalMatcher
+	50, // 37: sallyport.resource.v1.IdentityProvider.leeway:type_name -> google.protobuf.Duration
+	37, // 38: sallyport.resource.v1.IdentityProvider.required_claims:type_name -> sallyport.resource.v1.RequiredClaim
+	50, // 39: sallyport.resource.v1.IdentityProvider.max_lifetime:type_name -> google.protobuf.Duration
+	38, // 40: sallyport.resource.v1.IdentityProvider.introspection:type_name -> sallyport.resource.v1.Introspection
+	40, // 41: sallyport.resource.v1.IdentityProvider.sign_in:type_name -> sallyport.resource.v1.SignInClient
+	39, // 42: sallyport.resource.v1.IdentityProvider.x509:type_name -> sallyport.resource.v1.X509
+	50, // 43: sallyport.resource.v1.Introspection.timeout:type_name -> google.protobuf.Duration
+	50, // 44: sallyport.resource.v1.Introspection.cache:type_name -> google.protobuf.Duration
+	8,  // 45: sallyport.resource.v1.X509.subject:type_name -> sallyport.resource.v1.X509Subject
+	42, // 46: sallyport.resource.v1.ApiKey.secrets:type_name -> sallyport.resource.v1.ApiKeySecret
+	52, // 47: sallyport.resource.v1.ApiKeySecret.created_at:type_name -> google.protobuf.Timestamp
+	52, // 48: sallyport.resource.v1.ApiKeySecret.not_after:type_name -> google.protobuf.Timestamp
+	44, // 49: sallyport.resource.v1.Revocation.token:type_name -> sallyport.resource.v1.RevokedToken
+	45, // 50: sallyport.resource.v1.Revocation.subject:type_name -> sallyport.resource.v1.RevokedSubject
+	46, // 51: sallyport.resource.v1.Revocation.session:type_name -> sallyport.resource.v1.RevokedSession
+	52, // 52: sallyport.resource.v1.Revocation.issued_before:type_name -> google.protobuf.Timestamp
+	52, // 53: sallyport.resource.v1.Revocation.expires_at:type_name -> google.protobuf.Timestamp
+	54, // [54:54] is the sub-list for method output_type
+	54, // [54:54] is the sub-list for method input_type
+	54, // [54:54] is the sub-list for extension type_name
+	54, // [54:54] is the sub-list for extension extendee
+	0,  // [0:54] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_resource_v1_resource_proto_init() }
@@ -3894,21 +4109,23 @@ func file_sallyport_resource_v1_resource_proto_init() {
 		return
 	}
 	file_sallyport_resource_v1_client_address_proto_init()
-	file_sallyport_resource_v1_resource_proto_msgTypes[5].OneofWrappers = []any{
+	file_sallyport_resource_v1_resource_proto_msgTypes[3].OneofWrappers = []any{}
+	file_sallyport_resource_v1_resource_proto_msgTypes[6].OneofWrappers = []any{
 		(*TrustDomain_Bundle)(nil),
 		(*TrustDomain_BundleFile)(nil),
 		(*TrustDomain_BundleEndpoint)(nil),
 	}
-	file_sallyport_resource_v1_resource_proto_msgTypes[6].OneofWrappers = []any{
+	file_sallyport_resource_v1_resource_proto_msgTypes[7].OneofWrappers = []any{
 		(*BundleEndpoint_Web)(nil),
 		(*BundleEndpoint_Spiffe)(nil),
 	}
-	file_sallyport_resource_v1_resource_proto_msgTypes[18].OneofWrappers = []any{
+	file_sallyport_resource_v1_resource_proto_msgTypes[14].OneofWrappers = []any{}
+	file_sallyport_resource_v1_resource_proto_msgTypes[20].OneofWrappers = []any{
 		(*Upstream_Plaintext)(nil),
 		(*Upstream_Tls)(nil),
 		(*Upstream_Spiffe)(nil),
 	}
-	file_sallyport_resource_v1_resource_proto_msgTypes[23].OneofWrappers = []any{
+	file_sallyport_resource_v1_resource_proto_msgTypes[25].OneofWrappers = []any{
 		(*PrincipalMatcher_Group)(nil),
 		(*PrincipalMatcher_Subject)(nil),
 		(*PrincipalMatcher_Spiffe)(nil),
@@ -3916,11 +4133,11 @@ func file_sallyport_resource_v1_resource_proto_init() {
 		(*PrincipalMatcher_Anonymous)(nil),
 		(*PrincipalMatcher_Key)(nil),
 	}
-	file_sallyport_resource_v1_resource_proto_msgTypes[27].OneofWrappers = []any{
+	file_sallyport_resource_v1_resource_proto_msgTypes[29].OneofWrappers = []any{
 		(*X509_CaFile)(nil),
 		(*X509_Ca)(nil),
 	}
-	file_sallyport_resource_v1_resource_proto_msgTypes[31].OneofWrappers = []any{
+	file_sallyport_resource_v1_resource_proto_msgTypes[33].OneofWrappers = []any{
 		(*Revocation_Token)(nil),
 		(*Revocation_Subject)(nil),
 		(*Revocation_Session)(nil),
@@ -3934,8 +4151,8 @@ func file_sallyport_resource_v1_resource_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_resource_v1_resource_proto_rawDesc), len(file_sallyport_resource_v1_resource_proto_rawDesc)),
-			NumEnums:      9,
-			NumMessages:   38,
+			NumEnums:      10,
+			NumMessages:   40,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
