@@ -34,13 +34,13 @@ func (d DecisionID) String() string {
 // DecisionsFrom returns the lowest ID of a moment.
 func DecisionsFrom(t time.Time) DecisionID {
 	var id DecisionID
-	binary.BigEndian.PutUint64(id[:8], uint64(max(t.UnixMilli(), 0))<<16) //nolint:gosec // not negative
+	binary.BigEndian.PutUint64(id[:8], uint64(max(t.UnixMilli(), 0))<<16)
 	return id
 }
 
 // Time returns when the decision was asked for, to the millisecond.
 func (d DecisionID) Time() time.Time {
-	return time.UnixMilli(int64(binary.BigEndian.Uint64(d[:8]) >> 16)).UTC() //nolint:gosec // 48 bits
+	return time.UnixMilli(int64(binary.BigEndian.Uint64(d[:8]) >> 16)).UTC()
 }
 
 // Journal is where records of a proxy come from, in sequence.

@@ -72,7 +72,7 @@ func New(c Config) (*Courier, error) {
 	case len(c.ControlPlanes) == 0, c.ControlPlaneID == "", c.Identity == nil:
 		return nil, errors.New("ControlPlanes, their ID and the Identity are required")
 	case c.Instance == "", c.SpoolDirectory == "", c.Log == nil:
-		return nil, errors.New("Instance, SpoolDirectory and Log are required")
+		return nil, errors.New("the Instance, SpoolDirectory and Log are required")
 	case c.Queue < 0:
 		return nil, errors.New("Queue must not be negative")
 	}
@@ -118,7 +118,9 @@ func (c *Courier) Decide(d *record.Decision) {
 	case single:
 		c.put(c.drafts.encode(d, 1))
 	case f.begins():
-		f.hold(c.drafts.encode(d, 0))
+		first := c.drafts.encode(d, 0)
+		f.hold(*first)
+		c.drafts.release(first)
 	}
 }
 
@@ -136,7 +138,7 @@ func (c *Courier) Require(ctx context.Context, d *record.Decision) error {
 // put queues a record, and releases it.
 func (c *Courier) put(encoded *[]byte) {
 	defer c.drafts.release(encoded)
-	if !c.queue.put(*encoded) {
+	if len(*encoded) == 0 || !c.queue.put(*encoded) {
 		c.drop(1)
 	}
 }

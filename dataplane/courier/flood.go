@@ -102,10 +102,10 @@ func (f *flood) begins() bool {
 	return f.first == nil
 }
 
-func (f *flood) hold(record *[]byte) {
+func (f *flood) hold(record []byte) {
 	f.of.mu.Lock()
 	defer f.of.mu.Unlock()
-	f.first = append([]byte(nil), *record...)
+	f.first = append([]byte(nil), record...)
 }
 
 // flush returns the records of what was counted, each with its count, and forgets
@@ -117,7 +117,7 @@ func (f *floods) flush() (counted [][]byte) {
 		switch {
 		case flood.count > 0 && flood.first != nil:
 			record := protowire.AppendTag(flood.first, countField, protowire.VarintType)
-			counted = append(counted, protowire.AppendVarint(record, uint64(flood.count))) //nolint:gosec // not negative
+			counted = append(counted, protowire.AppendVarint(record, uint64(flood.count)))
 			flood.count, flood.first = 0, nil
 		case flood.count == 0:
 			delete(f.kinds, k)

@@ -214,7 +214,7 @@ func (t *trip) connected() proxyv1connect.RecordServiceClient {
 	}
 	if len(t.urls) == 0 {
 		t.urls = slices.Clone(t.cfg.ControlPlanes)
-		rand.Shuffle(len(t.urls), func(i, j int) { t.urls[i], t.urls[j] = t.urls[j], t.urls[i] })
+		rand.Shuffle(len(t.urls), func(i, j int) { t.urls[i], t.urls[j] = t.urls[j], t.urls[i] }) //nolint:gosec // spreads load, hides nothing
 	}
 	client := &http.Client{Transport: t.transport, CheckRedirect: func(*http.Request, []*http.Request) error {
 		return errors.New("control planes do not redirect")

@@ -109,7 +109,7 @@ type fleet struct {
 	issuer    *issuer.Issuer
 	database  *postgres.Store
 	records   *postgres.Decisions
-	lost      atomic.Bool // records cannot be kept now
+	lost      *atomic.Bool // records cannot be kept now
 	endpoints []string
 	prefix    string
 	signer    *snapshot.Signer
@@ -122,7 +122,7 @@ func newFleet(t *testing.T) *fleet {
 		t.Fatal(err)
 	}
 	f := &fleet{
-		T: t, issuer: is,
+		T: t, issuer: is, lost: &atomic.Bool{},
 		endpoints: storagetest.Etcd(t).Endpoints(), prefix: "/" + strings.ToLower(rand.Text()),
 		signer: signer(1),
 	}

@@ -1,11 +1,14 @@
 package link_test
 
 import (
+	"flag"
 	"fmt"
 	"net/netip"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -299,4 +302,62 @@ func TestWhoseRecords(t *testing.T) {
 		t.Errorf("kept is %+v", d)
 	}
 	eventually(t, "the proxy knows of what was refused", func() bool { return p.Dropped() == 1 })
+}
+
+var recordsFor = flag.Duration("records", 2*time.Second, "how long 5,000 decisions a second are recorded")
+
+// At 5,000 decisions a second, all of which are to be kept, none is dropped or doubled,
+// and none waits.
+func TestRecordsAtFiveThousandASecond(t *testing.T) {
+	f := newFleet(t)
+	f.commit(clouds)
+	r := f.replica("one")
+	p := f.recorder("aws/1", courier.Config{}, r.url)
+	const perSecond = 5000
+	var longest time.Duration
+	began, n := time.Now(), 0
+	used := cpu(t)
+	for ; time.Since(began) < *recordsFor; n++ {
+		if due := began.Add(time.Duration(n) * time.Second / perSecond); time.Until(due) > time.Millisecond {
+			<-time.After(time.Until(due))
+		}
+		d := decision(n, true)
+		d.Path = "/" + strconv.Itoa(n)
+		start := time.Now()
+		p.Decide(d)
+		longest = max(longest, time.Since(start))
+	}
+	rate := float64(n) / time.Since(began).Seconds()
+	eventually(t, "all have arrived", func() bool { return f.count() >= n })
+	if got := f.count(); got != n || p.Dropped() != 0 {
+		t.Errorf("of %d decisions %d records are kept, %d were dropped", n, got, p.Dropped())
+	}
+	fmt.Printf("figure records_per_second %.0f 1/s\nfigure record_longest_wait_ms %.2f ms\nfigure record_both_planes_cpu_ns %d ns\n",
+		rate, float64(longest.Microseconds())/1000, (cpu(t)-used).Nanoseconds()/int64(n))
+}
+
+// count says how many records the database has, page by page.
+func (f *fleet) count() (n int) {
+	f.Helper()
+	p := storage.DecisionPage{Limit: 10000}
+	for {
+		found, err := f.records.Decisions(f.Context(), p)
+		if err != nil {
+			f.Fatal(err)
+		}
+		n += len(found)
+		if len(found) < p.Limit {
+			return n
+		}
+		p.After = &found[len(found)-1]
+	}
+}
+
+func cpu(t *testing.T) time.Duration {
+	t.Helper()
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		t.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
