@@ -392,6 +392,7 @@ type proxy struct {
 	cuts     *cuts
 	cookies  atomic.Pointer[session.Ring]
 	ended    chan *proxyv1.Logout
+	dropped  atomic.Int64 // records
 	stop     func()
 }
 
@@ -409,7 +410,7 @@ func (f *fleet) start(p *proxy, replicas ...string) {
 	l, err := link.New(link.Config{
 		ControlPlanes: replicas, ControlPlaneID: controlID, Identity: f.identify(p.id),
 		Instance: p.instance, Build: "test", Verifier: f.signer.Verifier(), Directory: p.dir,
-		Policy: p.table, Security: p.cuts, Listeners: p.table, UseCookieKeys: p.cookies.Store, Ended: p.ended, Log: quiet(),
+		Policy: p.table, Security: p.cuts, Listeners: p.table, UseCookieKeys: p.cookies.Store, Ended: p.ended, RecordsDropped: p.dropped.Load, Log: quiet(),
 		Heartbeat: 50 * time.Millisecond,
 	})
 	if err != nil {

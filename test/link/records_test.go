@@ -19,6 +19,7 @@ import (
 	"github.com/sallyport/sallyport/dataplane/record"
 	"github.com/sallyport/sallyport/internal/identity"
 	principals "github.com/sallyport/sallyport/internal/policy"
+	adminv1 "github.com/sallyport/sallyport/proto/gen/sallyport/admin/v1"
 	decisionv1 "github.com/sallyport/sallyport/proto/gen/sallyport/decision/v1"
 	"github.com/sallyport/sallyport/storage"
 )
@@ -282,6 +283,16 @@ func TestPseudonyms(t *testing.T) {
 			t.Errorf("kept is %v", f.read(d))
 		}
 	}
+}
+
+// The fleet shows what a proxy could not keep for the control plane.
+func TestDroppedRecordsAreShown(t *testing.T) {
+	f := newFleet(t)
+	f.commit(clouds)
+	r := f.replica("one")
+	p := f.proxy("aws/1", newTable(), r.url)
+	p.dropped.Store(7)
+	r.await(p, "7 records were dropped", func(k *adminv1.Proxy) bool { return k.GetRecordsDropped() == 7 })
 }
 
 // A proxy that is not admitted has nothing kept, and another one's name is not to be
