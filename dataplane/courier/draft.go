@@ -3,6 +3,7 @@ package courier
 import (
 	"encoding/json"
 	"hash/maphash"
+	"net/netip"
 	"net/url"
 	"strings"
 	"sync"
@@ -143,14 +144,23 @@ func queryNames(to []string, query string) []string {
 
 func (m *draft) signal(d *record.Decision) {
 	m.signals.Ip, m.signals.Tls = nil, nil
-	if d.ClientIP.IsValid() {
-		m.address.Address, m.address.Source = d.ClientIP.WithZone("").String(), "socket"
+	if d.ClientIP.IsValid() || d.PeerIP.IsValid() {
+		m.address.Address, m.address.Peer = written(d.ClientIP), written(d.PeerIP)
+		m.address.Source, m.address.Unknown = d.ClientIPSource, d.ClientIPUnknown
 		m.signals.Ip = &m.address
 	}
 	if d.TLSVersion != "" {
 		m.tls.Version, m.tls.Sni, m.tls.Alpn = d.TLSVersion, clip(d.ServerName, maxValue), d.ALPN
 		m.signals.Tls = &m.tls
 	}
+}
+
+// written is an address without its zone, which may be any text; empty for none.
+func written(a netip.Addr) string {
+	if !a.IsValid() {
+		return ""
+	}
+	return a.WithZone("").String()
 }
 
 func steps(from []policy.Step) []*decisionv1.Step {

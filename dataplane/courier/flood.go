@@ -72,6 +72,8 @@ func kindOf(d *record.Decision) kind {
 		k.who = d.Principal.Issuer + "\x00" + d.Principal.ID
 	case d.ClientIP.IsValid():
 		k.who = d.ClientIP.String()
+	case d.PeerIP.IsValid():
+		k.who = d.PeerIP.String()
 	}
 	return k
 }

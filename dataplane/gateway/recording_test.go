@@ -11,15 +11,15 @@ import (
 	"github.com/sallyport/sallyport/dataplane/record"
 )
 
-// told are the decisions that a remote was given.
-type told struct {
+// afar are the decisions that a remote was given.
+type afar struct {
 	record.Remote
 
 	mu  sync.Mutex
 	all []record.Decision
 }
 
-func (r *told) Decide(d *record.Decision) {
+func (r *afar) Decide(d *record.Decision) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.all = append(r.all, *d)
@@ -62,7 +62,7 @@ func TestRequiredRecordsComeFirst(t *testing.T) {
 // Which allowed requests are for the control plane is said by the route, else by the
 // environment.
 func TestRecordRules(t *testing.T) {
-	far := &told{}
+	far := &afar{}
 	w := newWorld(t, options{remote: far})
 	up := newEcho(t)
 	w.apply(w.usual(plaintext(up.address())))

@@ -450,10 +450,14 @@ func (x *Signals) GetTls() *TLS {
 }
 
 type Address struct {
-	state   protoimpl.MessageState `protogen:"open.v1"`
-	Address string                 `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
-	// How the proxy came to know it: socket, where nothing else is said.
-	Source        string `protobuf:"bytes,2,opt,name=source,proto3" json:"source,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Empty where it is not known.
+	Address string `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
+	// Where it is known from, or else why it is not.
+	Source  string `protobuf:"bytes,2,opt,name=source,proto3" json:"source,omitempty"`
+	Unknown string `protobuf:"bytes,3,opt,name=unknown,proto3" json:"unknown,omitempty"`
+	// Who connected to the proxy, where that is somebody else.
+	Peer          string `protobuf:"bytes,4,opt,name=peer,proto3" json:"peer,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -498,6 +502,20 @@ func (x *Address) GetAddress() string {
 func (x *Address) GetSource() string {
 	if x != nil {
 		return x.Source
+	}
+	return ""
+}
+
+func (x *Address) GetUnknown() string {
+	if x != nil {
+		return x.Unknown
+	}
+	return ""
+}
+
+func (x *Address) GetPeer() string {
+	if x != nil {
+		return x.Peer
 	}
 	return ""
 }
@@ -930,10 +948,12 @@ const file_sallyport_decision_v1_decision_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\tR\x05value\"g\n" +
 	"\aSignals\x12.\n" +
 	"\x02ip\x18\x01 \x01(\v2\x1e.sallyport.decision.v1.AddressR\x02ip\x12,\n" +
-	"\x03tls\x18\x02 \x01(\v2\x1a.sallyport.decision.v1.TLSR\x03tls\";\n" +
+	"\x03tls\x18\x02 \x01(\v2\x1a.sallyport.decision.v1.TLSR\x03tls\"i\n" +
 	"\aAddress\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x16\n" +
-	"\x06source\x18\x02 \x01(\tR\x06source\"E\n" +
+	"\x06source\x18\x02 \x01(\tR\x06source\x12\x18\n" +
+	"\aunknown\x18\x03 \x01(\tR\aunknown\x12\x12\n" +
+	"\x04peer\x18\x04 \x01(\tR\x04peer\"E\n" +
 	"\x03TLS\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12\x10\n" +
 	"\x03sni\x18\x02 \x01(\tR\x03sni\x12\x12\n" +
