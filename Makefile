@@ -16,6 +16,7 @@ SOAK_KILLS    ?= 500
 SOAK_HITS     ?= 30
 SOAK_CHANGES  ?= 10000
 SOAK_FUZZTIME ?= 5m
+SOAK_RECORDS  ?= 2m
 
 # check runs in the order it is written in: what fails fast comes first.
 .NOTPARALLEL:
@@ -62,6 +63,7 @@ fuzz: ## fuzz every fuzz test for FUZZTIME (20s)
 soak: postgres ## hundreds of kills, memory over SOAK_CHANGES (10000), fuzzing for SOAK_FUZZTIME (5m) each
 	go test -count=1 -v -run '^TestMemoryDoesNotGrow$$' -timeout 1h ./test/e2e -changes $(SOAK_CHANGES)
 	go test -count=1 -v -run '^TestAcknowledgedAppliesSurviveKills$$' -timeout 3h ./test/e2e -kills $(SOAK_KILLS) -hits $(SOAK_HITS)
+	go test -count=1 -v -run '^TestRecordsAtFiveThousandASecond$$' -timeout 1h ./test/link -records $(SOAK_RECORDS)
 	@tools/fuzz $(SOAK_FUZZTIME)
 
 # SPIRE keeps its entries in sqlite, which is C.

@@ -71,6 +71,8 @@ var needs = map[string]string{
 	"/sallyport.admin.v1.FleetService/ListProxies":    "viewer",
 	"/sallyport.admin.v1.FleetService/GetProxy":       "viewer",
 	"/sallyport.admin.v1.FleetService/WaitEnforced":   "viewer",
+	"/sallyport.admin.v1.DecisionService/Query":       "viewer",
+	"/sallyport.admin.v1.DecisionService/Tail":        "viewer",
 }
 
 func TestWhoMayCallWhatOverTheNetwork(t *testing.T) {

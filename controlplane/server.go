@@ -4,6 +4,7 @@ package controlplane
 
 import (
 	"context"
+	"crypto/ed25519"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -19,6 +20,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/sallyport/sallyport/controlplane/api"
+	"github.com/sallyport/sallyport/controlplane/decisions"
 	"github.com/sallyport/sallyport/controlplane/keyring"
 	"github.com/sallyport/sallyport/controlplane/logout"
 	"github.com/sallyport/sallyport/controlplane/publish"
@@ -57,6 +59,7 @@ type Server struct {
 
 	source    *identity.Source
 	database  *postgres.Store
+	records   *postgres.Decisions
 	etcd      *etcd.Store
 	feed      *etcd.Feed
 	hub       *stream.Hub
@@ -66,6 +69,8 @@ type Server struct {
 	idps      *authn.Pool // for logout tokens
 	logouts   *logout.Logouts
 	proxies   *stream.Service
+	nyms      *decisions.Pseudonyms
+	decisions *decisions.Service
 	callers   *callers
 	observer  *observer
 	api       *api.API
@@ -113,6 +118,9 @@ func (s *Server) openStores() (err error) {
 	if s.database, err = s.settings.Database.open(s.log); err != nil {
 		return fmt.Errorf("database: %w", err)
 	}
+	if s.records, err = s.settings.Decisions.open(&s.settings.Database, s.log); err != nil {
+		return fmt.Errorf("database: %w", err)
+	}
 	tlsConfig, err := s.settings.Etcd.tls()
 	if err != nil {
 		return fmt.Errorf("etcd: %w", err)
@@ -156,7 +164,20 @@ func (s *Server) openDistribution() error {
 		Holder:     s.settings.Replica,
 		Log:        s.log,
 	})
-	s.observer, err = newObserver(s)
+	if s.observer, err = newObserver(s); err != nil {
+		return err
+	}
+	return s.openDecisions(key)
+}
+
+func (s *Server) openDecisions(key ed25519.PrivateKey) (err error) {
+	if s.nyms, err = decisions.NewPseudonyms(key); err != nil {
+		return err
+	}
+	s.decisions, err = decisions.New(decisions.Config{
+		Sink: s.records, Registry: s.registry, States: s.hub, Pseudonyms: s.nyms, Log: s.log,
+		Retention: time.Duration(s.settings.Decisions.RetentionDays) * 24 * time.Hour, Registerer: s.metrics,
+	})
 	return err
 }
 
@@ -174,8 +195,12 @@ func (s *Server) openAPI() (err error) {
 		Control:  control,
 		Identify: s.callers.identify,
 		Log:      s.log,
-		Ready:    func() bool { return s.unready() == "" },
-		Metrics:  s.metrics,
+
+		Decisions: s.records,
+		Pseudonym: s.nyms.Of,
+
+		Ready:   func() bool { return s.unready() == "" },
+		Metrics: s.metrics,
 	})
 	return err
 }
@@ -228,7 +253,7 @@ func (s *Server) serveAll(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	for _, part := range []func(context.Context) error{
 		s.database.Run, s.feed.Run, s.hub.Run, s.registry.Run, s.publisher.Run, s.keyring.Run, s.idps.Run, s.logouts.Run, s.callers.Run,
-		s.observer.Run, s.api.Run, s.serveAdmin, s.serveProxies,
+		s.observer.Run, s.decisions.Run, s.api.Run, s.serveAdmin, s.serveProxies,
 	} {
 		g.Go(func() error { return part(ctx) })
 	}
@@ -239,6 +264,9 @@ func (s *Server) serveAll(ctx context.Context) error {
 func (s *Server) close() error {
 	if s.database != nil {
 		s.database.Close()
+	}
+	if s.records != nil {
+		s.records.Close()
 	}
 	if s.etcd == nil {
 		return nil
@@ -295,6 +323,7 @@ func (s *Server) serveProxies(ctx context.Context) error {
 	}
 	mux := http.NewServeMux()
 	mux.Handle(s.proxies.Handler())
+	mux.Handle(s.decisions.Handler())
 	return s.serve(ctx, listener{
 		name:    ListenerProxies,
 		address: s.settings.Proxies.Address,

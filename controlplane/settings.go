@@ -2,6 +2,7 @@ package controlplane
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/ed25519"
 	"crypto/tls"
 	"crypto/x509"
@@ -35,6 +36,9 @@ type Settings struct {
 	Workload Workload `json:"workload"`
 	// Database is where resources and the fleet are kept.
 	Database Database `json:"database"`
+	// Decisions is how the decision records of proxies are kept, in the same
+	// database.
+	Decisions Decisions `json:"decisions"`
 	// Etcd is where snapshots are published.
 	Etcd Etcd `json:"etcd"`
 	// SigningKeyFile is a PEM file with the fleet's Ed25519 private key
@@ -63,6 +67,14 @@ type Database struct {
 	// key=value), so that no password stands in the settings.
 	URLFile string `json:"url_file"`
 	// MaxConnections bounds the pool; 16 when 0.
+	MaxConnections int `json:"max_connections"`
+}
+
+// Decisions is how decision records are kept.
+type Decisions struct {
+	// RetentionDays is after how many days records are dropped; 30 when 0.
+	RetentionDays int `json:"retention_days"`
+	// MaxConnections bounds a pool of connections for records alone; 4 when 0.
 	MaxConnections int `json:"max_connections"`
 }
 
@@ -177,6 +189,7 @@ func (s *Settings) Validate() error {
 		}
 		return err
 	})
+	s.Decisions.validate(&f)
 	s.Etcd.validate(&f)
 	f.required("signing_key_file", s.SigningKeyFile, func(file string) error {
 		_, err := readSigningKey(file)
@@ -207,6 +220,31 @@ func (d *Database) open(log *slog.Logger) (*postgres.Store, error) {
 		return nil, err
 	}
 	return postgres.New(postgres.Config{DSN: dsn, MaxConns: d.MaxConnections, Log: log})
+}
+
+// The bounds of Decisions.
+const (
+	maxRetentionDays   = 3650
+	maxDecisionConns   = 1000
+	defaultDecisionMax = 4
+)
+
+func (d *Decisions) validate(f *faults) {
+	if d.RetentionDays < 0 || d.RetentionDays > maxRetentionDays {
+		f.report("decisions.retention_days", fmt.Errorf("is from 0 to %d", maxRetentionDays))
+	}
+	if d.MaxConnections < 0 || d.MaxConnections > maxDecisionConns {
+		f.report("decisions.max_connections", fmt.Errorf("is from 0 to %d", maxDecisionConns))
+	}
+}
+
+// open returns the store of decisions, which connects when it is used.
+func (d *Decisions) open(database *Database, log *slog.Logger) (*postgres.Decisions, error) {
+	dsn, err := database.dsn()
+	if err != nil {
+		return nil, err
+	}
+	return postgres.NewDecisions(postgres.Config{DSN: dsn, MaxConns: cmp.Or(d.MaxConnections, defaultDecisionMax), Log: log})
 }
 
 func (d *Database) dsn() (string, error) {

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/sallyport/sallyport/dataplane/assertion"
+	"github.com/sallyport/sallyport/dataplane/courier"
 	"github.com/sallyport/sallyport/dataplane/gateway"
 	"github.com/sallyport/sallyport/dataplane/link"
 	"github.com/sallyport/sallyport/dataplane/record"
@@ -42,8 +43,9 @@ type Proxy struct {
 	upstreams *upstream.Pool
 	signin    *signin.Client
 	ended     chan *proxyv1.Logout // from the gateway to the link
-	records   *recordFile          // nil when they go to standard output
+	records   *recordFile          // nil when they go to no file
 	recorder  *record.Recorder
+	courier   *courier.Courier
 	keys      *assertion.Keys
 	gateway   *gateway.Gateway
 	link      *link.Link
@@ -110,15 +112,33 @@ func (p *Proxy) openServices() (err error) {
 	if p.signin, err = signin.New(signin.Config{Log: p.log}); err != nil {
 		return err
 	}
-	var writer io.Writer = os.Stdout
-	if !p.settings.recordsToStdout() {
-		p.records = &recordFile{path: p.settings.Records}
-		writer = p.records
-	}
-	if p.recorder, err = record.New(record.Config{Writer: writer, Log: p.log, Registerer: p.metrics}); err != nil {
+	if err := p.openRecords(); err != nil {
 		return err
 	}
 	p.keys, err = assertion.New(assertion.Config{File: filepath.Join(p.settings.StateDirectory, "assertion-keys"), Log: p.log})
+	return err
+}
+
+// openRecords builds what records decisions, here and at the control plane.
+func (p *Proxy) openRecords() (err error) {
+	p.courier, err = courier.New(courier.Config{
+		ControlPlanes: p.settings.ControlPlanes, ControlPlaneID: identity.ID(p.settings.ControlPlaneID),
+		Identity: p.source, Instance: p.settings.Instance,
+		SpoolDirectory: filepath.Join(p.settings.StateDirectory, "records"), SpoolLimit: int64(p.settings.SpoolMiB) << 20,
+		Log: p.log, Registerer: p.metrics,
+	})
+	if err != nil {
+		return err
+	}
+	var writer io.Writer
+	switch {
+	case p.settings.recordsToStdout():
+		writer = os.Stdout
+	case p.settings.Records != toNowhere:
+		p.records = &recordFile{path: p.settings.Records}
+		writer = p.records
+	}
+	p.recorder, err = record.New(record.Config{Writer: writer, Remote: p.courier, Log: p.log, Registerer: p.metrics})
 	return err
 }
 
@@ -157,6 +177,7 @@ func (p *Proxy) openLink() error {
 		Listeners:      listeners{p.gateway},
 		UseCookieKeys:  p.gateway.UseCookieKeys,
 		Ended:          p.ended,
+		RecordsDropped: p.courier.Dropped,
 		Log:            p.log,
 		Assertions:     p.keys,
 		Registerer:     p.metrics,
@@ -175,7 +196,7 @@ func (p *Proxy) Run(ctx context.Context) error {
 		}
 		defer p.records.close()
 	}
-	if err := p.keys.Load(); err != nil {
+	if err := errors.Join(p.keys.Load(), p.courier.Load()); err != nil {
 		return err
 	}
 	// What requests rest on goes on until the last of them has ended.
@@ -186,6 +207,7 @@ func (p *Proxy) Run(ctx context.Context) error {
 	services.Go(func() error { return p.authn.Run(base) })
 	services.Go(func() error { return p.upstreams.Run(base) })
 	services.Go(func() error { return p.recorder.Run(base) })
+	services.Go(func() error { return p.courier.Run(base) })
 	services.Go(func() error { return p.keys.Run(base) })
 	services.Go(func() error { return p.admin(base) })
 

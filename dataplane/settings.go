@@ -26,6 +26,10 @@ const (
 	maxInstance = 253
 	// toStdout is where records go that no file is named for.
 	toStdout = "stdout"
+	// toNowhere is for none at all on this machine.
+	toNowhere = "none"
+	// maxSpoolMiB bounds the spool of records.
+	maxSpoolMiB = 1 << 20
 )
 
 // Settings are the file of a proxy process. What it enforces comes from the
@@ -53,9 +57,13 @@ type Settings struct {
 	// none when its address is empty.
 	Admin Admin `json:"admin"`
 	// Records is the file to which decisions are appended, a JSON line each;
-	// standard output when it is empty or "stdout". A file that was moved away
-	// is created anew.
+	// standard output when it is empty or "stdout", and nowhere when it is "none":
+	// then the control plane alone gets records. A file that was moved away is
+	// created anew.
 	Records string `json:"records"`
+	// SpoolMiB bounds, in MiB, the records in the state directory that wait for the
+	// control plane, of routes whose requests must be recorded; 256 when 0.
+	SpoolMiB int `json:"spool_mib"`
 }
 
 // Workload names the SPIFFE Workload API.
@@ -126,8 +134,11 @@ func (s *Settings) Validate() error {
 	if s.Admin.Address != "" {
 		report("admin.address", checkAddress(s.Admin.Address))
 	}
-	if !s.recordsToStdout() {
+	if !s.recordsToStdout() && s.Records != toNowhere {
 		report("records", checkAbsolute(s.Records))
+	}
+	if s.SpoolMiB < 0 || s.SpoolMiB > maxSpoolMiB {
+		report("spool_mib", fmt.Errorf("is from 0 to %d", maxSpoolMiB))
 	}
 	return errors.Join(errs...)
 }

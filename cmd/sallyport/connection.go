@@ -54,9 +54,10 @@ func (c *connection) flags(cmd *cobra.Command) *cobra.Command {
 
 // clients are the services of the control plane.
 type clients struct {
-	config adminv1connect.ConfigServiceClient
-	fleet  adminv1connect.FleetServiceClient
-	close  func()
+	config    adminv1connect.ConfigServiceClient
+	fleet     adminv1connect.FleetServiceClient
+	decisions adminv1connect.DecisionServiceClient
+	close     func()
 }
 
 // open returns clients; the caller closes them.
@@ -98,9 +99,10 @@ func (c *connection) open(ctx context.Context) (*clients, error) {
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 	return &clients{
-		config: adminv1connect.NewConfigServiceClient(client, c.server, options...),
-		fleet:  adminv1connect.NewFleetServiceClient(client, c.server, options...),
-		close:  func() { transport.CloseIdleConnections(); stop() },
+		config:    adminv1connect.NewConfigServiceClient(client, c.server, options...),
+		fleet:     adminv1connect.NewFleetServiceClient(client, c.server, options...),
+		decisions: adminv1connect.NewDecisionServiceClient(client, c.server, options...),
+		close:     func() { transport.CloseIdleConnections(); stop() },
 	}, nil
 }
 

@@ -141,6 +141,7 @@ func printProxy(w io.Writer, p *adminv1.Proxy) error {
 		{"Identity expires", moment(p.GetIdentityExpiresAt())},
 		{"Build", fmt.Sprintf("%s (protocol %d)", p.GetBuild(), p.GetProtocolVersion())},
 		{"Refused", p.GetRefusal()},
+		{"Records dropped", strconv.FormatInt(p.GetRecordsDropped(), 10)},
 		{"Security lane", enforcement(p.GetSecurity().GetEnforcement())},
 		{"Security sequence", fmt.Sprintf("%d (on disk %d)", p.GetSecurity().GetSequence(), p.GetSecurity().GetPersistedSequence())},
 		{"Security age", age(p.GetSecurity().GetAge())},

@@ -55,9 +55,10 @@ func TestScripts(t *testing.T) {
 				UpdateScripts: *update,
 				Setup:         func(e *testscript.Env) error { return setup(t, p, e) },
 				Cmds: map[string]func(*testscript.TestScript, bool, []string){
-					"told":  told,
-					"proxy": func(ts *testscript.TestScript, _ bool, args []string) { proxy(t, ts, p, args) },
-					"stop":  func(*testscript.TestScript, bool, []string) { p.Stop() },
+					"told":    told,
+					"proxy":   func(ts *testscript.TestScript, _ bool, args []string) { proxy(t, ts, p, args) },
+					"decided": func(ts *testscript.TestScript, _ bool, args []string) { decided(t, ts, p, args) },
+					"stop":    func(*testscript.TestScript, bool, []string) { p.Stop() },
 				},
 				RequireExplicitExec: true,
 				RequireUniqueNames:  true,
@@ -98,6 +99,8 @@ var varying = []struct {
 	name    string
 }{
 	{regexp.MustCompile(`\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z`), "TIME"},
+	{regexp.MustCompile(`"sequence": "\d{19}"`), `"sequence": "NUMBER"`},
+	{regexp.MustCompile(`[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}`), "DECISION"},
 	{regexp.MustCompile(`\d+(\.\d+)?(ms|s) ago`), "AGO"},
 	{regexp.MustCompile(`(?m)^ +(\d+(\.\d+)?(ms|µs|s)|0s)  `), " TOOK  "},
 	{regexp.MustCompile(`"elapsed": "[0-9.]+s"`), `"elapsed": "TOOK"`},

@@ -41,6 +41,7 @@ all is as it was asked for, else with 1.`,
 		server.flags(newRevisions(&server)),
 		server.flags(newFleet(&server)),
 		server.flags(newWait(&server)),
+		server.flags(newDecisions(&server)),
 		newDemo(),
 	)
 	return root

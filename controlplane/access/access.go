@@ -88,6 +88,8 @@ var required = map[string]Role{
 	adminv1connect.FleetServiceListProxiesProcedure:    RoleViewer,
 	adminv1connect.FleetServiceGetProxyProcedure:       RoleViewer,
 	adminv1connect.FleetServiceWaitEnforcedProcedure:   RoleViewer,
+	adminv1connect.DecisionServiceQueryProcedure:       RoleViewer,
+	adminv1connect.DecisionServiceTailProcedure:        RoleViewer,
 }
 
 // Control knows the administrators. It is immutable and safe for concurrent

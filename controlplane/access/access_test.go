@@ -30,6 +30,8 @@ var table = map[string][5]bool{
 	"/sallyport.admin.v1.FleetService/ListProxies":    {false, false, true, true, false},
 	"/sallyport.admin.v1.FleetService/GetProxy":       {false, false, true, true, false},
 	"/sallyport.admin.v1.FleetService/WaitEnforced":   {false, false, true, true, false},
+	"/sallyport.admin.v1.DecisionService/Query":       {false, false, true, true, false},
+	"/sallyport.admin.v1.DecisionService/Tail":        {false, false, true, true, false},
 }
 
 func control(t *testing.T) *access.Control {

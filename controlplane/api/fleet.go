@@ -64,7 +64,7 @@ func (s fleetService) GetProxy(ctx context.Context, req *connect.Request[adminv1
 
 func (s fleetService) WaitEnforced(ctx context.Context, req *connect.Request[adminv1.WaitEnforcedRequest], stream *connect.ServerStream[adminv1.WaitEnforcedResponse]) error {
 	began := s.now()
-	p := patient{stream, callOf(ctx).control, s.sendWithin}
+	p := patient[adminv1.WaitEnforcedResponse]{stream, callOf(ctx).control, s.sendWithin}
 	err := p.rest()
 	if err == nil {
 		err = s.waitEnforced(ctx, req.Msg, p.send)
@@ -76,13 +76,13 @@ func (s fleetService) WaitEnforced(ctx context.Context, req *connect.Request[adm
 
 // patient is a stream that may be silent for as long as it likes, and whose
 // client has to take in time what is sent.
-type patient struct {
-	stream  *connect.ServerStream[adminv1.WaitEnforcedResponse]
+type patient[M any] struct {
+	stream  *connect.ServerStream[M]
 	control *http.ResponseController
 	within  time.Duration
 }
 
-func (p patient) send(m *adminv1.WaitEnforcedResponse) error {
+func (p patient[M]) send(m *M) error {
 	if err := p.hurry(); err != nil {
 		return err
 	}
@@ -94,9 +94,9 @@ func (p patient) send(m *adminv1.WaitEnforcedResponse) error {
 
 // rest ends the deadline, which would end the stream even when nothing is being
 // sent.
-func (p patient) rest() error { return p.control.SetWriteDeadline(time.Time{}) }
+func (p patient[M]) rest() error { return p.control.SetWriteDeadline(time.Time{}) }
 
-func (p patient) hurry() error { return p.control.SetWriteDeadline(time.Now().Add(p.within)) }
+func (p patient[M]) hurry() error { return p.control.SetWriteDeadline(time.Now().Add(p.within)) }
 
 func (s fleetService) waitEnforced(ctx context.Context, req *adminv1.WaitEnforcedRequest, send func(*adminv1.WaitEnforcedResponse) error) error {
 	if err := s.check(req); err != nil {

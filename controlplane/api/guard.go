@@ -62,7 +62,8 @@ func (a *API) guard(next http.Handler) http.Handler {
 // without a word; empty when nothing is.
 func unservable(r *http.Request) string {
 	form := "application/json"
-	if r.URL.Path == adminv1connect.FleetServiceWaitEnforcedProcedure {
+	switch r.URL.Path {
+	case adminv1connect.FleetServiceWaitEnforcedProcedure, adminv1connect.DecisionServiceTailProcedure:
 		form = "application/connect+json" // it streams
 	}
 	content, _, _ := strings.Cut(strings.ToLower(r.Header.Get("Content-Type")), ";")
@@ -82,7 +83,7 @@ func unservable(r *http.Request) string {
 func onlyReads(procedure string) bool {
 	switch procedure {
 	case adminv1connect.ConfigServiceApplyProcedure, adminv1connect.ConfigServiceDeleteProcedure,
-		adminv1connect.FleetServiceWaitEnforcedProcedure:
+		adminv1connect.FleetServiceWaitEnforcedProcedure, adminv1connect.DecisionServiceTailProcedure:
 		return false
 	}
 	return true

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"buf.build/go/protovalidate"
@@ -28,7 +29,7 @@ import (
 const MaxRequest = 16 << 20
 
 const (
-	// callTimeout bounds every call but WaitEnforced, which has its own.
+	// callTimeout bounds every call but WaitEnforced, which has its own, and Tail.
 	callTimeout = 30 * time.Second
 	// auditTimeout bounds what an audit entry may take of a call that has
 	// failed.
@@ -59,13 +60,17 @@ type Config struct {
 	Control  *access.Control
 	Identify Identify
 	Log      *slog.Logger
+	// Decisions are the records of proxies, and Pseudonym is what stands for a
+	// principal in some. DecisionService is not served when they are nil.
+	Decisions storage.Decisions
+	Pseudonym func(principal string) string
 	// Ready reports what gRPC health answers; serving from the start when nil.
 	Ready   func() bool
 	Metrics prometheus.Registerer // none when nil
 	Now     func() time.Time      // time.Now when nil
 }
 
-// API serves ConfigService, FleetService and gRPC health.
+// API serves ConfigService, FleetService, DecisionService and gRPC health.
 type API struct {
 	store    Store
 	registry *registry.Registry
@@ -83,6 +88,10 @@ type API struct {
 	unnamed *rate.Limiter
 	// sendWithin is how long a caller may take to receive a message.
 	sendWithin time.Duration
+
+	decisions storage.Decisions // nil for none
+	pseudonym func(string) string
+	tails     atomic.Int64 // callers of Tail
 
 	drained sync.Once
 	drain   chan struct{} // closed when this replica is about to end
@@ -115,6 +124,8 @@ func New(c Config) (*API, error) {
 		drain:    make(chan struct{}),
 
 		sendWithin: sendWithin,
+		decisions:  c.Decisions,
+		pseudonym:  c.Pseudonym,
 	}
 	if a.ready == nil {
 		a.ready = func() bool { return true }
@@ -157,6 +168,9 @@ func (a *API) Handler() http.Handler {
 	services := http.NewServeMux()
 	services.Handle(adminv1connect.NewConfigServiceHandler(configService{a}, options...))
 	services.Handle(adminv1connect.NewFleetServiceHandler(fleetService{a}, options...))
+	if a.decisions != nil {
+		services.Handle(adminv1connect.NewDecisionServiceHandler(decisionService{a}, options...))
+	}
 	mux := http.NewServeMux()
 	path, health := grpchealth.NewHandler(health{a.ready}, boundedGzip(maxHealth), connect.WithReadMaxBytes(maxHealth))
 	mux.Handle(path, bound(maxHealth, callTimeout, health))
@@ -170,7 +184,7 @@ type health struct{ ready func() bool }
 // Check implements grpchealth.Checker.
 func (h health) Check(_ context.Context, req *grpchealth.CheckRequest) (*grpchealth.CheckResponse, error) {
 	switch req.Service {
-	case "", adminv1connect.ConfigServiceName, adminv1connect.FleetServiceName:
+	case "", adminv1connect.ConfigServiceName, adminv1connect.FleetServiceName, adminv1connect.DecisionServiceName:
 	default:
 		return nil, connect.NewError(connect.CodeNotFound, errors.New("no such service"))
 	}

@@ -164,6 +164,7 @@ func (s *Session) Beat(h *proxyv1.Heartbeat) {
 		if h.GetSentAt().CheckValid() == nil {
 			p.ClockSkew = durationpb.New(h.GetSentAt().AsTime().Sub(now))
 		}
+		p.RecordsDropped = max(h.GetRecordsDropped(), 0)
 		p.AssertionKeys = nil
 		for _, point := range h.GetAssertionKeys()[:min(len(h.GetAssertionKeys()), maxKeys)] {
 			if _, err := token.ParsePublicKey(point); err == nil {

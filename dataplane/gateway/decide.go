@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/sallyport/sallyport/dataplane/record"
 	"github.com/sallyport/sallyport/dataplane/signin"
 	"github.com/sallyport/sallyport/dataplane/upstream"
 	"github.com/sallyport/sallyport/internal/authn"
@@ -61,6 +62,7 @@ type verdict struct {
 	request   request.Canonical
 	way       *way // nil without a route
 	principal *policy.Principal
+	known     time.Time // when the principal was; zero for never
 	policy    string
 	steps     []policy.Step
 	shadow    policy.Shadow
@@ -185,7 +187,7 @@ func (g *Gateway) authorise(ctx context.Context, s grounds, q *question, v *verd
 		g.invite(ctx, q, v)
 		return
 	}
-	v.principal = principal
+	v.principal, v.known = principal, g.now()
 	if v.revoked(s.revocations, principal, q.now) {
 		g.invite(ctx, q, v)
 		return
@@ -236,6 +238,7 @@ type way struct {
 	signIn   *signin.Provider   // nil where nobody signs in
 	upstream *upstream.Upstream // nil for one that is not there
 	metrics  wayMetrics
+	rule     *record.Rule
 }
 
 func (g *Gateway) way(s *state, r *compile.Route) *way {
@@ -244,6 +247,7 @@ func (g *Gateway) way(s *state, r *compile.Route) *way {
 	}
 	w := &way{
 		route: r, name: name(r.Key), accept: accept(r), signIn: openID(r.SignIn), told: tells(r), metrics: g.metrics.way(r, name(r.Key)),
+		rule: recording(s.table, r),
 	}
 	if demand := w.accept.StepUp; w.signIn != nil && demand != nil {
 		w.signIn.ACRValues, w.signIn.MaxAge = demand.ACRValues, demand.MaxAge

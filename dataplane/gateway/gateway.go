@@ -107,7 +107,8 @@ type state struct {
 
 	maxAge, maxSecurityAge time.Duration // none when zero
 
-	revision string // as answers name it
+	revision  string       // as answers name it
+	routeless *record.Rule // of what is allowed without a route; nil for none
 
 	ways sync.Map // *compile.Route to *way, made as they are needed
 }
@@ -188,6 +189,7 @@ func (g *Gateway) prepare(before *state, table *compile.Table) *state {
 		table: table, policies: table.Policies(), authn: before.authn, upstreams: before.upstreams,
 		revision: strconv.FormatInt(int64(table.Head().Revision), 10),
 	}
+	next.routeless = recording(table, nil)
 	next.maxAge, next.maxSecurityAge = limitOf(table.Staleness()), limitOf(table.SecurityStaleness())
 	kept := before.table != nil && same(before.table.Providers(), table.Providers())
 	if !kept {

@@ -90,6 +90,7 @@ type options struct {
 	writer    io.Writer
 	queue     int
 	unsecured bool // nothing is known of revocations
+	remote    record.Remote
 }
 
 func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
@@ -115,7 +116,7 @@ func newWorld(t testing.TB, o options) *world {
 	w.must(w.keys.Load())
 	upstreams, err := upstream.New(upstream.Config{Identity: o.source, Log: quiet(), Now: w.now})
 	w.must(err)
-	w.recorder, err = record.New(record.Config{Writer: o.writer, Log: quiet(), Queue: o.queue, Wait: 50 * time.Millisecond, Gather: time.Millisecond})
+	w.recorder, err = record.New(record.Config{Writer: o.writer, Remote: o.remote, Log: quiet(), Queue: o.queue, Wait: 50 * time.Millisecond, Gather: time.Millisecond})
 	w.must(err)
 	w.signin, err = signin.New(signin.Config{Log: quiet()})
 	w.must(err)

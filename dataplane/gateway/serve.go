@@ -113,9 +113,13 @@ func (x *exchange) write() {
 		ServerName: x.from.serverName, Protocol: x.r.Proto,
 		Method: v.request.Method, Host: v.request.Host, Path: v.request.Path,
 		Policy: v.policy, Principal: v.principal, Explanation: v.steps, Shadow: v.shadow, Took: decided.Sub(x.began),
+		ALPN: x.from.alpn, RawQuery: v.request.RawQuery, Header: v.request.Header, Rule: x.state.routeless,
 	}
 	if v.way != nil {
-		d.Route = v.way.name
+		d.Route, d.Rule = v.way.name, v.way.rule
+	}
+	if !v.known.IsZero() {
+		d.Authenticated = v.known.Sub(x.began)
 	}
 	if x.state.table != nil {
 		head := x.state.table.Head()
@@ -126,6 +130,8 @@ func (x *exchange) write() {
 	}
 	if err := x.gateway.record.Decide(x.r.Context(), &d); err != nil {
 		v.deny(failure{reason: ReasonUnrecorded, status: http.StatusServiceUnavailable})
+		d.Allow, d.Reason, d.Status, d.Detail = false, v.reason, v.status, v.detail
+		_ = x.gateway.record.Decide(x.r.Context(), &d) // a denial never fails
 	}
 	x.gateway.metrics.decided(v)
 	x.gateway.metrics.deciding.Observe(d.Took.Seconds())

@@ -106,6 +106,9 @@ type Config struct {
 	// ring, from when it returns on. It is called by one goroutine at a time. When
 	// it is nil, no keys are asked for.
 	UseCookieKeys func(*cookie.Ring)
+	// RecordsDropped says how many decision records did not reach the control plane;
+	// none when it is nil.
+	RecordsDropped func() int64
 	// Ended brings what is to be told to the control plane about sessions that have
 	// ended; nothing when it is nil.
 	Ended chan *proxyv1.Logout

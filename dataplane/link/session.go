@@ -230,6 +230,9 @@ func (s *session) beat() error {
 	if age, known := s.SecurityAge(); known {
 		h.SecurityAge = durationpb.New(age)
 	}
+	if s.cfg.RecordsDropped != nil {
+		h.RecordsDropped = s.cfg.RecordsDropped()
+	}
 	if expires := s.cfg.Identity.Expiry(); !expires.IsZero() {
 		h.IdentityExpiresAt = timestamppb.New(expires)
 	}

@@ -1,6 +1,7 @@
 package record
 
 import (
+	"net/http"
 	"net/netip"
 	"strconv"
 	"time"
@@ -10,7 +11,9 @@ import (
 )
 
 // Decision is what was decided on one request, and on what grounds. It holds
-// no query, no body and no credential. What is empty is left out of the line.
+// no body and no credential but in RawQuery and Header, which are no part of a
+// record: only names are taken of them, and what a client says of itself. What is
+// empty is left out of the line.
 type Decision struct {
 	Time   time.Time
 	ID     string
@@ -44,7 +47,16 @@ type Decision struct {
 	Explanation []policy.Step
 	Shadow      policy.Shadow
 
-	Took time.Duration
+	// Authenticated is when it was known who asks, since Time; 0 when nobody got to
+	// ask.
+	Authenticated, Took time.Duration
+
+	// What only the control plane is told.
+	ALPN     string
+	RawQuery string
+	Header   http.Header
+	// Rule is whether it is told at all, if the request was allowed; nil for not.
+	Rule *Rule
 }
 
 // Outcome is how a request ended that was let through.

@@ -18,11 +18,24 @@ import (
 // must not happen.
 var ErrUnavailable = errors.New("decision records cannot be written")
 
-// Config is what a Recorder needs. Writer and Log are required.
+// Remote brings decisions to the control plane. It is safe for concurrent use, and
+// keeps nothing of what it is given.
+type Remote interface {
+	// Decide takes a decision, unless there is no room. It never waits.
+	Decide(d *Decision)
+	// Require takes an allowed request whose rule is Required, and returns when its
+	// record is safe, or ErrUnavailable.
+	Require(ctx context.Context, d *Decision) error
+}
+
+// Config is what a Recorder needs. Log, and Writer or Remote, are required.
 type Config struct {
 	// Writer takes whole lines, several at a time, from Run alone. Lines that
-	// it does not take are offered again.
+	// it does not take are offered again. There are no lines when it is nil.
 	Writer io.Writer
+	// Remote takes decisions besides; nobody does when it is nil, and then what has
+	// to be recorded there is denied.
+	Remote Remote
 	Log    *slog.Logger
 	// Registerer takes the metrics; they are not shown when it is nil.
 	Registerer prometheus.Registerer
@@ -39,7 +52,8 @@ type Config struct {
 // Recorder takes records of many requests at once and writes them in the order
 // in which it took them. It is safe for concurrent use.
 type Recorder struct {
-	writer       io.Writer
+	writer       io.Writer // nil for none
+	remote       Remote    // nil for none
 	log          *slog.Logger
 	metrics      *metrics
 	queue        int
@@ -73,8 +87,8 @@ const (
 // New returns a Recorder. It fails when something required is missing, a
 // setting is negative, or the metrics are registered already.
 func New(c Config) (*Recorder, error) {
-	if c.Writer == nil || c.Log == nil {
-		return nil, errors.New("decision records need a writer and a logger")
+	if c.Writer == nil && c.Remote == nil || c.Log == nil {
+		return nil, errors.New("decision records need a logger, and a writer or a remote")
 	}
 	if c.Queue < 0 || c.Wait < 0 || c.Gather < 0 {
 		return nil, errors.New("settings of decision records must not be negative")
@@ -84,7 +98,7 @@ func New(c Config) (*Recorder, error) {
 		return nil, fmt.Errorf("register metrics of decision records: %w", err)
 	}
 	r := &Recorder{
-		writer: c.Writer, log: c.Log, metrics: m,
+		writer: c.Writer, remote: c.Remote, log: c.Log, metrics: m,
 		queue: c.Queue, wait: c.Wait, gather: c.Gather,
 		pending: make(chan struct{}, 1), taken: make(chan struct{}),
 	}
@@ -105,9 +119,29 @@ func New(c Config) (*Recorder, error) {
 // to take nothing. When d denies, nothing can happen unrecorded: it never
 // waits, and a denial that finds no room is counted and lost.
 //
-// A record that was taken is written by Run within moments, while the process
-// lives. Decide keeps nothing of d.
+// What is required by the rule of d is safe when Decide has returned nil. Any other
+// record that was taken is written by Run within moments, while the process lives.
+// Decide keeps nothing of d.
 func (r *Recorder) Decide(ctx context.Context, d *Decision) error {
+	if err := r.writeDown(ctx, d); err != nil {
+		return err
+	}
+	switch required := d.Allow && d.Rule != nil && d.Rule.Mode == Required; {
+	case required && r.remote == nil:
+		return ErrUnavailable
+	case required:
+		return r.remote.Require(ctx, d)
+	case r.remote != nil:
+		r.remote.Decide(d)
+	}
+	return nil
+}
+
+// writeDown makes a line of d.
+func (r *Recorder) writeDown(ctx context.Context, d *Decision) error {
+	if r.writer == nil {
+		return nil
+	}
 	line := r.buffer()
 	defer r.buffers.Put(line)
 	*line = d.appendTo(*line)
@@ -124,6 +158,9 @@ func (r *Recorder) Decide(ctx context.Context, d *Decision) error {
 // Finish records how a request ended that was let through. It never waits: an
 // outcome that finds no room is counted and lost.
 func (r *Recorder) Finish(o *Outcome) {
+	if r.writer == nil {
+		return
+	}
 	line := r.buffer()
 	defer r.buffers.Put(line)
 	*line = o.appendTo(*line)

@@ -258,6 +258,7 @@ func (t *Table) refer(r *Route, spec *resourcev1.Route) {
 	r.Authentication, r.Paths = spec.GetAuthentication(), r.document.paths
 	r.WebSocket = spec.GetWebSocket()
 	r.Assertion, r.IdentityHeaders = spec.GetAssertion(), spec.GetIdentityHeaders()
+	r.Record = spec.GetRecord()
 	r.Timeout = defaultTimeout
 	if spec.GetTimeout() != nil {
 		r.Timeout = spec.GetTimeout().AsDuration()

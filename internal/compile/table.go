@@ -63,6 +63,7 @@ type Route struct {
 
 	Assertion       *resourcev1.Assertion // nil for none; not to be modified
 	IdentityHeaders []resourcev1.IdentityHeader
+	Record          *resourcev1.RecordRule // nil for none; not to be modified
 
 	// Unavailable, when not empty, says why every request of this route is
 	// denied: a control of it was rejected. All fields but Key, Digest and
@@ -213,6 +214,16 @@ func (t *Table) Staleness() (limit time.Duration, action resourcev1.StalenessAct
 // SecurityStaleness returns the same of what is known of revocations.
 func (t *Table) SecurityStaleness() (limit time.Duration, action resourcev1.StalenessAction) {
 	return t.rule((*resourcev1.Environment).GetSecurityAge)
+}
+
+// Records returns how decisions are recorded, nil where nothing is said. It is not to
+// be changed.
+func (t *Table) Records() *resourcev1.Records {
+	if t == nil || t.environment == nil {
+		return nil
+	}
+	spec, _ := t.environment.spec.(*resourcev1.Environment)
+	return spec.GetRecords()
 }
 
 func (t *Table) rule(of func(*resourcev1.Environment) *resourcev1.StalenessRule) (time.Duration, resourcev1.StalenessAction) {

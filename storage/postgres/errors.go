@@ -93,3 +93,9 @@ func missing(err error) error {
 func text(s string) string {
 	return strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "\uFFFD")
 }
+
+// noPartition reports whether err says that a row belongs to no partition.
+func noPartition(err error) bool {
+	var server *pgconn.PgError
+	return errors.As(err, &server) && server.Code == "23514"
+}

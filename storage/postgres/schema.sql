@@ -24,6 +24,36 @@ CREATE TABLE public.cookie_key (
     starts_at timestamp with time zone NOT NULL
 );
 
+CREATE TABLE public.decision (
+    id uuid NOT NULL,
+    journal bigint NOT NULL,
+    sequence bigint NOT NULL,
+    environment text NOT NULL COLLATE pg_catalog."C",
+    principal text NOT NULL COLLATE pg_catalog."C",
+    route text NOT NULL COLLATE pg_catalog."C",
+    allow boolean NOT NULL,
+    reason text NOT NULL COLLATE pg_catalog."C",
+    record bytea NOT NULL
+)
+PARTITION BY RANGE (id);
+
+CREATE TABLE public.decision_journal (
+    id bigint NOT NULL,
+    proxy text NOT NULL COLLATE pg_catalog."C",
+    boot bytea NOT NULL,
+    sequence bigint NOT NULL,
+    updated_at timestamp with time zone NOT NULL
+);
+
+ALTER TABLE public.decision_journal ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME public.decision_journal_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
 CREATE TABLE public.environment (
     name text NOT NULL COLLATE pg_catalog."C"
 );
@@ -144,6 +174,15 @@ ALTER TABLE ONLY public.audit_entry
 ALTER TABLE ONLY public.cookie_key
     ADD CONSTRAINT cookie_key_pkey PRIMARY KEY (environment, id);
 
+ALTER TABLE ONLY public.decision_journal
+    ADD CONSTRAINT decision_journal_is_of_a_proxy UNIQUE (proxy, boot);
+
+ALTER TABLE ONLY public.decision_journal
+    ADD CONSTRAINT decision_journal_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.decision
+    ADD CONSTRAINT decision_pkey PRIMARY KEY (journal, sequence, id);
+
 ALTER TABLE ONLY public.environment_head
     ADD CONSTRAINT environment_head_pkey PRIMARY KEY (environment, revision);
 
@@ -179,6 +218,18 @@ ALTER TABLE ONLY public.security_revision
 
 ALTER TABLE ONLY public.security_version
     ADD CONSTRAINT security_version_pkey PRIMARY KEY (kind, namespace, name, revision);
+
+CREATE INDEX decision_by_id ON ONLY public.decision USING btree (id);
+
+CREATE INDEX decision_by_principal ON ONLY public.decision USING btree (principal, id) WHERE (principal <> ''::text);
+
+CREATE INDEX decision_by_route ON ONLY public.decision USING btree (route, id) WHERE (route <> ''::text);
+
+CREATE INDEX denial_by_id ON ONLY public.decision USING btree (id) WHERE (NOT allow);
+
+CREATE INDEX denial_by_principal ON ONLY public.decision USING btree (principal, id) WHERE ((NOT allow) AND (principal <> ''::text));
+
+CREATE INDEX denial_by_route ON ONLY public.decision USING btree (route, id) WHERE ((NOT allow) AND (route <> ''::text));
 
 CREATE INDEX environment_revision_revision ON public.environment_revision USING btree (revision);
 

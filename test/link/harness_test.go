@@ -23,6 +23,7 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/sallyport/sallyport/controlplane/decisions"
 	"github.com/sallyport/sallyport/controlplane/keyring"
 	"github.com/sallyport/sallyport/controlplane/logout"
 	"github.com/sallyport/sallyport/controlplane/publish"
@@ -107,6 +108,8 @@ type fleet struct {
 	*testing.T
 	issuer    *issuer.Issuer
 	database  *postgres.Store
+	records   *postgres.Decisions
+	lost      *atomic.Bool // records cannot be kept now
 	endpoints []string
 	prefix    string
 	signer    *snapshot.Signer
@@ -119,7 +122,7 @@ func newFleet(t *testing.T) *fleet {
 		t.Fatal(err)
 	}
 	f := &fleet{
-		T: t, issuer: is,
+		T: t, issuer: is, lost: &atomic.Bool{},
 		endpoints: storagetest.Etcd(t).Endpoints(), prefix: "/" + strings.ToLower(rand.Text()),
 		signer: signer(1),
 	}
@@ -131,12 +134,30 @@ func newFleet(t *testing.T) *fleet {
 func (f *fleet) newDatabase() {
 	f.Helper()
 	var err error
-	f.database, err = postgres.New(postgres.Config{DSN: storagetest.Postgres(f, postgres.Migrate), MaxConns: 4, Log: quiet()})
+	dsn := storagetest.Postgres(f, postgres.Migrate)
+	f.database, err = postgres.New(postgres.Config{DSN: dsn, MaxConns: 4, Log: quiet()})
 	if err != nil {
 		f.Fatal(err)
 	}
 	f.Cleanup(f.database.Close)
+	if f.records, err = postgres.NewDecisions(postgres.Config{DSN: dsn, MaxConns: 2, Log: quiet()}); err != nil {
+		f.Fatal(err)
+	}
+	f.Cleanup(f.records.Close)
 	run(f.T, f.database.Run)
+}
+
+// SaveDecisions is that of the database, while that is there.
+func (f *fleet) SaveDecisions(ctx context.Context, j storage.Journal, last int64, all []storage.Decision) error {
+	if f.lost.Load() {
+		return storage.ErrUnavailable
+	}
+	return f.records.SaveDecisions(ctx, j, last, all)
+}
+
+// KeepDecisions is that of the database.
+func (f *fleet) KeepDecisions(ctx context.Context, from, until time.Time) error {
+	return f.records.KeepDecisions(ctx, from, until)
 }
 
 // commit commits resources in YAML as one revision.
@@ -233,6 +254,7 @@ type replica struct {
 	url      string
 	registry *registry.Registry
 	service  *stream.Service
+	records  *decisions.Service
 	// stop ends it as a crash would: without a word.
 	stop func()
 }
@@ -263,6 +285,9 @@ func (f *fleet) replica(name string, address ...string) *replica {
 		Store: f.database, Target: store, TargetName: "etcd", Security: f.database.Security(),
 		Signer: f.signer, Holder: name, Log: quiet(),
 	})
+	if r.records, err = f.takeRecords(hub, r.registry); err != nil {
+		f.Fatal(err)
+	}
 	var stops []func()
 	for _, part := range []func(context.Context) error{
 		feed.Run, hub.Run, r.registry.Run, publisher.Run, keys.Run, pool.Run, logouts.Run, r.serve(f.identify(controlID), address...),
@@ -281,6 +306,14 @@ func (f *fleet) replica(name string, address ...string) *replica {
 	return r
 }
 
+func (f *fleet) takeRecords(hub *stream.Hub, reg *registry.Registry) (*decisions.Service, error) {
+	nyms, err := decisions.NewPseudonyms(key(1))
+	if err != nil {
+		return nil, err
+	}
+	return decisions.New(decisions.Config{Sink: f, Registry: reg, States: hub, Pseudonyms: nyms, Log: quiet()})
+}
+
 func (r *replica) serve(src *identity.Source, address ...string) func(context.Context) error {
 	r.Helper()
 	at := "127.0.0.1:0"
@@ -294,6 +327,7 @@ func (r *replica) serve(src *identity.Source, address ...string) func(context.Co
 	r.url = "https://" + ln.Addr().String()
 	mux := http.NewServeMux()
 	mux.Handle(r.service.Handler())
+	mux.Handle(r.records.Handler())
 	server := &http.Server{
 		Handler: mux, ReadHeaderTimeout: patience, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug),
 	}
@@ -358,6 +392,7 @@ type proxy struct {
 	cuts     *cuts
 	cookies  atomic.Pointer[session.Ring]
 	ended    chan *proxyv1.Logout
+	dropped  atomic.Int64 // records
 	stop     func()
 }
 
@@ -375,7 +410,7 @@ func (f *fleet) start(p *proxy, replicas ...string) {
 	l, err := link.New(link.Config{
 		ControlPlanes: replicas, ControlPlaneID: controlID, Identity: f.identify(p.id),
 		Instance: p.instance, Build: "test", Verifier: f.signer.Verifier(), Directory: p.dir,
-		Policy: p.table, Security: p.cuts, Listeners: p.table, UseCookieKeys: p.cookies.Store, Ended: p.ended, Log: quiet(),
+		Policy: p.table, Security: p.cuts, Listeners: p.table, UseCookieKeys: p.cookies.Store, Ended: p.ended, RecordsDropped: p.dropped.Load, Log: quiet(),
 		Heartbeat: 50 * time.Millisecond,
 	})
 	if err != nil {

@@ -381,8 +381,11 @@ type Proxy struct {
 	Security *SecurityLane `protobuf:"bytes,23,opt,name=security,proto3" json:"security,omitempty"`
 	// The public keys of its assertions, as uncompressed points of P-256.
 	AssertionKeys [][]byte `protobuf:"bytes,24,rep,name=assertion_keys,json=assertionKeys,proto3" json:"assertion_keys,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	// Decision records that it could not keep for the control plane since it began,
+	// as it said at last_seen_at.
+	RecordsDropped int64 `protobuf:"varint,25,opt,name=records_dropped,json=recordsDropped,proto3" json:"records_dropped,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Proxy) Reset() {
@@ -581,6 +584,13 @@ func (x *Proxy) GetAssertionKeys() [][]byte {
 		return x.AssertionKeys
 	}
 	return nil
+}
+
+func (x *Proxy) GetRecordsDropped() int64 {
+	if x != nil {
+		return x.RecordsDropped
+	}
+	return 0
 }
 
 // SecurityLane is what a proxy enforces of revocations.
@@ -1106,7 +1116,7 @@ const file_sallyport_admin_v1_fleet_proto_rawDesc = "" +
 	"\x0fGetProxyRequest\x12\x1b\n" +
 	"\x02id\x18\x01 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\x18\x80 R\x02id\"C\n" +
 	"\x10GetProxyResponse\x12/\n" +
-	"\x05proxy\x18\x01 \x01(\v2\x19.sallyport.admin.v1.ProxyR\x05proxy\"\x9f\t\n" +
+	"\x05proxy\x18\x01 \x01(\v2\x19.sallyport.admin.v1.ProxyR\x05proxy\"\xc8\t\n" +
 	"\x05Proxy\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1b\n" +
 	"\tspiffe_id\x18\x02 \x01(\tR\bspiffeId\x12\x1a\n" +
@@ -1136,7 +1146,8 @@ const file_sallyport_admin_v1_fleet_proto_rawDesc = "" +
 	"\x13identity_expires_at\x18\x15 \x01(\v2\x1a.google.protobuf.TimestampR\x11identityExpiresAt\x12\x18\n" +
 	"\arefusal\x18\x16 \x01(\tR\arefusal\x12<\n" +
 	"\bsecurity\x18\x17 \x01(\v2 .sallyport.admin.v1.SecurityLaneR\bsecurity\x12%\n" +
-	"\x0eassertion_keys\x18\x18 \x03(\fR\rassertionKeys\x1a9\n" +
+	"\x0eassertion_keys\x18\x18 \x03(\fR\rassertionKeys\x12'\n" +
+	"\x0frecords_dropped\x18\x19 \x01(\x03R\x0erecordsDropped\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x99\x02\n" +

@@ -814,8 +814,11 @@ type Heartbeat struct {
 	// The keys with which it signs assertions, or will, or did a moment ago:
 	// uncompressed points of P-256.
 	AssertionKeys [][]byte `protobuf:"bytes,6,rep,name=assertion_keys,json=assertionKeys,proto3" json:"assertion_keys,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	// Decision records that found no room since the process began, or that the
+	// control plane refused.
+	RecordsDropped int64 `protobuf:"varint,7,opt,name=records_dropped,json=recordsDropped,proto3" json:"records_dropped,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Heartbeat) Reset() {
@@ -888,6 +891,13 @@ func (x *Heartbeat) GetAssertionKeys() [][]byte {
 		return x.AssertionKeys
 	}
 	return nil
+}
+
+func (x *Heartbeat) GetRecordsDropped() int64 {
+	if x != nil {
+		return x.RecordsDropped
+	}
+	return 0
 }
 
 type ListenerStatus struct {
@@ -1837,14 +1847,15 @@ const file_sallyport_proxy_v1_proxy_proto_rawDesc = "" +
 	"\x05epoch\x18\x01 \x01(\x03R\x05epoch\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x03R\brevision\x12 \n" +
 	"\x06reason\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\x06reason\x12 \n" +
-	"\x06detail\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\x06detail\"\x96\x03\n" +
+	"\x06detail\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\x06detail\"\xc8\x03\n" +
 	"\tHeartbeat\x123\n" +
 	"\asent_at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x06sentAt\x12F\n" +
 	"\x11configuration_age\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x10configurationAge\x12K\n" +
 	"\tlisteners\x18\x03 \x03(\v2\".sallyport.proxy.v1.ListenerStatusB\t\xbaH\x06\x92\x01\x03\x10\x80\x02R\tlisteners\x12J\n" +
 	"\x13identity_expires_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x11identityExpiresAt\x12<\n" +
 	"\fsecurity_age\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\vsecurityAge\x125\n" +
-	"\x0eassertion_keys\x18\x06 \x03(\fB\x0e\xbaH\v\x92\x01\b\x10\x04\"\x04z\x02hAR\rassertionKeys\"\x86\x01\n" +
+	"\x0eassertion_keys\x18\x06 \x03(\fB\x0e\xbaH\v\x92\x01\b\x10\x04\"\x04z\x02hAR\rassertionKeys\x120\n" +
+	"\x0frecords_dropped\x18\a \x01(\x03B\a\xbaH\x04\"\x02(\x00R\x0erecordsDropped\"\x86\x01\n" +
 	"\x0eListenerStatus\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\"\n" +

@@ -580,6 +580,64 @@ func (X509Subject) EnumDescriptor() ([]byte, []int) {
 	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{9}
 }
 
+type RecordRule_Mode int32
+
+const (
+	// As SAMPLED.
+	RecordRule_MODE_UNSPECIFIED RecordRule_Mode = 0
+	// At most allow_rate in a second.
+	RecordRule_MODE_SAMPLED RecordRule_Mode = 1
+	// Every one, while there is room to wait in for the control plane.
+	RecordRule_MODE_ALL RecordRule_Mode = 2
+	// Every one: nothing is let through before its record is safe on the proxy's
+	// disk. When that has no room for records, requests are denied with the reason
+	// record_unavailable.
+	RecordRule_MODE_REQUIRED RecordRule_Mode = 3
+)
+
+// Enum value maps for RecordRule_Mode.
+var (
+	RecordRule_Mode_name = map[int32]string{
+		0: "MODE_UNSPECIFIED",
+		1: "MODE_SAMPLED",
+		2: "MODE_ALL",
+		3: "MODE_REQUIRED",
+	}
+	RecordRule_Mode_value = map[string]int32{
+		"MODE_UNSPECIFIED": 0,
+		"MODE_SAMPLED":     1,
+		"MODE_ALL":         2,
+		"MODE_REQUIRED":    3,
+	}
+)
+
+func (x RecordRule_Mode) Enum() *RecordRule_Mode {
+	p := new(RecordRule_Mode)
+	*p = x
+	return p
+}
+
+func (x RecordRule_Mode) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (RecordRule_Mode) Descriptor() protoreflect.EnumDescriptor {
+	return file_sallyport_resource_v1_resource_proto_enumTypes[10].Descriptor()
+}
+
+func (RecordRule_Mode) Type() protoreflect.EnumType {
+	return &file_sallyport_resource_v1_resource_proto_enumTypes[10]
+}
+
+func (x RecordRule_Mode) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use RecordRule_Mode.Descriptor instead.
+func (RecordRule_Mode) EnumDescriptor() ([]byte, []int) {
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{14, 0}
+}
+
 // Document is one resource as it travels: its bytes are made once, at commit,
 // and digested, signed, distributed and compiled as those very bytes.
 // All but spec can be read by a proxy that is older than the resource's kind.
@@ -750,7 +808,9 @@ type Environment struct {
 	// Absent: proxies serve whatever the age.
 	ConfigurationAge *StalenessRule `protobuf:"bytes,1,opt,name=configuration_age,json=configurationAge,proto3" json:"configuration_age,omitempty"`
 	// The age of what is known of revocations. Absent: proxies serve whatever it is.
-	SecurityAge   *StalenessRule `protobuf:"bytes,2,opt,name=security_age,json=securityAge,proto3" json:"security_age,omitempty"`
+	SecurityAge *StalenessRule `protobuf:"bytes,2,opt,name=security_age,json=securityAge,proto3" json:"security_age,omitempty"`
+	// Which decisions the control plane keeps a record of, and how.
+	Records       *Records `protobuf:"bytes,3,opt,name=records,proto3" json:"records,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -799,6 +859,71 @@ func (x *Environment) GetSecurityAge() *StalenessRule {
 	return nil
 }
 
+func (x *Environment) GetRecords() *Records {
+	if x != nil {
+		return x.Records
+	}
+	return nil
+}
+
+// Records says how the decisions of an environment are kept.
+type Records struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The most allowed requests of a route that a proxy records in a second, where
+	// the route does not say; 10 when absent. What is recorded counts what is not.
+	AllowRate *uint32 `protobuf:"varint,1,opt,name=allow_rate,json=allowRate,proto3,oneof" json:"allow_rate,omitempty"`
+	// Keep pseudonyms in place of principals' IDs, the same for the same principal,
+	// and nothing else that names them. Proxies' own files of records are not
+	// affected.
+	Pseudonymise  bool `protobuf:"varint,2,opt,name=pseudonymise,proto3" json:"pseudonymise,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Records) Reset() {
+	*x = Records{}
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Records) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Records) ProtoMessage() {}
+
+func (x *Records) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Records.ProtoReflect.Descriptor instead.
+func (*Records) Descriptor() ([]byte, []int) {
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Records) GetAllowRate() uint32 {
+	if x != nil && x.AllowRate != nil {
+		return *x.AllowRate
+	}
+	return 0
+}
+
+func (x *Records) GetPseudonymise() bool {
+	if x != nil {
+		return x.Pseudonymise
+	}
+	return false
+}
+
 // StalenessRule says what a proxy does when what it enforces has not been
 // confirmed by the control plane for longer than limit.
 type StalenessRule struct {
@@ -811,7 +936,7 @@ type StalenessRule struct {
 
 func (x *StalenessRule) Reset() {
 	*x = StalenessRule{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[3]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -823,7 +948,7 @@ func (x *StalenessRule) String() string {
 func (*StalenessRule) ProtoMessage() {}
 
 func (x *StalenessRule) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[3]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -836,7 +961,7 @@ func (x *StalenessRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StalenessRule.ProtoReflect.Descriptor instead.
 func (*StalenessRule) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{3}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *StalenessRule) GetLimit() *durationpb.Duration {
@@ -868,7 +993,7 @@ type Enrollment struct {
 
 func (x *Enrollment) Reset() {
 	*x = Enrollment{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[4]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -880,7 +1005,7 @@ func (x *Enrollment) String() string {
 func (*Enrollment) ProtoMessage() {}
 
 func (x *Enrollment) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[4]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -893,7 +1018,7 @@ func (x *Enrollment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Enrollment.ProtoReflect.Descriptor instead.
 func (*Enrollment) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{4}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Enrollment) GetSpiffeId() string {
@@ -941,7 +1066,7 @@ type TrustDomain struct {
 
 func (x *TrustDomain) Reset() {
 	*x = TrustDomain{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[5]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -953,7 +1078,7 @@ func (x *TrustDomain) String() string {
 func (*TrustDomain) ProtoMessage() {}
 
 func (x *TrustDomain) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[5]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -966,7 +1091,7 @@ func (x *TrustDomain) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TrustDomain.ProtoReflect.Descriptor instead.
 func (*TrustDomain) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{5}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *TrustDomain) GetEnvironments() []string {
@@ -1064,7 +1189,7 @@ type BundleEndpoint struct {
 
 func (x *BundleEndpoint) Reset() {
 	*x = BundleEndpoint{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[6]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1076,7 +1201,7 @@ func (x *BundleEndpoint) String() string {
 func (*BundleEndpoint) ProtoMessage() {}
 
 func (x *BundleEndpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[6]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1089,7 +1214,7 @@ func (x *BundleEndpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BundleEndpoint.ProtoReflect.Descriptor instead.
 func (*BundleEndpoint) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{6}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *BundleEndpoint) GetUrl() string {
@@ -1157,7 +1282,7 @@ type WebProfile struct {
 
 func (x *WebProfile) Reset() {
 	*x = WebProfile{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[7]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1169,7 +1294,7 @@ func (x *WebProfile) String() string {
 func (*WebProfile) ProtoMessage() {}
 
 func (x *WebProfile) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[7]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1182,7 +1307,7 @@ func (x *WebProfile) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WebProfile.ProtoReflect.Descriptor instead.
 func (*WebProfile) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{7}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{8}
 }
 
 // SPIFFEProfile is https_spiffe: the endpoint has an X.509-SVID.
@@ -1200,7 +1325,7 @@ type SPIFFEProfile struct {
 
 func (x *SPIFFEProfile) Reset() {
 	*x = SPIFFEProfile{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[8]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1212,7 +1337,7 @@ func (x *SPIFFEProfile) String() string {
 func (*SPIFFEProfile) ProtoMessage() {}
 
 func (x *SPIFFEProfile) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[8]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1225,7 +1350,7 @@ func (x *SPIFFEProfile) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SPIFFEProfile.ProtoReflect.Descriptor instead.
 func (*SPIFFEProfile) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{8}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *SPIFFEProfile) GetEndpointSpiffeId() string {
@@ -1259,7 +1384,7 @@ type Listener struct {
 
 func (x *Listener) Reset() {
 	*x = Listener{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[9]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1271,7 +1396,7 @@ func (x *Listener) String() string {
 func (*Listener) ProtoMessage() {}
 
 func (x *Listener) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[9]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1284,7 +1409,7 @@ func (x *Listener) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Listener.ProtoReflect.Descriptor instead.
 func (*Listener) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{9}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Listener) GetEnvironments() []string {
@@ -1332,7 +1457,7 @@ type ListenerTLS struct {
 
 func (x *ListenerTLS) Reset() {
 	*x = ListenerTLS{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[10]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1344,7 +1469,7 @@ func (x *ListenerTLS) String() string {
 func (*ListenerTLS) ProtoMessage() {}
 
 func (x *ListenerTLS) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[10]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1357,7 +1482,7 @@ func (x *ListenerTLS) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListenerTLS.ProtoReflect.Descriptor instead.
 func (*ListenerTLS) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{10}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ListenerTLS) GetCertificates() []*CertificateFiles {
@@ -1399,7 +1524,7 @@ type CertificateFiles struct {
 
 func (x *CertificateFiles) Reset() {
 	*x = CertificateFiles{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[11]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1411,7 +1536,7 @@ func (x *CertificateFiles) String() string {
 func (*CertificateFiles) ProtoMessage() {}
 
 func (x *CertificateFiles) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[11]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1424,7 +1549,7 @@ func (x *CertificateFiles) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CertificateFiles.ProtoReflect.Descriptor instead.
 func (*CertificateFiles) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{11}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *CertificateFiles) GetCertificateFile() string {
@@ -1464,13 +1589,16 @@ type Route struct {
 	// Say some of it in plain text as well, for upstreams that trust every
 	// request which the proxy makes.
 	IdentityHeaders []IdentityHeader `protobuf:"varint,11,rep,packed,name=identity_headers,json=identityHeaders,proto3,enum=sallyport.resource.v1.IdentityHeader" json:"identity_headers,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// Which allowed requests are recorded at the control plane. Absent: a sample.
+	// Denials always are.
+	Record        *RecordRule `protobuf:"bytes,12,opt,name=record,proto3" json:"record,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Route) Reset() {
 	*x = Route{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[12]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1482,7 +1610,7 @@ func (x *Route) String() string {
 func (*Route) ProtoMessage() {}
 
 func (x *Route) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[12]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1495,7 +1623,7 @@ func (x *Route) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Route.ProtoReflect.Descriptor instead.
 func (*Route) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{12}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Route) GetEnvironments() []string {
@@ -1568,6 +1696,68 @@ func (x *Route) GetIdentityHeaders() []IdentityHeader {
 	return nil
 }
 
+func (x *Route) GetRecord() *RecordRule {
+	if x != nil {
+		return x.Record
+	}
+	return nil
+}
+
+// RecordRule says which allowed requests of a route are recorded at the control
+// plane.
+type RecordRule struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Mode  RecordRule_Mode        `protobuf:"varint,1,opt,name=mode,proto3,enum=sallyport.resource.v1.RecordRule_Mode" json:"mode,omitempty"`
+	// That of the environment when absent.
+	AllowRate     *uint32 `protobuf:"varint,2,opt,name=allow_rate,json=allowRate,proto3,oneof" json:"allow_rate,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RecordRule) Reset() {
+	*x = RecordRule{}
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RecordRule) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RecordRule) ProtoMessage() {}
+
+func (x *RecordRule) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RecordRule.ProtoReflect.Descriptor instead.
+func (*RecordRule) Descriptor() ([]byte, []int) {
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *RecordRule) GetMode() RecordRule_Mode {
+	if x != nil {
+		return x.Mode
+	}
+	return RecordRule_MODE_UNSPECIFIED
+}
+
+func (x *RecordRule) GetAllowRate() uint32 {
+	if x != nil && x.AllowRate != nil {
+		return *x.AllowRate
+	}
+	return 0
+}
+
 // Assertion puts a JSON Web Token (RFC 7519), ES256, good for a minute, into the
 // field Sallyport-Assertion: sub, principal_iss, kind, groups and spiffe_id of the
 // principal, route, and iss urn:sallyport:environment:NAME. The control plane
@@ -1583,7 +1773,7 @@ type Assertion struct {
 
 func (x *Assertion) Reset() {
 	*x = Assertion{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[13]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1595,7 +1785,7 @@ func (x *Assertion) String() string {
 func (*Assertion) ProtoMessage() {}
 
 func (x *Assertion) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[13]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1608,7 +1798,7 @@ func (x *Assertion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Assertion.ProtoReflect.Descriptor instead.
 func (*Assertion) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{13}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Assertion) GetAudience() string {
@@ -1657,7 +1847,7 @@ type Authentication struct {
 
 func (x *Authentication) Reset() {
 	*x = Authentication{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[14]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1669,7 +1859,7 @@ func (x *Authentication) String() string {
 func (*Authentication) ProtoMessage() {}
 
 func (x *Authentication) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[14]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1682,7 +1872,7 @@ func (x *Authentication) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Authentication.ProtoReflect.Descriptor instead.
 func (*Authentication) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{14}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Authentication) GetIdentityProviders() []string {
@@ -1774,7 +1964,7 @@ type JWTSVIDs struct {
 
 func (x *JWTSVIDs) Reset() {
 	*x = JWTSVIDs{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[15]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1786,7 +1976,7 @@ func (x *JWTSVIDs) String() string {
 func (*JWTSVIDs) ProtoMessage() {}
 
 func (x *JWTSVIDs) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[15]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1799,7 +1989,7 @@ func (x *JWTSVIDs) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JWTSVIDs.ProtoReflect.Descriptor instead.
 func (*JWTSVIDs) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{15}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *JWTSVIDs) GetAudiences() []string {
@@ -1824,7 +2014,7 @@ type SignIn struct {
 
 func (x *SignIn) Reset() {
 	*x = SignIn{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[16]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1836,7 +2026,7 @@ func (x *SignIn) String() string {
 func (*SignIn) ProtoMessage() {}
 
 func (x *SignIn) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[16]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1849,7 +2039,7 @@ func (x *SignIn) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignIn.ProtoReflect.Descriptor instead.
 func (*SignIn) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{16}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *SignIn) GetIdentityProvider() string {
@@ -1884,7 +2074,7 @@ type StepUp struct {
 
 func (x *StepUp) Reset() {
 	*x = StepUp{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[17]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1896,7 +2086,7 @@ func (x *StepUp) String() string {
 func (*StepUp) ProtoMessage() {}
 
 func (x *StepUp) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[17]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1909,7 +2099,7 @@ func (x *StepUp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StepUp.ProtoReflect.Descriptor instead.
 func (*StepUp) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{17}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *StepUp) GetAcrValues() []string {
@@ -1951,7 +2141,7 @@ type Upstream struct {
 
 func (x *Upstream) Reset() {
 	*x = Upstream{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[18]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1963,7 +2153,7 @@ func (x *Upstream) String() string {
 func (*Upstream) ProtoMessage() {}
 
 func (x *Upstream) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[18]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1976,7 +2166,7 @@ func (x *Upstream) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Upstream.ProtoReflect.Descriptor instead.
 func (*Upstream) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{18}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Upstream) GetEnvironments() []string {
@@ -2060,7 +2250,7 @@ type PlaintextTransport struct {
 
 func (x *PlaintextTransport) Reset() {
 	*x = PlaintextTransport{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[19]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2072,7 +2262,7 @@ func (x *PlaintextTransport) String() string {
 func (*PlaintextTransport) ProtoMessage() {}
 
 func (x *PlaintextTransport) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[19]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2085,7 +2275,7 @@ func (x *PlaintextTransport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlaintextTransport.ProtoReflect.Descriptor instead.
 func (*PlaintextTransport) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{19}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{21}
 }
 
 type TLSTransport struct {
@@ -2100,7 +2290,7 @@ type TLSTransport struct {
 
 func (x *TLSTransport) Reset() {
 	*x = TLSTransport{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[20]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2112,7 +2302,7 @@ func (x *TLSTransport) String() string {
 func (*TLSTransport) ProtoMessage() {}
 
 func (x *TLSTransport) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[20]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2125,7 +2315,7 @@ func (x *TLSTransport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TLSTransport.ProtoReflect.Descriptor instead.
 func (*TLSTransport) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{20}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *TLSTransport) GetCaFile() string {
@@ -2152,7 +2342,7 @@ type SPIFFETransport struct {
 
 func (x *SPIFFETransport) Reset() {
 	*x = SPIFFETransport{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[21]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2164,7 +2354,7 @@ func (x *SPIFFETransport) String() string {
 func (*SPIFFETransport) ProtoMessage() {}
 
 func (x *SPIFFETransport) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[21]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2177,7 +2367,7 @@ func (x *SPIFFETransport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SPIFFETransport.ProtoReflect.Descriptor instead.
 func (*SPIFFETransport) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{21}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *SPIFFETransport) GetPeerIds() []string {
@@ -2211,7 +2401,7 @@ type Policy struct {
 
 func (x *Policy) Reset() {
 	*x = Policy{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[22]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2223,7 +2413,7 @@ func (x *Policy) String() string {
 func (*Policy) ProtoMessage() {}
 
 func (x *Policy) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[22]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2236,7 +2426,7 @@ func (x *Policy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Policy.ProtoReflect.Descriptor instead.
 func (*Policy) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{22}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Policy) GetEnvironments() []string {
@@ -2316,7 +2506,7 @@ type PrincipalMatcher struct {
 
 func (x *PrincipalMatcher) Reset() {
 	*x = PrincipalMatcher{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[23]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2328,7 +2518,7 @@ func (x *PrincipalMatcher) String() string {
 func (*PrincipalMatcher) ProtoMessage() {}
 
 func (x *PrincipalMatcher) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[23]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2341,7 +2531,7 @@ func (x *PrincipalMatcher) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PrincipalMatcher.ProtoReflect.Descriptor instead.
 func (*PrincipalMatcher) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{23}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *PrincipalMatcher) GetMatch() isPrincipalMatcher_Match {
@@ -2520,7 +2710,7 @@ type IdentityProvider struct {
 
 func (x *IdentityProvider) Reset() {
 	*x = IdentityProvider{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[24]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2532,7 +2722,7 @@ func (x *IdentityProvider) String() string {
 func (*IdentityProvider) ProtoMessage() {}
 
 func (x *IdentityProvider) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[24]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2545,7 +2735,7 @@ func (x *IdentityProvider) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IdentityProvider.ProtoReflect.Descriptor instead.
 func (*IdentityProvider) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{24}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *IdentityProvider) GetEnvironments() []string {
@@ -2681,7 +2871,7 @@ type RequiredClaim struct {
 
 func (x *RequiredClaim) Reset() {
 	*x = RequiredClaim{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[25]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2693,7 +2883,7 @@ func (x *RequiredClaim) String() string {
 func (*RequiredClaim) ProtoMessage() {}
 
 func (x *RequiredClaim) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[25]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2706,7 +2896,7 @@ func (x *RequiredClaim) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RequiredClaim.ProtoReflect.Descriptor instead.
 func (*RequiredClaim) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{25}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *RequiredClaim) GetClaim() string {
@@ -2744,7 +2934,7 @@ type Introspection struct {
 
 func (x *Introspection) Reset() {
 	*x = Introspection{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[26]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2756,7 +2946,7 @@ func (x *Introspection) String() string {
 func (*Introspection) ProtoMessage() {}
 
 func (x *Introspection) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[26]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2769,7 +2959,7 @@ func (x *Introspection) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Introspection.ProtoReflect.Descriptor instead.
 func (*Introspection) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{26}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Introspection) GetEndpoint() string {
@@ -2835,7 +3025,7 @@ type X509 struct {
 
 func (x *X509) Reset() {
 	*x = X509{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[27]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2847,7 +3037,7 @@ func (x *X509) String() string {
 func (*X509) ProtoMessage() {}
 
 func (x *X509) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[27]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2860,7 +3050,7 @@ func (x *X509) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use X509.ProtoReflect.Descriptor instead.
 func (*X509) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{27}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *X509) GetAuthorities() isX509_Authorities {
@@ -2945,7 +3135,7 @@ type SignInClient struct {
 
 func (x *SignInClient) Reset() {
 	*x = SignInClient{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[28]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2957,7 +3147,7 @@ func (x *SignInClient) String() string {
 func (*SignInClient) ProtoMessage() {}
 
 func (x *SignInClient) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[28]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2970,7 +3160,7 @@ func (x *SignInClient) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignInClient.ProtoReflect.Descriptor instead.
 func (*SignInClient) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{28}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *SignInClient) GetClientId() string {
@@ -3021,7 +3211,7 @@ type ApiKey struct {
 
 func (x *ApiKey) Reset() {
 	*x = ApiKey{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[29]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3033,7 +3223,7 @@ func (x *ApiKey) String() string {
 func (*ApiKey) ProtoMessage() {}
 
 func (x *ApiKey) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[29]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3046,7 +3236,7 @@ func (x *ApiKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApiKey.ProtoReflect.Descriptor instead.
 func (*ApiKey) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{29}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ApiKey) GetEnvironments() []string {
@@ -3101,7 +3291,7 @@ type ApiKeySecret struct {
 
 func (x *ApiKeySecret) Reset() {
 	*x = ApiKeySecret{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[30]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3113,7 +3303,7 @@ func (x *ApiKeySecret) String() string {
 func (*ApiKeySecret) ProtoMessage() {}
 
 func (x *ApiKeySecret) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[30]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3126,7 +3316,7 @@ func (x *ApiKeySecret) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApiKeySecret.ProtoReflect.Descriptor instead.
 func (*ApiKeySecret) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{30}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ApiKeySecret) GetId() string {
@@ -3188,7 +3378,7 @@ type Revocation struct {
 
 func (x *Revocation) Reset() {
 	*x = Revocation{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[31]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3200,7 +3390,7 @@ func (x *Revocation) String() string {
 func (*Revocation) ProtoMessage() {}
 
 func (x *Revocation) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[31]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3213,7 +3403,7 @@ func (x *Revocation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Revocation.ProtoReflect.Descriptor instead.
 func (*Revocation) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{31}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Revocation) GetTarget() isRevocation_Target {
@@ -3371,7 +3561,7 @@ type RevokedToken struct {
 
 func (x *RevokedToken) Reset() {
 	*x = RevokedToken{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[32]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3383,7 +3573,7 @@ func (x *RevokedToken) String() string {
 func (*RevokedToken) ProtoMessage() {}
 
 func (x *RevokedToken) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[32]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3396,7 +3586,7 @@ func (x *RevokedToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokedToken.ProtoReflect.Descriptor instead.
 func (*RevokedToken) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{32}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *RevokedToken) GetIssuer() string {
@@ -3424,7 +3614,7 @@ type RevokedSubject struct {
 
 func (x *RevokedSubject) Reset() {
 	*x = RevokedSubject{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[33]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3436,7 +3626,7 @@ func (x *RevokedSubject) String() string {
 func (*RevokedSubject) ProtoMessage() {}
 
 func (x *RevokedSubject) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[33]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3449,7 +3639,7 @@ func (x *RevokedSubject) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokedSubject.ProtoReflect.Descriptor instead.
 func (*RevokedSubject) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{33}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *RevokedSubject) GetIssuer() string {
@@ -3478,7 +3668,7 @@ type RevokedSession struct {
 
 func (x *RevokedSession) Reset() {
 	*x = RevokedSession{}
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[34]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3490,7 +3680,7 @@ func (x *RevokedSession) String() string {
 func (*RevokedSession) ProtoMessage() {}
 
 func (x *RevokedSession) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[34]
+	mi := &file_sallyport_resource_v1_resource_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3503,7 +3693,7 @@ func (x *RevokedSession) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokedSession.ProtoReflect.Descriptor instead.
 func (*RevokedSession) Descriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{34}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *RevokedSession) GetIssuer() string {
@@ -3543,10 +3733,16 @@ const file_sallyport_resource_v1_resource_proto_rawDesc = "" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01:\xb2\x01\xbaH\xae\x01\x1a\xab\x01\n" +
-	"\x15route_selector.one_of\x124select routes by names, by labels, or with all: true\x1a\\(this.names.size() > 0 ? 1 : 0) + (this.labels.size() > 0 ? 1 : 0) + (this.all ? 1 : 0) == 1\"\xa9\x01\n" +
+	"\x15route_selector.one_of\x124select routes by names, by labels, or with all: true\x1a\\(this.names.size() > 0 ? 1 : 0) + (this.labels.size() > 0 ? 1 : 0) + (this.all ? 1 : 0) == 1\"\xe3\x01\n" +
 	"\vEnvironment\x12Q\n" +
 	"\x11configuration_age\x18\x01 \x01(\v2$.sallyport.resource.v1.StalenessRuleR\x10configurationAge\x12G\n" +
-	"\fsecurity_age\x18\x02 \x01(\v2$.sallyport.resource.v1.StalenessRuleR\vsecurityAge\"\xa2\x01\n" +
+	"\fsecurity_age\x18\x02 \x01(\v2$.sallyport.resource.v1.StalenessRuleR\vsecurityAge\x128\n" +
+	"\arecords\x18\x03 \x01(\v2\x1e.sallyport.resource.v1.RecordsR\arecords\"k\n" +
+	"\aRecords\x12-\n" +
+	"\n" +
+	"allow_rate\x18\x01 \x01(\rB\t\xbaH\x06*\x04\x18\xc0\x84=H\x00R\tallowRate\x88\x01\x01\x12\"\n" +
+	"\fpseudonymise\x18\x02 \x01(\bR\fpseudonymiseB\r\n" +
+	"\v_allow_rate\"\xa2\x01\n" +
 	"\rStalenessRule\x12E\n" +
 	"\x05limit\x18\x01 \x01(\v2\x19.google.protobuf.DurationB\x14\xbaH\x11\xc8\x01\x01\xaa\x01\v\"\x05\b\x80\xe7\x84\x0f2\x02\b\x1eR\x05limit\x12J\n" +
 	"\x06action\x18\x02 \x01(\x0e2&.sallyport.resource.v1.StalenessActionB\n" +
@@ -3594,7 +3790,7 @@ const file_sallyport_resource_v1_resource_proto_rawDesc = "" +
 	"\x18listener_tls.certificate\x12:give certificates or workload_identity: true, and not both\x1a8(this.certificates.size() > 0) != this.workload_identity\"\x81\x01\n" +
 	"\x10CertificateFiles\x126\n" +
 	"\x10certificate_file\x18\x01 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\x18\x80 R\x0fcertificateFile\x125\n" +
-	"\x10private_key_file\x18\x02 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\x18\x80 R\x0eprivateKeyFile\"\xc7\x04\n" +
+	"\x10private_key_file\x18\x02 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\x18\x80 R\x0eprivateKeyFile\"\x82\x05\n" +
 	"\x05Route\x12/\n" +
 	"\fenvironments\x18\x01 \x03(\tB\v\xbaH\b\x92\x01\x05\x10\x80\x02\x18\x01R\fenvironments\x12+\n" +
 	"\x05hosts\x18\x02 \x03(\tB\x15\xbaH\x12\x92\x01\x0f\b\x01\x10@\x18\x01\"\ar\x05\x10\x01\x18\xff\x01R\x05hosts\x12)\n" +
@@ -3609,7 +3805,20 @@ const file_sallyport_resource_v1_resource_proto_rawDesc = "" +
 	"web_socket\x18\b \x01(\bR\twebSocket\x12>\n" +
 	"\tassertion\x18\n" +
 	" \x01(\v2 .sallyport.resource.v1.AssertionR\tassertion\x12e\n" +
-	"\x10identity_headers\x18\v \x03(\x0e2%.sallyport.resource.v1.IdentityHeaderB\x13\xbaH\x10\x92\x01\r\x10\b\x18\x01\"\a\x82\x01\x04\x10\x01 \x00R\x0fidentityHeaders\"1\n" +
+	"\x10identity_headers\x18\v \x03(\x0e2%.sallyport.resource.v1.IdentityHeaderB\x13\xbaH\x10\x92\x01\r\x10\b\x18\x01\"\a\x82\x01\x04\x10\x01 \x00R\x0fidentityHeaders\x129\n" +
+	"\x06record\x18\f \x01(\v2!.sallyport.resource.v1.RecordRuleR\x06record\"\xf7\x02\n" +
+	"\n" +
+	"RecordRule\x12D\n" +
+	"\x04mode\x18\x01 \x01(\x0e2&.sallyport.resource.v1.RecordRule.ModeB\b\xbaH\x05\x82\x01\x02\x10\x01R\x04mode\x12-\n" +
+	"\n" +
+	"allow_rate\x18\x02 \x01(\rB\t\xbaH\x06*\x04\x18\xc0\x84=H\x00R\tallowRate\x88\x01\x01\"O\n" +
+	"\x04Mode\x12\x14\n" +
+	"\x10MODE_UNSPECIFIED\x10\x00\x12\x10\n" +
+	"\fMODE_SAMPLED\x10\x01\x12\f\n" +
+	"\bMODE_ALL\x10\x02\x12\x11\n" +
+	"\rMODE_REQUIRED\x10\x03:\x93\x01\xbaH\x8f\x01\x1a\x8c\x01\n" +
+	"\x16record_rule.allow_rate\x12Dallow_rate is for a sample: mode says that every request is recorded\x1a,!has(this.allow_rate) || this.mode in [0, 1]B\r\n" +
+	"\v_allow_rate\"1\n" +
 	"\tAssertion\x12$\n" +
 	"\baudience\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\baudience\"\x96\x0e\n" +
 	"\x0eAuthentication\x129\n" +
@@ -3840,8 +4049,8 @@ func file_sallyport_resource_v1_resource_proto_rawDescGZIP() []byte {
 	return file_sallyport_resource_v1_resource_proto_rawDescData
 }
 
-var file_sallyport_resource_v1_resource_proto_enumTypes = make([]protoimpl.EnumInfo, 10)
-var file_sallyport_resource_v1_resource_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
+var file_sallyport_resource_v1_resource_proto_enumTypes = make([]protoimpl.EnumInfo, 11)
+var file_sallyport_resource_v1_resource_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
 var file_sallyport_resource_v1_resource_proto_goTypes = []any{
 	(Reach)(0),                    // 0: sallyport.resource.v1.Reach
 	(StalenessAction)(0),          // 1: sallyport.resource.v1.StalenessAction
@@ -3853,106 +4062,112 @@ var file_sallyport_resource_v1_resource_proto_goTypes = []any{
 	(Effect)(0),                   // 7: sallyport.resource.v1.Effect
 	(Mode)(0),                     // 8: sallyport.resource.v1.Mode
 	(X509Subject)(0),              // 9: sallyport.resource.v1.X509Subject
-	(*Document)(nil),              // 10: sallyport.resource.v1.Document
-	(*RouteSelector)(nil),         // 11: sallyport.resource.v1.RouteSelector
-	(*Environment)(nil),           // 12: sallyport.resource.v1.Environment
-	(*StalenessRule)(nil),         // 13: sallyport.resource.v1.StalenessRule
-	(*Enrollment)(nil),            // 14: sallyport.resource.v1.Enrollment
-	(*TrustDomain)(nil),           // 15: sallyport.resource.v1.TrustDomain
-	(*BundleEndpoint)(nil),        // 16: sallyport.resource.v1.BundleEndpoint
-	(*WebProfile)(nil),            // 17: sallyport.resource.v1.WebProfile
-	(*SPIFFEProfile)(nil),         // 18: sallyport.resource.v1.SPIFFEProfile
-	(*Listener)(nil),              // 19: sallyport.resource.v1.Listener
-	(*ListenerTLS)(nil),           // 20: sallyport.resource.v1.ListenerTLS
-	(*CertificateFiles)(nil),      // 21: sallyport.resource.v1.CertificateFiles
-	(*Route)(nil),                 // 22: sallyport.resource.v1.Route
-	(*Assertion)(nil),             // 23: sallyport.resource.v1.Assertion
-	(*Authentication)(nil),        // 24: sallyport.resource.v1.Authentication
-	(*JWTSVIDs)(nil),              // 25: sallyport.resource.v1.JWTSVIDs
-	(*SignIn)(nil),                // 26: sallyport.resource.v1.SignIn
-	(*StepUp)(nil),                // 27: sallyport.resource.v1.StepUp
-	(*Upstream)(nil),              // 28: sallyport.resource.v1.Upstream
-	(*PlaintextTransport)(nil),    // 29: sallyport.resource.v1.PlaintextTransport
-	(*TLSTransport)(nil),          // 30: sallyport.resource.v1.TLSTransport
-	(*SPIFFETransport)(nil),       // 31: sallyport.resource.v1.SPIFFETransport
-	(*Policy)(nil),                // 32: sallyport.resource.v1.Policy
-	(*PrincipalMatcher)(nil),      // 33: sallyport.resource.v1.PrincipalMatcher
-	(*IdentityProvider)(nil),      // 34: sallyport.resource.v1.IdentityProvider
-	(*RequiredClaim)(nil),         // 35: sallyport.resource.v1.RequiredClaim
-	(*Introspection)(nil),         // 36: sallyport.resource.v1.Introspection
-	(*X509)(nil),                  // 37: sallyport.resource.v1.X509
-	(*SignInClient)(nil),          // 38: sallyport.resource.v1.SignInClient
-	(*ApiKey)(nil),                // 39: sallyport.resource.v1.ApiKey
-	(*ApiKeySecret)(nil),          // 40: sallyport.resource.v1.ApiKeySecret
-	(*Revocation)(nil),            // 41: sallyport.resource.v1.Revocation
-	(*RevokedToken)(nil),          // 42: sallyport.resource.v1.RevokedToken
-	(*RevokedSubject)(nil),        // 43: sallyport.resource.v1.RevokedSubject
-	(*RevokedSession)(nil),        // 44: sallyport.resource.v1.RevokedSession
-	nil,                           // 45: sallyport.resource.v1.Document.LabelsEntry
-	nil,                           // 46: sallyport.resource.v1.RouteSelector.LabelsEntry
-	nil,                           // 47: sallyport.resource.v1.Enrollment.LabelsEntry
-	(*durationpb.Duration)(nil),   // 48: google.protobuf.Duration
-	(*ClientAddress)(nil),         // 49: sallyport.resource.v1.ClientAddress
-	(*timestamppb.Timestamp)(nil), // 50: google.protobuf.Timestamp
+	(RecordRule_Mode)(0),          // 10: sallyport.resource.v1.RecordRule.Mode
+	(*Document)(nil),              // 11: sallyport.resource.v1.Document
+	(*RouteSelector)(nil),         // 12: sallyport.resource.v1.RouteSelector
+	(*Environment)(nil),           // 13: sallyport.resource.v1.Environment
+	(*Records)(nil),               // 14: sallyport.resource.v1.Records
+	(*StalenessRule)(nil),         // 15: sallyport.resource.v1.StalenessRule
+	(*Enrollment)(nil),            // 16: sallyport.resource.v1.Enrollment
+	(*TrustDomain)(nil),           // 17: sallyport.resource.v1.TrustDomain
+	(*BundleEndpoint)(nil),        // 18: sallyport.resource.v1.BundleEndpoint
+	(*WebProfile)(nil),            // 19: sallyport.resource.v1.WebProfile
+	(*SPIFFEProfile)(nil),         // 20: sallyport.resource.v1.SPIFFEProfile
+	(*Listener)(nil),              // 21: sallyport.resource.v1.Listener
+	(*ListenerTLS)(nil),           // 22: sallyport.resource.v1.ListenerTLS
+	(*CertificateFiles)(nil),      // 23: sallyport.resource.v1.CertificateFiles
+	(*Route)(nil),                 // 24: sallyport.resource.v1.Route
+	(*RecordRule)(nil),            // 25: sallyport.resource.v1.RecordRule
+	(*Assertion)(nil),             // 26: sallyport.resource.v1.Assertion
+	(*Authentication)(nil),        // 27: sallyport.resource.v1.Authentication
+	(*JWTSVIDs)(nil),              // 28: sallyport.resource.v1.JWTSVIDs
+	(*SignIn)(nil),                // 29: sallyport.resource.v1.SignIn
+	(*StepUp)(nil),                // 30: sallyport.resource.v1.StepUp
+	(*Upstream)(nil),              // 31: sallyport.resource.v1.Upstream
+	(*PlaintextTransport)(nil),    // 32: sallyport.resource.v1.PlaintextTransport
+	(*TLSTransport)(nil),          // 33: sallyport.resource.v1.TLSTransport
+	(*SPIFFETransport)(nil),       // 34: sallyport.resource.v1.SPIFFETransport
+	(*Policy)(nil),                // 35: sallyport.resource.v1.Policy
+	(*PrincipalMatcher)(nil),      // 36: sallyport.resource.v1.PrincipalMatcher
+	(*IdentityProvider)(nil),      // 37: sallyport.resource.v1.IdentityProvider
+	(*RequiredClaim)(nil),         // 38: sallyport.resource.v1.RequiredClaim
+	(*Introspection)(nil),         // 39: sallyport.resource.v1.Introspection
+	(*X509)(nil),                  // 40: sallyport.resource.v1.X509
+	(*SignInClient)(nil),          // 41: sallyport.resource.v1.SignInClient
+	(*ApiKey)(nil),                // 42: sallyport.resource.v1.ApiKey
+	(*ApiKeySecret)(nil),          // 43: sallyport.resource.v1.ApiKeySecret
+	(*Revocation)(nil),            // 44: sallyport.resource.v1.Revocation
+	(*RevokedToken)(nil),          // 45: sallyport.resource.v1.RevokedToken
+	(*RevokedSubject)(nil),        // 46: sallyport.resource.v1.RevokedSubject
+	(*RevokedSession)(nil),        // 47: sallyport.resource.v1.RevokedSession
+	nil,                           // 48: sallyport.resource.v1.Document.LabelsEntry
+	nil,                           // 49: sallyport.resource.v1.RouteSelector.LabelsEntry
+	nil,                           // 50: sallyport.resource.v1.Enrollment.LabelsEntry
+	(*durationpb.Duration)(nil),   // 51: google.protobuf.Duration
+	(*ClientAddress)(nil),         // 52: sallyport.resource.v1.ClientAddress
+	(*timestamppb.Timestamp)(nil), // 53: google.protobuf.Timestamp
 }
 var file_sallyport_resource_v1_resource_proto_depIdxs = []int32{
-	45, // 0: sallyport.resource.v1.Document.labels:type_name -> sallyport.resource.v1.Document.LabelsEntry
+	48, // 0: sallyport.resource.v1.Document.labels:type_name -> sallyport.resource.v1.Document.LabelsEntry
 	0,  // 1: sallyport.resource.v1.Document.reach:type_name -> sallyport.resource.v1.Reach
-	11, // 2: sallyport.resource.v1.Document.routes:type_name -> sallyport.resource.v1.RouteSelector
-	46, // 3: sallyport.resource.v1.RouteSelector.labels:type_name -> sallyport.resource.v1.RouteSelector.LabelsEntry
-	13, // 4: sallyport.resource.v1.Environment.configuration_age:type_name -> sallyport.resource.v1.StalenessRule
-	13, // 5: sallyport.resource.v1.Environment.security_age:type_name -> sallyport.resource.v1.StalenessRule
-	48, // 6: sallyport.resource.v1.StalenessRule.limit:type_name -> google.protobuf.Duration
-	1,  // 7: sallyport.resource.v1.StalenessRule.action:type_name -> sallyport.resource.v1.StalenessAction
-	47, // 8: sallyport.resource.v1.Enrollment.labels:type_name -> sallyport.resource.v1.Enrollment.LabelsEntry
-	16, // 9: sallyport.resource.v1.TrustDomain.bundle_endpoint:type_name -> sallyport.resource.v1.BundleEndpoint
-	17, // 10: sallyport.resource.v1.BundleEndpoint.web:type_name -> sallyport.resource.v1.WebProfile
-	18, // 11: sallyport.resource.v1.BundleEndpoint.spiffe:type_name -> sallyport.resource.v1.SPIFFEProfile
-	20, // 12: sallyport.resource.v1.Listener.tls:type_name -> sallyport.resource.v1.ListenerTLS
-	49, // 13: sallyport.resource.v1.Listener.client_ip:type_name -> sallyport.resource.v1.ClientAddress
-	21, // 14: sallyport.resource.v1.ListenerTLS.certificates:type_name -> sallyport.resource.v1.CertificateFiles
-	3,  // 15: sallyport.resource.v1.ListenerTLS.client_certificates:type_name -> sallyport.resource.v1.ClientCertificates
-	2,  // 16: sallyport.resource.v1.ListenerTLS.min_version:type_name -> sallyport.resource.v1.TLSVersion
-	24, // 17: sallyport.resource.v1.Route.authentication:type_name -> sallyport.resource.v1.Authentication
-	48, // 18: sallyport.resource.v1.Route.timeout:type_name -> google.protobuf.Duration
-	23, // 19: sallyport.resource.v1.Route.assertion:type_name -> sallyport.resource.v1.Assertion
-	4,  // 20: sallyport.resource.v1.Route.identity_headers:type_name -> sallyport.resource.v1.IdentityHeader
-	5,  // 21: sallyport.resource.v1.Authentication.require:type_name -> sallyport.resource.v1.Require
-	25, // 22: sallyport.resource.v1.Authentication.jwt_svids:type_name -> sallyport.resource.v1.JWTSVIDs
-	6,  // 23: sallyport.resource.v1.Authentication.proof:type_name -> sallyport.resource.v1.Proof
-	27, // 24: sallyport.resource.v1.Authentication.step_up:type_name -> sallyport.resource.v1.StepUp
-	26, // 25: sallyport.resource.v1.Authentication.sign_in:type_name -> sallyport.resource.v1.SignIn
-	48, // 26: sallyport.resource.v1.SignIn.session_lifetime:type_name -> google.protobuf.Duration
-	48, // 27: sallyport.resource.v1.StepUp.max_age:type_name -> google.protobuf.Duration
-	29, // 28: sallyport.resource.v1.Upstream.plaintext:type_name -> sallyport.resource.v1.PlaintextTransport
-	30, // 29: sallyport.resource.v1.Upstream.tls:type_name -> sallyport.resource.v1.TLSTransport
-	31, // 30: sallyport.resource.v1.Upstream.spiffe:type_name -> sallyport.resource.v1.SPIFFETransport
-	11, // 31: sallyport.resource.v1.Policy.routes:type_name -> sallyport.resource.v1.RouteSelector
-	7,  // 32: sallyport.resource.v1.Policy.effect:type_name -> sallyport.resource.v1.Effect
-	33, // 33: sallyport.resource.v1.Policy.principals:type_name -> sallyport.resource.v1.PrincipalMatcher
-	8,  // 34: sallyport.resource.v1.Policy.mode:type_name -> sallyport.resource.v1.Mode
-	48, // 35: sallyport.resource.v1.IdentityProvider.leeway:type_name -> google.protobuf.Duration
-	35, // 36: sallyport.resource.v1.IdentityProvider.required_claims:type_name -> sallyport.resource.v1.RequiredClaim
-	48, // 37: sallyport.resource.v1.IdentityProvider.max_lifetime:type_name -> google.protobuf.Duration
-	36, // 38: sallyport.resource.v1.IdentityProvider.introspection:type_name -> sallyport.resource.v1.Introspection
-	38, // 39: sallyport.resource.v1.IdentityProvider.sign_in:type_name -> sallyport.resource.v1.SignInClient
-	37, // 40: sallyport.resource.v1.IdentityProvider.x509:type_name -> sallyport.resource.v1.X509
-	48, // 41: sallyport.resource.v1.Introspection.timeout:type_name -> google.protobuf.Duration
-	48, // 42: sallyport.resource.v1.Introspection.cache:type_name -> google.protobuf.Duration
-	9,  // 43: sallyport.resource.v1.X509.subject:type_name -> sallyport.resource.v1.X509Subject
-	40, // 44: sallyport.resource.v1.ApiKey.secrets:type_name -> sallyport.resource.v1.ApiKeySecret
-	50, // 45: sallyport.resource.v1.ApiKeySecret.created_at:type_name -> google.protobuf.Timestamp
-	50, // 46: sallyport.resource.v1.ApiKeySecret.not_after:type_name -> google.protobuf.Timestamp
-	42, // 47: sallyport.resource.v1.Revocation.token:type_name -> sallyport.resource.v1.RevokedToken
-	43, // 48: sallyport.resource.v1.Revocation.subject:type_name -> sallyport.resource.v1.RevokedSubject
-	44, // 49: sallyport.resource.v1.Revocation.session:type_name -> sallyport.resource.v1.RevokedSession
-	50, // 50: sallyport.resource.v1.Revocation.issued_before:type_name -> google.protobuf.Timestamp
-	50, // 51: sallyport.resource.v1.Revocation.expires_at:type_name -> google.protobuf.Timestamp
-	52, // [52:52] is the sub-list for method output_type
-	52, // [52:52] is the sub-list for method input_type
-	52, // [52:52] is the sub-list for extension type_name
-	52, // [52:52] is the sub-list for extension extendee
-	0,  // [0:52] is the sub-list for field type_name
+	12, // 2: sallyport.resource.v1.Document.routes:type_name -> sallyport.resource.v1.RouteSelector
+	49, // 3: sallyport.resource.v1.RouteSelector.labels:type_name -> sallyport.resource.v1.RouteSelector.LabelsEntry
+	15, // 4: sallyport.resource.v1.Environment.configuration_age:type_name -> sallyport.resource.v1.StalenessRule
+	15, // 5: sallyport.resource.v1.Environment.security_age:type_name -> sallyport.resource.v1.StalenessRule
+	14, // 6: sallyport.resource.v1.Environment.records:type_name -> sallyport.resource.v1.Records
+	51, // 7: sallyport.resource.v1.StalenessRule.limit:type_name -> google.protobuf.Duration
+	1,  // 8: sallyport.resource.v1.StalenessRule.action:type_name -> sallyport.resource.v1.StalenessAction
+	50, // 9: sallyport.resource.v1.Enrollment.labels:type_name -> sallyport.resource.v1.Enrollment.LabelsEntry
+	18, // 10: sallyport.resource.v1.TrustDomain.bundle_endpoint:type_name -> sallyport.resource.v1.BundleEndpoint
+	19, // 11: sallyport.resource.v1.BundleEndpoint.web:type_name -> sallyport.resource.v1.WebProfile
+	20, // 12: sallyport.resource.v1.BundleEndpoint.spiffe:type_name -> sallyport.resource.v1.SPIFFEProfile
+	22, // 13: sallyport.resource.v1.Listener.tls:type_name -> sallyport.resource.v1.ListenerTLS
+	52, // 14: sallyport.resource.v1.Listener.client_ip:type_name -> sallyport.resource.v1.ClientAddress
+	23, // 15: sallyport.resource.v1.ListenerTLS.certificates:type_name -> sallyport.resource.v1.CertificateFiles
+	3,  // 16: sallyport.resource.v1.ListenerTLS.client_certificates:type_name -> sallyport.resource.v1.ClientCertificates
+	2,  // 17: sallyport.resource.v1.ListenerTLS.min_version:type_name -> sallyport.resource.v1.TLSVersion
+	27, // 18: sallyport.resource.v1.Route.authentication:type_name -> sallyport.resource.v1.Authentication
+	51, // 19: sallyport.resource.v1.Route.timeout:type_name -> google.protobuf.Duration
+	26, // 20: sallyport.resource.v1.Route.assertion:type_name -> sallyport.resource.v1.Assertion
+	4,  // 21: sallyport.resource.v1.Route.identity_headers:type_name -> sallyport.resource.v1.IdentityHeader
+	25, // 22: sallyport.resource.v1.Route.record:type_name -> sallyport.resource.v1.RecordRule
+	10, // 23: sallyport.resource.v1.RecordRule.mode:type_name -> sallyport.resource.v1.RecordRule.Mode
+	5,  // 24: sallyport.resource.v1.Authentication.require:type_name -> sallyport.resource.v1.Require
+	28, // 25: sallyport.resource.v1.Authentication.jwt_svids:type_name -> sallyport.resource.v1.JWTSVIDs
+	6,  // 26: sallyport.resource.v1.Authentication.proof:type_name -> sallyport.resource.v1.Proof
+	30, // 27: sallyport.resource.v1.Authentication.step_up:type_name -> sallyport.resource.v1.StepUp
+	29, // 28: sallyport.resource.v1.Authentication.sign_in:type_name -> sallyport.resource.v1.SignIn
+	51, // 29: sallyport.resource.v1.SignIn.session_lifetime:type_name -> google.protobuf.Duration
+	51, // 30: sallyport.resource.v1.StepUp.max_age:type_name -> google.protobuf.Duration
+	32, // 31: sallyport.resource.v1.Upstream.plaintext:type_name -> sallyport.resource.v1.PlaintextTransport
+	33, // 32: sallyport.resource.v1.Upstream.tls:type_name -> sallyport.resource.v1.TLSTransport
+	34, // 33: sallyport.resource.v1.Upstream.spiffe:type_name -> sallyport.resource.v1.SPIFFETransport
+	12, // 34: sallyport.resource.v1.Policy.routes:type_name -> sallyport.resource.v1.RouteSelector
+	7,  // 35: sallyport.resource.v1.Policy.effect:type_name -> sallyport.resource.v1.Effect
+	36, // 36: sallyport.resource.v1.Policy.principals:type_name -> sallyport.resource.v1.PrincipalMatcher
+	8,  // 37: sallyport.resource.v1.Policy.mode:type_name -> sallyport.resource.v1.Mode
+	51, // 38: sallyport.resource.v1.IdentityProvider.leeway:type_name -> google.protobuf.Duration
+	38, // 39: sallyport.resource.v1.IdentityProvider.required_claims:type_name -> sallyport.resource.v1.RequiredClaim
+	51, // 40: sallyport.resource.v1.IdentityProvider.max_lifetime:type_name -> google.protobuf.Duration
+	39, // 41: sallyport.resource.v1.IdentityProvider.introspection:type_name -> sallyport.resource.v1.Introspection
+	41, // 42: sallyport.resource.v1.IdentityProvider.sign_in:type_name -> sallyport.resource.v1.SignInClient
+	40, // 43: sallyport.resource.v1.IdentityProvider.x509:type_name -> sallyport.resource.v1.X509
+	51, // 44: sallyport.resource.v1.Introspection.timeout:type_name -> google.protobuf.Duration
+	51, // 45: sallyport.resource.v1.Introspection.cache:type_name -> google.protobuf.Duration
+	9,  // 46: sallyport.resource.v1.X509.subject:type_name -> sallyport.resource.v1.X509Subject
+	43, // 47: sallyport.resource.v1.ApiKey.secrets:type_name -> sallyport.resource.v1.ApiKeySecret
+	53, // 48: sallyport.resource.v1.ApiKeySecret.created_at:type_name -> google.protobuf.Timestamp
+	53, // 49: sallyport.resource.v1.ApiKeySecret.not_after:type_name -> google.protobuf.Timestamp
+	45, // 50: sallyport.resource.v1.Revocation.token:type_name -> sallyport.resource.v1.RevokedToken
+	46, // 51: sallyport.resource.v1.Revocation.subject:type_name -> sallyport.resource.v1.RevokedSubject
+	47, // 52: sallyport.resource.v1.Revocation.session:type_name -> sallyport.resource.v1.RevokedSession
+	53, // 53: sallyport.resource.v1.Revocation.issued_before:type_name -> google.protobuf.Timestamp
+	53, // 54: sallyport.resource.v1.Revocation.expires_at:type_name -> google.protobuf.Timestamp
+	55, // [55:55] is the sub-list for method output_type
+	55, // [55:55] is the sub-list for method input_type
+	55, // [55:55] is the sub-list for extension type_name
+	55, // [55:55] is the sub-list for extension extendee
+	0,  // [0:55] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_resource_v1_resource_proto_init() }
@@ -3961,21 +4176,23 @@ func file_sallyport_resource_v1_resource_proto_init() {
 		return
 	}
 	file_sallyport_resource_v1_client_address_proto_init()
-	file_sallyport_resource_v1_resource_proto_msgTypes[5].OneofWrappers = []any{
+	file_sallyport_resource_v1_resource_proto_msgTypes[3].OneofWrappers = []any{}
+	file_sallyport_resource_v1_resource_proto_msgTypes[6].OneofWrappers = []any{
 		(*TrustDomain_Bundle)(nil),
 		(*TrustDomain_BundleFile)(nil),
 		(*TrustDomain_BundleEndpoint)(nil),
 	}
-	file_sallyport_resource_v1_resource_proto_msgTypes[6].OneofWrappers = []any{
+	file_sallyport_resource_v1_resource_proto_msgTypes[7].OneofWrappers = []any{
 		(*BundleEndpoint_Web)(nil),
 		(*BundleEndpoint_Spiffe)(nil),
 	}
-	file_sallyport_resource_v1_resource_proto_msgTypes[18].OneofWrappers = []any{
+	file_sallyport_resource_v1_resource_proto_msgTypes[14].OneofWrappers = []any{}
+	file_sallyport_resource_v1_resource_proto_msgTypes[20].OneofWrappers = []any{
 		(*Upstream_Plaintext)(nil),
 		(*Upstream_Tls)(nil),
 		(*Upstream_Spiffe)(nil),
 	}
-	file_sallyport_resource_v1_resource_proto_msgTypes[23].OneofWrappers = []any{
+	file_sallyport_resource_v1_resource_proto_msgTypes[25].OneofWrappers = []any{
 		(*PrincipalMatcher_Group)(nil),
 		(*PrincipalMatcher_Subject)(nil),
 		(*PrincipalMatcher_Spiffe)(nil),
@@ -3983,11 +4200,11 @@ func file_sallyport_resource_v1_resource_proto_init() {
 		(*PrincipalMatcher_Anonymous)(nil),
 		(*PrincipalMatcher_Key)(nil),
 	}
-	file_sallyport_resource_v1_resource_proto_msgTypes[27].OneofWrappers = []any{
+	file_sallyport_resource_v1_resource_proto_msgTypes[29].OneofWrappers = []any{
 		(*X509_CaFile)(nil),
 		(*X509_Ca)(nil),
 	}
-	file_sallyport_resource_v1_resource_proto_msgTypes[31].OneofWrappers = []any{
+	file_sallyport_resource_v1_resource_proto_msgTypes[33].OneofWrappers = []any{
 		(*Revocation_Token)(nil),
 		(*Revocation_Subject)(nil),
 		(*Revocation_Session)(nil),
@@ -4001,8 +4218,8 @@ func file_sallyport_resource_v1_resource_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_resource_v1_resource_proto_rawDesc), len(file_sallyport_resource_v1_resource_proto_rawDesc)),
-			NumEnums:      10,
-			NumMessages:   38,
+			NumEnums:      11,
+			NumMessages:   40,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

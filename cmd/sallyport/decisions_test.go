@@ -1,0 +1,52 @@
+package main_test
+
+import (
+	"errors"
+	"log/slog"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/sallyport/sallyport/controlplane/controlplanetest"
+	decisionv1 "github.com/sallyport/sallyport/proto/gen/sallyport/decision/v1"
+	"github.com/sallyport/sallyport/storage"
+	"github.com/sallyport/sallyport/storage/postgres"
+)
+
+// decided records what a proxy has decided: decided PRINCIPAL REASON PATH, with the
+// number of requests that it stands for, if it is more than one.
+func decided(t *testing.T, ts *testscript.TestScript, p *controlplanetest.Plane, args []string) {
+	if len(args) < 3 {
+		ts.Fatalf("usage: decided PRINCIPAL REASON PATH [COUNT]")
+	}
+	dsn, err := os.ReadFile(p.Settings.Database.URLFile)
+	ts.Check(err)
+	store, err := postgres.NewDecisions(postgres.Config{DSN: string(dsn), Log: slog.New(slog.DiscardHandler)})
+	ts.Check(err)
+	defer store.Close()
+	now := time.Now()
+	d := storage.Decision{
+		ID: storage.DecisionsFrom(now), Sequence: now.UnixNano(), Environment: "aws", Principal: args[0], Route: "shop/orders",
+		Allow: args[1] == "allowed_by_policy", Reason: args[1],
+	}
+	d.ID[6] |= 0x70
+	m := &decisionv1.Decision{
+		Id: d.ID.String(), Time: timestamppb.New(now), Environment: "aws", Revision: 7, Allow: d.Allow, Reason: d.Reason, Route: d.Route,
+		Principal: &decisionv1.Principal{Kind: "user", Id: d.Principal},
+		Request:   &decisionv1.Request{Method: "GET", Host: "api.example", Path: args[2]},
+	}
+	if !d.Allow {
+		m.Status = 403
+	}
+	if len(args) > 3 {
+		m.Count = 12
+	}
+	d.Record, err = proto.Marshal(m)
+	ts.Check(errors.Join(err, store.SaveDecisions(t.Context(), storage.Journal{
+		Proxy: "spiffe://prod.example/proxy/aws#one", Boot: []byte("b"),
+	}, d.Sequence, []storage.Decision{d})))
+}

@@ -1,0 +1,243 @@
+package courier
+
+import (
+	"encoding/json"
+	"hash/maphash"
+	"net/netip"
+	"net/url"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/sallyport/sallyport/dataplane/record"
+	"github.com/sallyport/sallyport/internal/policy"
+	decisionv1 "github.com/sallyport/sallyport/proto/gen/sallyport/decision/v1"
+)
+
+// Bounds of what a record holds of a request, in bytes and in number.
+const (
+	maxPath    = 2048
+	maxDetail  = 1024
+	maxValue   = 256
+	maxName    = 128
+	maxHeaders = 64
+	maxQueries = 32
+	maxClaims  = 4096
+	maxList    = 256
+	maxID      = 2048
+)
+
+// told are the fields whose values are recorded: none of them is a credential.
+var told = map[string]bool{
+	"Accept": true, "Accept-Encoding": true, "Accept-Language": true, "Content-Length": true,
+	"Content-Type": true, "Origin": true, "User-Agent": true,
+}
+
+// draft is a message that is made again and again.
+type draft struct {
+	decision decisionv1.Decision
+	at       timestamppb.Timestamp
+	request  decisionv1.Request
+	signals  decisionv1.Signals
+	address  decisionv1.Address
+	tls      decisionv1.TLS
+	timings  decisionv1.Timings
+	known    durationpb.Duration
+	decided  durationpb.Duration
+	headers  [maxHeaders]decisionv1.Header
+}
+
+// drafts makes records. The zero value is ready, and safe for concurrent use.
+type drafts struct {
+	idle    sync.Pool // of *draft
+	buffers sync.Pool // of *[]byte
+	people  portraits
+}
+
+// encode returns the record of d, which stands for count requests, until release. It
+// is empty where d has a name that is not text, and then nobody takes it.
+func (p *drafts) encode(d *record.Decision, count int64) *[]byte {
+	m, ok := p.idle.Get().(*draft)
+	if !ok {
+		m = &draft{}
+	}
+	defer p.idle.Put(m)
+	b, ok := p.buffers.Get().(*[]byte)
+	if !ok {
+		b = new([]byte)
+	}
+	m.write(d, count)
+	m.decision.Principal = p.people.of(d.Principal)
+	encoded, err := proto.MarshalOptions{}.MarshalAppend((*b)[:0], &m.decision)
+	if err != nil {
+		encoded = (*b)[:0]
+	}
+	*b = encoded
+	return b
+}
+
+func (p *drafts) release(b *[]byte) { p.buffers.Put(b) }
+
+func (m *draft) write(d *record.Decision, count int64) {
+	m.at.Seconds, m.at.Nanos = d.Time.Unix(), int32(d.Time.Nanosecond()) //nolint:gosec // below a second
+	to := &m.decision
+	to.Id, to.Time, to.Count = d.ID, &m.at, count
+	to.Epoch, to.Revision = d.Epoch, d.Revision
+	to.Listener, to.Route, to.Policy = d.Listener, d.Route, d.Policy
+	to.Allow, to.Reason, to.Detail = d.Allow, d.Reason, clip(d.Detail, maxDetail)
+	to.Status = int32(d.Status) //nolint:gosec // of HTTP
+	to.Request, to.Signals, to.Timings = &m.request, &m.signals, &m.timings
+	to.Explanation = steps(d.Explanation)
+	m.ask(d)
+	m.signal(d)
+	m.timings.Authenticated = nil
+	if d.Authenticated > 0 {
+		m.timings.Authenticated = since(&m.known, d.Authenticated)
+	}
+	m.timings.Decided = since(&m.decided, d.Took)
+}
+
+func since(to *durationpb.Duration, d time.Duration) *durationpb.Duration {
+	to.Seconds, to.Nanos = int64(d/time.Second), int32(d%time.Second)
+	return to
+}
+
+func (m *draft) ask(d *record.Decision) {
+	r := &m.request
+	r.Protocol, r.Method, r.Host, r.Path = d.Protocol, clip(d.Method, maxName), clip(d.Host, maxValue), clip(d.Path, maxPath)
+	r.QueryNames = queryNames(r.QueryNames[:0], d.RawQuery)
+	r.Headers = r.Headers[:0]
+	for name, values := range d.Header {
+		if len(r.Headers) == maxHeaders {
+			break
+		}
+		h := &m.headers[len(r.Headers)]
+		h.Name, h.Value = clip(name, maxName), ""
+		if told[name] && len(values) > 0 {
+			h.Value = clip(values[0], maxValue)
+		}
+		r.Headers = append(r.Headers, h)
+	}
+}
+
+// queryNames appends the names of the parameters of a query.
+func queryNames(to []string, query string) []string {
+	for query != "" && len(to) < maxQueries {
+		var one string
+		one, query, _ = strings.Cut(query, "&")
+		name, _, _ := strings.Cut(one, "=")
+		if name == "" {
+			continue
+		}
+		if plain, err := url.QueryUnescape(name); err == nil {
+			name = plain
+		}
+		to = append(to, clip(name, maxName))
+	}
+	return to
+}
+
+func (m *draft) signal(d *record.Decision) {
+	m.signals.Ip, m.signals.Tls = nil, nil
+	if d.ClientIP.IsValid() || d.PeerIP.IsValid() {
+		m.address.Address, m.address.Peer = written(d.ClientIP), written(d.PeerIP)
+		m.address.Source, m.address.Unknown = d.ClientIPSource, d.ClientIPUnknown
+		m.signals.Ip = &m.address
+	}
+	if d.TLSVersion != "" {
+		m.tls.Version, m.tls.Sni, m.tls.Alpn = d.TLSVersion, clip(d.ServerName, maxValue), d.ALPN
+		m.signals.Tls = &m.tls
+	}
+}
+
+// written is an address without its zone, which may be any text; empty for none.
+func written(a netip.Addr) string {
+	if !a.IsValid() {
+		return ""
+	}
+	return a.WithZone("").String()
+}
+
+func steps(from []policy.Step) []*decisionv1.Step {
+	if len(from) == 0 {
+		return nil
+	}
+	to := make([]*decisionv1.Step, len(from))
+	for i, s := range from {
+		to[i] = &decisionv1.Step{
+			Policy: s.Policy, Effect: s.Effect.String(), Matched: s.Matched, Miss: string(s.Miss), Detail: clip(s.Detail, maxDetail),
+		}
+	}
+	return to
+}
+
+// portraits are what records say of principals: authn gives the same one to all
+// requests with the same credential. The zero value is ready.
+type portraits struct {
+	once  sync.Once
+	seed  maphash.Seed
+	slots [1024]atomic.Pointer[portrait]
+}
+
+type portrait struct {
+	of      *policy.Principal
+	message *decisionv1.Principal
+}
+
+// of returns the portrait of a principal, which is not to be changed.
+func (p *portraits) of(who *policy.Principal) *decisionv1.Principal {
+	if who == nil {
+		return nil
+	}
+	p.once.Do(func() { p.seed = maphash.MakeSeed() })
+	slot := &p.slots[maphash.Comparable(p.seed, who)%uint64(len(p.slots))]
+	if known := slot.Load(); known != nil && known.of == who {
+		return known.message
+	}
+	message := portray(who)
+	slot.Store(&portrait{who, message})
+	return message
+}
+
+func portray(p *policy.Principal) *decisionv1.Principal {
+	m := &decisionv1.Principal{
+		Kind: p.Kind.String(), Id: clip(p.ID, maxID), Issuer: clip(p.Issuer, maxID), SpiffeId: clip(p.SPIFFEID, maxID),
+		Groups: list(p.Groups), Scopes: list(p.Scopes), Provider: p.Provider, Key: p.KeyName, AuthenticatedBy: p.AuthenticatedBy,
+		KeyId: clip(p.KeyID, maxName), IssuedAt: moment(p.IssuedAt), ExpiresAt: moment(p.Expires),
+		AuthenticatedAt: moment(p.AuthenticatedAt), Acr: clip(p.ACR, maxValue), Amr: list(p.AMR),
+	}
+	if len(p.Claims) == 0 {
+		return m
+	}
+	claims, err := json.Marshal(p.Claims)
+	if m.ClaimsOmitted = err != nil || len(claims) > maxClaims; !m.ClaimsOmitted {
+		m.Claims = valid(string(claims))
+	}
+	return m
+}
+
+func list(from []string) []string {
+	to := make([]string, 0, min(len(from), maxList))
+	for _, s := range from[:min(len(from), maxList)] {
+		to = append(to, clip(s, maxValue))
+	}
+	return to
+}
+
+func moment(t time.Time) *timestamppb.Timestamp {
+	if t.IsZero() {
+		return nil
+	}
+	return timestamppb.New(t)
+}
+
+// clip returns s as text of at most n bytes.
+func clip(s string, n int) string { return valid(s[:min(len(s), n)]) }
+
+// valid is s: what is not UTF-8 in it becomes U+FFFD.
+func valid(s string) string { return strings.ToValidUTF8(s, "\ufffd") }

@@ -1,0 +1,95 @@
+package gateway_test
+
+import (
+	"net/http"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/sallyport/sallyport/dataplane/courier"
+	"github.com/sallyport/sallyport/dataplane/record"
+)
+
+// afar are the decisions that a remote was given.
+type afar struct {
+	record.Remote
+
+	mu  sync.Mutex
+	all []record.Decision
+}
+
+func (r *afar) Decide(d *record.Decision) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.all = append(r.all, *d)
+}
+
+// A route whose records are required lets through what is safe on the disk, and denies
+// the rest: for as long as the control plane is away and the spool is full.
+func TestRequiredRecordsComeFirst(t *testing.T) {
+	spool := filepath.Join(t.TempDir(), "records")
+	w := newWorld(t, options{})
+	far, err := courier.New(courier.Config{
+		ControlPlanes: []string{"https://127.0.0.1:1"}, ControlPlaneID: "spiffe://prod.example/controlplane",
+		Identity: w.identified(self), Instance: "one", SpoolDirectory: spool, SpoolLimit: 4 << 10, Log: quiet(),
+	})
+	w.must(err)
+	w.must(far.Load())
+	w = newWorld(t, options{remote: far})
+	w.run(far.Run)
+	up := newEcho(t)
+	w.apply(strings.ReplaceAll(w.usual(plaintext(up.address())), "authentication: {identityProviders", "record: {mode: REQUIRED}, authentication: {identityProviders"))
+	c := w.client(false, w.as(w.tls(host), "spiffe://prod.example/ns/shop/web"))
+	allowed := int64(0)
+	for {
+		res, body := w.ask(c, "GET", "/v1/orders", nil)
+		if res.StatusCode == http.StatusServiceUnavailable {
+			if got := w.problem(body).Reason; got != "record_unavailable" {
+				t.Errorf("the reason is %s", got)
+			}
+			break
+		}
+		if allowed++; res.StatusCode != http.StatusOK || allowed > 100 {
+			t.Fatalf("request %d: %d %s", allowed, res.StatusCode, body)
+		}
+	}
+	if allowed == 0 || up.requests.Load() != allowed {
+		t.Errorf("%d requests were allowed, and %d let through", allowed, up.requests.Load())
+	}
+}
+
+// Which allowed requests are for the control plane is said by the route, else by the
+// environment.
+func TestRecordRules(t *testing.T) {
+	far := &afar{}
+	w := newWorld(t, options{remote: far})
+	up := newEcho(t)
+	w.apply(w.usual(plaintext(up.address())))
+	c := w.client(false, w.as(w.tls(host), "spiffe://prod.example/ns/shop/web"))
+	for _, want := range []struct {
+		route string
+		mode  record.Mode
+		rate  int64
+	}{
+		{"", record.Sampled, 10},
+		{"record: {}, ", record.Sampled, 10},
+		{"record: {allowRate: 0}, ", record.Sampled, 0},
+		{"record: {mode: SAMPLED, allowRate: 7}, ", record.Sampled, 7},
+		{"record: {mode: ALL}, ", record.All, 10},
+	} {
+		w.apply(strings.ReplaceAll(w.usual(plaintext(up.address())), "authentication: {identityProviders", want.route+"authentication: {identityProviders"))
+		if res, body := w.ask(c, "GET", "/v1/orders?page=2", nil); res.StatusCode != http.StatusOK {
+			t.Fatalf("%q: %d %s", want.route, res.StatusCode, body)
+		}
+		far.mu.Lock()
+		d := far.all[len(far.all)-1]
+		far.mu.Unlock()
+		if d.Rule.Mode != want.mode || d.Rule.Rate != want.rate {
+			t.Errorf("%q: mode %d, rate %d", want.route, d.Rule.Mode, d.Rule.Rate)
+		}
+		if d.RawQuery != "page=2" || d.Authenticated <= 0 || d.Authenticated > d.Took || d.Header.Get("User-Agent") == "" {
+			t.Errorf("the decision is %+v", d)
+		}
+	}
+}

@@ -1,0 +1,288 @@
+package postgres_test
+
+import (
+	"encoding/binary"
+	"fmt"
+	"log/slog"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/sallyport/sallyport/storage"
+	"github.com/sallyport/sallyport/storage/postgres"
+	"github.com/sallyport/sallyport/storage/storagetest"
+)
+
+// records is a store of decisions and its database.
+type records struct {
+	*postgres.Decisions
+	dsn string
+}
+
+func openRecords(t testing.TB) records {
+	t.Helper()
+	dsn := storagetest.Postgres(t, postgres.Migrate)
+	return records{connectRecords(t, dsn), dsn}
+}
+
+func connectRecords(t testing.TB, dsn string) *postgres.Decisions {
+	t.Helper()
+	d, err := postgres.NewDecisions(postgres.Config{DSN: dsn, MaxConns: 4, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(d.Close)
+	return d
+}
+
+// today is a moment that Recorded takes for a recent one.
+var today = time.Now().UTC().Truncate(24 * time.Hour).Add(time.Hour)
+
+// decided is a decision at a time, which tells it from others.
+func decided(after time.Duration, change func(*storage.Decision)) storage.Decision {
+	d := storage.Decision{
+		ID: storage.DecisionsFrom(today.Add(after)), Environment: "aws", Principal: "alice", Route: "shop/orders",
+		Allow: true, Reason: "allowed_by_policy", Record: fmt.Appendf(nil, "%v", after),
+	}
+	d.ID[6] |= 0x70
+	if change != nil {
+		change(&d)
+	}
+	return d
+}
+
+func denied(d *storage.Decision) { d.Allow, d.Reason = false, "no_matching_policy" }
+
+var one = storage.Journal{Proxy: "spiffe://prod.example/proxy/aws#1", Boot: []byte("first boot of it")}
+
+// save saves decisions at the places from first on.
+func (r records) save(t testing.TB, j storage.Journal, first int64, all ...storage.Decision) {
+	t.Helper()
+	for i := range all {
+		all[i].Sequence = first + int64(i)
+	}
+	if err := r.SaveDecisions(t.Context(), j, first+int64(len(all))-1, all); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// found are the records of a page, newest first.
+func (r records) found(t testing.TB, p storage.DecisionPage) string {
+	t.Helper()
+	if p.Limit == 0 {
+		p.Limit = 100
+	}
+	all, err := r.Decisions.Decisions(t.Context(), p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return recordsOf(all)
+}
+
+func recordsOf(all []storage.Decision) string {
+	var texts []string
+	for _, d := range all {
+		texts = append(texts, string(d.Record))
+	}
+	return strings.Join(texts, " ")
+}
+
+// What a proxy pushes again, after it heard no answer, is kept once; and so is what
+// it pushes to two replicas at a time.
+func TestDecisionsAreKeptOnce(t *testing.T) {
+	t.Parallel()
+	r := openRecords(t)
+	r.save(t, one, 1, decided(1, nil), decided(2, nil))
+	r.save(t, one, 1, decided(1, nil), decided(2, nil))
+	r.save(t, one, 2, decided(2, nil), decided(3*time.Millisecond, nil))
+	two := one
+	two.Boot = []byte("another boot too")
+	r.save(t, two, 1, decided(4*time.Millisecond, nil))
+	if got := r.found(t, storage.DecisionPage{}); got != "4ms 3ms 2ns 1ns" {
+		t.Errorf("kept were %s", got)
+	}
+	other := connectRecords(t, r.dsn)
+	var g errgroup.Group
+	for i := range 8 {
+		at := []*postgres.Decisions{r.Decisions, other}[i%2]
+		g.Go(func() error {
+			var all []storage.Decision
+			for n := range int64(100) {
+				d := decided(time.Second+time.Duration(n)*time.Millisecond, nil)
+				d.Sequence = 3 + n
+				all = append(all, d)
+			}
+			return at.SaveDecisions(t.Context(), two, 102, all)
+		})
+	}
+	if err := g.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	all, err := r.Decisions.Decisions(t.Context(), storage.DecisionPage{From: storage.DecisionsFrom(today.Add(time.Second)), Limit: 1000})
+	if err != nil || len(all) != 100 {
+		t.Errorf("kept were %d (%v)", len(all), err)
+	}
+	if d := all[0]; d.Proxy != two.Proxy || string(d.Boot) != string(two.Boot) || d.Sequence != 102 || d.ID.Time() != today.Add(1099*time.Millisecond) {
+		t.Errorf("the newest is %+v", d)
+	}
+}
+
+func TestDecisionsAreFound(t *testing.T) {
+	t.Parallel()
+	r := openRecords(t)
+	two := storage.Journal{Proxy: "spiffe://prod.example/proxy/gcp#2", Boot: []byte("b")}
+	r.save(t, one, 1, decided(time.Millisecond, nil), decided(2*time.Millisecond, denied),
+		decided(-2*time.Hour, func(d *storage.Decision) { denied(d); d.Principal, d.Route = "bob", "shop/carts" })) // yesterday
+	r.save(t, two, 1, decided(3*time.Millisecond, func(d *storage.Decision) { d.Environment, d.Principal, d.Route = "gcp", "", "" }))
+	yes, no := true, false
+	filter := func(f storage.DecisionFilter) storage.DecisionPage { return storage.DecisionPage{DecisionFilter: f} }
+	for _, c := range []struct {
+		what string
+		page storage.DecisionPage
+		want string
+	}{
+		{"all", filter(storage.DecisionFilter{}), "3ms 2ms 1ms -2h0m0s"},
+		{"one ID", filter(storage.DecisionFilter{ID: decided(2*time.Millisecond, nil).ID}), "2ms"},
+		{"one principal", filter(storage.DecisionFilter{Principals: []string{"alice"}}), "2ms 1ms"},
+		{"either principal", filter(storage.DecisionFilter{Principals: []string{"bob", "alice"}}), "2ms 1ms -2h0m0s"},
+		{"a principal's denials", filter(storage.DecisionFilter{Principals: []string{"alice"}, Allow: &no}), "2ms"},
+		{"one route", filter(storage.DecisionFilter{Route: "shop/carts"}), "-2h0m0s"},
+		{"allows", filter(storage.DecisionFilter{Allow: &yes}), "3ms 1ms"},
+		{"denials", filter(storage.DecisionFilter{Allow: &no}), "2ms -2h0m0s"},
+		{"one reason", filter(storage.DecisionFilter{Reason: "no_matching_policy"}), "2ms -2h0m0s"},
+		{"one proxy", filter(storage.DecisionFilter{Proxy: two.Proxy}), "3ms"},
+		{"another proxy", filter(storage.DecisionFilter{Proxy: "spiffe://prod.example/proxy/gcp#3"}), ""},
+		{"one environment", filter(storage.DecisionFilter{Environment: "gcp"}), "3ms"},
+		{"a time", storage.DecisionPage{From: storage.DecisionsFrom(today), Before: storage.DecisionsFrom(today.Add(2 * time.Millisecond))}, "1ms"},
+		{"a page", storage.DecisionPage{Limit: 2}, "3ms 2ms"},
+	} {
+		if got := r.found(t, c.page); got != c.want {
+			t.Errorf("%s: %s, want %s", c.what, got, c.want)
+		}
+	}
+}
+
+// Pages hold everything once, whatever has the same ID.
+func TestDecisionsPageByPage(t *testing.T) {
+	t.Parallel()
+	r := openRecords(t)
+	var all []storage.Decision
+	want := map[string]bool{}
+	for i := range 20 {
+		d := decided(time.Duration(i/4)*time.Millisecond, nil)
+		d.Record = fmt.Append(nil, i)
+		all = append(all, d)
+		want[string(d.Record)] = true
+	}
+	r.save(t, one, 1, all...)
+	p := storage.DecisionPage{Limit: 3}
+	for {
+		some, err := r.Decisions.Decisions(t.Context(), p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, d := range some {
+			if !want[string(d.Record)] {
+				t.Errorf("%s is there twice", d.Record)
+			}
+			delete(want, string(d.Record))
+		}
+		if len(some) < p.Limit {
+			break
+		}
+		p.After = &some[len(some)-1]
+	}
+	if len(want) > 0 {
+		t.Errorf("missing are %v", want)
+	}
+}
+
+func TestDecisionsAreTold(t *testing.T) {
+	t.Parallel()
+	r := openRecords(t)
+	r.save(t, one, 1, decided(1, nil))
+	mark, err := r.Mark(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	no := false
+	told := func(f storage.DecisionFilter, limit int, want string, passed int64) {
+		t.Helper()
+		all, skipped, err := r.Recorded(t.Context(), mark, f, limit)
+		if got := recordsOf(all); err != nil || got != want || skipped != passed {
+			t.Errorf("told was %q, %d skipped (%v); want %q and %d", got, skipped, err, want, passed)
+		}
+	}
+	told(storage.DecisionFilter{}, 10, "", 0)
+	r.save(t, one, 2, decided(2, denied), decided(3, nil))
+	told(storage.DecisionFilter{}, 10, "2ns 3ns", 0)
+	told(storage.DecisionFilter{}, 10, "", 0)
+	two := storage.Journal{Proxy: "other", Boot: []byte("b")}
+	r.save(t, two, 1, decided(4, denied), decided(5, nil))
+	told(storage.DecisionFilter{Allow: &no}, 10, "4ns", 0)
+	told(storage.DecisionFilter{}, 10, "", 0)
+	r.save(t, one, 4, decided(6, nil), decided(7, nil), decided(8, nil))
+	told(storage.DecisionFilter{}, 2, "7ns 8ns", 1)
+	r.save(t, one, 7, decided(-100*time.Hour, nil)) // it lay in a spool
+	told(storage.DecisionFilter{}, 2, "", 0)
+}
+
+// Days that are over are dropped as a whole, and their journals with them.
+func TestOldDecisionsAreDropped(t *testing.T) {
+	t.Parallel()
+	r := openRecords(t)
+	const day = 24 * time.Hour
+	r.save(t, one, 1, decided(0, nil), decided(-day, nil), decided(-2*day, nil))
+	if err := r.KeepDecisions(t.Context(), today.Add(-day-time.Minute), today.Add(day)); err != nil {
+		t.Fatal(err)
+	}
+	if got := r.found(t, storage.DecisionPage{}); got != "0s -24h0m0s" {
+		t.Errorf("kept were %s", got)
+	}
+	// Another replica, which does not know of the end of a day, makes room for it again.
+	late := connectRecords(t, r.dsn)
+	d := decided(-2*day+time.Millisecond, nil)
+	d.Sequence = 4
+	if err := late.SaveDecisions(t.Context(), one, 4, []storage.Decision{d}); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.KeepDecisions(t.Context(), today.Add(-day), today.Add(day)); err != nil {
+		t.Fatal(err)
+	}
+	d.ID, d.Sequence = decided(-2*day+2*time.Millisecond, nil).ID, 5
+	for try := range 2 {
+		err := late.SaveDecisions(t.Context(), one, 5, []storage.Decision{d})
+		if (err == nil) != (try == 1) {
+			t.Errorf("the attempt number %d ended with %v", try, err)
+		}
+	}
+	if err := r.KeepDecisions(t.Context(), time.Now().Add(day), today.Add(2*day)); err != nil {
+		t.Fatal(err)
+	}
+	if mark, err := r.Mark(t.Context()); err != nil || len(mark) != 0 {
+		t.Errorf("journals that are left: %v (%v)", mark, err)
+	}
+}
+
+func TestDecisionIDs(t *testing.T) {
+	for text, good := range map[string]bool{
+		"0193589a-1c00-7abc-8def-0123456789ab":  true,
+		"0193589a-1c00-4abc-8def-0123456789ab":  false,
+		"0193589A-1C00-7ABC-8DEF-0123456789AB":  false,
+		"0193589a-1c00-7abc-8def-0123456789a":   false,
+		"0193589a01c00-7abc-8def-0123456789ab":  false,
+		"0193589a-1c00-7abc-8def-0123456789abc": false,
+		"":                                      false,
+	} {
+		id, err := storage.ParseDecisionID(text)
+		if (err == nil) != good || good && id.String() != text {
+			t.Errorf("%q: %s, %v", text, id, err)
+		}
+	}
+	id := storage.DecisionsFrom(noon)
+	if !id.Time().Equal(noon.Truncate(time.Millisecond)) || binary.BigEndian.Uint64(id[8:]) != 0 {
+		t.Errorf("%s is of %v", id, id.Time())
+	}
+}
