@@ -151,6 +151,8 @@ func unavailableInWords(reason string) string {
 	switch signin.Reason(reason) {
 	case signin.ProviderUnavailable, signin.KeysUnavailable, signin.Busy:
 		return "Nobody can sign in for now."
+	case signin.LogoutUnconfirmed:
+		return "You are signed out here. It could not be confirmed that you are everywhere: try again."
 	}
 	switch upstream.Reason(reason) {
 	case upstream.IdentityExpired, upstream.IdentityMissing:

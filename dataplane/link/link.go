@@ -22,7 +22,6 @@ import (
 	"github.com/sallyport/sallyport/internal/resource"
 	cookie "github.com/sallyport/sallyport/internal/session"
 	"github.com/sallyport/sallyport/internal/snapshot"
-	proxyv1 "github.com/sallyport/sallyport/proto/gen/sallyport/proxy/v1"
 )
 
 const (
@@ -106,9 +105,6 @@ type Config struct {
 	// ring, from when it returns on. It is called by one goroutine at a time. When
 	// it is nil, no keys are asked for.
 	UseCookieKeys func(*cookie.Ring)
-	// Ended brings what is to be told to the control plane about sessions that have
-	// ended; nothing when it is nil.
-	Ended chan *proxyv1.Logout
 	// Registerer takes the metrics; they are not shown when it is nil.
 	Registerer prometheus.Registerer
 	// Heartbeat is the time between two heartbeats; 10 s when zero.
@@ -176,6 +172,7 @@ type Link struct {
 
 	policy, security *lane
 	cookies          *cookies // nil for none
+	replica          reach
 
 	// failing says that the control plane was not reached the last time. It
 	// belongs to the goroutine of follow.

@@ -38,6 +38,9 @@ const (
 	Busy Reason = "sign_in_busy"
 	// LogoutInvalid: a logout token that is not one, or was here before.
 	LogoutInvalid Reason = "logout_invalid"
+	// LogoutUnconfirmed: the session has ended at this proxy, and the control plane
+	// has not said that it has in the fleet.
+	LogoutUnconfirmed Reason = "logout_unconfirmed"
 )
 
 // Status is the one of an answer that tells the reason.
