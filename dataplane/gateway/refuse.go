@@ -35,9 +35,6 @@ func (x *exchange) refuse() {
 	if v.challenge != "" {
 		h["Www-Authenticate"] = []string{v.challenge}
 	}
-	if v.nonce != "" {
-		h["Dpop-Nonce"] = []string{v.nonce}
-	}
 	v.own.tell(h)
 	if len(v.methods) > 0 {
 		h["Allow"] = []string{strings.Join(v.methods, ", ")}

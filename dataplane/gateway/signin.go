@@ -95,6 +95,9 @@ func (g *Gateway) authenticate(ctx context.Context, s grounds, q *question, v *v
 			Keys: at.Keys, Host: at.Host, Origin: at.Origin, Method: v.request.Method, Upgrades: v.request.WebSocket,
 		}
 	}
+	if v.way.accept.Nonce {
+		credentials.Supply = func(nonce string) { v.nonce = nonce }
+	}
 	principal, denial := s.authn.Authenticate(ctx, credentials, v.way.accept, q.now)
 	if denial == nil && g.signin.Ended(principal, q.now) {
 		return nil, &authn.Denial{Status: http.StatusUnauthorized, Reason: ReasonSessionEnded}
