@@ -404,6 +404,25 @@ func TestLogout(t *testing.T) {
 	}
 }
 
+// What a provider tells at its userinfo endpoint alone is asked for where that is
+// wanted, and counts as what an ID token says.
+func TestUserInfo(t *testing.T) {
+	for more, want := range map[string]string{"": "403 no_matching_policy", ", userinfo: true": "200 allowed_by_policy"} {
+		w, e, o := newWorld(t, options{}), newEcho(t), startOpenID(t)
+		provider := strings.Replace(o.provider("native", ""), "scopes: [email]", "scopes: [email]"+more, 1)
+		provider = strings.Replace(provider, "audiences: [api]", "audiences: [api]\n  groupsClaim: email", 1)
+		w.apply(w.listener() + provider + strings.Replace(signInRoute(e.address(), ""), "subject: id1, identityProvider: people", "group: test-user@zitadel.ch, identityProvider: people", 1))
+		w.gateway.UseCookieKeys(ring(t, session.NewKey(time.Now().Add(-time.Hour))))
+		p := w.browser()
+		p.signIn("/orders")
+		answer := p.get("/orders")
+		d := w.records.of(t, "decision", answer.decision())
+		if got := fmt.Sprint(answer.StatusCode, " ", d.Reason); got != want || d.Principal == nil || d.Principal.ID != "id1" {
+			t.Errorf("with %q: %s, want %s: %+v", more, got, want, d.Principal)
+		}
+	}
+}
+
 // A person is told when other proxies may not know yet that they have signed out,
 // and can try again, though the browser has no session any more.
 func TestLogoutThatIsNotConfirmed(t *testing.T) {
