@@ -153,7 +153,7 @@ func (s *Server) openDistribution() error {
 		States: s.hub, Keys: s.keyring, Pool: s.idps, Security: s.database.Security(), Log: s.log,
 	})
 	s.proxies = stream.NewService(stream.Config{
-		Hub: s.hub, Registry: s.registry, Keys: s.keyring, LoggedOut: s.logouts.Take, Log: s.log,
+		Hub: s.hub, Registry: s.registry, Keys: s.keyring, LoggedOut: s.logouts.CutOff, Log: s.log,
 	})
 	s.publisher = publish.New(publish.Config{
 		Store:      s.database,
@@ -252,7 +252,7 @@ func (s *Server) serveAll(ctx context.Context) error {
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	for _, part := range []func(context.Context) error{
-		s.database.Run, s.feed.Run, s.hub.Run, s.registry.Run, s.publisher.Run, s.keyring.Run, s.idps.Run, s.logouts.Run, s.callers.Run,
+		s.database.Run, s.feed.Run, s.hub.Run, s.registry.Run, s.publisher.Run, s.keyring.Run, s.idps.Run, s.callers.Run,
 		s.observer.Run, s.decisions.Run, s.api.Run, s.serveAdmin, s.serveProxies,
 	} {
 		g.Go(func() error { return part(ctx) })

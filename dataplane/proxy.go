@@ -42,8 +42,7 @@ type Proxy struct {
 	authn     *authn.Pool
 	upstreams *upstream.Pool
 	signin    *signin.Client
-	ended     chan *proxyv1.Logout // from the gateway to the link
-	records   *recordFile          // nil when they go to no file
+	records   *recordFile // nil when they go to no file
 	recorder  *record.Recorder
 	courier   *courier.Courier
 	keys      *assertion.Keys
@@ -53,16 +52,13 @@ type Proxy struct {
 	stopping atomic.Bool
 }
 
-// maxEnded bounds the ended sessions that wait for a stream to the control plane.
-const maxEnded = 1024
-
 // New checks the settings and builds a proxy. It reads the file that they name
 // and connects to nothing.
 func New(s Settings, log *slog.Logger) (*Proxy, error) {
 	if err := s.Validate(); err != nil {
 		return nil, err
 	}
-	p := &Proxy{settings: s, log: log, metrics: prometheus.NewRegistry(), ended: make(chan *proxyv1.Logout, maxEnded)}
+	p := &Proxy{settings: s, log: log, metrics: prometheus.NewRegistry()}
 	p.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	for _, open := range []func() error{p.openIdentity, p.openServices, p.openGateway, p.openLink} {
 		if err := open(); err != nil {
@@ -149,7 +145,7 @@ func (p *Proxy) openGateway() (err error) {
 		Upstreams:   p.upstreams,
 		Record:      p.recorder,
 		SignIn:      p.signin,
-		Ended:       p.ended,
+		LoggedOut:   func(ctx context.Context, proof *proxyv1.LogoutRequest) error { return p.link.LoggedOut(ctx, proof) },
 		Log:         p.log,
 		Age:         func() (time.Duration, bool) { return p.link.Age() },
 		SecurityAge: func() (time.Duration, bool) { return p.link.SecurityAge() },
@@ -176,7 +172,6 @@ func (p *Proxy) openLink() error {
 		Security:       security{p.gateway},
 		Listeners:      listeners{p.gateway},
 		UseCookieKeys:  p.gateway.UseCookieKeys,
-		Ended:          p.ended,
 		RecordsDropped: p.courier.Dropped,
 		Log:            p.log,
 		Assertions:     p.keys,

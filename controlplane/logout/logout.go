@@ -9,8 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
-	"slices"
+	"sync"
 	"time"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -27,13 +26,8 @@ import (
 	"github.com/sallyport/sallyport/storage"
 )
 
-const (
-	// maxWaiting bounds the logouts that wait for their turn.
-	maxWaiting = 1024
-	// tries is how often one is tried, and wait the time between.
-	tries = 5
-	wait  = time.Second
-)
+// maxCommits bounds the connections to the database that logouts take at one time.
+const maxCommits = 2
 
 // Config is what a Logouts needs. All fields but Now are required.
 type Config struct {
@@ -56,17 +50,12 @@ type Config struct {
 // Logouts makes revocations of logouts. It is safe for concurrent use.
 type Logouts struct {
 	Config
-	waiting chan ended
+	// committing holds a token for each commit that is under way.
+	committing chan struct{}
 
-	// known belongs to Run: the providers whose keys the pool keeps.
+	mu sync.Mutex
+	// known are the providers whose keys the pool keeps.
 	known map[authn.ProviderName]provider
-	who   *authn.Authenticator
-}
-
-// ended is what a proxy says to have ended.
-type ended struct {
-	environment, by string
-	proof           *proxyv1.Logout
 }
 
 // provider is one at which people sign in.
@@ -75,69 +64,45 @@ type provider struct {
 	client string
 }
 
-// New returns a Logouts that does nothing until Run.
+// New returns a Logouts.
 func New(c Config) *Logouts {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	return &Logouts{Config: c, waiting: make(chan ended, maxWaiting), known: map[authn.ProviderName]provider{}}
+	return &Logouts{Config: c, committing: make(chan struct{}, maxCommits), known: map[authn.ProviderName]provider{}}
 }
 
-// Take hands over what a proxy of an environment says. It does not wait.
-func (l *Logouts) Take(ctx context.Context, environment, by string, proof *proxyv1.Logout) {
-	select {
-	case l.waiting <- ended{environment, by, proof}:
-	default:
-		l.Log.ErrorContext(ctx, "logout was not passed on to the fleet", "proxy", by, "err", "too many wait")
-	}
-}
-
-// Run makes revocations until ctx ends.
-func (l *Logouts) Run(ctx context.Context) error {
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case e := <-l.waiting:
-			if err := l.cutOff(ctx, e); err != nil && ctx.Err() == nil {
-				l.Log.ErrorContext(ctx, "logout was not passed on to the fleet", "proxy", e.by, "err", err)
-			}
-		}
-	}
-}
-
-func (l *Logouts) cutOff(ctx context.Context, e ended) (err error) {
-	r, err := l.judge(ctx, e)
+// CutOff has what a proxy of an environment says to have ended be cut off. When it
+// returns nil, the revocation survives the death of every process. The error is
+// stream.ErrProof when trying again is of no use; nothing is committed then.
+func (l *Logouts) CutOff(ctx context.Context, environment, by string, proof *proxyv1.LogoutRequest) error {
+	r, err := l.judge(ctx, environment, proof)
 	if err != nil {
 		return err
 	}
-	for range tries {
-		if err = l.commit(ctx, e.by, r); !errors.Is(err, storage.ErrUnavailable) {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(wait):
-		}
+	select {
+	case l.committing <- struct{}{}:
+	case <-ctx.Done():
+		return fmt.Errorf("wait for other logouts: %w", ctx.Err())
 	}
-	return err
+	defer func() { <-l.committing }()
+	return l.commit(ctx, by, r)
 }
 
 // judge believes a proxy nothing but what a provider has signed, or what is sealed
 // with a key of its environment.
-func (l *Logouts) judge(ctx context.Context, e ended) (*resourcev1.Revocation, error) {
+func (l *Logouts) judge(ctx context.Context, environment string, proof *proxyv1.LogoutRequest) (*resourcev1.Revocation, error) {
 	now := l.Now()
 	r := &resourcev1.Revocation{ExpiresAt: timestamppb.New(now.Add(session.MaxLifetime).Truncate(time.Second))}
-	if c := e.proof.GetSession(); c != nil {
-		s, err := session.Open(l.Keys.State(e.environment).Ring, c.GetHost(), c.GetValue())
+	if c := proof.GetSession(); c != nil {
+		s, err := l.open(environment, c)
 		if err != nil {
 			return nil, err
 		}
 		r.Target, r.Reason = sessionOf(s.Issuer, s.ID), "signed out"
 		return r, nil
 	}
-	out, err := l.verify(ctx, e, now)
+	out, err := l.verify(ctx, environment, proof.GetLogoutToken(), now)
 	if err != nil {
 		return nil, err
 	}
@@ -151,48 +116,67 @@ func (l *Logouts) judge(ctx context.Context, e ended) (*resourcev1.Revocation, e
 	return r, nil
 }
 
+func (l *Logouts) open(environment string, c *proxyv1.SessionCookie) (*session.Session, error) {
+	ring := l.Keys.State(environment).Ring
+	if ring == nil {
+		return nil, errors.New("the cookie keys of the environment are not known yet")
+	}
+	s, err := session.Open(ring, c.GetHost(), c.GetValue())
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", stream.ErrProof, err)
+	}
+	return s, nil
+}
+
 func sessionOf(issuer, id string) *resourcev1.Revocation_Session {
 	return &resourcev1.Revocation_Session{Session: &resourcev1.RevokedSession{Issuer: issuer, Id: id}}
 }
 
 // verify verifies a logout token with the keys of the environment's providers.
-func (l *Logouts) verify(ctx context.Context, e ended, now time.Time) (*token.Logout, error) {
-	raw := e.proof.GetLogoutToken()
+func (l *Logouts) verify(ctx context.Context, environment, raw string, now time.Time) (*token.Logout, error) {
+	current := l.States.State(environment).Snapshot
+	if current == nil {
+		return nil, errors.New("the providers of the environment are not known yet")
+	}
 	issuer, reason := token.IssuerOf(raw), authn.Reason("no provider has this issuer")
 	var candidates []provider
-	for _, p := range providersOf(l.States.State(e.environment).Snapshot) {
+	for _, p := range providersOf(current) {
 		if p.Issuer == issuer {
 			candidates = append(candidates, p)
 		}
 	}
-	l.learn(candidates)
+	who := l.learn(candidates)
 	for _, p := range candidates {
-		out, refused := l.who.LoggedOut(ctx, p.Key(), raw, p.client, now)
+		out, refused := who.LoggedOut(ctx, p.Key(), raw, p.client, now)
 		if refused == "" {
 			return out, nil
 		}
-		reason = refused
+		if reason != authn.KeysUnavailable {
+			reason = refused
+		}
 	}
-	return nil, fmt.Errorf("logout token: %s", reason)
+	if reason == authn.KeysUnavailable {
+		return nil, fmt.Errorf("logout token: %s", reason)
+	}
+	return nil, fmt.Errorf("%w: logout token: %s", stream.ErrProof, reason)
 }
 
 // learn has the pool keep the keys of providers, from the first logout on.
-func (l *Logouts) learn(candidates []provider) {
+func (l *Logouts) learn(candidates []provider) *authn.Authenticator {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	for _, p := range candidates {
 		l.known[p.Key()] = p
 	}
 	var all []authn.Provider
-	for _, p := range slices.Collect(maps.Values(l.known)) {
+	for _, p := range l.known {
 		all = append(all, p.Provider)
 	}
-	l.who = l.Pool.Sync(all)
+	return l.Pool.Sync(all)
 }
 
 // providersOf returns the providers of a snapshot at which people sign in.
 func providersOf(s *snapshot.Snapshot) (found []provider) {
-	if s == nil {
-		return nil
-	}
 	for e := range s.Set().All() {
 		if e.Key.Kind != resource.KindIdentityProvider {
 			continue
@@ -219,6 +203,9 @@ func (l *Logouts) commit(ctx context.Context, by string, r *resourcev1.Revocatio
 	if err != nil {
 		return err
 	}
+	if done, err := l.done(ctx, p.Key, r); done || err != nil {
+		return err
+	}
 	position, err := l.Security.Position(ctx)
 	if err != nil {
 		return err
@@ -234,6 +221,41 @@ func (l *Logouts) commit(ctx context.Context, by string, r *resourcev1.Revocatio
 	}
 	l.Log.InfoContext(ctx, "security lane changed", "sequence", made.Revision, "caller", by, "changes", 1)
 	return nil
+}
+
+// done reports whether a revocation is committed that cuts off as much: proxies and
+// providers try again.
+func (l *Logouts) done(ctx context.Context, key resource.Key, r *resourcev1.Revocation) (bool, error) {
+	v, err := l.Security.Resource(ctx, key, 0)
+	if errors.Is(err, storage.ErrNotFound) || err == nil && v.Deleted {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	p, err := resource.ParseDocument(v.Document)
+	old, ok := p.Spec.(*resourcev1.Revocation)
+	if err != nil || !ok {
+		return false, nil // written by another build: it is replaced
+	}
+	return covers(old, r), nil
+}
+
+// sameFor is for how much less time a revocation may last than another to count as
+// the same.
+const sameFor = time.Hour
+
+// covers reports whether old, of that name, cuts off what r does.
+func covers(old, r *resourcev1.Revocation) bool {
+	switch {
+	case nameOf(old) != nameOf(r):
+		return false
+	case old.GetExpiresAt() != nil && old.GetExpiresAt().AsTime().Before(r.GetExpiresAt().AsTime().Add(-sameFor)):
+		return false
+	case old.GetIssuedBefore() == nil || r.GetIssuedBefore() == nil:
+		return old.GetIssuedBefore() == nil
+	}
+	return !old.GetIssuedBefore().AsTime().Before(r.GetIssuedBefore().AsTime())
 }
 
 func nameOf(r *resourcev1.Revocation) string {

@@ -54,9 +54,10 @@ type Config struct {
 	Registry *registry.Registry
 	// Keys are sent to proxies that ask for them; none when it is nil.
 	Keys Keys
-	// LoggedOut is called with what a proxy of an environment says about sessions
-	// that have ended. It must not wait. Nobody is told when it is nil.
-	LoggedOut func(ctx context.Context, environment, proxy string, proof *proxyv1.Logout)
+	// LoggedOut is called with proof of a proxy of an environment that a session
+	// has ended. It returns nil when that is committed, and ErrProof when there is
+	// no use in trying again. When it is nil, no proxy can say so.
+	LoggedOut func(ctx context.Context, environment, proxy string, proof *proxyv1.LogoutRequest) error
 	Log       *slog.Logger
 }
 
@@ -66,7 +67,7 @@ type Service struct {
 	hub      *Hub
 	registry *registry.Registry
 	keys     Keys // nil for none
-	ended    func(ctx context.Context, environment, proxy string, proof *proxyv1.Logout)
+	ended    func(ctx context.Context, environment, proxy string, proof *proxyv1.LogoutRequest) error
 	log      *slog.Logger
 
 	silence, sendWithin, ackWithin time.Duration

@@ -97,10 +97,6 @@ func (t *talk) hear(ctx context.Context, m *proxyv1.StreamRequest) error {
 		return t.security.refuse(ctx, m.SecurityRefusal)
 	case *proxyv1.StreamRequest_Heartbeat:
 		t.session.Beat(m.Heartbeat)
-	case *proxyv1.StreamRequest_Logout:
-		if t.ended != nil {
-			t.ended(ctx, t.environment, t.id, m.Logout)
-		}
 	case *proxyv1.StreamRequest_Hello:
 		return connect.NewError(connect.CodeInvalidArgument, errors.New("a second hello"))
 	}

@@ -1,6 +1,7 @@
 package gateway_test
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"net/http"
@@ -124,5 +125,53 @@ func TestBackchannelLogout(t *testing.T) {
 	w.set(func() { w.ahead = 2 * time.Second })
 	if r := reason(cookie("alice", "four")); r != "allowed_by_policy" {
 		t.Errorf("a later session has ended as well: %s", r)
+	}
+}
+
+// A logout that the control plane has not confirmed has ended the session here, and
+// is taken again, once; what begins between the two goes on.
+func TestBackchannelLogoutIsTriedAgain(t *testing.T) {
+	w, cookie := signedIn(t)
+	logout := func(token string) (int, string) {
+		t.Helper()
+		answer := w.browser().do("POST", "/.sallyport/backchannel-logout", url.Values{"logout_token": {token}})
+		if got := answer.Header.Get("Cache-Control"); got != "no-store" {
+			t.Errorf("the answer may be kept: %q", got)
+		}
+		return answer.StatusCode, w.records.of(t, "decision", answer.decision()).Reason
+	}
+	reason := func(cookie string) string {
+		t.Helper()
+		p := w.browser()
+		p.put(session.CookieName, cookie)
+		answer := p.do("GET", "/", nil, func(r *http.Request) { r.Header.Set("Accept", "*/*") })
+		return w.records.of(t, "decision", answer.decision()).Reason
+	}
+	before := cookie("alice", "one")
+	w.set(func() { w.away = errors.New("the control plane is away") })
+	token := w.tokens.logoutToken("logout+jwt", jwt.MapClaims{"sid": nil})
+	for range 2 {
+		if status, reason := logout(token); status != http.StatusServiceUnavailable || reason != "logout_unconfirmed" {
+			t.Fatalf("got %d %s", status, reason)
+		}
+	}
+	if r := reason(before); r != "session_ended" {
+		t.Errorf("it has not ended here: %s", r)
+	}
+	w.set(func() { w.ahead = 2 * time.Second })
+	after := cookie("alice", "two")
+	w.set(func() { w.ahead, w.away = 4*time.Second, nil })
+	for _, want := range []int{http.StatusOK, http.StatusBadRequest} {
+		if status, reason := logout(token); status != want {
+			t.Errorf("got %d %s, want %d", status, reason, want)
+		}
+	}
+	for c, want := range map[string]string{before: "session_ended", after: "allowed_by_policy"} {
+		if r := reason(c); r != want {
+			t.Errorf("in the end: %s, want %s", r, want)
+		}
+	}
+	if len(w.told) != 3 || w.told[2].GetLogoutToken() != token {
+		t.Errorf("the control plane was told %v", w.told)
 	}
 }

@@ -223,6 +223,7 @@ func openID(p *compile.Provider) *signin.Provider {
 	return &signin.Provider{
 		Name: providerName(p.Key), Issuer: p.Spec.GetIssuer(), ClientID: client.GetClientId(),
 		SecretFile: client.GetClientSecretFile(), Private: p.Spec.GetAllowPrivateAddresses(), Scopes: client.GetScopes(), Claims: client.GetClaims(),
+		UserInfo: client.GetUserinfo(),
 	}
 }
 

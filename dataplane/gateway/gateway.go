@@ -47,9 +47,9 @@ type Config struct {
 	// Assertions makes what upstreams are told of who sent a request. When it is
 	// nil, routes that want it deny.
 	Assertions *assertion.Signer
-	// Ended takes proof of sessions that have ended here, for the fleet; what it has
-	// no room for, or all when it is nil, ends here alone.
-	Ended chan<- *proxyv1.Logout
+	// LoggedOut has a session that has ended here be cut off in the whole fleet, and
+	// returns nil once that is committed. When it is nil, no logout is confirmed.
+	LoggedOut func(ctx context.Context, proof *proxyv1.LogoutRequest) error
 	// Registerer takes the metrics; they are not shown when it is nil.
 	Registerer prometheus.Registerer
 	// Drain is how long requests may take to end when their listener does; 10 s
@@ -70,7 +70,7 @@ type Gateway struct {
 	upstreams   *upstream.Pool
 	record      *record.Recorder
 	signin      *signin.Client
-	ended       chan<- *proxyv1.Logout
+	logouts     logouts
 	log         *slog.Logger
 	age         func() (time.Duration, bool)
 	secureAge   func() (time.Duration, bool)
@@ -141,7 +141,7 @@ func New(c Config) (*Gateway, error) {
 	}
 	g := &Gateway{
 		identity: c.Identity, authn: c.Authn, authorities: authorities, upstreams: c.Upstreams, record: c.Record,
-		signin: c.SignIn, ended: c.Ended, log: c.Log,
+		signin: c.SignIn, logouts: newLogouts(c.LoggedOut), log: c.Log,
 		age: c.Age, secureAge: c.SecurityAge, now: c.Now, asserts: c.Assertions, metrics: m,
 	}
 	g.listeners = newListeners(g, c)

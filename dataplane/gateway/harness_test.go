@@ -45,6 +45,7 @@ import (
 	"github.com/sallyport/sallyport/internal/resource"
 	"github.com/sallyport/sallyport/internal/revocation"
 	"github.com/sallyport/sallyport/internal/snapshot"
+	proxyv1 "github.com/sallyport/sallyport/proto/gen/sallyport/proxy/v1"
 )
 
 func TestMain(m *testing.M) {
@@ -81,6 +82,8 @@ type world struct {
 	known bool
 	since time.Duration // revocations were confirmed
 	ahead time.Duration // of the gateway's clock
+	away  error         // what the control plane says to logouts
+	told  []*proxyv1.LogoutRequest
 }
 
 // options are what tests change of the usual.
@@ -123,7 +126,7 @@ func newWorld(t testing.TB, o options) *world {
 	w.gateway, err = gateway.New(gateway.Config{
 		Identity: o.source, Authn: pool, Upstreams: upstreams, Record: w.recorder, SignIn: w.signin, Log: quiet(), Registerer: w.registry,
 		Age: w.configurationAge, SecurityAge: w.securityAge, Drain: o.drain, Reload: 10 * time.Millisecond, Now: w.now,
-		Assertions: assertion.NewSigner(w.keys),
+		Assertions: assertion.NewSigner(w.keys), LoggedOut: w.cutOff,
 	})
 	w.must(err)
 	w.run(w.recorder.Run)
@@ -136,6 +139,14 @@ func newWorld(t testing.TB, o options) *world {
 		w.revoke()
 	}
 	return w
+}
+
+// cutOff is told what has ended, for the fleet.
+func (w *world) cutOff(_ context.Context, proof *proxyv1.LogoutRequest) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.told = append(w.told, proof)
+	return w.away
 }
 
 func (w *world) must(err error) {

@@ -8,72 +8,23 @@ import (
 	"net/http"
 	"net/http/cookiejar"
 	"net/url"
-	"os"
-	"os/exec"
 	"regexp"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/sallyport/sallyport/internal/session"
+	"github.com/sallyport/sallyport/test/openid"
 )
 
-// openID is the example provider of zitadel/oidc, as a process of its own: what it
-// requires stays out of our go.mod.
+// openID is a provider that was written by others.
 type openID struct{ issuer string }
 
 // signInHost is the host on which people sign in.
 const signInHost = "app.wild.example"
 
-// startOpenID starts a provider that knows the clients web, whose secret is
-// "secret", and native, which has none.
 func startOpenID(t *testing.T) *openID {
 	t.Helper()
-	out, err := exec.CommandContext(t.Context(), "go", "tool", "-modfile=../../tools/openid/go.mod", "-n", "server").Output()
-	if err != nil {
-		t.Fatalf("build the provider: %v", err)
-	}
-	port := freePort(t)
-	log := &strings.Builder{}
-	server := exec.Command(strings.TrimSpace(string(out)))
-	server.Env = append(os.Environ(), "PORT="+port, "REDIRECT_URI=https://"+signInHost+"/.sallyport/callback")
-	server.Stderr = log
-	if err := server.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = server.Process.Kill() // it has no other way to end
-		_ = server.Wait()
-		if t.Failed() {
-			t.Logf("the provider says\n%s", log)
-		}
-	})
-	o := &openID{"http://localhost:" + port + "/"}
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
-	for until := time.Now().Add(20 * time.Second); ; {
-		res, err := client.Get(o.issuer + ".well-known/openid-configuration")
-		if err == nil {
-			_ = res.Body.Close()
-			return o
-		}
-		if time.Now().After(until) {
-			t.Fatal(err)
-		}
-	}
-}
-
-func freePort(t *testing.T) string {
-	t.Helper()
-	ln, err := net.Listen("tcp", "localhost:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	_, port, err := net.SplitHostPort(ln.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return port
+	return &openID{openid.Start(t, "https://"+signInHost+"/.sallyport/callback")}
 }
 
 // provider is the IdentityProvider shop/people, as the client of that ID. With a

@@ -182,6 +182,36 @@ func TestDemandedProof(t *testing.T) {
 	}
 }
 
+// The next nonce comes with an answer of the upstream, before the last is worth
+// nothing: a client that takes it is refused once.
+func TestNonceWithAnAnswer(t *testing.T) {
+	w := newWorld(t, options{})
+	up := newEcho(t)
+	up.answerWith(func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("Cache-Control", "max-age=3600") })
+	w.apply(w.demanding(plaintext(up.address()), "dpopNonce: true"))
+	h := w.holder()
+	refused := 0
+	nonce := ""
+	for range 12 { // half an hour
+		bound := w.tokens.sign(jwt.MapClaims{"cnf": h.cnf(), "exp": w.now().Add(time.Minute).Unix()})
+		got, res := w.get(w.client(true, w.tls(host)), "Authorization: DPoP "+bound, "DPoP: "+h.proof(bound, jwt.MapClaims{"nonce": nonce, "iat": w.now().Unix()}))
+		next := res.Header.Get("DPoP-Nonce")
+		if next != "" && res.Header.Get("Cache-Control") != "no-store" || next == "" && res.Header.Get("Cache-Control") != "max-age=3600" {
+			t.Errorf("with nonce %q the answer may be kept as %q", next, res.Header.Get("Cache-Control"))
+		}
+		if next != "" {
+			nonce = next
+		}
+		if !strings.HasPrefix(got, "200") {
+			refused++
+		}
+		w.set(func() { w.ahead += 150 * time.Second })
+	}
+	if refused != 1 {
+		t.Errorf("refused %d times", refused)
+	}
+}
+
 // A route may demand how, and how recently, its users have signed in.
 func TestStepUp(t *testing.T) {
 	w := newWorld(t, options{})

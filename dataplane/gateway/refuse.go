@@ -35,9 +35,6 @@ func (x *exchange) refuse() {
 	if v.challenge != "" {
 		h["Www-Authenticate"] = []string{v.challenge}
 	}
-	if v.nonce != "" {
-		h["Dpop-Nonce"] = []string{v.nonce}
-	}
 	v.own.tell(h)
 	if len(v.methods) > 0 {
 		h["Allow"] = []string{strings.Join(v.methods, ", ")}
@@ -151,6 +148,8 @@ func unavailableInWords(reason string) string {
 	switch signin.Reason(reason) {
 	case signin.ProviderUnavailable, signin.KeysUnavailable, signin.Busy:
 		return "Nobody can sign in for now."
+	case signin.LogoutUnconfirmed:
+		return "You are signed out here. It could not be confirmed that you are everywhere: try again."
 	}
 	switch upstream.Reason(reason) {
 	case upstream.IdentityExpired, upstream.IdentityMissing:

@@ -137,11 +137,15 @@ func (x *exchange) write() {
 	x.gateway.metrics.deciding.Observe(d.Took.Seconds())
 }
 
-// tag names the decision in an answer.
+// tag names the decision in an answer, and hands out a nonce.
 func (x *exchange) tag(h http.Header) {
 	h[headerDecision] = []string{x.id}
 	if x.state.revision != "" {
 		h[headerRevision] = []string{x.state.revision}
+	}
+	if x.verdict.nonce != "" {
+		h["Dpop-Nonce"] = []string{x.verdict.nonce}
+		h["Cache-Control"] = []string{"no-store"} // it would grow old in a cache (RFC 9449 §8.2)
 	}
 	if x.upgrades {
 		h["Connection"] = []string{"close"}

@@ -14,7 +14,6 @@ import (
 	"github.com/sallyport/sallyport/internal/policy"
 	"github.com/sallyport/sallyport/internal/request"
 	"github.com/sallyport/sallyport/internal/session"
-	proxyv1 "github.com/sallyport/sallyport/proto/gen/sallyport/proxy/v1"
 )
 
 // The reasons of what the gateway answers itself, beside those of package signin.
@@ -95,6 +94,9 @@ func (g *Gateway) authenticate(ctx context.Context, s grounds, q *question, v *v
 		credentials.Browser = authn.Browser{
 			Keys: at.Keys, Host: at.Host, Origin: at.Origin, Method: v.request.Method, Upgrades: v.request.WebSocket,
 		}
+	}
+	if v.way.accept.Nonce {
+		credentials.Supply = func(nonce string) { v.nonce = nonce }
 	}
 	principal, denial := s.authn.Authenticate(ctx, credentials, v.way.accept, q.now)
 	if denial == nil && g.signin.Ended(principal, q.now) {
@@ -222,82 +224,6 @@ func (g *Gateway) wayBack(v *visit, pending *signin.Pending) *way {
 		return nil
 	}
 	return w
-}
-
-// logout ends the session of a browser. GET only asks whether that is meant: it is
-// what pages of other sites can have a browser do.
-func (g *Gateway) logout(ctx context.Context, v *visit) verdict {
-	at := g.site(v.question, &v.request)
-	browser := authn.Browser{Host: at.Host, Origin: at.Origin, Method: v.request.Method}
-	switch {
-	case v.request.Method == http.MethodGet:
-		return verdict{allow: true, status: http.StatusOK, reason: ReasonSigningOut, own: &own{page: true, form: true}}
-	case !browser.SameOrigin(v.request.Header):
-		return denied(http.StatusForbidden, string(authn.CrossSite), "")
-	}
-	out := verdict{allow: true, status: http.StatusOK, reason: ReasonSignedOut, own: &own{page: true}}
-	s := openSession(at)
-	if s != nil {
-		out.principal = authn.SignedIn(s)
-		value, _ := session.Find(at.Cookies, session.CookieName)
-		g.tell(&proxyv1.Logout{Proof: &proxyv1.Logout_Session{Session: &proxyv1.SessionCookie{Host: at.Host, Value: value}}})
-	}
-	out.own.Answer = *g.signin.Leave(ctx, at, s, v.provider(s), v.now)
-	if out.own.Location != "" {
-		out.status = http.StatusSeeOther
-	}
-	return out
-}
-
-// openSession returns the one of the browser, nil if it has none that can be opened.
-func openSession(at signin.Site) *session.Session {
-	value, _ := session.Find(at.Cookies, session.CookieName)
-	s, err := session.Open(at.Keys, at.Host, value)
-	if err != nil {
-		return nil
-	}
-	return s
-}
-
-// provider returns where a session began, nil if that is not there any more.
-func (v *visit) provider(s *session.Session) *signin.Provider {
-	for _, p := range v.table.Providers() {
-		if s != nil && providerName(p.Key).String() == s.Provider && p.Spec.GetIssuer() == s.Issuer {
-			return openID(p)
-		}
-	}
-	return nil
-}
-
-// backchannel takes what a provider says about sessions that have ended there.
-func (g *Gateway) backchannel(ctx context.Context, v *visit) verdict {
-	form, err := v.exchange.form()
-	if err != nil || len(form["logout_token"]) != 1 {
-		return failed(&signin.Failure{Reason: signin.LogoutInvalid, Detail: "there is not one logout_token"})
-	}
-	var providers []*signin.Provider
-	for _, p := range v.table.Providers() {
-		if at := openID(p); at != nil {
-			providers = append(providers, at)
-		}
-	}
-	raw := form["logout_token"][0]
-	if _, failure := g.signin.LoggedOut(ctx, raw, providers, v.authn, v.now); failure != nil {
-		refused := failed(failure)
-		refused.own = nil // no person reads it
-		return refused
-	}
-	g.tell(&proxyv1.Logout{Proof: &proxyv1.Logout_LogoutToken{LogoutToken: raw}})
-	return verdict{allow: true, status: http.StatusOK, reason: ReasonSignedOut, own: &own{}}
-}
-
-// tell has the fleet be told that a session has ended.
-func (g *Gateway) tell(l *proxyv1.Logout) {
-	select {
-	case g.ended <- l:
-	default:
-		g.log.Warn("session ended at this proxy alone")
-	}
 }
 
 // withoutSession keeps what would let an upstream be the person from it.

@@ -3,6 +3,7 @@ package gateway_test
 import (
 	"bufio"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"maps"
 	"net/http"
@@ -400,6 +401,71 @@ func TestLogout(t *testing.T) {
 	again.signIn("/orders")
 	if answer := again.get("/orders"); answer.StatusCode != http.StatusOK {
 		t.Errorf("a later session has ended as well: %d", answer.StatusCode)
+	}
+}
+
+// What a provider tells at its userinfo endpoint alone is asked for where that is
+// wanted, and counts as what an ID token says.
+func TestUserInfo(t *testing.T) {
+	for more, want := range map[string]string{"": "403 no_matching_policy", ", userinfo: true": "200 allowed_by_policy"} {
+		w, e, o := newWorld(t, options{}), newEcho(t), startOpenID(t)
+		provider := strings.Replace(o.provider("native", ""), "scopes: [email]", "scopes: [email]"+more, 1)
+		provider = strings.Replace(provider, "audiences: [api]", "audiences: [api]\n  groupsClaim: email", 1)
+		w.apply(w.listener() + provider + strings.Replace(signInRoute(e.address(), ""), "subject: id1, identityProvider: people", "group: test-user@zitadel.ch, identityProvider: people", 1))
+		w.gateway.UseCookieKeys(ring(t, session.NewKey(time.Now().Add(-time.Hour))))
+		p := w.browser()
+		p.signIn("/orders")
+		answer := p.get("/orders")
+		d := w.records.of(t, "decision", answer.decision())
+		if got := fmt.Sprint(answer.StatusCode, " ", d.Reason); got != want || d.Principal == nil || d.Principal.ID != "id1" {
+			t.Errorf("with %q: %s, want %s: %+v", more, got, want, d.Principal)
+		}
+	}
+}
+
+// A person is told when other proxies may not know yet that they have signed out,
+// and can try again, though the browser has no session any more.
+func TestLogoutThatIsNotConfirmed(t *testing.T) {
+	w, _, o := people(t, "web", "secret", "")
+	p := w.browser()
+	p.signIn("/orders")
+	kept := p.cookies()[session.CookieName]
+	leave := func() page {
+		return p.do("POST", "/.sallyport/logout", url.Values{}, func(r *http.Request) { r.Header.Set("Sec-Fetch-Site", "same-origin") })
+	}
+	w.set(func() { w.away = errors.New("the control plane is away") })
+	out := leave()
+	if out.StatusCode != http.StatusServiceUnavailable || out.location() != "" || !strings.Contains(out.body, "could not be confirmed") ||
+		!strings.Contains(out.body, `<form method="post" action="/.sallyport/logout">`) {
+		t.Errorf("got %d to %q: %s", out.StatusCode, out.location(), out.body)
+	}
+	d := w.records.of(t, "decision", out.decision())
+	if d.Allow || d.Reason != "logout_unconfirmed" || d.Principal == nil || d.Principal.ID != "id1" || d.Detail != "the control plane is away" {
+		t.Errorf("the record is %+v", d)
+	}
+	if got := p.cookies(); !maps.Equal(got, map[string]string{session.LeavingName: kept}) {
+		t.Errorf("the browser keeps %v", got)
+	}
+	thief := w.browser()
+	thief.put(session.CookieName, kept)
+	if answer := thief.get("/orders"); answer.StatusCode == http.StatusOK {
+		t.Error("the session goes on here")
+	}
+	p.signIn("/orders")
+	w.set(func() { w.away = nil })
+	again := p.cookies()[session.CookieName]
+	if out := leave(); out.StatusCode != http.StatusSeeOther || out.location() != o.issuer+"end_session?client_id=web" {
+		t.Errorf("tried again: %d to %q: %s", out.StatusCode, out.location(), out.body)
+	}
+	if got := p.cookies(); len(got) != 0 {
+		t.Errorf("the browser keeps %v", got)
+	}
+	var told []string
+	for _, proof := range w.told {
+		told = append(told, proof.GetSession().GetValue())
+	}
+	if !slices.Equal(told, []string{kept, kept, again}) {
+		t.Errorf("the control plane was told of %q", told)
 	}
 }
 

@@ -118,6 +118,8 @@ func (l *Link) visit(ctx context.Context, url string) outcome {
 		o.err = fmt.Errorf("register with %s: %w", url, o.err)
 		return o
 	}
+	l.replica.set(client)
+	defer l.replica.set(nil)
 	return newSession(l, environment, url).run(ctx, c, client)
 }
 

@@ -173,6 +173,10 @@ func (c *control) Stream(ctx context.Context, conn *connect.BidiStream[proxyv1.S
 	}
 }
 
+func (c *control) Logout(context.Context, *connect.Request[proxyv1.LogoutRequest]) (*connect.Response[proxyv1.LogoutResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("not asked for by the tests"))
+}
+
 // conversation is one stream, seen from the control plane.
 type conversation struct {
 	heard chan *proxyv1.StreamRequest

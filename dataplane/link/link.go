@@ -22,7 +22,6 @@ import (
 	"github.com/sallyport/sallyport/internal/resource"
 	cookie "github.com/sallyport/sallyport/internal/session"
 	"github.com/sallyport/sallyport/internal/snapshot"
-	proxyv1 "github.com/sallyport/sallyport/proto/gen/sallyport/proxy/v1"
 )
 
 const (
@@ -109,9 +108,6 @@ type Config struct {
 	// RecordsDropped says how many decision records did not reach the control plane;
 	// none when it is nil.
 	RecordsDropped func() int64
-	// Ended brings what is to be told to the control plane about sessions that have
-	// ended; nothing when it is nil.
-	Ended chan *proxyv1.Logout
 	// Registerer takes the metrics; they are not shown when it is nil.
 	Registerer prometheus.Registerer
 	// Heartbeat is the time between two heartbeats; 10 s when zero.
@@ -179,6 +175,7 @@ type Link struct {
 
 	policy, security *lane
 	cookies          *cookies // nil for none
+	replica          reach
 
 	// failing says that the control plane was not reached the last time. It
 	// belongs to the goroutine of follow.

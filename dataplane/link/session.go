@@ -173,10 +173,6 @@ func (s *session) send(ctx context.Context) error {
 			err = s.say(&proxyv1.StreamRequest{Message: &proxyv1.StreamRequest_SecurityRefusal{SecurityRefusal: r}})
 		case r := <-s.policy.refusals:
 			err = s.say(&proxyv1.StreamRequest{Message: &proxyv1.StreamRequest_Refusal{Refusal: r}})
-		case l := <-s.cfg.Ended:
-			if err = s.say(&proxyv1.StreamRequest{Message: &proxyv1.StreamRequest_Logout{Logout: l}}); err != nil {
-				s.later(ctx, l)
-			}
 		case <-s.news:
 			err = s.ack()
 		case <-beat.C:
@@ -187,15 +183,6 @@ func (s *session) send(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-	}
-}
-
-// later keeps what could not be said for the next stream.
-func (s *session) later(ctx context.Context, l *proxyv1.Logout) {
-	select {
-	case s.cfg.Ended <- l:
-	default:
-		s.log.WarnContext(ctx, "too many sessions have ended: one is not told to the control plane")
 	}
 }
 

@@ -32,6 +32,7 @@ type metadata struct {
 	Issuer        string   `json:"issuer"`
 	Authorization string   `json:"authorization_endpoint"`
 	Token         string   `json:"token_endpoint"`
+	UserInfo      string   `json:"userinfo_endpoint"`
 	EndSession    string   `json:"end_session_endpoint"`
 	Methods       []string `json:"token_endpoint_auth_methods_supported"`
 	NamesIssuer   bool     `json:"authorization_response_iss_parameter_supported"`
@@ -126,8 +127,10 @@ func readMetadata(p *Provider, b []byte) (*metadata, error) {
 			return nil, fmt.Errorf("%s: %w", name, err)
 		}
 	}
-	if m.EndSession != "" && checkEndpoint(m.EndSession, p.Private) != nil {
-		m.EndSession = ""
+	for _, optional := range []*string{&m.UserInfo, &m.EndSession} {
+		if checkEndpoint(*optional, p.Private) != nil {
+			*optional = ""
+		}
 	}
 	return m, nil
 }

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/oauth2"
 
 	"github.com/sallyport/sallyport/internal/session"
+	"github.com/sallyport/sallyport/internal/token"
 )
 
 // Pending is a sign-in that a browser has begun. It is kept by that browser alone,
@@ -195,18 +196,19 @@ func (c *Client) Complete(ctx context.Context, r *Return, now time.Time) (*sessi
 	if failure != nil {
 		return nil, nil, failure
 	}
-	raw, failure := c.exchange(ctx, p, m, pending, code)
+	got, failure := c.exchange(ctx, p, m, pending, code)
 	if failure != nil {
 		return nil, nil, failure
 	}
-	claims, reason := r.Verifier.Identify(ctx, p.Name, raw, p.ClientID, now)
-	if reason != "" {
-		return nil, nil, fail(Failed, errors.New("the ID token is refused: "+string(reason)))
+	claims, failure := r.identify(ctx, got, now)
+	if failure != nil {
+		return nil, nil, failure
 	}
-	if nonce, _ := claims.All["nonce"].(string); subtle.ConstantTimeCompare([]byte(nonce), []byte(pending.Nonce)) != 1 {
-		return nil, nil, fail(Failed, errors.New("the ID token answers another sign-in"))
+	info, failure := c.userInfo(ctx, r, m, got, claims)
+	if failure != nil {
+		return nil, nil, failure
 	}
-	s := newSession(p, claims, r.Lasts, now)
+	s := newSession(p, claims, info, r.Lasts, now)
 	sealed, err := s.Seal(r.Keys, r.Host, now)
 	switch {
 	case errors.Is(err, session.ErrTooLarge):
@@ -217,6 +219,22 @@ func (c *Client) Complete(ctx context.Context, r *Return, now time.Time) (*sessi
 	answer := &Answer{Location: pending.Target, Cookies: []string{session.Set(session.CookieName, sealed, r.Lasts)}}
 	answer.clear([]string{pending.cookie})
 	return s, answer, nil
+}
+
+// identify says whom the ID token of an exchange is of.
+func (r *Return) identify(ctx context.Context, got *oauth2.Token, now time.Time) (*token.Claims, *Failure) {
+	raw, _ := got.Extra("id_token").(string)
+	if raw == "" {
+		return nil, fail(Failed, errors.New("the provider gives no ID token"))
+	}
+	claims, reason := r.Verifier.Identify(ctx, r.Provider.Name, raw, r.Provider.ClientID, now)
+	if reason != "" {
+		return nil, fail(Failed, errors.New("the ID token is refused: "+string(reason)))
+	}
+	if nonce, _ := claims.All["nonce"].(string); subtle.ConstantTimeCompare([]byte(nonce), []byte(r.Pending.Nonce)) != 1 {
+		return nil, fail(Failed, errors.New("the ID token answers another sign-in"))
+	}
+	return claims, nil
 }
 
 // granted returns the code that a provider grants. An answer has to come from the
@@ -245,26 +263,22 @@ func word(s string) string {
 	return s[:min(len(s), 64)]
 }
 
-// exchange returns the ID token that a code is worth.
-func (c *Client) exchange(ctx context.Context, p *Provider, m *metadata, pending *Pending, code string) (string, *Failure) {
+// exchange returns the tokens that a code is worth.
+func (c *Client) exchange(ctx context.Context, p *Provider, m *metadata, pending *Pending, code string) (*oauth2.Token, *Failure) {
 	secret, err := readSecret(p.SecretFile)
 	if err != nil {
-		return "", fail(ProviderUnavailable, fmt.Errorf("client secret: %w", err))
+		return nil, fail(ProviderUnavailable, fmt.Errorf("client secret: %w", err))
 	}
 	ctx, cancel := context.WithTimeout(context.WithValue(ctx, oauth2.HTTPClient, c.to(p)), c.timeout)
 	defer cancel()
 	got, err := c.oauth(p, m, pending.Redirect, secret).Exchange(ctx, code, oauth2.VerifierOption(pending.Verifier))
 	if refusal, ok := errors.AsType[*oauth2.RetrieveError](err); ok && refusal.Response != nil && refusal.Response.StatusCode < 500 {
-		return "", fail(Failed, errors.New("the provider does not take the code: "+word(refusal.ErrorCode)))
+		return nil, fail(Failed, errors.New("the provider does not take the code: "+word(refusal.ErrorCode)))
 	}
 	if err != nil {
-		return "", fail(ProviderUnavailable, errors.New("the provider does not exchange the code"))
+		return nil, fail(ProviderUnavailable, errors.New("the provider does not exchange the code"))
 	}
-	raw, _ := got.Extra("id_token").(string)
-	if raw == "" {
-		return "", fail(Failed, errors.New("the provider gives no ID token"))
-	}
-	return raw, nil
+	return got, nil
 }
 
 func (c *Client) oauth(p *Provider, m *metadata, redirect, secret string) *oauth2.Config {

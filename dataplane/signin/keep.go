@@ -1,17 +1,23 @@
 package signin
 
 import (
+	"slices"
 	"time"
 
 	"github.com/sallyport/sallyport/internal/session"
 	"github.com/sallyport/sallyport/internal/token"
 )
 
-// newSession keeps of an ID token what is decided by later. Its name is the
+// newSession keeps what is decided by later, of an ID token, and of what the
+// userinfo endpoint says besides, which may be nil: there, nothing takes the place
+// of what is signed, and nothing tells how somebody has signed in. Its name is the
 // provider's, by which that ends it, or new: never one that the browser had before.
-func newSession(p *Provider, c *token.Claims, lasts time.Duration, now time.Time) *session.Session {
+func newSession(p *Provider, c *token.Claims, info *token.UserInfo, lasts time.Duration, now time.Time) *session.Session {
+	if info == nil {
+		info = &token.UserInfo{}
+	}
 	s := &session.Session{
-		Provider: p.Name.String(), Issuer: c.Issuer, Subject: c.Subject, ID: c.Session, Groups: c.Groups,
+		Provider: p.Name.String(), Issuer: c.Issuer, Subject: c.Subject, ID: c.Session, Groups: union(c.Groups, info.Groups),
 		Claims: map[string]any{}, SignedIn: now.UTC().Truncate(time.Second),
 	}
 	s.Expires = s.SignedIn.Add(lasts)
@@ -20,6 +26,8 @@ func newSession(p *Provider, c *token.Claims, lasts time.Duration, now time.Time
 	}
 	for _, name := range p.Claims {
 		if v, given := c.All[name]; given {
+			s.Claims[name] = v
+		} else if v, given := info.All[name]; given {
 			s.Claims[name] = v
 		}
 	}
@@ -30,4 +38,19 @@ func newSession(p *Provider, c *token.Claims, lasts time.Duration, now time.Time
 	how := c.Authentication()
 	s.AuthTime, s.ACR, s.AMR = how.At, how.Class, how.Methods
 	return s
+}
+
+// union returns the groups of both, those of the first in their order.
+func union(groups, more []string) []string {
+	known := make(map[string]bool, len(groups))
+	for _, g := range groups {
+		known[g] = true
+	}
+	all := slices.Clone(groups)
+	for _, g := range more {
+		if !known[g] {
+			known[g], all = true, append(all, g)
+		}
+	}
+	return all
 }

@@ -16,7 +16,7 @@ import (
 )
 
 // maxEnded bounds how many sessions and subjects are known to have ended, and how
-// many logout tokens to have been here.
+// many logout tokens to have been here, and to be done with.
 const maxEnded = 1 << 17
 
 // named is a session or a subject of an issuer, or a logout token.
@@ -128,7 +128,9 @@ func endSession(endpoint, client string) string {
 }
 
 // LoggedOut takes a logout token (OpenID Connect Back-Channel Logout 1.0) of one of
-// some providers, and ends at this proxy what it names. A token is taken once.
+// some providers, and ends at this proxy what it names. A token is taken until
+// Committed was called for it: a provider that was not told that all is done sends
+// it again.
 func (c *Client) LoggedOut(ctx context.Context, raw string, providers []*Provider, by Verifier, now time.Time) (*token.Logout, *Failure) {
 	if !c.enter() {
 		return nil, fail(Busy, nil)
@@ -141,19 +143,32 @@ func (c *Client) LoggedOut(ctx context.Context, raw string, providers []*Provide
 	case reason != "":
 		return nil, fail(LogoutInvalid, errors.New(string(reason)))
 	}
-	once := named{"token", out.Issuer, out.ID}
-	if c.ended.has(once, time.Time{}, now) {
+	switch {
+	case c.ended.has(named{"committed", out.Issuer, out.ID}, time.Time{}, now):
 		return nil, fail(LogoutInvalid, errors.New("the token was here before"))
+	case c.ended.has(named{"token", out.Issuer, out.ID}, time.Time{}, now):
+		return out, nil // what has begun since then goes on
 	}
 	who := named{"session", out.Issuer, out.Session}
 	if out.Session == "" {
 		who = named{"subject", out.Issuer, out.Subject}
 	}
 	if !c.ended.put(who, end{before: now, until: forget(now)}, now) ||
-		!c.ended.put(once, end{before: now, until: out.IssuedAt.Add(2 * token.MaxLogoutAge)}, now) {
+		!c.ended.put(named{"token", out.Issuer, out.ID}, taken(out, now), now) {
 		return nil, fail(Busy, errors.New("too many sessions have ended"))
 	}
 	return out, nil
+}
+
+// Committed says that what a logout token names is cut off in the whole fleet: it
+// is not taken again.
+func (c *Client) Committed(out *token.Logout, now time.Time) {
+	c.ended.put(named{"committed", out.Issuer, out.ID}, taken(out, now), now)
+}
+
+// taken is kept for longer than the token is one.
+func taken(out *token.Logout, now time.Time) end {
+	return end{before: now, until: out.IssuedAt.Add(2 * token.MaxLogoutAge)}
 }
 
 func verifyLogout(ctx context.Context, raw string, providers []*Provider, by Verifier, now time.Time) (out *token.Logout, reason authn.Reason) {

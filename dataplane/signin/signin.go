@@ -38,6 +38,9 @@ const (
 	Busy Reason = "sign_in_busy"
 	// LogoutInvalid: a logout token that is not one, or was here before.
 	LogoutInvalid Reason = "logout_invalid"
+	// LogoutUnconfirmed: the session has ended at this proxy, and the control plane
+	// has not said that it has in the fleet.
+	LogoutUnconfirmed Reason = "logout_unconfirmed"
 )
 
 // Status is the one of an answer that tells the reason.
@@ -74,6 +77,7 @@ type Provider struct {
 	Private    bool   // as authn.Provider.AllowPrivateAddresses
 	Scopes     []string
 	Claims     []string // that a session keeps
+	UserInfo   bool     // whether its userinfo endpoint is asked as well
 
 	// How people have to sign in, as far as a provider can be told.
 	ACRValues []string      // one of them is the class; any when empty
@@ -102,6 +106,7 @@ type Answer struct {
 // *authn.Authenticator.
 type Verifier interface {
 	Identify(ctx context.Context, name authn.ProviderName, raw, client string, now time.Time) (*token.Claims, authn.Reason)
+	UserInfo(name authn.ProviderName, answer []byte, of *token.Claims) (*token.UserInfo, authn.Reason)
 	LoggedOut(ctx context.Context, name authn.ProviderName, raw, client string, now time.Time) (*token.Logout, authn.Reason)
 }
 

@@ -1,6 +1,7 @@
 package signin_test
 
 import (
+	"cmp"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -16,6 +17,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -42,11 +44,14 @@ type liar struct {
 	mu       sync.Mutex
 	metadata map[string]any              // put over the usual; nil is left out
 	claims   jwt.MapClaims               // of ID tokens, likewise
+	info     map[string]any              // of userinfo, likewise
+	kind     string                      // of access tokens; Bearer when empty
 	answer   map[string]http.HandlerFunc // instead of the usual, by path
 	asked    map[string]int              // by path
 	form     url.Values                  // of the last exchange
 	basic    [2]string                   // its credentials
 	nonce    string                      // that the browser was sent with
+	bearer   string                      // what userinfo was asked for with
 }
 
 func newLiar(t *testing.T) *liar {
@@ -55,7 +60,7 @@ func newLiar(t *testing.T) *liar {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := &liar{t: t, key: key, metadata: map[string]any{}, claims: jwt.MapClaims{}, answer: map[string]http.HandlerFunc{}, asked: map[string]int{}}
+	l := &liar{t: t, key: key, metadata: map[string]any{}, claims: jwt.MapClaims{}, info: map[string]any{}, answer: map[string]http.HandlerFunc{}, asked: map[string]int{}}
 	l.server = httptest.NewUnstartedServer(l)
 	l.server.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, 0)
 	l.server.StartTLS()
@@ -77,7 +82,7 @@ func (l *liar) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case "/.well-known/openid-configuration":
 		_, _ = io.WriteString(w, text(over(map[string]any{
 			"issuer": l.server.URL, "authorization_endpoint": l.server.URL + "/authorize", "token_endpoint": l.server.URL + "/token",
-			"end_session_endpoint": l.server.URL + "/end?a=b",
+			"end_session_endpoint": l.server.URL + "/end?a=b", "userinfo_endpoint": l.server.URL + "/userinfo",
 		}, l.metadata)))
 	case "/jwks":
 		point, err := l.key.PublicKey.Bytes()
@@ -92,7 +97,12 @@ func (l *liar) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		l.form = r.PostForm
 		l.basic[0], l.basic[1], _ = r.BasicAuth()
-		_, _ = io.WriteString(w, text(map[string]any{"access_token": "x", "token_type": "Bearer", "id_token": l.token()}))
+		_, _ = io.WriteString(w, text(map[string]any{"access_token": "x", "token_type": cmp.Or(l.kind, "Bearer"), "id_token": l.token()}))
+	case "/userinfo":
+		l.bearer = r.Header.Get("Authorization")
+		_, _ = io.WriteString(w, text(over(map[string]any{
+			"sub": "alice", "groups": []string{"night", "shop"}, "email": "mallory@shop.example", "phone": "+49 1", "acr": "highest",
+		}, l.info)))
 	}
 }
 
@@ -247,6 +257,31 @@ func TestWhatASessionKeeps(t *testing.T) {
 	}
 }
 
+// What the ID token does not say is asked for where that is wanted, once; what it
+// says stays.
+func TestUserInfo(t *testing.T) {
+	w := newWorld(t)
+	if s, _, failure := w.signIn(); failure != nil || w.liar.asked["/userinfo"] != 0 || !slices.Equal(s.Groups, []string{"shop"}) {
+		t.Errorf("nobody wants it: %+v, %+v", s, failure)
+	}
+	w.provider.UserInfo = true
+	s, _, failure := w.signIn()
+	if failure != nil {
+		t.Fatalf("%+v", failure)
+	}
+	if w.liar.asked["/userinfo"] != 1 || w.liar.bearer != "Bearer x" {
+		t.Errorf("it was asked %d times, with %q", w.liar.asked["/userinfo"], w.liar.bearer)
+	}
+	if !slices.Equal(s.Groups, []string{"shop", "night"}) || s.ACR != "high" || s.Subject != "alice" ||
+		!maps.Equal(s.Claims, map[string]any{"email": "alice@shop.example", "phone": "+49 1"}) {
+		t.Errorf("the session is %+v", s)
+	}
+	w.liar.claims["groups"], w.liar.info["groups"] = nil, "night"
+	if s, _, failure := w.signIn(); failure != nil || !slices.Equal(s.Groups, []string{"night"}) {
+		t.Errorf("groups that are there alone: %+v, %+v", s, failure)
+	}
+}
+
 // Whatever a provider answers that is not the answer to what was asked signs nobody
 // in.
 func TestProvidersThatAnswerSomethingElse(t *testing.T) {
@@ -258,6 +293,7 @@ func TestProvidersThatAnswerSomethingElse(t *testing.T) {
 		return func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(code) }
 	}
 	endless := func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
 		for r.Context().Err() == nil {
 			if _, err := w.Write(make([]byte, 64<<10)); err != nil {
 				return
@@ -269,6 +305,17 @@ func TestProvidersThatAnswerSomethingElse(t *testing.T) {
 		<-r.Context().Done()
 	}
 	elsewhere := func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/jwks", http.StatusFound) }
+	asks := func(change func(*world)) func(*world) {
+		return func(w *world) { w.provider.UserInfo = true; change(w) }
+	}
+	says := func(media, text string) func(*world) {
+		return asks(func(w *world) {
+			w.liar.answer["/userinfo"] = func(w http.ResponseWriter, _ *http.Request) {
+				w.Header().Set("Content-Type", media)
+				_, _ = io.WriteString(w, text)
+			}
+		})
+	}
 	const discovery = "/.well-known/openid-configuration"
 	for name, c := range map[string]struct {
 		change func(*world)
@@ -289,13 +336,31 @@ func TestProvidersThatAnswerSomethingElse(t *testing.T) {
 				_, _ = io.WriteString(w, `{"access_token":"x","token_type":"Bearer"}`)
 			}
 		}, signin.Failed},
-		"a code that is refused":     {func(w *world) { w.liar.answer["/token"] = status(http.StatusBadRequest) }, signin.Failed},
-		"an exchange that fails":     {func(w *world) { w.liar.answer["/token"] = status(http.StatusBadGateway) }, signin.ProviderUnavailable},
-		"a page for tokens":          {func(w *world) { w.liar.answer["/token"] = page }, signin.ProviderUnavailable},
-		"tokens without end":         {func(w *world) { w.liar.answer["/token"] = endless }, signin.ProviderUnavailable},
-		"no tokens, ever":            {func(w *world) { w.liar.answer["/token"] = silent }, signin.ProviderUnavailable},
-		"a secret that is not there": {func(w *world) { w.provider.SecretFile = "/nowhere/at/all" }, signin.ProviderUnavailable},
-		"an answer without iss":      {func(w *world) { w.liar.metadata["authorization_response_iss_parameter_supported"] = true }, signin.Failed},
+		"a code that is refused":         {func(w *world) { w.liar.answer["/token"] = status(http.StatusBadRequest) }, signin.Failed},
+		"an exchange that fails":         {func(w *world) { w.liar.answer["/token"] = status(http.StatusBadGateway) }, signin.ProviderUnavailable},
+		"a page for tokens":              {func(w *world) { w.liar.answer["/token"] = page }, signin.ProviderUnavailable},
+		"tokens without end":             {func(w *world) { w.liar.answer["/token"] = endless }, signin.ProviderUnavailable},
+		"no tokens, ever":                {func(w *world) { w.liar.answer["/token"] = silent }, signin.ProviderUnavailable},
+		"a secret that is not there":     {func(w *world) { w.provider.SecretFile = "/nowhere/at/all" }, signin.ProviderUnavailable},
+		"userinfo of another":            {asks(func(w *world) { w.liar.info["sub"] = "mallory" }), signin.Failed},
+		"userinfo of nobody":             {asks(func(w *world) { w.liar.info["sub"] = nil }), signin.Failed},
+		"userinfo with two subjects":     {says("application/json", `{"sub":"mallory","sub":"alice"}`), signin.Failed},
+		"userinfo that is no object":     {says("application/json", `["alice"]`), signin.Failed},
+		"userinfo that is signed":        {says("application/jwt", `{"sub":"alice"}`), signin.Failed},
+		"userinfo that is a page":        {asks(func(w *world) { w.liar.answer["/userinfo"] = page }), signin.Failed},
+		"userinfo with other groups":     {asks(func(w *world) { w.liar.info["groups"] = []any{"shop", 7} }), signin.Failed},
+		"groups that are elsewhere":      {asks(func(w *world) { w.liar.info["_claim_names"] = map[string]any{"groups": "x"} }), signin.Failed},
+		"userinfo too large to keep":     {asks(func(w *world) { w.liar.info["phone"] = strings.Repeat("1", 5000) }), signin.TooLarge},
+		"userinfo without end":           {asks(func(w *world) { w.liar.answer["/userinfo"] = endless }), signin.ProviderUnavailable},
+		"no userinfo, ever":              {asks(func(w *world) { w.liar.answer["/userinfo"] = silent }), signin.ProviderUnavailable},
+		"userinfo elsewhere":             {asks(func(w *world) { w.liar.answer["/userinfo"] = elsewhere }), signin.ProviderUnavailable},
+		"userinfo that is refused":       {asks(func(w *world) { w.liar.answer["/userinfo"] = status(http.StatusUnauthorized) }), signin.Failed},
+		"userinfo that fails":            {asks(func(w *world) { w.liar.answer["/userinfo"] = status(http.StatusBadGateway) }), signin.ProviderUnavailable},
+		"userinfo in clear":              {asks(func(w *world) { w.liar.metadata["userinfo_endpoint"] = "http://mallory.example/" }), signin.ProviderUnavailable},
+		"no userinfo endpoint":           {asks(func(w *world) { w.liar.metadata["userinfo_endpoint"] = nil }), signin.ProviderUnavailable},
+		"a token that is not a bearer's": {asks(func(w *world) { w.liar.kind = "DPoP" }), signin.Failed},
+
+		"an answer without iss": {func(w *world) { w.liar.metadata["authorization_response_iss_parameter_supported"] = true }, signin.Failed},
 
 		"metadata of another":       {func(w *world) { w.liar.metadata["issuer"] = "https://mallory.example" }, signin.ProviderUnavailable},
 		"an authorization in clear": {func(w *world) { w.liar.metadata["authorization_endpoint"] = "http://mallory.example/" }, signin.ProviderUnavailable},

@@ -52,6 +52,10 @@ type Credentials struct {
 
 	// Browser is what sessions are judged by.
 	Browser Browser
+
+	// Supply is called with the nonce for the client's next proof when that of a
+	// good one grows old; nobody is told when it is nil.
+	Supply func(nonce string)
 }
 
 // Peer is the client as its TLS connection has proven it, never as a header says.

@@ -151,7 +151,19 @@ func (p *proofs) check(try *attempt, raw string, key token.Thumbprint) Reason {
 	case try.accept.Nonce && !p.nonces.valid(proof.Nonce, try.now):
 		return ProofNonce
 	}
-	return p.replays.take(proof, try.now)
+	reason = p.replays.take(proof, try.now)
+	if reason == "" && try.accept.Nonce && try.Supply != nil {
+		p.supply(try, proof.Nonce)
+	}
+	return reason
+}
+
+// supply hands out a nonce before the one that was used is taken no more: past half
+// of its life, another one is current (RFC 9449 §8.2).
+func (p *proofs) supply(try *attempt, used string) {
+	if current := p.nonces.current(try.now); current != used {
+		try.Supply(current)
+	}
 }
 
 func readProof(values []string) (*token.Proof, Reason) {

@@ -291,31 +291,41 @@ func TestNonces(t *testing.T) {
 	d := newDesk(t, authn.Config{})
 	accept := shop
 	accept.Nonce = true
+	supplied := "" // with what was let through
 	ask := func(nonce any) *authn.Denial {
 		claims := jwt.MapClaims{}
 		if nonce != nil {
 			claims["nonce"] = nonce
 		}
-		_, denial := d.Authenticate(t.Context(), with("DPoP "+d.bound, d.proof(claims)), accept, d.clock.now())
+		c := with("DPoP "+d.bound, d.proof(claims))
+		supplied, c.Supply = "", func(nonce string) { supplied = nonce }
+		_, denial := d.Authenticate(t.Context(), c, accept, d.clock.now())
 		return denial
 	}
 	first := ask(nil)
 	if first == nil || first.Reason != "proof_nonce" || first.Status != unauthorized || first.Nonce == "" || !strings.Contains(first.Challenge, `error="use_dpop_nonce"`) {
 		t.Fatalf("without a nonce: %+v", first)
 	}
-	if denial := ask(first.Nonce); denial != nil {
-		t.Errorf("with the nonce: %+v", denial)
+	if denial := ask(first.Nonce); denial != nil || supplied != "" {
+		t.Errorf("with the nonce: %+v, and another, %q", denial, supplied)
 	}
 	if denial := ask(newDesk(t, authn.Config{}).nonce(t)); denial == nil || denial.Reason != "proof_nonce" {
 		t.Errorf("with the nonce of another process: %+v", denial)
 	}
 	d.clock.advance(5 * time.Minute)
-	if denial := ask(first.Nonce); denial != nil {
-		t.Errorf("with the nonce before: %+v", denial)
+	if denial := ask(first.Nonce); denial != nil || supplied == "" || supplied == first.Nonce {
+		t.Errorf("with the nonce before: %+v, and another, %q", denial, supplied)
+	}
+	second := supplied
+	if denial := ask(second); denial != nil || supplied != "" {
+		t.Errorf("with the nonce that came with an answer: %+v, and another, %q", denial, supplied)
 	}
 	d.clock.advance(5 * time.Minute)
-	if denial := ask(first.Nonce); denial == nil || denial.Nonce == first.Nonce {
-		t.Errorf("with an old nonce: %+v", denial)
+	if denial := ask(first.Nonce); denial == nil || denial.Nonce == first.Nonce || supplied != "" {
+		t.Errorf("with an old nonce: %+v, and another, %q", denial, supplied)
+	}
+	if denial := ask(second); denial != nil {
+		t.Errorf("a client that took the second has to ask twice: %+v", denial)
 	}
 }
 

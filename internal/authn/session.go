@@ -143,6 +143,22 @@ func (a *Authenticator) Identify(ctx context.Context, name ProviderName, raw, cl
 	return p.identify(ctx, parsed, client, now)
 }
 
+// UserInfo reads what the userinfo endpoint of a provider has answered about the
+// subject of an ID token that Identify has verified. The reason is empty when it is
+// about them.
+func (a *Authenticator) UserInfo(name ProviderName, answer []byte, of *token.Claims) (*token.UserInfo, Reason) {
+	p := a.providers[name]
+	if p == nil {
+		return nil, tokenReason(&token.Error{Reason: token.WrongIssuer})
+	}
+	sub, _ := of.All["sub"].(string)
+	info, err := p.rules.ReadUserInfo(answer, sub)
+	if err != nil {
+		return nil, tokenReason(err)
+	}
+	return info, ""
+}
+
 // LoggedOut verifies a logout token of a provider for one of its clients, as
 // Identify does an ID token. Whether it was here before is for the caller to know.
 func (a *Authenticator) LoggedOut(ctx context.Context, name ProviderName, raw, client string, now time.Time) (*token.Logout, Reason) {

@@ -11,6 +11,7 @@ import (
 const (
 	CookieName    = prefix + "session"
 	PendingPrefix = prefix + "signin-" // a name for each sign-in under way
+	LeavingName   = prefix + "leaving" // the session that its person wants to end; it opens nothing
 	prefix        = "__Host-sallyport-"
 )
 

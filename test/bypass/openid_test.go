@@ -7,19 +7,16 @@ import (
 	"net/http"
 	"net/http/cookiejar"
 	"net/url"
-	"os"
-	"os/exec"
 	"regexp"
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/sallyport/sallyport/cmd/sallyport/fleet"
+	"github.com/sallyport/sallyport/test/openid"
 )
 
-// openID is the example provider of zitadel/oidc, as a process of its own. Its
-// clients are web and api, whose secret is "secret", and native, which has none.
+// openID is a provider that was written by others.
 type openID struct{ issuer string }
 
 // The people whom the provider knows, and their subjects.
@@ -31,39 +28,11 @@ const (
 // startOpenID starts a provider that sends people back to some origins.
 func startOpenID(t *testing.T, origins ...string) *openID {
 	t.Helper()
-	binary, err := exec.CommandContext(t.Context(), "go", "tool", "-modfile=../../tools/openid/go.mod", "-n", "server").Output()
-	if err != nil {
-		t.Fatalf("build the provider: %v", err)
+	var redirects []string
+	for _, origin := range origins {
+		redirects = append(redirects, origin+callbackPath)
 	}
-	for i := range origins {
-		origins[i] += callbackPath
-	}
-	at, log := freePort(t), &strings.Builder{}
-	server := exec.Command(strings.TrimSpace(string(binary)))
-	server.Env = append(os.Environ(), "PORT="+at, "REDIRECT_URI="+strings.Join(origins, ","))
-	server.Stderr = log
-	if err := server.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = server.Process.Kill() // it has no other way to end
-		_ = server.Wait()
-		if t.Failed() {
-			t.Logf("the provider says\n%s", log)
-		}
-	})
-	o := &openID{"http://localhost:" + at + "/"}
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
-	for until := time.Now().Add(2 * within); ; {
-		res, err := client.Get(o.issuer + ".well-known/openid-configuration")
-		if err == nil {
-			_ = res.Body.Close()
-			return o
-		}
-		if time.Now().After(until) {
-			t.Fatal(err)
-		}
-	}
+	return &openID{openid.Start(t, redirects...)}
 }
 
 func freePort(t *testing.T) string {

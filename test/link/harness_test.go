@@ -39,7 +39,6 @@ import (
 	"github.com/sallyport/sallyport/internal/session"
 	"github.com/sallyport/sallyport/internal/snapshot"
 	adminv1 "github.com/sallyport/sallyport/proto/gen/sallyport/admin/v1"
-	proxyv1 "github.com/sallyport/sallyport/proto/gen/sallyport/proxy/v1"
 	resourcev1 "github.com/sallyport/sallyport/proto/gen/sallyport/resource/v1"
 	"github.com/sallyport/sallyport/storage"
 	"github.com/sallyport/sallyport/storage/etcd"
@@ -133,8 +132,13 @@ func newFleet(t *testing.T) *fleet {
 // newDatabase gives the fleet an empty database.
 func (f *fleet) newDatabase() {
 	f.Helper()
+	f.open(storagetest.Postgres(f, postgres.Migrate))
+}
+
+// open gives the fleet a database.
+func (f *fleet) open(dsn string) {
+	f.Helper()
 	var err error
-	dsn := storagetest.Postgres(f, postgres.Migrate)
 	f.database, err = postgres.New(postgres.Config{DSN: dsn, MaxConns: 4, Log: quiet()})
 	if err != nil {
 		f.Fatal(err)
@@ -279,7 +283,7 @@ func (f *fleet) replica(name string, address ...string) *replica {
 	}
 	logouts := logout.New(logout.Config{States: hub, Keys: keys, Pool: pool, Security: f.database.Security(), Log: quiet()})
 	r.service = stream.NewService(stream.Config{
-		Hub: hub, Registry: r.registry, Keys: keys, LoggedOut: logouts.Take, Log: quiet(),
+		Hub: hub, Registry: r.registry, Keys: keys, LoggedOut: logouts.CutOff, Log: quiet(),
 	})
 	publisher := publish.New(publish.Config{
 		Store: f.database, Target: store, TargetName: "etcd", Security: f.database.Security(),
@@ -290,7 +294,7 @@ func (f *fleet) replica(name string, address ...string) *replica {
 	}
 	var stops []func()
 	for _, part := range []func(context.Context) error{
-		feed.Run, hub.Run, r.registry.Run, publisher.Run, keys.Run, pool.Run, logouts.Run, r.serve(f.identify(controlID), address...),
+		feed.Run, hub.Run, r.registry.Run, publisher.Run, keys.Run, pool.Run, r.serve(f.identify(controlID), address...),
 	} {
 		stops = append(stops, run(f.T, part))
 	}
@@ -391,7 +395,6 @@ type proxy struct {
 	table    *table
 	cuts     *cuts
 	cookies  atomic.Pointer[session.Ring]
-	ended    chan *proxyv1.Logout
 	dropped  atomic.Int64 // records
 	stop     func()
 }
@@ -399,7 +402,7 @@ type proxy struct {
 // proxy starts one that knows the replicas.
 func (f *fleet) proxy(path string, e *table, replicas ...string) *proxy {
 	f.Helper()
-	p := &proxy{id: identity.ID("spiffe://prod.example/proxy/" + path), instance: "one", dir: f.TempDir(), table: e, cuts: &cuts{}, ended: make(chan *proxyv1.Logout, 8)}
+	p := &proxy{id: identity.ID("spiffe://prod.example/proxy/" + path), instance: "one", dir: f.TempDir(), table: e, cuts: &cuts{}}
 	f.start(p, replicas...)
 	return p
 }
@@ -410,7 +413,7 @@ func (f *fleet) start(p *proxy, replicas ...string) {
 	l, err := link.New(link.Config{
 		ControlPlanes: replicas, ControlPlaneID: controlID, Identity: f.identify(p.id),
 		Instance: p.instance, Build: "test", Verifier: f.signer.Verifier(), Directory: p.dir,
-		Policy: p.table, Security: p.cuts, Listeners: p.table, UseCookieKeys: p.cookies.Store, Ended: p.ended, RecordsDropped: p.dropped.Load, Log: quiet(),
+		Policy: p.table, Security: p.cuts, Listeners: p.table, UseCookieKeys: p.cookies.Store, RecordsDropped: p.dropped.Load, Log: quiet(),
 		Heartbeat: 50 * time.Millisecond,
 	})
 	if err != nil {

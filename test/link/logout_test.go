@@ -1,17 +1,21 @@
 package link_test
 
 import (
+	"context"
 	"crypto/ed25519"
+	"crypto/rand"
 	"encoding/base64"
 	"fmt"
 	"strings"
 	"testing"
 	"time"
 
+	"connectrpc.com/connect"
 	"github.com/golang-jwt/jwt/v5"
 
 	"github.com/sallyport/sallyport/internal/authn"
 	"github.com/sallyport/sallyport/internal/session"
+	"github.com/sallyport/sallyport/internal/snapshot"
 	proxyv1 "github.com/sallyport/sallyport/proto/gen/sallyport/proxy/v1"
 )
 
@@ -33,10 +37,16 @@ spec:
 `, loginIssuer, x)
 }
 
-func logoutToken(t *testing.T, key ed25519.PrivateKey, typ, sid, sub string) *proxyv1.Logout {
+func logoutToken(t *testing.T, key ed25519.PrivateKey, typ, sid, sub string) *proxyv1.LogoutRequest {
+	t.Helper()
+	raw := signLogout(t, key, typ, sid, sub)
+	return &proxyv1.LogoutRequest{Proof: &proxyv1.LogoutRequest_LogoutToken{LogoutToken: raw}}
+}
+
+func signLogout(t *testing.T, key ed25519.PrivateKey, typ, sid, sub string) string {
 	t.Helper()
 	claims := jwt.MapClaims{
-		"iss": loginIssuer, "aud": "app", "jti": "1", "iat": time.Now().Unix(), "exp": time.Now().Add(time.Minute).Unix(),
+		"iss": loginIssuer, "aud": "app", "jti": rand.Text(), "iat": time.Now().Unix(), "exp": time.Now().Add(time.Minute).Unix(),
 		"events": map[string]any{"http://schemas.openid.net/event/backchannel-logout": map[string]any{}},
 	}
 	if claims["sub"] = sub; sid != "" {
@@ -48,7 +58,24 @@ func logoutToken(t *testing.T, key ed25519.PrivateKey, typ, sid, sub string) *pr
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &proxyv1.Logout{Proof: &proxyv1.Logout_LogoutToken{LogoutToken: raw}}
+	return raw
+}
+
+// logout has a proxy tell what it has proof of.
+func (f *fleet) logout(p *proxy, proof *proxyv1.LogoutRequest) error {
+	ctx, cancel := context.WithTimeout(f.Context(), patience)
+	defer cancel()
+	return p.link.LoggedOut(ctx, proof)
+}
+
+// sequence is what is committed of the security lane.
+func (f *fleet) sequence() snapshot.Revision {
+	f.Helper()
+	position, err := f.database.Security().Position(f.Context())
+	if err != nil {
+		f.Fatal(err)
+	}
+	return position.Revision
 }
 
 // A session that has ended at one proxy is cut off at all, of every environment; a
@@ -68,7 +95,7 @@ func TestLogoutCutsOffInTheWholeFleet(t *testing.T) {
 			Provider: "shop/people", Issuer: loginIssuer, Subject: sub, ID: sid, SignedIn: began, Expires: began.Add(time.Hour),
 		}
 	}
-	cookie := func(environment string, keys []session.Key, s *session.Session) *proxyv1.Logout {
+	cookie := func(environment string, keys []session.Key, s *session.Session) *proxyv1.LogoutRequest {
 		ring, err := session.NewRing(environment, keys...)
 		if err != nil {
 			t.Fatal(err)
@@ -77,7 +104,7 @@ func TestLogoutCutsOffInTheWholeFleet(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return &proxyv1.Logout{Proof: &proxyv1.Logout_Session{Session: &proxyv1.SessionCookie{Host: "app.example", Value: value}}}
+		return &proxyv1.LogoutRequest{Proof: &proxyv1.LogoutRequest_Session{Session: &proxyv1.SessionCookie{Host: "app.example", Value: value}}}
 	}
 	revoked := func(p *proxy, s *session.Session) bool {
 		set := p.cuts.live.Load()
@@ -87,15 +114,34 @@ func TestLogoutCutsOffInTheWholeFleet(t *testing.T) {
 		_, is := set.Revoked(authn.SignedIn(s), time.Now())
 		return is
 	}
-	// What proves nothing comes first: when what follows is in force, it has been
-	// looked at.
-	aws.ended <- logoutToken(t, key(8), "logout+jwt", "kept", "carol")
-	aws.ended <- logoutToken(t, signs, "JWT", "kept", "carol")
-	aws.ended <- cookie("gcp", others, of("carol", "kept"))
-	gcp.ended <- logoutToken(t, signs, "logout+jwt", "kept", "carol")
-	aws.ended <- cookie("aws", keys, of("alice", "one"))
-	aws.ended <- logoutToken(t, signs, "logout+jwt", "two", "alice")
-	aws.ended <- logoutToken(t, signs, "logout+jwt", "", "bob")
+	for what, c := range map[string]struct {
+		at    *proxy
+		proof *proxyv1.LogoutRequest
+	}{
+		"a token with another key":          {aws, logoutToken(t, key(8), "logout+jwt", "kept", "carol")},
+		"a token of another type":           {aws, logoutToken(t, signs, "JWT", "kept", "carol")},
+		"a cookie of another environment":   {aws, cookie("gcp", others, of("carol", "kept"))},
+		"a token of another's provider":     {gcp, logoutToken(t, signs, "logout+jwt", "kept", "carol")},
+		"no proof":                          {aws, &proxyv1.LogoutRequest{}},
+		"a cookie of more than cookies are": {aws, &proxyv1.LogoutRequest{Proof: &proxyv1.LogoutRequest_Session{Session: &proxyv1.SessionCookie{Host: "app.example", Value: strings.Repeat("a", 5000)}}}},
+	} {
+		if err := f.logout(c.at, c.proof); connect.CodeOf(err) != connect.CodeInvalidArgument {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	for _, proof := range []*proxyv1.LogoutRequest{
+		cookie("aws", keys, of("alice", "one")), logoutToken(t, signs, "logout+jwt", "two", "alice"), logoutToken(t, signs, "logout+jwt", "", "bob"),
+	} {
+		before := f.sequence()
+		for range 2 { // the second changes nothing
+			if err := f.logout(aws, proof); err != nil {
+				t.Fatal(err)
+			}
+			if now := f.sequence(); now != before+1 {
+				t.Errorf("the security lane went from %d to %d", before, now)
+			}
+		}
+	}
 	for _, s := range []*session.Session{of("alice", "one"), of("alice", "two"), of("bob", "three")} {
 		for _, p := range []*proxy{aws, gcp} {
 			eventually(t, strings.Join([]string{s.Subject, s.ID, "is cut off at", string(p.id)}, " "), func() bool { return revoked(p, s) })

@@ -59,6 +59,33 @@ func answer(t *testing.T, client *http.Client, url string) (int, string) {
 	return res.StatusCode, string(b)
 }
 
+// settings are those of a proxy with that path of its SPIFFE ID, which it can have.
+func (f *fleet) settings(path, admin string, replicas ...string) dataplane.Settings {
+	f.Helper()
+	s := dataplane.Settings{
+		Instance:       "one",
+		ControlPlanes:  replicas,
+		ControlPlaneID: string(controlID),
+		RootPublicKey:  base64.StdEncoding.EncodeToString(key(1).Public().(ed25519.PublicKey)),
+		Workload:       dataplane.Workload{Socket: filepath.Join(f.TempDir(), "s"), TrustDomain: string(domain)},
+		StateDirectory: f.TempDir(),
+		Admin:          dataplane.Admin{Address: admin},
+		Records:        filepath.Join(f.TempDir(), "records.jsonl"),
+	}
+	f.workload(identity.ID("spiffe://prod.example/proxy/"+path), s.Workload.Socket)
+	return s
+}
+
+// whole runs a whole proxy.
+func (f *fleet) whole(s dataplane.Settings) (stop func()) {
+	f.Helper()
+	p, err := dataplane.New(s, quiet())
+	if err != nil {
+		f.Fatal(err)
+	}
+	return run(f.T, p.Run)
+}
+
 // A whole proxy, from its settings: it becomes ready when there is a snapshot,
 // decides by it, and does so again after a restart without a control plane.
 func TestWholeProxy(t *testing.T) {
@@ -67,24 +94,8 @@ func TestWholeProxy(t *testing.T) {
 	t.Cleanup(upstream.Close)
 	listener, admin := free(t), free(t)
 	r := f.replica("one")
-	settings := dataplane.Settings{
-		Instance:       "one",
-		ControlPlanes:  []string{r.url},
-		ControlPlaneID: string(controlID),
-		RootPublicKey:  base64.StdEncoding.EncodeToString(key(1).Public().(ed25519.PublicKey)),
-		Workload:       dataplane.Workload{Socket: filepath.Join(t.TempDir(), "s"), TrustDomain: string(domain)},
-		StateDirectory: t.TempDir(),
-		Admin:          dataplane.Admin{Address: admin},
-		Records:        filepath.Join(t.TempDir(), "records.jsonl"),
-	}
-	f.workload("spiffe://prod.example/proxy/aws/1", settings.Workload.Socket)
-	start := func() (stop func()) {
-		p, err := dataplane.New(settings, quiet())
-		if err != nil {
-			t.Fatal(err)
-		}
-		return run(t, p.Run)
-	}
+	settings := f.settings("aws/1", admin, r.url)
+	start := func() (stop func()) { return f.whole(settings) }
 	stop := start()
 	p := &proxy{id: "spiffe://prod.example/proxy/aws/1", instance: "one"}
 

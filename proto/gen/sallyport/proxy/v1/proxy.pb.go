@@ -221,7 +221,6 @@ type StreamRequest struct {
 	//	*StreamRequest_Heartbeat
 	//	*StreamRequest_SecurityAck
 	//	*StreamRequest_SecurityRefusal
-	//	*StreamRequest_Logout
 	Message       isStreamRequest_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -318,15 +317,6 @@ func (x *StreamRequest) GetSecurityRefusal() *Refusal {
 	return nil
 }
 
-func (x *StreamRequest) GetLogout() *Logout {
-	if x != nil {
-		if x, ok := x.Message.(*StreamRequest_Logout); ok {
-			return x.Logout
-		}
-	}
-	return nil
-}
-
 type isStreamRequest_Message interface {
 	isStreamRequest_Message()
 }
@@ -356,11 +346,6 @@ type StreamRequest_SecurityRefusal struct {
 	SecurityRefusal *Refusal `protobuf:"bytes,6,opt,name=security_refusal,json=securityRefusal,proto3,oneof"`
 }
 
-type StreamRequest_Logout struct {
-	// A session has ended: the fleet is to cut it off.
-	Logout *Logout `protobuf:"bytes,7,opt,name=logout,proto3,oneof"`
-}
-
 func (*StreamRequest_Hello) isStreamRequest_Message() {}
 
 func (*StreamRequest_Ack) isStreamRequest_Message() {}
@@ -373,35 +358,33 @@ func (*StreamRequest_SecurityAck) isStreamRequest_Message() {}
 
 func (*StreamRequest_SecurityRefusal) isStreamRequest_Message() {}
 
-func (*StreamRequest_Logout) isStreamRequest_Message() {}
-
-// Logout proves that a session has ended, or all of a subject. The control plane
-// verifies it again and makes it a Revocation.
-type Logout struct {
+// LogoutRequest proves that a session has ended, or all of a subject. The control
+// plane verifies it again and makes it a Revocation.
+type LogoutRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Proof:
 	//
-	//	*Logout_LogoutToken
-	//	*Logout_Session
-	Proof         isLogout_Proof `protobuf_oneof:"proof"`
+	//	*LogoutRequest_LogoutToken
+	//	*LogoutRequest_Session
+	Proof         isLogoutRequest_Proof `protobuf_oneof:"proof"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *Logout) Reset() {
-	*x = Logout{}
+func (x *LogoutRequest) Reset() {
+	*x = LogoutRequest{}
 	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *Logout) String() string {
+func (x *LogoutRequest) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*Logout) ProtoMessage() {}
+func (*LogoutRequest) ProtoMessage() {}
 
-func (x *Logout) ProtoReflect() protoreflect.Message {
+func (x *LogoutRequest) ProtoReflect() protoreflect.Message {
 	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -413,54 +396,90 @@ func (x *Logout) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use Logout.ProtoReflect.Descriptor instead.
-func (*Logout) Descriptor() ([]byte, []int) {
+// Deprecated: Use LogoutRequest.ProtoReflect.Descriptor instead.
+func (*LogoutRequest) Descriptor() ([]byte, []int) {
 	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{3}
 }
 
-func (x *Logout) GetProof() isLogout_Proof {
+func (x *LogoutRequest) GetProof() isLogoutRequest_Proof {
 	if x != nil {
 		return x.Proof
 	}
 	return nil
 }
 
-func (x *Logout) GetLogoutToken() string {
+func (x *LogoutRequest) GetLogoutToken() string {
 	if x != nil {
-		if x, ok := x.Proof.(*Logout_LogoutToken); ok {
+		if x, ok := x.Proof.(*LogoutRequest_LogoutToken); ok {
 			return x.LogoutToken
 		}
 	}
 	return ""
 }
 
-func (x *Logout) GetSession() *SessionCookie {
+func (x *LogoutRequest) GetSession() *SessionCookie {
 	if x != nil {
-		if x, ok := x.Proof.(*Logout_Session); ok {
+		if x, ok := x.Proof.(*LogoutRequest_Session); ok {
 			return x.Session
 		}
 	}
 	return nil
 }
 
-type isLogout_Proof interface {
-	isLogout_Proof()
+type isLogoutRequest_Proof interface {
+	isLogoutRequest_Proof()
 }
 
-type Logout_LogoutToken struct {
+type LogoutRequest_LogoutToken struct {
 	// A logout token of an OpenID provider (OpenID Connect Back-Channel Logout
 	// 1.0).
 	LogoutToken string `protobuf:"bytes,1,opt,name=logout_token,json=logoutToken,proto3,oneof"`
 }
 
-type Logout_Session struct {
+type LogoutRequest_Session struct {
 	// The cookie of a person who has signed out.
 	Session *SessionCookie `protobuf:"bytes,2,opt,name=session,proto3,oneof"`
 }
 
-func (*Logout_LogoutToken) isLogout_Proof() {}
+func (*LogoutRequest_LogoutToken) isLogoutRequest_Proof() {}
 
-func (*Logout_Session) isLogout_Proof() {}
+func (*LogoutRequest_Session) isLogoutRequest_Proof() {}
+
+type LogoutResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LogoutResponse) Reset() {
+	*x = LogoutResponse{}
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LogoutResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LogoutResponse) ProtoMessage() {}
+
+func (x *LogoutResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LogoutResponse.ProtoReflect.Descriptor instead.
+func (*LogoutResponse) Descriptor() ([]byte, []int) {
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{4}
+}
 
 type SessionCookie struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -473,7 +492,7 @@ type SessionCookie struct {
 
 func (x *SessionCookie) Reset() {
 	*x = SessionCookie{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[4]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -485,7 +504,7 @@ func (x *SessionCookie) String() string {
 func (*SessionCookie) ProtoMessage() {}
 
 func (x *SessionCookie) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[4]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -498,7 +517,7 @@ func (x *SessionCookie) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionCookie.ProtoReflect.Descriptor instead.
 func (*SessionCookie) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{4}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *SessionCookie) GetHost() string {
@@ -529,7 +548,7 @@ type Hello struct {
 
 func (x *Hello) Reset() {
 	*x = Hello{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[5]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -541,7 +560,7 @@ func (x *Hello) String() string {
 func (*Hello) ProtoMessage() {}
 
 func (x *Hello) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[5]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -554,7 +573,7 @@ func (x *Hello) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hello.ProtoReflect.Descriptor instead.
 func (*Hello) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{5}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Hello) GetInstance() string {
@@ -600,7 +619,7 @@ type Ack struct {
 
 func (x *Ack) Reset() {
 	*x = Ack{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[6]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -612,7 +631,7 @@ func (x *Ack) String() string {
 func (*Ack) ProtoMessage() {}
 
 func (x *Ack) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[6]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -625,7 +644,7 @@ func (x *Ack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ack.ProtoReflect.Descriptor instead.
 func (*Ack) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{6}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Ack) GetEpoch() int64 {
@@ -687,7 +706,7 @@ type Reject struct {
 
 func (x *Reject) Reset() {
 	*x = Reject{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[7]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -699,7 +718,7 @@ func (x *Reject) String() string {
 func (*Reject) ProtoMessage() {}
 
 func (x *Reject) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[7]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -712,7 +731,7 @@ func (x *Reject) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reject.ProtoReflect.Descriptor instead.
 func (*Reject) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{7}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Reject) GetKey() *DocumentKey {
@@ -744,7 +763,7 @@ type Refusal struct {
 
 func (x *Refusal) Reset() {
 	*x = Refusal{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[8]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -756,7 +775,7 @@ func (x *Refusal) String() string {
 func (*Refusal) ProtoMessage() {}
 
 func (x *Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[8]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -769,7 +788,7 @@ func (x *Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refusal.ProtoReflect.Descriptor instead.
 func (*Refusal) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{8}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Refusal) GetEpoch() int64 {
@@ -823,7 +842,7 @@ type Heartbeat struct {
 
 func (x *Heartbeat) Reset() {
 	*x = Heartbeat{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[9]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -835,7 +854,7 @@ func (x *Heartbeat) String() string {
 func (*Heartbeat) ProtoMessage() {}
 
 func (x *Heartbeat) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[9]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -848,7 +867,7 @@ func (x *Heartbeat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Heartbeat.ProtoReflect.Descriptor instead.
 func (*Heartbeat) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{9}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Heartbeat) GetSentAt() *timestamppb.Timestamp {
@@ -912,7 +931,7 @@ type ListenerStatus struct {
 
 func (x *ListenerStatus) Reset() {
 	*x = ListenerStatus{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[10]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -924,7 +943,7 @@ func (x *ListenerStatus) String() string {
 func (*ListenerStatus) ProtoMessage() {}
 
 func (x *ListenerStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[10]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -937,7 +956,7 @@ func (x *ListenerStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListenerStatus.ProtoReflect.Descriptor instead.
 func (*ListenerStatus) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{10}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ListenerStatus) GetNamespace() string {
@@ -986,7 +1005,7 @@ type StreamResponse struct {
 
 func (x *StreamResponse) Reset() {
 	*x = StreamResponse{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[11]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -998,7 +1017,7 @@ func (x *StreamResponse) String() string {
 func (*StreamResponse) ProtoMessage() {}
 
 func (x *StreamResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[11]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1011,7 +1030,7 @@ func (x *StreamResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamResponse.ProtoReflect.Descriptor instead.
 func (*StreamResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{11}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *StreamResponse) GetLane() isStreamResponse_Lane {
@@ -1117,7 +1136,7 @@ type SealedKeys struct {
 
 func (x *SealedKeys) Reset() {
 	*x = SealedKeys{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[12]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1129,7 +1148,7 @@ func (x *SealedKeys) String() string {
 func (*SealedKeys) ProtoMessage() {}
 
 func (x *SealedKeys) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[12]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1142,7 +1161,7 @@ func (x *SealedKeys) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SealedKeys.ProtoReflect.Descriptor instead.
 func (*SealedKeys) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{12}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *SealedKeys) GetSealed() []byte {
@@ -1163,7 +1182,7 @@ type CookieKeys struct {
 
 func (x *CookieKeys) Reset() {
 	*x = CookieKeys{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[13]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1175,7 +1194,7 @@ func (x *CookieKeys) String() string {
 func (*CookieKeys) ProtoMessage() {}
 
 func (x *CookieKeys) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[13]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1188,7 +1207,7 @@ func (x *CookieKeys) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CookieKeys.ProtoReflect.Descriptor instead.
 func (*CookieKeys) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{13}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *CookieKeys) GetEnvironment() string {
@@ -1218,7 +1237,7 @@ type CookieKey struct {
 
 func (x *CookieKey) Reset() {
 	*x = CookieKey{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[14]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1230,7 +1249,7 @@ func (x *CookieKey) String() string {
 func (*CookieKey) ProtoMessage() {}
 
 func (x *CookieKey) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[14]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1243,7 +1262,7 @@ func (x *CookieKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CookieKey.ProtoReflect.Descriptor instead.
 func (*CookieKey) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{14}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *CookieKey) GetId() []byte {
@@ -1286,7 +1305,7 @@ type Update struct {
 
 func (x *Update) Reset() {
 	*x = Update{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[15]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1298,7 +1317,7 @@ func (x *Update) String() string {
 func (*Update) ProtoMessage() {}
 
 func (x *Update) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[15]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1311,7 +1330,7 @@ func (x *Update) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Update.ProtoReflect.Descriptor instead.
 func (*Update) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{15}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Update) GetBaseRoot() []byte {
@@ -1353,7 +1372,7 @@ type DocumentKey struct {
 
 func (x *DocumentKey) Reset() {
 	*x = DocumentKey{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[16]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1365,7 +1384,7 @@ func (x *DocumentKey) String() string {
 func (*DocumentKey) ProtoMessage() {}
 
 func (x *DocumentKey) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[16]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1378,7 +1397,7 @@ func (x *DocumentKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DocumentKey.ProtoReflect.Descriptor instead.
 func (*DocumentKey) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{16}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *DocumentKey) GetKind() string {
@@ -1415,7 +1434,7 @@ type Directive struct {
 
 func (x *Directive) Reset() {
 	*x = Directive{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[17]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1427,7 +1446,7 @@ func (x *Directive) String() string {
 func (*Directive) ProtoMessage() {}
 
 func (x *Directive) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[17]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1440,7 +1459,7 @@ func (x *Directive) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Directive.ProtoReflect.Descriptor instead.
 func (*Directive) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{17}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Directive) GetDirective() isDirective_Directive {
@@ -1480,7 +1499,7 @@ type Reconnect struct {
 
 func (x *Reconnect) Reset() {
 	*x = Reconnect{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[18]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1492,7 +1511,7 @@ func (x *Reconnect) String() string {
 func (*Reconnect) ProtoMessage() {}
 
 func (x *Reconnect) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[18]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1505,7 +1524,7 @@ func (x *Reconnect) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reconnect.ProtoReflect.Descriptor instead.
 func (*Reconnect) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{18}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Reconnect) GetWithin() *durationpb.Duration {
@@ -1536,7 +1555,7 @@ type Head struct {
 
 func (x *Head) Reset() {
 	*x = Head{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[19]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1548,7 +1567,7 @@ func (x *Head) String() string {
 func (*Head) ProtoMessage() {}
 
 func (x *Head) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[19]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1561,7 +1580,7 @@ func (x *Head) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Head.ProtoReflect.Descriptor instead.
 func (*Head) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{19}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Head) GetEpoch() int64 {
@@ -1618,7 +1637,7 @@ type SignedHead struct {
 
 func (x *SignedHead) Reset() {
 	*x = SignedHead{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[20]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1630,7 +1649,7 @@ func (x *SignedHead) String() string {
 func (*SignedHead) ProtoMessage() {}
 
 func (x *SignedHead) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[20]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1643,7 +1662,7 @@ func (x *SignedHead) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignedHead.ProtoReflect.Descriptor instead.
 func (*SignedHead) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{20}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *SignedHead) GetHead() []byte {
@@ -1675,7 +1694,7 @@ type Freshness struct {
 
 func (x *Freshness) Reset() {
 	*x = Freshness{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[21]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1687,7 +1706,7 @@ func (x *Freshness) String() string {
 func (*Freshness) ProtoMessage() {}
 
 func (x *Freshness) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[21]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1700,7 +1719,7 @@ func (x *Freshness) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Freshness.ProtoReflect.Descriptor instead.
 func (*Freshness) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{21}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Freshness) GetEpoch() int64 {
@@ -1750,7 +1769,7 @@ type SignedFreshness struct {
 
 func (x *SignedFreshness) Reset() {
 	*x = SignedFreshness{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[22]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1762,7 +1781,7 @@ func (x *SignedFreshness) String() string {
 func (*SignedFreshness) ProtoMessage() {}
 
 func (x *SignedFreshness) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[22]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1775,7 +1794,7 @@ func (x *SignedFreshness) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignedFreshness.ProtoReflect.Descriptor instead.
 func (*SignedFreshness) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{22}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *SignedFreshness) GetStatement() []byte {
@@ -1807,20 +1826,20 @@ const file_sallyport_proxy_v1_proxy_proto_rawDesc = "" +
 	"\tadmission\x18\x01 \x01(\x0e2\x1d.sallyport.proxy.v1.AdmissionR\tadmission\x12 \n" +
 	"\venvironment\x18\x02 \x01(\tR\venvironment\x12:\n" +
 	"\vretry_after\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\n" +
-	"retryAfter\"\xb7\x03\n" +
+	"retryAfter\"\x8f\x03\n" +
 	"\rStreamRequest\x121\n" +
 	"\x05hello\x18\x01 \x01(\v2\x19.sallyport.proxy.v1.HelloH\x00R\x05hello\x12+\n" +
 	"\x03ack\x18\x02 \x01(\v2\x17.sallyport.proxy.v1.AckH\x00R\x03ack\x127\n" +
 	"\arefusal\x18\x03 \x01(\v2\x1b.sallyport.proxy.v1.RefusalH\x00R\arefusal\x12=\n" +
 	"\theartbeat\x18\x04 \x01(\v2\x1d.sallyport.proxy.v1.HeartbeatH\x00R\theartbeat\x12<\n" +
 	"\fsecurity_ack\x18\x05 \x01(\v2\x17.sallyport.proxy.v1.AckH\x00R\vsecurityAck\x12H\n" +
-	"\x10security_refusal\x18\x06 \x01(\v2\x1b.sallyport.proxy.v1.RefusalH\x00R\x0fsecurityRefusal\x124\n" +
-	"\x06logout\x18\a \x01(\v2\x1a.sallyport.proxy.v1.LogoutH\x00R\x06logoutB\x10\n" +
-	"\amessage\x12\x05\xbaH\x02\b\x01\"\x89\x01\n" +
-	"\x06Logout\x120\n" +
+	"\x10security_refusal\x18\x06 \x01(\v2\x1b.sallyport.proxy.v1.RefusalH\x00R\x0fsecurityRefusalB\x10\n" +
+	"\amessage\x12\x05\xbaH\x02\b\x01J\x04\b\a\x10\bR\x06logout\"\x90\x01\n" +
+	"\rLogoutRequest\x120\n" +
 	"\flogout_token\x18\x01 \x01(\tB\v\xbaH\br\x06\x10\x01\x18\x80\x80\x01H\x00R\vlogoutToken\x12=\n" +
 	"\asession\x18\x02 \x01(\v2!.sallyport.proxy.v1.SessionCookieH\x00R\asessionB\x0e\n" +
-	"\x05proof\x12\x05\xbaH\x02\b\x01\"Q\n" +
+	"\x05proof\x12\x05\xbaH\x02\b\x01\"\x10\n" +
+	"\x0eLogoutResponse\"Q\n" +
 	"\rSessionCookie\x12\x1e\n" +
 	"\x04host\x18\x01 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01\x18\xfd\x01R\x04host\x12 \n" +
@@ -1917,10 +1936,11 @@ const file_sallyport_proxy_v1_proxy_proto_rawDesc = "" +
 	"\tAdmission\x12\x19\n" +
 	"\x15ADMISSION_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12ADMISSION_ADMITTED\x10\x01\x12\x15\n" +
-	"\x11ADMISSION_PENDING\x10\x022\xba\x01\n" +
+	"\x11ADMISSION_PENDING\x10\x022\x8b\x02\n" +
 	"\fProxyService\x12U\n" +
 	"\bRegister\x12#.sallyport.proxy.v1.RegisterRequest\x1a$.sallyport.proxy.v1.RegisterResponse\x12S\n" +
-	"\x06Stream\x12!.sallyport.proxy.v1.StreamRequest\x1a\".sallyport.proxy.v1.StreamResponse(\x010\x01B\xd3\x01\n" +
+	"\x06Stream\x12!.sallyport.proxy.v1.StreamRequest\x1a\".sallyport.proxy.v1.StreamResponse(\x010\x01\x12O\n" +
+	"\x06Logout\x12!.sallyport.proxy.v1.LogoutRequest\x1a\".sallyport.proxy.v1.LogoutResponseB\xd3\x01\n" +
 	"\x16com.sallyport.proxy.v1B\n" +
 	"ProxyProtoP\x01ZCgithub.com/sallyport/sallyport/proto/gen/sallyport/proxy/v1;proxyv1\xa2\x02\x03SPX\xaa\x02\x12Sallyport.Proxy.V1\xca\x02\x12Sallyport\\Proxy\\V1\xe2\x02\x1eSallyport\\Proxy\\V1\\GPBMetadata\xea\x02\x14Sallyport::Proxy::V1b\x06proto3"
 
@@ -1937,76 +1957,78 @@ func file_sallyport_proxy_v1_proxy_proto_rawDescGZIP() []byte {
 }
 
 var file_sallyport_proxy_v1_proxy_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_sallyport_proxy_v1_proxy_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
+var file_sallyport_proxy_v1_proxy_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
 var file_sallyport_proxy_v1_proxy_proto_goTypes = []any{
 	(Admission)(0),                // 0: sallyport.proxy.v1.Admission
 	(*RegisterRequest)(nil),       // 1: sallyport.proxy.v1.RegisterRequest
 	(*RegisterResponse)(nil),      // 2: sallyport.proxy.v1.RegisterResponse
 	(*StreamRequest)(nil),         // 3: sallyport.proxy.v1.StreamRequest
-	(*Logout)(nil),                // 4: sallyport.proxy.v1.Logout
-	(*SessionCookie)(nil),         // 5: sallyport.proxy.v1.SessionCookie
-	(*Hello)(nil),                 // 6: sallyport.proxy.v1.Hello
-	(*Ack)(nil),                   // 7: sallyport.proxy.v1.Ack
-	(*Reject)(nil),                // 8: sallyport.proxy.v1.Reject
-	(*Refusal)(nil),               // 9: sallyport.proxy.v1.Refusal
-	(*Heartbeat)(nil),             // 10: sallyport.proxy.v1.Heartbeat
-	(*ListenerStatus)(nil),        // 11: sallyport.proxy.v1.ListenerStatus
-	(*StreamResponse)(nil),        // 12: sallyport.proxy.v1.StreamResponse
-	(*SealedKeys)(nil),            // 13: sallyport.proxy.v1.SealedKeys
-	(*CookieKeys)(nil),            // 14: sallyport.proxy.v1.CookieKeys
-	(*CookieKey)(nil),             // 15: sallyport.proxy.v1.CookieKey
-	(*Update)(nil),                // 16: sallyport.proxy.v1.Update
-	(*DocumentKey)(nil),           // 17: sallyport.proxy.v1.DocumentKey
-	(*Directive)(nil),             // 18: sallyport.proxy.v1.Directive
-	(*Reconnect)(nil),             // 19: sallyport.proxy.v1.Reconnect
-	(*Head)(nil),                  // 20: sallyport.proxy.v1.Head
-	(*SignedHead)(nil),            // 21: sallyport.proxy.v1.SignedHead
-	(*Freshness)(nil),             // 22: sallyport.proxy.v1.Freshness
-	(*SignedFreshness)(nil),       // 23: sallyport.proxy.v1.SignedFreshness
-	(*durationpb.Duration)(nil),   // 24: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil), // 25: google.protobuf.Timestamp
+	(*LogoutRequest)(nil),         // 4: sallyport.proxy.v1.LogoutRequest
+	(*LogoutResponse)(nil),        // 5: sallyport.proxy.v1.LogoutResponse
+	(*SessionCookie)(nil),         // 6: sallyport.proxy.v1.SessionCookie
+	(*Hello)(nil),                 // 7: sallyport.proxy.v1.Hello
+	(*Ack)(nil),                   // 8: sallyport.proxy.v1.Ack
+	(*Reject)(nil),                // 9: sallyport.proxy.v1.Reject
+	(*Refusal)(nil),               // 10: sallyport.proxy.v1.Refusal
+	(*Heartbeat)(nil),             // 11: sallyport.proxy.v1.Heartbeat
+	(*ListenerStatus)(nil),        // 12: sallyport.proxy.v1.ListenerStatus
+	(*StreamResponse)(nil),        // 13: sallyport.proxy.v1.StreamResponse
+	(*SealedKeys)(nil),            // 14: sallyport.proxy.v1.SealedKeys
+	(*CookieKeys)(nil),            // 15: sallyport.proxy.v1.CookieKeys
+	(*CookieKey)(nil),             // 16: sallyport.proxy.v1.CookieKey
+	(*Update)(nil),                // 17: sallyport.proxy.v1.Update
+	(*DocumentKey)(nil),           // 18: sallyport.proxy.v1.DocumentKey
+	(*Directive)(nil),             // 19: sallyport.proxy.v1.Directive
+	(*Reconnect)(nil),             // 20: sallyport.proxy.v1.Reconnect
+	(*Head)(nil),                  // 21: sallyport.proxy.v1.Head
+	(*SignedHead)(nil),            // 22: sallyport.proxy.v1.SignedHead
+	(*Freshness)(nil),             // 23: sallyport.proxy.v1.Freshness
+	(*SignedFreshness)(nil),       // 24: sallyport.proxy.v1.SignedFreshness
+	(*durationpb.Duration)(nil),   // 25: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil), // 26: google.protobuf.Timestamp
 }
 var file_sallyport_proxy_v1_proxy_proto_depIdxs = []int32{
 	0,  // 0: sallyport.proxy.v1.RegisterResponse.admission:type_name -> sallyport.proxy.v1.Admission
-	24, // 1: sallyport.proxy.v1.RegisterResponse.retry_after:type_name -> google.protobuf.Duration
-	6,  // 2: sallyport.proxy.v1.StreamRequest.hello:type_name -> sallyport.proxy.v1.Hello
-	7,  // 3: sallyport.proxy.v1.StreamRequest.ack:type_name -> sallyport.proxy.v1.Ack
-	9,  // 4: sallyport.proxy.v1.StreamRequest.refusal:type_name -> sallyport.proxy.v1.Refusal
-	10, // 5: sallyport.proxy.v1.StreamRequest.heartbeat:type_name -> sallyport.proxy.v1.Heartbeat
-	7,  // 6: sallyport.proxy.v1.StreamRequest.security_ack:type_name -> sallyport.proxy.v1.Ack
-	9,  // 7: sallyport.proxy.v1.StreamRequest.security_refusal:type_name -> sallyport.proxy.v1.Refusal
-	4,  // 8: sallyport.proxy.v1.StreamRequest.logout:type_name -> sallyport.proxy.v1.Logout
-	5,  // 9: sallyport.proxy.v1.Logout.session:type_name -> sallyport.proxy.v1.SessionCookie
-	7,  // 10: sallyport.proxy.v1.Hello.current:type_name -> sallyport.proxy.v1.Ack
-	7,  // 11: sallyport.proxy.v1.Hello.security:type_name -> sallyport.proxy.v1.Ack
-	8,  // 12: sallyport.proxy.v1.Ack.rejects:type_name -> sallyport.proxy.v1.Reject
-	17, // 13: sallyport.proxy.v1.Reject.key:type_name -> sallyport.proxy.v1.DocumentKey
-	25, // 14: sallyport.proxy.v1.Heartbeat.sent_at:type_name -> google.protobuf.Timestamp
-	24, // 15: sallyport.proxy.v1.Heartbeat.configuration_age:type_name -> google.protobuf.Duration
-	11, // 16: sallyport.proxy.v1.Heartbeat.listeners:type_name -> sallyport.proxy.v1.ListenerStatus
-	25, // 17: sallyport.proxy.v1.Heartbeat.identity_expires_at:type_name -> google.protobuf.Timestamp
-	24, // 18: sallyport.proxy.v1.Heartbeat.security_age:type_name -> google.protobuf.Duration
-	16, // 19: sallyport.proxy.v1.StreamResponse.update:type_name -> sallyport.proxy.v1.Update
-	23, // 20: sallyport.proxy.v1.StreamResponse.freshness:type_name -> sallyport.proxy.v1.SignedFreshness
-	18, // 21: sallyport.proxy.v1.StreamResponse.directive:type_name -> sallyport.proxy.v1.Directive
-	16, // 22: sallyport.proxy.v1.StreamResponse.security:type_name -> sallyport.proxy.v1.Update
-	13, // 23: sallyport.proxy.v1.StreamResponse.keys:type_name -> sallyport.proxy.v1.SealedKeys
-	15, // 24: sallyport.proxy.v1.CookieKeys.keys:type_name -> sallyport.proxy.v1.CookieKey
-	25, // 25: sallyport.proxy.v1.CookieKey.from:type_name -> google.protobuf.Timestamp
-	17, // 26: sallyport.proxy.v1.Update.removed:type_name -> sallyport.proxy.v1.DocumentKey
-	21, // 27: sallyport.proxy.v1.Update.head:type_name -> sallyport.proxy.v1.SignedHead
-	19, // 28: sallyport.proxy.v1.Directive.reconnect:type_name -> sallyport.proxy.v1.Reconnect
-	24, // 29: sallyport.proxy.v1.Reconnect.within:type_name -> google.protobuf.Duration
-	25, // 30: sallyport.proxy.v1.Freshness.issued_at:type_name -> google.protobuf.Timestamp
-	1,  // 31: sallyport.proxy.v1.ProxyService.Register:input_type -> sallyport.proxy.v1.RegisterRequest
-	3,  // 32: sallyport.proxy.v1.ProxyService.Stream:input_type -> sallyport.proxy.v1.StreamRequest
+	25, // 1: sallyport.proxy.v1.RegisterResponse.retry_after:type_name -> google.protobuf.Duration
+	7,  // 2: sallyport.proxy.v1.StreamRequest.hello:type_name -> sallyport.proxy.v1.Hello
+	8,  // 3: sallyport.proxy.v1.StreamRequest.ack:type_name -> sallyport.proxy.v1.Ack
+	10, // 4: sallyport.proxy.v1.StreamRequest.refusal:type_name -> sallyport.proxy.v1.Refusal
+	11, // 5: sallyport.proxy.v1.StreamRequest.heartbeat:type_name -> sallyport.proxy.v1.Heartbeat
+	8,  // 6: sallyport.proxy.v1.StreamRequest.security_ack:type_name -> sallyport.proxy.v1.Ack
+	10, // 7: sallyport.proxy.v1.StreamRequest.security_refusal:type_name -> sallyport.proxy.v1.Refusal
+	6,  // 8: sallyport.proxy.v1.LogoutRequest.session:type_name -> sallyport.proxy.v1.SessionCookie
+	8,  // 9: sallyport.proxy.v1.Hello.current:type_name -> sallyport.proxy.v1.Ack
+	8,  // 10: sallyport.proxy.v1.Hello.security:type_name -> sallyport.proxy.v1.Ack
+	9,  // 11: sallyport.proxy.v1.Ack.rejects:type_name -> sallyport.proxy.v1.Reject
+	18, // 12: sallyport.proxy.v1.Reject.key:type_name -> sallyport.proxy.v1.DocumentKey
+	26, // 13: sallyport.proxy.v1.Heartbeat.sent_at:type_name -> google.protobuf.Timestamp
+	25, // 14: sallyport.proxy.v1.Heartbeat.configuration_age:type_name -> google.protobuf.Duration
+	12, // 15: sallyport.proxy.v1.Heartbeat.listeners:type_name -> sallyport.proxy.v1.ListenerStatus
+	26, // 16: sallyport.proxy.v1.Heartbeat.identity_expires_at:type_name -> google.protobuf.Timestamp
+	25, // 17: sallyport.proxy.v1.Heartbeat.security_age:type_name -> google.protobuf.Duration
+	17, // 18: sallyport.proxy.v1.StreamResponse.update:type_name -> sallyport.proxy.v1.Update
+	24, // 19: sallyport.proxy.v1.StreamResponse.freshness:type_name -> sallyport.proxy.v1.SignedFreshness
+	19, // 20: sallyport.proxy.v1.StreamResponse.directive:type_name -> sallyport.proxy.v1.Directive
+	17, // 21: sallyport.proxy.v1.StreamResponse.security:type_name -> sallyport.proxy.v1.Update
+	14, // 22: sallyport.proxy.v1.StreamResponse.keys:type_name -> sallyport.proxy.v1.SealedKeys
+	16, // 23: sallyport.proxy.v1.CookieKeys.keys:type_name -> sallyport.proxy.v1.CookieKey
+	26, // 24: sallyport.proxy.v1.CookieKey.from:type_name -> google.protobuf.Timestamp
+	18, // 25: sallyport.proxy.v1.Update.removed:type_name -> sallyport.proxy.v1.DocumentKey
+	22, // 26: sallyport.proxy.v1.Update.head:type_name -> sallyport.proxy.v1.SignedHead
+	20, // 27: sallyport.proxy.v1.Directive.reconnect:type_name -> sallyport.proxy.v1.Reconnect
+	25, // 28: sallyport.proxy.v1.Reconnect.within:type_name -> google.protobuf.Duration
+	26, // 29: sallyport.proxy.v1.Freshness.issued_at:type_name -> google.protobuf.Timestamp
+	1,  // 30: sallyport.proxy.v1.ProxyService.Register:input_type -> sallyport.proxy.v1.RegisterRequest
+	3,  // 31: sallyport.proxy.v1.ProxyService.Stream:input_type -> sallyport.proxy.v1.StreamRequest
+	4,  // 32: sallyport.proxy.v1.ProxyService.Logout:input_type -> sallyport.proxy.v1.LogoutRequest
 	2,  // 33: sallyport.proxy.v1.ProxyService.Register:output_type -> sallyport.proxy.v1.RegisterResponse
-	12, // 34: sallyport.proxy.v1.ProxyService.Stream:output_type -> sallyport.proxy.v1.StreamResponse
-	33, // [33:35] is the sub-list for method output_type
-	31, // [31:33] is the sub-list for method input_type
-	31, // [31:31] is the sub-list for extension type_name
-	31, // [31:31] is the sub-list for extension extendee
-	0,  // [0:31] is the sub-list for field type_name
+	13, // 34: sallyport.proxy.v1.ProxyService.Stream:output_type -> sallyport.proxy.v1.StreamResponse
+	5,  // 35: sallyport.proxy.v1.ProxyService.Logout:output_type -> sallyport.proxy.v1.LogoutResponse
+	33, // [33:36] is the sub-list for method output_type
+	30, // [30:33] is the sub-list for method input_type
+	30, // [30:30] is the sub-list for extension type_name
+	30, // [30:30] is the sub-list for extension extendee
+	0,  // [0:30] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_proxy_v1_proxy_proto_init() }
@@ -2021,20 +2043,19 @@ func file_sallyport_proxy_v1_proxy_proto_init() {
 		(*StreamRequest_Heartbeat)(nil),
 		(*StreamRequest_SecurityAck)(nil),
 		(*StreamRequest_SecurityRefusal)(nil),
-		(*StreamRequest_Logout)(nil),
 	}
 	file_sallyport_proxy_v1_proxy_proto_msgTypes[3].OneofWrappers = []any{
-		(*Logout_LogoutToken)(nil),
-		(*Logout_Session)(nil),
+		(*LogoutRequest_LogoutToken)(nil),
+		(*LogoutRequest_Session)(nil),
 	}
-	file_sallyport_proxy_v1_proxy_proto_msgTypes[11].OneofWrappers = []any{
+	file_sallyport_proxy_v1_proxy_proto_msgTypes[12].OneofWrappers = []any{
 		(*StreamResponse_Update)(nil),
 		(*StreamResponse_Freshness)(nil),
 		(*StreamResponse_Directive)(nil),
 		(*StreamResponse_Security)(nil),
 		(*StreamResponse_Keys)(nil),
 	}
-	file_sallyport_proxy_v1_proxy_proto_msgTypes[17].OneofWrappers = []any{
+	file_sallyport_proxy_v1_proxy_proto_msgTypes[18].OneofWrappers = []any{
 		(*Directive_Reconnect)(nil),
 	}
 	type x struct{}
@@ -2043,7 +2064,7 @@ func file_sallyport_proxy_v1_proxy_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_proxy_v1_proxy_proto_rawDesc), len(file_sallyport_proxy_v1_proxy_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   23,
+			NumMessages:   24,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -3126,9 +3126,12 @@ type SignInClient struct {
 	ClientSecretFile string `protobuf:"bytes,2,opt,name=client_secret_file,json=clientSecretFile,proto3" json:"client_secret_file,omitempty"`
 	// Asked for beside openid.
 	Scopes []string `protobuf:"bytes,3,rep,name=scopes,proto3" json:"scopes,omitempty"`
-	// Claims of the ID token that a session keeps for policies, beside subject and
-	// groups. All of a session has to fit into a cookie.
-	Claims        []string `protobuf:"bytes,4,rep,name=claims,proto3" json:"claims,omitempty"`
+	// Claims of the ID token, or of the userinfo endpoint, that a session keeps for
+	// policies, beside subject and groups. All of a session has to fit into a cookie.
+	Claims []string `protobuf:"bytes,4,rep,name=claims,proto3" json:"claims,omitempty"`
+	// The provider's userinfo endpoint is asked once, at the sign-in, for what the ID
+	// token does not say: claims, and more groups.
+	Userinfo      bool `protobuf:"varint,5,opt,name=userinfo,proto3" json:"userinfo,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3189,6 +3192,13 @@ func (x *SignInClient) GetClaims() []string {
 		return x.Claims
 	}
 	return nil
+}
+
+func (x *SignInClient) GetUserinfo() bool {
+	if x != nil {
+		return x.Userinfo
+	}
+	return false
 }
 
 // ApiKey is what a program without a better identity calls with. Only a digest of
@@ -3939,12 +3949,13 @@ const file_sallyport_resource_v1_resource_proto_rawDesc = "" +
 	"\asubject\x18\x04 \x01(\x0e2\".sallyport.resource.v1.X509SubjectB\n" +
 	"\xbaH\a\x82\x01\x04\x10\x01 \x00R\asubject\x12*\n" +
 	"\x05names\x18\x05 \x03(\tB\x14\xbaH\x11\x92\x01\x0e\x10\x80\x02\x18\x01\"\ar\x05\x10\x01\x18\x80\x02R\x05namesB\x14\n" +
-	"\vauthorities\x12\x05\xbaH\x02\b\x01\"\xca\x01\n" +
+	"\vauthorities\x12\x05\xbaH\x02\b\x01\"\xe6\x01\n" +
 	"\fSignInClient\x12(\n" +
 	"\tclient_id\x18\x01 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\x18\x80\x02R\bclientId\x126\n" +
 	"\x12client_secret_file\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80 R\x10clientSecretFile\x12+\n" +
 	"\x06scopes\x18\x03 \x03(\tB\x13\xbaH\x10\x92\x01\r\x10\x10\x18\x01\"\ar\x05\x10\x01\x18\x80\x01R\x06scopes\x12+\n" +
-	"\x06claims\x18\x04 \x03(\tB\x13\xbaH\x10\x92\x01\r\x10\x10\x18\x01\"\ar\x05\x10\x01\x18\x80\x02R\x06claims\"\xfe\x01\n" +
+	"\x06claims\x18\x04 \x03(\tB\x13\xbaH\x10\x92\x01\r\x10\x10\x18\x01\"\ar\x05\x10\x01\x18\x80\x02R\x06claims\x12\x1a\n" +
+	"\buserinfo\x18\x05 \x01(\bR\buserinfo\"\xfe\x01\n" +
 	"\x06ApiKey\x12/\n" +
 	"\fenvironments\x18\x01 \x03(\tB\v\xbaH\b\x92\x01\x05\x10\x80\x02\x18\x01R\fenvironments\x12\x1e\n" +
 	"\x05owner\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\x05owner\x12+\n" +

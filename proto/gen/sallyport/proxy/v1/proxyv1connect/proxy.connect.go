@@ -39,6 +39,8 @@ const (
 	ProxyServiceRegisterProcedure = "/sallyport.proxy.v1.ProxyService/Register"
 	// ProxyServiceStreamProcedure is the fully-qualified name of the ProxyService's Stream RPC.
 	ProxyServiceStreamProcedure = "/sallyport.proxy.v1.ProxyService/Stream"
+	// ProxyServiceLogoutProcedure is the fully-qualified name of the ProxyService's Logout RPC.
+	ProxyServiceLogoutProcedure = "/sallyport.proxy.v1.ProxyService/Logout"
 )
 
 // ProxyServiceClient is a client for the sallyport.proxy.v1.ProxyService service.
@@ -49,6 +51,11 @@ type ProxyServiceClient interface {
 	// PERMISSION_DENIED if it is not admitted. The control plane ends it with
 	// UNAVAILABLE when the proxy should connect again.
 	Stream(context.Context) *connect.BidiStreamForClient[v1.StreamRequest, v1.StreamResponse]
+	// Logout has a session that has ended be cut off in the whole fleet. It returns
+	// when the revocation is committed, and may be called again with the same.
+	// PERMISSION_DENIED if the proxy is not admitted, INVALID_ARGUMENT if the proof
+	// proves nothing, UNAVAILABLE when that cannot be told, or committed, for now.
+	Logout(context.Context, *connect.Request[v1.LogoutRequest]) (*connect.Response[v1.LogoutResponse], error)
 }
 
 // NewProxyServiceClient constructs a client for the sallyport.proxy.v1.ProxyService service. By
@@ -74,6 +81,12 @@ func NewProxyServiceClient(httpClient connect.HTTPClient, baseURL string, opts .
 			connect.WithSchema(proxyServiceMethods.ByName("Stream")),
 			connect.WithClientOptions(opts...),
 		),
+		logout: connect.NewClient[v1.LogoutRequest, v1.LogoutResponse](
+			httpClient,
+			baseURL+ProxyServiceLogoutProcedure,
+			connect.WithSchema(proxyServiceMethods.ByName("Logout")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -81,6 +94,7 @@ func NewProxyServiceClient(httpClient connect.HTTPClient, baseURL string, opts .
 type proxyServiceClient struct {
 	register *connect.Client[v1.RegisterRequest, v1.RegisterResponse]
 	stream   *connect.Client[v1.StreamRequest, v1.StreamResponse]
+	logout   *connect.Client[v1.LogoutRequest, v1.LogoutResponse]
 }
 
 // Register calls sallyport.proxy.v1.ProxyService.Register.
@@ -93,6 +107,11 @@ func (c *proxyServiceClient) Stream(ctx context.Context) *connect.BidiStreamForC
 	return c.stream.CallBidiStream(ctx)
 }
 
+// Logout calls sallyport.proxy.v1.ProxyService.Logout.
+func (c *proxyServiceClient) Logout(ctx context.Context, req *connect.Request[v1.LogoutRequest]) (*connect.Response[v1.LogoutResponse], error) {
+	return c.logout.CallUnary(ctx, req)
+}
+
 // ProxyServiceHandler is an implementation of the sallyport.proxy.v1.ProxyService service.
 type ProxyServiceHandler interface {
 	// Register tells the control plane of this process and asks to be admitted.
@@ -101,6 +120,11 @@ type ProxyServiceHandler interface {
 	// PERMISSION_DENIED if it is not admitted. The control plane ends it with
 	// UNAVAILABLE when the proxy should connect again.
 	Stream(context.Context, *connect.BidiStream[v1.StreamRequest, v1.StreamResponse]) error
+	// Logout has a session that has ended be cut off in the whole fleet. It returns
+	// when the revocation is committed, and may be called again with the same.
+	// PERMISSION_DENIED if the proxy is not admitted, INVALID_ARGUMENT if the proof
+	// proves nothing, UNAVAILABLE when that cannot be told, or committed, for now.
+	Logout(context.Context, *connect.Request[v1.LogoutRequest]) (*connect.Response[v1.LogoutResponse], error)
 }
 
 // NewProxyServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -122,12 +146,20 @@ func NewProxyServiceHandler(svc ProxyServiceHandler, opts ...connect.HandlerOpti
 		connect.WithSchema(proxyServiceMethods.ByName("Stream")),
 		connect.WithHandlerOptions(opts...),
 	)
+	proxyServiceLogoutHandler := connect.NewUnaryHandler(
+		ProxyServiceLogoutProcedure,
+		svc.Logout,
+		connect.WithSchema(proxyServiceMethods.ByName("Logout")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/sallyport.proxy.v1.ProxyService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case ProxyServiceRegisterProcedure:
 			proxyServiceRegisterHandler.ServeHTTP(w, r)
 		case ProxyServiceStreamProcedure:
 			proxyServiceStreamHandler.ServeHTTP(w, r)
+		case ProxyServiceLogoutProcedure:
+			proxyServiceLogoutHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -143,4 +175,8 @@ func (UnimplementedProxyServiceHandler) Register(context.Context, *connect.Reque
 
 func (UnimplementedProxyServiceHandler) Stream(context.Context, *connect.BidiStream[v1.StreamRequest, v1.StreamResponse]) error {
 	return connect.NewError(connect.CodeUnimplemented, errors.New("sallyport.proxy.v1.ProxyService.Stream is not implemented"))
+}
+
+func (UnimplementedProxyServiceHandler) Logout(context.Context, *connect.Request[v1.LogoutRequest]) (*connect.Response[v1.LogoutResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("sallyport.proxy.v1.ProxyService.Logout is not implemented"))
 }
