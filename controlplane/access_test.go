@@ -155,8 +155,13 @@ func code(t *testing.T, c *http.Client, p *controlplanetest.Plane, by who, proce
 		Code  string
 		Error struct{ Code string }
 	}
-	if streams && len(text) > 5 {
-		text = text[5:]
+	for streams && len(text) > 5 { // the last message has the code
+		size := 5 + int(binary.BigEndian.Uint32(text[1:5]))
+		if size >= len(text) {
+			text = text[5:]
+			break
+		}
+		text = text[size:]
 	}
 	if err := json.Unmarshal(text, &answer); err != nil {
 		t.Fatalf("%s answers %q: %v", procedure, text, err)
