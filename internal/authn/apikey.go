@@ -50,7 +50,7 @@ func (a *Authenticator) WithAPIKeys(keys []APIKey) *Authenticator {
 			known[apiKeyID{k.Namespace, s.ID}] = &knownKey{s.Digest, &policy.Principal{
 				Kind: policy.Key, ID: or(k.Owner, name), KeyName: name, KeyID: s.ID,
 				Scopes: slices.Clone(k.Scopes), Groups: slices.Clone(k.Groups),
-				AuthenticatedBy: "api-key", IssuedAt: s.CreatedAt, Expires: s.NotAfter,
+				AuthenticatedBy: byAPIKey, IssuedAt: s.CreatedAt, Expires: s.NotAfter,
 			}}
 		}
 	}

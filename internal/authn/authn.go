@@ -158,13 +158,21 @@ type attempt struct {
 	accept Accept
 	now    time.Time
 
-	dpop bool // the token's scheme is DPoP
+	dpop  bool      // the token's scheme is DPoP
+	again *Standing // of a request that was authenticated before; nil for one that comes
 }
 
 // prove returns whom the credential of a kind proves, or CredentialsMissing when
 // there is none. It is a switch and no table of functions, through which each
 // attempt would escape to the heap.
 func (a *Authenticator) prove(ctx context.Context, k kind, try *attempt) (*policy.Principal, Reason) {
+	switch {
+	case try.again == nil:
+	case k == bearerToken:
+		return a.bearerAgain(try)
+	case k == apiKey:
+		return a.apiKeys.again(try)
+	}
 	switch k {
 	case bearerToken:
 		return a.bearer(ctx, try)
@@ -356,7 +364,7 @@ func (p *provider) prove(ctx context.Context, raw string, t *token.Parsed, ask b
 		if reason != "" {
 			return nil, reason
 		}
-		return &verified{until: until, claims: c, principal: p.principal(c, "introspection")}, ""
+		return &verified{until: until, claims: c, principal: p.principal(c, byIntrospection)}, ""
 	}
 	v, reason := p.verify(ctx, t, now)
 	if reason != "" || !ask {
@@ -384,7 +392,7 @@ func (p *provider) verify(ctx context.Context, t *token.Parsed, now time.Time) (
 	if err != nil {
 		return nil, tokenReason(err)
 	}
-	return &verified{keys: set, claims: c, principal: p.principal(c, "jwt")}, ""
+	return &verified{keys: set, claims: c, principal: p.principal(c, byJWT)}, ""
 }
 
 func (p *provider) principal(c *token.Claims, by string) *policy.Principal {

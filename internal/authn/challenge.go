@@ -76,7 +76,7 @@ func Challenge(p *policy.Principal) string {
 	switch p.AuthenticatedBy {
 	case "x509-svid":
 		return certificateChallenge
-	case "api-key":
+	case byAPIKey:
 		return apiKeyChallenge
 	case BySession:
 		return sessionChallenge

@@ -64,7 +64,7 @@ func verifySVID(t *token.Parsed, bundles *identity.JWTBundles, try *attempt) (*v
 		return nil, tokenReason(err)
 	}
 	return &verified{bundles: bundles, claims: c, principal: &policy.Principal{
-		Kind: policy.Workload, ID: string(id), SPIFFEID: string(id), Claims: c.All, AuthenticatedBy: "jwt-svid",
+		Kind: policy.Workload, ID: string(id), SPIFFEID: string(id), Claims: c.All, AuthenticatedBy: byJWTSVID,
 		IssuedAt: c.IssuedAt, Expires: c.Expires, TokenID: c.ID,
 	}}, ""
 }

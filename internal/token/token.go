@@ -92,6 +92,13 @@ func isAccessToken(c *Claims) bool {
 	return client != "" && c.ID != "" && !c.IssuedAt.IsZero()
 }
 
+// Judge holds the claims of a token that was verified once against rules, which may
+// be others by now, at a later now. It does not look at what else a token is: its
+// signature, type and algorithm. Every error is an *Error.
+func (r *Rules) Judge(claims map[string]any, now time.Time) (*Claims, error) {
+	return r.check(claims, now)
+}
+
 // check checks the claims of a token that is genuine.
 func (r *Rules) check(claims map[string]any, now time.Time) (*Claims, error) {
 	if iss, _ := claims["iss"].(string); iss == "" || iss != r.Issuer {
