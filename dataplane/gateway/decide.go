@@ -45,6 +45,10 @@ type question struct {
 	now     time.Time
 
 	exchange *exchange // for the body, where that is an answer's ground
+
+	// again is what was proven for a request that is an open stream; nil for one
+	// that comes.
+	again *authn.Standing
 }
 
 // verdict is the answer to a question and its grounds. The zero value denies.
@@ -98,6 +102,12 @@ func (g *Gateway) decide(ctx context.Context, s grounds, q *question) verdict {
 	if err != nil {
 		return malformed(err)
 	}
+	return g.consider(ctx, s, q, c)
+}
+
+// consider is decide for a request in its canonical form. Of one that is decided on
+// again it changes nothing.
+func (g *Gateway) consider(ctx context.Context, s grounds, q *question, c request.Canonical) verdict {
 	v := g.serves(s, q, c)
 	switch {
 	case v.reason != "":
@@ -177,7 +187,7 @@ func (g *Gateway) authorise(ctx context.Context, s grounds, q *question, v *verd
 		return
 	}
 	principal, denial := g.authenticate(ctx, s, q, v)
-	if v.way.accept.APIKeys != "" {
+	if v.way.accept.APIKeys != "" && q.again == nil {
 		// A key is good wherever it is shown: nobody else gets to see it.
 		delete(v.request.Header, authn.HeaderAPIKey)
 	}
@@ -199,8 +209,11 @@ func (g *Gateway) authorise(ctx context.Context, s grounds, q *question, v *verd
 	}
 	d := s.policies.Decide(&in)
 	v.allow, v.reason, v.policy, v.detail, v.shadow = d.Allow, string(d.Reason), d.Policy, d.Detail, d.Shadow
-	if d.Allow {
+	switch {
+	case d.Allow && q.again == nil:
 		g.introduce(s.table.Head().Environment, q.now, v)
+		return
+	case d.Allow:
 		return
 	}
 	v.status = http.StatusForbidden

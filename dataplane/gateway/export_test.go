@@ -1,11 +1,29 @@
 package gateway
 
+import "context"
+
+// Registry is one of open streams.
+type Registry struct{ streams }
+
 // EnterAndLeave has a stream enter the registry and leave it, as each request
 // does that is let through.
-func (g *Gateway) EnterAndLeave(s *Stream) {
-	g.streams.add(s)
+func (r *Registry) EnterAndLeave(s *Stream) {
+	r.add(s)
 	s.end()
 	s.remove()
+}
+
+// DecideAgain returns what decides again on each of the open streams, whatever
+// else does.
+func (g *Gateway) DecideAgain() (all []func() bool) {
+	g.streams.each(func(s *Stream) {
+		mine := &Stream{ID: s.ID, Principal: s.Principal, Route: s.Route, exchange: s.exchange}
+		mine.standing = s.exchange.state.authn.Stand(s.Principal, &s.exchange.verdict.way.accept)
+		all = append(all, func() bool {
+			return g.reconsider(context.Background(), grounds{g.state.Load(), g.revocations.Load()}, mine, g.now()).allow
+		})
+	})
+	return all
 }
 
 // AcceptFor is how an upstream proves that it has read a key.

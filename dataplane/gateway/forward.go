@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 	"errors"
+	"maps"
 	"net/http"
 	"net/http/httptrace"
 	"net/textproto"
@@ -102,11 +103,16 @@ func (x *exchange) finish(o *record.Outcome) error {
 	return nil
 }
 
+// addedFields is how many the gateway usually adds to a request.
+const addedFields = 8
+
 // complete makes out what the upstream gets: what was decided on, and what only
 // a gateway may add.
 func (x *exchange) complete(expects bool) {
 	c := &x.verdict.request
-	h := http.Header(c.Header)
+	// The canonical header is what an open stream is decided by again.
+	h := make(http.Header, len(c.Header)+addedFields)
+	maps.Copy(h, c.Header)
 	withoutSession(h)
 	h[headerDecision] = []string{x.id}
 	x.verdict.tell(h)
@@ -174,6 +180,7 @@ type failure struct {
 	reason string
 	status int    // of the answer if none has begun; zero for no answer at all
 	detail string // fit for clients
+	closed *Cause // of a stream that was closed; nil else
 }
 
 func (f failure) Error() string { return f.reason }
@@ -188,7 +195,7 @@ func explain(ctx context.Context, err, broken error) error {
 	case err == nil:
 		return nil
 	case errors.As(broken, &malformed):
-		return failure{malformed.Reason, malformed.Status, malformed.Detail}
+		return failure{reason: malformed.Reason, status: malformed.Status, detail: malformed.Detail}
 	case broken != nil, errors.Is(context.Cause(ctx), errClientGone):
 		return failure{reason: ReasonClientGone}
 	case errors.Is(context.Cause(ctx), errTimeout):
@@ -226,6 +233,10 @@ func (x *exchange) end(o *record.Outcome, err error) {
 	}
 	x.gateway.record.Finish(o)
 	x.gateway.metrics.failures.WithLabelValues(x.verdict.way.name, f.reason).Inc()
+	if c := f.closed; c != nil && c.decision != "" {
+		// What is answered from here on, that decision has answered.
+		x.id, x.state = c.decision, c.by
+	}
 	switch {
 	case x.hijacked: // and the connection is closed
 	case begun && x.stream.Protocol == GRPC && f.status != 0:

@@ -150,7 +150,8 @@ func New(c Config) (*Gateway, error) {
 }
 
 // Apply puts table in force: requests that begin after it has returned are
-// decided by it, and those before by the one before. Connections to upstreams
+// decided by it. Those from before were decided by the one before; what is still
+// carried of them is decided on again within a second, while Run runs. Connections to upstreams
 // and listeners that did not change are kept; a listener that cannot be opened
 // is one of Listeners' and stops no other.
 func (g *Gateway) Apply(table *compile.Table) {
@@ -179,7 +180,12 @@ func (g *Gateway) Current() *compile.Table { return g.state.Load().table }
 // Run serves until ctx ends, and requests that are under way then for as long
 // as Config.Drain says. It returns nil. A Gateway runs once.
 func (g *Gateway) Run(ctx context.Context) error {
+	deciding, end := context.WithCancel(context.WithoutCancel(ctx))
+	var other sync.WaitGroup
+	other.Go(func() { g.keepDeciding(deciding) })
 	g.listeners.run(ctx)
+	end()
+	other.Wait()
 	return nil
 }
 

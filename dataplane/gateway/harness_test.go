@@ -74,6 +74,7 @@ type world struct {
 	dir       string
 	roots     *x509.CertPool
 	table     *compile.Table
+	resources string         // that are in force
 	revisions map[string]int // by environment
 	stop      func()         // ends the gateway and waits for it
 
@@ -345,6 +346,7 @@ func (w *world) snapshot(environment, yaml string) *snapshot.Snapshot {
 // apply puts resources in force.
 func (w *world) apply(yaml string) {
 	w.t.Helper()
+	w.resources = yaml
 	w.gateway.Apply(w.compile(yaml))
 	for _, r := range w.table.Rejects() {
 		w.t.Fatalf("%s is rejected: %s", r.Key, r.Reason)
@@ -522,6 +524,7 @@ func (l *lines) Write(p []byte) (int, error) {
 type line struct {
 	Type          string
 	DecisionID    string `json:"decision_id"`
+	Closes        string
 	Allow         bool
 	Reason        string
 	Status        int

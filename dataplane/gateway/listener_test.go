@@ -48,7 +48,7 @@ func handshake(t *testing.T, address string, cfg *tls.Config) (tls.ConnectionSta
 }
 
 // until waits for a condition.
-func until(t *testing.T, what string, ok func() bool) {
+func until(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(10 * time.Second); !ok(); {
 		if time.Now().After(deadline) {

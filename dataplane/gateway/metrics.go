@@ -13,6 +13,8 @@ import (
 type metrics struct {
 	requests    *prometheus.CounterVec
 	failures    *prometheus.CounterVec
+	closed      *prometheus.CounterVec
+	again       prometheus.Counter
 	shadows     *prometheus.CounterVec
 	deciding    prometheus.Histogram
 	answering   prometheus.Histogram
@@ -39,6 +41,14 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 			Name: "sallyport_shadow_decisions_total",
 			Help: "Requests that policies in shadow would have decided otherwise, by route and what they would have got (allow or deny).",
 		}, []string{"route", "would_have"}),
+		closed: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "sallyport_streams_closed_total",
+			Help: "Open streams that were closed because they would not be let through any more, by reason.",
+		}, []string{"reason"}),
+		again: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "sallyport_stream_decisions_total",
+			Help: "Decisions on open streams, each of which is decided on again every second.",
+		}),
 		deciding: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name:    "sallyport_decision_duration_seconds",
 			Help:    "Time from a request's head to the decision on it.",
@@ -70,7 +80,7 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 	if r == nil {
 		return m, nil
 	}
-	for _, c := range []prometheus.Collector{m.requests, m.failures, m.shadows, m.deciding, m.answering, m.inFlight, m.up, m.handshakes, m.unannounced} {
+	for _, c := range []prometheus.Collector{m.requests, m.failures, m.shadows, m.closed, m.again, m.deciding, m.answering, m.inFlight, m.up, m.handshakes, m.unannounced} {
 		if err := r.Register(c); err != nil {
 			return nil, err
 		}

@@ -29,16 +29,19 @@ func (g *Gateway) Revocations() *revocation.Set { return g.revocations.Load() }
 
 // sweep closes the open streams that set cuts off, and returns how many.
 func (g *Gateway) sweep(set *revocation.Set) (closed int) {
-	if set.Unavailable() != "" {
-		all := func(*Stream) bool { return true }
-		return g.CloseStreams(all, Cause{Reason: ReasonUnavailable, Status: http.StatusForbidden})
-	}
-	now := g.now()
-	cut := func(s *Stream) bool {
-		_, revoked := set.Revoked(s.Principal, now)
-		return revoked
-	}
-	return g.CloseStreams(cut, Cause{Reason: ReasonRevoked, Status: http.StatusUnauthorized})
+	by, now := grounds{g.state.Load(), set}, g.now()
+	g.streams.each(func(s *Stream) {
+		v := verdict{allow: true, way: s.exchange.verdict.way, principal: s.Principal}
+		if set.Unavailable() != "" {
+			v.deny(failure{reason: ReasonUnavailable, status: http.StatusForbidden, detail: set.Unavailable()})
+		} else {
+			v.revoked(set, s.Principal, now)
+		}
+		if !v.allow && g.lose(s, by, now, v) {
+			closed++
+		}
+	})
+	return closed
 }
 
 // revoked denies a principal that is cut off, and reports whether it did.

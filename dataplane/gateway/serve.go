@@ -27,6 +27,7 @@ type exchange struct {
 	verdict verdict
 	id      string
 	began   time.Time
+	closes  string // the decision that it takes back; empty for a request's first
 
 	w        http.ResponseWriter
 	r        *http.Request
@@ -113,7 +114,7 @@ func (x *exchange) write() {
 		ServerName: x.from.serverName, Protocol: x.r.Proto,
 		Method: v.request.Method, Host: v.request.Host, Path: v.request.Path,
 		Policy: v.policy, Principal: v.principal, Explanation: v.steps, Shadow: v.shadow, Took: decided.Sub(x.began),
-		ALPN: x.from.alpn, RawQuery: v.request.RawQuery, Header: v.request.Header, Rule: x.state.routeless,
+		ALPN: x.from.alpn, RawQuery: v.request.RawQuery, Header: v.request.Header, Rule: x.state.routeless, Closes: x.closes,
 	}
 	if v.way != nil {
 		d.Route, d.Rule = v.way.name, v.way.rule
@@ -132,6 +133,10 @@ func (x *exchange) write() {
 		v.deny(failure{reason: ReasonUnrecorded, status: http.StatusServiceUnavailable})
 		d.Allow, d.Reason, d.Status, d.Detail = false, v.reason, v.status, v.detail
 		_ = x.gateway.record.Decide(x.r.Context(), &d) // a denial never fails
+	}
+	if x.closes != "" {
+		x.gateway.metrics.closed.WithLabelValues(v.reason).Inc()
+		return
 	}
 	x.gateway.metrics.decided(v)
 	x.gateway.metrics.deciding.Observe(d.Took.Seconds())

@@ -98,7 +98,13 @@ func (g *Gateway) authenticate(ctx context.Context, s grounds, q *question, v *v
 	if v.way.accept.Nonce {
 		credentials.Supply = func(nonce string) { v.nonce = nonce }
 	}
-	principal, denial := s.authn.Authenticate(ctx, credentials, v.way.accept, q.now)
+	var principal *policy.Principal
+	var denial *authn.Denial
+	if q.again != nil {
+		principal, denial = s.authn.Again(q.again, credentials, v.way.accept, q.now)
+	} else {
+		principal, denial = s.authn.Authenticate(ctx, credentials, v.way.accept, q.now)
+	}
 	if denial == nil && g.signin.Ended(principal, q.now) {
 		return nil, &authn.Denial{Status: http.StatusUnauthorized, Reason: ReasonSessionEnded}
 	}
@@ -108,6 +114,9 @@ func (g *Gateway) authenticate(ctx context.Context, s grounds, q *question, v *v
 // invite sends a browser to sign in whose person is not known, or is not any more.
 // Others are told that they lack a credential: they could not sign in.
 func (g *Gateway) invite(ctx context.Context, q *question, v *verdict) {
+	if q.again != nil {
+		return
+	}
 	switch authn.Reason(v.reason) {
 	case authn.CredentialsMissing, authn.SessionInvalid, authn.SessionExpired, ReasonSessionEnded:
 	case authn.StepUpRequired:

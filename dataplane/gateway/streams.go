@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/sallyport/sallyport/internal/authn"
 	"github.com/sallyport/sallyport/internal/policy"
 )
 
@@ -31,6 +32,7 @@ type Stream struct {
 	Began     time.Time
 
 	exchange *exchange
+	standing authn.Standing // of the goroutine that decides again
 
 	shard      *shard // it is in, which guards:
 	prev, next *Stream
@@ -51,13 +53,25 @@ type Cause struct {
 	// known any more, 403 for what is not allowed any more, 503 for what may be
 	// tried again. 401 when zero.
 	Status int
+
+	decision string // that closes; empty for none of its own
+	by       *state // that fell by; nil without
+}
+
+// inWords is what a WebSocket is told.
+func (c *Cause) inWords() string {
+	if c.decision == "" {
+		return c.Reason
+	}
+	return c.Reason + " (decision " + c.decision + ")"
 }
 
 func (c *Cause) failure() failure {
+	f := failure{reason: c.Reason, status: c.Status, closed: c}
 	if c.Status == 0 {
-		return failure{reason: c.Reason, status: http.StatusUnauthorized}
+		f.status = http.StatusUnauthorized
 	}
-	return failure{reason: c.Reason, status: c.Status}
+	return f
 }
 
 // CloseStreams closes the open streams that match, and returns how many. It
@@ -81,7 +95,9 @@ func (g *Gateway) CloseStreams(match func(*Stream) bool, why Cause) int {
 // streams are those that are open. Requests come and go far more often than
 // anybody looks for some of them, so they wait for each other as little as may
 // be. The zero value is empty.
-type streams struct{ shards [64]shard }
+type streams struct{ shards [shards]shard }
+
+const shards = 64
 
 type shard struct {
 	mu    sync.Mutex
@@ -91,7 +107,7 @@ type shard struct {
 }
 
 func (r *streams) add(s *Stream) {
-	d := &r.shards[rand.Uint32()%uint32(len(r.shards))] //nolint:gosec // it spreads, and protects nothing
+	d := &r.shards[rand.Uint32()%shards] //nolint:gosec // it spreads, and protects nothing
 	s.shard = d
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -103,12 +119,15 @@ func (r *streams) add(s *Stream) {
 
 // each calls do, without a lock, for every stream that is in r all the while.
 func (r *streams) each(do func(*Stream)) {
-	var open []*Stream
 	for i := range r.shards {
-		open = r.shards[i].appendTo(open[:0])
-		for _, s := range open {
-			do(s)
-		}
+		r.in(i, do)
+	}
+}
+
+// in is each for one of the shards.
+func (r *streams) in(i int, do func(*Stream)) {
+	for _, s := range r.shards[i].appendTo(nil) {
+		do(s)
 	}
 }
 
@@ -172,6 +191,13 @@ func (s *Stream) close(why *Cause) bool {
 	return true
 }
 
+// over reports whether there is nothing left to close.
+func (s *Stream) over() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.ended || s.cause != nil
+}
+
 // end is the last moment at which a stream may have been closed. It returns why
 // it was, nil if it was not, and may be called again.
 func (s *Stream) end() *Cause {
@@ -228,7 +254,7 @@ func (x *exchange) enter() {
 	case x.r.ProtoMajor == 2 && isGRPC(x.r.Header):
 		s.Protocol = GRPC
 	}
-	s.exchange = x
+	s.exchange, s.standing = x, x.state.authn.Stand(v.principal, &v.way.accept)
 	x.gateway.streams.add(s)
 	x.overtaken()
 }

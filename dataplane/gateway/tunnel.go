@@ -101,7 +101,7 @@ func (t *tunnel) close() {
 	// before.
 	farewell := closeFrame(goingAway, why.Reason, true)
 	t.up.prepare(farewell)
-	hopeful := t.down.close(closeFrame(code, why.Reason, false))
+	hopeful := t.down.close(closeFrame(code, why.inWords(), false))
 	t.up.stop(farewell)
 	if !hopeful {
 		t.cut()

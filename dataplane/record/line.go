@@ -51,6 +51,10 @@ type Decision struct {
 	// ask.
 	Authenticated, Took time.Duration
 
+	// Closes is the ID of the Decision that let a request through which is closed by
+	// this one; empty for what is decided on a request that comes.
+	Closes string
+
 	// What only the control plane is told.
 	ALPN     string
 	RawQuery string
@@ -77,6 +81,7 @@ func (d *Decision) appendTo(b []byte) []byte {
 	l := line{append(b, `{"type":"decision"`...)}
 	l.time(d.Time)
 	l.text("decision_id", d.ID)
+	l.text("closes", d.Closes)
 	l.flag("allow", d.Allow)
 	l.text("reason", d.Reason)
 	l.number("status", int64(d.Status))
