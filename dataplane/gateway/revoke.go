@@ -38,7 +38,12 @@ func (g *Gateway) sweep(set *revocation.Set) (closed int) {
 		_, revoked := set.Revoked(s.Principal, now)
 		return revoked
 	}
-	return g.CloseStreams(cut, Cause{Reason: ReasonRevoked, Status: http.StatusUnauthorized})
+	closed = g.CloseStreams(cut, Cause{Reason: ReasonRevoked, Status: http.StatusUnauthorized})
+	fromRevoked := func(s *Stream) bool {
+		_, revoked := set.DeviceRevoked(&s.shown, now)
+		return revoked
+	}
+	return closed + g.CloseStreams(fromRevoked, Cause{Reason: ReasonDeviceRevoked, Status: http.StatusForbidden})
 }
 
 // revoked denies a principal that is cut off, and reports whether it did.
@@ -59,7 +64,8 @@ func (x *exchange) overtaken() {
 	case set == x.revocations:
 	case set.Unavailable() != "":
 		v.deny(failure{reason: ReasonUnavailable, status: http.StatusForbidden, detail: set.Unavailable()})
+	case v.revoked(set, v.principal, x.began):
 	default:
-		v.revoked(set, v.principal, x.began)
+		v.deviceRevoked(set, x.began)
 	}
 }

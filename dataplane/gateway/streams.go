@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/sallyport/sallyport/internal/policy"
+	"github.com/sallyport/sallyport/internal/revocation"
 )
 
 // Protocol is how a stream is carried, and so how it is closed.
@@ -30,6 +31,7 @@ type Stream struct {
 	Protocol  Protocol
 	Began     time.Time
 
+	shown    revocation.Evidence // of the device that it comes from
 	exchange *exchange
 
 	shard      *shard // it is in, which guards:
@@ -222,6 +224,7 @@ func (x *exchange) enter() {
 	x.out, x.cancel = x.r.WithContext(ctx), cancel
 	v, s := &x.verdict, &x.stream
 	s.ID, s.Principal, s.Route, s.Listener, s.Began = x.id, v.principal, v.way.name, x.from.listener, x.began
+	s.shown = v.shown.Evidence
 	switch {
 	case v.request.WebSocket:
 		s.Protocol = WebSocket
