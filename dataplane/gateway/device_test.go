@@ -1,6 +1,7 @@
 package gateway_test
 
 import (
+	"context"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
@@ -262,9 +263,9 @@ func TestDeviceTokenWhileItLasts(t *testing.T) {
 	w.lane()
 	expect("deleted", "device_token_invalid")
 	w.lane(w.registered("laptop", match, "compliant: true"))
-	w.set(func() { w.ahead = 89 * time.Second })
+	w.set(func() { w.ahead = 85 * time.Second })
 	expect("within the leeway", "")
-	w.set(func() { w.ahead = 91 * time.Second })
+	w.set(func() { w.ahead = 95 * time.Second })
 	expect("expired", "device_token_invalid")
 	w.set(func() { w.ahead = time.Hour + time.Second })
 	raw = laptop.good()
@@ -328,7 +329,9 @@ func TestRevokedDeviceWhileOpen(t *testing.T) {
 	}
 	closed := func(conn *websocket.Conn, id string) {
 		t.Helper()
-		_, _, err := conn.Read(t.Context())
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		_, _, err := conn.Read(ctx)
 		if ce := (websocket.CloseError{}); !errors.As(err, &ce) || ce.Code != websocket.StatusPolicyViolation || ce.Reason != "device_revoked" {
 			t.Errorf("which was closed: %v", err)
 		}
