@@ -58,8 +58,8 @@ a dot is left out. What is as it should be already makes no revision. With
 the resources as they are now, also when nothing had to change; it names the
 laggards and exits with 1 when that takes too long.
 
-Revocations are in force at once and make no revision: they are applied apart
-from other resources, and reach every proxy of every environment.`,
+Revocations and devices are in force at once and make no revision: they are
+applied apart from other resources, and reach every proxy of every environment.`,
 		Example: `  sallyport apply -f resources/ -m "orders may be read" --wait 30s
   sallyport get all -o yaml --revision 12 | sallyport apply -f -`,
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -25,7 +25,7 @@ func newGet(server *connection) *cobra.Command {
 		Short: "Show resources, now or at a revision",
 		Long: `Show resources, now or at a revision. What -o yaml and -o json print can be
 applied again. Revocations, of which only those are shown that are in force,
-have no revision, and are not among all.`,
+and devices have no revision, and are not among all.`,
 		Example: `  sallyport get routes -n shop
   sallyport get policy reads-orders -n shop -o yaml
   sallyport get all --revision 12 -o yaml
@@ -137,8 +137,11 @@ func (q *query) print(w io.Writer, stored []*adminv1.StoredResource) error {
 		}
 		return nil
 	}
-	if q.kind == resource.KindRevocation {
+	switch q.kind {
+	case resource.KindRevocation:
 		return table(w, "NAME REVOKES ISSUED-BEFORE EXPIRES SEQUENCE REASON", revocationRows(stored))
+	case resource.KindDevice:
+		return table(w, "NAME OWNER OS COMPLIANT LAST-SEEN EXPIRES SEQUENCE", deviceRows(stored))
 	}
 	var rows [][]string
 	for _, s := range stored {

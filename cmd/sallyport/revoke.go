@@ -35,9 +35,10 @@ command ends when every connected proxy has proven that the credentials are cut
 off; it names those that it could not reach.`,
 		Example: `  sallyport revoke token --issuer https://login.example --id 8f14e45f --expires-in 1h --wait 10s
   sallyport revoke subject --issuer https://login.example --subject ann --issued-before now --reason "laptop stolen"
+  sallyport revoke device laptop-7 --reason "left on a train"
   sallyport delete revocation subject-3jqmxa7tkz`,
 	}
-	cmd.AddCommand(revokeToken(server), revokeSubject(server), revokeSession(server), revokeKey(server), revokeSPIFFE(server))
+	cmd.AddCommand(revokeToken(server), revokeSubject(server), revokeSession(server), revokeKey(server), revokeSPIFFE(server), revokeDevice(server))
 	return cmd
 }
 
@@ -136,6 +137,21 @@ func revokeSPIFFE(server *connection) *cobra.Command {
 	return r.before(r.flags(cmd))
 }
 
+func revokeDevice(server *connection) *cobra.Command {
+	var r revocation
+	cmd := &cobra.Command{
+		Use:   "device NAME",
+		Short: "Cut off whatever comes from a device, by the name of its Device",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) != 1 {
+				return errors.New("revoke which device? give the name of its Device")
+			}
+			return r.run(cmd, server, "device", structpb.NewStringValue(args[0]))
+		},
+	}
+	return r.flags(cmd)
+}
+
 // issued names what an issuer says of something.
 func issued(issuer, id string) *structpb.Value {
 	return structpb.NewStructValue(&structpb.Struct{Fields: map[string]*structpb.Value{
@@ -207,7 +223,7 @@ func target(fields map[string]*structpb.Value) string {
 			return kind + " " + of["id"].GetStringValue() + " of " + of["issuer"].GetStringValue()
 		}
 	}
-	for field, word := range map[string]string{"key": "key", "spiffeId": "workload", "issuer": "issuer"} {
+	for field, word := range map[string]string{"key": "key", "spiffeId": "workload", "issuer": "issuer", "device": "device"} {
 		if text := fields[field].GetStringValue(); text != "" {
 			return word + " " + text
 		}

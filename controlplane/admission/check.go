@@ -229,6 +229,8 @@ func (c *checker) item(it *item) {
 		c.apiKey(it)
 	case *resourcev1.TrustDomain:
 		c.trustDomain(it)
+	case *resourcev1.Device:
+		c.device(it)
 	}
 }
 

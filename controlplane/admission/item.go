@@ -138,6 +138,10 @@ func (it *item) refers(yield func(place, resource.Key) bool) {
 	switch spec := it.Spec.(type) {
 	case *resourcev1.Enrollment:
 		yield(place{field: "spec.environment", index: -1}, environmentKey(spec.GetEnvironment()))
+	case *resourcev1.Revocation:
+		if name := spec.GetDevice(); name != "" {
+			yield(place{field: "spec.device", index: -1}, key(resource.KindDevice, name))
+		}
 	case *resourcev1.Route:
 		if !yield(place{field: "spec.upstream", index: -1}, key(resource.KindUpstream, spec.GetUpstream())) {
 			return

@@ -24,6 +24,7 @@ const (
 	ReasonKeyConflict        = "key_conflict"          // two API keys with one ID
 	ReasonDomainConflict     = "trust_domain_conflict" // two bundles of one trust domain
 	ReasonAmbiguousListener  = "ambiguous_listener"    // nobody knows whose address a policy would look at
+	ReasonDeviceConflict     = "device_conflict"       // two devices that are known by the same
 	ReasonNotFound           = "not_found"             // to be deleted
 	ReasonMixedLanes         = "mixed_lanes"           // of the security lane, beside others
 	ReasonOwnApproval        = "own_approval"          // a grant, by who applies it

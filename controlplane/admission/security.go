@@ -49,8 +49,8 @@ func (r *Request) part() {
 	}
 }
 
-// timely refuses a revocation or a grant that has no effect any more, and a
-// revocation of what is still to come.
+// timely refuses a revocation or a grant that has no effect any more, a revocation
+// of what is still to come, and a device of which nothing is known any more.
 func (e *entry) timely(p resource.Parsed, now time.Time) {
 	refuse := func(field string, at time.Time, why string) {
 		e.problems.Add(resource.Problem{
@@ -63,6 +63,9 @@ func (e *entry) timely(p resource.Parsed, now time.Time) {
 	}
 	if g, ok := p.Spec.(*resourcev1.Grant); ok && g.GetNotAfter() != nil && !g.GetNotAfter().AsTime().After(now) {
 		refuse("spec.notAfter", g.GetNotAfter().AsTime(), "is in the past: it would have no effect")
+	}
+	if d, ok := p.Spec.(*resourcev1.Device); ok && d.GetExpiresAt() != nil && !d.GetExpiresAt().AsTime().After(now) {
+		refuse("spec.expiresAt", d.GetExpiresAt().AsTime(), "is in the past: nothing would be known of the device")
 	}
 	spec, _ := p.Spec.(*resourcev1.Revocation)
 	if at := spec.GetIssuedBefore(); at != nil && at.AsTime().After(now.Add(maxSkew)) {

@@ -30,6 +30,7 @@ type State struct {
 	secrets     index[string]        // API keys, by ID
 	domains     index[string]        // by trust domain
 	addresses   index[resource.Kind] // see item.addresses
+	devices     index[string]        // by what they are known by
 
 	certificates index[resource.Kind] // what client certificates are taken by
 	doors        doors
@@ -106,6 +107,7 @@ func (s *State) begin() {
 	s.listeners, s.enrollments = make(index[string]), make(index[string])
 	s.secrets, s.domains = make(index[string]), make(index[string])
 	s.addresses = make(index[resource.Kind])
+	s.devices = make(index[string])
 	s.certificates, s.doors = make(index[resource.Kind]), make(doors)
 	s.kinds, s.loads = make(map[resource.Kind]int), make(loads)
 }
@@ -129,6 +131,9 @@ func (s *State) index(it *item, enter bool) {
 	}
 	if it.addresses {
 		s.addresses.set(it.Key.Kind, it, enter)
+	}
+	for known := range it.knownBy() {
+		s.devices.set(known, it, enter)
 	}
 	if wantsCertificates(it) {
 		s.certificates.set(it.Key.Kind, it, enter)

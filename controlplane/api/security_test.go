@@ -135,7 +135,7 @@ func TestRevocationsAreRefused(t *testing.T) {
 		"in a namespace": {apply(`{apiVersion: sallyport/v1, kind: Revocation, metadata: {namespace: shop, name: b}, spec: {key: k}}`),
 			connect.CodeInvalidArgument, "Revocation/shop/b: metadata.namespace: a resource of kind Revocation belongs to no namespace"},
 		"of nothing": {apply(`{apiVersion: sallyport/v1, kind: Revocation, metadata: {name: b}, spec: {reason: why}}`),
-			connect.CodeInvalidArgument, "Revocation/b: spec: give one of token, subject, session, key, spiffeId, issuer, everyone"},
+			connect.CodeInvalidArgument, "Revocation/b: spec: give one of token, subject, session, key, spiffeId, issuer, everyone, device"},
 		"listed at a revision": {func() error {
 			_, err := config.List(t.Context(), connect.NewRequest(&adminv1.ListRequest{Kind: "Revocation", Revision: 1}))
 			return err

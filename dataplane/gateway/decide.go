@@ -14,6 +14,7 @@ import (
 	"github.com/sallyport/sallyport/internal/authn"
 	"github.com/sallyport/sallyport/internal/clientip"
 	"github.com/sallyport/sallyport/internal/compile"
+	"github.com/sallyport/sallyport/internal/identity/authority"
 	"github.com/sallyport/sallyport/internal/policy"
 	"github.com/sallyport/sallyport/internal/request"
 	"github.com/sallyport/sallyport/internal/revocation"
@@ -43,6 +44,7 @@ type question struct {
 	from    *client
 	address clientip.Address
 	now     time.Time
+	device  []string // device tokens, which package request takes out of raw
 
 	exchange *exchange // for the body, where that is an answer's ground
 
@@ -67,6 +69,8 @@ type verdict struct {
 	way       *way // nil without a route
 	principal *policy.Principal
 	known     time.Time // when the principal was; zero for never
+	shown     provenance
+	device    *policy.Device // nil for none
 	policy    string
 	steps     []policy.Step
 	shadow    policy.Shadow
@@ -202,10 +206,14 @@ func (g *Gateway) authorise(ctx context.Context, s grounds, q *question, v *verd
 		g.invite(ctx, q, v)
 		return
 	}
+	if g.comesFrom(s, q, v) {
+		return
+	}
 	in := policy.Input{
 		Principal: principal, Method: v.request.Method, Host: v.request.Host, Path: v.request.Path,
 		Query: v.request.RawQuery, Header: v.request.Header, Route: route.ID(), RouteLabels: route.Labels, Templates: route.Paths,
 		ClientIP: q.address.IP, Now: q.now, TLSVersion: q.from.tlsVersion, ServerName: q.from.serverName, ALPN: q.from.alpn,
+		Device: v.device,
 	}
 	d := s.policies.Decide(&in)
 	v.allow, v.reason, v.policy, v.detail, v.shadow = d.Allow, string(d.Reason), d.Policy, d.Detail, d.Shadow
@@ -248,7 +256,8 @@ type way struct {
 	name     string
 	accept   authn.Accept
 	told     told
-	signIn   *signin.Provider   // nil where nobody signs in
+	signIn   *signin.Provider // nil where nobody signs in
+	vouchers []authority.Name
 	upstream *upstream.Upstream // nil for one that is not there
 	metrics  wayMetrics
 	rule     *record.Rule
@@ -260,7 +269,7 @@ func (g *Gateway) way(s *state, r *compile.Route) *way {
 	}
 	w := &way{
 		route: r, name: name(r.Key), accept: accept(r), signIn: openID(r.SignIn), told: tells(r), metrics: g.metrics.way(r, name(r.Key)),
-		rule: recording(s.table, r),
+		rule: recording(s.table, r), vouchers: vouchers(r, s.table.Providers()),
 	}
 	if demand := w.accept.StepUp; w.signIn != nil && demand != nil {
 		w.signIn.ACRValues, w.signIn.MaxAge = demand.ACRValues, demand.MaxAge

@@ -542,6 +542,7 @@ type line struct {
 	Path          string
 	Route, Policy string
 	Principal     *struct{ Kind, ID, Provider string }
+	Device        string
 	Explanation   []struct{ Policy, Effect, Miss string }
 	Endpoint      string
 	Sent          int

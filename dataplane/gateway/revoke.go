@@ -31,11 +31,11 @@ func (g *Gateway) Revocations() *revocation.Set { return g.revocations.Load() }
 func (g *Gateway) sweep(set *revocation.Set) (closed int) {
 	by, now := grounds{g.state.Load(), set}, g.now()
 	g.streams.each(func(s *Stream) {
-		v := verdict{allow: true, way: s.exchange.verdict.way, principal: s.Principal}
+		v := verdict{allow: true, way: s.exchange.verdict.way, principal: s.Principal, shown: s.exchange.verdict.shown}
 		if set.Unavailable() != "" {
 			v.deny(failure{reason: ReasonUnavailable, status: http.StatusForbidden, detail: set.Unavailable()})
-		} else {
-			v.revoked(set, s.Principal, now)
+		} else if !v.revoked(set, s.Principal, now) {
+			v.deviceRevoked(set, now)
 		}
 		if !v.allow && g.lose(s, by, now, v) {
 			closed++
@@ -62,7 +62,8 @@ func (x *exchange) overtaken() {
 	case set == x.revocations:
 	case set.Unavailable() != "":
 		v.deny(failure{reason: ReasonUnavailable, status: http.StatusForbidden, detail: set.Unavailable()})
+	case v.revoked(set, v.principal, x.began):
 	default:
-		v.revoked(set, v.principal, x.began)
+		v.deviceRevoked(set, x.began)
 	}
 }

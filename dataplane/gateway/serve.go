@@ -8,6 +8,7 @@ import (
 
 	"github.com/sallyport/sallyport/dataplane/gateway/wire"
 	"github.com/sallyport/sallyport/dataplane/record"
+	"github.com/sallyport/sallyport/internal/authn"
 	"github.com/sallyport/sallyport/internal/clientip"
 	"github.com/sallyport/sallyport/internal/request"
 )
@@ -87,7 +88,7 @@ func (x *exchange) onPanic() {
 // question asks what the server has read, unless the wire knows better.
 func (x *exchange) question() *question {
 	r := x.r
-	q := &question{from: x.from, address: x.address, now: x.began, exchange: x, raw: request.Raw{
+	q := &question{from: x.from, address: x.address, now: x.began, device: r.Header[authn.HeaderDevice], exchange: x, raw: request.Raw{
 		Method: r.Method, Target: r.RequestURI, Host: r.Host, Header: r.Header,
 		ProtoMajor: r.ProtoMajor, ProtoMinor: r.ProtoMinor,
 	}}
@@ -121,6 +122,9 @@ func (x *exchange) write() {
 	}
 	if !v.known.IsZero() {
 		d.Authenticated = v.known.Sub(x.began)
+	}
+	if v.device != nil {
+		d.Device = v.device.ID
 	}
 	if x.state.table != nil {
 		head := x.state.table.Head()

@@ -44,6 +44,7 @@ type Decision struct {
 	Route       string // namespace/name
 	Policy      string // namespace/name
 	Principal   *policy.Principal
+	Device      string // that was proven
 	Explanation []policy.Step
 	Shadow      policy.Shadow
 
@@ -103,6 +104,7 @@ func (d *Decision) appendTo(b []byte) []byte {
 	l.text("route", d.Route)
 	l.text("policy", d.Policy)
 	l.principal(d.Principal)
+	l.text("device", d.Device)
 	l.explanation(d.Explanation)
 	l.shadow(d.Shadow)
 	l.took(d.Took)

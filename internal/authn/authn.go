@@ -84,6 +84,7 @@ type Authenticator struct {
 	authorities *authority.Set
 	jwtSVIDs    JWTSVIDs // nil: none
 	cache       *cache
+	devices     *cache // of device tokens
 	proofs      *proofs
 	metrics     *metrics
 }

@@ -30,6 +30,7 @@ type cacheKey struct {
 	provider uint64
 	asked    bool // its issuer was asked, and said that it is active
 	cookie   bool // it is the cookie of a session, and no token
+	device   bool // it is a device token
 }
 
 // verified is a token or a cookie that was good once. A token is worth nothing
@@ -48,6 +49,10 @@ type verified struct {
 	// lock opened a cookie, which has no keys and no claims besides: it is worth
 	// nothing where another one would have to.
 	lock session.Lock
+
+	// device was signed by its key. It has no keys and no claims besides, and is to
+	// be checked for each request.
+	device *token.DeviceToken
 }
 
 // cache remembers verified tokens and opened cookies, within bounds of number and

@@ -34,7 +34,7 @@ type Config struct {
 	Wait     time.Duration // the longest that a request waits for a fetch; 2 s
 
 	// CacheEntries bounds the verified tokens and opened sessions that are
-	// remembered; 16,384.
+	// remembered, and the device tokens besides; 16,384.
 	CacheEntries int
 	// ProofEntries bounds the DPoP proofs that are remembered, each for about a
 	// minute and in about 100 bytes; 262,144.
@@ -53,6 +53,7 @@ type Pool struct {
 	limits  limits
 	fetcher *fetcher
 	cache   *cache
+	devices *cache // of its own: what devices sign pushes no verified token out
 	proofs  *proofs
 	metrics *metrics
 	log     *slog.Logger
@@ -93,6 +94,7 @@ func New(c Config) (*Pool, error) {
 		},
 		fetcher: newFetcher(c.Client, or(c.Timeout, 5*time.Second)),
 		cache:   newCache(or(c.CacheEntries, 16384)),
+		devices: newCache(or(c.CacheEntries, 16384)),
 		proofs:  &proofs{newReplays(or(c.ProofEntries, 1<<18), m.proofs), newNonces()},
 		metrics: m, log: c.Log, now: c.Now,
 		changed: make(chan struct{}, 1),
@@ -142,7 +144,7 @@ func (p *Pool) sync(providers []Provider) (*Authenticator, map[string]error) {
 	case p.changed <- struct{}{}:
 	default:
 	}
-	return &Authenticator{providers: next, cache: p.cache, proofs: p.proofs, metrics: p.metrics}, unusable
+	return &Authenticator{providers: next, cache: p.cache, devices: p.devices, proofs: p.proofs, metrics: p.metrics}, unusable
 }
 
 // adopt makes the provider for spec out of what is in service. The caller

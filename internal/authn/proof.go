@@ -1,8 +1,6 @@
 package authn
 
 import (
-	"crypto/sha256"
-	"encoding/base64"
 	"errors"
 	"net/http"
 	"strings"
@@ -142,7 +140,7 @@ func (p *proofs) check(try *attempt, raw string, key token.Thumbprint) Reason {
 		return ProofWrongKey
 	case proof.Method != try.Method || !sameURL(proof.URL, &try.Credentials):
 		return ProofWrongRequest
-	case proof.Token != hashOf(raw):
+	case proof.Token != token.Hash(raw):
 		return ProofWrongToken
 	case !fresh(proof, try.now):
 		return ProofNotFresh
@@ -182,12 +180,6 @@ func readProof(values []string) (*token.Proof, Reason) {
 		return nil, ProofBadSignature
 	}
 	return nil, ProofMalformed
-}
-
-// hashOf is what a proof says of the token that it goes with.
-func hashOf(raw string) string {
-	sum := sha256.Sum256([]byte(raw))
-	return base64.RawURLEncoding.EncodeToString(sum[:])
 }
 
 func fresh(p *token.Proof, now time.Time) bool {

@@ -60,8 +60,10 @@ func objects() []*object {
 		"sni":     text(func(f *facts) string { return f.ServerName }),
 		"alpn":    text(func(f *facts) string { return f.ALPN }),
 	})
+	device := newObject("Device", "", deviceFields())
 	return []*object{
 		tls,
+		device,
 		newObject("Principal", "principal", fields{
 			"kind":             text(func(f *facts) string { return f.principal().Kind.String() }),
 			"id":               text(func(f *facts) string { return f.principal().ID }),
@@ -92,6 +94,8 @@ func objects() []*object {
 			"ip":   address(func(f *facts) netip.Addr { return f.ClientIP }),
 			"time": moment(func(f *facts) time.Time { return f.Now }),
 			"tls":  part(tls),
+
+			"device": devicePart(device),
 		}),
 	}
 }

@@ -32,4 +32,5 @@ type Input struct {
 	TLSVersion  string // "1.2" or "1.3"; empty without TLS
 	ServerName  string
 	ALPN        string
+	Device      *Device // nil: the request proves none
 }

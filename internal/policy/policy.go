@@ -79,7 +79,9 @@ type Spec struct {
 	//	           params (of the query, decoded, first value by name),
 	//	           path_params (of the route's template, decoded, by name)
 	//	route      namespace, name, labels
-	//	signals    ip (net.IP), time (timestamp), tls.version, tls.sni, tls.alpn
+	//	signals    ip (net.IP), time (timestamp), tls.version, tls.sni, tls.alpn,
+	//	           device.id, .os, .os_version, .owner (string), .disk_encrypted,
+	//	           .screen_lock, .compliant, .managed (bool), .last_seen (timestamp)
 	//
 	// and the functions of the CEL standard library and of cel-go's network
 	// library, as in cidr("10.0.0.0/8").containsIP(signals.ip). Times are UTC

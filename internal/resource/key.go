@@ -22,6 +22,7 @@ const (
 	KindCondition        Kind = "Condition"
 	KindPolicy           Kind = "Policy"
 	KindGrant            Kind = "Grant"
+	KindDevice           Kind = "Device"
 	KindRevocation       Kind = "Revocation"
 )
 

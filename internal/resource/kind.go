@@ -10,14 +10,14 @@ import (
 func Kinds() []Kind {
 	return []Kind{
 		KindEnvironment, KindEnrollment, KindTrustDomain, KindListener, KindIdentityProvider,
-		KindAPIKey, KindUpstream, KindRoute, KindSet, KindCondition, KindPolicy, KindGrant, KindRevocation,
+		KindAPIKey, KindUpstream, KindRoute, KindSet, KindCondition, KindPolicy, KindGrant, KindDevice, KindRevocation,
 	}
 }
 
 // Namespaced reports whether resources of the kind belong to a namespace.
 func (k Kind) Namespaced() bool {
 	switch k {
-	case KindEnvironment, KindEnrollment, KindTrustDomain, KindRevocation:
+	case KindEnvironment, KindEnrollment, KindTrustDomain, KindDevice, KindRevocation:
 		return false
 	}
 	return true
@@ -25,7 +25,7 @@ func (k Kind) Namespaced() bool {
 
 // Immediate reports whether resources of the kind travel in the security lane:
 // they are in force everywhere and at once, and make no revision.
-func (k Kind) Immediate() bool { return k == KindRevocation }
+func (k Kind) Immediate() bool { return k == KindRevocation || k == KindDevice }
 
 // newSpec returns an empty message for the kind's spec; nil for a kind that
 // this build does not know.
@@ -55,6 +55,8 @@ func (k Kind) newSpec() proto.Message {
 		return &resourcev1.Policy{}
 	case KindGrant:
 		return &resourcev1.Grant{}
+	case KindDevice:
+		return &resourcev1.Device{}
 	case KindRevocation:
 		return &resourcev1.Revocation{}
 	}

@@ -22,10 +22,10 @@ type Parsed struct {
 
 // Scope returns the environments that the resource is distributed to, sorted,
 // or all. An Environment goes to itself, an Enrollment nowhere, a Revocation
-// everywhere.
+// and a Device everywhere.
 func (p Parsed) Scope() (all bool, environments []string) {
 	switch spec := p.Spec.(type) {
-	case *resourcev1.Revocation:
+	case *resourcev1.Revocation, *resourcev1.Device:
 		return true, nil
 	case *resourcev1.Environment:
 		return false, []string{p.Key.Name}
@@ -35,7 +35,8 @@ func (p Parsed) Scope() (all bool, environments []string) {
 	return false, nil
 }
 
-// Expires returns when the resource has no effect any more; false for never.
+// Expires returns when the resource has no effect any more; false for never. A
+// Device has one for as long as it may be revoked, whatever becomes of its facts.
 func (p Parsed) Expires() (at time.Time, ok bool) {
 	spec, ok := p.Spec.(*resourcev1.Revocation)
 	if !ok || spec.GetExpiresAt() == nil {

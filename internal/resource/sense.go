@@ -44,6 +44,8 @@ func (d *decoder) sense(spec proto.Message) {
 		d.identityProvider(s)
 	case *resourcev1.ApiKey:
 		d.apiKey(s)
+	case *resourcev1.Device:
+		d.device(s)
 	case *resourcev1.Revocation:
 		d.revocation(s)
 	}
@@ -158,6 +160,8 @@ func (d *decoder) revocation(s *resourcev1.Revocation) {
 		d.checked(atSpec().to("key"), of.Key, checkText)
 	case *resourcev1.Revocation_SpiffeId:
 		d.checked(atSpec().to("spiffeId"), of.SpiffeId, checkOneSPIFFE)
+	case *resourcev1.Revocation_Device:
+		d.checked(atSpec().to("device"), of.Device, checkDNSLabel)
 	case *resourcev1.Revocation_Issuer:
 		d.checked(atSpec().to("issuer"), of.Issuer, checkText)
 	}

@@ -43,8 +43,8 @@ type builder struct {
 // replace takes over what a bucket of the snapshot holds.
 func (b *builder) replace(i int, wanted snapshot.Bucket) {
 	before := b.set.buckets[i].byKey()
-	next := &bucket{digest: wanted.Digest, revocations: make([]*revocation, 0, len(wanted.Entries))}
-	var added []*revocation
+	next := &bucket{digest: wanted.Digest, documents: make([]*document, 0, len(wanted.Entries))}
+	var added []*document
 	for _, e := range wanted.Entries {
 		r := before[e.Key]
 		if r == nil || r.entry.Digest != e.Digest {
@@ -53,7 +53,7 @@ func (b *builder) replace(i int, wanted snapshot.Bucket) {
 		} else {
 			delete(before, e.Key)
 		}
-		next.revocations = append(next.revocations, r)
+		next.documents = append(next.documents, r)
 	}
 	for _, r := range before {
 		b.edit(r, without)
@@ -65,26 +65,28 @@ func (b *builder) replace(i int, wanted snapshot.Bucket) {
 	b.set.buckets[i] = next
 }
 
-// edit changes the list that a revocation belongs to, if it belongs to one.
-func (b *builder) edit(r *revocation, change func([]*revocation, *revocation) []*revocation) {
+// edit changes the lists that a document belongs to, if it belongs to any.
+func (b *builder) edit(r *document, change func([]*document, *document) []*document) {
 	if r.reject != "" || failpoint.Active("revocation.drop") {
 		return
 	}
-	lists := b.lists(r)
-	if list := change(lists[r.subject], r); len(list) > 0 {
-		lists[r.subject] = list
-	} else {
-		delete(lists, r.subject)
+	for _, at := range r.places {
+		lists := b.lists(at)
+		if list := change(lists[at.subject], r); len(list) > 0 {
+			lists[at.subject] = list
+		} else {
+			delete(lists, at.subject)
+		}
 	}
 }
 
-// lists returns the lists that the one of r is among, ours to change.
-func (b *builder) lists(r *revocation) map[subject][]*revocation {
-	x := b.index(r.kind)
-	at := &x.shards[x.place(r.subject.id)]
+// lists returns the lists that the one of a place is among, ours to change.
+func (b *builder) lists(of place) map[subject][]*document {
+	x := b.index(of.kind)
+	at := &x.shards[x.place(of.subject.id)]
 	switch {
 	case *at == nil:
-		*at = &shard{lists: make(map[subject][]*revocation)}
+		*at = &shard{lists: make(map[subject][]*document)}
 	case !b.shards[*at]:
 		*at = &shard{lists: maps.Clone((*at).lists)}
 	}
@@ -117,4 +119,5 @@ func (b *builder) finish() {
 		}
 	}
 	slices.SortFunc(b.set.rejects, func(a, b resource.Reject) int { return a.Key.Compare(b.Key) })
+	b.set.unavailable = b.set.doubt()
 }

@@ -10,9 +10,28 @@ func (s *Set) Lose(name string) *Set {
 		if bucket == nil {
 			continue
 		}
-		for _, r := range bucket.revocations {
+		for _, r := range bucket.documents {
 			if r.entry.Key.Name == name {
 				b.edit(r, without)
+			}
+		}
+	}
+	b.finish()
+	return &lost
+}
+
+// LosePlace drops the document of a name on the way into one of its places.
+func (s *Set) LosePlace(name string, n int) *Set {
+	lost := *s
+	b := &builder{set: &lost, shards: make(map[*shard]bool)}
+	for _, bucket := range s.buckets {
+		if bucket == nil {
+			continue
+		}
+		for _, r := range bucket.documents {
+			if r.entry.Key.Name == name {
+				lists := b.lists(r.places[n])
+				lists[r.places[n].subject] = without(lists[r.places[n].subject], r)
 			}
 		}
 	}

@@ -60,7 +60,12 @@ func key(id string, change ...func(*policy.Principal)) *policy.Principal {
 // document is the Revocation of a name, with a spec in YAML.
 func document(t failer, name, spec string) []byte {
 	t.Helper()
-	text := fmt.Sprintf("{apiVersion: sallyport/v1, kind: Revocation, metadata: {name: %s}, spec: {%s}}", name, spec)
+	return documentOf(t, "Revocation", name, spec)
+}
+
+func documentOf(t failer, kind, name, spec string) []byte {
+	t.Helper()
+	text := fmt.Sprintf("{apiVersion: sallyport/v1, kind: %s, metadata: {name: %s}, spec: {%s}}", kind, name, spec)
 	all, problems := resource.ParseYAML([]byte(text))
 	for _, l := range all {
 		p, found := resource.Decode(l.Resource)

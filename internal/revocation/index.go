@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// index finds the revocations of one kind by subject. It is spread over shards,
-// so that changing one revocation copies one of them. A nil index is empty.
+// index finds the documents of one kind by subject. It is spread over shards,
+// so that changing one document copies one of them. A nil index is empty.
 type index struct {
 	seed   maphash.Seed
 	shards [256]*shard // nil where empty
@@ -16,8 +16,8 @@ type index struct {
 
 // shard does not change once a set has it.
 type shard struct {
-	lists map[subject][]*revocation // ordered by name
-	live  tally                     // of what is in lists
+	lists map[subject][]*document // ordered by name
+	live  tally                   // of what is in lists
 }
 
 func (x *index) place(id string) uint64 {
@@ -25,14 +25,14 @@ func (x *index) place(id string) uint64 {
 }
 
 // of returns the revocations of an identifier, which may be empty for none.
-func (x *index) of(issuer, id string) []*revocation {
+func (x *index) of(issuer, id string) []*document {
 	if x == nil || id == "" {
 		return nil
 	}
 	return x.lookup(issuer, id)
 }
 
-func (x *index) lookup(issuer, id string) []*revocation {
+func (x *index) lookup(issuer, id string) []*document {
 	s := x.shards[x.place(id)]
 	if s == nil {
 		return nil
@@ -42,7 +42,7 @@ func (x *index) lookup(issuer, id string) []*revocation {
 
 // first returns the first of the list that cuts off a credential issued at a
 // time.
-func first(list []*revocation, issued, now time.Time) *revocation {
+func first(list []*document, issued, now time.Time) *document {
 	for _, r := range list {
 		if r.cuts(issued, now) {
 			return r
@@ -63,13 +63,13 @@ func (s *shard) count() {
 
 // inserted and without return another list than the one they are given, which
 // an older set may hold.
-func inserted(list []*revocation, r *revocation) []*revocation {
-	at, _ := slices.BinarySearchFunc(list, r, func(a, b *revocation) int {
+func inserted(list []*document, r *document) []*document {
+	at, _ := slices.BinarySearchFunc(list, r, func(a, b *document) int {
 		return strings.Compare(a.entry.Key.Name, b.entry.Key.Name)
 	})
 	return slices.Insert(slices.Clip(list), at, r)
 }
 
-func without(list []*revocation, r *revocation) []*revocation {
-	return slices.DeleteFunc(slices.Clone(list), func(o *revocation) bool { return o == r })
+func without(list []*document, r *document) []*document {
+	return slices.DeleteFunc(slices.Clone(list), func(o *document) bool { return o == r })
 }

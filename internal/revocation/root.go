@@ -9,9 +9,9 @@ import (
 
 // bucket is what was read of a bucket of the snapshot. A nil bucket is empty.
 type bucket struct {
-	digest      snapshot.Digest // that the snapshot has it by
-	revocations []*revocation   // in its order, rejected ones too
-	rejects     []resource.Reject
+	digest    snapshot.Digest // that the snapshot has it by
+	documents []*document     // in its order, rejected ones too
+	rejects   []resource.Reject
 
 	// What is to be found in the indexes of it, and its digest.
 	enforced tally
@@ -25,26 +25,28 @@ func (b *bucket) signed() snapshot.Digest {
 	return b.digest
 }
 
-func (b *bucket) byKey() map[resource.Key]*revocation {
+func (b *bucket) byKey() map[resource.Key]*document {
 	if b == nil {
 		return nil
 	}
-	m := make(map[resource.Key]*revocation, len(b.revocations))
-	for _, r := range b.revocations {
+	m := make(map[resource.Key]*document, len(b.documents))
+	for _, r := range b.documents {
 		m[r.entry.Key] = r
 	}
 	return m
 }
 
-// seal computes what follows from the revocations.
+// seal computes what follows from the documents.
 func (b *bucket) seal() {
-	enforced := make([]*snapshot.Entry, 0, len(b.revocations))
-	for _, r := range b.revocations {
+	enforced := make([]*snapshot.Entry, 0, len(b.documents))
+	for _, r := range b.documents {
 		if r.reject != "" {
 			b.rejects = append(b.rejects, resource.Reject{Key: r.entry.Key, Reason: r.reject})
 			continue
 		}
-		b.enforced.add(r)
+		for range r.places {
+			b.enforced.add(r)
+		}
 		enforced = append(enforced, &r.entry)
 	}
 	b.whole = sync.OnceValue(func() snapshot.Digest { return snapshot.DigestOfBucket(enforced) })
@@ -95,8 +97,9 @@ func (s *Set) meant() (t tally) {
 	return t
 }
 
-// found returns what requests may meet.
+// found returns what requests may meet, wherever they should.
 func (s *Set) found() (all []*snapshot.Entry) {
+	met := map[*document]int{}
 	for _, x := range &s.indexes {
 		if x == nil {
 			continue
@@ -107,7 +110,9 @@ func (s *Set) found() (all []*snapshot.Entry) {
 			}
 			for _, list := range shard.lists {
 				for _, r := range list {
-					all = append(all, &r.entry)
+					if met[r]++; met[r] == len(r.places) {
+						all = append(all, &r.entry)
+					}
 				}
 			}
 		}

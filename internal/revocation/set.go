@@ -19,6 +19,8 @@ type Set struct {
 
 	rejects []resource.Reject
 
+	unavailable string
+
 	// buckets is what the next set is made from: as the snapshot's are.
 	buckets [snapshot.BucketCount]*bucket
 }
@@ -44,12 +46,12 @@ func (s *Set) Rejects() []resource.Reject {
 }
 
 // Unavailable says, when it is not empty, why everything has to be denied: a
-// document was rejected.
+// revocation was rejected, or a device that one is of.
 func (s *Set) Unavailable() string {
-	if s == nil || len(s.rejects) == 0 {
+	if s == nil {
 		return ""
 	}
-	return s.rejects[0].String()
+	return s.unavailable
 }
 
 // Revoked reports whether a principal is cut off at now, and the name of a
@@ -75,7 +77,7 @@ func (s *Set) Revoked(p *policy.Principal, now time.Time) (name string, revoked 
 }
 
 // cut returns a revocation that cuts off one credential, whatever is beside it.
-func (s *Set) cut(p *policy.Principal, now time.Time) *revocation {
+func (s *Set) cut(p *policy.Principal, now time.Time) *document {
 	r := first(s.indexes[tokens].of(p.Issuer, p.TokenID), p.IssuedAt, now)
 	if r == nil {
 		r = first(s.indexes[subjects].of(p.Issuer, p.ID), p.IssuedAt, now)

@@ -60,7 +60,7 @@ func TestExampleResourcesShowEveryField(t *testing.T) {
 }
 
 // folders of examples, below deployments. Each is applied by itself.
-var folders = []string{"resources", "revocations"}
+var folders = []string{"resources", "revocations", "devices"}
 
 // examples returns the resources of all files of the folders, as "sallyport
 // apply -f" sends them.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io/fs"
 	"net/http"
 	"os"
 	"strings"
@@ -207,20 +208,19 @@ spec:
 }
 
 // stateOf returns the files that a proxy keeps.
-func stateOf(t *testing.T, f *fleet.Fleet, m *fleet.Member) [][]byte {
+func stateOf(t *testing.T, f *fleet.Fleet, m *fleet.Member) (all [][]byte) {
 	t.Helper()
-	dir := f.Path(m.Name + "-state")
-	entries, err := os.ReadDir(dir)
+	state := os.DirFS(f.Path(m.Name + "-state"))
+	err := fs.WalkDir(state, ".", func(name string, e fs.DirEntry, err error) error {
+		if err != nil || e.IsDir() {
+			return err
+		}
+		b, err := fs.ReadFile(state, name)
+		all = append(all, b)
+		return err
+	})
 	if err != nil {
 		t.Fatal(err)
-	}
-	var all [][]byte
-	for _, e := range entries {
-		b, err := os.ReadFile(dir + "/" + e.Name())
-		if err != nil {
-			t.Fatal(err)
-		}
-		all = append(all, b)
 	}
 	return all
 }

@@ -87,7 +87,7 @@ type Resource struct {
 	// "sallyport/v1".
 	ApiVersion string `protobuf:"bytes,1,opt,name=api_version,json=apiVersion,proto3" json:"api_version,omitempty"`
 	// Environment, Enrollment, Listener, Route, Upstream, Policy,
-	// IdentityProvider, ApiKey, TrustDomain or Revocation.
+	// IdentityProvider, ApiKey, TrustDomain, Device or Revocation.
 	Kind     string    `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"`
 	Metadata *Metadata `protobuf:"bytes,3,opt,name=metadata,proto3" json:"metadata,omitempty"`
 	// The JSON form of the kind's message in sallyport.resource.v1.
@@ -156,7 +156,7 @@ func (x *Resource) GetSpec() *structpb.Struct {
 
 type Metadata struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Empty for Environment, Enrollment, TrustDomain and Revocation; else who owns
+	// Empty for Environment, Enrollment, TrustDomain, Device and Revocation; else who owns
 	// it, a DNS label.
 	Namespace string `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
 	// A DNS label.

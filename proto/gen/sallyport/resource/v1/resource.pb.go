@@ -3373,6 +3373,7 @@ type Revocation struct {
 	//	*Revocation_SpiffeId
 	//	*Revocation_Issuer
 	//	*Revocation_Everyone
+	//	*Revocation_Device
 	Target isRevocation_Target `protobuf_oneof:"target"`
 	// Only credentials that were issued before this time, which includes those
 	// that do not tell when they were. Absent: all of them.
@@ -3486,6 +3487,15 @@ func (x *Revocation) GetEveryone() bool {
 	return false
 }
 
+func (x *Revocation) GetDevice() string {
+	if x != nil {
+		if x, ok := x.Target.(*Revocation_Device); ok {
+			return x.Device
+		}
+	}
+	return ""
+}
+
 func (x *Revocation) GetIssuedBefore() *timestamppb.Timestamp {
 	if x != nil {
 		return x.IssuedBefore
@@ -3546,6 +3556,11 @@ type Revocation_Everyone struct {
 	Everyone bool `protobuf:"varint,7,opt,name=everyone,proto3,oneof"`
 }
 
+type Revocation_Device struct {
+	// Whatever comes from a Device, by the name of that.
+	Device string `protobuf:"bytes,11,opt,name=device,proto3,oneof"`
+}
+
 func (*Revocation_Token) isRevocation_Target() {}
 
 func (*Revocation_Subject) isRevocation_Target() {}
@@ -3559,6 +3574,8 @@ func (*Revocation_SpiffeId) isRevocation_Target() {}
 func (*Revocation_Issuer) isRevocation_Target() {}
 
 func (*Revocation_Everyone) isRevocation_Target() {}
+
+func (*Revocation_Device) isRevocation_Target() {}
 
 // RevokedToken names a token by its issuer and jti (RFC 7519, section 4.1.7).
 type RevokedToken struct {
@@ -3969,7 +3986,7 @@ const file_sallyport_resource_v1_resource_proto_rawDesc = "" +
 	"\n" +
 	"created_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampB\x06\xbaH\x03\xc8\x01\x01R\tcreatedAt\x127\n" +
 	"\tnot_after\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\bnotAfter:\x95\x01\xbaH\x91\x01\x1a\x8e\x01\n" +
-	"\x18api_key_secret.not_after\x12\x1fa key ends after it was created\x1aQ!has(this.not_after) || !has(this.created_at) || this.not_after > this.created_at\"\xc2\x05\n" +
+	"\x18api_key_secret.not_after\x12\x1fa key ends after it was created\x1aQ!has(this.not_after) || !has(this.created_at) || this.not_after > this.created_at\"\xe7\x05\n" +
 	"\n" +
 	"Revocation\x12;\n" +
 	"\x05token\x18\x01 \x01(\v2#.sallyport.resource.v1.RevokedTokenH\x00R\x05token\x12A\n" +
@@ -3979,7 +3996,8 @@ const file_sallyport_resource_v1_resource_proto_rawDesc = "" +
 	"\tspiffe_id\x18\x05 \x01(\tB\x15\xbaH\x12r\x10\x10\x01\x18\x80\x10:\tspiffe://H\x00R\bspiffeId\x12$\n" +
 	"\x06issuer\x18\x06 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01\x18\x80\bH\x00R\x06issuer\x12%\n" +
-	"\beveryone\x18\a \x01(\bB\a\xbaH\x04j\x02\b\x01H\x00R\beveryone\x12?\n" +
+	"\beveryone\x18\a \x01(\bB\a\xbaH\x04j\x02\b\x01H\x00R\beveryone\x12#\n" +
+	"\x06device\x18\v \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?H\x00R\x06device\x12?\n" +
 	"\rissued_before\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\fissuedBefore\x129\n" +
 	"\n" +
 	"expires_at\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\x12 \n" +
@@ -4223,6 +4241,7 @@ func file_sallyport_resource_v1_resource_proto_init() {
 		(*Revocation_SpiffeId)(nil),
 		(*Revocation_Issuer)(nil),
 		(*Revocation_Everyone)(nil),
+		(*Revocation_Device)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
