@@ -60,8 +60,10 @@ func objects() []*object {
 		"sni":     text(func(f *facts) string { return f.ServerName }),
 		"alpn":    text(func(f *facts) string { return f.ALPN }),
 	})
+	geo := newObject("Geo", "", geo())
 	return []*object{
 		tls,
+		geo,
 		newObject("Principal", "principal", fields{
 			"kind":             text(func(f *facts) string { return f.principal().Kind.String() }),
 			"id":               text(func(f *facts) string { return f.principal().ID }),
@@ -90,6 +92,7 @@ func objects() []*object {
 		}),
 		newObject("Signals", "signals", fields{
 			"ip":   address(func(f *facts) netip.Addr { return f.ClientIP }),
+			"geo":  part(geo),
 			"time": moment(func(f *facts) time.Time { return f.Now }),
 			"tls":  part(tls),
 		}),
