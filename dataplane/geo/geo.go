@@ -159,8 +159,9 @@ func (a *Atlas) ages(now time.Time) func(*database) error {
 // Locate implements policy.Locator.
 func (a *Atlas) Locate(address netip.Addr, now time.Time) *policy.Place {
 	address = address.Unmap().WithZone("")
-	p := &policy.Place{}
-	for _, d := range *a.current.Load() {
+	all := *a.current.Load()
+	p := &policy.Place{Databases: make([]policy.Database, 0, len(all))}
+	for _, d := range all {
 		if age := now.Sub(d.Built); age > a.maxAge || age < -tolerance {
 			continue
 		}

@@ -105,6 +105,8 @@ func value(of any) mmdbtype.DataType {
 		return mmdbtype.Bool(v)
 	case int:
 		return mmdbtype.Uint32(v) //nolint:gosec // tests know their numbers
+	case float64: // as encoding/json has it
+		return mmdbtype.Uint32(v)
 	}
 	panic(fmt.Sprintf("geotest: a value of type %T", of))
 }
