@@ -203,7 +203,6 @@ func (p *Proxy) Run(ctx context.Context) error {
 	if err := errors.Join(p.keys.Load(), p.courier.Load()); err != nil {
 		return err
 	}
-	p.atlas.Refresh()
 	// What requests rest on goes on until the last of them has ended.
 	base, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
@@ -214,8 +213,10 @@ func (p *Proxy) Run(ctx context.Context) error {
 	services.Go(func() error { return p.recorder.Run(base) })
 	services.Go(func() error { return p.courier.Run(base) })
 	services.Go(func() error { return p.keys.Run(base) })
-	services.Go(func() error { return p.atlas.Run(base) })
 	services.Go(func() error { return p.admin(base) })
+	// Large databases take seconds. To serve without them would be to deny.
+	p.atlas.Refresh()
+	services.Go(func() error { return p.atlas.Run(base) })
 
 	serving, ctx := errgroup.WithContext(ctx)
 	serving.Go(func() error { return p.link.Run(ctx) })

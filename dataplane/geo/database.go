@@ -57,7 +57,7 @@ func open(file string, data []byte) (*database, error) {
 	}
 	d := &database{file: file, reader: reader, Database: policy.Database{
 		Type:  reader.Metadata.DatabaseType,
-		Built: time.Unix(int64(reader.Metadata.BuildEpoch), 0).UTC(), //nolint:gosec // bounded above
+		Built: time.Unix(int64(reader.Metadata.BuildEpoch), 0).UTC(),
 	}}
 	for _, k := range kinds {
 		if strings.Contains(d.Type, k.word) {

@@ -74,13 +74,15 @@ func (s *source) read(info fs.FileInfo, check func(*database) error) (*database,
 	}
 	// What costs most comes last.
 	if err := check(d); err != nil {
-		var age *errAge
-		if errors.As(err, &age) {
+		if _, ok := errors.AsType[*errAge](err); ok {
 			s.refused = &database{Database: d.Database, kind: d.kind}
 		}
 		return nil, err
 	}
-	return d, d.verify()
+	if err := d.verify(); err != nil {
+		return nil, err
+	}
+	return d, nil
 }
 
 // readWhole reads a file into memory. Mapped, it would be faster to open, and
