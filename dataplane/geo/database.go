@@ -59,8 +59,9 @@ func open(file string, data []byte) (*database, error) {
 		Type:  reader.Metadata.DatabaseType,
 		Built: time.Unix(int64(reader.Metadata.BuildEpoch), 0).UTC(),
 	}}
+	const longest = 128 // bytes of a type: records repeat it
 	for _, k := range kinds {
-		if strings.Contains(d.Type, k.word) {
+		if strings.Contains(d.Type, k.word) && len(d.Type) <= longest {
 			d.kind = k.kind
 			return d, nil
 		}
