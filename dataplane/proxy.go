@@ -19,6 +19,7 @@ import (
 	"github.com/sallyport/sallyport/dataplane/assertion"
 	"github.com/sallyport/sallyport/dataplane/courier"
 	"github.com/sallyport/sallyport/dataplane/gateway"
+	"github.com/sallyport/sallyport/dataplane/geo"
 	"github.com/sallyport/sallyport/dataplane/link"
 	"github.com/sallyport/sallyport/dataplane/record"
 	"github.com/sallyport/sallyport/dataplane/signin"
@@ -46,6 +47,7 @@ type Proxy struct {
 	recorder  *record.Recorder
 	courier   *courier.Courier
 	keys      *assertion.Keys
+	atlas     *geo.Atlas
 	gateway   *gateway.Gateway
 	link      *link.Link
 
@@ -112,6 +114,12 @@ func (p *Proxy) openServices() (err error) {
 		return err
 	}
 	p.keys, err = assertion.New(assertion.Config{File: filepath.Join(p.settings.StateDirectory, "assertion-keys"), Log: p.log})
+	if err != nil {
+		return err
+	}
+	p.atlas, err = geo.New(geo.Config{
+		Files: p.settings.Geo.Databases, MaxAge: time.Duration(p.settings.Geo.MaxAgeDays) * 24 * time.Hour, Log: p.log, Registerer: p.metrics,
+	})
 	return err
 }
 
@@ -149,6 +157,7 @@ func (p *Proxy) openGateway() (err error) {
 		Log:         p.log,
 		Age:         func() (time.Duration, bool) { return p.link.Age() },
 		SecurityAge: func() (time.Duration, bool) { return p.link.SecurityAge() },
+		Geo:         p.atlas,
 		Assertions:  assertion.NewSigner(p.keys),
 		Registerer:  p.metrics,
 	})
@@ -205,6 +214,9 @@ func (p *Proxy) Run(ctx context.Context) error {
 	services.Go(func() error { return p.courier.Run(base) })
 	services.Go(func() error { return p.keys.Run(base) })
 	services.Go(func() error { return p.admin(base) })
+	// Large databases take seconds. To serve without them would be to deny.
+	p.atlas.Refresh()
+	services.Go(func() error { return p.atlas.Run(base) })
 
 	serving, ctx := errgroup.WithContext(ctx)
 	serving.Go(func() error { return p.link.Run(ctx) })

@@ -18,6 +18,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/sallyport/sallyport/dataplane"
+	"github.com/sallyport/sallyport/dataplane/geo/geotest"
 	"github.com/sallyport/sallyport/internal/identity"
 	"github.com/sallyport/sallyport/internal/identity/issuer"
 )
@@ -103,6 +104,10 @@ func get(t *testing.T, address, path string) (int, string) {
 // Without a snapshot a proxy lives and is not ready, and it says so.
 func TestAdmin(t *testing.T) {
 	s := settings(t)
+	s.Geo.Databases = []string{filepath.Join(t.TempDir(), "city.mmdb"), filepath.Join(t.TempDir(), "none.mmdb")}
+	if err := (geotest.Database{Type: "GeoLite2-City", Built: time.Now().Add(time.Hour)}).Put(s.Geo.Databases[0]); err != nil {
+		t.Fatal(err)
+	}
 	p, err := dataplane.New(s, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
@@ -118,6 +123,8 @@ func TestAdmin(t *testing.T) {
 	for _, name := range []string{
 		"sallyport_snapshot_revision 0", "sallyport_configuration_age_seconds +Inf", "sallyport_security_sequence 0", "sallyport_security_age_seconds +Inf", "sallyport_identity_expires_timestamp_seconds ",
 		"sallyport_link_connected 0", "go_goroutines ",
+		fmt.Sprintf("sallyport_geo_database_age_seconds{file=%q} 0", s.Geo.Databases[0]),
+		fmt.Sprintf("sallyport_geo_database_age_seconds{file=%q} +Inf", s.Geo.Databases[1]),
 	} {
 		if !strings.Contains(metrics, "\n"+name) {
 			t.Errorf("/metrics has no %q", name)

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 
 	"github.com/sallyport/sallyport/dataplane/link"
@@ -30,6 +31,10 @@ const (
 	toNowhere = "none"
 	// maxSpoolMiB bounds the spool of records.
 	maxSpoolMiB = 1 << 20
+	// maxGeoDatabases is how many kinds of them there are.
+	maxGeoDatabases = 3
+	// maxGeoDays bounds for how long old databases may be asked.
+	maxGeoDays = 366
 )
 
 // Settings are the file of a proxy process. What it enforces comes from the
@@ -64,6 +69,35 @@ type Settings struct {
 	// SpoolMiB bounds, in MiB, the records in the state directory that wait for the
 	// control plane, of routes whose requests must be recorded; 256 when 0.
 	SpoolMiB int `json:"spool_mib"`
+	// Geo says where clients are.
+	Geo Geo `json:"geo"`
+}
+
+// Geo names databases of addresses.
+type Geo struct {
+	// Databases are files in MaxMind's format, one of a kind: cities or countries,
+	// autonomous systems, anonymity. They are read again when they change. Nothing is
+	// known of what none of them tells.
+	Databases []string `json:"databases"`
+	// MaxAgeDays is how many days ago a database may have been built to be asked; 30
+	// when zero.
+	MaxAgeDays int `json:"max_age_days"`
+}
+
+func (g Geo) validate(report func(field string, err error)) {
+	for i, file := range g.Databases {
+		field := fmt.Sprintf("geo.databases[%d]", i)
+		report(field, checkAbsolute(file))
+		if slices.Contains(g.Databases[:i], file) {
+			report(field, errors.New("is given twice"))
+		}
+	}
+	if len(g.Databases) > maxGeoDatabases {
+		report("geo.databases", fmt.Errorf("%d files: more than %d", len(g.Databases), maxGeoDatabases))
+	}
+	if g.MaxAgeDays < 0 || g.MaxAgeDays > maxGeoDays {
+		report("geo.max_age_days", fmt.Errorf("has to be from 1 to %d, or 0 for 30", maxGeoDays))
+	}
 }
 
 // Workload names the SPIFFE Workload API.
@@ -140,6 +174,7 @@ func (s *Settings) Validate() error {
 	if s.SpoolMiB < 0 || s.SpoolMiB > maxSpoolMiB {
 		report("spool_mib", fmt.Errorf("is from 0 to %d", maxSpoolMiB))
 	}
+	s.Geo.validate(report)
 	return errors.Join(errs...)
 }
 

@@ -82,6 +82,7 @@ func TestAllSettings(t *testing.T) {
 	if _, err := load(t, all); err != nil {
 		t.Error(err)
 	}
+	all["geo"] = map[string]any{"databases": []string{"/var/lib/GeoIP/City.mmdb", "/var/lib/GeoIP/ASN.mmdb"}, "max_age_days": 40}
 	all["records"] = "stdout"
 	if _, err := load(t, all); err != nil {
 		t.Error(err)
@@ -118,6 +119,11 @@ func TestSettingsThatAreWrong(t *testing.T) {
 		{"admin", map[string]any{"address": "localhost"}, "admin.address: "},
 		{"admin", map[string]any{"address": "localhost:http!"}, "admin.address: "},
 		{"records", "decisions.jsonl", "records: "},
+		{"geo", map[string]any{"databases": []string{"/a", "City.mmdb"}}, "geo.databases[1]: "},
+		{"geo", map[string]any{"databases": []string{"/a", "/b", "/a"}}, "geo.databases[2]: is given twice"},
+		{"geo", map[string]any{"databases": []string{"/a", "/b", "/c", "/d"}}, "geo.databases: 4 files: more than 3"},
+		{"geo", map[string]any{"max_age_days": -1}, "geo.max_age_days: "},
+		{"geo", map[string]any{"max_age_days": 367}, "geo.max_age_days: "},
 		{"policy", "allow all", `policy: is no key here`},
 		{"workload", map[string]any{"socket": "/s", "trust_domain": "prod.example", "sockets": 1}, `workload.sockets: is no key here`},
 	} {

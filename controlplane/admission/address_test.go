@@ -28,6 +28,8 @@ func TestAmbiguousListeners(t *testing.T) {
 			`0 Policy/shop/near spec.when: ambiguous_listener: looks at the client's address, and Listener/edge/https does not say in clientIp how that is known`},
 		"policy that asks whether there is one": {``, `Policy shop/near {routes: {names: [orders]}, effect: DENY, when: "!has(signals.ip)"}`,
 			`0 Policy/shop/near spec.when: ambiguous_listener: looks at the client's address, and Listener/edge/https does not say in clientIp how that is known`},
+		"policy that asks where it is": {``, `Policy shop/near {routes: {names: [orders]}, effect: DENY, when: "signals.geo.country == 'DE'"}`,
+			`0 Policy/shop/near spec.when: ambiguous_listener: looks at the client's address, and Listener/edge/https does not say in clientIp how that is known`},
 		"condition by name": {``, `Condition shop/near {when: "signals.ip.isLoopback()"}`,
 			`0 Condition/shop/near spec.when: ambiguous_listener: looks at the client's address, and Listener/edge/https does not say in clientIp how that is known`},
 		"policy that looks at other signals": {``, `Policy shop/near {routes: {names: [orders]}, effect: DENY, when: "signals.tls.version == '1.2'"}`, ``},

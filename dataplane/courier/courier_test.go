@@ -9,10 +9,14 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
 	"github.com/sallyport/sallyport/dataplane/courier"
 	"github.com/sallyport/sallyport/dataplane/record"
 	"github.com/sallyport/sallyport/internal/identity"
 	"github.com/sallyport/sallyport/internal/policy"
+	decisionv1 "github.com/sallyport/sallyport/proto/gen/sallyport/decision/v1"
 )
 
 func courierOf(t testing.TB, c courier.Config) *courier.Courier {
@@ -73,7 +77,8 @@ func FuzzRecord(f *testing.F) {
 	f.Fuzz(func(t *testing.T, text, query, name string) {
 		was := c.Dropped()
 		c.Decide(&record.Decision{
-			ID: allows.ID, Reason: "no_route", Host: text, Path: text, Method: text, Detail: text, ServerName: text, RawQuery: query,
+			Place: &policy.Place{Country: text, Continent: text, City: text, Organization: text, Databases: []policy.Database{{Type: text}}},
+			ID:    allows.ID, Reason: "no_route", Host: text, Path: text, Method: text, Detail: text, ServerName: text, RawQuery: query,
 			Header: map[string][]string{name: {text}, "User-Agent": {text}},
 			Principal: &policy.Principal{
 				ID: text, Issuer: text, SPIFFEID: text, KeyID: text, ACR: text, Groups: []string{text}, Claims: map[string]any{text: text},
@@ -83,6 +88,32 @@ func FuzzRecord(f *testing.F) {
 			t.Error("no record was made")
 		}
 	})
+}
+
+// A record has where the client is if a policy asked, and never what the one before
+// had.
+func TestRecordsOfPlaces(t *testing.T) {
+	at := time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC)
+	asked := *allows
+	asked.Place = &policy.Place{
+		Country: "DE", Continent: "EU", City: "Berlin", ASN: 64500, Organization: "Example AG", Anonymity: &policy.Anonymity{Any: true, VPN: true},
+		Databases: []policy.Database{{Type: "GeoLite2-City", Built: at}},
+	}
+	all := courier.Encode(&asked, allows)
+	want := &decisionv1.Geo{
+		Country: "DE", Continent: "EU", City: "Berlin", Asn: 64500, AsOrganization: "Example AG",
+		Anonymity: &decisionv1.Anonymity{Anonymous: true, Vpn: true},
+		Databases: []*decisionv1.GeoDatabase{{Type: "GeoLite2-City", Built: timestamppb.New(at)}},
+	}
+	for i, want := range []*decisionv1.Geo{want, nil} {
+		var got decisionv1.Decision
+		if err := proto.Unmarshal(all[i], &got); err != nil {
+			t.Fatal(err)
+		}
+		if geo := got.GetSignals().GetGeo(); !proto.Equal(geo, want) {
+			t.Errorf("record %d: %v", i, geo)
+		}
+	}
 }
 
 // BenchmarkRecord measures the request's own part of being recorded: all but

@@ -143,7 +143,7 @@ func queryNames(to []string, query string) []string {
 }
 
 func (m *draft) signal(d *record.Decision) {
-	m.signals.Ip, m.signals.Tls = nil, nil
+	m.signals.Ip, m.signals.Tls, m.signals.Geo = nil, nil, located(d.Place)
 	if d.ClientIP.IsValid() || d.PeerIP.IsValid() {
 		m.address.Address, m.address.Peer = written(d.ClientIP), written(d.PeerIP)
 		m.address.Source, m.address.Unknown = d.ClientIPSource, d.ClientIPUnknown
@@ -153,6 +153,24 @@ func (m *draft) signal(d *record.Decision) {
 		m.tls.Version, m.tls.Sni, m.tls.Alpn = d.TLSVersion, clip(d.ServerName, maxValue), d.ALPN
 		m.signals.Tls = &m.tls
 	}
+}
+
+// located is where a client is, nil where no policy asked.
+func located(p *policy.Place) *decisionv1.Geo {
+	if p == nil {
+		return nil
+	}
+	to := &decisionv1.Geo{
+		Country: clip(p.Country, maxName), Continent: clip(p.Continent, maxName), City: clip(p.City, maxValue),
+		Asn: p.ASN, AsOrganization: clip(p.Organization, maxValue),
+	}
+	for _, d := range p.Databases {
+		to.Databases = append(to.Databases, &decisionv1.GeoDatabase{Type: clip(d.Type, maxValue), Built: timestamppb.New(d.Built)})
+	}
+	if a := p.Anonymity; a != nil {
+		to.Anonymity = &decisionv1.Anonymity{Anonymous: a.Any, Vpn: a.VPN, Hosting: a.Hosting, Tor: a.Tor, Proxy: a.Proxy}
+	}
+	return to
 }
 
 // written is an address without its zone, which may be any text; empty for none.

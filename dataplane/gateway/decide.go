@@ -74,6 +74,7 @@ type verdict struct {
 	policy    string
 	steps     []policy.Step
 	shadow    policy.Shadow
+	place     *policy.Place // nil unless a policy asked
 
 	assertion []string // for the upstream; nil for none
 }
@@ -212,11 +213,12 @@ func (g *Gateway) authorise(ctx context.Context, s grounds, q *question, v *verd
 	in := policy.Input{
 		Principal: principal, Method: v.request.Method, Host: v.request.Host, Path: v.request.Path,
 		Query: v.request.RawQuery, Header: v.request.Header, Route: route.ID(), RouteLabels: route.Labels, Templates: route.Paths,
-		ClientIP: q.address.IP, Now: q.now, TLSVersion: q.from.tlsVersion, ServerName: q.from.serverName, ALPN: q.from.alpn,
+		ClientIP: q.address.IP, Geo: g.geo, Now: q.now, TLSVersion: q.from.tlsVersion, ServerName: q.from.serverName, ALPN: q.from.alpn,
 		Device: v.device,
 	}
 	d := s.policies.Decide(&in)
 	v.allow, v.reason, v.policy, v.detail, v.shadow = d.Allow, string(d.Reason), d.Policy, d.Detail, d.Shadow
+	v.place = in.Place()
 	switch {
 	case d.Allow && q.again == nil:
 		g.introduce(s.table.Head().Environment, q.now, v)
@@ -227,7 +229,7 @@ func (g *Gateway) authorise(ctx context.Context, s grounds, q *question, v *verd
 	v.status = http.StatusForbidden
 	if g.explained.may(q.now) {
 		v.steps = s.policies.Explain(&in).Steps
-		v.steps = v.steps[:min(len(v.steps), maxSteps)]
+		v.steps, v.place = v.steps[:min(len(v.steps), maxSteps)], in.Place()
 	}
 }
 

@@ -44,6 +44,9 @@ type Config struct {
 	// asked for each request when the environment limits the age.
 	Age, SecurityAge func() (age time.Duration, known bool)
 
+	// Geo says where clients are, for policies that ask; nothing is known of that when
+	// it is nil.
+	Geo policy.Locator
 	// Assertions makes what upstreams are told of who sent a request. When it is
 	// nil, routes that want it deny.
 	Assertions *assertion.Signer
@@ -75,6 +78,7 @@ type Gateway struct {
 	age         func() (time.Duration, bool)
 	secureAge   func() (time.Duration, bool)
 	now         func() time.Time
+	geo         policy.Locator    // nil for none
 	asserts     *assertion.Signer // nil for none
 	metrics     *metrics
 	listeners   *listeners
@@ -142,7 +146,7 @@ func New(c Config) (*Gateway, error) {
 	g := &Gateway{
 		identity: c.Identity, authn: c.Authn, authorities: authorities, upstreams: c.Upstreams, record: c.Record,
 		signin: c.SignIn, logouts: newLogouts(c.LoggedOut), log: c.Log,
-		age: c.Age, secureAge: c.SecurityAge, now: c.Now, asserts: c.Assertions, metrics: m,
+		age: c.Age, secureAge: c.SecurityAge, now: c.Now, geo: c.Geo, asserts: c.Assertions, metrics: m,
 	}
 	g.listeners = newListeners(g, c)
 	g.state.Store(&state{})

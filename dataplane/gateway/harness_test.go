@@ -42,6 +42,7 @@ import (
 	"github.com/sallyport/sallyport/internal/compile"
 	"github.com/sallyport/sallyport/internal/identity"
 	"github.com/sallyport/sallyport/internal/identity/issuer"
+	"github.com/sallyport/sallyport/internal/policy"
 	"github.com/sallyport/sallyport/internal/resource"
 	"github.com/sallyport/sallyport/internal/revocation"
 	"github.com/sallyport/sallyport/internal/snapshot"
@@ -95,6 +96,7 @@ type options struct {
 	queue     int
 	unsecured bool // nothing is known of revocations
 	remote    record.Remote
+	geo       policy.Locator
 }
 
 func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
@@ -127,7 +129,7 @@ func newWorld(t testing.TB, o options) *world {
 	w.gateway, err = gateway.New(gateway.Config{
 		Identity: o.source, Authn: pool, Upstreams: upstreams, Record: w.recorder, SignIn: w.signin, Log: quiet(), Registerer: w.registry,
 		Age: w.configurationAge, SecurityAge: w.securityAge, Drain: o.drain, Reload: 10 * time.Millisecond, Now: w.now,
-		Assertions: assertion.NewSigner(w.keys), LoggedOut: w.cutOff,
+		Assertions: assertion.NewSigner(w.keys), LoggedOut: w.cutOff, Geo: o.geo,
 	})
 	w.must(err)
 	w.run(w.recorder.Run)
@@ -551,6 +553,7 @@ type line struct {
 	PeerIP          string `json:"peer_ip"`
 	ClientIPSource  string `json:"client_ip_source"`
 	ClientIPUnknown string `json:"client_ip_unknown"`
+	Geo             *place
 }
 
 // of waits for the line of a kind about a decision.

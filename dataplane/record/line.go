@@ -32,6 +32,8 @@ type Decision struct {
 	// Where ClientIP is known from, or else why it is not; and who connected.
 	ClientIPSource, ClientIPUnknown string
 	PeerIP                          netip.Addr
+	// Where ClientIP is, by which databases; nil unless a policy asked.
+	Place *policy.Place
 
 	TLSVersion string
 	ServerName string
@@ -95,6 +97,7 @@ func (d *Decision) appendTo(b []byte) []byte {
 	l.text("client_ip_source", d.ClientIPSource)
 	l.text("client_ip_unknown", d.ClientIPUnknown)
 	l.address("peer_ip", d.PeerIP)
+	l.place(d.Place)
 	l.text("tls", d.TLSVersion)
 	l.text("sni", d.ServerName)
 	l.text("protocol", d.Protocol)
@@ -206,6 +209,39 @@ func (l *line) proven(p *policy.Principal) {
 	l.text("authenticated_by", p.AuthenticatedBy)
 	l.text("key", p.KeyName)
 	l.text("key_id", p.KeyID)
+	l.b = append(l.b, '}')
+}
+
+// place is what policies were told of where the client is. What is not there was
+// not known.
+func (l *line) place(p *policy.Place) {
+	if p == nil {
+		return
+	}
+	l.key("geo")
+	l.b = append(l.b, `{"databases":[`...)
+	for i, d := range p.Databases {
+		if i > 0 {
+			l.b = append(l.b, ',')
+		}
+		l.b = append(l.b, `{"type":`...)
+		l.b = appendString(l.b, d.Type)
+		l.text("built", d.Built.UTC().Format(time.RFC3339))
+		l.b = append(l.b, '}')
+	}
+	l.b = append(l.b, ']')
+	l.text("country", p.Country)
+	l.text("continent", p.Continent)
+	l.text("city", p.City)
+	l.number("asn", p.ASN)
+	l.text("as_organization", p.Organization)
+	if a := p.Anonymity; a != nil {
+		l.flag("anonymous", a.Any)
+		l.flag("vpn", a.VPN)
+		l.flag("hosting", a.Hosting)
+		l.flag("tor", a.Tor)
+		l.flag("proxy", a.Proxy)
+	}
 	l.b = append(l.b, '}')
 }
 

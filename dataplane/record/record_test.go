@@ -118,6 +118,10 @@ func TestLines(t *testing.T) {
 		{
 			Time: at, ID: "one", Allow: true, Reason: "allowed_by_policy", Environment: "aws-prod", Epoch: 1, Revision: 4711,
 			Listener: "edge/public", ClientIP: netip.MustParseAddr("192.0.2.7"), ClientIPSource: "direct", PeerIP: netip.MustParseAddr("192.0.2.8"),
+			Place: &policy.Place{
+				Country: "CI", Continent: "AF", City: "Yamou\"ssoukro", ASN: 64500, Organization: "Example", Anonymity: &policy.Anonymity{Any: true, Tor: true},
+				Databases: []policy.Database{{Type: "GeoLite2-City", Built: at}, {Type: "a\"b", Built: at}},
+			},
 			TLSVersion: "1.3", ServerName: "api.shop.example",
 			Protocol: "HTTP/2.0", Method: "GET", Host: "api.shop.example", Path: "/v1/orders/7", Route: "shop/orders", Policy: "shop/reads",
 			Principal: &policy.Principal{
@@ -127,7 +131,7 @@ func TestLines(t *testing.T) {
 			Took: 1500 * time.Microsecond, Shadow: policy.Shadow{Policy: "shop/no-al\"ice", Reason: policy.ReasonDenied},
 		},
 		{
-			Time: at, ID: "two", Reason: "no_matching_policy", Status: 403, Detail: "line\nbreak",
+			Time: at, ID: "two", Place: &policy.Place{}, Reason: "no_matching_policy", Status: 403, Detail: "line\nbreak",
 			ClientIP: netip.MustParseAddr("fe80::1%e\"th0"), ClientIPUnknown: "no \"address\"", Principal: &policy.Principal{Beside: []*policy.Principal{
 				{Kind: policy.Key, ID: "ops", KeyName: "shop/export", KeyID: "k-1"}, {Kind: policy.User, ID: "pos-7", Provider: "shop/pos"},
 			}},
@@ -145,13 +149,16 @@ func TestLines(t *testing.T) {
 	r.Finish(&record.Outcome{Time: at, ID: "one", Reason: "upstream_timeout", Status: 504})
 	stop()
 	want := `{"type":"decision","time":"2026-11-24T09:42:07.123456Z","decision_id":"one","allow":true,"reason":"allowed_by_policy",` +
-		`"environment":"aws-prod","epoch":1,"revision":4711,"listener":"edge/public","client_ip":"192.0.2.7","client_ip_source":"direct","peer_ip":"192.0.2.8","tls":"1.3",` +
+		`"environment":"aws-prod","epoch":1,"revision":4711,"listener":"edge/public","client_ip":"192.0.2.7","client_ip_source":"direct","peer_ip":"192.0.2.8",` +
+		`"geo":{"databases":[{"type":"GeoLite2-City","built":"2026-11-24T09:42:07Z"},{"type":"a\"b","built":"2026-11-24T09:42:07Z"}],` +
+		`"country":"CI","continent":"AF","city":"Yamou\"ssoukro","asn":64500,"as_organization":"Example",` +
+		`"anonymous":true,"vpn":false,"hosting":false,"tor":true,"proxy":false},"tls":"1.3",` +
 		`"sni":"api.shop.example","protocol":"HTTP/2.0","method":"GET","host":"api.shop.example","path":"/v1/orders/7",` +
 		`"route":"shop/orders","policy":"shop/reads","principal":{"kind":"user","id":"al\"ice","issuer":"https://id.example",` +
 		`"provider":"shop/idp","authenticated_by":"jwt"},` +
 		`"shadow":{"policy":"shop/no-al\"ice","allow":false,"reason":"denied_by_policy"},"took_us":1500}
 {"type":"decision","time":"2026-11-24T09:42:07.123456Z","decision_id":"two","allow":false,"reason":"no_matching_policy",` +
-		`"status":403,"detail":"line\u000abreak","client_ip":"fe80::1","client_ip_unknown":"no \"address\"","principal":{"kind":"anonymous"},"beside":[{"kind":"key","id":"ops","key":"shop/export","key_id":"k-1"},` +
+		`"status":403,"detail":"line\u000abreak","client_ip":"fe80::1","client_ip_unknown":"no \"address\"","geo":{"databases":[]},"principal":{"kind":"anonymous"},"beside":[{"kind":"key","id":"ops","key":"shop/export","key_id":"k-1"},` +
 		`{"kind":"user","id":"pos-7","provider":"shop/pos"}],"explanation":[` +
 		`{"policy":"shop/blocks","effect":"DENY","matched":false,"miss":"error","detail":"1:2"},` +
 		`{"policy":"shop/reads","effect":"ALLOW","matched":true}],"took_us":0}

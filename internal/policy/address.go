@@ -10,7 +10,7 @@ import (
 // request comes from. It is false for what does not parse. It only parses, and is
 // quick for conditions that have nothing of the kind.
 func LooksAtAddress(when string) bool {
-	if !strings.Contains(when, "signals") || !strings.Contains(when, "ip") {
+	if !strings.Contains(when, "signals") || !strings.Contains(when, "ip") && !strings.Contains(when, "geo") {
 		return false
 	}
 	if len(when) > MaxWhenLength {
@@ -35,4 +35,4 @@ func LooksAtAddress(when string) bool {
 }
 
 // isOfAddress tells the fields of signals that follow from the client's address.
-func isOfAddress(field string) bool { return field == "ip" }
+func isOfAddress(field string) bool { return field == "ip" || field == "geo" }

@@ -13,6 +13,10 @@ func TestLooksAtAddress(t *testing.T) {
 		`signals.ip == ip("10.0.0.1")`:                                true,
 		`has(signals.ip)`:                                             true,
 		"signals\n  . // the client's\n  ip == ip('10.0.0.1')":        true,
+		`signals.geo.country in ["DE", "FR"]`:                         true,
+		`has(signals.geo.asn)`:                                        true,
+		`signals /* */ .geo == signals.geo`:                           false, // it does not parse
+		`signals.tls.geo == "signals.geo"`:                            false,
 		`request.method == "GET" || !(string(signals.ip) == "::1")`:   true,
 		`principal.groups.exists(g, string(signals.ip) == g)`:         true,
 		`signals.tls.version == "1.3" && "vpn" in principal.groups`:   false,

@@ -60,7 +60,7 @@ func TestCompileRefuses(t *testing.T) {
 		{with(paths("/ok", "/**/x")), []string{"paths[1]: "}},
 		{with(paths(many...)), []string{"paths: 257 entries: more than 256"}},
 
-		{with(when("signals.geo == 'DE'")), []string{"when:1:8: undefined field 'geo'"}},
+		{with(when("signals.gia == 'DE'")), []string{"when:1:8: undefined field 'gia'"}},
 
 		// All at once.
 		{spec(policy.EffectUnspecified, "", matcher(policy.PrincipalMatcher{}), methods("get"), paths("x"), when("nope ||\n nada")), []string{

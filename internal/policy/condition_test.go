@@ -130,7 +130,7 @@ func TestConditions(t *testing.T) {
 
 func TestConditionsRefused(t *testing.T) {
 	for text, want := range map[string]string{
-		`signals.geo == "DE"`:                                       `1:8: undefined field 'geo'`,
+		`signals.gia == "DE"`:                                       `1:8: undefined field 'gia'`,
 		`principal.gruops.exists(g, g == "shop")`:                   `1:10: undefined field 'gruops'`,
 		"request.method == \"GET\" &&\n  signals.tls.vers == \"1\"": `2:14: undefined field 'vers'`,
 		`nope`:                               `1:1: undeclared reference to 'nope'`,

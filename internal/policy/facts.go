@@ -60,10 +60,11 @@ func objects() []*object {
 		"sni":     text(func(f *facts) string { return f.ServerName }),
 		"alpn":    text(func(f *facts) string { return f.ALPN }),
 	})
-	device := newObject("Device", "", deviceFields())
+	device, geo := newObject("Device", "", deviceFields()), newObject("Geo", "", geo())
 	return []*object{
 		tls,
 		device,
+		geo,
 		newObject("Principal", "principal", fields{
 			"kind":             text(func(f *facts) string { return f.principal().Kind.String() }),
 			"id":               text(func(f *facts) string { return f.principal().ID }),
@@ -92,6 +93,7 @@ func objects() []*object {
 		}),
 		newObject("Signals", "signals", fields{
 			"ip":   address(func(f *facts) netip.Addr { return f.ClientIP }),
+			"geo":  part(geo),
 			"time": moment(func(f *facts) time.Time { return f.Now }),
 			"tls":  part(tls),
 

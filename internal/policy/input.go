@@ -16,7 +16,8 @@ func (r RouteID) String() string { return r.Namespace + "/" + r.Name }
 // Input is everything a decision may depend on. Method, Host, Path, Query and
 // Header are those of the canonical request, which is the one forwarded: a
 // spelling that only the upstream would understand must have been refused
-// before. Decide reads an Input and keeps nothing of it.
+// before. Decide reads an Input and keeps nothing of it; it notes in it where the
+// client is when a condition asks, so that one with Geo is for one goroutine.
 type Input struct {
 	Principal   *Principal // nil is anonymous
 	Method      string
@@ -28,9 +29,12 @@ type Input struct {
 	Templates   []pattern.Path // of the route, the most specific first
 	RouteLabels map[string]string
 	ClientIP    netip.Addr // the zero Addr is unknown
+	Geo         Locator    // asked once, if a condition asks; nil knows nothing
 	Now         time.Time
 	TLSVersion  string // "1.2" or "1.3"; empty without TLS
 	ServerName  string
 	ALPN        string
 	Device      *Device // nil: the request proves none
+
+	place *Place // what Geo said of ClientIP; nil until it was asked
 }

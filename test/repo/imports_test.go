@@ -77,6 +77,12 @@ var rules = []rule{
 		why:   "transactions and their order are the adapter's business",
 	},
 
+	{
+		from: "./...", except: []string{"./dataplane/geo/..."},
+		never: []string{"github.com/oschwald/...", "github.com/maxmind/..."},
+		why:   "what damaged database files can do is bounded in one place",
+	},
+
 	// The pure kernel.
 	{
 		from: "./internal/policy/...",
@@ -105,7 +111,7 @@ var rules = []rule{
 	// What servers must not carry.
 	{
 		from: "./cmd/sallyport-proxy/...", linked: true,
-		never: []string{"./internal/identity/issuer/...", "testing"},
+		never: []string{"./internal/identity/issuer/...", "./dataplane/geo/geotest/...", "testing"},
 		why:   "a development issuer in production would be a forger's workshop; test code does not ship",
 	},
 	{

@@ -399,8 +399,10 @@ func (x *Header) GetValue() string {
 type Signals struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Absent where it is not known.
-	Ip            *Address `protobuf:"bytes,1,opt,name=ip,proto3" json:"ip,omitempty"`
-	Tls           *TLS     `protobuf:"bytes,2,opt,name=tls,proto3" json:"tls,omitempty"`
+	Ip  *Address `protobuf:"bytes,1,opt,name=ip,proto3" json:"ip,omitempty"`
+	Tls *TLS     `protobuf:"bytes,2,opt,name=tls,proto3" json:"tls,omitempty"`
+	// Absent unless a policy asked where the client is.
+	Geo           *Geo `protobuf:"bytes,3,opt,name=geo,proto3" json:"geo,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -449,6 +451,241 @@ func (x *Signals) GetTls() *TLS {
 	return nil
 }
 
+func (x *Signals) GetGeo() *Geo {
+	if x != nil {
+		return x.Geo
+	}
+	return nil
+}
+
+// Geo is where the client's address is. What is empty or absent was not known.
+type Geo struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Those that were asked.
+	Databases []*GeoDatabase `protobuf:"bytes,1,rep,name=databases,proto3" json:"databases,omitempty"`
+	// Of two letters, as is continent.
+	Country   string `protobuf:"bytes,2,opt,name=country,proto3" json:"country,omitempty"`
+	Continent string `protobuf:"bytes,3,opt,name=continent,proto3" json:"continent,omitempty"`
+	// In English.
+	City string `protobuf:"bytes,4,opt,name=city,proto3" json:"city,omitempty"`
+	// The autonomous system that the address is of, and who has it.
+	Asn            int64      `protobuf:"varint,5,opt,name=asn,proto3" json:"asn,omitempty"`
+	AsOrganization string     `protobuf:"bytes,6,opt,name=as_organization,json=asOrganization,proto3" json:"as_organization,omitempty"`
+	Anonymity      *Anonymity `protobuf:"bytes,7,opt,name=anonymity,proto3" json:"anonymity,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *Geo) Reset() {
+	*x = Geo{}
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Geo) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Geo) ProtoMessage() {}
+
+func (x *Geo) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Geo.ProtoReflect.Descriptor instead.
+func (*Geo) Descriptor() ([]byte, []int) {
+	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Geo) GetDatabases() []*GeoDatabase {
+	if x != nil {
+		return x.Databases
+	}
+	return nil
+}
+
+func (x *Geo) GetCountry() string {
+	if x != nil {
+		return x.Country
+	}
+	return ""
+}
+
+func (x *Geo) GetContinent() string {
+	if x != nil {
+		return x.Continent
+	}
+	return ""
+}
+
+func (x *Geo) GetCity() string {
+	if x != nil {
+		return x.City
+	}
+	return ""
+}
+
+func (x *Geo) GetAsn() int64 {
+	if x != nil {
+		return x.Asn
+	}
+	return 0
+}
+
+func (x *Geo) GetAsOrganization() string {
+	if x != nil {
+		return x.AsOrganization
+	}
+	return ""
+}
+
+func (x *Geo) GetAnonymity() *Anonymity {
+	if x != nil {
+		return x.Anonymity
+	}
+	return nil
+}
+
+type GeoDatabase struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Such as GeoLite2-City.
+	Type          string                 `protobuf:"bytes,1,opt,name=type,proto3" json:"type,omitempty"`
+	Built         *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=built,proto3" json:"built,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GeoDatabase) Reset() {
+	*x = GeoDatabase{}
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GeoDatabase) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GeoDatabase) ProtoMessage() {}
+
+func (x *GeoDatabase) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GeoDatabase.ProtoReflect.Descriptor instead.
+func (*GeoDatabase) Descriptor() ([]byte, []int) {
+	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *GeoDatabase) GetType() string {
+	if x != nil {
+		return x.Type
+	}
+	return ""
+}
+
+func (x *GeoDatabase) GetBuilt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Built
+	}
+	return nil
+}
+
+// Anonymity is how an address hides who uses it.
+type Anonymity struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In any way.
+	Anonymous     bool `protobuf:"varint,1,opt,name=anonymous,proto3" json:"anonymous,omitempty"`
+	Vpn           bool `protobuf:"varint,2,opt,name=vpn,proto3" json:"vpn,omitempty"`
+	Hosting       bool `protobuf:"varint,3,opt,name=hosting,proto3" json:"hosting,omitempty"`
+	Tor           bool `protobuf:"varint,4,opt,name=tor,proto3" json:"tor,omitempty"`
+	Proxy         bool `protobuf:"varint,5,opt,name=proxy,proto3" json:"proxy,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Anonymity) Reset() {
+	*x = Anonymity{}
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Anonymity) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Anonymity) ProtoMessage() {}
+
+func (x *Anonymity) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Anonymity.ProtoReflect.Descriptor instead.
+func (*Anonymity) Descriptor() ([]byte, []int) {
+	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Anonymity) GetAnonymous() bool {
+	if x != nil {
+		return x.Anonymous
+	}
+	return false
+}
+
+func (x *Anonymity) GetVpn() bool {
+	if x != nil {
+		return x.Vpn
+	}
+	return false
+}
+
+func (x *Anonymity) GetHosting() bool {
+	if x != nil {
+		return x.Hosting
+	}
+	return false
+}
+
+func (x *Anonymity) GetTor() bool {
+	if x != nil {
+		return x.Tor
+	}
+	return false
+}
+
+func (x *Anonymity) GetProxy() bool {
+	if x != nil {
+		return x.Proxy
+	}
+	return false
+}
+
 type Address struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Empty where it is not known.
@@ -464,7 +701,7 @@ type Address struct {
 
 func (x *Address) Reset() {
 	*x = Address{}
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[4]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -476,7 +713,7 @@ func (x *Address) String() string {
 func (*Address) ProtoMessage() {}
 
 func (x *Address) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[4]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -489,7 +726,7 @@ func (x *Address) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Address.ProtoReflect.Descriptor instead.
 func (*Address) Descriptor() ([]byte, []int) {
-	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{4}
+	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Address) GetAddress() string {
@@ -532,7 +769,7 @@ type TLS struct {
 
 func (x *TLS) Reset() {
 	*x = TLS{}
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[5]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -544,7 +781,7 @@ func (x *TLS) String() string {
 func (*TLS) ProtoMessage() {}
 
 func (x *TLS) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[5]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -557,7 +794,7 @@ func (x *TLS) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TLS.ProtoReflect.Descriptor instead.
 func (*TLS) Descriptor() ([]byte, []int) {
-	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{5}
+	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *TLS) GetVersion() string {
@@ -619,7 +856,7 @@ type Principal struct {
 
 func (x *Principal) Reset() {
 	*x = Principal{}
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[6]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -631,7 +868,7 @@ func (x *Principal) String() string {
 func (*Principal) ProtoMessage() {}
 
 func (x *Principal) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[6]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -644,7 +881,7 @@ func (x *Principal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Principal.ProtoReflect.Descriptor instead.
 func (*Principal) Descriptor() ([]byte, []int) {
-	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{6}
+	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Principal) GetKind() string {
@@ -790,7 +1027,7 @@ type Step struct {
 
 func (x *Step) Reset() {
 	*x = Step{}
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[7]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -802,7 +1039,7 @@ func (x *Step) String() string {
 func (*Step) ProtoMessage() {}
 
 func (x *Step) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[7]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -815,7 +1052,7 @@ func (x *Step) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Step.ProtoReflect.Descriptor instead.
 func (*Step) Descriptor() ([]byte, []int) {
-	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{7}
+	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Step) GetPolicy() string {
@@ -865,7 +1102,7 @@ type Timings struct {
 
 func (x *Timings) Reset() {
 	*x = Timings{}
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[8]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -877,7 +1114,7 @@ func (x *Timings) String() string {
 func (*Timings) ProtoMessage() {}
 
 func (x *Timings) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[8]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -890,7 +1127,7 @@ func (x *Timings) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Timings.ProtoReflect.Descriptor instead.
 func (*Timings) Descriptor() ([]byte, []int) {
-	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{8}
+	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Timings) GetAuthenticated() *durationpb.Duration {
@@ -945,10 +1182,28 @@ const file_sallyport_decision_v1_decision_proto_rawDesc = "" +
 	"\aheaders\x18\x06 \x03(\v2\x1d.sallyport.decision.v1.HeaderR\aheaders\"2\n" +
 	"\x06Header\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value\"g\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value\"\x95\x01\n" +
 	"\aSignals\x12.\n" +
 	"\x02ip\x18\x01 \x01(\v2\x1e.sallyport.decision.v1.AddressR\x02ip\x12,\n" +
-	"\x03tls\x18\x02 \x01(\v2\x1a.sallyport.decision.v1.TLSR\x03tls\"i\n" +
+	"\x03tls\x18\x02 \x01(\v2\x1a.sallyport.decision.v1.TLSR\x03tls\x12,\n" +
+	"\x03geo\x18\x03 \x01(\v2\x1a.sallyport.decision.v1.GeoR\x03geo\"\x8e\x02\n" +
+	"\x03Geo\x12@\n" +
+	"\tdatabases\x18\x01 \x03(\v2\".sallyport.decision.v1.GeoDatabaseR\tdatabases\x12\x18\n" +
+	"\acountry\x18\x02 \x01(\tR\acountry\x12\x1c\n" +
+	"\tcontinent\x18\x03 \x01(\tR\tcontinent\x12\x12\n" +
+	"\x04city\x18\x04 \x01(\tR\x04city\x12\x10\n" +
+	"\x03asn\x18\x05 \x01(\x03R\x03asn\x12'\n" +
+	"\x0fas_organization\x18\x06 \x01(\tR\x0easOrganization\x12>\n" +
+	"\tanonymity\x18\a \x01(\v2 .sallyport.decision.v1.AnonymityR\tanonymity\"S\n" +
+	"\vGeoDatabase\x12\x12\n" +
+	"\x04type\x18\x01 \x01(\tR\x04type\x120\n" +
+	"\x05built\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x05built\"}\n" +
+	"\tAnonymity\x12\x1c\n" +
+	"\tanonymous\x18\x01 \x01(\bR\tanonymous\x12\x10\n" +
+	"\x03vpn\x18\x02 \x01(\bR\x03vpn\x12\x18\n" +
+	"\ahosting\x18\x03 \x01(\bR\ahosting\x12\x10\n" +
+	"\x03tor\x18\x04 \x01(\bR\x03tor\x12\x14\n" +
+	"\x05proxy\x18\x05 \x01(\bR\x05proxy\"i\n" +
 	"\aAddress\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x16\n" +
 	"\x06source\x18\x02 \x01(\tR\x06source\x12\x18\n" +
@@ -1002,40 +1257,47 @@ func file_sallyport_decision_v1_decision_proto_rawDescGZIP() []byte {
 	return file_sallyport_decision_v1_decision_proto_rawDescData
 }
 
-var file_sallyport_decision_v1_decision_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_sallyport_decision_v1_decision_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
 var file_sallyport_decision_v1_decision_proto_goTypes = []any{
 	(*Decision)(nil),              // 0: sallyport.decision.v1.Decision
 	(*Request)(nil),               // 1: sallyport.decision.v1.Request
 	(*Header)(nil),                // 2: sallyport.decision.v1.Header
 	(*Signals)(nil),               // 3: sallyport.decision.v1.Signals
-	(*Address)(nil),               // 4: sallyport.decision.v1.Address
-	(*TLS)(nil),                   // 5: sallyport.decision.v1.TLS
-	(*Principal)(nil),             // 6: sallyport.decision.v1.Principal
-	(*Step)(nil),                  // 7: sallyport.decision.v1.Step
-	(*Timings)(nil),               // 8: sallyport.decision.v1.Timings
-	(*timestamppb.Timestamp)(nil), // 9: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 10: google.protobuf.Duration
+	(*Geo)(nil),                   // 4: sallyport.decision.v1.Geo
+	(*GeoDatabase)(nil),           // 5: sallyport.decision.v1.GeoDatabase
+	(*Anonymity)(nil),             // 6: sallyport.decision.v1.Anonymity
+	(*Address)(nil),               // 7: sallyport.decision.v1.Address
+	(*TLS)(nil),                   // 8: sallyport.decision.v1.TLS
+	(*Principal)(nil),             // 9: sallyport.decision.v1.Principal
+	(*Step)(nil),                  // 10: sallyport.decision.v1.Step
+	(*Timings)(nil),               // 11: sallyport.decision.v1.Timings
+	(*timestamppb.Timestamp)(nil), // 12: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 13: google.protobuf.Duration
 }
 var file_sallyport_decision_v1_decision_proto_depIdxs = []int32{
-	9,  // 0: sallyport.decision.v1.Decision.time:type_name -> google.protobuf.Timestamp
+	12, // 0: sallyport.decision.v1.Decision.time:type_name -> google.protobuf.Timestamp
 	1,  // 1: sallyport.decision.v1.Decision.request:type_name -> sallyport.decision.v1.Request
 	3,  // 2: sallyport.decision.v1.Decision.signals:type_name -> sallyport.decision.v1.Signals
-	6,  // 3: sallyport.decision.v1.Decision.principal:type_name -> sallyport.decision.v1.Principal
-	7,  // 4: sallyport.decision.v1.Decision.explanation:type_name -> sallyport.decision.v1.Step
-	8,  // 5: sallyport.decision.v1.Decision.timings:type_name -> sallyport.decision.v1.Timings
+	9,  // 3: sallyport.decision.v1.Decision.principal:type_name -> sallyport.decision.v1.Principal
+	10, // 4: sallyport.decision.v1.Decision.explanation:type_name -> sallyport.decision.v1.Step
+	11, // 5: sallyport.decision.v1.Decision.timings:type_name -> sallyport.decision.v1.Timings
 	2,  // 6: sallyport.decision.v1.Request.headers:type_name -> sallyport.decision.v1.Header
-	4,  // 7: sallyport.decision.v1.Signals.ip:type_name -> sallyport.decision.v1.Address
-	5,  // 8: sallyport.decision.v1.Signals.tls:type_name -> sallyport.decision.v1.TLS
-	9,  // 9: sallyport.decision.v1.Principal.issued_at:type_name -> google.protobuf.Timestamp
-	9,  // 10: sallyport.decision.v1.Principal.expires_at:type_name -> google.protobuf.Timestamp
-	9,  // 11: sallyport.decision.v1.Principal.authenticated_at:type_name -> google.protobuf.Timestamp
-	10, // 12: sallyport.decision.v1.Timings.authenticated:type_name -> google.protobuf.Duration
-	10, // 13: sallyport.decision.v1.Timings.decided:type_name -> google.protobuf.Duration
-	14, // [14:14] is the sub-list for method output_type
-	14, // [14:14] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	7,  // 7: sallyport.decision.v1.Signals.ip:type_name -> sallyport.decision.v1.Address
+	8,  // 8: sallyport.decision.v1.Signals.tls:type_name -> sallyport.decision.v1.TLS
+	4,  // 9: sallyport.decision.v1.Signals.geo:type_name -> sallyport.decision.v1.Geo
+	5,  // 10: sallyport.decision.v1.Geo.databases:type_name -> sallyport.decision.v1.GeoDatabase
+	6,  // 11: sallyport.decision.v1.Geo.anonymity:type_name -> sallyport.decision.v1.Anonymity
+	12, // 12: sallyport.decision.v1.GeoDatabase.built:type_name -> google.protobuf.Timestamp
+	12, // 13: sallyport.decision.v1.Principal.issued_at:type_name -> google.protobuf.Timestamp
+	12, // 14: sallyport.decision.v1.Principal.expires_at:type_name -> google.protobuf.Timestamp
+	12, // 15: sallyport.decision.v1.Principal.authenticated_at:type_name -> google.protobuf.Timestamp
+	13, // 16: sallyport.decision.v1.Timings.authenticated:type_name -> google.protobuf.Duration
+	13, // 17: sallyport.decision.v1.Timings.decided:type_name -> google.protobuf.Duration
+	18, // [18:18] is the sub-list for method output_type
+	18, // [18:18] is the sub-list for method input_type
+	18, // [18:18] is the sub-list for extension type_name
+	18, // [18:18] is the sub-list for extension extendee
+	0,  // [0:18] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_decision_v1_decision_proto_init() }
@@ -1049,7 +1311,7 @@ func file_sallyport_decision_v1_decision_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_decision_v1_decision_proto_rawDesc), len(file_sallyport_decision_v1_decision_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   9,
+			NumMessages:   12,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
