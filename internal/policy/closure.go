@@ -74,9 +74,18 @@ type code struct {
 	chain    *chain  // likewise
 
 	// What a term reads: get, if it is a field or a named claim of one.
-	get  getters
+	get  *getters
 	at   fault
 	name string
+}
+
+// reads returns the getters of the field that c is, or of which it is a claim.
+// It is never nil.
+func (c code) reads() *getters {
+	if c.get == nil {
+		return &getters{}
+	}
+	return c.get
 }
 
 // closures compiles one condition.

@@ -78,7 +78,7 @@ func equalText(a, b code) code {
 		v, x := text(f, s)
 		return x == answered && v == want, x
 	}}
-	if a.get.always == nil {
+	if a.reads().always == nil {
 		return out
 	}
 	return asTerm(out, a, term{kind: termIs, text: want})
@@ -100,7 +100,7 @@ func equalAny(a, b code) code {
 		return code{flag: pairOr(a.any, b.any, sameJSON)}
 	case known.text != nil:
 		out := code{flag: equalTo(a.any, a.text, b.any, b.text)}
-		if text, literal := known.literal.(string); literal && a.any != nil && a.get.document != nil && a.name != "" {
+		if text, literal := known.literal.(string); literal && a.any != nil && a.reads().document != nil && a.name != "" {
 			return asTerm(out, a, term{kind: termClaimIs, text: text})
 		}
 		return out
@@ -223,7 +223,7 @@ func compared(o order, a, b code) code {
 
 func comparedMoments(o order, a, b code) code {
 	out := code{flag: pair(a.moment, b.moment, func(v, w time.Time) bool { return o.holds(v.Compare(w)) })}
-	if edge, known := b.literal.(time.Time); known && a.get.rawMoment != nil {
+	if edge, known := b.literal.(time.Time); known && a.reads().rawMoment != nil {
 		return asTerm(out, a, term{kind: termMoment, order: o, edge: edge})
 	}
 	return out
@@ -242,7 +242,7 @@ func comparedAny(o order, a, b code) code {
 		return code{}
 	}
 	out := code{flag: pair(toNumber(a).number, toNumber(b).number, o.numbers)}
-	if a.get.document != nil && a.name != "" && b.literal != nil {
+	if a.reads().document != nil && a.name != "" && b.literal != nil {
 		edge, _ := widen(b)(nil, nil)
 		return asTerm(out, a, term{kind: termClaim, order: o, number: edge})
 	}

@@ -1,6 +1,8 @@
 package policy
 
 import (
+	"slices"
+
 	"cel.dev/cel-go/common/ast"
 )
 
@@ -56,6 +58,12 @@ func (c *closures) logic(name string, e ast.Expr) code {
 type chain struct {
 	terms   []term
 	decides bool // what one term has to be, so that the others do not count
+}
+
+// plain reports whether c is nothing but fields and claims, compared with
+// literals.
+func (c *chain) plain() bool {
+	return len(c.terms) > 0 && !slices.ContainsFunc(c.terms, func(t term) bool { return t.kind == termFlag })
 }
 
 func (c *chain) holds(f *facts, s *scope) (bool, fault) {

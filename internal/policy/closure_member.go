@@ -10,7 +10,7 @@ func member(a, b code) code {
 			return code{flag: constant(false)}
 		}
 		out := code{flag: oneOf(a, known)}
-		if a.get.always == nil || len(known) > few {
+		if a.reads().always == nil || len(known) > few {
 			return out
 		}
 		return asTerm(out, a, term{kind: termOneOf, texts: known})
@@ -29,7 +29,7 @@ func member(a, b code) code {
 		})}
 	case b.any != nil:
 		out := code{flag: inAny(a, b.any)}
-		if text, known := a.literal.(string); known && b.get.document != nil && b.name != "" {
+		if text, known := a.literal.(string); known && b.reads().document != nil && b.name != "" {
 			return asTerm(out, b, term{kind: termClaimHas, text: text})
 		}
 		return out

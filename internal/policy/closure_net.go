@@ -52,7 +52,7 @@ func containsIP(at fault, network, c code) code {
 		v, x := address(f, s)
 		return x == answered && n.Contains(v), x
 	}}
-	if c.get.rawAddress == nil {
+	if c.reads().rawAddress == nil {
 		return out
 	}
 	return asTerm(out, c, term{kind: termWithin, network: n})

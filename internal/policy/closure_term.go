@@ -12,24 +12,21 @@ import (
 type term struct {
 	kind  termKind
 	order order
+	slot  uint8 // of the claim in a sheet; 0 for none
 	sizes sizes
-	at    fault // where a field or claim is missing
-
-	// What is read, one of these.
-	always   func(*facts) string
-	address  func(*facts) netip.Addr
-	moment   func(*facts) time.Time
-	document func(*facts) (map[string]any, bool)
-	flag     fn[bool]
+	at    fault    // where a field or claim is missing
+	get   *getters // of the field that is read
+	flag  fn[bool] // the same in closures
 
 	// What it is compared with.
-	name    string // of the claim, or of the field that is a time
+	name    string // of the claim
 	text    string
 	number  float64
 	texts   []string
 	edge    time.Time
 	until   time.Time
 	network netip.Prefix
+	policy  *Policy // a part of which it is, in a sheet
 }
 
 type termKind uint8
@@ -44,12 +41,18 @@ const (
 	termClaimIs           // claims.name == "text"
 	termClaimHas          // "text" in claims.name
 	termClaim             // claims.name < number
+
+	// Parts of a policy, which are in sheets only.
+	termPrincipals
+	termMethods
+	termPaths
+	termGrant
 )
 
 func (t *term) holds(f *facts, s *scope) (bool, fault) {
 	switch t.kind {
 	case termIs, termOneOf:
-		v := t.always(f)
+		v := t.get.always(f)
 		switch {
 		case len(v) > int(t.sizes.text):
 			return false, elsewhere
@@ -58,13 +61,13 @@ func (t *term) holds(f *facts, s *scope) (bool, fault) {
 		}
 		return amongFew(t.texts, v), answered
 	case termWithin:
-		v := t.address(f)
+		v := t.get.rawAddress(f)
 		if !v.IsValid() {
 			return false, t.at
 		}
 		return t.network.Contains(plainAddress(v)), answered
 	case termMoment, termWindow:
-		v := t.moment(f)
+		v := t.get.rawMoment(f)
 		switch {
 		case v.IsZero():
 			return false, t.at
@@ -79,17 +82,31 @@ func (t *term) holds(f *facts, s *scope) (bool, fault) {
 }
 
 func (t *term) claim(f *facts) (bool, fault) {
-	claims, known := t.document(f)
+	v, x := t.lookUp(f)
+	if x != answered {
+		return false, x
+	}
+	return t.of(v)
+}
+
+// lookUp returns the claim that t reads.
+func (t *term) lookUp(f *facts) (any, fault) {
+	claims, known := t.get.document(f)
 	switch {
 	case !known:
-		return false, t.at
+		return nil, t.at
 	case len(claims) > int(t.sizes.items):
-		return false, elsewhere
+		return nil, elsewhere
 	}
 	v, ok := claims[t.name]
 	if !ok {
-		return false, t.at
+		return nil, t.at
 	}
+	return v, answered
+}
+
+// of says whether t holds of the claim v.
+func (t *term) of(v any) (bool, fault) {
 	switch t.kind {
 	case termClaim:
 		number, ok := v.(float64)
@@ -134,7 +151,7 @@ func windows(terms []term) []term {
 
 // opens reports whether t is the beginning of a window that end is the end of.
 func (t *term) opens(end *term) bool {
-	return t.kind == termMoment && end.kind == termMoment && t.name == end.name && t.order == greaterEqual && end.order == less
+	return t.kind == termMoment && end.kind == termMoment && t.get == end.get && t.order == greaterEqual && end.order == less
 }
 
 // termOf returns c as a term; it is nil if c is no condition.
@@ -154,8 +171,7 @@ func (c *closures) termOf(of code) *term {
 // asTerm notes that out, which compares field with a literal, is t.
 func asTerm(out, field code, t term) code {
 	if out.flag != nil {
-		t.at, t.name = field.at, field.name
-		t.always, t.address, t.moment, t.document = field.get.always, field.get.rawAddress, field.get.rawMoment, field.get.document
+		t.at, t.name, t.get = field.at, field.name, field.get
 		out.term = &t
 	}
 	return out

@@ -64,10 +64,7 @@ func (c *closures) selected(s ast.SelectExpr, at fault) code {
 		return code{flag: func(f *facts, _ *scope) (bool, fault) { return known(f), answered }}
 	case of.object != nil:
 		out := c.field(of.object.typed[name], at)
-		out.get, out.at = of.object.typed[name].getters, at
-		if out.moment != nil {
-			out.name = of.object.Type.TypeName() + "." + name
-		}
+		out.get, out.at = &of.object.typed[name].getters, at
 		return out
 	case s.IsTestOnly() && of.any != nil:
 		return code{flag: hasKey(of.any, name)}
@@ -94,7 +91,7 @@ func hasKey(of fn[any], name string) fn[bool] {
 }
 
 // field reads a field of the facts.
-func (c *closures) field(f field, at fault) code {
+func (c *closures) field(f *field, at fault) code {
 	most := c.sizes
 	switch {
 	case f.of != nil:

@@ -67,9 +67,10 @@ func newVocabulary(oo []*object) (*vocabulary, error) {
 // condition is a compiled CEL expression of type bool.
 type condition struct {
 	// closures are zero for an expression that they cannot evaluate. What they
-	// cannot answer (elsewhere) the program does.
+	// cannot answer (elsewhere) the program does, which is made when it is first
+	// asked where there is nothing in it that could fail to be made.
 	closures chain
-	program  cel.Program
+	program  func() (cel.Program, error)
 	source   *ast.SourceInfo // to say where an evaluation failed
 
 	// For those who ask why.
@@ -148,13 +149,17 @@ func (v *vocabulary) plan(tree *cel.Ast) (*condition, []*Error) {
 	if problems != nil {
 		return nil, problems
 	}
-	program, err := v.env.Program(tree, cel.EvalOptions(cel.OptOptimize), cel.CostLimit(maxCost))
-	if err != nil {
-		return nil, refuseWhen("plan: %v", err)
-	}
-	c := &condition{program: program, source: tree.NativeRep().SourceInfo(), tree: tree.NativeRep()}
+	c := &condition{source: tree.NativeRep().SourceInfo(), tree: tree.NativeRep()}
 	if within != (sizes{}) {
 		c.closures = v.closures(tree.NativeRep(), within)
+	}
+	c.program = sync.OnceValues(func() (cel.Program, error) {
+		return v.env.Program(tree, cel.EvalOptions(cel.OptOptimize), cel.CostLimit(maxCost))
+	})
+	if !c.closures.plain() {
+		if _, err := c.program(); err != nil {
+			return nil, refuseWhen("plan: %v", err)
+		}
 	}
 	return c, nil
 }
@@ -221,7 +226,11 @@ func (c *condition) holds(in *Input) (bool, error) {
 
 // ask has CEL's library evaluate c.
 func (c *condition) ask(in *Input) (bool, error) {
-	out, _, err := c.program.Eval((*facts)(in))
+	program, err := c.program()
+	if err != nil {
+		return false, err
+	}
+	out, _, err := program.Eval((*facts)(in))
 	if err != nil {
 		return false, err
 	}

@@ -43,7 +43,7 @@ type object struct {
 	*cel.Type
 	variable string // empty for a type of fields only
 	fields   map[string]*types.FieldType
-	typed    fields // the same ones, as closures read them
+	typed    map[string]*field // the same ones, as closures read them
 }
 
 const objectPrefix = "sallyport."
@@ -107,7 +107,7 @@ func newObject(name, variable string, ff fields) *object {
 		Type:     cel.ObjectType(objectPrefix + name),
 		variable: variable,
 		fields:   make(map[string]*types.FieldType, len(ff)),
-		typed:    make(fields, len(ff)),
+		typed:    make(map[string]*field, len(ff)),
 	}
 	for name, f := range ff {
 		o.add(name, f)
@@ -116,7 +116,7 @@ func newObject(name, variable string, ff fields) *object {
 }
 
 func (o *object) add(name string, f field) {
-	o.typed[name] = f
+	o.typed[name] = &f
 	o.fields[name] = &types.FieldType{
 		Type:  f.typ,
 		IsSet: func(target any) bool { v, ok := target.(*facts); return ok && f.known(v) },

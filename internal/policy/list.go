@@ -10,6 +10,7 @@ import (
 // index, so that its length does not count; in a short one a scan is quicker.
 type list struct {
 	policies []*Policy
+	rows     []row  // of the sheet, one for each policy
 	index    *index // nil: scan
 }
 
@@ -32,8 +33,11 @@ type index struct {
 // marks is a set of positions.
 type marks [longest / 64]uint64
 
-func newList(policies []*Policy) list {
-	l := list{policies: policies}
+func newList(policies []*Policy, s *sheet) list {
+	l := list{policies: policies, rows: make([]row, len(policies))}
+	for i, p := range policies {
+		l.rows[i] = s.rows[p]
+	}
 	if len(policies) < shortest || len(policies) > longest {
 		return l
 	}
@@ -96,26 +100,26 @@ type verdict struct {
 	err    error
 }
 
-// first returns the first policy of l that in matches, or, where none does,
-// the first whose condition has no value.
-func (l *list) first(in *Input) (v verdict) {
+// first returns the first policy of l that a's request matches, or, where none
+// does, the first whose condition has no value.
+func (l *list) first(a *asked) (v verdict) {
 	if l.index != nil {
-		return l.firstMarked(in)
+		return l.firstMarked(a)
 	}
-	for _, p := range l.policies {
-		if v.take(p, in) {
+	for i := range l.rows {
+		if l.take(i, a, &v) {
 			break
 		}
 	}
 	return v
 }
 
-func (l *list) firstMarked(in *Input) (v verdict) {
+func (l *list) firstMarked(a *asked) (v verdict) {
 	var found marks
-	l.index.mark(in.Principal, &found)
+	l.index.mark(a.in.Principal, &found)
 	for w := range (len(l.policies) + 63) / 64 {
 		for word := found[w]; word != 0; word &= word - 1 {
-			if v.take(l.policies[w*64+bits.TrailingZeros64(word)], in) {
+			if l.take(w*64+bits.TrailingZeros64(word), a, &v) {
 				return v
 			}
 		}
@@ -123,8 +127,20 @@ func (l *list) firstMarked(in *Input) (v verdict) {
 	return v
 }
 
-// take lets p have its say, and reports whether that ends the search.
-func (v *verdict) take(p *Policy, in *Input) bool {
+// take lets a policy have its say, and reports whether that ends the search.
+func (l *list) take(i int, a *asked, v *verdict) bool {
+	switch a.match(l.rows[i]) {
+	case no:
+		return false
+	case yes:
+		*v = verdict{policy: l.policies[i]}
+		return true
+	}
+	return v.ask(l.policies[i], a.in)
+}
+
+// ask is take for a policy whose row does not tell.
+func (v *verdict) ask(p *Policy, in *Input) bool {
 	switch m, err := p.evaluate(in); {
 	case m == missNothing:
 		*v = verdict{policy: p}

@@ -32,6 +32,7 @@ type Set struct {
 // table is the policies of one route. A request looks at those of its method
 // alone: those that name it, and those that are for any.
 type table struct {
+	sheet       *sheet
 	unavailable string // Detail of the denial; empty if nothing is missing
 	methods     map[string]candidates
 	others      candidates // for a method that no policy names
@@ -117,19 +118,20 @@ func newTable(policies []*Policy, unavailable []string) *table {
 	// the order of bindings.
 	slices.SortFunc(compiled, compare)
 	compiled = slices.Compact(compiled)
-	all := split(compiled, nil)
-	t := &table{methods: make(map[string]candidates), deny: all.deny.policies, allow: all.allow.policies}
+	s := newSheet(compiled)
+	all := split(compiled, s, nil)
+	t := &table{sheet: s, methods: make(map[string]candidates), deny: all.deny.policies, allow: all.allow.policies}
 	if all.shadow != nil {
 		t.shadow = slices.Concat(all.shadow.deny.policies, all.shadow.allow.policies)
 	}
 	if len(unavailable) > 0 {
 		t.unavailable = "a control of this route is unavailable: " + strings.Join(slices.Compact(slices.Sorted(slices.Values(unavailable))), "; ")
 	}
-	t.others = split(compiled, func(p *Policy) bool { return len(p.methods) == 0 })
+	t.others = split(compiled, s, func(p *Policy) bool { return len(p.methods) == 0 })
 	for _, p := range compiled {
 		for _, method := range p.methods {
 			if _, done := t.methods[method]; !done {
-				t.methods[method] = split(compiled, func(p *Policy) bool { return p.matchMethod(method) })
+				t.methods[method] = split(compiled, s, func(p *Policy) bool { return p.matchMethod(method) })
 			}
 		}
 	}
@@ -142,7 +144,7 @@ func compare(p, q *Policy) int {
 }
 
 // split divides the kept policies by effect; a nil keep keeps all.
-func split(policies []*Policy, keep func(*Policy) bool) candidates {
+func split(policies []*Policy, s *sheet, keep func(*Policy) bool) candidates {
 	of := func(effect Effect, shadow bool) list {
 		var kept []*Policy
 		for _, p := range policies {
@@ -150,7 +152,7 @@ func split(policies []*Policy, keep func(*Policy) bool) candidates {
 				kept = append(kept, p)
 			}
 		}
-		return newList(kept)
+		return newList(kept, s)
 	}
 	c := candidates{deny: of(Deny, false), allow: of(Allow, false)}
 	if s := (candidates{deny: of(Deny, true), allow: of(Allow, true)}); len(s.deny.policies)+len(s.allow.policies) > 0 {
@@ -215,23 +217,23 @@ func (s *Set) Decide(in *Input) Decision {
 	if t == nil {
 		return refusal
 	}
-	c := t.of(in.Method)
-	if d, denied := c.deny.forbid(in); denied {
+	c, a := t.of(in.Method), asked{in: in, sheet: t.sheet}
+	if d, denied := c.deny.forbid(&a); denied {
 		return d // whatever is in shadow
 	}
-	d, found := c.allow.permit(in)
+	d, found := c.allow.permit(&a)
 	if !found {
 		d = Decision{Reason: ReasonNoMatch, Detail: t.nearest(in)}
 	}
 	if c.shadow != nil {
-		d.Shadow = c.shadow.turn(in, d.Allow)
+		d.Shadow = c.shadow.turn(&a, d.Allow)
 	}
 	return d
 }
 
 // forbid returns the denial of a list of DENY policies, if there is one.
-func (l *list) forbid(in *Input) (d Decision, denied bool) {
-	switch v := l.first(in); {
+func (l *list) forbid(a *asked) (d Decision, denied bool) {
+	switch v := l.first(a); {
 	case v.err != nil:
 		return v.failed(), true
 	case v.policy != nil:
@@ -241,8 +243,8 @@ func (l *list) forbid(in *Input) (d Decision, denied bool) {
 }
 
 // permit returns what a list of ALLOW policies says, if they say anything.
-func (l *list) permit(in *Input) (d Decision, found bool) {
-	switch v := l.first(in); {
+func (l *list) permit(a *asked) (d Decision, found bool) {
+	switch v := l.first(a); {
 	case v.err != nil:
 		return v.failed(), true
 	case v.policy != nil:
@@ -252,10 +254,10 @@ func (l *list) permit(in *Input) (d Decision, found bool) {
 }
 
 // turn returns how c would have turned round what no enforced DENY denies.
-func (c *candidates) turn(in *Input, allowed bool) Shadow {
-	d, denied := c.deny.forbid(in)
+func (c *candidates) turn(a *asked, allowed bool) Shadow {
+	d, denied := c.deny.forbid(a)
 	if !denied && !allowed {
-		d, _ = c.allow.permit(in)
+		d, _ = c.allow.permit(a)
 	}
 	if denied && !allowed || !denied && !d.Allow {
 		return Shadow{}

@@ -1,0 +1,123 @@
+package policy_test
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/sallyport/sallyport/internal/policy"
+)
+
+// The policies drawn here ask alike questions, and such as differ in one thing
+// only. Some have no value, or one that only CEL's library knows.
+var (
+	genAskedOne = rapid.Custom(func(t *rapid.T) string {
+		n := rapid.IntRange(0, 3).Draw(t, "n")
+		return rapid.SampledFrom([]string{
+			fmt.Sprintf(`principal.acr == "acr-%d"`, n),
+			fmt.Sprintf(`principal.issuer == "acr-%d"`, n),
+			fmt.Sprintf(`principal.acr != "acr-%d"`, n),
+			fmt.Sprintf(`principal.acr in ["acr-%d", "acr-2"]`, n),
+			fmt.Sprintf(`principal.acr in ["acr-%d\", \"acr-2"]`, n),
+			fmt.Sprintf(`cidr("10.%d.0.0/15").containsIP(signals.ip)`, n),
+			fmt.Sprintf(`signals.time >= timestamp("2026-11-26T1%d:00:00Z")`, n),
+			fmt.Sprintf(`signals.time < timestamp("2026-11-26T1%d:00:00Z")`, n),
+			fmt.Sprintf(`principal.authenticated_at < timestamp("2026-11-26T1%d:00:00Z")`, n),
+			fmt.Sprintf(`signals.time >= timestamp("2026-11-26T11:00:00Z") && signals.time < timestamp("2026-11-26T1%d:30:00Z")`, n),
+			fmt.Sprintf(`principal.claims.level >= %d`, n),
+			fmt.Sprintf(`principal.claims.level > %d`, n),
+			fmt.Sprintf(`principal.claims.tenant >= %d`, n),
+			fmt.Sprintf(`principal.claims.level == "%d"`, n),
+			fmt.Sprintf(`principal.claims.tenant == "%d"`, n),
+			fmt.Sprintf(`"%d" in principal.claims.roles`, n),
+			fmt.Sprintf(`"%d" in principal.claims.tenant`, n),
+			fmt.Sprintf(`has(principal.claims.level) && principal.claims.level < %d`, n),
+			fmt.Sprintf(`(principal.claims.level < %d || "1" in principal.claims.roles)`, n),
+			fmt.Sprintf(`request.path.startsWith("/a/%d")`, n),
+			fmt.Sprintf(`[1, 2].map(i, i + 1).exists(i, i == %d)`, n),
+		}).Draw(t, "question")
+	})
+	genAsked = rapid.Custom(func(t *rapid.T) string {
+		operator := rapid.SampledFrom([]string{" && ", " && ", " && ", " || "}).Draw(t, "operator")
+		return strings.Join(rapid.SliceOfN(genAskedOne, 1, 4).Draw(t, "questions"), operator)
+	})
+	genClaim = rapid.SampledFrom([]any{
+		float64(0), float64(2), float64(3), "0", "2", true, nil, []any{"0", "1"}, []any{"1", 2.0}, make([]any, 600), map[string]any{"1": nil},
+	})
+	genAsker = rapid.Custom(func(t *rapid.T) *policy.Input {
+		in := genInput.Draw(t, "in")
+		in.ClientIP = rapid.SampledFrom([]netip.Addr{{}, netip.MustParseAddr("10.2.0.1"), netip.MustParseAddr("::ffff:10.0.0.1")}).Draw(t, "ip")
+		in.Now = rapid.SampledFrom([]time.Time{{}, noon, noon.Add(time.Hour)}).Draw(t, "now")
+		if p := in.Principal; p != nil {
+			p.ACR = rapid.SampledFrom([]string{"", "acr-0", "acr-1", `acr-1", "acr-2`, strings.Repeat("x", 9000)}).Draw(t, "acr")
+			p.AuthenticatedAt = rapid.SampledFrom([]time.Time{{}, noon}).Draw(t, "at")
+			p.Claims = rapid.MapOfN(rapid.SampledFrom([]string{"level", "tenant", "roles"}), genClaim, 0, 3).Draw(t, "claims")
+		}
+		return in
+	})
+)
+
+// Explain asks every policy alone, and Decide asks what they have in common once.
+func TestDecideAgreesWithEveryPolicyAlone(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		specs := rapid.SliceOfNDistinct(genSpec, 1, policy.MaxSteps, nameOf).Draw(t, "specs")
+		for i := range specs {
+			specs[i].When = genAsked.Draw(t, "when")
+		}
+		set := onOrders(compileAll(t, specs)...)
+		for range 8 {
+			in := genAsker.Draw(t, "in")
+			e := set.Explain(in)
+			d := e.Decision
+			d.Detail, d.Shadow = "", policy.Shadow{}
+			if want := resolve(e.Steps); d != want {
+				t.Fatalf("got %+v, want %+v", d, want)
+			}
+		}
+	})
+}
+
+// resolve makes a decision of what enforced policies have to say.
+func resolve(steps []policy.Step) policy.Decision {
+	for _, effect := range []policy.Effect{policy.Deny, policy.Allow} {
+		var failed string
+		for _, s := range steps {
+			switch {
+			case s.Effect != effect || s.Shadow:
+			case s.Matched && effect == policy.Deny:
+				return policy.Decision{Reason: policy.ReasonDenied, Policy: s.Policy}
+			case s.Matched:
+				return policy.Decision{Allow: true, Reason: policy.ReasonAllowed, Policy: s.Policy}
+			case s.Miss == policy.MissError && failed == "":
+				failed = s.Policy
+			}
+		}
+		if failed != "" {
+			return policy.Decision{Reason: policy.ReasonEvaluationError, Policy: failed}
+		}
+	}
+	return policy.Decision{Reason: policy.ReasonNoMatch}
+}
+
+// More questions than answers are kept of, and more claims.
+func TestDecideAsksWithoutEnd(t *testing.T) {
+	var pp []*policy.Policy
+	for n := range 100 {
+		text := fmt.Sprintf(`principal.claims.c%d > 0 && principal.claims.c%d > %d && principal.claims.c%d == "x"`, n%40, n%40, n, (n+1)%40)
+		pp = append(pp, allow(t, fmt.Sprintf("p-%03d", n), authenticated(), when(text)))
+	}
+	pp = append(pp, allow(t, "q", authenticated(), when(`principal.claims.c39 == "x" && principal.claims.c7 > 3`)))
+	p := user("ann")
+	p.Claims = map[string]any{"c7": 4.0, "c39": "x"}
+	in := request(p, "GET", "/v1/orders/7")
+	if d := onOrders(pp...).Decide(in); !d.Allow || d.Policy != "shop/q" {
+		t.Errorf("decided %+v", d)
+	}
+	if d := onOrders(pp[:100]...).Decide(in); d.Allow || d.Policy != "shop/p-000" || d.Reason != policy.ReasonEvaluationError {
+		t.Errorf("decided %+v", d)
+	}
+}
