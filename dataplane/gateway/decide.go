@@ -68,7 +68,7 @@ type verdict struct {
 	principal *policy.Principal
 	known     time.Time // when the principal was; zero for never
 	policy    string
-	steps     []policy.Step
+	why       policy.Explanation
 	shadow    policy.Shadow
 
 	assertion []string // for the upstream; nil for none
@@ -218,18 +218,14 @@ func (g *Gateway) authorise(ctx context.Context, s grounds, q *question, v *verd
 	}
 	v.status = http.StatusForbidden
 	if g.explained.may(q.now) {
-		v.steps = s.policies.Explain(&in).Steps
-		v.steps = v.steps[:min(len(v.steps), maxSteps)]
+		v.why = s.policies.Explain(&in)
 	}
 }
 
 // Explaining costs what all policies of a route cost, so denials in great
 // numbers, which cost their sender nothing, are explained only in part. Their
 // detail still names what decided.
-const (
-	maxSteps     = 32
-	maxExplained = 50 // in a second
-)
+const maxExplained = 50 // in a second
 
 type explained struct {
 	second, count atomic.Int64

@@ -44,7 +44,7 @@ type Decision struct {
 	Route       string // namespace/name
 	Policy      string // namespace/name
 	Principal   *policy.Principal
-	Explanation []policy.Step
+	Explanation policy.Explanation // of a denial; may be zero
 	Shadow      policy.Shadow
 
 	// Authenticated is when it was known who asks, since Time; 0 when nobody got to
@@ -103,7 +103,7 @@ func (d *Decision) appendTo(b []byte) []byte {
 	l.text("route", d.Route)
 	l.text("policy", d.Policy)
 	l.principal(d.Principal)
-	l.explanation(d.Explanation)
+	l.explanation(d.Explanation.Steps)
 	l.shadow(d.Shadow)
 	l.took(d.Took)
 	return append(l.b, "}\n"...)
