@@ -109,13 +109,18 @@ var (
 func explain(t *testing.T, f *fleet.Fleet, id string, more ...string) string {
 	t.Helper()
 	cmd := exec.CommandContext(within(t, 30*time.Second), filepath.Join(bin, "sallyport"), append([]string{"explain", id}, more...)...)
-	cmd.Env = append(os.Environ(), "SALLYPORT_SERVER="+f.Described.ControlPlane, "SALLYPORT_CA_FILE="+f.Described.CAFile,
-		"SALLYPORT_WORKLOAD_SOCKET="+f.Described.WorkloadSocket)
+	cmd.Env = operator(f)
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		t.Fatalf("explain %s: %v\n%s", id, err, out)
 	}
 	return string(out)
+}
+
+// operator is what the command needs to call the control plane.
+func operator(f *fleet.Fleet) []string {
+	return append(os.Environ(), "SALLYPORT_SERVER="+f.Described.ControlPlane, "SALLYPORT_CA_FILE="+f.Described.CAFile,
+		"SALLYPORT_WORKLOAD_SOCKET="+f.Described.WorkloadSocket)
 }
 
 func (s *stage) send(ctx context.Context, f *fleet.Fleet, m *fleet.Member) (id string, err error) {
@@ -225,4 +230,52 @@ func TestExplainOfStaleness(t *testing.T) {
 		t.Fatal(err)
 	}
 	stale.check(t, explain(t, f, id, "--wait", "20s"))
+}
+
+// The commands of docs/debugging.md lead from a denial to what would mend it.
+func TestDebugging(t *testing.T) {
+	f := start(t)
+	denied := stage{method: "GET", path: "/v1/orders/7", token: tokenOf("mallory", "visitors", "orders", time.Minute), status: 403}
+	id, err := denied.send(within(t, 10*time.Second), f, f.Members[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	explain(t, f, id) // waits for the record
+	text, err := os.ReadFile("../../docs/debugging.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	guide, _, _ := strings.Cut(string(text), "\n## ")
+	_, fix, _ := strings.Cut(guide, "```yaml\n")
+	fix, _, _ = strings.Cut(fix, "```")
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "fix.yaml"), []byte(fix), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	commands := strings.Split(guide, "```sh\n")[1:]
+	wants := [][]string{
+		{id, "mallory", "no_matching_policy"},
+		{"DENIED with 403", "group: shop was false", "what would have changed it", "the same answer"},
+		{"shop/orders, at revision 1", "group: shop, by shop/shop-reads", "methods: GET"},
+		{"name: shop-reads", "group: shop"},
+		{"ALLOWED: allowed_by_policy", "rule       shop/visitors-read"},
+	}
+	if len(commands) != len(wants) {
+		t.Fatalf("there are %d commands, not %d", len(commands), len(wants))
+	}
+	for i, block := range commands {
+		command, _, _ := strings.Cut(block, "```")
+		cmd := exec.CommandContext(within(t, 30*time.Second), "bash", "-c", command)
+		cmd.Dir = dir
+		cmd.Env = append(operator(f), "DECISION="+id, "PATH="+bin+":"+os.Getenv("PATH"))
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Errorf("%s: %v\n%s", command, err, out)
+		}
+		for _, want := range wants[i] {
+			if !strings.Contains(string(out), want) {
+				t.Errorf("%s does not say %q:\n%s", command, want, out)
+			}
+		}
+	}
 }
