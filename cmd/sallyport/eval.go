@@ -151,7 +151,9 @@ func answered(a *adminv1.Answer) string {
 	t.fact("route", a.GetRoute())
 	t.fact("accepts", strings.Join(a.GetAccepts(), ", "))
 	t.fact("rule", a.GetPolicy())
-	t.fact("revision", fmt.Sprint(a.GetRevision()))
+	if a.GetRevision() > 0 {
+		t.fact("revision", fmt.Sprint(a.GetRevision()))
+	}
 	t.fact("detail", a.GetDetail())
 	t.steps(a.GetSteps(), a.GetOmitted())
 	t.shadow(a.GetShadow())

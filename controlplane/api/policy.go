@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"connectrpc.com/connect"
 
@@ -16,6 +17,9 @@ import (
 	decisionv1 "github.com/sallyport/sallyport/proto/gen/sallyport/decision/v1"
 	"github.com/sallyport/sallyport/storage"
 )
+
+// maxTests bounds the tests of a call.
+const maxTests = 5000
 
 // policyService implements adminv1connect.PolicyServiceHandler.
 type policyService struct{ *API }
@@ -139,15 +143,21 @@ func (s policyService) RunTests(ctx context.Context, req *connect.Request[adminv
 		all = append(all, tests...)
 		problems.Merge(found)
 	}
-	if problems.Total > 0 {
+	where := evaluate.ByEnvironment(all, m.GetEnvironment())
+	switch {
+	case problems.Total > 0:
 		return nil, problem(connect.CodeInvalidArgument, problems)
+	case len(all) > maxTests:
+		return nil, invalid("files", fmt.Sprintf("there are %d tests: more than %d", len(all), maxTests))
+	case len(where[""]) > 0:
+		return nil, invalid("environment", "is required: there are tests that name none")
 	}
 	candidates, err := s.candidates(ctx, m.GetCandidates())
 	if err != nil {
 		return nil, err
 	}
 	res := &adminv1.RunTestsResponse{Results: make([]*adminv1.TestResult, len(all))}
-	for environment, indexes := range evaluate.ByEnvironment(all, m.GetEnvironment()) {
+	for environment, indexes := range where {
 		err := s.tables.with(ctx, environment, 0, candidates.of(environment), func(t *compile.Table) error {
 			for _, i := range indexes {
 				res.Results[i] = all[i].Run(t, s.now())

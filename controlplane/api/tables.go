@@ -61,6 +61,10 @@ func (t *tables) with(ctx context.Context, environment string, at snapshot.Revis
 	if err != nil {
 		return err
 	}
+	// Others than the Environment itself may be for any environment there is.
+	if _, there := table.Snapshot().Set().Lookup(resource.Key{Kind: resource.KindEnvironment, Name: environment}); !there {
+		return errNoEnvironment
+	}
 	return use(table)
 }
 
@@ -81,9 +85,6 @@ func (t *tables) of(ctx context.Context, environment string, at snapshot.Positio
 	versions, err := t.store.EnvironmentState(ctx, environment, at.Revision)
 	if err != nil {
 		return nil, err
-	}
-	if len(versions) == 0 {
-		return nil, errNoEnvironment
 	}
 	set, err := setOf(versions)
 	if err != nil {
