@@ -81,7 +81,7 @@ const (
 
 // meanings are what reasons mean that are not a policy's, and what would have
 // changed them. Others are told by their status.
-var meanings = map[string]string{
+var meanings = map[string]string{ //nolint:gosec // it holds words for people, and no credentials
 	ReasonNoRoute:           "No Route has this host and path: one that has would have taken the request, and its policies would have been asked.",
 	ReasonMethod:            "A Route has this host and path with other methods: one of those, or a Route with this method, would have gone on.",
 	ReasonMisdirected:       "The request is for another host than its connection was made for: on a connection of its own it would have gone on.",

@@ -22,7 +22,7 @@ func TestExamplePoliciesPassTheirTests(t *testing.T) {
 		parsed = append(parsed, p)
 	}
 	files := map[string][]byte{"docs/debugging.md": []byte(exampleTest(t))}
-	found, err := filepath.Glob(filepath.Join(root, "deployments/resources/*_test.yaml"))
+	found, err := filepath.Glob(filepath.Join(root, "deployments", "resources", "*_test.yaml"))
 	if err != nil || len(found) == 0 {
 		t.Fatalf("%d files of tests: %v", len(found), err)
 	}

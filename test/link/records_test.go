@@ -273,7 +273,15 @@ func TestPseudonyms(t *testing.T) {
 	p := f.recorder("aws/1", courier.Config{}, r.url)
 	p.Decide(decision(1, true))
 	p.Decide(decision(2, true))
-	f.await(2)
+	named := policy.Clause{Part: policy.MissPrincipal, Text: "id: alice", Value: policy.True, Want: policy.False}
+	denied := decision(3, false)
+	denied.Principal = &policy.Principal{Kind: policy.User, ID: "alice", Beside: []*policy.Principal{{Kind: policy.User, ID: "alice"}}}
+	denied.Explanation = policy.Explanation{
+		Steps:   []policy.Step{{Policy: "shop/blocks", Effect: policy.Deny, Matched: true, Ways: []policy.Way{{named}}}},
+		Changes: []policy.Change{{{Policy: "shop/blocks", Clause: named}}},
+	}
+	p.Decide(denied)
+	f.await(3)
 	nyms, err := decisions.NewPseudonyms(key(1))
 	if err != nil {
 		t.Fatal(err)
