@@ -73,6 +73,10 @@ var needs = map[string]string{
 	"/sallyport.admin.v1.FleetService/WaitEnforced":   "viewer",
 	"/sallyport.admin.v1.DecisionService/Query":       "viewer",
 	"/sallyport.admin.v1.DecisionService/Tail":        "viewer",
+	"/sallyport.admin.v1.PolicyService/Explain":       "viewer",
+	"/sallyport.admin.v1.PolicyService/Evaluate":      "viewer",
+	"/sallyport.admin.v1.PolicyService/WhoCan":        "viewer",
+	"/sallyport.admin.v1.PolicyService/RunTests":      "viewer",
 }
 
 func TestWhoMayCallWhatOverTheNetwork(t *testing.T) {

@@ -57,6 +57,7 @@ type clients struct {
 	config    adminv1connect.ConfigServiceClient
 	fleet     adminv1connect.FleetServiceClient
 	decisions adminv1connect.DecisionServiceClient
+	policies  adminv1connect.PolicyServiceClient
 	close     func()
 }
 
@@ -102,6 +103,7 @@ func (c *connection) open(ctx context.Context) (*clients, error) {
 		config:    adminv1connect.NewConfigServiceClient(client, c.server, options...),
 		fleet:     adminv1connect.NewFleetServiceClient(client, c.server, options...),
 		decisions: adminv1connect.NewDecisionServiceClient(client, c.server, options...),
+		policies:  adminv1connect.NewPolicyServiceClient(client, c.server, options...),
 		close:     func() { transport.CloseIdleConnections(); stop() },
 	}, nil
 }

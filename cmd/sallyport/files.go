@@ -34,7 +34,8 @@ func (l located) key() resource.Key {
 	return resource.Key{Kind: resource.Kind(l.Resource.GetKind()), Namespace: m.GetNamespace(), Name: m.GetName()}
 }
 
-// readResources reads a file, every .yaml, .yml and .json file below a folder,
+// readResources reads a file, every .yaml, .yml and .json file below a folder but
+// those of tests,
 // or standard input for "-". All that is wrong with the form of the files is
 // one error, a line for each problem.
 func readResources(paths []string, stdin io.Reader) ([]located, error) {
@@ -79,7 +80,7 @@ func expand(path string) ([]string, error) {
 		case p == root:
 		case strings.HasPrefix(d.Name(), ".") && d.IsDir():
 			return fs.SkipDir
-		case !strings.HasPrefix(d.Name(), ".") && !d.IsDir() && slices.Contains([]string{".yaml", ".yml", ".json"}, filepath.Ext(p)):
+		case !strings.HasPrefix(d.Name(), ".") && !d.IsDir() && !isTest(d.Name()) && slices.Contains([]string{".yaml", ".yml", ".json"}, filepath.Ext(p)):
 			files = append(files, p)
 		}
 		return nil

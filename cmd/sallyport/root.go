@@ -42,6 +42,10 @@ all is as it was asked for, else with 1.`,
 		server.flags(newFleet(&server)),
 		server.flags(newWait(&server)),
 		server.flags(newDecisions(&server)),
+		server.flags(newExplain(&server)),
+		server.flags(newEval(&server)),
+		server.flags(newWhoCan(&server)),
+		newTest(),
 		newDemo(),
 	)
 	return root

@@ -90,6 +90,10 @@ var required = map[string]Role{
 	adminv1connect.FleetServiceWaitEnforcedProcedure:   RoleViewer,
 	adminv1connect.DecisionServiceQueryProcedure:       RoleViewer,
 	adminv1connect.DecisionServiceTailProcedure:        RoleViewer,
+	adminv1connect.PolicyServiceExplainProcedure:       RoleViewer,
+	adminv1connect.PolicyServiceEvaluateProcedure:      RoleViewer,
+	adminv1connect.PolicyServiceWhoCanProcedure:        RoleViewer,
+	adminv1connect.PolicyServiceRunTestsProcedure:      RoleViewer,
 }
 
 // Control knows the administrators. It is immutable and safe for concurrent

@@ -32,6 +32,10 @@ var table = map[string][5]bool{
 	"/sallyport.admin.v1.FleetService/WaitEnforced":   {false, false, true, true, false},
 	"/sallyport.admin.v1.DecisionService/Query":       {false, false, true, true, false},
 	"/sallyport.admin.v1.DecisionService/Tail":        {false, false, true, true, false},
+	"/sallyport.admin.v1.PolicyService/Explain":       {false, false, true, true, false},
+	"/sallyport.admin.v1.PolicyService/Evaluate":      {false, false, true, true, false},
+	"/sallyport.admin.v1.PolicyService/WhoCan":        {false, false, true, true, false},
+	"/sallyport.admin.v1.PolicyService/RunTests":      {false, false, true, true, false},
 }
 
 func control(t *testing.T) *access.Control {

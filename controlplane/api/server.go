@@ -21,6 +21,7 @@ import (
 	"github.com/sallyport/sallyport/controlplane/access"
 	"github.com/sallyport/sallyport/controlplane/registry"
 	"github.com/sallyport/sallyport/internal/resource"
+	"github.com/sallyport/sallyport/internal/snapshot"
 	"github.com/sallyport/sallyport/proto/gen/sallyport/admin/v1/adminv1connect"
 	"github.com/sallyport/sallyport/storage"
 )
@@ -46,6 +47,8 @@ type Store interface {
 	storage.Audit
 	// Security returns the resources of the security lane.
 	Security() storage.Resources
+	// EnvironmentState is that of storage.Publishing.
+	EnvironmentState(ctx context.Context, environment string, at snapshot.Revision) ([]storage.Version, error)
 }
 
 // Identify says who calls: access.ErrUnauthenticated for a bad credential, the
@@ -70,7 +73,8 @@ type Config struct {
 	Now     func() time.Time      // time.Now when nil
 }
 
-// API serves ConfigService, FleetService, DecisionService and gRPC health.
+// API serves ConfigService, FleetService, DecisionService, PolicyService and gRPC
+// health.
 type API struct {
 	store    Store
 	registry *registry.Registry
@@ -92,6 +96,7 @@ type API struct {
 	decisions storage.Decisions // nil for none
 	pseudonym func(string) string
 	tails     atomic.Int64 // callers of Tail
+	tables    *tables
 
 	drained sync.Once
 	drain   chan struct{} // closed when this replica is about to end
@@ -126,6 +131,7 @@ func New(c Config) (*API, error) {
 		sendWithin: sendWithin,
 		decisions:  c.Decisions,
 		pseudonym:  c.Pseudonym,
+		tables:     newTables(c.Store),
 	}
 	if a.ready == nil {
 		a.ready = func() bool { return true }
@@ -168,6 +174,7 @@ func (a *API) Handler() http.Handler {
 	services := http.NewServeMux()
 	services.Handle(adminv1connect.NewConfigServiceHandler(configService{a}, options...))
 	services.Handle(adminv1connect.NewFleetServiceHandler(fleetService{a}, options...))
+	services.Handle(adminv1connect.NewPolicyServiceHandler(policyService{a}, options...))
 	if a.decisions != nil {
 		services.Handle(adminv1connect.NewDecisionServiceHandler(decisionService{a}, options...))
 	}
@@ -184,7 +191,7 @@ type health struct{ ready func() bool }
 // Check implements grpchealth.Checker.
 func (h health) Check(_ context.Context, req *grpchealth.CheckRequest) (*grpchealth.CheckResponse, error) {
 	switch req.Service {
-	case "", adminv1connect.ConfigServiceName, adminv1connect.FleetServiceName, adminv1connect.DecisionServiceName:
+	case "", adminv1connect.ConfigServiceName, adminv1connect.FleetServiceName, adminv1connect.DecisionServiceName, adminv1connect.PolicyServiceName:
 	default:
 		return nil, connect.NewError(connect.CodeNotFound, errors.New("no such service"))
 	}

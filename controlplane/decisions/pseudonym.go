@@ -8,6 +8,7 @@ import (
 	"encoding/base64"
 	"fmt"
 
+	"github.com/sallyport/sallyport/internal/policy"
 	decisionv1 "github.com/sallyport/sallyport/proto/gen/sallyport/decision/v1"
 )
 
@@ -30,6 +31,33 @@ func (p *Pseudonyms) Of(id string) string {
 	mac := hmac.New(sha256.New, p.key)
 	mac.Write([]byte(id))
 	return "~" + base64.RawURLEncoding.EncodeToString(mac.Sum(nil)[:18])
+}
+
+// hide leaves in a record nothing that tells who asked. Which ID a policy names says
+// that as well where it is the one that matched.
+func (p *Pseudonyms) hide(m *decisionv1.Decision) {
+	m.Principal = p.replace(m.GetPrincipal())
+	for i, other := range m.GetBeside() {
+		m.Beside[i] = p.replace(other)
+	}
+	for _, step := range m.GetExplanation() {
+		for _, way := range step.GetWays() {
+			for _, c := range way.GetClauses() {
+				conceal(c)
+			}
+		}
+	}
+	for _, change := range m.GetChanges() {
+		for _, f := range change.GetFlips() {
+			conceal(f.GetClause())
+		}
+	}
+}
+
+func conceal(c *decisionv1.Clause) {
+	if c.GetPart() == string(policy.MissPrincipal) && c.GetValue() == policy.True.String() {
+		c.Text = ""
+	}
 }
 
 // replace leaves of a principal what does not tell who it is.

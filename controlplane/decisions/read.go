@@ -69,7 +69,7 @@ func (s *Service) decision(raw []byte, environment string, rule *resourcev1.Reco
 	}
 	m.Environment, m.Proxy, m.Boot, m.Sequence = environment, "", nil, 0
 	if rule.GetPseudonymise() {
-		m.Principal = s.Pseudonyms.replace(m.GetPrincipal())
+		s.Pseudonyms.hide(&m)
 	}
 	d.Environment, d.Principal, d.Route = environment, clip(m.GetPrincipal().GetId(), maxID), clip(m.GetRoute(), maxName)
 	d.Allow, d.Reason = m.GetAllow(), clip(m.GetReason(), maxWord)

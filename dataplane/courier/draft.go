@@ -15,6 +15,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/sallyport/sallyport/dataplane/record"
+	"github.com/sallyport/sallyport/internal/evaluate"
 	"github.com/sallyport/sallyport/internal/policy"
 	decisionv1 "github.com/sallyport/sallyport/proto/gen/sallyport/decision/v1"
 )
@@ -72,7 +73,7 @@ func (p *drafts) encode(d *record.Decision, count int64) *[]byte {
 		b = new([]byte)
 	}
 	m.write(d, count)
-	m.decision.Principal = p.people.of(d.Principal)
+	m.decision.Principal, m.decision.Beside = p.people.of(d.Principal), p.people.beside(d.Principal)
 	encoded, err := proto.MarshalOptions{}.MarshalAppend((*b)[:0], &m.decision)
 	if err != nil {
 		encoded = (*b)[:0]
@@ -92,7 +93,7 @@ func (m *draft) write(d *record.Decision, count int64) {
 	to.Allow, to.Reason, to.Detail = d.Allow, d.Reason, clip(d.Detail, maxDetail)
 	to.Status = int32(d.Status) //nolint:gosec // of HTTP
 	to.Request, to.Signals, to.Timings = &m.request, &m.signals, &m.timings
-	to.Explanation = steps(d.Explanation)
+	m.explain(d)
 	m.ask(d)
 	m.signal(d)
 	m.timings.Authenticated = nil
@@ -181,17 +182,12 @@ func written(a netip.Addr) string {
 	return a.WithZone("").String()
 }
 
-func steps(from []policy.Step) []*decisionv1.Step {
-	if len(from) == 0 {
-		return nil
-	}
-	to := make([]*decisionv1.Step, len(from))
-	for i, s := range from {
-		to[i] = &decisionv1.Step{
-			Policy: s.Policy, Effect: s.Effect.String(), Matched: s.Matched, Miss: string(s.Miss), Detail: clip(s.Detail, maxDetail),
-		}
-	}
-	return to
+// explain writes of what would have changed an outcome the lightest way alone: the
+// others follow from asking again.
+func (m *draft) explain(d *record.Decision) {
+	to, why := &m.decision, &d.Explanation
+	to.Explanation, to.Changes, to.Omitted = evaluate.Steps(why.Steps, 1), evaluate.Changes(why.Changes), int32(why.Omitted) //nolint:gosec // policies of a route
+	to.Shadow = evaluate.Shadow(d.Shadow)
 }
 
 // portraits are what records say of principals: authn gives the same one to all
@@ -220,6 +216,18 @@ func (p *portraits) of(who *policy.Principal) *decisionv1.Principal {
 	message := portray(who)
 	slot.Store(&portrait{who, message})
 	return message
+}
+
+// beside returns the portraits of what other credentials proved.
+func (p *portraits) beside(who *policy.Principal) []*decisionv1.Principal {
+	if who == nil || len(who.Beside) == 0 {
+		return nil
+	}
+	others := make([]*decisionv1.Principal, 0, len(who.Beside))
+	for _, other := range who.Beside {
+		others = append(others, p.of(other))
+	}
+	return others
 }
 
 func portray(p *policy.Principal) *decisionv1.Principal {

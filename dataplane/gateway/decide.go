@@ -72,7 +72,7 @@ type verdict struct {
 	shown     provenance
 	device    *policy.Device // nil for none
 	policy    string
-	steps     []policy.Step
+	why       policy.Explanation
 	shadow    policy.Shadow
 	place     *policy.Place // nil unless a policy asked
 
@@ -228,18 +228,14 @@ func (g *Gateway) authorise(ctx context.Context, s grounds, q *question, v *verd
 	}
 	v.status = http.StatusForbidden
 	if g.explained.may(q.now) {
-		v.steps = s.policies.Explain(&in).Steps
-		v.steps, v.place = v.steps[:min(len(v.steps), maxSteps)], in.Place()
+		v.why, v.place = s.policies.Explain(&in), in.Place()
 	}
 }
 
 // Explaining costs what all policies of a route cost, so denials in great
 // numbers, which cost their sender nothing, are explained only in part. Their
 // detail still names what decided.
-const (
-	maxSteps     = 32
-	maxExplained = 50 // in a second
-)
+const maxExplained = 50 // in a second
 
 type explained struct {
 	second, count atomic.Int64

@@ -114,7 +114,7 @@ func (x *exchange) write() {
 		ClientIP: x.address.IP, ClientIPSource: string(x.address.Source), ClientIPUnknown: x.address.Unknown, PeerIP: x.from.remote,
 		ServerName: x.from.serverName, Protocol: x.r.Proto,
 		Method: v.request.Method, Host: v.request.Host, Path: v.request.Path,
-		Policy: v.policy, Principal: v.principal, Explanation: v.steps, Shadow: v.shadow, Place: v.place, Took: decided.Sub(x.began),
+		Policy: v.policy, Principal: v.principal, Explanation: v.why, Shadow: v.shadow, Place: v.place, Took: decided.Sub(x.began),
 		ALPN: x.from.alpn, RawQuery: v.request.RawQuery, Header: v.request.Header, Rule: x.state.routeless, Closes: x.closes,
 	}
 	if v.way != nil {

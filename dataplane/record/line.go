@@ -46,8 +46,8 @@ type Decision struct {
 	Route       string // namespace/name
 	Policy      string // namespace/name
 	Principal   *policy.Principal
-	Device      string // that was proven
-	Explanation []policy.Step
+	Device      string             // that was proven
+	Explanation policy.Explanation // of a denial; may be zero
 	Shadow      policy.Shadow
 
 	// Authenticated is when it was known who asks, since Time; 0 when nobody got to
@@ -108,7 +108,7 @@ func (d *Decision) appendTo(b []byte) []byte {
 	l.text("policy", d.Policy)
 	l.principal(d.Principal)
 	l.text("device", d.Device)
-	l.explanation(d.Explanation)
+	l.explanation(d.Explanation.Steps)
 	l.shadow(d.Shadow)
 	l.took(d.Took)
 	return append(l.b, "}\n"...)

@@ -135,10 +135,10 @@ func TestLines(t *testing.T) {
 			ClientIP: netip.MustParseAddr("fe80::1%e\"th0"), ClientIPUnknown: "no \"address\"", Principal: &policy.Principal{Beside: []*policy.Principal{
 				{Kind: policy.Key, ID: "ops", KeyName: "shop/export", KeyID: "k-1"}, {Kind: policy.User, ID: "pos-7", Provider: "shop/pos"},
 			}},
-			Explanation: []policy.Step{
+			Explanation: policy.Explanation{Steps: []policy.Step{
 				{Policy: "shop/blocks", Effect: policy.Deny, Miss: policy.MissError, Detail: "1:2"},
 				{Policy: "shop/reads", Effect: policy.Allow, Matched: true},
-			},
+			}},
 		},
 	} {
 		if err := r.Decide(t.Context(), decision); err != nil {

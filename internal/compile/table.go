@@ -156,6 +156,18 @@ func (t *Table) Match(method, host, path string) (*Route, route.Result) {
 	return t.routes[slot], result
 }
 
+// Route returns a route by its name, nil if there is none.
+func (t *Table) Route(id policy.RouteID) *Route {
+	if t == nil || t.namespaces[id.Namespace] == nil {
+		return nil
+	}
+	slot, ok := t.namespaces[id.Namespace].names[id.Name]
+	if !ok {
+		return nil
+	}
+	return t.routes[slot]
+}
+
 // Policies returns the policies, by route. A nil Table's deny everything.
 func (t *Table) Policies() *policy.Set {
 	if t == nil {

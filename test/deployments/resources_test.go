@@ -72,7 +72,7 @@ func examples(t *testing.T, folders ...string) []*adminv1.Resource {
 		if err != nil || len(found) == 0 {
 			t.Fatalf("%d files of %s: %v", len(found), folder, err)
 		}
-		files = append(files, found...)
+		files = append(files, slices.DeleteFunc(found, isTest)...)
 	}
 	var all []*adminv1.Resource
 	for _, file := range files {
@@ -90,6 +90,8 @@ func examples(t *testing.T, folders ...string) []*adminv1.Resource {
 	}
 	return all
 }
+
+func isTest(file string) bool { return strings.HasSuffix(file, "_test.yaml") }
 
 // fields adds the paths of all fields of a message, those of messages in it too.
 func fields(to map[string]bool, path string, m protoreflect.MessageDescriptor) {

@@ -273,7 +273,15 @@ func TestPseudonyms(t *testing.T) {
 	p := f.recorder("aws/1", courier.Config{}, r.url)
 	p.Decide(decision(1, true))
 	p.Decide(decision(2, true))
-	f.await(2)
+	named := principals.Clause{Part: principals.MissPrincipal, Text: "id: alice", Value: principals.True, Want: principals.False}
+	denied := decision(3, false)
+	denied.Principal = &principals.Principal{Kind: principals.User, ID: "alice", Beside: []*principals.Principal{{Kind: principals.User, ID: "alice"}}}
+	denied.Explanation = principals.Explanation{
+		Steps:   []principals.Step{{Policy: "shop/blocks", Effect: principals.Deny, Matched: true, Ways: []principals.Way{{named}}}},
+		Changes: []principals.Change{{{Policy: "shop/blocks", Clause: named}}},
+	}
+	p.Decide(denied)
+	f.await(3)
 	nyms, err := decisions.NewPseudonyms(key(1))
 	if err != nil {
 		t.Fatal(err)

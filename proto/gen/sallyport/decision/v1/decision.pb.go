@@ -68,7 +68,16 @@ type Decision struct {
 	// For how many requests this record stands, itself included; 1 when 0. Denials
 	// of the same route, reason and client or principal are counted when there are
 	// too many, and so are allows of which a sample is recorded.
-	Count         int64 `protobuf:"varint,21,opt,name=count,proto3" json:"count,omitempty"`
+	Count int64 `protobuf:"varint,21,opt,name=count,proto3" json:"count,omitempty"`
+	// What policies in shadow would have turned it into; absent where nothing.
+	Shadow *Shadow `protobuf:"bytes,22,opt,name=shadow,proto3" json:"shadow,omitempty"`
+	// What would have turned it round, the lightest first. As is explanation, it
+	// is there for denials, and of those in great numbers for some.
+	Changes []*Change `protobuf:"bytes,23,rep,name=changes,proto3" json:"changes,omitempty"`
+	// How many policies of the route explanation leaves out.
+	Omitted int32 `protobuf:"varint,24,opt,name=omitted,proto3" json:"omitted,omitempty"`
+	// What other credentials of the request proved, besides principal.
+	Beside        []*Principal `protobuf:"bytes,25,rep,name=beside,proto3" json:"beside,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -248,6 +257,34 @@ func (x *Decision) GetCount() int64 {
 		return x.Count
 	}
 	return 0
+}
+
+func (x *Decision) GetShadow() *Shadow {
+	if x != nil {
+		return x.Shadow
+	}
+	return nil
+}
+
+func (x *Decision) GetChanges() []*Change {
+	if x != nil {
+		return x.Changes
+	}
+	return nil
+}
+
+func (x *Decision) GetOmitted() int32 {
+	if x != nil {
+		return x.Omitted
+	}
+	return 0
+}
+
+func (x *Decision) GetBeside() []*Principal {
+	if x != nil {
+		return x.Beside
+	}
+	return nil
 }
 
 // Request is what was asked, in canonical form.
@@ -1018,9 +1055,14 @@ type Step struct {
 	// ALLOW or DENY.
 	Effect  string `protobuf:"bytes,2,opt,name=effect,proto3" json:"effect,omitempty"`
 	Matched bool   `protobuf:"varint,3,opt,name=matched,proto3" json:"matched,omitempty"`
-	// The part that did not match: principal, method, path, condition, error.
-	Miss          string `protobuf:"bytes,4,opt,name=miss,proto3" json:"miss,omitempty"`
-	Detail        string `protobuf:"bytes,5,opt,name=detail,proto3" json:"detail,omitempty"`
+	// The part that did not match: principal, method, path, time, condition, error.
+	Miss   string `protobuf:"bytes,4,opt,name=miss,proto3" json:"miss,omitempty"`
+	Detail string `protobuf:"bytes,5,opt,name=detail,proto3" json:"detail,omitempty"`
+	// What it says does not count.
+	Shadow bool `protobuf:"varint,6,opt,name=shadow,proto3" json:"shadow,omitempty"`
+	// What would have changed what it has to say, the lightest first. There is
+	// none where no few clauses would.
+	Ways          []*Way `protobuf:"bytes,7,rep,name=ways,proto3" json:"ways,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1090,6 +1132,325 @@ func (x *Step) GetDetail() string {
 	return ""
 }
 
+func (x *Step) GetShadow() bool {
+	if x != nil {
+		return x.Shadow
+	}
+	return false
+}
+
+func (x *Step) GetWays() []*Way {
+	if x != nil {
+		return x.Ways
+	}
+	return nil
+}
+
+// Shadow is the opposite answer, had policies in shadow been enforced.
+type Shadow struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Policy        string                 `protobuf:"bytes,1,opt,name=policy,proto3" json:"policy,omitempty"`
+	Allow         bool                   `protobuf:"varint,2,opt,name=allow,proto3" json:"allow,omitempty"`
+	Reason        string                 `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Shadow) Reset() {
+	*x = Shadow{}
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Shadow) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Shadow) ProtoMessage() {}
+
+func (x *Shadow) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Shadow.ProtoReflect.Descriptor instead.
+func (*Shadow) Descriptor() ([]byte, []int) {
+	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *Shadow) GetPolicy() string {
+	if x != nil {
+		return x.Policy
+	}
+	return ""
+}
+
+func (x *Shadow) GetAllow() bool {
+	if x != nil {
+		return x.Allow
+	}
+	return false
+}
+
+func (x *Shadow) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// Way is clauses of a policy that together would have changed what it has to say.
+type Way struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Clauses       []*Clause              `protobuf:"bytes,1,rep,name=clauses,proto3" json:"clauses,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Way) Reset() {
+	*x = Way{}
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Way) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Way) ProtoMessage() {}
+
+func (x *Way) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Way.ProtoReflect.Descriptor instead.
+func (*Way) Descriptor() ([]byte, []int) {
+	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *Way) GetClauses() []*Clause {
+	if x != nil {
+		return x.Clauses
+	}
+	return nil
+}
+
+// Change is clauses of policies that together would have turned a decision round.
+type Change struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Flips         []*Flip                `protobuf:"bytes,1,rep,name=flips,proto3" json:"flips,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Change) Reset() {
+	*x = Change{}
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Change) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Change) ProtoMessage() {}
+
+func (x *Change) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Change.ProtoReflect.Descriptor instead.
+func (*Change) Descriptor() ([]byte, []int) {
+	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *Change) GetFlips() []*Flip {
+	if x != nil {
+		return x.Flips
+	}
+	return nil
+}
+
+// Flip is a clause of a policy that comes to what it would have to.
+type Flip struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// namespace/name.
+	Policy        string  `protobuf:"bytes,1,opt,name=policy,proto3" json:"policy,omitempty"`
+	Clause        *Clause `protobuf:"bytes,2,opt,name=clause,proto3" json:"clause,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Flip) Reset() {
+	*x = Flip{}
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Flip) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Flip) ProtoMessage() {}
+
+func (x *Flip) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Flip.ProtoReflect.Descriptor instead.
+func (*Flip) Descriptor() ([]byte, []int) {
+	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *Flip) GetPolicy() string {
+	if x != nil {
+		return x.Policy
+	}
+	return ""
+}
+
+func (x *Flip) GetClause() *Clause {
+	if x != nil {
+		return x.Clause
+	}
+	return nil
+}
+
+// Clause is a smallest part of a policy that is true or false by itself. It
+// repeats nothing of the request.
+type Clause struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// principal, method, path, time or condition.
+	Part string `protobuf:"bytes,1,opt,name=part,proto3" json:"part,omitempty"`
+	// As the policy has it, cut where it is long. Empty where it could tell who
+	// asked, and the environment asks for pseudonyms.
+	Text string `protobuf:"bytes,2,opt,name=text,proto3" json:"text,omitempty"`
+	// Of a clause of a condition, from 1.
+	Line   int32 `protobuf:"varint,3,opt,name=line,proto3" json:"line,omitempty"`
+	Column int32 `protobuf:"varint,4,opt,name=column,proto3" json:"column,omitempty"`
+	// The named condition that has the clause; empty for the policy's own.
+	Condition string `protobuf:"bytes,5,opt,name=condition,proto3" json:"condition,omitempty"`
+	// true, false or error: what it came to, and what would have changed the outcome.
+	Value         string `protobuf:"bytes,6,opt,name=value,proto3" json:"value,omitempty"`
+	Want          string `protobuf:"bytes,7,opt,name=want,proto3" json:"want,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Clause) Reset() {
+	*x = Clause{}
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Clause) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Clause) ProtoMessage() {}
+
+func (x *Clause) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Clause.ProtoReflect.Descriptor instead.
+func (*Clause) Descriptor() ([]byte, []int) {
+	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *Clause) GetPart() string {
+	if x != nil {
+		return x.Part
+	}
+	return ""
+}
+
+func (x *Clause) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
+func (x *Clause) GetLine() int32 {
+	if x != nil {
+		return x.Line
+	}
+	return 0
+}
+
+func (x *Clause) GetColumn() int32 {
+	if x != nil {
+		return x.Column
+	}
+	return 0
+}
+
+func (x *Clause) GetCondition() string {
+	if x != nil {
+		return x.Condition
+	}
+	return ""
+}
+
+func (x *Clause) GetValue() string {
+	if x != nil {
+		return x.Value
+	}
+	return ""
+}
+
+func (x *Clause) GetWant() string {
+	if x != nil {
+		return x.Want
+	}
+	return ""
+}
+
 // Timings are since the request was received.
 type Timings struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1102,7 +1463,7 @@ type Timings struct {
 
 func (x *Timings) Reset() {
 	*x = Timings{}
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[11]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1114,7 +1475,7 @@ func (x *Timings) String() string {
 func (*Timings) ProtoMessage() {}
 
 func (x *Timings) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[11]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1127,7 +1488,7 @@ func (x *Timings) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Timings.ProtoReflect.Descriptor instead.
 func (*Timings) Descriptor() ([]byte, []int) {
-	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{11}
+	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Timings) GetAuthenticated() *durationpb.Duration {
@@ -1148,7 +1509,7 @@ var File_sallyport_decision_v1_decision_proto protoreflect.FileDescriptor
 
 const file_sallyport_decision_v1_decision_proto_rawDesc = "" +
 	"\n" +
-	"$sallyport/decision/v1/decision.proto\x12\x15sallyport.decision.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xcf\x05\n" +
+	"$sallyport/decision/v1/decision.proto\x12\x15sallyport.decision.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x93\a\n" +
 	"\bDecision\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12.\n" +
 	"\x04time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12 \n" +
@@ -1171,7 +1532,11 @@ const file_sallyport_decision_v1_decision_proto_rawDesc = "" +
 	"\x06policy\x18\x12 \x01(\tR\x06policy\x12=\n" +
 	"\vexplanation\x18\x13 \x03(\v2\x1b.sallyport.decision.v1.StepR\vexplanation\x128\n" +
 	"\atimings\x18\x14 \x01(\v2\x1e.sallyport.decision.v1.TimingsR\atimings\x12\x14\n" +
-	"\x05count\x18\x15 \x01(\x03R\x05count\"\xbf\x01\n" +
+	"\x05count\x18\x15 \x01(\x03R\x05count\x125\n" +
+	"\x06shadow\x18\x16 \x01(\v2\x1d.sallyport.decision.v1.ShadowR\x06shadow\x127\n" +
+	"\achanges\x18\x17 \x03(\v2\x1d.sallyport.decision.v1.ChangeR\achanges\x12\x18\n" +
+	"\aomitted\x18\x18 \x01(\x05R\aomitted\x128\n" +
+	"\x06beside\x18\x19 \x03(\v2 .sallyport.decision.v1.PrincipalR\x06beside\"\xbf\x01\n" +
 	"\aRequest\x12\x1a\n" +
 	"\bprotocol\x18\x01 \x01(\tR\bprotocol\x12\x16\n" +
 	"\x06method\x18\x02 \x01(\tR\x06method\x12\x12\n" +
@@ -1233,13 +1598,34 @@ const file_sallyport_decision_v1_decision_proto_rawDesc = "" +
 	"\x10authenticated_at\x18\x0f \x01(\v2\x1a.google.protobuf.TimestampR\x0fauthenticatedAt\x12\x10\n" +
 	"\x03acr\x18\x10 \x01(\tR\x03acr\x12\x10\n" +
 	"\x03amr\x18\x11 \x03(\tR\x03amr\x12$\n" +
-	"\rpseudonymised\x18\x12 \x01(\bR\rpseudonymised\"|\n" +
+	"\rpseudonymised\x18\x12 \x01(\bR\rpseudonymised\"\xc4\x01\n" +
 	"\x04Step\x12\x16\n" +
 	"\x06policy\x18\x01 \x01(\tR\x06policy\x12\x16\n" +
 	"\x06effect\x18\x02 \x01(\tR\x06effect\x12\x18\n" +
 	"\amatched\x18\x03 \x01(\bR\amatched\x12\x12\n" +
 	"\x04miss\x18\x04 \x01(\tR\x04miss\x12\x16\n" +
-	"\x06detail\x18\x05 \x01(\tR\x06detail\"\x7f\n" +
+	"\x06detail\x18\x05 \x01(\tR\x06detail\x12\x16\n" +
+	"\x06shadow\x18\x06 \x01(\bR\x06shadow\x12.\n" +
+	"\x04ways\x18\a \x03(\v2\x1a.sallyport.decision.v1.WayR\x04ways\"N\n" +
+	"\x06Shadow\x12\x16\n" +
+	"\x06policy\x18\x01 \x01(\tR\x06policy\x12\x14\n" +
+	"\x05allow\x18\x02 \x01(\bR\x05allow\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\">\n" +
+	"\x03Way\x127\n" +
+	"\aclauses\x18\x01 \x03(\v2\x1d.sallyport.decision.v1.ClauseR\aclauses\";\n" +
+	"\x06Change\x121\n" +
+	"\x05flips\x18\x01 \x03(\v2\x1b.sallyport.decision.v1.FlipR\x05flips\"U\n" +
+	"\x04Flip\x12\x16\n" +
+	"\x06policy\x18\x01 \x01(\tR\x06policy\x125\n" +
+	"\x06clause\x18\x02 \x01(\v2\x1d.sallyport.decision.v1.ClauseR\x06clause\"\xa4\x01\n" +
+	"\x06Clause\x12\x12\n" +
+	"\x04part\x18\x01 \x01(\tR\x04part\x12\x12\n" +
+	"\x04text\x18\x02 \x01(\tR\x04text\x12\x12\n" +
+	"\x04line\x18\x03 \x01(\x05R\x04line\x12\x16\n" +
+	"\x06column\x18\x04 \x01(\x05R\x06column\x12\x1c\n" +
+	"\tcondition\x18\x05 \x01(\tR\tcondition\x12\x14\n" +
+	"\x05value\x18\x06 \x01(\tR\x05value\x12\x12\n" +
+	"\x04want\x18\a \x01(\tR\x04want\"\x7f\n" +
 	"\aTimings\x12?\n" +
 	"\rauthenticated\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\rauthenticated\x123\n" +
 	"\adecided\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\adecidedB\xeb\x01\n" +
@@ -1257,7 +1643,7 @@ func file_sallyport_decision_v1_decision_proto_rawDescGZIP() []byte {
 	return file_sallyport_decision_v1_decision_proto_rawDescData
 }
 
-var file_sallyport_decision_v1_decision_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_sallyport_decision_v1_decision_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
 var file_sallyport_decision_v1_decision_proto_goTypes = []any{
 	(*Decision)(nil),              // 0: sallyport.decision.v1.Decision
 	(*Request)(nil),               // 1: sallyport.decision.v1.Request
@@ -1270,34 +1656,46 @@ var file_sallyport_decision_v1_decision_proto_goTypes = []any{
 	(*TLS)(nil),                   // 8: sallyport.decision.v1.TLS
 	(*Principal)(nil),             // 9: sallyport.decision.v1.Principal
 	(*Step)(nil),                  // 10: sallyport.decision.v1.Step
-	(*Timings)(nil),               // 11: sallyport.decision.v1.Timings
-	(*timestamppb.Timestamp)(nil), // 12: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 13: google.protobuf.Duration
+	(*Shadow)(nil),                // 11: sallyport.decision.v1.Shadow
+	(*Way)(nil),                   // 12: sallyport.decision.v1.Way
+	(*Change)(nil),                // 13: sallyport.decision.v1.Change
+	(*Flip)(nil),                  // 14: sallyport.decision.v1.Flip
+	(*Clause)(nil),                // 15: sallyport.decision.v1.Clause
+	(*Timings)(nil),               // 16: sallyport.decision.v1.Timings
+	(*timestamppb.Timestamp)(nil), // 17: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 18: google.protobuf.Duration
 }
 var file_sallyport_decision_v1_decision_proto_depIdxs = []int32{
-	12, // 0: sallyport.decision.v1.Decision.time:type_name -> google.protobuf.Timestamp
+	17, // 0: sallyport.decision.v1.Decision.time:type_name -> google.protobuf.Timestamp
 	1,  // 1: sallyport.decision.v1.Decision.request:type_name -> sallyport.decision.v1.Request
 	3,  // 2: sallyport.decision.v1.Decision.signals:type_name -> sallyport.decision.v1.Signals
 	9,  // 3: sallyport.decision.v1.Decision.principal:type_name -> sallyport.decision.v1.Principal
 	10, // 4: sallyport.decision.v1.Decision.explanation:type_name -> sallyport.decision.v1.Step
-	11, // 5: sallyport.decision.v1.Decision.timings:type_name -> sallyport.decision.v1.Timings
-	2,  // 6: sallyport.decision.v1.Request.headers:type_name -> sallyport.decision.v1.Header
-	7,  // 7: sallyport.decision.v1.Signals.ip:type_name -> sallyport.decision.v1.Address
-	8,  // 8: sallyport.decision.v1.Signals.tls:type_name -> sallyport.decision.v1.TLS
-	4,  // 9: sallyport.decision.v1.Signals.geo:type_name -> sallyport.decision.v1.Geo
-	5,  // 10: sallyport.decision.v1.Geo.databases:type_name -> sallyport.decision.v1.GeoDatabase
-	6,  // 11: sallyport.decision.v1.Geo.anonymity:type_name -> sallyport.decision.v1.Anonymity
-	12, // 12: sallyport.decision.v1.GeoDatabase.built:type_name -> google.protobuf.Timestamp
-	12, // 13: sallyport.decision.v1.Principal.issued_at:type_name -> google.protobuf.Timestamp
-	12, // 14: sallyport.decision.v1.Principal.expires_at:type_name -> google.protobuf.Timestamp
-	12, // 15: sallyport.decision.v1.Principal.authenticated_at:type_name -> google.protobuf.Timestamp
-	13, // 16: sallyport.decision.v1.Timings.authenticated:type_name -> google.protobuf.Duration
-	13, // 17: sallyport.decision.v1.Timings.decided:type_name -> google.protobuf.Duration
-	18, // [18:18] is the sub-list for method output_type
-	18, // [18:18] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	16, // 5: sallyport.decision.v1.Decision.timings:type_name -> sallyport.decision.v1.Timings
+	11, // 6: sallyport.decision.v1.Decision.shadow:type_name -> sallyport.decision.v1.Shadow
+	13, // 7: sallyport.decision.v1.Decision.changes:type_name -> sallyport.decision.v1.Change
+	9,  // 8: sallyport.decision.v1.Decision.beside:type_name -> sallyport.decision.v1.Principal
+	2,  // 9: sallyport.decision.v1.Request.headers:type_name -> sallyport.decision.v1.Header
+	7,  // 10: sallyport.decision.v1.Signals.ip:type_name -> sallyport.decision.v1.Address
+	8,  // 11: sallyport.decision.v1.Signals.tls:type_name -> sallyport.decision.v1.TLS
+	4,  // 12: sallyport.decision.v1.Signals.geo:type_name -> sallyport.decision.v1.Geo
+	5,  // 13: sallyport.decision.v1.Geo.databases:type_name -> sallyport.decision.v1.GeoDatabase
+	6,  // 14: sallyport.decision.v1.Geo.anonymity:type_name -> sallyport.decision.v1.Anonymity
+	17, // 15: sallyport.decision.v1.GeoDatabase.built:type_name -> google.protobuf.Timestamp
+	17, // 16: sallyport.decision.v1.Principal.issued_at:type_name -> google.protobuf.Timestamp
+	17, // 17: sallyport.decision.v1.Principal.expires_at:type_name -> google.protobuf.Timestamp
+	17, // 18: sallyport.decision.v1.Principal.authenticated_at:type_name -> google.protobuf.Timestamp
+	12, // 19: sallyport.decision.v1.Step.ways:type_name -> sallyport.decision.v1.Way
+	15, // 20: sallyport.decision.v1.Way.clauses:type_name -> sallyport.decision.v1.Clause
+	14, // 21: sallyport.decision.v1.Change.flips:type_name -> sallyport.decision.v1.Flip
+	15, // 22: sallyport.decision.v1.Flip.clause:type_name -> sallyport.decision.v1.Clause
+	18, // 23: sallyport.decision.v1.Timings.authenticated:type_name -> google.protobuf.Duration
+	18, // 24: sallyport.decision.v1.Timings.decided:type_name -> google.protobuf.Duration
+	25, // [25:25] is the sub-list for method output_type
+	25, // [25:25] is the sub-list for method input_type
+	25, // [25:25] is the sub-list for extension type_name
+	25, // [25:25] is the sub-list for extension extendee
+	0,  // [0:25] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_decision_v1_decision_proto_init() }
@@ -1311,7 +1709,7 @@ func file_sallyport_decision_v1_decision_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_decision_v1_decision_proto_rawDesc), len(file_sallyport_decision_v1_decision_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   12,
+			NumMessages:   17,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

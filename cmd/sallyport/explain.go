@@ -1,0 +1,197 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"connectrpc.com/connect"
+	"github.com/spf13/cobra"
+
+	adminv1 "github.com/sallyport/sallyport/proto/gen/sallyport/admin/v1"
+	decisionv1 "github.com/sallyport/sallyport/proto/gen/sallyport/decision/v1"
+)
+
+// recordAgain is how often a record is asked for that may be on its way.
+const recordAgain = 100 * time.Millisecond
+
+func newExplain(server *connection) *cobra.Command {
+	var wait time.Duration
+	var out output
+	cmd := &cobra.Command{
+		Use:   "explain ID",
+		Short: "Say why a request was allowed or denied, and what would have changed it",
+		Long: `Say why a request was allowed or denied, and what would have changed it.
+
+The ID is in the answer's Sallyport-Decision-Id, and in the body of a denial. What
+was recorded is asked again at the revision by which it was decided.`,
+		Example: `  sallyport explain 01935a1c-7d43-7b1c-9d1e-2f6a3c4b5d6e`,
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := server.open(cmd.Context())
+			if err != nil {
+				return err
+			}
+			defer c.close()
+			res, err := explained(cmd.Context(), c, args[0], wait)
+			if err != nil {
+				return err
+			}
+			if done, err := out.message(cmd.OutOrStdout(), res); done {
+				return err
+			}
+			_, err = io.WriteString(cmd.OutOrStdout(), account(res))
+			return err
+		},
+	}
+	cmd.Flags().DurationVar(&wait, "wait", 2*time.Second, "how long to wait for a record that may be on its way")
+	out.flag(cmd)
+	return cmd
+}
+
+// explained asks for an explanation until there is one, or it has waited enough.
+func explained(ctx context.Context, c *clients, id string, wait time.Duration) (*adminv1.ExplainResponse, error) {
+	enough := time.NewTimer(wait)
+	defer enough.Stop()
+	ticker := time.NewTicker(recordAgain)
+	defer ticker.Stop()
+	for {
+		res, err := c.policies.Explain(ctx, connect.NewRequest(&adminv1.ExplainRequest{Id: id}))
+		if err == nil {
+			return res.Msg, nil
+		}
+		if connect.CodeOf(err) != connect.CodeNotFound {
+			return nil, err
+		}
+		select {
+		case <-enough.C:
+			return nil, err
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-ticker.C:
+		}
+	}
+}
+
+// account is an explanation as people read it.
+func account(res *adminv1.ExplainResponse) string {
+	d, a := res.GetDecision(), res.GetAnswer()
+	var t telling
+	t.headline(d.GetAllow(), d.GetStatus(), d.GetReason())
+	t.fact("decision", d.GetId())
+	t.fact("who", who(d.GetPrincipal()))
+	for _, other := range d.GetBeside() {
+		t.fact("beside", who(other))
+	}
+	t.fact("asked", asked(d.GetRequest()))
+	t.fact("when", d.GetTime().AsTime().Format("2006-01-02T15:04:05.000Z"))
+	t.fact("from", from(d.GetSignals()))
+	t.fact("device", "not known")
+	t.fact("at", joined(", ", "environment "+d.GetEnvironment(), named("listener ", d.GetListener()), named("proxy ", d.GetProxy())))
+	t.fact("route", d.GetRoute())
+	t.fact("accepts", strings.Join(a.GetAccepts(), ", "))
+	t.fact("rule", d.GetPolicy())
+	t.fact("revision", strconv.FormatInt(d.GetRevision(), 10))
+	t.fact("detail", d.GetDetail())
+	if n := d.GetCount(); n > 1 {
+		t.fact("stands for", count(int(n), "request")+" like it")
+	}
+	steps, changes := d.GetExplanation(), d.GetChanges()
+	if res.GetAgreement() == adminv1.Agreement_AGREEMENT_SAME || len(steps) == 0 {
+		steps, changes = a.GetSteps(), a.GetChanges()
+	}
+	t.steps(steps, max(d.GetOmitted(), a.GetOmitted()))
+	t.shadow(d.GetShadow())
+	t.changes(changes, res.GetMeaning())
+	t.again(res)
+	return t.String()
+}
+
+// who names a principal.
+func who(p *decisionv1.Principal) string {
+	if p == nil {
+		return "nobody who was authenticated"
+	}
+	if p.GetKind() == "anonymous" {
+		return "anonymous"
+	}
+	id := p.GetId()
+	if p.GetPseudonymised() {
+		id += " (a pseudonym)"
+	}
+	return joined(", ", p.GetKind()+" "+id, named("of ", p.GetIssuer()), named("groups ", strings.Join(p.GetGroups(), " ")),
+		named("key ", p.GetKey()), named("by ", p.GetAuthenticatedBy()))
+}
+
+func asked(r *decisionv1.Request) string {
+	if r.GetMethod() == "" && r.GetPath() == "" {
+		return "what could not be read"
+	}
+	text := strings.TrimSpace(r.GetMethod() + " " + r.GetHost() + r.GetPath())
+	if names := r.GetQueryNames(); len(names) > 0 {
+		text += "?" + strings.Join(names, "&") + " (values are not recorded)"
+	}
+	return text
+}
+
+func from(s *decisionv1.Signals) string {
+	ip := s.GetIp()
+	address := ip.GetAddress()
+	switch {
+	case address == "" && ip.GetUnknown() != "":
+		address = "an address that is not known: " + ip.GetUnknown()
+	case address == "":
+		address = "an address that is not known"
+	}
+	peer := ip.GetPeer()
+	if peer == ip.GetAddress() {
+		peer = ""
+	}
+	return joined(", ", address, named("known from ", ip.GetSource()), named("connected by ", peer), named("TLS ", s.GetTls().GetVersion()))
+}
+
+// named puts a name before what is there.
+func named(name, value string) string {
+	if value == "" {
+		return ""
+	}
+	return name + value
+}
+
+// joined joins what is not empty.
+func joined(separator string, parts ...string) string {
+	var there []string
+	for _, p := range parts {
+		if p != "" {
+			there = append(there, p)
+		}
+	}
+	return strings.Join(there, separator)
+}
+
+// telling is text that is being written.
+type telling struct{ strings.Builder }
+
+func (t *telling) line(format string, args ...any) {
+	t.WriteString(strings.TrimRight(printable(fmt.Sprintf(format, args...)), " ") + "\n")
+}
+
+func (t *telling) gap() { t.WriteString("\n") }
+
+func (t *telling) headline(allow bool, status int32, reason string) {
+	if allow {
+		t.line("ALLOWED: %s", reason)
+		return
+	}
+	t.line("DENIED with %d %s: %s", status, http.StatusText(int(status)), reason)
+}
+
+func (t *telling) fact(name, value string) {
+	if value != "" {
+		t.line("  %-10s %s", name, value)
+	}
+}

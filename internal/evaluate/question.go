@@ -1,0 +1,176 @@
+package evaluate
+
+import (
+	"fmt"
+	"net/http"
+	"net/netip"
+	"strings"
+	"time"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/sallyport/sallyport/internal/policy"
+	"github.com/sallyport/sallyport/internal/request"
+	adminv1 "github.com/sallyport/sallyport/proto/gen/sallyport/admin/v1"
+	decisionv1 "github.com/sallyport/sallyport/proto/gen/sallyport/decision/v1"
+)
+
+// Question is a request in canonical form and what is known besides it. The zero
+// Question asks for nothing.
+type Question struct {
+	Method, Host, Path string
+	Query              string // raw
+	Header             map[string][]string
+	WebSocket          bool
+	Principal          *policy.Principal // nil is anonymous
+	ClientIP           netip.Addr
+	Now                time.Time
+	TLSVersion         string
+	ServerName, ALPN   string
+
+	// refused is why it has no canonical form.
+	refused *request.Error
+	// unknown is what of the request is not known, and why, by what conditions call
+	// it.
+	unknown map[string]string
+	// nameless says that IDs are not those that policies name.
+	nameless bool
+}
+
+// Describe returns the question that somebody describes, asked now unless they
+// say when. An error says which part is not as it should be.
+func Describe(m *adminv1.Question, now time.Time) (Question, error) {
+	q := Question{Now: now, TLSVersion: "1.3"}
+	if t := m.GetTime(); t != nil {
+		q.Now = t.AsTime()
+	}
+	var err error
+	if q.Principal, err = who(m.GetPrincipal()); err != nil {
+		return Question{}, err
+	}
+	if err := q.signal(m.GetSignals()); err != nil {
+		return Question{}, err
+	}
+	header := make(http.Header)
+	for _, h := range m.GetHeaders() {
+		header.Add(h.GetName(), h.GetValue())
+	}
+	c, err := request.Canonicalise(request.Raw{
+		Method: or(m.GetMethod(), http.MethodGet), Target: or(m.GetPath(), "/"), Host: m.GetHost(), Header: header, ProtoMajor: 1, ProtoMinor: 1,
+	})
+	if refused, ok := err.(*request.Error); ok { //nolint:errorlint // it is never wrapped
+		q.refused = refused
+		return q, nil
+	}
+	q.Method, q.Host, q.Path, q.Query, q.Header, q.WebSocket = c.Method, c.Host, c.Path, c.RawQuery, c.Header, c.WebSocket
+	if _, err := netip.ParseAddr(strings.Trim(q.Host, "[]")); err != nil && q.ServerName == "" {
+		q.ServerName = q.Host // clients name hosts, and no addresses
+	}
+	return q, nil
+}
+
+func or(s, otherwise string) string {
+	if s == "" {
+		return otherwise
+	}
+	return s
+}
+
+func (q *Question) signal(s *decisionv1.Signals) error {
+	if text := s.GetIp().GetAddress(); text != "" {
+		ip, err := netip.ParseAddr(text)
+		if err != nil {
+			return fmt.Errorf("signals.ip.address: %.40q is no IP address", text)
+		}
+		q.ClientIP = ip
+	}
+	if tls := s.GetTls(); tls != nil {
+		q.TLSVersion, q.ServerName, q.ALPN = tls.GetVersion(), tls.GetSni(), tls.GetAlpn()
+	}
+	return nil
+}
+
+// Recall returns the question that a record holds the answer to, as far as it does.
+func Recall(d *decisionv1.Decision) (Question, error) {
+	r := d.GetRequest()
+	q := Question{
+		Method: r.GetMethod(), Host: r.GetHost(), Path: r.GetPath(), Header: make(map[string][]string),
+		Now: d.GetTime().AsTime(), unknown: make(map[string]string),
+	}
+	if err := q.signal(d.GetSignals()); err != nil {
+		return Question{}, err
+	}
+	var err error
+	if q.Principal, err = who(d.GetPrincipal()); err != nil {
+		return Question{}, err
+	}
+	if q.Principal == nil {
+		q.Principal = &policy.Principal{}
+	}
+	for _, other := range d.GetBeside() {
+		p, err := who(other)
+		if err != nil {
+			return Question{}, err
+		}
+		q.Principal.Beside = append(q.Principal.Beside, p)
+	}
+	q.forget(d)
+	return q, nil
+}
+
+// Bounds of records, above which something is cut.
+const (
+	recordedPath    = 2048
+	recordedValue   = 256
+	recordedHeaders = 64
+	recordedList    = 256
+)
+
+// forget notes what the record of a decision does not hold.
+func (q *Question) forget(d *decisionv1.Decision) {
+	if len(d.GetRequest().GetQueryNames()) > 0 {
+		q.unknown["request.query"] = "values of a query are not recorded"
+		q.unknown["request.params"] = q.unknown["request.query"]
+	}
+	if len(q.Path) >= recordedPath {
+		q.unknown["request.path"] = "the path is longer than what is recorded of it"
+	}
+	headers := d.GetRequest().GetHeaders()
+	if len(headers) >= recordedHeaders {
+		q.unknown["request.headers"] = "there were more headers than are recorded"
+	}
+	for _, h := range headers {
+		q.Header[h.GetName()] = []string{h.GetValue()}
+		if h.GetValue() == "" || len(h.GetValue()) >= recordedValue {
+			q.unknown["request.headers["+strings.ToLower(h.GetName())+"]"] = "its value is not recorded"
+		}
+	}
+	p := d.GetPrincipal()
+	if p.GetClaimsOmitted() {
+		q.unknown["principal.claims"] = "they are not recorded"
+	}
+	if len(p.GetGroups()) >= recordedList {
+		q.unknown["principal.groups"] = "there were more than are recorded"
+	}
+	if q.nameless = p.GetPseudonymised(); q.nameless {
+		for _, field := range []string{"principal.id", "principal.spiffe_id"} {
+			q.unknown[field] = "a pseudonym is recorded"
+		}
+	}
+}
+
+// input is what a route's policies decide on.
+func (q *Question) input() policy.Input {
+	return policy.Input{
+		Principal: q.Principal, Method: q.Method, Host: q.Host, Path: q.Path, Query: q.Query, Header: q.Header,
+		ClientIP: q.ClientIP, Now: q.Now, TLSVersion: q.TLSVersion, ServerName: q.ServerName, ALPN: q.ALPN,
+	}
+}
+
+// moment is the time of a message, zero for none.
+func moment(t *timestamppb.Timestamp) time.Time {
+	if t == nil {
+		return time.Time{}
+	}
+	return t.AsTime()
+}
