@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -22,15 +23,19 @@ const (
 var errNotRead = errors.New("enrollments are not known yet")
 
 // AssertionKeys returns the public keys of the assertions that an environment's
-// proxies sign, each once, ordered by proxy. Those of a proxy that no Enrollment
-// admits to it any more are not among them. storage.ErrNotFound, without asking
-// the database, if no Enrollment names the environment.
+// proxies sign, each once: of those that have registered here, then of all others,
+// ordered by proxy. Those of a proxy that no Enrollment admits to it any more are
+// not among them. storage.ErrNotFound, without asking the database, if no
+// Enrollment names the environment.
 func (r *Registry) AssertionKeys(ctx context.Context, environment string) ([]token.PublicKey, error) {
 	if err := r.enrolled(environment); err != nil {
 		return nil, err
 	}
-	var all []token.PublicKey
-	seen := map[string]bool{}
+	all := keys{seen: map[string]bool{}}
+	// Who has registered here may sign before the database knows of it.
+	for _, p := range r.registered(environment) {
+		all.add(p)
+	}
 	var after storage.Proxy
 	for {
 		records, err := r.store.Proxies(ctx, environment, after, page)
@@ -42,23 +47,47 @@ func (r *Registry) AssertionKeys(ctx context.Context, environment string) ([]tok
 			if err != nil {
 				return nil, err
 			}
-			if !r.vouches(p, environment) {
-				continue
-			}
-			for _, point := range p.GetAssertionKeys() {
-				k, err := token.ParsePublicKey(point)
-				if err != nil || seen[k.ID()] || len(all) == maxPublished {
-					continue
-				}
-				seen[k.ID()] = true
-				all = append(all, k)
+			if r.vouches(p, environment) {
+				all.add(p)
 			}
 		}
 		if len(records) < page {
-			return all, nil
+			return all.keys, nil
 		}
 		after = records[len(records)-1]
 	}
+}
+
+// keys are those of several proxies, each once.
+type keys struct {
+	keys []token.PublicKey
+	seen map[string]bool
+}
+
+func (k *keys) add(p *adminv1.Proxy) {
+	for _, point := range p.GetAssertionKeys() {
+		key, err := token.ParsePublicKey(point)
+		if err != nil || k.seen[key.ID()] || len(k.keys) == maxPublished {
+			continue
+		}
+		k.seen[key.ID()] = true
+		k.keys = append(k.keys, key)
+	}
+}
+
+// registered returns what is known here of the proxies of an environment that its
+// upstreams are to believe, in order.
+func (r *Registry) registered(environment string) (all []*adminv1.Proxy) {
+	r.mu.Lock()
+	for _, e := range r.local {
+		all = append(all, e.proxy)
+	}
+	r.mu.Unlock()
+	all = slices.DeleteFunc(all, func(p *adminv1.Proxy) bool { return !r.vouches(p, environment) })
+	slices.SortFunc(all, func(a, b *adminv1.Proxy) int {
+		return cmp.Or(cmp.Compare(a.GetSpiffeId(), b.GetSpiffeId()), cmp.Compare(a.GetInstance(), b.GetInstance()))
+	})
+	return all
 }
 
 func (r *Registry) enrolled(environment string) error {

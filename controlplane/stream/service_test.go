@@ -224,7 +224,7 @@ func TestOnePushAtATime(t *testing.T) {
 	// An ack of what was before is no answer.
 	p.say(&proxyv1.StreamRequest{Message: &proxyv1.StreamRequest_Ack{Ack: ackOf(statement{"aws", 0, ours}.of(t, nil))}})
 	p.beat()
-	eventually(t, "the ack was heard", func() bool { return l.log.count("ack received") == 1 })
+	eventually(t, "the ack was heard", func() bool { return l.log.count("environment=aws revision=0 enforcement=") == 1 })
 	if l.log.count("update pushed") != 1 {
 		t.Errorf("pushed before the last was acknowledged: %s", l.log)
 	}
