@@ -90,7 +90,6 @@ func account(res *adminv1.ExplainResponse) string {
 	t.fact("asked", asked(d.GetRequest()))
 	t.fact("when", d.GetTime().AsTime().Format("2006-01-02T15:04:05.000Z"))
 	t.fact("from", from(d.GetSignals()))
-	t.fact("device", "not known")
 	t.fact("at", joined(", ", "environment "+d.GetEnvironment(), named("listener ", d.GetListener()), named("proxy ", d.GetProxy())))
 	t.fact("route", d.GetRoute())
 	t.fact("accepts", strings.Join(a.GetAccepts(), ", "))
@@ -151,7 +150,8 @@ func from(s *decisionv1.Signals) string {
 	if peer == ip.GetAddress() {
 		peer = ""
 	}
-	return joined(", ", address, named("known from ", ip.GetSource()), named("connected by ", peer), named("TLS ", s.GetTls().GetVersion()))
+	geo := s.GetGeo()
+	return joined(", ", address, geo.GetCity(), geo.GetCountry(), named("known from ", ip.GetSource()), named("connected by ", peer), named("TLS ", s.GetTls().GetVersion()))
 }
 
 // named puts a name before what is there.

@@ -87,7 +87,7 @@ func (q *Question) inexact(policies []*policy.Policy) []string {
 		found = append(found, "policies may name the principal, of whom a pseudonym is recorded")
 	}
 	for _, p := range policies {
-		if !p.Covers(q.Method, q.Path) {
+		if !p.Covers(q.Method, q.Path) || q.named() && !p.Names(q.Principal) {
 			continue
 		}
 		for _, field := range p.Reads() {
@@ -98,6 +98,9 @@ func (q *Question) inexact(policies []*policy.Policy) []string {
 	}
 	return found[:min(len(found), maxInexact)]
 }
+
+// named reports whether all is known that policies name principals by.
+func (q *Question) named() bool { return !q.nameless && q.unknown["principal.groups"] == "" }
 
 // why says why a field that a condition reads is not known; empty if it is.
 func (q *Question) why(field string) string {

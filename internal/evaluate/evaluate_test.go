@@ -30,6 +30,10 @@ const fleet = `
 {apiVersion: sallyport/v1, kind: Policy, metadata: {namespace: shop, name: writes}, spec: {routes: {all: true}, effect: ALLOW, principals: [{group: shop}], methods: [PUT], when: '"dry" in request.params && request.params["dry"] == "1" || principal.claims.level == "high"'}}
 ---
 {apiVersion: sallyport/v1, kind: Policy, metadata: {namespace: shop, name: gone}, spec: {routes: {all: true}, effect: DENY, principals: [{subject: mallory}], mode: SHADOW}}
+---
+{apiVersion: sallyport/v1, kind: Policy, metadata: {namespace: shop, name: here}, spec: {routes: {all: true}, effect: ALLOW, principals: [{group: travellers}], methods: [GET], when: signals.geo.country == "DE"}}
+---
+{apiVersion: sallyport/v1, kind: Policy, metadata: {namespace: shop, name: laptops}, spec: {routes: {all: true}, effect: ALLOW, principals: [{group: ours}], methods: [GET], when: signals.device.compliant}}
 `
 
 var now = time.Date(2026, time.November, 26, 9, 0, 0, 0, time.UTC)
@@ -74,6 +78,8 @@ func TestAsk(t *testing.T) {
 		{"header", &adminv1.Question{Method: "PUT", Principal: user("alice", "shop"), Path: "/orders/7?dry=1", Headers: header("X-Tenant", "shop")}, "allowed_by_policy", "shop/writes"},
 		{"another header", &adminv1.Question{Method: "PUT", Principal: user("alice", "shop"), Path: "/orders/7?dry=1", Headers: header("X-Tenant", "x")}, "denied_by_policy", "shop/tenants"},
 		{"no header", &adminv1.Question{Method: "PUT", Principal: user("alice", "shop"), Path: "/orders/7?dry=1"}, "evaluation_error", "shop/tenants"},
+		{"from here", &adminv1.Question{Principal: user("eve", "travellers"), Path: "/orders/7", Signals: &decisionv1.Signals{Geo: &decisionv1.Geo{Country: "DE"}}}, "allowed_by_policy", "shop/here"},
+		{"from nobody knows where", &adminv1.Question{Principal: user("eve", "travellers"), Path: "/orders/7"}, "evaluation_error", "shop/here"},
 		{"nobody", &adminv1.Question{Path: "/orders/7"}, "credentials_missing", ""},
 		{"elsewhere", &adminv1.Question{Principal: user("alice", "shop"), Path: "/carts"}, "no_route", ""},
 		{"method", &adminv1.Question{Method: "POST", Principal: user("alice", "shop"), Path: "/orders/7"}, "method_not_allowed", ""},
@@ -147,6 +153,15 @@ func TestExplainOfRecords(t *testing.T) {
 			d.Principal = &decisionv1.Principal{Kind: "workload", Id: "spiffe://prod/a", SpiffeId: "spiffe://prod/a"}
 			d.Beside = []*decisionv1.Principal{user("bob")}
 		}), same, ""},
+		{"from somewhere", record("allowed_by_policy", "shop/here", "GET", func(d *decisionv1.Decision) {
+			d.Principal, d.Signals = user("eve", "travellers"), &decisionv1.Signals{Geo: &decisionv1.Geo{Country: "DE"}}
+		}), same, ""},
+		{"from nobody asked where", record("allowed_by_policy", "shop/here", "GET", func(d *decisionv1.Decision) {
+			d.Principal = user("eve", "travellers")
+		}), unknown, `shop/here: the condition reads signals.geo["country"], and no policy that was asked wanted to know`},
+		{"on a device", record("allowed_by_policy", "shop/laptops", "GET", func(d *decisionv1.Decision) {
+			d.Principal = user("eve", "ours")
+		}), unknown, `shop/laptops: the condition reads signals.device["compliant"], and devices are not recorded`},
 		{"nobody got to ask", record("token_expired", "", "GET", func(d *decisionv1.Decision) { d.Status = 401 }), notAsked, ""},
 	} {
 		note, ok := evaluate.Repeatable(c.record)
@@ -169,7 +184,7 @@ func TestWhoCan(t *testing.T) {
 	made := table(t)
 	for _, m := range []*adminv1.WhoCanRequest{{Route: "shop/orders", Method: "GET"}, {Host: "api.example", Path: "/orders/7", Method: "GET"}} {
 		res := evaluate.WhoCan(made, m)
-		if len(res.GetAllows()) != 1 || strings.Join(res.GetAllows()[0].GetPrincipals(), "; ") != "group: shop; subject: bob, identityProvider: login" {
+		if len(res.GetAllows()) != 3 || strings.Join(res.GetAllows()[2].GetPrincipals(), "; ") != "group: shop; subject: bob, identityProvider: login" {
 			t.Errorf("allowed are %v", res.GetAllows())
 		}
 		if len(res.GetDenies()) != 1 || !res.GetDenies()[0].GetShadow() {

@@ -24,6 +24,7 @@ type Question struct {
 	WebSocket          bool
 	Principal          *policy.Principal // nil is anonymous
 	ClientIP           netip.Addr
+	Place              *policy.Place // where that is; nil for not known
 	Now                time.Time
 	TLSVersion         string
 	ServerName, ALPN   string
@@ -84,6 +85,7 @@ func (q *Question) signal(s *decisionv1.Signals) error {
 		}
 		q.ClientIP = ip
 	}
+	q.Place = placeOf(s.GetGeo())
 	if tls := s.GetTls(); tls != nil {
 		q.TLSVersion, q.ServerName, q.ALPN = tls.GetVersion(), tls.GetSni(), tls.GetAlpn()
 	}
@@ -145,6 +147,10 @@ func (q *Question) forget(d *decisionv1.Decision) {
 			q.unknown["request.headers["+strings.ToLower(h.GetName())+"]"] = "its value is not recorded"
 		}
 	}
+	q.unknown["signals.device"] = "devices are not recorded"
+	if q.Place == nil {
+		q.unknown["signals.geo"] = "no policy that was asked wanted to know where the client is"
+	}
 	p := d.GetPrincipal()
 	if p.GetClaimsOmitted() {
 		q.unknown["principal.claims"] = "they are not recorded"
@@ -161,10 +167,31 @@ func (q *Question) forget(d *decisionv1.Decision) {
 
 // input is what a route's policies decide on.
 func (q *Question) input() policy.Input {
-	return policy.Input{
+	in := policy.Input{
 		Principal: q.Principal, Method: q.Method, Host: q.Host, Path: q.Path, Query: q.Query, Header: q.Header,
 		ClientIP: q.ClientIP, Now: q.Now, TLSVersion: q.TLSVersion, ServerName: q.ServerName, ALPN: q.ALPN,
 	}
+	if q.Place != nil {
+		in.Geo = q.Place
+	}
+	return in
+}
+
+// placeOf is where a client is as a record has it, nil for not known.
+func placeOf(g *decisionv1.Geo) *policy.Place {
+	if g == nil {
+		return nil
+	}
+	p := &policy.Place{
+		Country: g.GetCountry(), Continent: g.GetContinent(), City: g.GetCity(), ASN: g.GetAsn(), Organization: g.GetAsOrganization(),
+	}
+	if a := g.GetAnonymity(); a != nil {
+		p.Anonymity = &policy.Anonymity{Any: a.GetAnonymous(), VPN: a.GetVpn(), Hosting: a.GetHosting(), Tor: a.GetTor(), Proxy: a.GetProxy()}
+	}
+	for _, d := range g.GetDatabases() {
+		p.Databases = append(p.Databases, policy.Database{Type: d.GetType(), Built: d.GetBuilt().AsTime()})
+	}
+	return p
 }
 
 // moment is the time of a message, zero for none.

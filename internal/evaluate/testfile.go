@@ -84,6 +84,16 @@ type signals struct {
 	IP   string     `yaml:"ip"`
 	Time *time.Time `yaml:"time"`
 	TLS  *handshake `yaml:"tls"`
+	Geo  *place     `yaml:"geo"`
+}
+
+// place is where the client is.
+type place struct {
+	Country      string `yaml:"country"`
+	Continent    string `yaml:"continent"`
+	City         string `yaml:"city"`
+	ASN          int64  `yaml:"asn"`
+	Organization string `yaml:"asOrganization"`
 }
 
 type handshake struct {
@@ -223,6 +233,11 @@ func (g *given) question() (*adminv1.Question, error) {
 	}
 	if h := g.Signals.TLS; h != nil {
 		q.Signals.Tls = &decisionv1.TLS{Version: h.Version, Sni: h.SNI, Alpn: h.ALPN}
+	}
+	if p := g.Signals.Geo; p != nil {
+		q.Signals.Geo = &decisionv1.Geo{
+			Country: p.Country, Continent: p.Continent, City: p.City, Asn: p.ASN, AsOrganization: p.Organization,
+		}
 	}
 	var err error
 	q.Principal, err = g.Principal.message()

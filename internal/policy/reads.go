@@ -23,6 +23,9 @@ func (p *Policy) Covers(method, path string) bool {
 	return (method == "" || p.matchMethod(method)) && (path == "" || p.matchPath(path))
 }
 
+// Names reports whether the policy is for a principal.
+func (p *Policy) Names(who *Principal) bool { return p.principals.match(who) }
+
 // Reads returns what the condition of the policy looks at, sorted, such as
 // principal.claims, request.headers["x-tenant"] or request.headers where it looks
 // at any. Whether a field is there is not looking at it.
