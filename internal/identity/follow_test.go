@@ -4,9 +4,11 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -26,7 +28,7 @@ type followed struct {
 	*identity.Source
 	t      *testing.T
 	issuer *issuer.Issuer
-	answer string
+	answer atomic.Value // string
 	asked  chan time.Time
 }
 
@@ -55,7 +57,8 @@ func newFollowed(t *testing.T) *followed {
 
 func (f *followed) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
 	f.asked <- time.Now()
-	_, _ = w.Write([]byte(f.answer)) // the source has gone
+	answer, _ := f.answer.Load().(string)
+	_, _ = io.WriteString(w, answer) // the source may be gone
 }
 
 // next returns how long after the last question comes the next.
@@ -86,7 +89,7 @@ func TestRefreshOfBundles(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				f, last := newFollowed(t), time.Now()
-				f.answer = published(t, 1, c.hint, f.issuer)
+				f.answer.Store(published(t, 1, c.hint, f.issuer))
 				stop := run(t, func(ctx context.Context) error { return identity.Follow(ctx, f.Source) })
 				f.Federate([]identity.Federated{{TrustDomain: partner, Endpoint: identity.Endpoint{URL: "https://bundles.example/", Profile: identity.WebProfile}}})
 				if gap := f.next(&last); gap != 0 {
@@ -97,7 +100,7 @@ func TestRefreshOfBundles(t *testing.T) {
 						t.Errorf("asked again after %s", gap)
 					}
 				}
-				f.answer = "{}"
+				f.answer.Store("{}")
 				_ = f.next(&last) // with it
 				for want := time.Second; want <= 5*time.Minute; want *= 2 {
 					if gap := f.next(&last); gap != want {
@@ -110,7 +113,7 @@ func TestRefreshOfBundles(t *testing.T) {
 				if len(f.Bundles()[partner]) != 1 {
 					t.Error("the last good bundle is gone")
 				}
-				f.answer = published(t, 1, c.hint, f.issuer)
+				f.answer.Store(published(t, 1, c.hint, f.issuer))
 				_ = f.next(&last) // with it
 				if gap := f.next(&last); gap < c.least || gap > c.most {
 					t.Errorf("asked again after %s, once it was well", gap)
