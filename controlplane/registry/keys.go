@@ -32,7 +32,7 @@ func (r *Registry) AssertionKeys(ctx context.Context, environment string) ([]tok
 		return nil, err
 	}
 	all := keys{seen: map[string]bool{}}
-	// Who has registered here may sign before the database knows of it.
+	// Who has told its keys here signs before the database knows of them.
 	for _, p := range r.registered(environment) {
 		all.add(p)
 	}
@@ -75,7 +75,7 @@ func (k *keys) add(p *adminv1.Proxy) {
 	}
 }
 
-// registered returns what is known here of the proxies of an environment that its
+// registered returns what is known here of those proxies of an environment that its
 // upstreams are to believe, in order.
 func (r *Registry) registered(environment string) (all []*adminv1.Proxy) {
 	r.mu.Lock()

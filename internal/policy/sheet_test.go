@@ -81,6 +81,54 @@ func TestDecideAgreesWithEveryPolicyAlone(t *testing.T) {
 	})
 }
 
+// Of two conditions that differ in one thing, one holds and the other does not: a
+// route that has both does not take one for the other.
+func TestDecideTellsQuestionsApart(t *testing.T) {
+	p := user("ann")
+	p.ACR, p.AuthenticatedAt = "gold", noon.Add(-2*time.Hour)
+	p.Claims = map[string]any{"roles": []any{"gold"}, "tier": "gold", "level": 2.0, "rank": 3.0}
+	in := request(p, "GET", "/v1/orders/7")
+	in.ClientIP, in.Now = netip.MustParseAddr("10.2.0.1"), noon
+	for difference, c := range map[string]struct{ holds, misses string }{
+		"what is read":      {`principal.acr == "gold"`, `principal.issuer == "gold"`},
+		"text":              {`principal.acr == "gold"`, `principal.acr == "iron"`},
+		"texts":             {`principal.acr in ["gold", "iron"]`, `principal.acr in ["iron", "lead"]`},
+		"where texts end":   {`principal.acr in ["gold", "iron"]`, `principal.acr in ["gold\", \"iron"]`},
+		"network":           {`cidr("10.2.0.0/16").containsIP(signals.ip)`, `cidr("10.3.0.0/16").containsIP(signals.ip)`},
+		"length of network": {`cidr("10.0.0.0/8").containsIP(signals.ip)`, `cidr("10.0.0.0/16").containsIP(signals.ip)`},
+		"moment":            {`signals.time < timestamp("2026-11-26T13:00:00Z")`, `signals.time < timestamp("2026-11-26T11:00:00Z")`},
+		"whose moment":      {`principal.authenticated_at < timestamp("2026-11-26T11:00:00Z")`, `signals.time < timestamp("2026-11-26T11:00:00Z")`},
+		"order of moments":  {`signals.time <= timestamp("2026-11-26T12:00:00Z")`, `signals.time < timestamp("2026-11-26T12:00:00Z")`},
+		"beginning": {`signals.time >= timestamp("2026-11-26T11:00:00Z") && signals.time < timestamp("2026-11-26T15:00:00Z")`,
+			`signals.time >= timestamp("2026-11-26T13:00:00Z") && signals.time < timestamp("2026-11-26T15:00:00Z")`},
+		"end": {`signals.time >= timestamp("2026-11-26T09:00:00Z") && signals.time < timestamp("2026-11-26T15:00:00Z")`,
+			`signals.time >= timestamp("2026-11-26T09:00:00Z") && signals.time < timestamp("2026-11-26T11:00:00Z")`},
+		"window and moment": {`signals.time >= timestamp("2026-11-26T09:00:00Z")`,
+			`signals.time >= timestamp("2026-11-26T09:00:00Z") && signals.time < timestamp("2026-11-26T11:00:00Z")`},
+		"claim":              {`principal.claims.rank >= 3`, `principal.claims.level >= 3`},
+		"number":             {`principal.claims.rank >= 3`, `principal.claims.rank >= 4`},
+		"order of numbers":   {`principal.claims.rank >= 3`, `principal.claims.rank > 3`},
+		"text of a claim":    {`principal.claims.tier == "gold"`, `principal.claims.tier == "iron"`},
+		"member of a claim":  {`"gold" in principal.claims.roles`, `"iron" in principal.claims.roles`},
+		"kind, of one claim": {`"gold" in principal.claims.roles`, `principal.claims.roles == "gold"`},
+	} {
+		for _, name := range []string{"a", "z"} { // before the other, and behind it
+			set := onOrders(deny(t, "m", when(c.misses)), allow(t, name, authenticated(), when(c.holds)))
+			if d := set.Decide(in); !d.Allow || d.Policy != "shop/"+name {
+				t.Errorf("%s: decided %+v", difference, d)
+			}
+			set = onOrders(allow(t, "m", authenticated(), when(c.misses)), deny(t, name, when(c.holds)), allow(t, "x", authenticated()))
+			if d := set.Decide(in); d.Allow || d.Policy != "shop/"+name {
+				t.Errorf("%s: decided %+v", difference, d)
+			}
+			set = onOrders(allow(t, "m", authenticated(), when(c.misses)), allow(t, name, authenticated(), when(c.holds)))
+			if d := set.Decide(in); !d.Allow || d.Policy != "shop/"+name {
+				t.Errorf("%s: decided %+v", difference, d)
+			}
+		}
+	}
+}
+
 // resolve makes a decision of what enforced policies have to say.
 func resolve(steps []policy.Step) policy.Decision {
 	for _, effect := range []policy.Effect{policy.Deny, policy.Allow} {
