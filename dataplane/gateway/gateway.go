@@ -155,9 +155,9 @@ func New(c Config) (*Gateway, error) {
 
 // Apply puts table in force: requests that begin after it has returned are
 // decided by it. Those from before were decided by the one before; what is still
-// carried of them is decided on again within a second, while Run runs. Connections to upstreams
-// and listeners that did not change are kept; a listener that cannot be opened
-// is one of Listeners' and stops no other.
+// carried of them is decided on again within a second, while Run runs. Connections
+// to upstreams and listeners that did not change are kept; a listener that cannot
+// be opened is one of Listeners' and stops no other.
 func (g *Gateway) Apply(table *compile.Table) {
 	g.applying.Lock()
 	defer g.applying.Unlock()

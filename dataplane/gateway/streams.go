@@ -80,8 +80,9 @@ func (c *Cause) failure() failure {
 // looks whole.
 //
 // Whoever takes back what was allowed changes that first: a request is either seen
-// by match, or sees the change when it enters. match may be called for streams that are about to end, by several
-// goroutines if CloseStreams is, and must not keep what it is given.
+// by match, or sees the change when it enters. match may be called for streams that
+// are about to end, by several goroutines if CloseStreams is, and must not keep what
+// it is given.
 func (g *Gateway) CloseStreams(match func(*Stream) bool, why Cause) int {
 	closed := 0
 	g.streams.each(func(s *Stream) {

@@ -47,8 +47,8 @@ type Explanation struct {
 	Decision Decision
 
 	// Steps are what the policies of the route make of the request: DENY before
-	// ALLOW, those in shadow last, each by name, MaxSteps at most. Those that decided or nearly did are
-	// among them; Omitted is how many are not.
+	// ALLOW, those in shadow last, each by name, MaxSteps at most. Those that
+	// decided or nearly did are among them; Omitted is how many are not.
 	Steps   []Step
 	Omitted int
 

@@ -32,29 +32,14 @@ type DeviceToken struct {
 // with ES256 or EdDSA and brings the public key in its header. Every error is an
 // *Error.
 func ParseDevice(raw string) (*DeviceToken, error) {
-	if len(raw) > maxDeviceSize {
-		return nil, refuse(Malformed)
-	}
-	t, h, ok := split(raw)
-	if !ok {
-		return nil, refuse(Malformed)
-	}
-	if h["typ"] != DeviceType {
-		return nil, refuse(WrongType)
-	}
-	if demands(h, "crit", "b64", "zip", "enc", "jku", "x5u", "x5c") {
-		return nil, refuse(BadHeader)
-	}
-	jwk, _ := h["jwk"].(map[string]any)
-	alg, _ := h["alg"].(string)
-	key, err := embedded(jwk, alg)
+	t, key, err := bringing(raw, DeviceType, maxDeviceSize)
 	if err != nil {
 		return nil, err
 	}
 	if key.algorithm != ES256 && key.algorithm != EdDSA {
 		return nil, refuse(WrongAlgorithm)
 	}
-	d := &DeviceToken{Key: thumbprint(jwk), key: key, token: t}
+	d := &DeviceToken{Key: key.thumbprint, key: key, token: t}
 	if err := d.read(); err != nil {
 		return nil, err
 	}

@@ -49,35 +49,42 @@ const ProofAlgorithms = "ES256 EdDSA PS256 RS256"
 // VerifyProof reads a proof strictly and verifies its signature. Every error is
 // an *Error; a proof whose signature is wrong is told nothing else.
 func VerifyProof(raw string) (*Proof, error) {
-	if len(raw) > MaxProofSize {
-		return nil, refuse(Malformed)
-	}
-	t, h, ok := split(raw)
-	if !ok {
-		return nil, refuse(Malformed)
-	}
-	if h["typ"] != "dpop+jwt" {
-		return nil, refuse(WrongType)
-	}
-	if demands(h, "crit", "b64", "zip", "enc", "jku", "x5u", "x5c") {
-		return nil, refuse(BadHeader)
-	}
-	jwk, _ := h["jwk"].(map[string]any)
-	alg, _ := h["alg"].(string)
-	key, err := embedded(jwk, alg)
+	t, key, err := bringing(raw, "dpop+jwt", MaxProofSize)
 	if err != nil {
 		return nil, err
 	}
 	if key.verify(t) != nil {
 		return nil, refuse(BadSignature)
 	}
-	return readProof(t.claims, thumbprint(jwk))
+	return readProof(t.claims, key.thumbprint)
 }
 
-// embeddedKey is a key that a proof brings, and how it signs.
+// bringing reads a token of a type, at most so many bytes, that brings the key which
+// it says has signed it. Nobody has verified that yet.
+func bringing(raw, typ string, most int) (*Parsed, embeddedKey, error) {
+	if len(raw) > most {
+		return nil, embeddedKey{}, refuse(Malformed)
+	}
+	t, h, ok := split(raw)
+	switch {
+	case !ok:
+		return nil, embeddedKey{}, refuse(Malformed)
+	case h["typ"] != typ:
+		return nil, embeddedKey{}, refuse(WrongType)
+	case demands(h, "crit", "b64", "zip", "enc", "jku", "x5u", "x5c"):
+		return nil, embeddedKey{}, refuse(BadHeader)
+	}
+	jwk, _ := h["jwk"].(map[string]any)
+	alg, _ := h["alg"].(string)
+	key, err := embedded(jwk, alg)
+	return t, key, err
+}
+
+// embeddedKey is a key that a token brings, and how it signs.
 type embeddedKey struct {
-	algorithm Algorithm
-	public    publicKey
+	algorithm  Algorithm
+	public     publicKey
+	thumbprint Thumbprint // RFC 7638
 }
 
 func (k embeddedKey) verify(t *Parsed) error {
@@ -99,7 +106,7 @@ func embedded(jwk map[string]any, alg string) (embeddedKey, error) {
 	switch a := Algorithm(alg); a {
 	case ES256, EdDSA, PS256, RS256:
 		if a.fits(public) {
-			return embeddedKey{a, public}, nil
+			return embeddedKey{a, public, thumbprint(jwk)}, nil
 		}
 	}
 	return embeddedKey{}, refuse(WrongAlgorithm)
