@@ -18,10 +18,11 @@ import (
 )
 
 // decided records what a proxy has decided: decided PRINCIPAL REASON PATH, with the
-// number of requests that it stands for, if it is more than one.
+// number of requests that it stands for, if it is more than one, and the device that
+// was proven. $DECISION is its ID then.
 func decided(t *testing.T, ts *testscript.TestScript, p *controlplanetest.Plane, args []string) {
 	if len(args) < 3 {
-		ts.Fatalf("usage: decided PRINCIPAL REASON PATH [COUNT]")
+		ts.Fatalf("usage: decided PRINCIPAL REASON PATH [COUNT [DEVICE]]")
 	}
 	dsn, err := os.ReadFile(p.Settings.Database.URLFile)
 	ts.Check(err)
@@ -45,6 +46,12 @@ func decided(t *testing.T, ts *testscript.TestScript, p *controlplanetest.Plane,
 	if len(args) > 3 {
 		m.Count = 12
 	}
+	if len(args) > 4 {
+		m.Signals = &decisionv1.Signals{Device: &decisionv1.Device{
+			Id: args[4], Owner: d.Principal, Compliant: new(true), Managed: new(false), LastSeen: timestamppb.New(now.Add(-time.Hour)),
+		}}
+	}
+	ts.Setenv("DECISION", m.GetId())
 	d.Record, err = proto.Marshal(m)
 	ts.Check(errors.Join(err, store.SaveDecisions(t.Context(), storage.Journal{
 		Proxy: "spiffe://prod.example/proxy/aws#one", Boot: []byte("b"),

@@ -9,6 +9,7 @@ import (
 
 	"connectrpc.com/connect"
 	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	adminv1 "github.com/sallyport/sallyport/proto/gen/sallyport/admin/v1"
@@ -21,6 +22,7 @@ type evaluation struct {
 	principal  decisionv1.Principal
 	headers    []string
 	ip, tls    string
+	device     string
 	at         string
 	candidates []string
 	revision   int64
@@ -64,6 +66,7 @@ looked at. Nobody asks who is not named: the request is anonymous.`,
 	f.StringVar(&e.principal.Claims, "claims", "", "their claims, a `JSON` object")
 	f.StringArrayVar(&e.headers, "header", nil, "a header, as `'Name: value'`; may be repeated")
 	f.StringVar(&e.ip, "ip", "", "the client's `address`; not known when left out")
+	f.StringVar(&e.device, "device", "", `the device that is proven, a JSON object such as {"id": "laptop-7", "compliant": true}`)
 	f.StringVar(&e.tls, "tls", "1.3", "the `version` of TLS")
 	f.StringVar(&e.at, "time", "", "when it is asked, as `2026-11-26T09:00:00Z`; now when left out")
 	f.StringArrayVarP(&e.candidates, "file", "f", nil, "a `file` or folder as if it were applied; may be repeated")
@@ -89,6 +92,12 @@ func (e *evaluation) describe(args []string) error {
 	q.Signals = &decisionv1.Signals{Tls: &decisionv1.TLS{Version: e.tls}}
 	if e.ip != "" {
 		q.Signals.Ip = &decisionv1.Address{Address: e.ip}
+	}
+	if e.device != "" {
+		q.Signals.Device = &decisionv1.Device{}
+		if err := protojson.Unmarshal([]byte(e.device), q.Signals.Device); err != nil {
+			return fmt.Errorf("--device: it is a JSON object such as {\"id\": \"laptop-7\"}: %w", err)
+		}
 	}
 	if e.at != "" {
 		at, err := time.Parse(time.RFC3339, e.at)

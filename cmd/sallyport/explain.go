@@ -90,12 +90,14 @@ func account(res *adminv1.ExplainResponse) string {
 	t.fact("asked", asked(d.GetRequest()))
 	t.fact("when", d.GetTime().AsTime().Format("2006-01-02T15:04:05.000Z"))
 	t.fact("from", from(d.GetSignals()))
+	t.fact("device", device(d.GetSignals().GetDevice(), d.GetTime().AsTime()))
 	t.fact("at", joined(", ", "environment "+d.GetEnvironment(), named("listener ", d.GetListener()), named("proxy ", d.GetProxy())))
 	t.fact("route", d.GetRoute())
 	t.fact("accepts", strings.Join(a.GetAccepts(), ", "))
 	t.fact("rule", d.GetPolicy())
 	t.fact("revision", strconv.FormatInt(d.GetRevision(), 10))
 	t.fact("detail", d.GetDetail())
+	t.fact("closes", named("what was let through by decision ", d.GetCloses()))
 	if n := d.GetCount(); n > 1 {
 		t.fact("stands for", count(int(n), "request")+" like it")
 	}

@@ -40,6 +40,7 @@ func (p *Pseudonyms) hide(m *decisionv1.Decision) {
 	for i, other := range m.GetBeside() {
 		m.Beside[i] = p.replace(other)
 	}
+	p.disguise(m.GetSignals().GetDevice())
 	for _, step := range m.GetExplanation() {
 		for _, way := range step.GetWays() {
 			for _, c := range way.GetClauses() {
@@ -57,6 +58,18 @@ func (p *Pseudonyms) hide(m *decisionv1.Decision) {
 func conceal(c *decisionv1.Clause) {
 	if c.GetPart() == string(policy.MissPrincipal) && c.GetValue() == policy.True.String() {
 		c.Text = ""
+	}
+}
+
+// disguise leaves of a device what does not tell whose it is. That somebody uses
+// their own can still be seen.
+func (p *Pseudonyms) disguise(d *decisionv1.Device) {
+	if d == nil {
+		return
+	}
+	d.Id, d.Pseudonymised = p.Of(d.GetId()), true
+	if d.GetOwner() != "" {
+		d.Owner = p.Of(d.GetOwner())
 	}
 }
 

@@ -77,6 +77,7 @@ func FuzzRecord(f *testing.F) {
 	f.Fuzz(func(t *testing.T, text, query, name string) {
 		was := c.Dropped()
 		c.Decide(&record.Decision{
+			Device: &policy.Device{ID: text, OS: text, OSVersion: text, Owner: text}, Closes: allows.ID,
 			Place: &policy.Place{Country: text, Continent: text, City: text, Organization: text, Databases: []policy.Database{{Type: text}}},
 			ID:    allows.ID, Reason: "no_route", Host: text, Path: text, Method: text, Detail: text, ServerName: text, RawQuery: query,
 			Header: map[string][]string{name: {text}, "User-Agent": {text}},
@@ -112,6 +113,36 @@ func TestRecordsOfPlaces(t *testing.T) {
 		}
 		if geo := got.GetSignals().GetGeo(); !proto.Equal(geo, want) {
 			t.Errorf("record %d: %v", i, geo)
+		}
+	}
+}
+
+// A record has the device that was proven, with what was known of it, and what it
+// closes; never what the one before had.
+func TestRecordsOfDevices(t *testing.T) {
+	at := time.Date(2026, 3, 1, 0, 0, 0, 1, time.UTC)
+	proven, bare, none := *allows, *allows, *allows
+	proven.Closes = "0190f7c2-7d43-7b1c-9d1e-000000000000"
+	proven.Device = &policy.Device{
+		ID: "laptop-7", OS: "macos", OSVersion: "26.1", Owner: "alice", DiskEncrypted: policy.Yes, ScreenLock: policy.No, Compliant: policy.Yes,
+		LastSeen: at, Expires: at.Add(time.Hour),
+	}
+	bare.Device = &policy.Device{ID: "phone-3", Managed: policy.No}
+	all := courier.Encode(&proven, &bare, &none)
+	for i, want := range []*decisionv1.Device{
+		{
+			Id: "laptop-7", Os: "macos", OsVersion: "26.1", Owner: "alice", DiskEncrypted: new(true), ScreenLock: new(false), Compliant: new(true),
+			LastSeen: timestamppb.New(at), ExpiresAt: timestamppb.New(at.Add(time.Hour)),
+		},
+		{Id: "phone-3", Managed: new(false)},
+		nil,
+	} {
+		var got decisionv1.Decision
+		if err := proto.Unmarshal(all[i], &got); err != nil {
+			t.Fatal(err)
+		}
+		if d := got.GetSignals().GetDevice(); !proto.Equal(d, want) || (got.GetCloses() == proven.Closes) != (i == 0) {
+			t.Errorf("record %d closes %q, and is of %v", i, got.GetCloses(), d)
 		}
 	}
 }

@@ -47,6 +47,7 @@ type draft struct {
 	signals  decisionv1.Signals
 	address  decisionv1.Address
 	tls      decisionv1.TLS
+	device   device
 	timings  decisionv1.Timings
 	known    durationpb.Duration
 	decided  durationpb.Duration
@@ -91,7 +92,7 @@ func (m *draft) write(d *record.Decision, count int64) {
 	to.Epoch, to.Revision = d.Epoch, d.Revision
 	to.Listener, to.Route, to.Policy = d.Listener, d.Route, d.Policy
 	to.Allow, to.Reason, to.Detail = d.Allow, d.Reason, clip(d.Detail, maxDetail)
-	to.Status = int32(d.Status) //nolint:gosec // of HTTP
+	to.Status, to.Closes = int32(d.Status), d.Closes //nolint:gosec // of HTTP
 	to.Request, to.Signals, to.Timings = &m.request, &m.signals, &m.timings
 	m.explain(d)
 	m.ask(d)
@@ -144,7 +145,7 @@ func queryNames(to []string, query string) []string {
 }
 
 func (m *draft) signal(d *record.Decision) {
-	m.signals.Ip, m.signals.Tls, m.signals.Geo = nil, nil, located(d.Place)
+	m.signals.Ip, m.signals.Tls, m.signals.Geo, m.signals.Device = nil, nil, located(d.Place), m.device.write(d.Device)
 	if d.ClientIP.IsValid() || d.PeerIP.IsValid() {
 		m.address.Address, m.address.Peer = written(d.ClientIP), written(d.PeerIP)
 		m.address.Source, m.address.Unknown = d.ClientIPSource, d.ClientIPUnknown

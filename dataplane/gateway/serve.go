@@ -114,7 +114,7 @@ func (x *exchange) write() {
 		ClientIP: x.address.IP, ClientIPSource: string(x.address.Source), ClientIPUnknown: x.address.Unknown, PeerIP: x.from.remote,
 		ServerName: x.from.serverName, Protocol: x.r.Proto,
 		Method: v.request.Method, Host: v.request.Host, Path: v.request.Path,
-		Policy: v.policy, Principal: v.principal, Explanation: v.why, Shadow: v.shadow, Place: v.place, Took: decided.Sub(x.began),
+		Policy: v.policy, Principal: v.principal, Explanation: v.why, Shadow: v.shadow, Place: v.place, Device: v.device, Took: decided.Sub(x.began),
 		ALPN: x.from.alpn, RawQuery: v.request.RawQuery, Header: v.request.Header, Rule: x.state.routeless, Closes: x.closes,
 	}
 	if v.way != nil {
@@ -122,9 +122,6 @@ func (x *exchange) write() {
 	}
 	if !v.known.IsZero() {
 		d.Authenticated = v.known.Sub(x.began)
-	}
-	if v.device != nil {
-		d.Device = v.device.ID
 	}
 	if x.state.table != nil {
 		head := x.state.table.Head()

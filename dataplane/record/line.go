@@ -46,7 +46,7 @@ type Decision struct {
 	Route       string // namespace/name
 	Policy      string // namespace/name
 	Principal   *policy.Principal
-	Device      string             // that was proven
+	Device      *policy.Device     // that was proven; nil for none
 	Explanation policy.Explanation // of a denial; may be zero
 	Shadow      policy.Shadow
 
@@ -107,7 +107,9 @@ func (d *Decision) appendTo(b []byte) []byte {
 	l.text("route", d.Route)
 	l.text("policy", d.Policy)
 	l.principal(d.Principal)
-	l.text("device", d.Device)
+	if d.Device != nil {
+		l.text("device", d.Device.ID)
+	}
 	l.explanation(d.Explanation.Steps)
 	l.shadow(d.Shadow)
 	l.took(d.Took)

@@ -135,6 +135,7 @@ func TestLines(t *testing.T) {
 			ClientIP: netip.MustParseAddr("fe80::1%e\"th0"), ClientIPUnknown: "no \"address\"", Principal: &policy.Principal{Beside: []*policy.Principal{
 				{Kind: policy.Key, ID: "ops", KeyName: "shop/export", KeyID: "k-1"}, {Kind: policy.User, ID: "pos-7", Provider: "shop/pos"},
 			}},
+			Device: &policy.Device{ID: "laptop-7", Owner: "ann"},
 			Explanation: policy.Explanation{Steps: []policy.Step{
 				{Policy: "shop/blocks", Effect: policy.Deny, Miss: policy.MissError, Detail: "1:2"},
 				{Policy: "shop/reads", Effect: policy.Allow, Matched: true},
@@ -159,7 +160,7 @@ func TestLines(t *testing.T) {
 		`"shadow":{"policy":"shop/no-al\"ice","allow":false,"reason":"denied_by_policy"},"took_us":1500}
 {"type":"decision","time":"2026-11-24T09:42:07.123456Z","decision_id":"two","allow":false,"reason":"no_matching_policy",` +
 		`"status":403,"detail":"line\u000abreak","client_ip":"fe80::1","client_ip_unknown":"no \"address\"","geo":{"databases":[]},"principal":{"kind":"anonymous"},"beside":[{"kind":"key","id":"ops","key":"shop/export","key_id":"k-1"},` +
-		`{"kind":"user","id":"pos-7","provider":"shop/pos"}],"explanation":[` +
+		`{"kind":"user","id":"pos-7","provider":"shop/pos"}],"device":"laptop-7","explanation":[` +
 		`{"policy":"shop/blocks","effect":"DENY","matched":false,"miss":"error","detail":"1:2"},` +
 		`{"policy":"shop/reads","effect":"ALLOW","matched":true}],"took_us":0}
 {"type":"outcome","time":"2026-11-24T09:42:07.123456Z","decision_id":"one","endpoint":"10.0.0.1:443","status":200,"sent":1024,"received":3,"took_us":1000000}

@@ -111,9 +111,6 @@ func (q *Question) why(field string) string {
 	if why := q.unknown[whole]; why != "" {
 		return why
 	}
-	if whole != "request.headers" {
-		return ""
-	}
 	if indexed {
 		return q.unknown[whole+"["+strings.ToLower(strings.Trim(part, `"]`))+"]"]
 	}

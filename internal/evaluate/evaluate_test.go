@@ -34,6 +34,8 @@ const fleet = `
 {apiVersion: sallyport/v1, kind: Policy, metadata: {namespace: shop, name: here}, spec: {routes: {all: true}, effect: ALLOW, principals: [{group: travellers}], methods: [GET], when: signals.geo.country == "DE"}}
 ---
 {apiVersion: sallyport/v1, kind: Policy, metadata: {namespace: shop, name: laptops}, spec: {routes: {all: true}, effect: ALLOW, principals: [{group: ours}], methods: [GET], when: signals.device.compliant}}
+---
+{apiVersion: sallyport/v1, kind: Policy, metadata: {namespace: shop, name: own}, spec: {routes: {all: true}, effect: ALLOW, principals: [{group: owners}], methods: [GET], when: signals.device.owner == principal.id}}
 `
 
 var now = time.Date(2026, time.November, 26, 9, 0, 0, 0, time.UTC)
@@ -61,6 +63,10 @@ func user(id string, groups ...string) *decisionv1.Principal {
 	return &decisionv1.Principal{Kind: "user", Id: id, Groups: groups, Provider: "shop/login"}
 }
 
+func laptop(compliant bool) *decisionv1.Device {
+	return &decisionv1.Device{Id: "laptop-7", Owner: "eve", Compliant: &compliant}
+}
+
 // A request that is described is answered as a proxy would answer it.
 func TestAsk(t *testing.T) {
 	made := table(t)
@@ -80,6 +86,13 @@ func TestAsk(t *testing.T) {
 		{"no header", &adminv1.Question{Method: "PUT", Principal: user("alice", "shop"), Path: "/orders/7?dry=1"}, "evaluation_error", "shop/tenants"},
 		{"from here", &adminv1.Question{Principal: user("eve", "travellers"), Path: "/orders/7", Signals: &decisionv1.Signals{Geo: &decisionv1.Geo{Country: "DE"}}}, "allowed_by_policy", "shop/here"},
 		{"from nobody knows where", &adminv1.Question{Principal: user("eve", "travellers"), Path: "/orders/7"}, "evaluation_error", "shop/here"},
+		{"on a device", &adminv1.Question{Principal: user("eve", "ours"), Path: "/orders/7", Signals: &decisionv1.Signals{Device: laptop(true)}}, "allowed_by_policy", "shop/laptops"},
+		{"on a device that is not as it should be", &adminv1.Question{Principal: user("eve", "ours"), Path: "/orders/7", Signals: &decisionv1.Signals{Device: laptop(false)}}, "no_matching_policy", ""},
+		{"on a device of which nothing is known any more", &adminv1.Question{Principal: user("eve", "ours"), Path: "/orders/7", Signals: &decisionv1.Signals{
+			Device: &decisionv1.Device{Id: "laptop-7", Compliant: new(true), ExpiresAt: timestamppb.New(now)},
+		}}, "evaluation_error", "shop/laptops"},
+		{"on no device", &adminv1.Question{Principal: user("eve", "ours"), Path: "/orders/7"}, "evaluation_error", "shop/laptops"},
+		{"on their own device", &adminv1.Question{Principal: user("eve", "owners"), Path: "/orders/7", Signals: &decisionv1.Signals{Device: laptop(true)}}, "allowed_by_policy", "shop/own"},
 		{"nobody", &adminv1.Question{Path: "/orders/7"}, "credentials_missing", ""},
 		{"elsewhere", &adminv1.Question{Principal: user("alice", "shop"), Path: "/carts"}, "no_route", ""},
 		{"method", &adminv1.Question{Method: "POST", Principal: user("alice", "shop"), Path: "/orders/7"}, "method_not_allowed", ""},
@@ -104,6 +117,7 @@ func TestDescribeRefuses(t *testing.T) {
 		{Principal: &decisionv1.Principal{Kind: "user", Claims: "[1]"}},
 		{Principal: &decisionv1.Principal{Kind: "user", Claims: strings.Repeat(" ", 1<<17)}},
 		{Signals: &decisionv1.Signals{Ip: &decisionv1.Address{Address: "010.0.0.1"}}},
+		{Signals: &decisionv1.Signals{Device: &decisionv1.Device{Compliant: new(true)}}},
 	} {
 		if _, err := evaluate.Describe(q, now); err == nil {
 			t.Errorf("%.200v is taken", q)
@@ -160,8 +174,17 @@ func TestExplainOfRecords(t *testing.T) {
 			d.Principal = user("eve", "travellers")
 		}), unknown, `shop/here: the condition reads signals.geo["country"], and no policy that was asked wanted to know`},
 		{"on a device", record("allowed_by_policy", "shop/laptops", "GET", func(d *decisionv1.Decision) {
+			d.Principal, d.Signals = user("eve", "ours"), &decisionv1.Signals{Device: laptop(true)}
+		}), same, ""},
+		{"on no device", record("evaluation_error", "shop/laptops", "GET", func(d *decisionv1.Decision) {
 			d.Principal = user("eve", "ours")
-		}), unknown, `shop/laptops: the condition reads signals.device["compliant"], and devices are not recorded`},
+		}), same, ""},
+		{"on their own device", record("allowed_by_policy", "shop/own", "GET", func(d *decisionv1.Decision) {
+			d.Principal, d.Signals = user("eve", "owners"), &decisionv1.Signals{Device: laptop(true)}
+		}), same, ""},
+		{"on a device with a pseudonym", record("allowed_by_policy", "shop/own", "GET", func(d *decisionv1.Decision) {
+			d.Principal, d.Signals = user("eve", "owners"), &decisionv1.Signals{Device: &decisionv1.Device{Id: "~a", Owner: "~b", Pseudonymised: true}}
+		}), unknown, `shop/own: the condition reads signals.device["owner"], and a pseudonym is recorded`},
 		{"nobody got to ask", record("token_expired", "", "GET", func(d *decisionv1.Decision) { d.Status = 401 }), notAsked, ""},
 	} {
 		note, ok := evaluate.Repeatable(c.record)
@@ -184,7 +207,7 @@ func TestWhoCan(t *testing.T) {
 	made := table(t)
 	for _, m := range []*adminv1.WhoCanRequest{{Route: "shop/orders", Method: "GET"}, {Host: "api.example", Path: "/orders/7", Method: "GET"}} {
 		res := evaluate.WhoCan(made, m)
-		if len(res.GetAllows()) != 3 || strings.Join(res.GetAllows()[2].GetPrincipals(), "; ") != "group: shop; subject: bob, identityProvider: login" {
+		if len(res.GetAllows()) != 4 || strings.Join(res.GetAllows()[3].GetPrincipals(), "; ") != "group: shop; subject: bob, identityProvider: login" {
 			t.Errorf("allowed are %v", res.GetAllows())
 		}
 		if len(res.GetDenies()) != 1 || !res.GetDenies()[0].GetShadow() {
@@ -213,10 +236,11 @@ func TestParseTests(t *testing.T) {
 		"":                                       "1: tests: there are 0",
 		"tests: [":                               "1: did not find",
 		strings.Replace(good, "host", "hots", 1): `3: there is no field "hots"`,
-		strings.Replace(good, "deny", "maybe", 1):                           "2: expect.decision is allow or deny",
-		strings.Replace(good, "api.example", "[a]", 1):                      "3: a seq cannot stand here",
-		strings.Replace(good, "request:", "signals: {ip: x}, request:", 1):  "2: given.signals.ip.address",
-		strings.Replace(good, "{decision: deny}", "&a {decision: deny}", 1): "4: anchors",
+		strings.Replace(good, "deny", "maybe", 1):                                              "2: expect.decision is allow or deny",
+		strings.Replace(good, "api.example", "[a]", 1):                                         "3: a seq cannot stand here",
+		strings.Replace(good, "request:", "signals: {ip: x}, request:", 1):                     "2: given.signals.ip.address",
+		strings.Replace(good, "request:", "signals: {device: {compliant: true}}, request:", 1): "2: given.signals.device.id",
+		strings.Replace(good, "{decision: deny}", "&a {decision: deny}", 1):                    "4: anchors",
 		good + "---\n" + good:            "1: holds a second document",
 		strings.Repeat("#", 1<<20) + "#": "1: is larger",
 	} {

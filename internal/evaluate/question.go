@@ -25,6 +25,7 @@ type Question struct {
 	Principal          *policy.Principal // nil is anonymous
 	ClientIP           netip.Addr
 	Place              *policy.Place // where that is; nil for not known
+	Device             *policy.Device
 	Now                time.Time
 	TLSVersion         string
 	ServerName, ALPN   string
@@ -86,6 +87,10 @@ func (q *Question) signal(s *decisionv1.Signals) error {
 		q.ClientIP = ip
 	}
 	q.Place = placeOf(s.GetGeo())
+	var err error
+	if q.Device, err = deviceOf(s.GetDevice(), q.Now); err != nil {
+		return err
+	}
 	if tls := s.GetTls(); tls != nil {
 		q.TLSVersion, q.ServerName, q.ALPN = tls.GetVersion(), tls.GetSni(), tls.GetAlpn()
 	}
@@ -147,7 +152,11 @@ func (q *Question) forget(d *decisionv1.Decision) {
 			q.unknown["request.headers["+strings.ToLower(h.GetName())+"]"] = "its value is not recorded"
 		}
 	}
-	q.unknown["signals.device"] = "devices are not recorded"
+	if d.GetSignals().GetDevice().GetPseudonymised() {
+		for _, field := range []string{"id", "owner"} {
+			q.unknown["signals.device["+field+"]"] = "a pseudonym is recorded"
+		}
+	}
 	if q.Place == nil {
 		q.unknown["signals.geo"] = "no policy that was asked wanted to know where the client is"
 	}
@@ -169,7 +178,7 @@ func (q *Question) forget(d *decisionv1.Decision) {
 func (q *Question) input() policy.Input {
 	in := policy.Input{
 		Principal: q.Principal, Method: q.Method, Host: q.Host, Path: q.Path, Query: q.Query, Header: q.Header,
-		ClientIP: q.ClientIP, Now: q.Now, TLSVersion: q.TLSVersion, ServerName: q.ServerName, ALPN: q.ALPN,
+		ClientIP: q.ClientIP, Device: q.Device, Now: q.Now, TLSVersion: q.TLSVersion, ServerName: q.ServerName, ALPN: q.ALPN,
 	}
 	if q.Place != nil {
 		in.Geo = q.Place

@@ -85,6 +85,39 @@ type signals struct {
 	Time *time.Time `yaml:"time"`
 	TLS  *handshake `yaml:"tls"`
 	Geo  *place     `yaml:"geo"`
+
+	Device *machine `yaml:"device"`
+}
+
+// machine is the device that is proven. What is left out is not known of it.
+type machine struct {
+	ID            string     `yaml:"id"`
+	OS            string     `yaml:"os"`
+	OSVersion     string     `yaml:"osVersion"`
+	Owner         string     `yaml:"owner"`
+	DiskEncrypted *bool      `yaml:"diskEncrypted"`
+	ScreenLock    *bool      `yaml:"screenLock"`
+	Compliant     *bool      `yaml:"compliant"`
+	Managed       *bool      `yaml:"managed"`
+	LastSeen      *time.Time `yaml:"lastSeen"`
+	ExpiresAt     *time.Time `yaml:"expiresAt"`
+}
+
+func (m *machine) message() *decisionv1.Device {
+	if m == nil {
+		return nil
+	}
+	d := &decisionv1.Device{
+		Id: m.ID, Os: m.OS, OsVersion: m.OSVersion, Owner: m.Owner,
+		DiskEncrypted: m.DiskEncrypted, ScreenLock: m.ScreenLock, Compliant: m.Compliant, Managed: m.Managed,
+	}
+	if m.LastSeen != nil {
+		d.LastSeen = timestamppb.New(*m.LastSeen)
+	}
+	if m.ExpiresAt != nil {
+		d.ExpiresAt = timestamppb.New(*m.ExpiresAt)
+	}
+	return d
 }
 
 // place is where the client is.
@@ -239,6 +272,7 @@ func (g *given) question() (*adminv1.Question, error) {
 			Country: p.Country, Continent: p.Continent, City: p.City, Asn: p.ASN, AsOrganization: p.Organization,
 		}
 	}
+	q.Signals.Device = g.Signals.Device.message()
 	var err error
 	q.Principal, err = g.Principal.message()
 	return q, err

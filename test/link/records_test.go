@@ -272,7 +272,9 @@ func TestPseudonyms(t *testing.T) {
 	eventually(t, "the revision is there", func() bool { return px.table.live.Load() != nil })
 	p := f.recorder("aws/1", courier.Config{}, r.url)
 	p.Decide(decision(1, true))
-	p.Decide(decision(2, true))
+	proven := decision(2, true)
+	proven.Device = &principals.Device{ID: "laptop-of-alice", Owner: "alice", Expires: proven.Time.Add(time.Hour)}
+	p.Decide(proven)
 	named := principals.Clause{Part: principals.MissPrincipal, Text: "id: alice", Value: principals.True, Want: principals.False}
 	denied := decision(3, false)
 	denied.Principal = &principals.Principal{Kind: principals.User, ID: "alice", Beside: []*principals.Principal{{Kind: principals.User, ID: "alice"}}}
@@ -290,6 +292,11 @@ func TestPseudonyms(t *testing.T) {
 		if d.Principal != nyms.Of("alice") || strings.Contains(string(d.Record), "alice") {
 			t.Errorf("kept is %v", f.read(d))
 		}
+	}
+	// That somebody used their own device can still be seen.
+	device := f.read(f.kept()[1]).GetSignals().GetDevice()
+	if device.GetId() != nyms.Of("laptop-of-alice") || device.GetOwner() != nyms.Of("alice") || !device.GetPseudonymised() {
+		t.Errorf("the device is %v", device)
 	}
 }
 

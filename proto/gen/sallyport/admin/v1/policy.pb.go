@@ -375,7 +375,8 @@ type Question struct {
 	Headers []*v1.Header `protobuf:"bytes,5,rep,name=headers,proto3" json:"headers,omitempty"`
 	// Anonymous when absent.
 	Principal *v1.Principal `protobuf:"bytes,6,opt,name=principal,proto3" json:"principal,omitempty"`
-	// The address and what was agreed in the handshake. TLS is 1.3 when absent.
+	// The address, where that is, what was agreed in the handshake, and the device.
+	// TLS is 1.3 when absent. Of a device without expires_at all that is said is known.
 	Signals *v1.Signals `protobuf:"bytes,7,opt,name=signals,proto3" json:"signals,omitempty"`
 	// When it is asked; now when absent.
 	Time          *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=time,proto3" json:"time,omitempty"`

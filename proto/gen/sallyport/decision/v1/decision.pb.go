@@ -77,7 +77,11 @@ type Decision struct {
 	// How many policies of the route explanation leaves out.
 	Omitted int32 `protobuf:"varint,24,opt,name=omitted,proto3" json:"omitted,omitempty"`
 	// What other credentials of the request proved, besides principal.
-	Beside        []*Principal `protobuf:"bytes,25,rep,name=beside,proto3" json:"beside,omitempty"`
+	Beside []*Principal `protobuf:"bytes,25,rep,name=beside,proto3" json:"beside,omitempty"`
+	// The id of the decision that let the request through which this one closes:
+	// one on an open stream that would not be let through any more. Empty for a
+	// decision on a request that comes.
+	Closes        string `protobuf:"bytes,26,opt,name=closes,proto3" json:"closes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -287,6 +291,13 @@ func (x *Decision) GetBeside() []*Principal {
 	return nil
 }
 
+func (x *Decision) GetCloses() string {
+	if x != nil {
+		return x.Closes
+	}
+	return ""
+}
+
 // Request is what was asked, in canonical form.
 type Request struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -439,7 +450,9 @@ type Signals struct {
 	Ip  *Address `protobuf:"bytes,1,opt,name=ip,proto3" json:"ip,omitempty"`
 	Tls *TLS     `protobuf:"bytes,2,opt,name=tls,proto3" json:"tls,omitempty"`
 	// Absent unless a policy asked where the client is.
-	Geo           *Geo `protobuf:"bytes,3,opt,name=geo,proto3" json:"geo,omitempty"`
+	Geo *Geo `protobuf:"bytes,3,opt,name=geo,proto3" json:"geo,omitempty"`
+	// What the request proved to come from; absent for nothing.
+	Device        *Device `protobuf:"bytes,4,opt,name=device,proto3" json:"device,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -495,6 +508,144 @@ func (x *Signals) GetGeo() *Geo {
 	return nil
 }
 
+func (x *Signals) GetDevice() *Device {
+	if x != nil {
+		return x.Device
+	}
+	return nil
+}
+
+// Device is what was known of a device. What is empty or absent was not known.
+type Device struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The name of the Device. A pseudonym, as is owner, where the environment asks
+	// for that.
+	Id            string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Os            string `protobuf:"bytes,2,opt,name=os,proto3" json:"os,omitempty"`
+	OsVersion     string `protobuf:"bytes,3,opt,name=os_version,json=osVersion,proto3" json:"os_version,omitempty"`
+	Owner         string `protobuf:"bytes,4,opt,name=owner,proto3" json:"owner,omitempty"`
+	DiskEncrypted *bool  `protobuf:"varint,5,opt,name=disk_encrypted,json=diskEncrypted,proto3,oneof" json:"disk_encrypted,omitempty"`
+	ScreenLock    *bool  `protobuf:"varint,6,opt,name=screen_lock,json=screenLock,proto3,oneof" json:"screen_lock,omitempty"`
+	Compliant     *bool  `protobuf:"varint,7,opt,name=compliant,proto3,oneof" json:"compliant,omitempty"`
+	Managed       *bool  `protobuf:"varint,8,opt,name=managed,proto3,oneof" json:"managed,omitempty"`
+	// When it was last heard of.
+	LastSeen *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=last_seen,json=lastSeen,proto3" json:"last_seen,omitempty"`
+	// From when on all of this is unknown, to policies as well.
+	ExpiresAt *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
+	// id and owner are pseudonyms: the same for the same, and that of an owner the
+	// same as that of the principal with the ID.
+	Pseudonymised bool `protobuf:"varint,11,opt,name=pseudonymised,proto3" json:"pseudonymised,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Device) Reset() {
+	*x = Device{}
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Device) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Device) ProtoMessage() {}
+
+func (x *Device) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Device.ProtoReflect.Descriptor instead.
+func (*Device) Descriptor() ([]byte, []int) {
+	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Device) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Device) GetOs() string {
+	if x != nil {
+		return x.Os
+	}
+	return ""
+}
+
+func (x *Device) GetOsVersion() string {
+	if x != nil {
+		return x.OsVersion
+	}
+	return ""
+}
+
+func (x *Device) GetOwner() string {
+	if x != nil {
+		return x.Owner
+	}
+	return ""
+}
+
+func (x *Device) GetDiskEncrypted() bool {
+	if x != nil && x.DiskEncrypted != nil {
+		return *x.DiskEncrypted
+	}
+	return false
+}
+
+func (x *Device) GetScreenLock() bool {
+	if x != nil && x.ScreenLock != nil {
+		return *x.ScreenLock
+	}
+	return false
+}
+
+func (x *Device) GetCompliant() bool {
+	if x != nil && x.Compliant != nil {
+		return *x.Compliant
+	}
+	return false
+}
+
+func (x *Device) GetManaged() bool {
+	if x != nil && x.Managed != nil {
+		return *x.Managed
+	}
+	return false
+}
+
+func (x *Device) GetLastSeen() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LastSeen
+	}
+	return nil
+}
+
+func (x *Device) GetExpiresAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExpiresAt
+	}
+	return nil
+}
+
+func (x *Device) GetPseudonymised() bool {
+	if x != nil {
+		return x.Pseudonymised
+	}
+	return false
+}
+
 // Geo is where the client's address is. What is empty or absent was not known.
 type Geo struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -515,7 +666,7 @@ type Geo struct {
 
 func (x *Geo) Reset() {
 	*x = Geo{}
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[4]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -527,7 +678,7 @@ func (x *Geo) String() string {
 func (*Geo) ProtoMessage() {}
 
 func (x *Geo) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[4]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -540,7 +691,7 @@ func (x *Geo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Geo.ProtoReflect.Descriptor instead.
 func (*Geo) Descriptor() ([]byte, []int) {
-	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{4}
+	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Geo) GetDatabases() []*GeoDatabase {
@@ -603,7 +754,7 @@ type GeoDatabase struct {
 
 func (x *GeoDatabase) Reset() {
 	*x = GeoDatabase{}
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[5]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -615,7 +766,7 @@ func (x *GeoDatabase) String() string {
 func (*GeoDatabase) ProtoMessage() {}
 
 func (x *GeoDatabase) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[5]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -628,7 +779,7 @@ func (x *GeoDatabase) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GeoDatabase.ProtoReflect.Descriptor instead.
 func (*GeoDatabase) Descriptor() ([]byte, []int) {
-	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{5}
+	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *GeoDatabase) GetType() string {
@@ -660,7 +811,7 @@ type Anonymity struct {
 
 func (x *Anonymity) Reset() {
 	*x = Anonymity{}
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[6]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -672,7 +823,7 @@ func (x *Anonymity) String() string {
 func (*Anonymity) ProtoMessage() {}
 
 func (x *Anonymity) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[6]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -685,7 +836,7 @@ func (x *Anonymity) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Anonymity.ProtoReflect.Descriptor instead.
 func (*Anonymity) Descriptor() ([]byte, []int) {
-	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{6}
+	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Anonymity) GetAnonymous() bool {
@@ -738,7 +889,7 @@ type Address struct {
 
 func (x *Address) Reset() {
 	*x = Address{}
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[7]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -750,7 +901,7 @@ func (x *Address) String() string {
 func (*Address) ProtoMessage() {}
 
 func (x *Address) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[7]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -763,7 +914,7 @@ func (x *Address) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Address.ProtoReflect.Descriptor instead.
 func (*Address) Descriptor() ([]byte, []int) {
-	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{7}
+	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Address) GetAddress() string {
@@ -806,7 +957,7 @@ type TLS struct {
 
 func (x *TLS) Reset() {
 	*x = TLS{}
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[8]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -818,7 +969,7 @@ func (x *TLS) String() string {
 func (*TLS) ProtoMessage() {}
 
 func (x *TLS) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[8]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -831,7 +982,7 @@ func (x *TLS) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TLS.ProtoReflect.Descriptor instead.
 func (*TLS) Descriptor() ([]byte, []int) {
-	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{8}
+	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *TLS) GetVersion() string {
@@ -893,7 +1044,7 @@ type Principal struct {
 
 func (x *Principal) Reset() {
 	*x = Principal{}
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[9]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -905,7 +1056,7 @@ func (x *Principal) String() string {
 func (*Principal) ProtoMessage() {}
 
 func (x *Principal) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[9]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -918,7 +1069,7 @@ func (x *Principal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Principal.ProtoReflect.Descriptor instead.
 func (*Principal) Descriptor() ([]byte, []int) {
-	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{9}
+	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Principal) GetKind() string {
@@ -1069,7 +1220,7 @@ type Step struct {
 
 func (x *Step) Reset() {
 	*x = Step{}
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[10]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1081,7 +1232,7 @@ func (x *Step) String() string {
 func (*Step) ProtoMessage() {}
 
 func (x *Step) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[10]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1094,7 +1245,7 @@ func (x *Step) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Step.ProtoReflect.Descriptor instead.
 func (*Step) Descriptor() ([]byte, []int) {
-	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{10}
+	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Step) GetPolicy() string {
@@ -1158,7 +1309,7 @@ type Shadow struct {
 
 func (x *Shadow) Reset() {
 	*x = Shadow{}
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[11]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1170,7 +1321,7 @@ func (x *Shadow) String() string {
 func (*Shadow) ProtoMessage() {}
 
 func (x *Shadow) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[11]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1183,7 +1334,7 @@ func (x *Shadow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Shadow.ProtoReflect.Descriptor instead.
 func (*Shadow) Descriptor() ([]byte, []int) {
-	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{11}
+	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Shadow) GetPolicy() string {
@@ -1217,7 +1368,7 @@ type Way struct {
 
 func (x *Way) Reset() {
 	*x = Way{}
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[12]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1229,7 +1380,7 @@ func (x *Way) String() string {
 func (*Way) ProtoMessage() {}
 
 func (x *Way) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[12]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1242,7 +1393,7 @@ func (x *Way) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Way.ProtoReflect.Descriptor instead.
 func (*Way) Descriptor() ([]byte, []int) {
-	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{12}
+	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Way) GetClauses() []*Clause {
@@ -1262,7 +1413,7 @@ type Change struct {
 
 func (x *Change) Reset() {
 	*x = Change{}
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[13]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1274,7 +1425,7 @@ func (x *Change) String() string {
 func (*Change) ProtoMessage() {}
 
 func (x *Change) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[13]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1287,7 +1438,7 @@ func (x *Change) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Change.ProtoReflect.Descriptor instead.
 func (*Change) Descriptor() ([]byte, []int) {
-	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{13}
+	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Change) GetFlips() []*Flip {
@@ -1309,7 +1460,7 @@ type Flip struct {
 
 func (x *Flip) Reset() {
 	*x = Flip{}
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[14]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1321,7 +1472,7 @@ func (x *Flip) String() string {
 func (*Flip) ProtoMessage() {}
 
 func (x *Flip) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[14]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1334,7 +1485,7 @@ func (x *Flip) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Flip.ProtoReflect.Descriptor instead.
 func (*Flip) Descriptor() ([]byte, []int) {
-	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{14}
+	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Flip) GetPolicy() string {
@@ -1374,7 +1525,7 @@ type Clause struct {
 
 func (x *Clause) Reset() {
 	*x = Clause{}
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[15]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1386,7 +1537,7 @@ func (x *Clause) String() string {
 func (*Clause) ProtoMessage() {}
 
 func (x *Clause) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[15]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1399,7 +1550,7 @@ func (x *Clause) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Clause.ProtoReflect.Descriptor instead.
 func (*Clause) Descriptor() ([]byte, []int) {
-	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{15}
+	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Clause) GetPart() string {
@@ -1463,7 +1614,7 @@ type Timings struct {
 
 func (x *Timings) Reset() {
 	*x = Timings{}
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[16]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1475,7 +1626,7 @@ func (x *Timings) String() string {
 func (*Timings) ProtoMessage() {}
 
 func (x *Timings) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[16]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1488,7 +1639,7 @@ func (x *Timings) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Timings.ProtoReflect.Descriptor instead.
 func (*Timings) Descriptor() ([]byte, []int) {
-	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{16}
+	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Timings) GetAuthenticated() *durationpb.Duration {
@@ -1509,7 +1660,7 @@ var File_sallyport_decision_v1_decision_proto protoreflect.FileDescriptor
 
 const file_sallyport_decision_v1_decision_proto_rawDesc = "" +
 	"\n" +
-	"$sallyport/decision/v1/decision.proto\x12\x15sallyport.decision.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x93\a\n" +
+	"$sallyport/decision/v1/decision.proto\x12\x15sallyport.decision.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xab\a\n" +
 	"\bDecision\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12.\n" +
 	"\x04time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12 \n" +
@@ -1536,7 +1687,8 @@ const file_sallyport_decision_v1_decision_proto_rawDesc = "" +
 	"\x06shadow\x18\x16 \x01(\v2\x1d.sallyport.decision.v1.ShadowR\x06shadow\x127\n" +
 	"\achanges\x18\x17 \x03(\v2\x1d.sallyport.decision.v1.ChangeR\achanges\x12\x18\n" +
 	"\aomitted\x18\x18 \x01(\x05R\aomitted\x128\n" +
-	"\x06beside\x18\x19 \x03(\v2 .sallyport.decision.v1.PrincipalR\x06beside\"\xbf\x01\n" +
+	"\x06beside\x18\x19 \x03(\v2 .sallyport.decision.v1.PrincipalR\x06beside\x12\x16\n" +
+	"\x06closes\x18\x1a \x01(\tR\x06closes\"\xbf\x01\n" +
 	"\aRequest\x12\x1a\n" +
 	"\bprotocol\x18\x01 \x01(\tR\bprotocol\x12\x16\n" +
 	"\x06method\x18\x02 \x01(\tR\x06method\x12\x12\n" +
@@ -1547,11 +1699,34 @@ const file_sallyport_decision_v1_decision_proto_rawDesc = "" +
 	"\aheaders\x18\x06 \x03(\v2\x1d.sallyport.decision.v1.HeaderR\aheaders\"2\n" +
 	"\x06Header\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value\"\x95\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value\"\xcc\x01\n" +
 	"\aSignals\x12.\n" +
 	"\x02ip\x18\x01 \x01(\v2\x1e.sallyport.decision.v1.AddressR\x02ip\x12,\n" +
 	"\x03tls\x18\x02 \x01(\v2\x1a.sallyport.decision.v1.TLSR\x03tls\x12,\n" +
-	"\x03geo\x18\x03 \x01(\v2\x1a.sallyport.decision.v1.GeoR\x03geo\"\x8e\x02\n" +
+	"\x03geo\x18\x03 \x01(\v2\x1a.sallyport.decision.v1.GeoR\x03geo\x125\n" +
+	"\x06device\x18\x04 \x01(\v2\x1d.sallyport.decision.v1.DeviceR\x06device\"\xc8\x03\n" +
+	"\x06Device\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x0e\n" +
+	"\x02os\x18\x02 \x01(\tR\x02os\x12\x1d\n" +
+	"\n" +
+	"os_version\x18\x03 \x01(\tR\tosVersion\x12\x14\n" +
+	"\x05owner\x18\x04 \x01(\tR\x05owner\x12*\n" +
+	"\x0edisk_encrypted\x18\x05 \x01(\bH\x00R\rdiskEncrypted\x88\x01\x01\x12$\n" +
+	"\vscreen_lock\x18\x06 \x01(\bH\x01R\n" +
+	"screenLock\x88\x01\x01\x12!\n" +
+	"\tcompliant\x18\a \x01(\bH\x02R\tcompliant\x88\x01\x01\x12\x1d\n" +
+	"\amanaged\x18\b \x01(\bH\x03R\amanaged\x88\x01\x01\x127\n" +
+	"\tlast_seen\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\blastSeen\x129\n" +
+	"\n" +
+	"expires_at\x18\n" +
+	" \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\x12$\n" +
+	"\rpseudonymised\x18\v \x01(\bR\rpseudonymisedB\x11\n" +
+	"\x0f_disk_encryptedB\x0e\n" +
+	"\f_screen_lockB\f\n" +
+	"\n" +
+	"_compliantB\n" +
+	"\n" +
+	"\b_managed\"\x8e\x02\n" +
 	"\x03Geo\x12@\n" +
 	"\tdatabases\x18\x01 \x03(\v2\".sallyport.decision.v1.GeoDatabaseR\tdatabases\x12\x18\n" +
 	"\acountry\x18\x02 \x01(\tR\acountry\x12\x1c\n" +
@@ -1643,59 +1818,63 @@ func file_sallyport_decision_v1_decision_proto_rawDescGZIP() []byte {
 	return file_sallyport_decision_v1_decision_proto_rawDescData
 }
 
-var file_sallyport_decision_v1_decision_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_sallyport_decision_v1_decision_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_sallyport_decision_v1_decision_proto_goTypes = []any{
 	(*Decision)(nil),              // 0: sallyport.decision.v1.Decision
 	(*Request)(nil),               // 1: sallyport.decision.v1.Request
 	(*Header)(nil),                // 2: sallyport.decision.v1.Header
 	(*Signals)(nil),               // 3: sallyport.decision.v1.Signals
-	(*Geo)(nil),                   // 4: sallyport.decision.v1.Geo
-	(*GeoDatabase)(nil),           // 5: sallyport.decision.v1.GeoDatabase
-	(*Anonymity)(nil),             // 6: sallyport.decision.v1.Anonymity
-	(*Address)(nil),               // 7: sallyport.decision.v1.Address
-	(*TLS)(nil),                   // 8: sallyport.decision.v1.TLS
-	(*Principal)(nil),             // 9: sallyport.decision.v1.Principal
-	(*Step)(nil),                  // 10: sallyport.decision.v1.Step
-	(*Shadow)(nil),                // 11: sallyport.decision.v1.Shadow
-	(*Way)(nil),                   // 12: sallyport.decision.v1.Way
-	(*Change)(nil),                // 13: sallyport.decision.v1.Change
-	(*Flip)(nil),                  // 14: sallyport.decision.v1.Flip
-	(*Clause)(nil),                // 15: sallyport.decision.v1.Clause
-	(*Timings)(nil),               // 16: sallyport.decision.v1.Timings
-	(*timestamppb.Timestamp)(nil), // 17: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 18: google.protobuf.Duration
+	(*Device)(nil),                // 4: sallyport.decision.v1.Device
+	(*Geo)(nil),                   // 5: sallyport.decision.v1.Geo
+	(*GeoDatabase)(nil),           // 6: sallyport.decision.v1.GeoDatabase
+	(*Anonymity)(nil),             // 7: sallyport.decision.v1.Anonymity
+	(*Address)(nil),               // 8: sallyport.decision.v1.Address
+	(*TLS)(nil),                   // 9: sallyport.decision.v1.TLS
+	(*Principal)(nil),             // 10: sallyport.decision.v1.Principal
+	(*Step)(nil),                  // 11: sallyport.decision.v1.Step
+	(*Shadow)(nil),                // 12: sallyport.decision.v1.Shadow
+	(*Way)(nil),                   // 13: sallyport.decision.v1.Way
+	(*Change)(nil),                // 14: sallyport.decision.v1.Change
+	(*Flip)(nil),                  // 15: sallyport.decision.v1.Flip
+	(*Clause)(nil),                // 16: sallyport.decision.v1.Clause
+	(*Timings)(nil),               // 17: sallyport.decision.v1.Timings
+	(*timestamppb.Timestamp)(nil), // 18: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 19: google.protobuf.Duration
 }
 var file_sallyport_decision_v1_decision_proto_depIdxs = []int32{
-	17, // 0: sallyport.decision.v1.Decision.time:type_name -> google.protobuf.Timestamp
+	18, // 0: sallyport.decision.v1.Decision.time:type_name -> google.protobuf.Timestamp
 	1,  // 1: sallyport.decision.v1.Decision.request:type_name -> sallyport.decision.v1.Request
 	3,  // 2: sallyport.decision.v1.Decision.signals:type_name -> sallyport.decision.v1.Signals
-	9,  // 3: sallyport.decision.v1.Decision.principal:type_name -> sallyport.decision.v1.Principal
-	10, // 4: sallyport.decision.v1.Decision.explanation:type_name -> sallyport.decision.v1.Step
-	16, // 5: sallyport.decision.v1.Decision.timings:type_name -> sallyport.decision.v1.Timings
-	11, // 6: sallyport.decision.v1.Decision.shadow:type_name -> sallyport.decision.v1.Shadow
-	13, // 7: sallyport.decision.v1.Decision.changes:type_name -> sallyport.decision.v1.Change
-	9,  // 8: sallyport.decision.v1.Decision.beside:type_name -> sallyport.decision.v1.Principal
+	10, // 3: sallyport.decision.v1.Decision.principal:type_name -> sallyport.decision.v1.Principal
+	11, // 4: sallyport.decision.v1.Decision.explanation:type_name -> sallyport.decision.v1.Step
+	17, // 5: sallyport.decision.v1.Decision.timings:type_name -> sallyport.decision.v1.Timings
+	12, // 6: sallyport.decision.v1.Decision.shadow:type_name -> sallyport.decision.v1.Shadow
+	14, // 7: sallyport.decision.v1.Decision.changes:type_name -> sallyport.decision.v1.Change
+	10, // 8: sallyport.decision.v1.Decision.beside:type_name -> sallyport.decision.v1.Principal
 	2,  // 9: sallyport.decision.v1.Request.headers:type_name -> sallyport.decision.v1.Header
-	7,  // 10: sallyport.decision.v1.Signals.ip:type_name -> sallyport.decision.v1.Address
-	8,  // 11: sallyport.decision.v1.Signals.tls:type_name -> sallyport.decision.v1.TLS
-	4,  // 12: sallyport.decision.v1.Signals.geo:type_name -> sallyport.decision.v1.Geo
-	5,  // 13: sallyport.decision.v1.Geo.databases:type_name -> sallyport.decision.v1.GeoDatabase
-	6,  // 14: sallyport.decision.v1.Geo.anonymity:type_name -> sallyport.decision.v1.Anonymity
-	17, // 15: sallyport.decision.v1.GeoDatabase.built:type_name -> google.protobuf.Timestamp
-	17, // 16: sallyport.decision.v1.Principal.issued_at:type_name -> google.protobuf.Timestamp
-	17, // 17: sallyport.decision.v1.Principal.expires_at:type_name -> google.protobuf.Timestamp
-	17, // 18: sallyport.decision.v1.Principal.authenticated_at:type_name -> google.protobuf.Timestamp
-	12, // 19: sallyport.decision.v1.Step.ways:type_name -> sallyport.decision.v1.Way
-	15, // 20: sallyport.decision.v1.Way.clauses:type_name -> sallyport.decision.v1.Clause
-	14, // 21: sallyport.decision.v1.Change.flips:type_name -> sallyport.decision.v1.Flip
-	15, // 22: sallyport.decision.v1.Flip.clause:type_name -> sallyport.decision.v1.Clause
-	18, // 23: sallyport.decision.v1.Timings.authenticated:type_name -> google.protobuf.Duration
-	18, // 24: sallyport.decision.v1.Timings.decided:type_name -> google.protobuf.Duration
-	25, // [25:25] is the sub-list for method output_type
-	25, // [25:25] is the sub-list for method input_type
-	25, // [25:25] is the sub-list for extension type_name
-	25, // [25:25] is the sub-list for extension extendee
-	0,  // [0:25] is the sub-list for field type_name
+	8,  // 10: sallyport.decision.v1.Signals.ip:type_name -> sallyport.decision.v1.Address
+	9,  // 11: sallyport.decision.v1.Signals.tls:type_name -> sallyport.decision.v1.TLS
+	5,  // 12: sallyport.decision.v1.Signals.geo:type_name -> sallyport.decision.v1.Geo
+	4,  // 13: sallyport.decision.v1.Signals.device:type_name -> sallyport.decision.v1.Device
+	18, // 14: sallyport.decision.v1.Device.last_seen:type_name -> google.protobuf.Timestamp
+	18, // 15: sallyport.decision.v1.Device.expires_at:type_name -> google.protobuf.Timestamp
+	6,  // 16: sallyport.decision.v1.Geo.databases:type_name -> sallyport.decision.v1.GeoDatabase
+	7,  // 17: sallyport.decision.v1.Geo.anonymity:type_name -> sallyport.decision.v1.Anonymity
+	18, // 18: sallyport.decision.v1.GeoDatabase.built:type_name -> google.protobuf.Timestamp
+	18, // 19: sallyport.decision.v1.Principal.issued_at:type_name -> google.protobuf.Timestamp
+	18, // 20: sallyport.decision.v1.Principal.expires_at:type_name -> google.protobuf.Timestamp
+	18, // 21: sallyport.decision.v1.Principal.authenticated_at:type_name -> google.protobuf.Timestamp
+	13, // 22: sallyport.decision.v1.Step.ways:type_name -> sallyport.decision.v1.Way
+	16, // 23: sallyport.decision.v1.Way.clauses:type_name -> sallyport.decision.v1.Clause
+	15, // 24: sallyport.decision.v1.Change.flips:type_name -> sallyport.decision.v1.Flip
+	16, // 25: sallyport.decision.v1.Flip.clause:type_name -> sallyport.decision.v1.Clause
+	19, // 26: sallyport.decision.v1.Timings.authenticated:type_name -> google.protobuf.Duration
+	19, // 27: sallyport.decision.v1.Timings.decided:type_name -> google.protobuf.Duration
+	28, // [28:28] is the sub-list for method output_type
+	28, // [28:28] is the sub-list for method input_type
+	28, // [28:28] is the sub-list for extension type_name
+	28, // [28:28] is the sub-list for extension extendee
+	0,  // [0:28] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_decision_v1_decision_proto_init() }
@@ -1703,13 +1882,14 @@ func file_sallyport_decision_v1_decision_proto_init() {
 	if File_sallyport_decision_v1_decision_proto != nil {
 		return
 	}
+	file_sallyport_decision_v1_decision_proto_msgTypes[4].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_decision_v1_decision_proto_rawDesc), len(file_sallyport_decision_v1_decision_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   17,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
