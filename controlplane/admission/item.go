@@ -52,6 +52,9 @@ func newItem(p resource.Parsed, document []byte, digest snapshot.Digest) *item {
 	case *resourcev1.Condition:
 		it.addresses = policy.LooksAtAddress(spec.GetWhen())
 		it.terms = policy.TermsOf(spec.GetWhen())
+	case *resourcev1.Set:
+		// Its members may be very many: no more is asked of them than what they are.
+		it.Spec = &resourcev1.Set{Environments: spec.GetEnvironments(), Cidrs: one(spec.GetCidrs()), Ids: one(spec.GetIds())}
 	case *resourcev1.Enrollment:
 		it.proxy = parseProxy(spec.GetSpiffeId())
 	case *resourcev1.Listener:
@@ -60,6 +63,9 @@ func newItem(p resource.Parsed, document []byte, digest snapshot.Digest) *item {
 	}
 	return it
 }
+
+// one returns at most one of a list, as a list of its own.
+func one(list []string) []string { return slices.Clone(list[:min(1, len(list))]) }
 
 // read reads a stored version. One that this build does not understand is an
 // error: nobody could tell what would become of it.

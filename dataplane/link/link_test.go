@@ -17,6 +17,7 @@ import (
 	"github.com/sallyport/sallyport/internal/resource"
 	"github.com/sallyport/sallyport/internal/snapshot"
 	proxyv1 "github.com/sallyport/sallyport/proto/gen/sallyport/proxy/v1"
+	resourcev1 "github.com/sallyport/sallyport/proto/gen/sallyport/resource/v1"
 )
 
 // wantProof fails unless the ack proves that s is enforced.
@@ -101,7 +102,11 @@ func TestHostileUpdatesAreRefused(t *testing.T) {
 		{"of another environment, built on ours", "wrong_environment", update(base, place{"gcp-prod", 1, 11, 1}.sign(t, docs(t, next)))},
 		{"rubbish for a document", "malformed", tamper(func(u *proxyv1.Update) { u.Documents = [][]byte{{0xff}} })},
 		{"a document that is too large", "too_large", tamper(func(u *proxyv1.Update) {
-			u.Documents = [][]byte{make([]byte, snapshot.MaxDocument+1)}
+			b, err := proto.Marshal(&resourcev1.Document{Kind: "Policy", Namespace: "shop", Name: "a", Spec: make([]byte, resource.MaxDocument)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			u.Documents = [][]byte{b}
 		})},
 		{"rubbish in the first of three parts", "malformed", append([]*proxyv1.Update{
 			{Documents: [][]byte{{0xff}}}, {Documents: [][]byte{{0xff}}}}, full(place{env, 1, 11, 1}, next)...)},

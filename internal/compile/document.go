@@ -105,6 +105,7 @@ func (d *document) understand(environment string) error {
 		d.terms = policy.TermsOf(spec.GetWhen())
 	case *resourcev1.Set:
 		d.members = MembersOf(spec)
+		d.spec = &resourcev1.Set{} // of the texts, which may be very many, nobody has any more use
 	case *resourcev1.Route:
 		d.paths = templates(spec)
 	case *resourcev1.Upstream:

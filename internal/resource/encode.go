@@ -15,8 +15,20 @@ import (
 	resourcev1 "github.com/sallyport/sallyport/proto/gen/sallyport/resource/v1"
 )
 
-// MaxDocument bounds a document, in bytes. It is what proxies take.
-const MaxDocument = 256 << 10
+// Bounds of a document, in bytes. They are what proxies take.
+const (
+	MaxDocument = 256 << 10 // of every kind but Set
+	MaxSet      = 8 << 20   // of a Set: 100,000 networks, or so many IDs of 80 bytes
+)
+
+// MaxDocument bounds the documents of the kind, in bytes. Kinds that this build
+// does not know have the bound of the others.
+func (k Kind) MaxDocument() int {
+	if k == KindSet {
+		return MaxSet
+	}
+	return MaxDocument
+}
 
 // Encode returns the document of a resource that Decode found no problems
 // with: the bytes that are stored, signed and distributed. Equal resources make
@@ -49,8 +61,8 @@ func (d *decoder) size(p Parsed) {
 	switch {
 	case err != nil:
 		d.refuse(atSpec(), ReasonInvalidValue, "%v", err)
-	case len(document) > MaxDocument:
-		d.refuse(atSpec(), ReasonTooLarge, "takes %d bytes: more than %d", len(document), MaxDocument)
+	case len(document) > p.Key.Kind.MaxDocument():
+		d.refuse(atSpec(), ReasonTooLarge, "takes %d bytes: more than %d", len(document), p.Key.Kind.MaxDocument())
 	}
 }
 
@@ -87,9 +99,6 @@ func (p *Problems) err() error {
 
 // parseKnown reads a document of which this build knows every field and value.
 func parseKnown(document []byte) (Parsed, *resourcev1.Document, error) {
-	if len(document) > MaxDocument {
-		return Parsed{}, nil, fmt.Errorf("parse document: %d bytes: more than %d", len(document), MaxDocument)
-	}
 	e, err := ParseEnvelope(document)
 	if err != nil {
 		return Parsed{}, nil, err
@@ -140,6 +149,8 @@ func knownField(at *place, f protoreflect.FieldDescriptor, v protoreflect.Value)
 	switch {
 	case f.IsMap():
 		return nil // a test sees to it that the schema has maps of texts only
+	case f.IsList() && f.Message() == nil && f.Enum() == nil:
+		return nil // of texts, which may be very many
 	case f.IsList():
 		for i := range v.List().Len() {
 			if err := knownValue(at.element(i), f, v.List().Get(i)); err != nil {

@@ -242,9 +242,3 @@ func TestSchemaIsReadable(t *testing.T) {
 		walk(specs[k].ProtoReflect().Descriptor(), nil)
 	}
 }
-
-func TestBoundsAgree(t *testing.T) {
-	if resource.MaxDocument != snapshot.MaxDocument {
-		t.Errorf("a resource may have %d bytes, proxies take %d", resource.MaxDocument, snapshot.MaxDocument)
-	}
-}

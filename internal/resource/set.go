@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"strings"
 
 	resourcev1 "github.com/sallyport/sallyport/proto/gen/sallyport/resource/v1"
 )
@@ -21,10 +22,14 @@ func Networks(s *resourcev1.Set) []netip.Prefix {
 
 // parseNetwork reads a network, or an address, which is one of its own.
 func parseNetwork(text string) (netip.Prefix, error) {
-	if addr, err := netip.ParseAddr(text); err == nil && addr.Zone() == "" {
-		return netip.PrefixFrom(addr, addr.BitLen()), nil
+	if strings.Contains(text, "/") {
+		return netip.ParsePrefix(text)
 	}
-	return netip.ParsePrefix(text)
+	addr, err := netip.ParseAddr(text)
+	if err == nil && addr.Zone() != "" {
+		err = errors.New("has a zone")
+	}
+	return netip.PrefixFrom(addr, addr.BitLen()), err
 }
 
 func checkNetwork(text string) error {

@@ -18,10 +18,11 @@ import (
 
 // Bounds of a file of resources.
 const (
-	MaxFile      = 32 << 20        // bytes
-	MaxResources = 20_000          // what one Apply takes
-	maxYAML      = 4 * MaxDocument // bytes of one resource
-	maxDepth     = 32              // of values in values
+	MaxFile      = 32 << 20   // bytes
+	MaxResources = 20_000     // what one Apply takes
+	maxYAML      = 2 * MaxSet // bytes of one resource
+	maxDepth     = 32         // of values in values
+	maxSearched  = 1 << 20    // bytes of one resource of which the faulty line is searched for
 )
 
 // Located is a resource that was read from a file.
@@ -245,8 +246,12 @@ func parseNode(text []byte) (*yaml.Node, error) {
 
 // faultyLine returns the first line with which the document fails as it does.
 // The parser itself names, if any, the line on which the construct began that
-// it could not make sense of.
+// it could not make sense of: in a long document, which takes long to parse,
+// that has to do.
 func faultyLine(text []byte, err error) int {
+	if len(text) > maxSearched {
+		return namedLine(err)
+	}
 	lines := bytes.SplitAfter(text, []byte("\n"))
 	ends, end := make([]int, len(lines)), 0
 	for i, l := range lines {
@@ -261,13 +266,29 @@ func faultyLine(text []byte, err error) int {
 
 // complaint is the parser's text without its idea of the line.
 func complaint(err error) string {
-	text := strings.TrimPrefix(err.Error(), "yaml: ")
-	if rest, ok := strings.CutPrefix(text, "line "); ok {
-		if _, rest, ok = strings.Cut(rest, ": "); ok {
-			return shorten(rest)
+	_, text := cutLine(err)
+	return shorten(text)
+}
+
+// namedLine is the parser's idea of the line, the first when it has none.
+func namedLine(err error) int {
+	line, _ := cutLine(err)
+	n, err := strconv.Atoi(line)
+	if err != nil {
+		return 1
+	}
+	return n
+}
+
+// cutLine takes the parser's text apart.
+func cutLine(err error) (line, text string) {
+	text = strings.TrimPrefix(err.Error(), "yaml: ")
+	if numbered, ok := strings.CutPrefix(text, "line "); ok {
+		if line, rest, ok := strings.Cut(numbered, ": "); ok {
+			return line, rest
 		}
 	}
-	return shorten(text)
+	return "", text
 }
 
 // node returns n as a value. What it refuses becomes null, which nothing takes.

@@ -99,13 +99,23 @@ func TestParseYAMLBounds(t *testing.T) {
 		line   int
 	}{
 		"file":     {strings.Repeat("#", resource.MaxFile+1), resource.ReasonTooLarge, 0},
-		"document": {"kind: a\n---\nkind: " + strings.Repeat("a", 4*resource.MaxDocument), resource.ReasonTooLarge, 2},
+		"document": {"kind: a\n---\nkind: " + strings.Repeat("a", 2*resource.MaxSet), resource.ReasonTooLarge, 2},
 		"many":     {strings.Repeat("kind: a\n---\n", resource.MaxResources) + "kind: a\n", resource.ReasonTooMany, 2 * resource.MaxResources},
 	} {
 		_, problems := resource.ParseYAML([]byte(c.text))
 		if problems.Total != 1 || problems.Kept[0].Reason != c.reason || problems.Kept[0].Line != c.line {
 			t.Errorf("%s: %v", name, problems.Kept)
 		}
+	}
+}
+
+// In a document that takes long to parse the line is where it went wrong, or
+// where that began.
+func TestFaultyLineOfALongDocument(t *testing.T) {
+	text := setOf("cidrs", members(many, network6)+"  - [\n")
+	_, problems := resource.ParseYAML([]byte(text))
+	if problems.Total != 1 || problems.Kept[0].Reason != resource.ReasonMalformed || problems.Kept[0].Line < many {
+		t.Errorf("%v", problems.Kept)
 	}
 }
 

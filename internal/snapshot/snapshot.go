@@ -19,17 +19,19 @@ var (
 )
 
 const (
-	// MaxDocument bounds a document, in bytes.
-	MaxDocument = 256 << 10
 	// MaxDocuments bounds how many documents an environment has.
 	MaxDocuments = 250_000
 	// MaxBytes bounds the documents of an environment together.
 	MaxBytes = 512 << 20
 	// partBytes is about how much one part of an update carries. A part is
-	// never larger than partBytes and one document.
+	// never larger than partBytes and one document that is not cut.
 	partBytes = 512 << 10
-	// MaxPart bounds a part of an update on the wire, in bytes.
-	MaxPart = partBytes + MaxDocument + 64<<10
+	// maxWhole bounds, in bytes, the documents that are not cut, nor is the rest
+	// of one that was.
+	maxWhole = 256 << 10
+	// MaxPart bounds a part of an update on the wire, in bytes, whatever the size
+	// of documents.
+	MaxPart = partBytes + maxWhole + 64<<10
 )
 
 // Snapshot is the verified state of an environment at a revision. It is
@@ -87,8 +89,16 @@ func Updates(base, next *Snapshot) iter.Seq[*proxyv1.Update] {
 			}
 		}
 		for _, e := range upserts {
-			part.Documents = append(part.Documents, e.Document)
-			if size += len(e.Document); size >= partBytes && !flush() {
+			rest := e.Document
+			for len(rest) > maxWhole && size+len(rest) > partBytes {
+				part.Documents, part.Unfinished = append(part.Documents, rest[:partBytes-size]), true
+				rest = rest[partBytes-size:]
+				if !flush() {
+					return
+				}
+			}
+			part.Documents = append(part.Documents, rest)
+			if size += len(rest); size >= partBytes && !flush() {
 				return
 			}
 		}
@@ -110,9 +120,13 @@ func newPart(base *Snapshot) *proxyv1.Update {
 type Assembly struct {
 	parts   int
 	upserts []Entry
+	begun   []byte // of a document that the next part goes on with
 	removed []resource.Key
 	bytes   int
 }
+
+// errCut says that the parts do not make whole documents.
+var errCut = errors.New("a document is cut off")
 
 // Add takes the next part. With the last one it returns the snapshot that the
 // update makes of base, verified by v, and is ready for another update; before,
@@ -149,15 +163,8 @@ func (a *Assembly) take(base *Snapshot, part *proxyv1.Update) error {
 		}
 	}
 	a.parts++
-	for _, document := range part.GetDocuments() {
-		if a.bytes += len(document); len(document) > MaxDocument || a.bytes > MaxBytes || len(a.upserts) >= MaxDocuments {
-			return ErrTooLarge
-		}
-		e, err := NewEntry(document)
-		if err != nil {
-			return fmt.Errorf("document %d of part %d: %w", len(a.upserts), a.parts, err)
-		}
-		a.upserts = append(a.upserts, e)
+	if err := a.takeDocuments(part); err != nil {
+		return err
 	}
 	for _, k := range part.GetRemoved() {
 		if len(a.removed) >= MaxDocuments {
@@ -165,5 +172,43 @@ func (a *Assembly) take(base *Snapshot, part *proxyv1.Update) error {
 		}
 		a.removed = append(a.removed, resource.Key{Kind: resource.Kind(k.GetKind()), Namespace: k.GetNamespace(), Name: k.GetName()})
 	}
+	return nil
+}
+
+func (a *Assembly) takeDocuments(part *proxyv1.Update) error {
+	documents := part.GetDocuments()
+	if part.GetUnfinished() && (len(documents) == 0 || part.GetHead() != nil) || len(a.begun) > 0 && len(documents) == 0 {
+		return errCut
+	}
+	for i, document := range documents {
+		if a.bytes += len(document); len(a.begun)+len(document) > resource.MaxSet || a.bytes > MaxBytes || len(a.upserts) >= MaxDocuments {
+			return ErrTooLarge
+		}
+		goesOn := part.GetUnfinished() && i == len(documents)-1
+		if goesOn || len(a.begun) > 0 {
+			a.begun = append(a.begun, document...)
+			document = a.begun
+		}
+		if goesOn {
+			break
+		}
+		a.begun = nil
+		if err := a.finish(document); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// finish takes a document that is whole.
+func (a *Assembly) finish(document []byte) error {
+	e, err := NewEntry(document)
+	switch {
+	case errors.Is(err, resource.ErrTooLarge):
+		return fmt.Errorf("%w: document %d of part %d: %w", ErrTooLarge, len(a.upserts), a.parts, err)
+	case err != nil:
+		return fmt.Errorf("document %d of part %d: %w", len(a.upserts), a.parts, err)
+	}
+	a.upserts = append(a.upserts, e)
 	return nil
 }

@@ -212,14 +212,6 @@ func TestHostileUpdatesAreRefused(t *testing.T) {
 	}
 }
 
-func TestOversizedDocumentIsRefused(t *testing.T) {
-	var a snapshot.Assembly
-	part := &proxyv1.Update{Documents: [][]byte{make([]byte, snapshot.MaxDocument+1)}}
-	if _, err := a.Add(signer(1).Verifier(), nil, part); !errors.Is(err, snapshot.ErrTooLarge) {
-		t.Errorf("got %v, want ErrTooLarge", err)
-	}
-}
-
 // A head that says more than this build understands is not acted on.
 func TestHeadWithUnknownFieldIsRefused(t *testing.T) {
 	head, err := signer(1).SignHead(statement(1, nil))

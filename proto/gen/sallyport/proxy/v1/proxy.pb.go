@@ -1298,7 +1298,10 @@ type Update struct {
 	// Resources deleted. Absence is not deletion.
 	Removed []*DocumentKey `protobuf:"bytes,3,rep,name=removed,proto3" json:"removed,omitempty"`
 	// With the last part.
-	Head          *SignedHead `protobuf:"bytes,4,opt,name=head,proto3" json:"head,omitempty"`
+	Head *SignedHead `protobuf:"bytes,4,opt,name=head,proto3" json:"head,omitempty"`
+	// The last of documents goes on with the first of the next part: no part is
+	// larger because a document is.
+	Unfinished    bool `protobuf:"varint,5,opt,name=unfinished,proto3" json:"unfinished,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1359,6 +1362,13 @@ func (x *Update) GetHead() *SignedHead {
 		return x.Head
 	}
 	return nil
+}
+
+func (x *Update) GetUnfinished() bool {
+	if x != nil {
+		return x.Unfinished
+	}
+	return false
 }
 
 type DocumentKey struct {
@@ -1897,12 +1907,15 @@ const file_sallyport_proxy_v1_proxy_proto_rawDesc = "" +
 	"\tCookieKey\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x16\n" +
 	"\x06secret\x18\x02 \x01(\fR\x06secret\x12.\n" +
-	"\x04from\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x04from\"\xb2\x01\n" +
+	"\x04from\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x04from\"\xd2\x01\n" +
 	"\x06Update\x12\x1b\n" +
 	"\tbase_root\x18\x01 \x01(\fR\bbaseRoot\x12\x1c\n" +
 	"\tdocuments\x18\x02 \x03(\fR\tdocuments\x129\n" +
 	"\aremoved\x18\x03 \x03(\v2\x1f.sallyport.proxy.v1.DocumentKeyR\aremoved\x122\n" +
-	"\x04head\x18\x04 \x01(\v2\x1e.sallyport.proxy.v1.SignedHeadR\x04head\"S\n" +
+	"\x04head\x18\x04 \x01(\v2\x1e.sallyport.proxy.v1.SignedHeadR\x04head\x12\x1e\n" +
+	"\n" +
+	"unfinished\x18\x05 \x01(\bR\n" +
+	"unfinished\"S\n" +
 	"\vDocumentKey\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x12\n" +
