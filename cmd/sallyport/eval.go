@@ -158,6 +158,7 @@ func answered(a *adminv1.Answer) string {
 	var t telling
 	t.headline(a.GetAllow(), a.GetStatus(), a.GetReason())
 	t.fact("route", a.GetRoute())
+	t.others(a)
 	t.fact("accepts", strings.Join(a.GetAccepts(), ", "))
 	t.fact("rule", a.GetPolicy())
 	if a.GetRevision() > 0 {
@@ -169,4 +170,11 @@ func answered(a *adminv1.Answer) string {
 	t.changes(a.GetChanges(), "")
 	t.inexact(a)
 	return t.String()
+}
+
+// others names the routes that would take the request without the one that does.
+func (t *telling) others(a *adminv1.Answer) {
+	if all := a.GetRoutes(); len(all) > 1 && all[0] == a.GetRoute() {
+		t.fact("before", strings.Join(all[1:], ", "))
+	}
 }

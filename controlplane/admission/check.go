@@ -274,11 +274,19 @@ func (c *checker) rivals(it *item, spec *resourcev1.Route) {
 			rival, _ := other.Spec.(*resourcev1.Route)
 			method, both := contested(spec.GetMethods(), rival.GetMethods())
 			if both && meets(it.scope, other.scope) {
-				c.report(it, "spec.paths", ReasonRouteConflict, "%s%s%s is taken by %s", method, claim.Host, claim.Path, other.Key)
+				c.report(it, "spec.paths", ReasonRouteConflict, "%s%s%s%s is taken by %s", method, claim.Host, claim.Path, with(claim), other.Key)
 				return
 			}
 		}
 	}
+}
+
+// with names the conditions of a claim, if it has any.
+func with(claim compile.Claim) string {
+	if claim.Conditions == "" {
+		return ""
+	}
+	return " with " + claim.Conditions
 }
 
 // claimants returns the routes with a claim: those that the request leaves as

@@ -180,13 +180,16 @@ func (it *item) refers(yield func(place, resource.Key) bool) {
 	}
 }
 
-// claims returns the hosts and paths of a route; methods are compared apart.
+// claims returns the hosts, paths and conditions of a route; methods are compared
+// apart.
 func (it *item) claims() []compile.Claim {
 	spec, ok := it.Spec.(*resourcev1.Route)
 	if !ok {
 		return nil
 	}
-	return compile.Claims(&resourcev1.Route{Hosts: spec.GetHosts(), Paths: spec.GetPaths()})
+	return compile.Claims(&resourcev1.Route{
+		Hosts: spec.GetHosts(), Paths: spec.GetPaths(), Headers: spec.GetHeaders(), Query: spec.GetQuery(),
+	})
 }
 
 // secrets returns the IDs of an API key's secrets. A Revocation names a key by

@@ -22,7 +22,7 @@ type State struct {
 	items    map[resource.Key]*item
 
 	referrers   index[resource.Key]  // by what they refer to
-	claims      index[compile.Claim] // routes, by host and path
+	claims      index[compile.Claim] // routes, by host, path and conditions
 	routes      index[selection]     // by the selections that they are in
 	policies    index[selection]     // by their selector
 	listeners   index[string]        // by port

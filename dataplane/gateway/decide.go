@@ -31,6 +31,7 @@ const (
 	ReasonMisdirected = "misdirected_request"   // another host than the handshake's
 	ReasonNoRoute     = "no_route"              // nothing claims the request
 	ReasonMethod      = "method_not_allowed"    // something does, with other methods
+	ReasonAmbiguous   = "route_ambiguous"       // what a route depends on has more than one value
 	ReasonUnavailable = "control_unavailable"   // a control of the route was rejected
 	ReasonUnrecorded  = "record_unavailable"    // the decision could not be recorded
 	ReasonUnasserted  = "assertion_unavailable" // the upstream could not be told who asks
@@ -157,7 +158,7 @@ func (g *Gateway) serves(s grounds, q *question, c request.Canonical) verdict {
 
 // route finds the way of a request, or a reason why there is none.
 func (g *Gateway) route(s grounds, c request.Canonical) verdict {
-	r, result := s.table.Match(c.Method, c.Host, c.Path)
+	r, result := s.table.Match(&c)
 	if r != nil && c.WebSocket && !r.WebSocket {
 		v := denied(http.StatusBadRequest, request.ReasonUpgrade, "the route takes no WebSockets")
 		v.way = g.way(s.state, r)
@@ -165,6 +166,9 @@ func (g *Gateway) route(s grounds, c request.Canonical) verdict {
 	}
 	if r != nil {
 		return verdict{way: g.way(s.state, r)}
+	}
+	if unclear := result.Unclear(); unclear != "" {
+		return denied(http.StatusBadRequest, ReasonAmbiguous, unclear)
 	}
 	if methods := result.Allow(); len(methods) > 0 {
 		v := denied(http.StatusMethodNotAllowed, ReasonMethod, "")

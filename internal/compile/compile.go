@@ -256,7 +256,7 @@ func (t *Table) resolve(d *document, conflict string) *Route {
 // one to reject; what was rejected makes it one to deny.
 func (t *Table) refer(r *Route, spec *resourcev1.Route) {
 	r.Authentication, r.Paths = spec.GetAuthentication(), r.document.paths
-	r.WebSocket = spec.GetWebSocket()
+	r.Conditions, r.WebSocket = r.document.claims.conditions, spec.GetWebSocket()
 	r.Assertion, r.IdentityHeaders = spec.GetAssertion(), spec.GetIdentityHeaders()
 	r.Record = spec.GetRecord()
 	r.Timeout = defaultTimeout

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/sallyport/sallyport/internal/compile"
+	"github.com/sallyport/sallyport/internal/request"
 	"github.com/sallyport/sallyport/internal/resource"
 	"github.com/sallyport/sallyport/internal/route"
 	resourcev1 "github.com/sallyport/sallyport/proto/gen/sallyport/resource/v1"
@@ -138,16 +139,16 @@ func TestCompile(t *testing.T) {
 		t.Errorf("staleness of revocations %s %s", limit, action)
 	}
 
-	orders, _ := table.Match("GET", "shop.example", "/orders")
+	orders, _ := table.Match(ask("GET", "shop.example", "/orders"))
 	if orders.Timeout != 5*time.Second || !orders.Authentication.GetClientCertificates() || orders.Authentication.GetAnonymous() || orders.Labels["app"] != "orders" ||
 		orders.Upstream.Spec.GetEndpoints()[0] != "orders.internal:443" || len(orders.Providers) != 1 {
 		t.Errorf("route %+v", orders)
 	}
-	carts, _ := table.Match("GET", "shop.example", "/carts/7")
+	carts, _ := table.Match(ask("GET", "shop.example", "/carts/7"))
 	if carts.Timeout != 30*time.Second || carts.Upstream != orders.Upstream || len(carts.Providers) != 2 {
 		t.Errorf("route %+v", carts)
 	}
-	if _, result := table.Match("POST", "bank.example", "//"); result.Found() {
+	if _, result := table.Match(ask("POST", "bank.example", "//")); result.Found() {
 		t.Error("a path that is not canonical was found")
 	}
 
@@ -190,7 +191,7 @@ func TestNothingDeniesAll(t *testing.T) {
 	for name, table := range map[string]*compile.Table{
 		"nil": nil, "zero": {}, "of nothing": compile.Compile(nil, nil), "empty": compile.Compile(nil, snap(t, 1, nil)),
 	} {
-		if r, result := table.Match("GET", "shop.example", "/"); r != nil || result.Found() || (result.Allow() != nil && len(result.Allow()) > 0) {
+		if r, result := table.Match(ask("GET", "shop.example", "/")); r != nil || result.Found() || (result.Allow() != nil && len(result.Allow()) > 0) {
 			t.Errorf("%s: matches %v", name, r)
 		}
 		if table.EnforcedRoot() != compile.Compile(nil, nil).EnforcedRoot() || len(table.Rejects())+len(table.Listeners())+len(table.Upstreams())+len(table.Providers()) > 0 {
@@ -217,7 +218,7 @@ func denying(t *testing.T, table *compile.Table) string {
 	var names []string
 	for _, r := range []req{"GET shop.example /orders x", "GET shop.example /carts/1 x", "GET shop.example /x x", "GET bank.example / x"} {
 		f := strings.Fields(string(r))
-		found, _ := table.Match(f[0], f[1], f[2])
+		found, _ := table.Match(ask(f[0], f[1], f[2]))
 		if found == nil {
 			t.Fatalf("%s: no route", r)
 		}
@@ -289,7 +290,7 @@ func TestNewerDocumentsAreRejectedAndDenyWhatTheyControl(t *testing.T) {
 			}
 			// An unreadable route has no place of its own.
 			if c.document == "Route/shop/carts" && c.name == "unreadable" {
-				if r, _ := table.Match("GET", "shop.example", "/carts/1"); r == nil || r.Key.Name != "rest" || r.Unavailable == "" {
+				if r, _ := table.Match(ask("GET", "shop.example", "/carts/1")); r == nil || r.Key.Name != "rest" || r.Unavailable == "" {
 					t.Errorf("falls through to %+v", r)
 				}
 				return
@@ -299,7 +300,7 @@ func TestNewerDocumentsAreRejectedAndDenyWhatTheyControl(t *testing.T) {
 			}
 			for _, r := range []req{"GET shop.example /orders x", "GET shop.example /carts/1 x", "GET bank.example / x"} {
 				f := strings.Fields(string(r))
-				if found, _ := table.Match(f[0], f[1], f[2]); found.Unavailable != "" && !strings.HasPrefix(found.Unavailable, key.String()+": ") {
+				if found, _ := table.Match(ask(f[0], f[1], f[2])); found.Unavailable != "" && !strings.HasPrefix(found.Unavailable, key.String()+": ") {
 					t.Errorf("%s: unavailable for %q", found.Key, found.Unavailable)
 				}
 			}
@@ -352,7 +353,7 @@ func TestMissingReferencesAreRejected(t *testing.T) {
 	if got := rejected(table); len(got) != 1 || got[0].Name != "no-deletes" {
 		t.Errorf("without a named route: rejects %v", got)
 	}
-	if r, _ := table.Match("GET", "shop.example", "/orders"); r.Unavailable == "" {
+	if r, _ := table.Match(ask("GET", "shop.example", "/orders")); r.Unavailable == "" {
 		t.Error("the other route that it names does not deny")
 	}
 }
@@ -396,7 +397,7 @@ func TestIntrospectionNeedsAnEndpoint(t *testing.T) {
 		for _, r := range table.Rejects() {
 			reason += r.Reason
 		}
-		r, _ := table.Match("GET", "strict.example", "/")
+		r, _ := table.Match(ask("GET", "strict.example", "/"))
 		if reason != want || (r.Unavailable != "") != (want != "") {
 			t.Errorf("%s: rejected for %q, unavailable for %q", provider, reason, r.Unavailable)
 		}
@@ -420,7 +421,7 @@ func TestSignInNeedsAClient(t *testing.T) {
 		for _, r := range table.Rejects() {
 			reason += r.Reason
 		}
-		r, _ := table.Match("GET", "desk.example", "/")
+		r, _ := table.Match(ask("GET", "desk.example", "/"))
 		if reason != want || (r.Unavailable != "") != (want != "") || (r.SignIn != nil) != (want == "") {
 			t.Errorf("%s: rejected for %q, unavailable for %q", provider, reason, r.Unavailable)
 		}
@@ -489,13 +490,13 @@ func TestConflictingRoutesDeny(t *testing.T) {
 		}
 		for _, r := range c.denied {
 			f := strings.Fields(r)
-			if found, _ := table.Match(f[0], f[1], f[2]); found == nil || found.Unavailable == "" {
+			if found, _ := table.Match(ask(f[0], f[1], f[2])); found == nil || found.Unavailable == "" {
 				t.Errorf("%s: %s finds %+v", c.name, r, found)
 			}
 		}
 		for _, r := range c.open {
 			f := strings.Fields(r)
-			if found, _ := table.Match(f[0], f[1], f[2]); found == nil || found.Unavailable != "" {
+			if found, _ := table.Match(ask(f[0], f[1], f[2])); found == nil || found.Unavailable != "" {
 				t.Errorf("%s: %s finds %+v", c.name, r, found)
 			}
 		}
@@ -519,10 +520,10 @@ func TestUnservedMethods(t *testing.T) {
 			d.Spec = marshal(t, &resourcev1.Route{Hosts: []string{"shop.example"}, Paths: []string{"/carts/**"}, Methods: c.methods})
 		})
 		table := compile.Compile(nil, snap(t, 1, all))
-		if r, _ := table.Match("GET", "shop.example", "/carts/1"); r == nil || r.Key.Name != c.want || len(table.Rejects()) != 1 {
+		if r, _ := table.Match(ask("GET", "shop.example", "/carts/1")); r == nil || r.Key.Name != c.want || len(table.Rejects()) != 1 {
 			t.Errorf("%v: GET finds %+v, rejects %v", c.methods, r, table.Rejects())
 		}
-		if r, result := table.Match("PUT", "shop.example", "/carts/1"); r == nil || r.Key.Name != "rest" || !result.Found() {
+		if r, result := table.Match(ask("PUT", "shop.example", "/carts/1")); r == nil || r.Key.Name != "rest" || !result.Found() {
 			t.Errorf("%v: PUT finds %+v", c.methods, r)
 		}
 		checkRoot(t, table)
@@ -538,8 +539,26 @@ func TestClaims(t *testing.T) {
 		spec("a", "", ""), spec("a", "/**", ""), spec("a", "/{x}", ""), spec("a", "/{y} /z", ""), spec("a", "/*", "GET"),
 		spec("a b", "/v1", "GET PUT"), spec("b", "/v1", "PUT"), spec("*.a", "/v1", "PUT"), spec("b", "/v1/", "PUT"), spec("b", "/v1/**", "PUT"),
 	}
+	with := func(r *resourcev1.Route, headers, query string) *resourcev1.Route {
+		match := func(names string) (all []*resourcev1.FieldMatch) {
+			for name := range strings.FieldsSeq(names) {
+				all = append(all, &resourcev1.FieldMatch{Name: name, Value: &resourcev1.FieldMatch_Present{Present: true}})
+			}
+			return all
+		}
+		r.Headers, r.Query = match(headers), match(query)
+		return r
+	}
+	routes = append(routes, with(spec("a", "", ""), "x-a x-b", "c"), with(spec("a", "", ""), "X-B X-A", "c"), with(spec("a", "", ""), "x-a", "c"))
 	entry := func(name string, r *resourcev1.Route) route.Entry[int] {
-		return route.Entry[int]{Namespace: "n", Name: name, Hosts: r.GetHosts(), Paths: r.GetPaths(), Methods: r.GetMethods()}
+		e := route.Entry[int]{Namespace: "n", Name: name, Hosts: r.GetHosts(), Paths: r.GetPaths(), Methods: r.GetMethods()}
+		for _, m := range r.GetHeaders() {
+			e.Conditions = append(e.Conditions, resource.ConditionOf(request.InHeader, m))
+		}
+		for _, m := range r.GetQuery() {
+			e.Conditions = append(e.Conditions, resource.ConditionOf(request.InQuery, m))
+		}
+		return e
 	}
 	conflicts := 0
 	for i, a := range routes {
@@ -554,7 +573,7 @@ func TestClaims(t *testing.T) {
 			}
 		}
 	}
-	if conflicts != 3 {
+	if conflicts != 4 {
 		t.Errorf("%d conflicts", conflicts)
 	}
 }

@@ -188,6 +188,7 @@ func isSelector(s *resourcev1.RouteSelector) bool {
 // claims are what a route matches, in terms that package route takes.
 type claims struct {
 	hosts, paths, methods []string
+	conditions            []request.Condition
 
 	// none: it names methods, of which none is served. It matches nothing.
 	none bool
@@ -207,6 +208,10 @@ func readClaims(spec []byte) *claims {
 		}
 	}
 	c.none = len(r.GetMethods()) > 0 && len(c.methods) == 0
+	c.conditions = conditionsOf(&r)
+	if len(c.conditions) > route.MaxConditions {
+		return nil
+	}
 	if len(c.hosts) == 0 || len(c.hosts)*max(1, len(c.paths)) > route.MaxClaims {
 		return nil
 	}
@@ -232,14 +237,15 @@ func isServed(method string) bool {
 // Claim is one combination of host, path and method that a route matches. Two
 // routes with the same claim are in conflict.
 type Claim struct {
-	Host   string
-	Path   string // the template without names
-	Method string // empty: every method
+	Host       string
+	Path       string // the template without names
+	Method     string // empty: every method
+	Conditions string // in words
 }
 
 // Claims returns what a route claims. Templates that do not parse are left out.
 func Claims(r *resourcev1.Route) []Claim {
-	return (&claims{hosts: r.GetHosts(), paths: r.GetPaths(), methods: r.GetMethods()}).all()
+	return (&claims{hosts: r.GetHosts(), paths: r.GetPaths(), methods: r.GetMethods(), conditions: conditionsOf(r)}).all()
 }
 
 func (c *claims) all() []Claim {
@@ -250,6 +256,7 @@ func (c *claims) all() []Claim {
 	if len(methods) == 0 {
 		methods = []string{""}
 	}
+	conditions := inWords(c.conditions)
 	all := make([]Claim, 0, len(c.hosts)*len(paths)*len(methods))
 	for _, text := range paths {
 		path, err := pattern.ParsePath(text)
@@ -259,7 +266,7 @@ func (c *claims) all() []Claim {
 		template := shape(path)
 		for _, host := range c.hosts {
 			for _, method := range methods {
-				all = append(all, Claim{Host: host, Path: template, Method: method})
+				all = append(all, Claim{Host: host, Path: template, Method: method, Conditions: conditions})
 			}
 		}
 	}
@@ -287,16 +294,18 @@ func shape(p pattern.Path) string {
 func (c *claims) entry(d *document, slot int32) route.Entry[int32] {
 	return route.Entry[int32]{
 		Namespace: d.entry.Key.Namespace, Name: d.entry.Key.Name,
-		Hosts: c.hosts, Paths: c.paths, Methods: c.methods,
+		Hosts: c.hosts, Paths: c.paths, Methods: c.methods, Conditions: c.conditions,
 		Digest: d.entry.Digest, Value: slot,
 	}
 }
 
-// entry returns the entry of the route table for a claim alone.
-func (c Claim) entry(name int, slot int32) route.Entry[int32] {
-	e := route.Entry[int32]{Name: fmt.Sprint(name), Hosts: []string{c.Host}, Paths: []string{c.Path}, Value: slot}
-	if c.Method != "" {
-		e.Methods = []string{c.Method}
+// part returns the entry of the route table for one claim alone.
+func (c *claims) part(of Claim, name int, slot int32) route.Entry[int32] {
+	e := route.Entry[int32]{
+		Name: fmt.Sprint(name), Hosts: []string{of.Host}, Paths: []string{of.Path}, Conditions: c.conditions, Value: slot,
+	}
+	if of.Method != "" {
+		e.Methods = []string{of.Method}
 	}
 	return e
 }

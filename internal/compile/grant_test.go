@@ -17,7 +17,7 @@ const grant = `---
 // denies nothing: it would have allowed.
 func TestGrant(t *testing.T) {
 	ask := func(table *compile.Table) string {
-		route, _ := table.Match("PUT", "shop.example", "/orders")
+		route, _ := table.Match(ask("PUT", "shop.example", "/orders"))
 		if route == nil || route.Unavailable != "" {
 			return "unavailable"
 		}

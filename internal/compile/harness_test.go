@@ -12,6 +12,7 @@ import (
 
 	"github.com/sallyport/sallyport/internal/compile"
 	"github.com/sallyport/sallyport/internal/policy"
+	"github.com/sallyport/sallyport/internal/request"
 	"github.com/sallyport/sallyport/internal/resource"
 	"github.com/sallyport/sallyport/internal/snapshot"
 	resourcev1 "github.com/sallyport/sallyport/proto/gen/sallyport/resource/v1"
@@ -143,7 +144,7 @@ type req string
 // answer is what a proxy would do by the table.
 func (r req) answer(table *compile.Table) string {
 	f := strings.Fields(string(r))
-	route, _ := table.Match(f[0], f[1], f[2])
+	route, _ := table.Match(ask(f[0], f[1], f[2]))
 	switch {
 	case route == nil:
 		return "no route"
@@ -195,4 +196,9 @@ func fail(t testing.TB, what, got, want string) {
 	if got != want {
 		t.Errorf("%s: got\n%swant\n%s", what, got, want)
 	}
+}
+
+// ask is a request without header and query.
+func ask(method, host, path string) *request.Canonical {
+	return &request.Canonical{Method: method, Host: host, Target: path, Path: path}
 }

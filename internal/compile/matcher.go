@@ -79,7 +79,7 @@ func (m *matcher) entries() (entries []route.Entry[int32], parts []int32) {
 		for _, c := range d.claims.all() {
 			if !claimed[c] {
 				claimed[c] = true
-				entries = append(entries, c.entry(len(parts), int32(slot)))
+				entries = append(entries, d.claims.part(c, len(parts), int32(slot)))
 				parts = append(parts, int32(slot))
 			}
 		}

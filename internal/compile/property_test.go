@@ -208,7 +208,7 @@ func unavailable(table *compile.Table) string {
 	var b strings.Builder
 	for _, r := range everyRequest() {
 		f := strings.Fields(string(r))
-		if found, _ := table.Match(f[0], f[1], f[2]); found != nil {
+		if found, _ := table.Match(ask(f[0], f[1], f[2])); found != nil {
 			fmt.Fprintln(&b, r, found.Unavailable)
 		}
 	}

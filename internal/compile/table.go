@@ -1,10 +1,12 @@
 package compile
 
 import (
+	"iter"
 	"time"
 
 	"github.com/sallyport/sallyport/internal/pattern"
 	"github.com/sallyport/sallyport/internal/policy"
+	"github.com/sallyport/sallyport/internal/request"
 	"github.com/sallyport/sallyport/internal/resource"
 	"github.com/sallyport/sallyport/internal/route"
 	"github.com/sallyport/sallyport/internal/snapshot"
@@ -57,6 +59,9 @@ type Route struct {
 
 	// Paths are its templates, the most specific first. It is not to be changed.
 	Paths []pattern.Path
+
+	// Conditions are what it wants of headers and query. They are not to be changed.
+	Conditions []request.Condition
 
 	Timeout   time.Duration
 	WebSocket bool // requests may become one
@@ -145,15 +150,32 @@ func (t *Table) Snapshot() *snapshot.Snapshot {
 
 // Match returns the route that a canonical request takes, nil when none does.
 // It does not allocate.
-func (t *Table) Match(method, host, path string) (*Route, route.Result) {
+func (t *Table) Match(c *request.Canonical) (*Route, route.Result) {
 	if t == nil || t.matcher == nil {
 		return nil, route.Result{}
 	}
-	slot, result := t.matcher.table.Match(method, host, path)
+	slot, result := t.matcher.table.Match(c)
 	if !result.Found() {
 		return nil, result
 	}
 	return t.routes[slot], result
+}
+
+// Candidates yields all routes that claim a request, each once, in the order in which
+// they would take it: the first is the one of Match.
+func (t *Table) Candidates(c *request.Canonical) iter.Seq[*Route] {
+	return func(yield func(*Route) bool) {
+		if t == nil || t.matcher == nil {
+			return
+		}
+		seen := make(map[int32]bool)
+		for slot := range t.matcher.table.Candidates(c) {
+			if !seen[slot] && !yield(t.routes[slot]) {
+				return
+			}
+			seen[slot] = true
+		}
+	}
 }
 
 // Route returns a route by its name, nil if there is none.

@@ -18,6 +18,7 @@ import (
 const (
 	ReasonNoRoute      = "no_route"
 	ReasonMethod       = "method_not_allowed"
+	ReasonAmbiguous    = "route_ambiguous"
 	ReasonMisdirected  = "misdirected_request"
 	ReasonUnavailable  = string(policy.ReasonControlUnavailable)
 	ReasonCredentials  = "credentials_missing"
@@ -38,14 +39,8 @@ func Ask(t *compile.Table, q *Question) *adminv1.Answer {
 		deny(a, http.StatusMisdirectedRequest, ReasonMisdirected, "the connection was made for another host")
 		return a
 	}
-	r, result := t.Match(q.Method, q.Host, q.Path)
-	switch {
-	case r != nil:
-	case len(result.Allow()) > 0:
-		deny(a, http.StatusMethodNotAllowed, ReasonMethod, "methods are "+strings.Join(result.Allow(), ", "))
-		return a
-	default:
-		deny(a, http.StatusNotFound, ReasonNoRoute, "")
+	r := match(a, t, q)
+	if r == nil {
 		return a
 	}
 	a.Route, a.Accepts = r.ID().String(), accepts(r)

@@ -13,7 +13,7 @@ import (
 // request, so that it can be asked again. Else it says why not.
 func Repeatable(d *decisionv1.Decision) (note string, ok bool) {
 	switch d.GetReason() {
-	case ReasonNoRoute, ReasonMethod:
+	case ReasonNoRoute, ReasonMethod, ReasonAmbiguous:
 		return "", true
 	case string(policy.ReasonAllowed), string(policy.ReasonDenied), string(policy.ReasonNoMatch), string(policy.ReasonEvaluationError):
 		return "", d.GetRoute() != ""
@@ -84,6 +84,7 @@ const (
 var meanings = map[string]string{ //nolint:gosec // it holds words for people, and no credentials
 	ReasonNoRoute:           "No Route has this host and path: one that has would have taken the request, and its policies would have been asked.",
 	ReasonMethod:            "A Route has this host and path with other methods: one of those, or a Route with this method, would have gone on.",
+	ReasonAmbiguous:         "Which Route takes the request depends on a header or parameter that it has more than once: with one value it would have gone on.",
 	ReasonMisdirected:       "The request is for another host than its connection was made for: on a connection of its own it would have gone on.",
 	ReasonUnavailable:       "A resource that controls this route was rejected by the proxy, and might have denied: once it is mended, policies are asked.",
 	"no_snapshot":           questionOfKnowledge,

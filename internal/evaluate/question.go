@@ -32,6 +32,8 @@ type Question struct {
 
 	// refused is why it has no canonical form.
 	refused *request.Error
+	// took is the route by which it was recorded; empty where that is not known.
+	took string
 	// unknown is what of the request is not known, and why, by what conditions call
 	// it.
 	unknown map[string]string
@@ -121,6 +123,7 @@ func Recall(d *decisionv1.Decision) (Question, error) {
 		}
 		q.Principal.Beside = append(q.Principal.Beside, p)
 	}
+	q.took = d.GetRoute()
 	q.forget(d)
 	return q, nil
 }
@@ -171,6 +174,13 @@ func (q *Question) forget(d *decisionv1.Decision) {
 		for _, field := range []string{"principal.id", "principal.spiffe_id"} {
 			q.unknown[field] = "a pseudonym is recorded"
 		}
+	}
+}
+
+// canonical is what routes are matched by.
+func (q *Question) canonical() *request.Canonical {
+	return &request.Canonical{
+		Method: q.Method, Host: q.Host, Target: q.Path, Path: q.Path, RawQuery: q.Query, Header: q.Header, WebSocket: q.WebSocket,
 	}
 }
 

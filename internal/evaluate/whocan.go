@@ -6,6 +6,7 @@ import (
 
 	"github.com/sallyport/sallyport/internal/compile"
 	"github.com/sallyport/sallyport/internal/policy"
+	"github.com/sallyport/sallyport/internal/request"
 	"github.com/sallyport/sallyport/internal/resource"
 	adminv1 "github.com/sallyport/sallyport/proto/gen/sallyport/admin/v1"
 	resourcev1 "github.com/sallyport/sallyport/proto/gen/sallyport/resource/v1"
@@ -35,20 +36,18 @@ func WhoCan(t *compile.Table, m *adminv1.WhoCanRequest) *adminv1.WhoCanResponse 
 	return res
 }
 
-// find returns the route by its name, or that which takes such requests.
+// find returns the route by its name, or that which takes such requests when they
+// have neither header nor query.
 func find(t *compile.Table, m *adminv1.WhoCanRequest) *compile.Route {
 	if m.GetRoute() != "" {
 		namespace, name, _ := strings.Cut(m.GetRoute(), "/")
 		return t.Route(policy.RouteID{Namespace: namespace, Name: name})
 	}
-	path := or(m.GetPath(), "/")
-	if m.GetMethod() != "" {
-		r, _ := t.Match(m.GetMethod(), m.GetHost(), path)
-		return r
-	}
-	r, result := t.Match(http.MethodGet, m.GetHost(), path)
-	if methods := result.Allow(); r == nil && len(methods) > 0 {
-		r, _ = t.Match(methods[0], m.GetHost(), path)
+	c := request.Canonical{Method: or(m.GetMethod(), http.MethodGet), Host: m.GetHost(), Path: or(m.GetPath(), "/")}
+	r, result := t.Match(&c)
+	if methods := result.Allow(); r == nil && m.GetMethod() == "" && len(methods) > 0 {
+		c.Method = methods[0]
+		r, _ = t.Match(&c)
 	}
 	return r
 }

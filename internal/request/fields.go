@@ -36,6 +36,16 @@ func fateOf(name string) fate {
 	return forwarded
 }
 
+// IsForwarded reports whether a canonical request may have a field of this name,
+// which is a canonical key, for its upstream to read.
+func IsForwarded(name string) bool {
+	if plain, ok := checkName(name); !plain || !ok {
+		return false
+	}
+	f := fateOf(name)
+	return f == forwarded || f == single
+}
+
 // isOfGateway tells the fields that only a gateway may say: where a request
 // comes from, what is meant by it, and who sent it.
 func isOfGateway(name string) bool {

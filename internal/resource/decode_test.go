@@ -87,6 +87,13 @@ func TestDecodeFindsAllProblems(t *testing.T) {
 		{of("Route", `{hosts: [a], upstream: u, authentication: {anonymous: true}, timeout: 5 m}`), []string{"spec.timeout invalid_value"}},
 		{of("Route", `{hosts: [a], upstream: u, authentication: {anonymous: true}, timeout: 0s}`), []string{"spec.timeout invalid_value"}},
 		{of("Route", `{hosts: [a], upstream: u, authentication: {anonymous: true}, timeout: 3601s}`), []string{"spec.timeout invalid_value"}},
+		{of("Route", `{hosts: [a], upstream: u, authentication: {anonymous: true}, headers: [{name: x-a, exact: ""}, {name: x-b, prefix: "a "}, {name: x-c, present: false}], query: [{name: a.b, present: true}]}`), nil},
+		{of("Route", `{hosts: [a], upstream: u, authentication: {anonymous: true}, headers: [{name: x-a}, {exact: a}, {name: Host, exact: a}, {name: x-b, exact: "a\nb"}, {name: x-c, exact: a}, {name: X-C, exact: b}, {name: x-d, exact: a, prefix: b}], query: [{name: a, exact: x, present: 1}]}`), []string{
+			"spec.headers[6].prefix conflicting_fields", "spec.query[0].present conflicting_fields",
+			"spec.headers[0] required", "spec.headers[1].name required", "spec.headers[2] invalid_value",
+			"spec.headers[3] invalid_value", "spec.headers[5].name invalid_value",
+		}},
+		{of("Route", `{hosts: [a], upstream: u, authentication: {anonymous: true}, headers: [{name: x-a, exact: a}, {name: x-b, exact: a}, {name: x-c, exact: a}, {name: x-d, exact: a}, {name: x-e, exact: a}], query: [{name: a, exact: a}, {name: b, exact: a}, {name: c, exact: a}, {name: d, exact: a}]}`), []string{"spec.query invalid_value"}},
 		{of("ApiKey", `{owner: "spiffe://prod.example/web", scopes: ["a b", "a\nb"], groups: ["a\nb"], secrets: [{id: "sp_7Kq2mZ0aXw9B", sha256: "9F86", createdAt: 2026-11-26T20:00:00Z}, {id: 7Kq2mZ0aXw9B, createdAt: 2026-11-26T20:00:00Z, notAfter: 2026-11-26T20:00:00Z}, {id: 7Kq2mZ0aXw9B, sha256: 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08, createdAt: yesterday}]}`), []string{
 			"spec.secrets[2].createdAt invalid_value", "spec.secrets[1].notAfter invalid_value", "spec.secrets[1].sha256 required",
 			"spec.owner invalid_value", "spec.scopes[0] invalid_value", "spec.scopes[1] invalid_value", "spec.groups[0] invalid_value",

@@ -79,6 +79,8 @@ func (d *decoder) route(s *resourcev1.Route) {
 	d.paths(s.GetPaths())
 	d.each("paths", s.GetPaths(), checkReserved)
 	d.each("methods", s.GetMethods(), checkMethod)
+	d.conditions("headers", request.InHeader, s.GetHeaders())
+	d.conditions("query", request.InQuery, s.GetQuery())
 	d.checked(atSpec().to("upstream"), s.GetUpstream(), checkDNSLabel)
 	audiences := atSpec().to("authentication").to("jwtSvids").to("audiences")
 	for i, text := range s.GetAuthentication().GetJwtSvids().GetAudiences() {

@@ -13,3 +13,19 @@ func (t *Table[V]) Lose(segment string) {
 		}
 	}
 }
+
+// LoseChoice forgets a claim with conditions, of one that has one claim.
+func (t *Table[V]) LoseChoice() {
+	for i := range t.tree.choices {
+		for _, groups := range t.tree.choices[i] {
+			for _, g := range groups {
+				for key, list := range g.claims {
+					if e := &t.entries[list[0].id-1]; e.claims() == 1 {
+						delete(g.claims, key)
+						return
+					}
+				}
+			}
+		}
+	}
+}

@@ -16,7 +16,7 @@ import (
 const MaxClaims = 4096
 
 // Entry is a route and what it claims: every combination of its hosts, paths
-// and methods.
+// and methods, where its conditions hold.
 type Entry[V any] struct {
 	Namespace, Name string
 
@@ -30,6 +30,10 @@ type Entry[V any] struct {
 	// Methods are methods that package request lets through. None means every
 	// one of them. GET does not imply HEAD.
 	Methods []string
+
+	// Conditions all have to hold; at most MaxConditions, each on another header or
+	// parameter. None means every header and query.
+	Conditions []request.Condition
 
 	Digest [32]byte // of the resource, for the proof
 	Value  V        // what Match returns
@@ -47,7 +51,8 @@ type Table[V any] struct {
 
 // NewTable builds a table and takes over entries. Its error is Problems: every
 // entry that is no route, and every pair of entries that claim the same host,
-// path template (names apart) and method, between which nothing could decide.
+// path template (names apart) and method with the same conditions, between which
+// nothing could decide.
 // Claims that merely overlap are no conflict: see Match.
 func NewTable[V any](entries []Entry[V]) (*Table[V], error) {
 	wellFormed, err := pattern.ParsePath("/**")
@@ -67,8 +72,9 @@ func NewTable[V any](entries []Entry[V]) (*Table[V], error) {
 // Result says how a lookup ended. The zero value is a request that nothing
 // claims (status 404).
 type Result struct {
-	found bool
-	allow methods
+	found   bool
+	allow   methods
+	unclear *field
 }
 
 // Found reports whether there is a route.
@@ -79,22 +85,64 @@ func (r Result) Found() bool { return r.found }
 // when there is a route, and when there is none for any method.
 func (r Result) Allow() []string { return r.allow.list() }
 
-// Match returns the value of the most specific claim that fits all of method,
-// host and path, which are those of a canonical request; anything else is not
-// found. An exact host comes before a wildcard, and that before "*"; then path
-// templates in the order of pattern.Path.Compare; then a named method before
-// every method. A claim that does not fit hides none that does. Match does not
-// allocate.
-func (t *Table[V]) Match(method, host, path string) (value V, result Result) {
-	slot := slotOf(method)
-	if slot == everyMethod || host == "" || !t.wellFormed.Match(path) {
+// Unclear says what of the request has more than one value where a condition
+// wants a certain one, so that another server might read another one (status
+// 400). It is empty when that is not so.
+func (r Result) Unclear() string {
+	switch {
+	case r.unclear == nil:
+		return ""
+	case r.unclear.place == request.InQuery:
+		return "a route depends on the parameter " + r.unclear.name + `, and the query has it more than once or has a ";"`
+	}
+	return "a route depends on the header " + r.unclear.name + ", and there is more than one"
+}
+
+// Match returns the value of the most specific claim that fits a request; what is
+// not canonical is not found. An exact host comes before a wildcard, and that before
+// "*"; then path templates in the order of pattern.Path.Compare; then a named method
+// before every method; then more conditions before fewer. Of as many the first in
+// which they differ decides, headers before parameters and either by name: by the
+// name, and then a value before a prefix, a longer prefix before a shorter one, that
+// before presence, and that before absence. A claim that does not fit hides none that
+// does. Match does not allocate.
+func (t *Table[V]) Match(c *request.Canonical) (value V, result Result) {
+	s := search{tree: &t.tree, request: c, method: slotOf(c.Method)}
+	if !t.takes(c) {
 		return value, Result{}
 	}
-	id, allow := t.tree.match(slot, host, path[1:])
-	if id == 0 {
-		return value, Result{allow: allow}
+	id := s.match()
+	switch {
+	case s.unclear != nil:
+		return value, Result{unclear: s.unclear}
+	case id == 0:
+		return value, Result{allow: s.allow}
 	}
 	return t.entries[id-1].Value, Result{found: true}
+}
+
+// takes reports whether a request may be looked up.
+func (t *Table[V]) takes(c *request.Canonical) bool {
+	return slotOf(c.Method) != everyMethod && c.Host != "" && t.wellFormed.Match(c.Path)
+}
+
+// Candidates yields the values of all claims that fit a request, in the order of
+// Match, which returns the first one. A value comes as often as its entry claims the
+// request.
+func (t *Table[V]) Candidates(c *request.Canonical) iter.Seq[V] {
+	return func(yield func(V) bool) {
+		if !t.takes(c) {
+			return
+		}
+		var all []entryID
+		s := search{tree: &t.tree, request: c, method: slotOf(c.Method), all: &all}
+		s.match()
+		for _, id := range all {
+			if !yield(t.entries[id-1].Value) {
+				return
+			}
+		}
+	}
 }
 
 // All yields the entries that are in force: those of which Match can reach
@@ -121,7 +169,7 @@ func (e *Entry[V]) claims() int {
 // Error is one problem of one entry.
 type Error struct {
 	Namespace, Name string
-	Field           string // "hosts", "paths" or "methods"; empty when it is about the whole
+	Field           string // "hosts", "paths", "methods" or "conditions"; empty when it is about the whole
 	Reason          string
 
 	// Other is "namespace/name" of the entry that claims the same; else empty.
@@ -162,7 +210,7 @@ func (b *builder[V]) add(id entryID, e *Entry[V]) {
 	} else {
 		b.ids[key] = true
 	}
-	slots, paths := b.slots(e), b.paths(e)
+	slots, paths, conditions := b.slots(e), b.paths(e), b.conditions(e)
 	b.checkHosts(e)
 	if len(e.Hosts)*len(paths) > MaxClaims {
 		b.problem(e, "", fmt.Sprintf("its hosts and paths make more than %d combinations", MaxClaims))
@@ -173,11 +221,18 @@ func (b *builder[V]) add(id entryID, e *Entry[V]) {
 	for _, host := range e.Hosts {
 		root := b.tree.root(host)
 		for _, path := range paths {
-			if slot, other := b.tree.claim(root, path, slots, id); other != 0 {
+			if slot, other := b.claim(b.tree.grow(root, path), conditions, slots, id); other != 0 {
 				b.conflict(e, &b.entries[other-1], fmt.Sprintf("host %q, path %q, %s", host, path, slot))
 			}
 		}
 	}
+}
+
+func (b *builder[V]) claim(at claimsID, conditions []request.Condition, slots []slot, id entryID) (taken slot, by entryID) {
+	if len(conditions) > 0 {
+		return b.tree.choose(at, conditions, slots, id)
+	}
+	return b.tree.claim(at, slots, id)
 }
 
 func (b *builder[V]) problem(e *Entry[V], field, reason string) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net/url"
 	"slices"
 	"strings"
 	"testing"
@@ -17,7 +18,9 @@ import (
 type entry = route.Entry[string]
 
 // claim reads "shop/orders GET,POST api.example,*.example /v1/{id},/v2": name,
-// methods, hosts and paths, "-" for none. The value is the name.
+// methods, hosts and paths, "-" for none. The value is the name. Conditions may
+// follow: "X-A=1" on a header, "?a=1" on a parameter, "X-A=1*" on how it begins,
+// "X-A" on whether it is there, and "!X-A" on whether it is not.
 func claim(s string) entry {
 	f := strings.Fields(s)
 	list := func(s string) []string {
@@ -28,8 +31,44 @@ func claim(s string) entry {
 	}
 	namespace, name, _ := strings.Cut(f[0], "/")
 	e := entry{Namespace: namespace, Name: name, Methods: list(f[1]), Hosts: list(f[2]), Paths: list(f[3]), Value: f[0]}
+	for _, text := range f[4:] {
+		e.Conditions = append(e.Conditions, condition(text))
+	}
 	copy(e.Digest[:], f[0])
 	return e
+}
+
+func condition(text string) (c request.Condition) {
+	text, absent := strings.CutPrefix(text, "!")
+	text, query := strings.CutPrefix(text, "?")
+	if query {
+		c.Place = request.InQuery
+	}
+	var valued, prefix bool
+	c.Name, c.Value, valued = strings.Cut(text, "=")
+	c.Value, prefix = strings.CutSuffix(c.Value, "*")
+	switch {
+	case absent:
+		c.Kind = request.Absent
+	case prefix:
+		c.Kind = request.Prefix
+	case valued:
+		c.Kind = request.Exact
+	default:
+		c.Kind = request.Present
+	}
+	return c
+}
+
+// ask is a canonical request; target may have a query, and fields are "Name: value".
+func ask(method, host, target string, fields ...string) *request.Canonical {
+	c := &request.Canonical{Method: method, Host: host, Target: target, Header: map[string][]string{}}
+	c.Path, c.RawQuery, _ = strings.Cut(target, "?")
+	for _, field := range fields {
+		name, value, _ := strings.Cut(field, ": ")
+		c.Header[name] = append(c.Header[name], value)
+	}
+	return c
 }
 
 func claims(lines ...string) []entry {
@@ -118,8 +157,15 @@ func TestMatch(t *testing.T) {
 }
 
 // lookUp returns the route, or "405" and the methods, or nothing.
-func lookUp(table *route.Table[string], method, host, path string) string {
-	value, result := table.Match(method, host, path)
+func lookUp(table *route.Table[string], method, host, path string, fields ...string) string {
+	return found(table, ask(method, host, path, fields...))
+}
+
+func found(table *route.Table[string], c *request.Canonical) string {
+	value, result := table.Match(c)
+	if unclear := result.Unclear(); unclear != "" {
+		return strings.TrimSpace(value + "400 " + unclear)
+	}
 	if allow := result.Allow(); len(allow) > 0 {
 		return strings.TrimSpace(value + "405 " + strings.Join(allow, ","))
 	}
@@ -265,7 +311,7 @@ func TestEveryServedMethodHasARoute(t *testing.T) {
 	table := mustTable(t, "a/a - a /")
 	for _, method := range []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "PRI", "get", "", "every method"} {
 		_, err := request.Canonicalise(request.Raw{Method: method, Target: "/", Host: "a", ProtoMajor: 2})
-		if _, result := table.Match(method, "a", "/"); result.Found() != (err == nil) {
+		if _, result := table.Match(ask(method, "a", "/")); result.Found() != (err == nil) {
 			t.Errorf("%q: found %v, as a request %v", method, result.Found(), err)
 		}
 	}
@@ -309,6 +355,7 @@ type naive []naiveClaim
 type naiveClaim struct {
 	host, method, value string
 	path                pattern.Path
+	conditions          []request.Condition
 }
 
 func newNaive(t testing.TB, entries []entry) naive {
@@ -328,7 +375,7 @@ func newNaive(t testing.TB, entries []entry) naive {
 					t.Fatal(err)
 				}
 				for _, method := range orDefault(e.Methods, "") {
-					n = append(n, naiveClaim{host, method, e.Value, path})
+					n = append(n, naiveClaim{host, method, e.Value, path, request.SortedConditions(e.Conditions)})
 				}
 			}
 		}
@@ -341,28 +388,78 @@ func newNaive(t testing.TB, entries []entry) naive {
 			cmp.Compare(rank(a.host), rank(b.host)),
 			a.path.Compare(b.path),
 			-cmp.Compare(min(1, len(a.method)), min(1, len(b.method))),
+			-cmp.Compare(len(a.conditions), len(b.conditions)),
+			cmp.Compare(kinds(a.conditions), kinds(b.conditions)),
+			slices.CompareFunc(a.conditions, b.conditions, func(a, b request.Condition) int { return -cmp.Compare(len(a.Value), len(b.Value)) }),
 		)
 	})
 	return n
 }
 
-func (n naive) lookUp(method, host, path string) string {
-	_, parent, _ := strings.Cut(host, ".")
+// kinds is what conditions are about, so that texts compare as they do.
+func kinds(conditions []request.Condition) string {
+	var b strings.Builder
+	for _, c := range conditions {
+		fmt.Fprintf(&b, "%d %s %d,", c.Place, c.Name, c.Kind)
+	}
+	return b.String()
+}
+
+// holds reports whether conditions hold, and whether that can be told.
+func holds(conditions []request.Condition, c *request.Canonical) (ok, sure bool) {
+	params, err := url.ParseQuery(c.RawQuery)
+	for i := range conditions {
+		want := &conditions[i]
+		values := c.Header[want.Name]
+		if want.Place == request.InQuery {
+			if values = params[want.Name]; err != nil {
+				values = []string{"", ""}
+			}
+		}
+		switch want.Kind {
+		case request.Present, request.Absent:
+			ok = (len(values) > 0) == (want.Kind == request.Present)
+		case request.Exact, request.Prefix:
+			if len(values) > 1 {
+				return false, false
+			}
+			ok = len(values) == 1 && (want.Kind == request.Exact && values[0] == want.Value || want.Kind == request.Prefix && strings.HasPrefix(values[0], want.Value))
+		}
+		if !ok {
+			return false, true
+		}
+	}
+	return true, true
+}
+
+// lookUp is lookUp in a table without telling what is unclear. It is not asked of
+// requests in which anything is.
+func (n naive) lookUp(c *request.Canonical) (want string, all []string, sure bool) {
+	_, parent, _ := strings.Cut(c.Host, ".")
 	var allow []string
-	for _, c := range n {
-		if c.host != host && c.host != "*."+parent && c.host != "*" || !c.path.Match(path) {
+	for _, e := range n {
+		if e.host != c.Host && e.host != "*."+parent && e.host != "*" || !e.path.Match(c.Path) {
 			continue
 		}
-		if c.method == method || c.method == "" {
-			return c.value
+		ok, sure := holds(e.conditions, c)
+		switch {
+		case !sure:
+			return "", nil, false
+		case !ok:
+		case e.method == c.Method || e.method == "":
+			all = append(all, e.value)
+		default:
+			allow = append(allow, e.method)
 		}
-		allow = append(allow, c.method)
 	}
 	slices.Sort(allow)
-	if allow = slices.Compact(allow); len(allow) > 0 {
-		return "405 " + strings.Join(allow, ",")
+	switch {
+	case len(all) > 0:
+		return all[0], all, true
+	case len(allow) > 0:
+		return "405 " + strings.Join(slices.Compact(allow), ","), nil, true
 	}
-	return ""
+	return "", nil, true
 }
 
 // pick makes a table of few words, so that claims meet often. Conflicting
@@ -371,6 +468,7 @@ func pick(r *rand.Rand, n int) []entry {
 	hosts := []string{"a.x", "b.x", "x", "*.x", "*"}
 	methods := []string{"GET", "PUT", "POST"}
 	segments := []string{"a", "b", "", "{n}", "**"}
+	conditions := []string{"X-A=1", "X-A=12", "X-A=*", "X-A=1*", "X-A", "!X-A", "X-B=", "X-B=1*", "!X-B", "?a=1", "?a=1*", "?a", "!?a", "?b=1", "?B=1"}
 	some := func(list []string) []string {
 		list = slices.Clone(list)
 		r.Shuffle(len(list), func(i, j int) { list[i], list[j] = list[j], list[i] })
@@ -381,6 +479,11 @@ func pick(r *rand.Rand, n int) []entry {
 		e := entry{Namespace: "n", Name: fmt.Sprint(i), Value: fmt.Sprint("n/", i), Hosts: some(hosts)}
 		if r.IntN(3) > 0 {
 			e.Methods = some(methods)
+		}
+		if r.IntN(2) > 0 {
+			for _, text := range some(conditions) {
+				e.Conditions = append(e.Conditions, condition(text))
+			}
 		}
 		for range r.IntN(3) {
 			path := ""
@@ -413,8 +516,15 @@ func FuzzMatchAgainstNaive(f *testing.F) {
 		}
 		plain := newNaive(t, entries)
 		check := func(method, host, path string) {
-			if got, want := lookUp(table, method, host, path), plain.lookUp(method, host, path); got != want {
-				t.Errorf("%s %s%s: %q, want %q among %+v", method, host, path, got, want, entries)
+			c := ask(method, host, path)
+			c.RawQuery = []string{"", "a=1", "%61=%31&b=2", "b=1+2&a=", "a=12&c"}[r.IntN(5)]
+			c.Header = [...]map[string][]string{{}, {"X-A": {"1"}}, {"X-A": {"12"}, "X-B": {""}}, {"X-B": {"1"}}}[r.IntN(4)]
+			want, all, sure := plain.lookUp(c)
+			if got := found(table, c); sure && got != want {
+				t.Errorf("%+v: %q, want %q among %+v", c, got, want, entries)
+			}
+			if got := slices.Collect(table.Candidates(c)); sure && !slices.Equal(got, all) {
+				t.Errorf("%+v: %q are candidates, want %q among %+v", c, got, all, entries)
 			}
 		}
 		if request.IsHost(host) && slices.Contains([]string{"GET", "PUT", "POST", "HEAD"}, method) {
@@ -451,18 +561,45 @@ func fleet(shape string, n int) (entries []entry, hosts, paths []string) {
 			host, path = fmt.Sprintf("api%d.example", i), "/v1/orders"
 		case "both":
 			host, path = fmt.Sprintf("api%d.example", i%1000), fmt.Sprintf("/v1/orders%d", i/1000)
+		case "header", "query":
+			path = "/v1/orders"
 		}
-		entries = append(entries, entry{
+		e := entry{
 			Namespace: "n", Name: fmt.Sprint(i), Hosts: []string{host},
 			Paths: []string{path + "/{id}", path + "/{id}/items/**"}, Methods: []string{"GET", "POST"}, Value: path,
-		})
+		}
+		switch shape { // which all have the same host and paths
+		case "header":
+			e.Conditions = []request.Condition{condition(fmt.Sprint("X-Tenant=t", i))}
+		case "query":
+			e.Conditions = []request.Condition{condition(fmt.Sprint("?tenant=t", i))}
+		}
+		entries = append(entries, e)
 		hosts, paths = append(hosts, host), append(paths, path+"/0190f7c2/items/3")
 	}
 	return entries, hosts, paths
 }
 
+// requests makes one request to each route of a fleet.
+func requests(hosts, paths []string, conditions string) []*request.Canonical {
+	asked := make([]*request.Canonical, len(hosts))
+	for i := range hosts {
+		target := paths[i]
+		var fields []string
+		switch conditions {
+		case "header":
+			fields = []string{fmt.Sprint("X-Tenant: t", i), "Accept: */*", "User-Agent: x"}
+		case "query":
+			target += fmt.Sprint("?page=7&tenant=t", i, "&sort=name")
+		}
+		asked[i] = ask("GET", hosts[i], target, fields...)
+	}
+	return asked
+}
+
 func BenchmarkMatch(b *testing.B) {
-	for _, shape := range []string{"paths", "hosts", "both"} {
+	var slowest float64
+	for _, shape := range []string{"paths", "hosts", "both", "header", "query"} {
 		for _, n := range []int{100, 100_000} {
 			b.Run(fmt.Sprintf("%s/%d", shape, n), func(b *testing.B) {
 				entries, hosts, paths := fleet(shape, n)
@@ -470,21 +607,27 @@ func BenchmarkMatch(b *testing.B) {
 				if err != nil {
 					b.Fatal(err)
 				}
+				asked := requests(hosts, paths, shape)
 				b.ReportAllocs()
 				i := 0
 				for b.Loop() {
 					i = (i + 7919) % n
-					if _, result := table.Match("GET", hosts[i], paths[i]); !result.Found() {
+					if _, result := table.Match(asked[i]); !result.Found() {
 						b.Fatal("no route")
 					}
+				}
+				if each := float64(b.Elapsed()) / float64(b.N); n == 100_000 {
+					fmt.Printf("figure route_match_100k_%s %.0f ns\n", shape, each)
+					slowest = max(slowest, each)
 				}
 			})
 		}
 	}
+	fmt.Printf("figure route_match_100k %.0f ns\n", slowest)
 }
 
 func BenchmarkNewTable(b *testing.B) {
-	for _, shape := range []string{"paths", "hosts", "both"} {
+	for _, shape := range []string{"paths", "hosts", "both", "header"} {
 		entries, _, _ := fleet(shape, 100_000)
 		b.Run(shape, func(b *testing.B) {
 			b.ReportAllocs()

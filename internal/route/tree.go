@@ -4,15 +4,17 @@ import (
 	"strings"
 
 	"github.com/sallyport/sallyport/internal/pattern"
+	"github.com/sallyport/sallyport/internal/request"
 )
 
 const anyHost = "*"
 
 // Identities within a tree. Zero is none.
 type (
-	entryID  uint32
-	nodeID   uint32
-	claimsID uint32
+	entryID   uint32
+	nodeID    uint32
+	claimsID  uint32
+	choicesID uint32
 )
 
 // tree holds one tree of segments for every host pattern, flat: a node is an
@@ -23,9 +25,10 @@ type tree struct {
 	wildcards map[string]nodeID // by what follows "*."
 	any       nodeID
 
-	nodes  []node // nodes[0] is none
-	edges  map[edge]nodeID
-	claims []claims // claims[0] is none
+	nodes   []node // nodes[0] is none
+	edges   map[edge]nodeID
+	claims  []claims  // claims[0] is none
+	choices []choices // choices[0] is none
 }
 
 // edge is a literal segment below a node. A child is always younger than its
@@ -44,8 +47,11 @@ type node struct {
 	edges     bool     // whether there are further literal children
 }
 
-// claims on one path template of one host pattern, by method.
-type claims [slotCount]entryID
+// claims on one path template of one host pattern.
+type claims struct {
+	plain   [slotCount]entryID // without conditions, by method
+	choices choicesID          // with conditions
+}
 
 func newTree(entries int) tree {
 	return tree{
@@ -54,6 +60,7 @@ func newTree(entries int) tree {
 		nodes:     make([]node, 1, entries+1),
 		edges:     map[edge]nodeID{},
 		claims:    make([]claims, 1, entries+1),
+		choices:   make([]choices, 1),
 	}
 }
 
@@ -83,8 +90,8 @@ func (t *tree) root(host string) nodeID {
 
 // claim enters id for a path. It returns the entry that holds one of the slots
 // already, and leaves that to it; a zero one when there is none.
-func (t *tree) claim(root nodeID, path pattern.Path, slots []slot, id entryID) (taken slot, by entryID) {
-	c := &t.claims[t.grow(root, path)]
+func (t *tree) claim(at claimsID, slots []slot, id entryID) (taken slot, by entryID) {
+	c := &t.claims[at].plain
 	for _, s := range slots {
 		if c[s] != 0 {
 			taken, by = s, c[s]
@@ -149,35 +156,48 @@ func (t *tree) growClaims(id *claimsID) claimsID {
 	return *id
 }
 
-// match searches the trees that fit a host, the most specific first. rest is
-// the path without its first slash. allow is meaningful when nothing is found.
-func (t *tree) match(method slot, host, rest string) (entryID, methods) {
-	s := search{tree: t, method: method}
-	if root := t.hosts[host]; root != 0 {
+// match searches the trees that fit the host, the most specific first.
+func (s *search) match() entryID {
+	host, rest := s.request.Host, s.request.Path[1:]
+	if root := s.tree.hosts[host]; root != 0 {
 		if id := s.below(root, rest, true); id != 0 {
-			return id, 0
+			return id
 		}
 	}
 	if label, name, _ := strings.Cut(host, "."); label != "" {
-		if root := t.wildcards[name]; root != 0 {
+		if root := s.tree.wildcards[name]; root != 0 {
 			if id := s.below(root, rest, true); id != 0 {
-				return id, 0
+				return id
 			}
 		}
 	}
-	if t.any != 0 {
-		if id := s.below(t.any, rest, true); id != 0 {
-			return id, 0
-		}
+	if s.tree.any != 0 {
+		return s.below(s.tree.any, rest, true)
 	}
-	return 0, s.allow
+	return 0
 }
 
 // search is one lookup.
 type search struct {
-	tree   *tree
-	method slot
-	allow  methods // of the claims that fit but for the method
+	tree    *tree
+	request *request.Canonical
+	method  slot
+
+	allow   methods // of the claims that fit but for the method
+	unclear *field  // that a condition looks at and that has no one value
+
+	// all, when not nil, is where every claim that fits is noted, and the search
+	// goes on.
+	all *[]entryID
+}
+
+// take ends the search with a claim, unless it is one for all.
+func (s *search) take(id entryID) entryID {
+	if s.all == nil {
+		return id
+	}
+	*s.all = append(*s.all, id)
+	return 0
 }
 
 // below looks for the first claim below a node. It goes back when a more
@@ -211,18 +231,38 @@ func (s *search) among(id claimsID) entryID {
 		return 0
 	}
 	c := &s.tree.claims[id]
-	if c[s.method] != 0 {
-		return c[s.method]
+	for _, slot := range [...]slot{s.method, everyMethod} {
+		if c.choices != 0 {
+			if id := s.choose(s.tree.choices[c.choices][slot]); id != 0 {
+				return id
+			}
+		}
+		if c.plain[slot] != 0 {
+			if id := s.take(c.plain[slot]); id != 0 {
+				return id
+			}
+		}
 	}
-	if c[everyMethod] != 0 {
-		return c[everyMethod]
-	}
-	for slot, claimed := range c {
+	s.note(c)
+	return 0
+}
+
+// note remembers the methods of claims that fit otherwise.
+func (s *search) note(c *claims) {
+	for slot, claimed := range c.plain {
 		if claimed != 0 {
 			s.allow |= 1 << slot
 		}
 	}
-	return 0
+	if c.choices == 0 {
+		return
+	}
+	other := search{tree: s.tree, request: s.request}
+	for slot, groups := range s.tree.choices[c.choices] {
+		if len(groups) > 0 && other.choose(groups) != 0 {
+			s.allow |= 1 << slot
+		}
+	}
 }
 
 // reach counts, for each of so many entries, the claims that a search can get
@@ -249,14 +289,28 @@ func (t *tree) reach(entries int) []int {
 			continue
 		}
 		for _, id := range [...]claimsID{t.nodes[i].end, t.nodes[i].rest} {
-			for _, entry := range t.claims[id] {
-				if entry != 0 {
-					counts[entry-1]++
+			t.count(&t.claims[id], counts)
+		}
+	}
+	return counts
+}
+
+// count counts claims by entry.
+func (t *tree) count(c *claims, counts []int) {
+	for _, id := range c.plain {
+		if id != 0 {
+			counts[id-1]++
+		}
+	}
+	for _, groups := range t.choices[c.choices] {
+		for _, g := range groups {
+			for _, list := range g.claims {
+				for _, c := range list {
+					counts[c.id-1]++
 				}
 			}
 		}
 	}
-	return counts
 }
 
 // roots marks the nodes at which a search starts.

@@ -11,6 +11,7 @@ import (
 	"github.com/sallyport/sallyport/controlplane/admission"
 	"github.com/sallyport/sallyport/internal/compile"
 	"github.com/sallyport/sallyport/internal/policy"
+	"github.com/sallyport/sallyport/internal/request"
 	"github.com/sallyport/sallyport/internal/resource"
 	"github.com/sallyport/sallyport/internal/snapshot"
 	adminv1 "github.com/sallyport/sallyport/proto/gen/sallyport/admin/v1"
@@ -21,7 +22,17 @@ import (
 // first one.
 func TestPolicyLanguage(t *testing.T) {
 	b := book{t: t}
-	lines := strings.Split(read(t, "docs/policy.md"), "\n")
+	b.asks = b.ask
+	b.read("docs/policy.md")
+	if b.asked < 35 || b.refused < 3 {
+		t.Errorf("%d requests and %d refusals: too few examples were found", b.asked, b.refused)
+	}
+}
+
+// read takes a document.
+func (b *book) read(name string) {
+	b.t.Helper()
+	lines := strings.Split(read(b.t, name), "\n")
 	for i := 0; i < len(lines); i++ {
 		if strings.HasPrefix(lines[i], "## ") {
 			b.section()
@@ -36,9 +47,6 @@ func TestPolicyLanguage(t *testing.T) {
 		}
 		b.block(kind, begin+1, lines[begin:i])
 	}
-	if b.asked < 35 || b.refused < 3 {
-		t.Errorf("%d requests and %d refusals: too few examples were found", b.asked, b.refused)
-	}
 }
 
 // book is the document as far as it was read.
@@ -49,6 +57,8 @@ type book struct {
 	pending string // resources that may be refused
 	begun   bool
 	table   *compile.Table // of what was taken
+
+	asks func(at int, line string) // what becomes of a request
 
 	asked, refused int
 }
@@ -82,7 +92,7 @@ func (b *book) block(kind string, at int, lines []string) {
 	case "requests":
 		b.settle(at)
 		for i, line := range lines {
-			b.ask(at+i, line)
+			b.asks(at+i, line)
 		}
 	default:
 		b.t.Errorf("line %d: nobody runs a block of %q", at, kind)
@@ -163,7 +173,7 @@ func (b *book) ask(at int, line string) {
 func (b *book) input(f []string) *policy.Input {
 	b.t.Helper()
 	path, query, _ := strings.Cut(f[2], "?")
-	route, _ := b.table.Match(f[1], "shop.example", path)
+	route, _ := b.table.Match(&request.Canonical{Method: f[1], Host: "shop.example", Path: path, RawQuery: query})
 	if route == nil {
 		b.t.Fatalf("no route for %s", f)
 	}

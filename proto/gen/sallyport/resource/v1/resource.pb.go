@@ -1566,7 +1566,8 @@ func (x *CertificateFiles) GetPrivateKeyFile() string {
 	return ""
 }
 
-// Route takes requests of some hosts, paths and methods to an upstream.
+// Route takes requests of some hosts, paths and methods to an upstream, those with
+// some headers and parameters where it names any.
 type Route struct {
 	state        protoimpl.MessageState `protogen:"open.v1"`
 	Environments []string               `protobuf:"bytes,1,rep,name=environments,proto3" json:"environments,omitempty"`
@@ -1591,7 +1592,13 @@ type Route struct {
 	IdentityHeaders []IdentityHeader `protobuf:"varint,11,rep,packed,name=identity_headers,json=identityHeaders,proto3,enum=sallyport.resource.v1.IdentityHeader" json:"identity_headers,omitempty"`
 	// Which allowed requests are recorded at the control plane. Absent: a sample.
 	// Denials always are.
-	Record        *RecordRule `protobuf:"bytes,12,opt,name=record,proto3" json:"record,omitempty"`
+	Record *RecordRule `protobuf:"bytes,12,opt,name=record,proto3" json:"record,omitempty"`
+	// What headers have to be, each of them. Of routes for the same host, path and
+	// method those with more of headers and query go first; docs/routes.md has the
+	// whole order.
+	Headers []*FieldMatch `protobuf:"bytes,20,rep,name=headers,proto3" json:"headers,omitempty"`
+	// What parameters of the query have to be, each of them.
+	Query         []*FieldMatch `protobuf:"bytes,21,rep,name=query,proto3" json:"query,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1699,6 +1706,20 @@ func (x *Route) GetIdentityHeaders() []IdentityHeader {
 func (x *Route) GetRecord() *RecordRule {
 	if x != nil {
 		return x.Record
+	}
+	return nil
+}
+
+func (x *Route) GetHeaders() []*FieldMatch {
+	if x != nil {
+		return x.Headers
+	}
+	return nil
+}
+
+func (x *Route) GetQuery() []*FieldMatch {
+	if x != nil {
+		return x.Query
 	}
 	return nil
 }
@@ -3741,7 +3762,7 @@ var File_sallyport_resource_v1_resource_proto protoreflect.FileDescriptor
 
 const file_sallyport_resource_v1_resource_proto_rawDesc = "" +
 	"\n" +
-	"$sallyport/resource/v1/resource.proto\x12\x15sallyport.resource.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a*sallyport/resource/v1/client_address.proto\"\xd6\x02\n" +
+	"$sallyport/resource/v1/resource.proto\x12\x15sallyport.resource.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a*sallyport/resource/v1/client_address.proto\x1a sallyport/resource/v1/http.proto\"\xd6\x02\n" +
 	"\bDocument\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x12\n" +
@@ -3817,7 +3838,7 @@ const file_sallyport_resource_v1_resource_proto_rawDesc = "" +
 	"\x18listener_tls.certificate\x12:give certificates or workload_identity: true, and not both\x1a8(this.certificates.size() > 0) != this.workload_identity\"\x81\x01\n" +
 	"\x10CertificateFiles\x126\n" +
 	"\x10certificate_file\x18\x01 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\x18\x80 R\x0fcertificateFile\x125\n" +
-	"\x10private_key_file\x18\x02 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\x18\x80 R\x0eprivateKeyFile\"\x82\x05\n" +
+	"\x10private_key_file\x18\x02 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\x18\x80 R\x0eprivateKeyFile\"\xfa\x06\n" +
 	"\x05Route\x12/\n" +
 	"\fenvironments\x18\x01 \x03(\tB\v\xbaH\b\x92\x01\x05\x10\x80\x02\x18\x01R\fenvironments\x12+\n" +
 	"\x05hosts\x18\x02 \x03(\tB\x15\xbaH\x12\x92\x01\x0f\b\x01\x10@\x18\x01\"\ar\x05\x10\x01\x18\xff\x01R\x05hosts\x12)\n" +
@@ -3833,7 +3854,10 @@ const file_sallyport_resource_v1_resource_proto_rawDesc = "" +
 	"\tassertion\x18\n" +
 	" \x01(\v2 .sallyport.resource.v1.AssertionR\tassertion\x12e\n" +
 	"\x10identity_headers\x18\v \x03(\x0e2%.sallyport.resource.v1.IdentityHeaderB\x13\xbaH\x10\x92\x01\r\x10\b\x18\x01\"\a\x82\x01\x04\x10\x01 \x00R\x0fidentityHeaders\x129\n" +
-	"\x06record\x18\f \x01(\v2!.sallyport.resource.v1.RecordRuleR\x06record\"\xf7\x02\n" +
+	"\x06record\x18\f \x01(\v2!.sallyport.resource.v1.RecordRuleR\x06record\x12E\n" +
+	"\aheaders\x18\x14 \x03(\v2!.sallyport.resource.v1.FieldMatchB\b\xbaH\x05\x92\x01\x02\x10\bR\aheaders\x12A\n" +
+	"\x05query\x18\x15 \x03(\v2!.sallyport.resource.v1.FieldMatchB\b\xbaH\x05\x92\x01\x02\x10\bR\x05query:l\xbaHi\x1ag\n" +
+	"\vroute.query\x12*headers and query are more than 8 together\x1a,this.headers.size() + this.query.size() <= 8\"\xf7\x02\n" +
 	"\n" +
 	"RecordRule\x12D\n" +
 	"\x04mode\x18\x01 \x01(\x0e2&.sallyport.resource.v1.RecordRule.ModeB\b\xbaH\x05\x82\x01\x02\x10\x01R\x04mode\x12-\n" +
@@ -4134,7 +4158,8 @@ var file_sallyport_resource_v1_resource_proto_goTypes = []any{
 	nil,                           // 50: sallyport.resource.v1.Enrollment.LabelsEntry
 	(*durationpb.Duration)(nil),   // 51: google.protobuf.Duration
 	(*ClientAddress)(nil),         // 52: sallyport.resource.v1.ClientAddress
-	(*timestamppb.Timestamp)(nil), // 53: google.protobuf.Timestamp
+	(*FieldMatch)(nil),            // 53: sallyport.resource.v1.FieldMatch
+	(*timestamppb.Timestamp)(nil), // 54: google.protobuf.Timestamp
 }
 var file_sallyport_resource_v1_resource_proto_depIdxs = []int32{
 	48, // 0: sallyport.resource.v1.Document.labels:type_name -> sallyport.resource.v1.Document.LabelsEntry
@@ -4160,43 +4185,45 @@ var file_sallyport_resource_v1_resource_proto_depIdxs = []int32{
 	26, // 20: sallyport.resource.v1.Route.assertion:type_name -> sallyport.resource.v1.Assertion
 	4,  // 21: sallyport.resource.v1.Route.identity_headers:type_name -> sallyport.resource.v1.IdentityHeader
 	25, // 22: sallyport.resource.v1.Route.record:type_name -> sallyport.resource.v1.RecordRule
-	10, // 23: sallyport.resource.v1.RecordRule.mode:type_name -> sallyport.resource.v1.RecordRule.Mode
-	5,  // 24: sallyport.resource.v1.Authentication.require:type_name -> sallyport.resource.v1.Require
-	28, // 25: sallyport.resource.v1.Authentication.jwt_svids:type_name -> sallyport.resource.v1.JWTSVIDs
-	6,  // 26: sallyport.resource.v1.Authentication.proof:type_name -> sallyport.resource.v1.Proof
-	30, // 27: sallyport.resource.v1.Authentication.step_up:type_name -> sallyport.resource.v1.StepUp
-	29, // 28: sallyport.resource.v1.Authentication.sign_in:type_name -> sallyport.resource.v1.SignIn
-	51, // 29: sallyport.resource.v1.SignIn.session_lifetime:type_name -> google.protobuf.Duration
-	51, // 30: sallyport.resource.v1.StepUp.max_age:type_name -> google.protobuf.Duration
-	32, // 31: sallyport.resource.v1.Upstream.plaintext:type_name -> sallyport.resource.v1.PlaintextTransport
-	33, // 32: sallyport.resource.v1.Upstream.tls:type_name -> sallyport.resource.v1.TLSTransport
-	34, // 33: sallyport.resource.v1.Upstream.spiffe:type_name -> sallyport.resource.v1.SPIFFETransport
-	12, // 34: sallyport.resource.v1.Policy.routes:type_name -> sallyport.resource.v1.RouteSelector
-	7,  // 35: sallyport.resource.v1.Policy.effect:type_name -> sallyport.resource.v1.Effect
-	36, // 36: sallyport.resource.v1.Policy.principals:type_name -> sallyport.resource.v1.PrincipalMatcher
-	8,  // 37: sallyport.resource.v1.Policy.mode:type_name -> sallyport.resource.v1.Mode
-	51, // 38: sallyport.resource.v1.IdentityProvider.leeway:type_name -> google.protobuf.Duration
-	38, // 39: sallyport.resource.v1.IdentityProvider.required_claims:type_name -> sallyport.resource.v1.RequiredClaim
-	51, // 40: sallyport.resource.v1.IdentityProvider.max_lifetime:type_name -> google.protobuf.Duration
-	39, // 41: sallyport.resource.v1.IdentityProvider.introspection:type_name -> sallyport.resource.v1.Introspection
-	41, // 42: sallyport.resource.v1.IdentityProvider.sign_in:type_name -> sallyport.resource.v1.SignInClient
-	40, // 43: sallyport.resource.v1.IdentityProvider.x509:type_name -> sallyport.resource.v1.X509
-	51, // 44: sallyport.resource.v1.Introspection.timeout:type_name -> google.protobuf.Duration
-	51, // 45: sallyport.resource.v1.Introspection.cache:type_name -> google.protobuf.Duration
-	9,  // 46: sallyport.resource.v1.X509.subject:type_name -> sallyport.resource.v1.X509Subject
-	43, // 47: sallyport.resource.v1.ApiKey.secrets:type_name -> sallyport.resource.v1.ApiKeySecret
-	53, // 48: sallyport.resource.v1.ApiKeySecret.created_at:type_name -> google.protobuf.Timestamp
-	53, // 49: sallyport.resource.v1.ApiKeySecret.not_after:type_name -> google.protobuf.Timestamp
-	45, // 50: sallyport.resource.v1.Revocation.token:type_name -> sallyport.resource.v1.RevokedToken
-	46, // 51: sallyport.resource.v1.Revocation.subject:type_name -> sallyport.resource.v1.RevokedSubject
-	47, // 52: sallyport.resource.v1.Revocation.session:type_name -> sallyport.resource.v1.RevokedSession
-	53, // 53: sallyport.resource.v1.Revocation.issued_before:type_name -> google.protobuf.Timestamp
-	53, // 54: sallyport.resource.v1.Revocation.expires_at:type_name -> google.protobuf.Timestamp
-	55, // [55:55] is the sub-list for method output_type
-	55, // [55:55] is the sub-list for method input_type
-	55, // [55:55] is the sub-list for extension type_name
-	55, // [55:55] is the sub-list for extension extendee
-	0,  // [0:55] is the sub-list for field type_name
+	53, // 23: sallyport.resource.v1.Route.headers:type_name -> sallyport.resource.v1.FieldMatch
+	53, // 24: sallyport.resource.v1.Route.query:type_name -> sallyport.resource.v1.FieldMatch
+	10, // 25: sallyport.resource.v1.RecordRule.mode:type_name -> sallyport.resource.v1.RecordRule.Mode
+	5,  // 26: sallyport.resource.v1.Authentication.require:type_name -> sallyport.resource.v1.Require
+	28, // 27: sallyport.resource.v1.Authentication.jwt_svids:type_name -> sallyport.resource.v1.JWTSVIDs
+	6,  // 28: sallyport.resource.v1.Authentication.proof:type_name -> sallyport.resource.v1.Proof
+	30, // 29: sallyport.resource.v1.Authentication.step_up:type_name -> sallyport.resource.v1.StepUp
+	29, // 30: sallyport.resource.v1.Authentication.sign_in:type_name -> sallyport.resource.v1.SignIn
+	51, // 31: sallyport.resource.v1.SignIn.session_lifetime:type_name -> google.protobuf.Duration
+	51, // 32: sallyport.resource.v1.StepUp.max_age:type_name -> google.protobuf.Duration
+	32, // 33: sallyport.resource.v1.Upstream.plaintext:type_name -> sallyport.resource.v1.PlaintextTransport
+	33, // 34: sallyport.resource.v1.Upstream.tls:type_name -> sallyport.resource.v1.TLSTransport
+	34, // 35: sallyport.resource.v1.Upstream.spiffe:type_name -> sallyport.resource.v1.SPIFFETransport
+	12, // 36: sallyport.resource.v1.Policy.routes:type_name -> sallyport.resource.v1.RouteSelector
+	7,  // 37: sallyport.resource.v1.Policy.effect:type_name -> sallyport.resource.v1.Effect
+	36, // 38: sallyport.resource.v1.Policy.principals:type_name -> sallyport.resource.v1.PrincipalMatcher
+	8,  // 39: sallyport.resource.v1.Policy.mode:type_name -> sallyport.resource.v1.Mode
+	51, // 40: sallyport.resource.v1.IdentityProvider.leeway:type_name -> google.protobuf.Duration
+	38, // 41: sallyport.resource.v1.IdentityProvider.required_claims:type_name -> sallyport.resource.v1.RequiredClaim
+	51, // 42: sallyport.resource.v1.IdentityProvider.max_lifetime:type_name -> google.protobuf.Duration
+	39, // 43: sallyport.resource.v1.IdentityProvider.introspection:type_name -> sallyport.resource.v1.Introspection
+	41, // 44: sallyport.resource.v1.IdentityProvider.sign_in:type_name -> sallyport.resource.v1.SignInClient
+	40, // 45: sallyport.resource.v1.IdentityProvider.x509:type_name -> sallyport.resource.v1.X509
+	51, // 46: sallyport.resource.v1.Introspection.timeout:type_name -> google.protobuf.Duration
+	51, // 47: sallyport.resource.v1.Introspection.cache:type_name -> google.protobuf.Duration
+	9,  // 48: sallyport.resource.v1.X509.subject:type_name -> sallyport.resource.v1.X509Subject
+	43, // 49: sallyport.resource.v1.ApiKey.secrets:type_name -> sallyport.resource.v1.ApiKeySecret
+	54, // 50: sallyport.resource.v1.ApiKeySecret.created_at:type_name -> google.protobuf.Timestamp
+	54, // 51: sallyport.resource.v1.ApiKeySecret.not_after:type_name -> google.protobuf.Timestamp
+	45, // 52: sallyport.resource.v1.Revocation.token:type_name -> sallyport.resource.v1.RevokedToken
+	46, // 53: sallyport.resource.v1.Revocation.subject:type_name -> sallyport.resource.v1.RevokedSubject
+	47, // 54: sallyport.resource.v1.Revocation.session:type_name -> sallyport.resource.v1.RevokedSession
+	54, // 55: sallyport.resource.v1.Revocation.issued_before:type_name -> google.protobuf.Timestamp
+	54, // 56: sallyport.resource.v1.Revocation.expires_at:type_name -> google.protobuf.Timestamp
+	57, // [57:57] is the sub-list for method output_type
+	57, // [57:57] is the sub-list for method input_type
+	57, // [57:57] is the sub-list for extension type_name
+	57, // [57:57] is the sub-list for extension extendee
+	0,  // [0:57] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_resource_v1_resource_proto_init() }
@@ -4205,6 +4232,7 @@ func file_sallyport_resource_v1_resource_proto_init() {
 		return
 	}
 	file_sallyport_resource_v1_client_address_proto_init()
+	file_sallyport_resource_v1_http_proto_init()
 	file_sallyport_resource_v1_resource_proto_msgTypes[3].OneofWrappers = []any{}
 	file_sallyport_resource_v1_resource_proto_msgTypes[6].OneofWrappers = []any{
 		(*TrustDomain_Bundle)(nil),
