@@ -45,7 +45,7 @@ func recorded(t *testing.T, p *controlplanetest.Plane, first, n int64) {
 		}
 		all = append(all, d)
 	}
-	if err := store.SaveDecisions(t.Context(), storage.Journal{Proxy: "p#1", Boot: []byte("b")}, first+n-1, all); err != nil {
+	if err := store.SaveDecisions(t.Context(), storage.Records{Journal: storage.Journal{Proxy: "p#1", Boot: []byte("b")}, Last: first + n - 1, Decisions: all}); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -63,6 +63,23 @@ type Decision struct {
 	Record      []byte // the serialized decision.v1.Decision, without what is above of Journal
 }
 
+// Outcome is how a request ended that a proxy let through.
+type Outcome struct {
+	ID       DecisionID // of the decision
+	Sequence int64      // in the journal
+	// Record, put behind that of the decision, makes one that has both.
+	Record []byte
+}
+
+// Records are what a proxy has recorded, in sequence.
+type Records struct {
+	Journal
+	// Last is the place in the journal of the last one, kept or not.
+	Last      int64
+	Decisions []Decision
+	Outcomes  []Outcome
+}
+
 // DecisionFilter narrows down decisions. What is zero narrows nothing.
 type DecisionFilter struct {
 	ID          DecisionID
@@ -92,10 +109,11 @@ type DecisionMark map[int64]int64
 // reached.
 type Decisions interface {
 	// SaveDecisions keeps the records of a journal that come after those that it
-	// has; the others it leaves alone. Then the journal has all up to last, kept or
-	// not. All are kept, or none. What was kept survives the death of every process.
-	SaveDecisions(ctx context.Context, j Journal, last int64, decisions []Decision) error
-	// Decisions returns up to p.Limit decisions that match.
+	// has; the others it leaves alone. Then the journal has all up to the last, kept
+	// or not. All are kept, or none. What was kept survives the death of every process.
+	SaveDecisions(ctx context.Context, r Records) error
+	// Decisions returns up to p.Limit decisions that match, as Recorded does with
+	// the outcomes that there are.
 	Decisions(ctx context.Context, p DecisionPage) ([]Decision, error)
 	// Mark returns the present.
 	Mark(ctx context.Context) (DecisionMark, error)

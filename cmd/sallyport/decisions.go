@@ -112,8 +112,11 @@ func decisionRows(all []*decisionv1.Decision) [][]string {
 
 func decisionRow(d *decisionv1.Decision) []string {
 	verdict, status := "ALLOW", ""
-	if !d.GetAllow() {
+	switch o := d.GetOutcome(); {
+	case !d.GetAllow():
 		verdict, status = "DENY", strconv.Itoa(int(d.GetStatus()))
+	case o != nil:
+		status = joined(" ", strconv.Itoa(int(o.GetStatus())), o.GetReason())
 	}
 	r := d.GetRequest()
 	return []string{

@@ -4,11 +4,14 @@ import (
 	"errors"
 	"log/slog"
 	"os"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/sallyport/sallyport/controlplane/controlplanetest"
@@ -24,10 +27,7 @@ func decided(t *testing.T, ts *testscript.TestScript, p *controlplanetest.Plane,
 	if len(args) < 3 {
 		ts.Fatalf("usage: decided PRINCIPAL REASON PATH [COUNT [DEVICE]]")
 	}
-	dsn, err := os.ReadFile(p.Settings.Database.URLFile)
-	ts.Check(err)
-	store, err := postgres.NewDecisions(postgres.Config{DSN: string(dsn), Log: slog.New(slog.DiscardHandler)})
-	ts.Check(err)
+	store := recordsOf(ts, p)
 	defer store.Close()
 	now := time.Now()
 	d := storage.Decision{
@@ -52,8 +52,34 @@ func decided(t *testing.T, ts *testscript.TestScript, p *controlplanetest.Plane,
 		}}
 	}
 	ts.Setenv("DECISION", m.GetId())
+	var err error
 	d.Record, err = proto.Marshal(m)
-	ts.Check(errors.Join(err, store.SaveDecisions(t.Context(), storage.Journal{
-		Proxy: "spiffe://prod.example/proxy/aws#one", Boot: []byte("b"),
-	}, d.Sequence, []storage.Decision{d})))
+	ts.Check(errors.Join(err, store.SaveDecisions(t.Context(), storage.Records{Journal: journal, Last: d.Sequence, Decisions: []storage.Decision{d}})))
+}
+
+var journal = storage.Journal{Proxy: "spiffe://prod.example/proxy/aws#one", Boot: []byte("b")}
+
+func recordsOf(ts *testscript.TestScript, p *controlplanetest.Plane) *postgres.Decisions {
+	dsn, err := os.ReadFile(p.Settings.Database.URLFile)
+	ts.Check(err)
+	store, err := postgres.NewDecisions(postgres.Config{DSN: string(dsn), Log: slog.New(slog.DiscardHandler)})
+	ts.Check(err)
+	return store
+}
+
+// ended records how the request of $DECISION ended: ended STATUS [REASON].
+func ended(t *testing.T, ts *testscript.TestScript, p *controlplanetest.Plane, args []string) {
+	store := recordsOf(ts, p)
+	defer store.Close()
+	id, err := storage.ParseDecisionID(ts.Getenv("DECISION"))
+	ts.Check(err)
+	status, err := strconv.ParseInt(args[0], 10, 32)
+	ts.Check(err)
+	out := &decisionv1.Outcome{
+		Time: timestamppb.Now(), Status: int32(status), Reason: strings.Join(args[1:], ""), Endpoint: "10.0.0.1:443", Sent: 1024,
+		Took: durationpb.New(1500 * time.Millisecond),
+	}
+	record, err := proto.Marshal(&decisionv1.Decision{Outcome: out})
+	o := storage.Outcome{ID: id, Sequence: time.Now().UnixNano(), Record: record}
+	ts.Check(errors.Join(err, store.SaveDecisions(t.Context(), storage.Records{Journal: journal, Last: o.Sequence, Outcomes: []storage.Outcome{o}})))
 }

@@ -98,6 +98,7 @@ func account(res *adminv1.ExplainResponse) string {
 	t.fact("revision", strconv.FormatInt(d.GetRevision(), 10))
 	t.fact("detail", d.GetDetail())
 	t.fact("closes", named("what was let through by decision ", d.GetCloses()))
+	t.fact("ended", ended(d))
 	if n := d.GetCount(); n > 1 {
 		t.fact("stands for", count(int(n), "request")+" like it")
 	}
@@ -110,6 +111,27 @@ func account(res *adminv1.ExplainResponse) string {
 	t.changes(changes, res.GetMeaning())
 	t.again(res)
 	return t.String()
+}
+
+// ended says how a request ended that was let through.
+func ended(d *decisionv1.Decision) string {
+	o := d.GetOutcome()
+	switch {
+	case !d.GetAllow():
+		return ""
+	case o == nil:
+		return "not yet, as far as is known"
+	}
+	status := strings.TrimSpace(strconv.Itoa(int(o.GetStatus())) + " " + http.StatusText(int(o.GetStatus())))
+	return joined(", ", status, o.GetReason(), "after "+o.GetTook().AsDuration().Round(time.Millisecond/10).String(),
+		count(int(o.GetSent()), "byte")+" sent", received(o), named("by ", o.GetEndpoint()), named("closed by decision ", o.GetClosedBy()))
+}
+
+func received(o *decisionv1.Outcome) string {
+	if o.GetReceived() == 0 {
+		return ""
+	}
+	return strconv.FormatInt(o.GetReceived(), 10) + " received"
 }
 
 // who names a principal.

@@ -58,6 +58,7 @@ func TestScripts(t *testing.T) {
 					"told":    told,
 					"proxy":   func(ts *testscript.TestScript, _ bool, args []string) { proxy(t, ts, p, args) },
 					"decided": func(ts *testscript.TestScript, _ bool, args []string) { decided(t, ts, p, args) },
+					"ended":   func(ts *testscript.TestScript, _ bool, args []string) { ended(t, ts, p, args) },
 					"stop":    func(*testscript.TestScript, bool, []string) { p.Stop() },
 				},
 				RequireExplicitExec: true,

@@ -43,7 +43,7 @@ type Sink interface {
 	// SaveDecisions keeps the records of a journal that come after those that it
 	// has, all or none, and returns nil when they are safe.
 	// storage.ErrUnavailable says to try again.
-	SaveDecisions(ctx context.Context, j storage.Journal, last int64, decisions []storage.Decision) error
+	SaveDecisions(ctx context.Context, r storage.Records) error
 	// KeepDecisions drops what is older than one moment, to the day, and prepares
 	// for the other.
 	KeepDecisions(ctx context.Context, from, until time.Time) error
@@ -171,11 +171,11 @@ func (s *Service) Push(ctx context.Context, req *connect.Request[proxyv1.PushReq
 		return nil, connect.NewError(connect.CodeUnavailable, err)
 	}
 	b := s.read(req.Msg, environment, rule)
-	b.journal.Proxy = proxy
+	b.Proxy = proxy
 	if err := s.keep(ctx, b); err != nil {
 		return nil, err
 	}
-	return connect.NewResponse(&proxyv1.PushResponse{Sequence: b.last, Refused: b.refused}), nil
+	return connect.NewResponse(&proxyv1.PushResponse{Sequence: b.Last, Refused: b.refused}), nil
 }
 
 // admit returns the environment of a proxy.
@@ -212,18 +212,18 @@ func (s *Service) keep(ctx context.Context, b batch) error {
 	ctx, cancel := context.WithTimeout(ctx, keepWithin)
 	defer cancel()
 	began := s.Now()
-	err := s.Sink.SaveDecisions(ctx, b.journal, b.last, b.decisions)
-	s.metrics.saved(len(b.decisions), b.refused, s.Now().Sub(began), err)
+	err := s.Sink.SaveDecisions(ctx, b.Records)
+	s.metrics.saved(len(b.Decisions)+len(b.Outcomes), b.refused, s.Now().Sub(began), err)
 	switch {
 	case err == nil:
 		if b.refused > 0 {
-			s.Log.WarnContext(ctx, "decision records were refused", "proxy", string(b.journal.Proxy), "records", b.refused)
+			s.Log.WarnContext(ctx, "decision records were refused", "proxy", string(b.Proxy), "records", b.refused)
 		}
 		return nil
 	case errors.Is(err, storage.ErrUnavailable), ctx.Err() != nil:
-		s.Log.DebugContext(ctx, "decision records were not kept", "proxy", string(b.journal.Proxy), "err", err)
+		s.Log.DebugContext(ctx, "decision records were not kept", "proxy", string(b.Proxy), "err", err)
 		return connect.NewError(connect.CodeUnavailable, errors.New("records cannot be kept now"))
 	}
-	s.Log.ErrorContext(ctx, "decision records were not kept", "proxy", string(b.journal.Proxy), "err", err)
+	s.Log.ErrorContext(ctx, "decision records were not kept", "proxy", string(b.Proxy), "err", err)
 	return connect.NewError(connect.CodeInternal, errors.New("internal"))
 }

@@ -26,55 +26,75 @@ const (
 
 // batch is what a push holds.
 type batch struct {
-	journal   storage.Journal
-	last      int64
-	refused   int64
-	decisions []storage.Decision
+	storage.Records
+	refused int64
+}
+
+// intake is what the records of a push have in common.
+type intake struct {
+	*Service
+	environment string
+	rule        *resourcev1.Records
+	now         time.Time
 }
 
 // read understands the records of a push, each for itself.
-func (s *Service) read(req *proxyv1.PushRequest, environment string, rule *resourcev1.Records) batch {
+func (s *Service) read(req *proxyv1.PushRequest, environment string, rule *resourcev1.Records) (b batch) {
 	raw := req.GetDecisions()
-	b := batch{
-		journal: storage.Journal{Boot: req.GetBoot()}, last: req.GetFirstSequence() + int64(len(raw)) - 1,
-		decisions: make([]storage.Decision, 0, len(raw)),
-	}
-	now := s.Now()
+	b.Boot, b.Last = req.GetBoot(), req.GetFirstSequence()+int64(len(raw))-1
+	b.Decisions = make([]storage.Decision, 0, len(raw))
+	n := intake{s, environment, rule, s.Now()}
 	for i, r := range raw {
-		d, err := s.decision(r, environment, rule, now)
-		if err != nil {
+		if err := n.add(&b, r, req.GetFirstSequence()+int64(i)); err != nil {
 			b.refused++
-			continue
 		}
-		d.Sequence = req.GetFirstSequence() + int64(i)
-		b.decisions = append(b.decisions, d)
 	}
 	return b
 }
 
 var errImplausible = errors.New("the ID or the time of the record cannot be meant")
 
-// decision believes a proxy what it decided, and neither where it belongs nor who
-// it is.
-func (s *Service) decision(raw []byte, environment string, rule *resourcev1.Records, now time.Time) (d storage.Decision, err error) {
+// add adds a record to a batch.
+func (n *intake) add(b *batch, raw []byte, sequence int64) error {
 	var m decisionv1.Decision
 	if err := proto.Unmarshal(raw, &m); err != nil {
-		return d, err
+		return err
 	}
-	if d.ID, err = storage.ParseDecisionID(m.GetId()); err != nil {
-		return d, err
+	id, err := storage.ParseDecisionID(m.GetId())
+	if err != nil {
+		return err
 	}
-	if at := d.ID.Time(); at.Before(now.Add(-s.Retention)) || at.After(now.Add(ahead)) || at.UnixMilli() != m.GetTime().AsTime().UnixMilli() {
-		return d, errImplausible
+	at, gone := id.Time(), n.now.Add(-n.Retention)
+	switch ends := m.GetTime() == nil && m.GetOutcome() != nil; {
+	case at.After(n.now.Add(ahead)):
+		return errImplausible
+	case ends && at.Before(gone):
+		return nil // it went on for longer than its decision is kept
+	case ends:
+		o := storage.Outcome{ID: id, Sequence: sequence}
+		o.Record, err = proto.Marshal(&decisionv1.Decision{Outcome: m.GetOutcome()})
+		b.Outcomes = append(b.Outcomes, o)
+		return err
+	case at.Before(gone), at.UnixMilli() != m.GetTime().AsTime().UnixMilli():
+		return errImplausible
 	}
-	m.Environment, m.Proxy, m.Boot, m.Sequence = environment, "", nil, 0
-	if rule.GetPseudonymise() {
-		s.Pseudonyms.hide(&m)
+	d := storage.Decision{ID: id, Sequence: sequence}
+	err = n.decision(&d, &m)
+	b.Decisions = append(b.Decisions, d)
+	return err
+}
+
+// decision believes a proxy what it decided, and neither where it belongs nor who
+// it is.
+func (n *intake) decision(d *storage.Decision, m *decisionv1.Decision) (err error) {
+	m.Environment, m.Proxy, m.Boot, m.Sequence = n.environment, "", nil, 0
+	if n.rule.GetPseudonymise() {
+		n.Pseudonyms.hide(m)
 	}
-	d.Environment, d.Principal, d.Route = environment, clip(m.GetPrincipal().GetId(), maxID), clip(m.GetRoute(), maxName)
+	d.Environment, d.Principal, d.Route = n.environment, clip(m.GetPrincipal().GetId(), maxID), clip(m.GetRoute(), maxName)
 	d.Allow, d.Reason = m.GetAllow(), clip(m.GetReason(), maxWord)
-	d.Record, err = proto.Marshal(&m)
-	return d, err
+	d.Record, err = proto.Marshal(m)
+	return err
 }
 
 func clip(s string, n int) string { return s[:min(len(s), n)] }

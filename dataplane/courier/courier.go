@@ -105,24 +105,26 @@ func (c *Courier) Load() error { return c.spool.Load() }
 func (c *Courier) Dropped() int64 { return c.dropped.Load() }
 
 // Decide implements record.Remote.
-func (c *Courier) Decide(d *record.Decision) {
+func (c *Courier) Decide(d *record.Decision) (taken bool) {
 	now := c.cfg.Now()
 	if d.Allow {
-		if count, takes := d.Rule.Takes(now); takes {
-			c.put(c.drafts.encode(d, count))
-		}
-		return
+		count, takes := d.Rule.Takes(now)
+		return takes && c.put(c.drafts.encode(d, count))
 	}
 	f, single := c.floods.take(d, now)
 	switch {
 	case single:
-		c.put(c.drafts.encode(d, 1))
+		return c.put(c.drafts.encode(d, 1))
 	case f.begins():
 		first := c.drafts.encode(d, 0)
 		f.hold(*first)
 		c.drafts.release(first)
 	}
+	return false
 }
+
+// Finish implements record.Remote.
+func (c *Courier) Finish(o *record.Outcome) { c.put(c.drafts.ending(o)) }
 
 // Require implements record.Remote.
 func (c *Courier) Require(ctx context.Context, d *record.Decision) error {
@@ -135,12 +137,14 @@ func (c *Courier) Require(ctx context.Context, d *record.Decision) error {
 	return nil
 }
 
-// put queues a record, and releases it.
-func (c *Courier) put(encoded *[]byte) {
+// put queues a record, and releases it. It reports whether there was room.
+func (c *Courier) put(encoded *[]byte) bool {
 	defer c.drafts.release(encoded)
 	if len(*encoded) == 0 || !c.queue.put(*encoded) {
 		c.drop(1)
+		return false
 	}
+	return true
 }
 
 func (c *Courier) drop(n int64) {

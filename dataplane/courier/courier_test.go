@@ -85,6 +85,7 @@ func FuzzRecord(f *testing.F) {
 				ID: text, Issuer: text, SPIFFEID: text, KeyID: text, ACR: text, Groups: []string{text}, Claims: map[string]any{text: text},
 			},
 		})
+		c.Finish(&record.Outcome{ID: allows.ID, Endpoint: text})
 		if c.Dropped() != was {
 			t.Error("no record was made")
 		}

@@ -57,6 +57,7 @@ type draft struct {
 // drafts makes records. The zero value is ready, and safe for concurrent use.
 type drafts struct {
 	idle    sync.Pool // of *draft
+	endings sync.Pool // of *ending
 	buffers sync.Pool // of *[]byte
 	people  portraits
 }
@@ -69,13 +70,18 @@ func (p *drafts) encode(d *record.Decision, count int64) *[]byte {
 		m = &draft{}
 	}
 	defer p.idle.Put(m)
+	m.write(d, count)
+	m.decision.Principal, m.decision.Beside = p.people.of(d.Principal), p.people.beside(d.Principal)
+	return p.bytes(&m.decision)
+}
+
+// bytes returns those of a message, until release; none if it has what is not text.
+func (p *drafts) bytes(m proto.Message) *[]byte {
 	b, ok := p.buffers.Get().(*[]byte)
 	if !ok {
 		b = new([]byte)
 	}
-	m.write(d, count)
-	m.decision.Principal, m.decision.Beside = p.people.of(d.Principal), p.people.beside(d.Principal)
-	encoded, err := proto.MarshalOptions{}.MarshalAppend((*b)[:0], &m.decision)
+	encoded, err := proto.MarshalOptions{}.MarshalAppend((*b)[:0], m)
 	if err != nil {
 		encoded = (*b)[:0]
 	}

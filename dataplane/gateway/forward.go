@@ -45,7 +45,7 @@ func (x *exchange) forward(expects bool) {
 	timer := time.AfterFunc(x.verdict.way.route.Timeout, func() { x.cancel(errTimeout) })
 	defer timer.Stop()
 
-	o := record.Outcome{ID: x.id}
+	o := record.Outcome{ID: x.id, Told: x.told}
 	x.complete(expects)
 	answer, err := x.send(&o)
 	timer.Stop()
@@ -230,6 +230,9 @@ func (x *exchange) end(o *record.Outcome, err error) {
 	}
 	if f.status == 0 && !begun {
 		o.Status = statusClientClosed
+	}
+	if f.closed != nil {
+		o.ClosedBy = f.closed.decision
 	}
 	x.gateway.record.Finish(o)
 	x.gateway.metrics.failures.WithLabelValues(x.verdict.way.name, f.reason).Inc()

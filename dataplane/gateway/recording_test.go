@@ -15,15 +15,20 @@ import (
 type afar struct {
 	record.Remote
 
+	ended chan record.Outcome
+
 	mu  sync.Mutex
 	all []record.Decision
 }
 
-func (r *afar) Decide(d *record.Decision) {
+func (r *afar) Decide(d *record.Decision) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.all = append(r.all, *d)
+	return d.Rule.Mode == record.All
 }
+
+func (r *afar) Finish(o *record.Outcome) { r.ended <- *o }
 
 // A route whose records are required lets through what is safe on the disk, and denies
 // the rest: for as long as the control plane is away and the spool is full.
@@ -62,7 +67,7 @@ func TestRequiredRecordsComeFirst(t *testing.T) {
 // Which allowed requests are for the control plane is said by the route, else by the
 // environment.
 func TestRecordRules(t *testing.T) {
-	far := &afar{}
+	far := &afar{ended: make(chan record.Outcome, 10)}
 	w := newWorld(t, options{remote: far})
 	up := newEcho(t)
 	w.apply(w.usual(plaintext(up.address())))
@@ -91,5 +96,10 @@ func TestRecordRules(t *testing.T) {
 		if d.RawQuery != "page=2" || d.Authenticated <= 0 || d.Authenticated > d.Took || d.Header.Get("User-Agent") == "" {
 			t.Errorf("the decision is %+v", d)
 		}
+	}
+	// The control plane is told the end of what it was told the beginning of.
+	last := far.all[len(far.all)-1]
+	if o := <-far.ended; o.ID != last.ID || o.Status != http.StatusOK || o.Sent == 0 || o.Endpoint != up.address() || o.Took < last.Took {
+		t.Errorf("the outcome is %+v", o)
 	}
 }

@@ -29,6 +29,7 @@ type exchange struct {
 	id      string
 	began   time.Time
 	closes  string // the decision that it takes back; empty for a request's first
+	told    bool   // the control plane has a record of the decision
 
 	w        http.ResponseWriter
 	r        *http.Request
@@ -135,6 +136,7 @@ func (x *exchange) write() {
 		d.Allow, d.Reason, d.Status, d.Detail = false, v.reason, v.status, v.detail
 		_ = x.gateway.record.Decide(x.r.Context(), &d) // a denial never fails
 	}
+	x.told = d.Told
 	if x.closes != "" {
 		x.gateway.metrics.closed.WithLabelValues(v.reason).Inc()
 		return

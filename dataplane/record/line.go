@@ -64,14 +64,20 @@ type Decision struct {
 	Header   http.Header
 	// Rule is whether it is told at all, if the request was allowed; nil for not.
 	Rule *Rule
+
+	// Told is for Recorder.Decide to set: the control plane gets a record, and is to
+	// be told how the request ended.
+	Told bool
 }
 
 // Outcome is how a request ended that was let through.
 type Outcome struct {
 	Time   time.Time
 	ID     string // of the Decision
+	Told   bool   // that of the Decision
 	Reason string // why it failed; empty when it did not
-	Detail string // in words; not shown to the client
+	// ClosedBy is the ID of the decision that closed it; empty for none.
+	ClosedBy string
 
 	Endpoint string // of the upstream
 	Status   int    // of the answer
@@ -121,7 +127,7 @@ func (o *Outcome) appendTo(b []byte) []byte {
 	l.time(o.Time)
 	l.text("decision_id", o.ID)
 	l.text("reason", o.Reason)
-	l.text("detail", o.Detail)
+	l.text("closed_by", o.ClosedBy)
 	l.text("endpoint", o.Endpoint)
 	l.number("status", int64(o.Status))
 	l.number("sent", o.Sent)

@@ -21,11 +21,15 @@ var ErrUnavailable = errors.New("decision records cannot be written")
 // Remote brings decisions to the control plane. It is safe for concurrent use, and
 // keeps nothing of what it is given.
 type Remote interface {
-	// Decide takes a decision, unless there is no room. It never waits.
-	Decide(d *Decision)
+	// Decide takes a decision, unless there is no room or its rule leaves it out, and
+	// reports whether it did. It never waits.
+	Decide(d *Decision) (taken bool)
 	// Require takes an allowed request whose rule is Required, and returns when its
 	// record is safe, or ErrUnavailable.
 	Require(ctx context.Context, d *Decision) error
+	// Finish takes how a request ended whose decision was taken, unless there is no
+	// room. It never waits.
+	Finish(o *Outcome)
 }
 
 // Config is what a Recorder needs. Log, and Writer or Remote, are required.
@@ -121,7 +125,7 @@ func New(c Config) (*Recorder, error) {
 //
 // What is required by the rule of d is safe when Decide has returned nil. Any other
 // record that was taken is written by Run within moments, while the process lives.
-// Decide keeps nothing of d.
+// Decide keeps nothing of d, and sets Told in it.
 func (r *Recorder) Decide(ctx context.Context, d *Decision) error {
 	if err := r.writeDown(ctx, d); err != nil {
 		return err
@@ -130,9 +134,11 @@ func (r *Recorder) Decide(ctx context.Context, d *Decision) error {
 	case required && r.remote == nil:
 		return ErrUnavailable
 	case required:
-		return r.remote.Require(ctx, d)
+		err := r.remote.Require(ctx, d)
+		d.Told = err == nil
+		return err
 	case r.remote != nil:
-		r.remote.Decide(d)
+		d.Told = r.remote.Decide(d)
 	}
 	return nil
 }
@@ -158,6 +164,9 @@ func (r *Recorder) writeDown(ctx context.Context, d *Decision) error {
 // Finish records how a request ended that was let through. It never waits: an
 // outcome that finds no room is counted and lost.
 func (r *Recorder) Finish(o *Outcome) {
+	if o.Told && r.remote != nil {
+		r.remote.Finish(o)
+	}
 	if r.writer == nil {
 		return
 	}

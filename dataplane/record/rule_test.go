@@ -3,6 +3,7 @@ package record_test
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -11,11 +12,16 @@ import (
 
 // far is a control plane far away.
 type far struct {
-	decided, required []string
-	full              bool
+	decided, required, ended []string
+	full                     bool
 }
 
-func (f *far) Decide(d *record.Decision) { f.decided = append(f.decided, d.ID) }
+func (f *far) Decide(d *record.Decision) bool {
+	f.decided = append(f.decided, d.ID)
+	return d.ID != "unheard"
+}
+
+func (f *far) Finish(o *record.Outcome) { f.ended = append(f.ended, o.ID) }
 
 func (f *far) Require(_ context.Context, d *record.Decision) error {
 	if f.full {
@@ -32,14 +38,18 @@ func TestRemote(t *testing.T) {
 	must := func(id string, allow bool) *record.Decision {
 		return &record.Decision{ID: id, Allow: allow, Rule: required}
 	}
-	for _, d := range []*record.Decision{allow("one"), deny("two"), must("three", true), must("four", false)} {
+	for _, d := range []*record.Decision{allow("one"), deny("two"), must("three", true), must("four", false), allow("unheard")} {
 		if err := r.Decide(t.Context(), d); err != nil {
 			t.Errorf("%s: %v", d.ID, err)
 		}
+		r.Finish(&record.Outcome{ID: d.ID, Told: d.Told})
 	}
-	r.Finish(&record.Outcome{ID: "one"})
-	if got, want := len(f.decided), 3; got != want || len(f.required) != 1 || f.required[0] != "three" {
+	if got, want := len(f.decided), 4; got != want || len(f.required) != 1 || f.required[0] != "three" {
 		t.Errorf("decided were %q, required %q", f.decided, f.required)
+	}
+	// Of what nobody was told, nobody is told the end.
+	if got := strings.Join(f.ended, " "); got != "one two three four" {
+		t.Errorf("ended have %s", got)
 	}
 	f.full = true
 	if err := r.Decide(t.Context(), must("five", true)); !errors.Is(err, record.ErrUnavailable) {

@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -39,17 +40,20 @@ const (
 	advanceJournal = `update decision_journal set sequence = $2 where id = $1`
 )
 
-var decisionColumns = []string{"id", "journal", "sequence", "environment", "principal", "route", "allow", "reason", "record"}
+var (
+	decisionColumns = []string{"id", "journal", "sequence", "environment", "principal", "route", "allow", "reason", "record"}
+	outcomeColumns  = []string{"id", "journal", "sequence", "record"}
+)
 
 // SaveDecisions implements storage.Decisions.
-func (d *Decisions) SaveDecisions(ctx context.Context, j storage.Journal, last int64, decisions []storage.Decision) error {
+func (d *Decisions) SaveDecisions(ctx context.Context, r storage.Records) error {
 	return d.do(ctx, func(ctx context.Context) error {
-		for _, r := range decisions {
-			if err := d.openDay(ctx, r.ID.Time()); err != nil {
+		for day := range daysOf(r) {
+			if err := d.openDay(ctx, day); err != nil {
 				return err
 			}
 		}
-		err := d.change(ctx, func(tx pgx.Tx) error { return saveDecisions(ctx, tx, j, last, decisions) })
+		err := d.change(ctx, func(tx pgx.Tx) error { return saveDecisions(ctx, tx, r) })
 		if noPartition(err) { // it was dropped by another replica
 			d.forgetDays()
 		}
@@ -57,38 +61,93 @@ func (d *Decisions) SaveDecisions(ctx context.Context, j storage.Journal, last i
 	})
 }
 
-func saveDecisions(ctx context.Context, tx pgx.Tx, j storage.Journal, last int64, decisions []storage.Decision) error {
+func daysOf(r storage.Records) map[time.Time]struct{} {
+	days := map[time.Time]struct{}{}
+	for _, one := range r.Decisions {
+		days[dayOf(one.ID.Time())] = struct{}{}
+	}
+	for _, one := range r.Outcomes {
+		days[dayOf(one.ID.Time())] = struct{}{}
+	}
+	return days
+}
+
+func saveDecisions(ctx context.Context, tx pgx.Tx, r storage.Records) error {
 	var journal, has int64
-	if err := tx.QueryRow(ctx, touchJournal, j.Proxy, j.Boot).Scan(&journal, &has); err != nil {
+	if err := tx.QueryRow(ctx, touchJournal, r.Proxy, r.Boot).Scan(&journal, &has); err != nil {
 		return err
 	}
-	for len(decisions) > 0 && decisions[0].Sequence <= has {
-		decisions = decisions[1:]
-	}
-	if last <= has {
+	if r.Last <= has {
 		return nil
 	}
-	if len(decisions) > 0 {
-		_, err := tx.CopyFrom(ctx, pgx.Identifier{"decision"}, decisionColumns,
-			pgx.CopyFromSlice(len(decisions), func(i int) ([]any, error) {
-				r := &decisions[i]
-				return []any{
-					[16]byte(r.ID), journal, r.Sequence, text(r.Environment), text(r.Principal), text(r.Route), r.Allow, text(r.Reason), notNull(r.Record),
-				}, nil
-			}))
-		if err != nil {
-			return err
-		}
+	decisions, outcomes := after(r, has)
+	if err := copyDecisions(ctx, tx, journal, decisions); err != nil {
+		return err
 	}
-	_, err := tx.Exec(ctx, advanceJournal, journal, last)
+	if err := copyOutcomes(ctx, tx, journal, outcomes); err != nil {
+		return err
+	}
+	_, err := tx.Exec(ctx, advanceJournal, journal, r.Last)
 	return err
 }
 
-const dayName = "decision_20060102"
+// after returns what comes after a place in the journal, with the outcomes of those
+// decisions in them.
+func after(r storage.Records, has int64) ([]storage.Decision, []storage.Outcome) {
+	for len(r.Decisions) > 0 && r.Decisions[0].Sequence <= has {
+		r.Decisions = r.Decisions[1:]
+	}
+	decisions := slices.Clone(r.Decisions)
+	places := make(map[storage.DecisionID]int, len(decisions))
+	for i := range decisions {
+		places[decisions[i].ID] = i
+	}
+	var outcomes []storage.Outcome
+	for _, o := range r.Outcomes {
+		i, there := places[o.ID]
+		switch {
+		case o.Sequence <= has:
+		case there:
+			decisions[i].Record = slices.Concat(decisions[i].Record, o.Record)
+		default:
+			outcomes = append(outcomes, o)
+		}
+	}
+	return decisions, outcomes
+}
+
+func copyDecisions(ctx context.Context, tx pgx.Tx, journal int64, all []storage.Decision) error {
+	if len(all) == 0 {
+		return nil
+	}
+	_, err := tx.CopyFrom(ctx, pgx.Identifier{"decision"}, decisionColumns, pgx.CopyFromSlice(len(all), func(i int) ([]any, error) {
+		r := &all[i]
+		return []any{
+			[16]byte(r.ID), journal, r.Sequence, text(r.Environment), text(r.Principal), text(r.Route), r.Allow, text(r.Reason), notNull(r.Record),
+		}, nil
+	}))
+	return err
+}
+
+func copyOutcomes(ctx context.Context, tx pgx.Tx, journal int64, all []storage.Outcome) error {
+	if len(all) == 0 {
+		return nil
+	}
+	_, err := tx.CopyFrom(ctx, pgx.Identifier{"outcome"}, outcomeColumns, pgx.CopyFromSlice(len(all), func(i int) ([]any, error) {
+		o := &all[i]
+		return []any{[16]byte(o.ID), journal, o.Sequence, notNull(o.Record)}, nil
+	}))
+	return err
+}
+
+const dayName = "20060102"
+
+// parted are the tables that have a partition for each day of IDs.
+var parted = []string{"decision", "outcome"}
 
 func dayOf(t time.Time) time.Time { return t.UTC().Truncate(24 * time.Hour) }
 
-// openDay makes the partition of a day, unless it is there. Readers and writers of
+// openDay makes the partitions of a day, unless they are there. Readers and writers of
 // other days do not wait for it.
 func (d *Decisions) openDay(ctx context.Context, t time.Time) error {
 	day := dayOf(t)
@@ -99,7 +158,7 @@ func (d *Decisions) openDay(ctx context.Context, t time.Time) error {
 	if there {
 		return nil
 	}
-	err := d.change(ctx, func(tx pgx.Tx) error { return createDay(ctx, tx, name, day) })
+	err := d.change(ctx, func(tx pgx.Tx) error { return createDay(ctx, tx, day) })
 	if err == nil {
 		d.mu.Lock()
 		defer d.mu.Unlock()
@@ -108,19 +167,29 @@ func (d *Decisions) openDay(ctx context.Context, t time.Time) error {
 	return err
 }
 
-func createDay(ctx context.Context, tx pgx.Tx, name string, day time.Time) error {
+func createDay(ctx context.Context, tx pgx.Tx, day time.Time) error {
 	if err := lockDays(ctx, tx); err != nil {
 		return err
 	}
+	for _, table := range parted {
+		if err := createPart(ctx, tx, table, day); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func createPart(ctx context.Context, tx pgx.Tx, table string, day time.Time) error {
+	name := table + "_" + day.Format(dayName)
 	var there bool
 	if err := tx.QueryRow(ctx, `select to_regclass($1) is not null`, name).Scan(&there); err != nil || there {
 		return err
 	}
 	bound := func(t time.Time) string { return "'" + storage.DecisionsFrom(t).String() + "'" }
-	if _, err := tx.Exec(ctx, `create table `+name+` (like decision including all)`); err != nil {
+	if _, err := tx.Exec(ctx, `create table `+name+` (like `+table+` including all)`); err != nil {
 		return err
 	}
-	_, err := tx.Exec(ctx, `alter table decision attach partition `+name+` for values from (`+bound(day)+`) to (`+bound(day.Add(24*time.Hour))+`)`)
+	_, err := tx.Exec(ctx, `alter table `+table+` attach partition `+name+` for values from (`+bound(day)+`) to (`+bound(day.Add(24*time.Hour))+`)`)
 	return err
 }
 
@@ -145,8 +214,9 @@ func (d *Decisions) KeepDecisions(ctx context.Context, from, until time.Time) er
 				return err
 			}
 		}
-		days, err := collect(ctx, d.pool, pgx.RowTo[string], `select c.relname::text from pg_inherits i join pg_class c on c.oid = i.inhrelid
-			where i.inhparent = 'decision'::regclass order by c.relname`)
+		days, err := collect(ctx, d.pool, pgx.RowTo[string], `select distinct split_part(c.relname, '_', 2) as day
+			from pg_inherits i join pg_class c on c.oid = i.inhrelid
+			where i.inhparent in ('decision'::regclass, 'outcome'::regclass) order by day`)
 		if err != nil {
 			return err
 		}
@@ -164,7 +234,7 @@ func (d *Decisions) KeepDecisions(ctx context.Context, from, until time.Time) er
 	})
 }
 
-// dropDay drops a partition, unless queries hold on to it for long: everybody who
+// dropDay drops the partitions of a day, unless queries hold on to them for long: everybody who
 // comes after it waits as long as it does.
 func (d *Decisions) dropDay(ctx context.Context, name string) error {
 	d.forgetDays()
@@ -175,7 +245,11 @@ func (d *Decisions) dropDay(ctx context.Context, name string) error {
 		if _, err := tx.Exec(ctx, `set local lock_timeout = '2s'`); err != nil {
 			return err
 		}
-		_, err := tx.Exec(ctx, `drop table if exists `+name)
-		return err
+		for _, table := range parted {
+			if _, err := tx.Exec(ctx, `drop table if exists `+table+"_"+name); err != nil {
+				return err
+			}
+		}
+		return nil
 	})
 }

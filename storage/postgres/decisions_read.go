@@ -94,11 +94,49 @@ func (d *Decisions) Decisions(ctx context.Context, p storage.DecisionPage) (foun
 			}
 			found = append(found, some...)
 		}
-		return nil
+		slices.SortFunc(found, newestFirst)
+		found = found[:min(len(found), p.Limit)]
+		return d.complete(ctx, found)
 	})
-	slices.SortFunc(found, newestFirst)
-	return found[:min(len(found), p.Limit)], err
+	return found, err
 }
+
+// outcome is a row of the table.
+type outcome struct {
+	ID     [16]byte
+	Proxy  storage.ProxyID
+	Record []byte
+}
+
+// complete adds the outcomes to decisions that came in later.
+func (d *Decisions) complete(ctx context.Context, found []storage.Decision) error {
+	type key struct {
+		id    storage.DecisionID
+		proxy storage.ProxyID
+	}
+	places := map[key]int{}
+	var ids [][16]byte
+	for i := range found {
+		if found[i].Allow {
+			places[key{found[i].ID, found[i].Proxy}] = i
+			ids = append(ids, found[i].ID)
+		}
+	}
+	if len(ids) == 0 {
+		return nil
+	}
+	first, last := slices.MinFunc(ids, byBytes), slices.MaxFunc(ids, byBytes)
+	rows, err := collect(ctx, d.pool, pgx.RowToStructByPos[outcome], `select distinct on (o.id, j.proxy) o.id, j.proxy, o.record
+		from outcome o join decision_journal j on j.id = o.journal where o.id = any($1) and o.id between $2 and $3`, ids, first, last)
+	for _, row := range rows {
+		if i, there := places[key{row.ID, row.Proxy}]; there {
+			found[i].Record = append(found[i].Record, row.Record...)
+		}
+	}
+	return err
+}
+
+func byBytes(a, b [16]byte) int { return bytes.Compare(a[:], b[:]) }
 
 func newestFirst(a, b storage.Decision) int {
 	return -cmp.Or(bytes.Compare(a.ID[:], b.ID[:]), strings.Compare(string(a.Proxy), string(b.Proxy)),
@@ -169,6 +207,9 @@ func (d *Decisions) Recorded(ctx context.Context, m storage.DecisionMark, f stor
 		span, skipped = newSpans(m, grown, int64(limit))
 		if len(span.ids) > 0 {
 			if found, err = d.recorded(ctx, f, span); err != nil {
+				return err
+			}
+			if err := d.complete(ctx, found); err != nil {
 				return err
 			}
 		}

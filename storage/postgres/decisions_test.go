@@ -63,7 +63,7 @@ func (r records) save(t testing.TB, j storage.Journal, first int64, all ...stora
 	for i := range all {
 		all[i].Sequence = first + int64(i)
 	}
-	if err := r.SaveDecisions(t.Context(), j, first+int64(len(all))-1, all); err != nil {
+	if err := r.SaveDecisions(t.Context(), storage.Records{Journal: j, Last: first + int64(len(all)) - 1, Decisions: all}); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -114,7 +114,7 @@ func TestDecisionsAreKeptOnce(t *testing.T) {
 				d.Sequence = 3 + n
 				all = append(all, d)
 			}
-			return at.SaveDecisions(t.Context(), two, 102, all)
+			return at.SaveDecisions(t.Context(), storage.Records{Journal: two, Last: 102, Decisions: all})
 		})
 	}
 	if err := g.Wait(); err != nil {
@@ -161,6 +161,55 @@ func TestDecisionsAreFound(t *testing.T) {
 		if got := r.found(t, c.page); got != c.want {
 			t.Errorf("%s: %s, want %s", c.what, got, c.want)
 		}
+	}
+}
+
+// How a request ended is found with its decision, whether it came in with it or
+// later, once, and only where it was the same proxy's.
+func TestOutcomesAreFound(t *testing.T) {
+	t.Parallel()
+	r := openRecords(t)
+	const day = 24 * time.Hour
+	with, later, yesterday := decided(1*time.Millisecond, nil), decided(2*time.Millisecond, nil), decided(-day, nil)
+	with.Sequence, later.Sequence, yesterday.Sequence = 1, 2, 3
+	ends := func(d storage.Decision, sequence int64, text string) storage.Outcome {
+		return storage.Outcome{ID: d.ID, Sequence: sequence, Record: []byte("+" + text)}
+	}
+	mark, err := r.Mark(t.Context())
+	save := func(j storage.Journal, last int64, decisions []storage.Decision, outcomes ...storage.Outcome) {
+		t.Helper()
+		if err := r.SaveDecisions(t.Context(), storage.Records{Journal: j, Last: last, Decisions: decisions, Outcomes: outcomes}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	all := []storage.Decision{with, later, yesterday}
+	save(one, 4, all, ends(with, 4, "a"))
+	save(one, 4, all, ends(with, 4, "a"))
+	stranger := storage.Journal{Proxy: "spiffe://prod.example/proxy/gcp#1", Boot: []byte("s")}
+	save(stranger, 2, nil, ends(with, 1, "forged"), ends(later, 2, "forged"))
+	if got := r.found(t, storage.DecisionPage{}); got != "2ms 1ms+a -24h0m0s" {
+		t.Errorf("found were %s", got)
+	}
+	other := storage.Journal{Proxy: one.Proxy, Boot: []byte("of its memory")}
+	save(other, 3, nil, ends(later, 1, "b"), ends(yesterday, 2, "c"), ends(decided(-2*day, nil), 3, "of what is not there"))
+	save(other, 4, nil, ends(later, 1, "b"), ends(yesterday, 2, "c"), ends(later, 4, "twice"))
+	if got := r.found(t, storage.DecisionPage{}); got != "2ms+b 1ms+a -24h0m0s+c" && got != "2ms+twice 1ms+a -24h0m0s+c" {
+		t.Errorf("found were %s", got)
+	}
+	if got := r.found(t, storage.DecisionPage{Limit: 1}); !strings.HasPrefix(got, "2ms+") {
+		t.Errorf("the newest is %s", got)
+	}
+	told, _, errTold := r.Recorded(t.Context(), mark, storage.DecisionFilter{}, 10)
+	if got := recordsOf(told); err != nil || errTold != nil || !strings.HasPrefix(got, "1ms+a 2ms+") {
+		t.Errorf("told was %s (%v, %v)", got, err, errTold)
+	}
+	// They go with the day of their decision.
+	if err := r.KeepDecisions(t.Context(), today.Add(-time.Minute), today.Add(day)); err != nil {
+		t.Fatal(err)
+	}
+	var left int
+	if err := session(t, r.dsn).QueryRow(t.Context(), `select count(*) from outcome`).Scan(&left); err != nil || left != 4 {
+		t.Errorf("%d outcomes are left of today, want 4 (%v)", left, err)
 	}
 }
 
@@ -245,7 +294,7 @@ func TestOldDecisionsAreDropped(t *testing.T) {
 	late := connectRecords(t, r.dsn)
 	d := decided(-2*day+time.Millisecond, nil)
 	d.Sequence = 4
-	if err := late.SaveDecisions(t.Context(), one, 4, []storage.Decision{d}); err != nil {
+	if err := late.SaveDecisions(t.Context(), storage.Records{Journal: one, Last: 4, Decisions: []storage.Decision{d}}); err != nil {
 		t.Fatal(err)
 	}
 	if err := r.KeepDecisions(t.Context(), today.Add(-day), today.Add(day)); err != nil {
@@ -253,7 +302,7 @@ func TestOldDecisionsAreDropped(t *testing.T) {
 	}
 	d.ID, d.Sequence = decided(-2*day+2*time.Millisecond, nil).ID, 5
 	for try := range 2 {
-		err := late.SaveDecisions(t.Context(), one, 5, []storage.Decision{d})
+		err := late.SaveDecisions(t.Context(), storage.Records{Journal: one, Last: 5, Decisions: []storage.Decision{d}})
 		if (err == nil) != (try == 1) {
 			t.Errorf("the attempt number %d ended with %v", try, err)
 		}

@@ -81,6 +81,14 @@ CREATE TABLE public.fleet (
     CONSTRAINT fleet_revision_from_zero CHECK ((revision >= 0))
 );
 
+CREATE TABLE public.outcome (
+    id uuid NOT NULL,
+    journal bigint NOT NULL,
+    sequence bigint NOT NULL,
+    record bytea NOT NULL
+)
+PARTITION BY RANGE (id);
+
 CREATE TABLE public.proxy (
     id text NOT NULL COLLATE pg_catalog."C",
     spiffe_id text NOT NULL,
@@ -195,6 +203,9 @@ ALTER TABLE ONLY public.environment_revision
 ALTER TABLE ONLY public.fleet
     ADD CONSTRAINT fleet_pkey PRIMARY KEY (singleton);
 
+ALTER TABLE ONLY public.outcome
+    ADD CONSTRAINT outcome_pkey PRIMARY KEY (journal, sequence, id);
+
 ALTER TABLE ONLY public.proxy
     ADD CONSTRAINT proxy_pkey PRIMARY KEY (id);
 
@@ -232,6 +243,8 @@ CREATE INDEX denial_by_principal ON ONLY public.decision USING btree (principal,
 CREATE INDEX denial_by_route ON ONLY public.decision USING btree (route, id) WHERE ((NOT allow) AND (route <> ''::text));
 
 CREATE INDEX environment_revision_revision ON public.environment_revision USING btree (revision);
+
+CREATE INDEX outcome_by_id ON ONLY public.outcome USING btree (id);
 
 CREATE INDEX proxy_environment ON public.proxy USING btree (environment, id);
 

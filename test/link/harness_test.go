@@ -152,11 +152,11 @@ func (f *fleet) open(dsn string) {
 }
 
 // SaveDecisions is that of the database, while that is there.
-func (f *fleet) SaveDecisions(ctx context.Context, j storage.Journal, last int64, all []storage.Decision) error {
+func (f *fleet) SaveDecisions(ctx context.Context, r storage.Records) error {
 	if f.lost.Load() {
 		return storage.ErrUnavailable
 	}
-	return f.records.SaveDecisions(ctx, j, last, all)
+	return f.records.SaveDecisions(ctx, r)
 }
 
 // KeepDecisions is that of the database.

@@ -141,6 +141,54 @@ func TestRecordsReachTheDatabase(t *testing.T) {
 	}
 }
 
+// How a request ended is kept with its decision, whichever journals the two came
+// in: once, and never without it.
+func TestOutcomesReachTheDatabase(t *testing.T) {
+	f := newFleet(t)
+	f.commit(clouds)
+	r := f.replica("one")
+	p := f.recorder("aws/1", courier.Config{}, r.url)
+	ends := func(d *record.Decision, status int, reason string) {
+		p.Finish(&record.Outcome{
+			Time: d.Time.Add(time.Second), ID: d.ID, Status: status, Reason: reason, Sent: 7, Endpoint: "10.0.0.1:443", Took: time.Second, ClosedBy: d.Closes,
+		})
+	}
+	short, long, required := decision(1, true), decision(2, true), decision(3, true)
+	required.Closes = decision(9, false).ID
+	if !p.Decide(long) {
+		t.Error("the decision was not taken")
+	}
+	f.await(1)
+	if f.read(f.kept()[0]).GetOutcome() != nil {
+		t.Error("an end is known before it has come")
+	}
+	p.Decide(short)
+	ends(short, 200, "")
+	if err := p.Require(t.Context(), required); err != nil {
+		t.Fatal(err)
+	}
+	ends(required, 403, "no_matching_policy")
+	ends(long, 502, "upstream_failed")
+	ends(decision(4, true), 200, "")
+	told := func() (all []string) {
+		for _, d := range f.kept() {
+			m := f.read(d)
+			o := m.GetOutcome()
+			all = append(all, fmt.Sprintf("%s %d %s %t", m.GetRequest().GetPath(), o.GetStatus(), o.GetReason(), o.GetClosedBy() != ""))
+		}
+		slices.Sort(all)
+		return all
+	}
+	want := []string{"/1 200  false", "/2 502 upstream_failed false", "/3 403 no_matching_policy true"}
+	eventually(t, "all have ended", func() bool { return slices.Equal(told(), want) })
+	if p.Dropped() != 0 {
+		t.Errorf("%d records were dropped", p.Dropped())
+	}
+	if o := f.read(f.kept()[0]).GetOutcome(); o.GetTook().AsDuration() != time.Second || o.GetSent() != 7 || o.GetEndpoint() != "10.0.0.1:443" || o.GetTime() == nil {
+		t.Errorf("the outcome is %v", o)
+	}
+}
+
 // Records wait in memory while the control plane, or its database, is away; they
 // arrive once, whichever replica takes them, and what finds no room is counted.
 func TestRecordsWaitForTheControlPlane(t *testing.T) {

@@ -81,7 +81,10 @@ type Decision struct {
 	// The id of the decision that let the request through which this one closes:
 	// one on an open stream that would not be let through any more. Empty for a
 	// decision on a request that comes.
-	Closes        string `protobuf:"bytes,26,opt,name=closes,proto3" json:"closes,omitempty"`
+	Closes string `protobuf:"bytes,26,opt,name=closes,proto3" json:"closes,omitempty"`
+	// How the request ended that was let through. Absent where it was not, while it
+	// goes on, and where the proxy could not tell any more.
+	Outcome       *Outcome `protobuf:"bytes,27,opt,name=outcome,proto3" json:"outcome,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -298,6 +301,121 @@ func (x *Decision) GetCloses() string {
 	return ""
 }
 
+func (x *Decision) GetOutcome() *Outcome {
+	if x != nil {
+		return x.Outcome
+	}
+	return nil
+}
+
+// Outcome is how a request ended that was let through.
+type Outcome struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// When it ended.
+	Time *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=time,proto3" json:"time,omitempty"`
+	// Why it failed, such as upstream_timeout; empty when it did not.
+	Reason string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Of the upstream, as host:port; empty where none was reached.
+	Endpoint string `protobuf:"bytes,3,opt,name=endpoint,proto3" json:"endpoint,omitempty"`
+	// Of the answer; 499 where the client left before there was one.
+	Status int32 `protobuf:"varint,4,opt,name=status,proto3" json:"status,omitempty"`
+	// Bytes of the bodies that went to the client and came from it.
+	Sent     int64 `protobuf:"varint,5,opt,name=sent,proto3" json:"sent,omitempty"`
+	Received int64 `protobuf:"varint,6,opt,name=received,proto3" json:"received,omitempty"`
+	// Since the request was received.
+	Took *durationpb.Duration `protobuf:"bytes,7,opt,name=took,proto3" json:"took,omitempty"`
+	// The id of the decision that closed it; empty where none did.
+	ClosedBy      string `protobuf:"bytes,8,opt,name=closed_by,json=closedBy,proto3" json:"closed_by,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Outcome) Reset() {
+	*x = Outcome{}
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Outcome) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Outcome) ProtoMessage() {}
+
+func (x *Outcome) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Outcome.ProtoReflect.Descriptor instead.
+func (*Outcome) Descriptor() ([]byte, []int) {
+	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Outcome) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
+func (x *Outcome) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Outcome) GetEndpoint() string {
+	if x != nil {
+		return x.Endpoint
+	}
+	return ""
+}
+
+func (x *Outcome) GetStatus() int32 {
+	if x != nil {
+		return x.Status
+	}
+	return 0
+}
+
+func (x *Outcome) GetSent() int64 {
+	if x != nil {
+		return x.Sent
+	}
+	return 0
+}
+
+func (x *Outcome) GetReceived() int64 {
+	if x != nil {
+		return x.Received
+	}
+	return 0
+}
+
+func (x *Outcome) GetTook() *durationpb.Duration {
+	if x != nil {
+		return x.Took
+	}
+	return nil
+}
+
+func (x *Outcome) GetClosedBy() string {
+	if x != nil {
+		return x.ClosedBy
+	}
+	return ""
+}
+
 // Request is what was asked, in canonical form.
 type Request struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -318,7 +436,7 @@ type Request struct {
 
 func (x *Request) Reset() {
 	*x = Request{}
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[1]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -330,7 +448,7 @@ func (x *Request) String() string {
 func (*Request) ProtoMessage() {}
 
 func (x *Request) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[1]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -343,7 +461,7 @@ func (x *Request) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Request.ProtoReflect.Descriptor instead.
 func (*Request) Descriptor() ([]byte, []int) {
-	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{1}
+	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *Request) GetProtocol() string {
@@ -401,7 +519,7 @@ type Header struct {
 
 func (x *Header) Reset() {
 	*x = Header{}
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[2]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -413,7 +531,7 @@ func (x *Header) String() string {
 func (*Header) ProtoMessage() {}
 
 func (x *Header) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[2]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -426,7 +544,7 @@ func (x *Header) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Header.ProtoReflect.Descriptor instead.
 func (*Header) Descriptor() ([]byte, []int) {
-	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{2}
+	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Header) GetName() string {
@@ -459,7 +577,7 @@ type Signals struct {
 
 func (x *Signals) Reset() {
 	*x = Signals{}
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[3]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -471,7 +589,7 @@ func (x *Signals) String() string {
 func (*Signals) ProtoMessage() {}
 
 func (x *Signals) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[3]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -484,7 +602,7 @@ func (x *Signals) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Signals.ProtoReflect.Descriptor instead.
 func (*Signals) Descriptor() ([]byte, []int) {
-	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{3}
+	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Signals) GetIp() *Address {
@@ -541,7 +659,7 @@ type Device struct {
 
 func (x *Device) Reset() {
 	*x = Device{}
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[4]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -553,7 +671,7 @@ func (x *Device) String() string {
 func (*Device) ProtoMessage() {}
 
 func (x *Device) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[4]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -566,7 +684,7 @@ func (x *Device) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Device.ProtoReflect.Descriptor instead.
 func (*Device) Descriptor() ([]byte, []int) {
-	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{4}
+	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Device) GetId() string {
@@ -666,7 +784,7 @@ type Geo struct {
 
 func (x *Geo) Reset() {
 	*x = Geo{}
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[5]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -678,7 +796,7 @@ func (x *Geo) String() string {
 func (*Geo) ProtoMessage() {}
 
 func (x *Geo) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[5]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -691,7 +809,7 @@ func (x *Geo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Geo.ProtoReflect.Descriptor instead.
 func (*Geo) Descriptor() ([]byte, []int) {
-	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{5}
+	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Geo) GetDatabases() []*GeoDatabase {
@@ -754,7 +872,7 @@ type GeoDatabase struct {
 
 func (x *GeoDatabase) Reset() {
 	*x = GeoDatabase{}
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[6]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -766,7 +884,7 @@ func (x *GeoDatabase) String() string {
 func (*GeoDatabase) ProtoMessage() {}
 
 func (x *GeoDatabase) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[6]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -779,7 +897,7 @@ func (x *GeoDatabase) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GeoDatabase.ProtoReflect.Descriptor instead.
 func (*GeoDatabase) Descriptor() ([]byte, []int) {
-	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{6}
+	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *GeoDatabase) GetType() string {
@@ -811,7 +929,7 @@ type Anonymity struct {
 
 func (x *Anonymity) Reset() {
 	*x = Anonymity{}
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[7]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -823,7 +941,7 @@ func (x *Anonymity) String() string {
 func (*Anonymity) ProtoMessage() {}
 
 func (x *Anonymity) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[7]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -836,7 +954,7 @@ func (x *Anonymity) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Anonymity.ProtoReflect.Descriptor instead.
 func (*Anonymity) Descriptor() ([]byte, []int) {
-	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{7}
+	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Anonymity) GetAnonymous() bool {
@@ -889,7 +1007,7 @@ type Address struct {
 
 func (x *Address) Reset() {
 	*x = Address{}
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[8]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -901,7 +1019,7 @@ func (x *Address) String() string {
 func (*Address) ProtoMessage() {}
 
 func (x *Address) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[8]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -914,7 +1032,7 @@ func (x *Address) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Address.ProtoReflect.Descriptor instead.
 func (*Address) Descriptor() ([]byte, []int) {
-	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{8}
+	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Address) GetAddress() string {
@@ -957,7 +1075,7 @@ type TLS struct {
 
 func (x *TLS) Reset() {
 	*x = TLS{}
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[9]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -969,7 +1087,7 @@ func (x *TLS) String() string {
 func (*TLS) ProtoMessage() {}
 
 func (x *TLS) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[9]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -982,7 +1100,7 @@ func (x *TLS) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TLS.ProtoReflect.Descriptor instead.
 func (*TLS) Descriptor() ([]byte, []int) {
-	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{9}
+	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *TLS) GetVersion() string {
@@ -1044,7 +1162,7 @@ type Principal struct {
 
 func (x *Principal) Reset() {
 	*x = Principal{}
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[10]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1056,7 +1174,7 @@ func (x *Principal) String() string {
 func (*Principal) ProtoMessage() {}
 
 func (x *Principal) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[10]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1069,7 +1187,7 @@ func (x *Principal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Principal.ProtoReflect.Descriptor instead.
 func (*Principal) Descriptor() ([]byte, []int) {
-	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{10}
+	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Principal) GetKind() string {
@@ -1220,7 +1338,7 @@ type Step struct {
 
 func (x *Step) Reset() {
 	*x = Step{}
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[11]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1232,7 +1350,7 @@ func (x *Step) String() string {
 func (*Step) ProtoMessage() {}
 
 func (x *Step) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[11]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1245,7 +1363,7 @@ func (x *Step) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Step.ProtoReflect.Descriptor instead.
 func (*Step) Descriptor() ([]byte, []int) {
-	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{11}
+	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Step) GetPolicy() string {
@@ -1309,7 +1427,7 @@ type Shadow struct {
 
 func (x *Shadow) Reset() {
 	*x = Shadow{}
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[12]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1321,7 +1439,7 @@ func (x *Shadow) String() string {
 func (*Shadow) ProtoMessage() {}
 
 func (x *Shadow) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[12]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1334,7 +1452,7 @@ func (x *Shadow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Shadow.ProtoReflect.Descriptor instead.
 func (*Shadow) Descriptor() ([]byte, []int) {
-	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{12}
+	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Shadow) GetPolicy() string {
@@ -1368,7 +1486,7 @@ type Way struct {
 
 func (x *Way) Reset() {
 	*x = Way{}
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[13]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1380,7 +1498,7 @@ func (x *Way) String() string {
 func (*Way) ProtoMessage() {}
 
 func (x *Way) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[13]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1393,7 +1511,7 @@ func (x *Way) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Way.ProtoReflect.Descriptor instead.
 func (*Way) Descriptor() ([]byte, []int) {
-	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{13}
+	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Way) GetClauses() []*Clause {
@@ -1413,7 +1531,7 @@ type Change struct {
 
 func (x *Change) Reset() {
 	*x = Change{}
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[14]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1425,7 +1543,7 @@ func (x *Change) String() string {
 func (*Change) ProtoMessage() {}
 
 func (x *Change) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[14]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1438,7 +1556,7 @@ func (x *Change) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Change.ProtoReflect.Descriptor instead.
 func (*Change) Descriptor() ([]byte, []int) {
-	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{14}
+	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Change) GetFlips() []*Flip {
@@ -1460,7 +1578,7 @@ type Flip struct {
 
 func (x *Flip) Reset() {
 	*x = Flip{}
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[15]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1472,7 +1590,7 @@ func (x *Flip) String() string {
 func (*Flip) ProtoMessage() {}
 
 func (x *Flip) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[15]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1485,7 +1603,7 @@ func (x *Flip) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Flip.ProtoReflect.Descriptor instead.
 func (*Flip) Descriptor() ([]byte, []int) {
-	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{15}
+	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Flip) GetPolicy() string {
@@ -1525,7 +1643,7 @@ type Clause struct {
 
 func (x *Clause) Reset() {
 	*x = Clause{}
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[16]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1537,7 +1655,7 @@ func (x *Clause) String() string {
 func (*Clause) ProtoMessage() {}
 
 func (x *Clause) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[16]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1550,7 +1668,7 @@ func (x *Clause) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Clause.ProtoReflect.Descriptor instead.
 func (*Clause) Descriptor() ([]byte, []int) {
-	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{16}
+	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Clause) GetPart() string {
@@ -1614,7 +1732,7 @@ type Timings struct {
 
 func (x *Timings) Reset() {
 	*x = Timings{}
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[17]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1626,7 +1744,7 @@ func (x *Timings) String() string {
 func (*Timings) ProtoMessage() {}
 
 func (x *Timings) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[17]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1639,7 +1757,7 @@ func (x *Timings) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Timings.ProtoReflect.Descriptor instead.
 func (*Timings) Descriptor() ([]byte, []int) {
-	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{17}
+	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Timings) GetAuthenticated() *durationpb.Duration {
@@ -1660,7 +1778,7 @@ var File_sallyport_decision_v1_decision_proto protoreflect.FileDescriptor
 
 const file_sallyport_decision_v1_decision_proto_rawDesc = "" +
 	"\n" +
-	"$sallyport/decision/v1/decision.proto\x12\x15sallyport.decision.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xab\a\n" +
+	"$sallyport/decision/v1/decision.proto\x12\x15sallyport.decision.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe5\a\n" +
 	"\bDecision\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12.\n" +
 	"\x04time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12 \n" +
@@ -1688,7 +1806,17 @@ const file_sallyport_decision_v1_decision_proto_rawDesc = "" +
 	"\achanges\x18\x17 \x03(\v2\x1d.sallyport.decision.v1.ChangeR\achanges\x12\x18\n" +
 	"\aomitted\x18\x18 \x01(\x05R\aomitted\x128\n" +
 	"\x06beside\x18\x19 \x03(\v2 .sallyport.decision.v1.PrincipalR\x06beside\x12\x16\n" +
-	"\x06closes\x18\x1a \x01(\tR\x06closes\"\xbf\x01\n" +
+	"\x06closes\x18\x1a \x01(\tR\x06closes\x128\n" +
+	"\aoutcome\x18\x1b \x01(\v2\x1e.sallyport.decision.v1.OutcomeR\aoutcome\"\x81\x02\n" +
+	"\aOutcome\x12.\n" +
+	"\x04time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x1a\n" +
+	"\bendpoint\x18\x03 \x01(\tR\bendpoint\x12\x16\n" +
+	"\x06status\x18\x04 \x01(\x05R\x06status\x12\x12\n" +
+	"\x04sent\x18\x05 \x01(\x03R\x04sent\x12\x1a\n" +
+	"\breceived\x18\x06 \x01(\x03R\breceived\x12-\n" +
+	"\x04took\x18\a \x01(\v2\x19.google.protobuf.DurationR\x04took\x12\x1b\n" +
+	"\tclosed_by\x18\b \x01(\tR\bclosedBy\"\xbf\x01\n" +
 	"\aRequest\x12\x1a\n" +
 	"\bprotocol\x18\x01 \x01(\tR\bprotocol\x12\x16\n" +
 	"\x06method\x18\x02 \x01(\tR\x06method\x12\x12\n" +
@@ -1818,63 +1946,67 @@ func file_sallyport_decision_v1_decision_proto_rawDescGZIP() []byte {
 	return file_sallyport_decision_v1_decision_proto_rawDescData
 }
 
-var file_sallyport_decision_v1_decision_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
+var file_sallyport_decision_v1_decision_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_sallyport_decision_v1_decision_proto_goTypes = []any{
 	(*Decision)(nil),              // 0: sallyport.decision.v1.Decision
-	(*Request)(nil),               // 1: sallyport.decision.v1.Request
-	(*Header)(nil),                // 2: sallyport.decision.v1.Header
-	(*Signals)(nil),               // 3: sallyport.decision.v1.Signals
-	(*Device)(nil),                // 4: sallyport.decision.v1.Device
-	(*Geo)(nil),                   // 5: sallyport.decision.v1.Geo
-	(*GeoDatabase)(nil),           // 6: sallyport.decision.v1.GeoDatabase
-	(*Anonymity)(nil),             // 7: sallyport.decision.v1.Anonymity
-	(*Address)(nil),               // 8: sallyport.decision.v1.Address
-	(*TLS)(nil),                   // 9: sallyport.decision.v1.TLS
-	(*Principal)(nil),             // 10: sallyport.decision.v1.Principal
-	(*Step)(nil),                  // 11: sallyport.decision.v1.Step
-	(*Shadow)(nil),                // 12: sallyport.decision.v1.Shadow
-	(*Way)(nil),                   // 13: sallyport.decision.v1.Way
-	(*Change)(nil),                // 14: sallyport.decision.v1.Change
-	(*Flip)(nil),                  // 15: sallyport.decision.v1.Flip
-	(*Clause)(nil),                // 16: sallyport.decision.v1.Clause
-	(*Timings)(nil),               // 17: sallyport.decision.v1.Timings
-	(*timestamppb.Timestamp)(nil), // 18: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 19: google.protobuf.Duration
+	(*Outcome)(nil),               // 1: sallyport.decision.v1.Outcome
+	(*Request)(nil),               // 2: sallyport.decision.v1.Request
+	(*Header)(nil),                // 3: sallyport.decision.v1.Header
+	(*Signals)(nil),               // 4: sallyport.decision.v1.Signals
+	(*Device)(nil),                // 5: sallyport.decision.v1.Device
+	(*Geo)(nil),                   // 6: sallyport.decision.v1.Geo
+	(*GeoDatabase)(nil),           // 7: sallyport.decision.v1.GeoDatabase
+	(*Anonymity)(nil),             // 8: sallyport.decision.v1.Anonymity
+	(*Address)(nil),               // 9: sallyport.decision.v1.Address
+	(*TLS)(nil),                   // 10: sallyport.decision.v1.TLS
+	(*Principal)(nil),             // 11: sallyport.decision.v1.Principal
+	(*Step)(nil),                  // 12: sallyport.decision.v1.Step
+	(*Shadow)(nil),                // 13: sallyport.decision.v1.Shadow
+	(*Way)(nil),                   // 14: sallyport.decision.v1.Way
+	(*Change)(nil),                // 15: sallyport.decision.v1.Change
+	(*Flip)(nil),                  // 16: sallyport.decision.v1.Flip
+	(*Clause)(nil),                // 17: sallyport.decision.v1.Clause
+	(*Timings)(nil),               // 18: sallyport.decision.v1.Timings
+	(*timestamppb.Timestamp)(nil), // 19: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 20: google.protobuf.Duration
 }
 var file_sallyport_decision_v1_decision_proto_depIdxs = []int32{
-	18, // 0: sallyport.decision.v1.Decision.time:type_name -> google.protobuf.Timestamp
-	1,  // 1: sallyport.decision.v1.Decision.request:type_name -> sallyport.decision.v1.Request
-	3,  // 2: sallyport.decision.v1.Decision.signals:type_name -> sallyport.decision.v1.Signals
-	10, // 3: sallyport.decision.v1.Decision.principal:type_name -> sallyport.decision.v1.Principal
-	11, // 4: sallyport.decision.v1.Decision.explanation:type_name -> sallyport.decision.v1.Step
-	17, // 5: sallyport.decision.v1.Decision.timings:type_name -> sallyport.decision.v1.Timings
-	12, // 6: sallyport.decision.v1.Decision.shadow:type_name -> sallyport.decision.v1.Shadow
-	14, // 7: sallyport.decision.v1.Decision.changes:type_name -> sallyport.decision.v1.Change
-	10, // 8: sallyport.decision.v1.Decision.beside:type_name -> sallyport.decision.v1.Principal
-	2,  // 9: sallyport.decision.v1.Request.headers:type_name -> sallyport.decision.v1.Header
-	8,  // 10: sallyport.decision.v1.Signals.ip:type_name -> sallyport.decision.v1.Address
-	9,  // 11: sallyport.decision.v1.Signals.tls:type_name -> sallyport.decision.v1.TLS
-	5,  // 12: sallyport.decision.v1.Signals.geo:type_name -> sallyport.decision.v1.Geo
-	4,  // 13: sallyport.decision.v1.Signals.device:type_name -> sallyport.decision.v1.Device
-	18, // 14: sallyport.decision.v1.Device.last_seen:type_name -> google.protobuf.Timestamp
-	18, // 15: sallyport.decision.v1.Device.expires_at:type_name -> google.protobuf.Timestamp
-	6,  // 16: sallyport.decision.v1.Geo.databases:type_name -> sallyport.decision.v1.GeoDatabase
-	7,  // 17: sallyport.decision.v1.Geo.anonymity:type_name -> sallyport.decision.v1.Anonymity
-	18, // 18: sallyport.decision.v1.GeoDatabase.built:type_name -> google.protobuf.Timestamp
-	18, // 19: sallyport.decision.v1.Principal.issued_at:type_name -> google.protobuf.Timestamp
-	18, // 20: sallyport.decision.v1.Principal.expires_at:type_name -> google.protobuf.Timestamp
-	18, // 21: sallyport.decision.v1.Principal.authenticated_at:type_name -> google.protobuf.Timestamp
-	13, // 22: sallyport.decision.v1.Step.ways:type_name -> sallyport.decision.v1.Way
-	16, // 23: sallyport.decision.v1.Way.clauses:type_name -> sallyport.decision.v1.Clause
-	15, // 24: sallyport.decision.v1.Change.flips:type_name -> sallyport.decision.v1.Flip
-	16, // 25: sallyport.decision.v1.Flip.clause:type_name -> sallyport.decision.v1.Clause
-	19, // 26: sallyport.decision.v1.Timings.authenticated:type_name -> google.protobuf.Duration
-	19, // 27: sallyport.decision.v1.Timings.decided:type_name -> google.protobuf.Duration
-	28, // [28:28] is the sub-list for method output_type
-	28, // [28:28] is the sub-list for method input_type
-	28, // [28:28] is the sub-list for extension type_name
-	28, // [28:28] is the sub-list for extension extendee
-	0,  // [0:28] is the sub-list for field type_name
+	19, // 0: sallyport.decision.v1.Decision.time:type_name -> google.protobuf.Timestamp
+	2,  // 1: sallyport.decision.v1.Decision.request:type_name -> sallyport.decision.v1.Request
+	4,  // 2: sallyport.decision.v1.Decision.signals:type_name -> sallyport.decision.v1.Signals
+	11, // 3: sallyport.decision.v1.Decision.principal:type_name -> sallyport.decision.v1.Principal
+	12, // 4: sallyport.decision.v1.Decision.explanation:type_name -> sallyport.decision.v1.Step
+	18, // 5: sallyport.decision.v1.Decision.timings:type_name -> sallyport.decision.v1.Timings
+	13, // 6: sallyport.decision.v1.Decision.shadow:type_name -> sallyport.decision.v1.Shadow
+	15, // 7: sallyport.decision.v1.Decision.changes:type_name -> sallyport.decision.v1.Change
+	11, // 8: sallyport.decision.v1.Decision.beside:type_name -> sallyport.decision.v1.Principal
+	1,  // 9: sallyport.decision.v1.Decision.outcome:type_name -> sallyport.decision.v1.Outcome
+	19, // 10: sallyport.decision.v1.Outcome.time:type_name -> google.protobuf.Timestamp
+	20, // 11: sallyport.decision.v1.Outcome.took:type_name -> google.protobuf.Duration
+	3,  // 12: sallyport.decision.v1.Request.headers:type_name -> sallyport.decision.v1.Header
+	9,  // 13: sallyport.decision.v1.Signals.ip:type_name -> sallyport.decision.v1.Address
+	10, // 14: sallyport.decision.v1.Signals.tls:type_name -> sallyport.decision.v1.TLS
+	6,  // 15: sallyport.decision.v1.Signals.geo:type_name -> sallyport.decision.v1.Geo
+	5,  // 16: sallyport.decision.v1.Signals.device:type_name -> sallyport.decision.v1.Device
+	19, // 17: sallyport.decision.v1.Device.last_seen:type_name -> google.protobuf.Timestamp
+	19, // 18: sallyport.decision.v1.Device.expires_at:type_name -> google.protobuf.Timestamp
+	7,  // 19: sallyport.decision.v1.Geo.databases:type_name -> sallyport.decision.v1.GeoDatabase
+	8,  // 20: sallyport.decision.v1.Geo.anonymity:type_name -> sallyport.decision.v1.Anonymity
+	19, // 21: sallyport.decision.v1.GeoDatabase.built:type_name -> google.protobuf.Timestamp
+	19, // 22: sallyport.decision.v1.Principal.issued_at:type_name -> google.protobuf.Timestamp
+	19, // 23: sallyport.decision.v1.Principal.expires_at:type_name -> google.protobuf.Timestamp
+	19, // 24: sallyport.decision.v1.Principal.authenticated_at:type_name -> google.protobuf.Timestamp
+	14, // 25: sallyport.decision.v1.Step.ways:type_name -> sallyport.decision.v1.Way
+	17, // 26: sallyport.decision.v1.Way.clauses:type_name -> sallyport.decision.v1.Clause
+	16, // 27: sallyport.decision.v1.Change.flips:type_name -> sallyport.decision.v1.Flip
+	17, // 28: sallyport.decision.v1.Flip.clause:type_name -> sallyport.decision.v1.Clause
+	20, // 29: sallyport.decision.v1.Timings.authenticated:type_name -> google.protobuf.Duration
+	20, // 30: sallyport.decision.v1.Timings.decided:type_name -> google.protobuf.Duration
+	31, // [31:31] is the sub-list for method output_type
+	31, // [31:31] is the sub-list for method input_type
+	31, // [31:31] is the sub-list for extension type_name
+	31, // [31:31] is the sub-list for extension extendee
+	0,  // [0:31] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_decision_v1_decision_proto_init() }
@@ -1882,14 +2014,14 @@ func file_sallyport_decision_v1_decision_proto_init() {
 	if File_sallyport_decision_v1_decision_proto != nil {
 		return
 	}
-	file_sallyport_decision_v1_decision_proto_msgTypes[4].OneofWrappers = []any{}
+	file_sallyport_decision_v1_decision_proto_msgTypes[5].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_decision_v1_decision_proto_rawDesc), len(file_sallyport_decision_v1_decision_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   18,
+			NumMessages:   19,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -32,6 +32,8 @@ type PushRequest struct {
 	// gap, here and from push to push.
 	FirstSequence int64 `protobuf:"varint,3,opt,name=first_sequence,json=firstSequence,proto3" json:"first_sequence,omitempty"`
 	// Bytes of decision.v1.Decision, without environment, proxy, boot and sequence.
+	// One with nothing but id and outcome is how the request ended that the decision
+	// with that id let through.
 	Decisions     [][]byte `protobuf:"bytes,4,rep,name=decisions,proto3" json:"decisions,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
