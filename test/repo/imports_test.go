@@ -83,6 +83,12 @@ var rules = []rule{
 		why:   "what damaged database files can do is bounded in one place",
 	},
 
+	{
+		from: "./...", except: []string{"./internal/schema/..."},
+		never: []string{"github.com/santhosh-tekuri/..."},
+		why:   "how much work a schema and a body may make is bounded in one place",
+	},
+
 	// The pure kernel.
 	{
 		from: "./internal/policy/...",
