@@ -23,6 +23,7 @@ type evaluation struct {
 	headers    []string
 	ip, tls    string
 	device     string
+	denials    map[string]int64
 	at         string
 	candidates []string
 	revision   int64
@@ -68,6 +69,7 @@ looked at. Nobody asks who is not named: the request is anonymous.`,
 	f.StringVar(&e.ip, "ip", "", "the client's `address`; not known when left out")
 	f.StringVar(&e.device, "device", "", `the device that is proven, a JSON object such as {"id": "laptop-7", "compliant": true}`)
 	f.StringVar(&e.tls, "tls", "1.3", "the `version` of TLS")
+	f.StringToInt64Var(&e.denials, "denials", nil, "how often requests were denied, as `principal=3,address=20`; not known when left out")
 	f.StringVar(&e.at, "time", "", "when it is asked, as `2026-11-26T09:00:00Z`; now when left out")
 	f.StringArrayVarP(&e.candidates, "file", "f", nil, "a `file` or folder as if it were applied; may be repeated")
 	f.Int64Var(&e.revision, "revision", 0, "at this revision; the newest when 0")
@@ -99,6 +101,9 @@ func (e *evaluation) describe(args []string) error {
 			return fmt.Errorf("--device: it is a JSON object such as {\"id\": \"laptop-7\"}: %w", err)
 		}
 	}
+	if err := e.denied(q.Signals); err != nil {
+		return err
+	}
 	if e.at != "" {
 		at, err := time.Parse(time.RFC3339, e.at)
 		if err != nil {
@@ -107,6 +112,24 @@ func (e *evaluation) describe(args []string) error {
 		q.Time = timestamppb.New(at)
 	}
 	e.identify()
+	return nil
+}
+
+// denied says how often there were denials.
+func (e *evaluation) denied(to *decisionv1.Signals) error {
+	if len(e.denials) > 0 {
+		to.Denials = &decisionv1.Denials{}
+	}
+	for of, n := range e.denials {
+		switch of {
+		case "principal":
+			to.Denials.Principal = &n
+		case "address":
+			to.Denials.Address = &n
+		default:
+			return errors.New("--denials is written as principal=3,address=20")
+		}
+	}
 	return nil
 }
 

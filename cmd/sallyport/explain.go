@@ -91,6 +91,7 @@ func account(res *adminv1.ExplainResponse) string {
 	t.fact("when", d.GetTime().AsTime().Format("2006-01-02T15:04:05.000Z"))
 	t.fact("from", from(d.GetSignals()))
 	t.fact("device", device(d.GetSignals().GetDevice(), d.GetTime().AsTime()))
+	t.fact("denied before", deniedBefore(d.GetSignals().GetDenials()))
 	t.fact("at", joined(", ", "environment "+d.GetEnvironment(), named("listener ", d.GetListener()), named("proxy ", d.GetProxy())))
 	t.fact("route", d.GetRoute())
 	t.fact("accepts", strings.Join(a.GetAccepts(), ", "))
@@ -176,6 +177,22 @@ func from(s *decisionv1.Signals) string {
 	}
 	geo := s.GetGeo()
 	return joined(", ", address, geo.GetCity(), geo.GetCountry(), named("known from ", ip.GetSource()), named("connected by ", peer), named("TLS ", s.GetTls().GetVersion()))
+}
+
+// deniedBefore is how often; empty where nobody asked.
+func deniedBefore(d *decisionv1.Denials) string {
+	var principal, address string
+	if d != nil && d.Principal != nil {
+		principal = strconv.FormatInt(d.GetPrincipal(), 10)
+	}
+	if d != nil && d.Address != nil {
+		address = strconv.FormatInt(d.GetAddress(), 10)
+	}
+	text := joined(", ", named("of this principal ", principal), named("from this address ", address))
+	if text == "" {
+		return ""
+	}
+	return text + ", in five minutes"
 }
 
 // named puts a name before what is there.

@@ -148,6 +148,24 @@ func TestRecordsOfDevices(t *testing.T) {
 	}
 }
 
+// How often requests were denied is recorded where a policy asked, as far as it is
+// known: none is not the same.
+func TestRecordsOfDenials(t *testing.T) {
+	asked, nobody := *allows, *allows
+	asked.Denials = policy.Denials{Asked: true, Principal: policy.Count{Known: true}, Address: policy.Count{Number: 7, Known: true}}
+	nobody.Denials = policy.Denials{Asked: true}
+	all := courier.Encode(&asked, &nobody, allows)
+	for i, want := range []*decisionv1.Denials{{Principal: new(int64), Address: proto.Int64(7)}, {}, nil} {
+		var got decisionv1.Decision
+		if err := proto.Unmarshal(all[i], &got); err != nil {
+			t.Fatal(err)
+		}
+		if d := got.GetSignals().GetDenials(); !proto.Equal(d, want) || (d == nil) != (want == nil) {
+			t.Errorf("record %d: %v", i, d)
+		}
+	}
+}
+
 // BenchmarkRecord measures the request's own part of being recorded: all but
 // bringing it to the control plane.
 func BenchmarkRecord(b *testing.B) {

@@ -152,6 +152,7 @@ func queryNames(to []string, query string) []string {
 
 func (m *draft) signal(d *record.Decision) {
 	m.signals.Ip, m.signals.Tls, m.signals.Geo, m.signals.Device = nil, nil, located(d.Place), m.device.write(d.Device)
+	m.signals.Denials = counted(d.Denials)
 	if d.ClientIP.IsValid() || d.PeerIP.IsValid() {
 		m.address.Address, m.address.Peer = written(d.ClientIP), written(d.PeerIP)
 		m.address.Source, m.address.Unknown = d.ClientIPSource, d.ClientIPUnknown
@@ -177,6 +178,21 @@ func located(p *policy.Place) *decisionv1.Geo {
 	}
 	if a := p.Anonymity; a != nil {
 		to.Anonymity = &decisionv1.Anonymity{Anonymous: a.Any, Vpn: a.VPN, Hosting: a.Hosting, Tor: a.Tor, Proxy: a.Proxy}
+	}
+	return to
+}
+
+// counted is how often there were denials, nil where no policy asked.
+func counted(d policy.Denials) *decisionv1.Denials {
+	if !d.Asked {
+		return nil
+	}
+	to := &decisionv1.Denials{}
+	if d.Principal.Known {
+		to.Principal = &d.Principal.Number
+	}
+	if d.Address.Known {
+		to.Address = &d.Address.Number
 	}
 	return to
 }

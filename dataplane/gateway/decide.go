@@ -76,6 +76,7 @@ type verdict struct {
 	why       policy.Explanation
 	shadow    policy.Shadow
 	place     *policy.Place // nil unless a policy asked
+	denials   policy.Denials
 
 	assertion []string // for the upstream; nil for none
 }
@@ -218,11 +219,11 @@ func (g *Gateway) authorise(ctx context.Context, s grounds, q *question, v *verd
 		Principal: principal, Method: v.request.Method, Host: v.request.Host, Path: v.request.Path,
 		Query: v.request.RawQuery, Header: v.request.Header, Route: route.ID(), RouteLabels: route.Labels, Templates: route.Paths,
 		ClientIP: q.address.IP, Geo: g.geo, Now: q.now, TLSVersion: q.from.tlsVersion, ServerName: q.from.serverName, ALPN: q.from.alpn,
-		Device: v.device,
+		Device: v.device, Denials: g.denials,
 	}
 	d := s.policies.Decide(&in)
 	v.allow, v.reason, v.policy, v.detail, v.shadow = d.Allow, string(d.Reason), d.Policy, d.Detail, d.Shadow
-	v.place = in.Place()
+	v.place, v.denials = in.Place(), in.Denied()
 	switch {
 	case d.Allow && q.again == nil:
 		g.introduce(s.table.Head().Environment, q.now, v)
@@ -232,7 +233,8 @@ func (g *Gateway) authorise(ctx context.Context, s grounds, q *question, v *verd
 	}
 	v.status = http.StatusForbidden
 	if g.explained.may(q.now) {
-		v.why, v.place = s.policies.Explain(&in), in.Place()
+		v.why = s.policies.Explain(&in)
+		v.place, v.denials = in.Place(), in.Denied()
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/sallyport/sallyport/dataplane/assertion"
+	"github.com/sallyport/sallyport/dataplane/denials"
 	"github.com/sallyport/sallyport/dataplane/record"
 	"github.com/sallyport/sallyport/dataplane/signin"
 	"github.com/sallyport/sallyport/dataplane/upstream"
@@ -80,6 +81,7 @@ type Gateway struct {
 	now         func() time.Time
 	geo         policy.Locator    // nil for none
 	asserts     *assertion.Signer // nil for none
+	denials     *denials.Counts
 	metrics     *metrics
 	listeners   *listeners
 	explained   explained
@@ -147,6 +149,7 @@ func New(c Config) (*Gateway, error) {
 		identity: c.Identity, authn: c.Authn, authorities: authorities, upstreams: c.Upstreams, record: c.Record,
 		signin: c.SignIn, logouts: newLogouts(c.LoggedOut), log: c.Log,
 		age: c.Age, secureAge: c.SecurityAge, now: c.Now, geo: c.Geo, asserts: c.Assertions, metrics: m,
+		denials: denials.New(c.Now()),
 	}
 	g.listeners = newListeners(g, c)
 	g.state.Store(&state{})

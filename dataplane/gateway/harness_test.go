@@ -554,6 +554,9 @@ type line struct {
 	ClientIPSource  string `json:"client_ip_source"`
 	ClientIPUnknown string `json:"client_ip_unknown"`
 	Geo             *place
+
+	DenialsOfPrincipal *int `json:"denials_of_principal"`
+	DenialsOfAddress   *int `json:"denials_of_address"`
 }
 
 // of waits for the line of a kind about a decision.

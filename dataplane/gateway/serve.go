@@ -115,7 +115,8 @@ func (x *exchange) write() {
 		ClientIP: x.address.IP, ClientIPSource: string(x.address.Source), ClientIPUnknown: x.address.Unknown, PeerIP: x.from.remote,
 		ServerName: x.from.serverName, Protocol: x.r.Proto,
 		Method: v.request.Method, Host: v.request.Host, Path: v.request.Path,
-		Policy: v.policy, Principal: v.principal, Explanation: v.why, Shadow: v.shadow, Place: v.place, Device: v.device, Took: decided.Sub(x.began),
+		Policy: v.policy, Principal: v.principal, Explanation: v.why, Shadow: v.shadow, Place: v.place, Device: v.device,
+		Denials: v.denials, Took: decided.Sub(x.began),
 		ALPN: x.from.alpn, RawQuery: v.request.RawQuery, Header: v.request.Header, Rule: x.state.routeless, Closes: x.closes,
 	}
 	if v.way != nil {
@@ -141,6 +142,7 @@ func (x *exchange) write() {
 		x.gateway.metrics.closed.WithLabelValues(v.reason).Inc()
 		return
 	}
+	x.blame()
 	x.gateway.metrics.decided(v)
 	x.gateway.metrics.deciding.Observe(d.Took.Seconds())
 }

@@ -34,6 +34,9 @@ type Decision struct {
 	PeerIP                          netip.Addr
 	// Where ClientIP is, by which databases; nil unless a policy asked.
 	Place *policy.Place
+	// How often requests of Principal and ClientIP had been denied; zero unless a
+	// policy asked.
+	Denials policy.Denials
 
 	TLSVersion string
 	ServerName string
@@ -104,6 +107,8 @@ func (d *Decision) appendTo(b []byte) []byte {
 	l.text("client_ip_unknown", d.ClientIPUnknown)
 	l.address("peer_ip", d.PeerIP)
 	l.place(d.Place)
+	l.count("denials_of_principal", d.Denials.Principal)
+	l.count("denials_of_address", d.Denials.Address)
 	l.text("tls", d.TLSVersion)
 	l.text("sni", d.ServerName)
 	l.text("protocol", d.Protocol)
@@ -159,6 +164,14 @@ func (l *line) number(k string, v int64) {
 	}
 	l.key(k)
 	l.b = strconv.AppendInt(l.b, v, 10)
+}
+
+func (l *line) count(k string, c policy.Count) {
+	if !c.Known {
+		return
+	}
+	l.key(k)
+	l.b = strconv.AppendInt(l.b, c.Number, 10)
 }
 
 func (l *line) flag(k string, v bool) {

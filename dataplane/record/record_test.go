@@ -131,7 +131,8 @@ func TestLines(t *testing.T) {
 			Took: 1500 * time.Microsecond, Shadow: policy.Shadow{Policy: "shop/no-al\"ice", Reason: policy.ReasonDenied},
 		},
 		{
-			Time: at, ID: "two", Place: &policy.Place{}, Reason: "no_matching_policy", Status: 403, Detail: "line\nbreak",
+			Denials: policy.Denials{Asked: true, Principal: policy.Count{Known: true}},
+			Time:    at, ID: "two", Place: &policy.Place{}, Reason: "no_matching_policy", Status: 403, Detail: "line\nbreak",
 			ClientIP: netip.MustParseAddr("fe80::1%e\"th0"), ClientIPUnknown: "no \"address\"", Principal: &policy.Principal{Beside: []*policy.Principal{
 				{Kind: policy.Key, ID: "ops", KeyName: "shop/export", KeyID: "k-1"}, {Kind: policy.User, ID: "pos-7", Provider: "shop/pos"},
 			}},
@@ -159,7 +160,7 @@ func TestLines(t *testing.T) {
 		`"provider":"shop/idp","authenticated_by":"jwt"},` +
 		`"shadow":{"policy":"shop/no-al\"ice","allow":false,"reason":"denied_by_policy"},"took_us":1500}
 {"type":"decision","time":"2026-11-24T09:42:07.123456Z","decision_id":"two","allow":false,"reason":"no_matching_policy",` +
-		`"status":403,"detail":"line\u000abreak","client_ip":"fe80::1","client_ip_unknown":"no \"address\"","geo":{"databases":[]},"principal":{"kind":"anonymous"},"beside":[{"kind":"key","id":"ops","key":"shop/export","key_id":"k-1"},` +
+		`"status":403,"detail":"line\u000abreak","client_ip":"fe80::1","client_ip_unknown":"no \"address\"","geo":{"databases":[]},"denials_of_principal":0,"principal":{"kind":"anonymous"},"beside":[{"kind":"key","id":"ops","key":"shop/export","key_id":"k-1"},` +
 		`{"kind":"user","id":"pos-7","provider":"shop/pos"}],"device":"laptop-7","explanation":[` +
 		`{"policy":"shop/blocks","effect":"DENY","matched":false,"miss":"error","detail":"1:2"},` +
 		`{"policy":"shop/reads","effect":"ALLOW","matched":true}],"took_us":0}

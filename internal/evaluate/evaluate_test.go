@@ -36,6 +36,8 @@ const fleet = `
 {apiVersion: sallyport/v1, kind: Policy, metadata: {namespace: shop, name: laptops}, spec: {routes: {all: true}, effect: ALLOW, principals: [{group: ours}], methods: [GET], when: signals.device.compliant}}
 ---
 {apiVersion: sallyport/v1, kind: Policy, metadata: {namespace: shop, name: own}, spec: {routes: {all: true}, effect: ALLOW, principals: [{group: owners}], methods: [GET], when: signals.device.owner == principal.id}}
+---
+{apiVersion: sallyport/v1, kind: Policy, metadata: {namespace: shop, name: calm}, spec: {routes: {all: true}, effect: ALLOW, principals: [{group: guests}], methods: [GET], when: signals.denials.principal < 10 && signals.denials.address < 100}}
 `
 
 var now = time.Date(2026, time.November, 26, 9, 0, 0, 0, time.UTC)
@@ -67,6 +69,10 @@ func laptop(compliant bool) *decisionv1.Device {
 	return &decisionv1.Device{Id: "laptop-7", Owner: "eve", Compliant: &compliant}
 }
 
+func denied(principal, address int64) *decisionv1.Signals {
+	return &decisionv1.Signals{Denials: &decisionv1.Denials{Principal: &principal, Address: &address}}
+}
+
 // A request that is described is answered as a proxy would answer it.
 func TestAsk(t *testing.T) {
 	made := table(t)
@@ -93,6 +99,10 @@ func TestAsk(t *testing.T) {
 		}}, "evaluation_error", "shop/laptops"},
 		{"on no device", &adminv1.Question{Principal: user("eve", "ours"), Path: "/orders/7"}, "evaluation_error", "shop/laptops"},
 		{"on their own device", &adminv1.Question{Principal: user("eve", "owners"), Path: "/orders/7", Signals: &decisionv1.Signals{Device: laptop(true)}}, "allowed_by_policy", "shop/own"},
+		{"denied less often", &adminv1.Question{Principal: user("eve", "guests"), Path: "/orders/7", Signals: denied(9, 0)}, "allowed_by_policy", "shop/calm"},
+		{"denied too often", &adminv1.Question{Principal: user("eve", "guests"), Path: "/orders/7", Signals: denied(10, 0)}, "no_matching_policy", ""},
+		{"denied nobody knows how often", &adminv1.Question{Principal: user("eve", "guests"), Path: "/orders/7"}, "evaluation_error", "shop/calm"},
+		{"denied nobody knows how often there", &adminv1.Question{Principal: user("eve", "guests"), Path: "/orders/7", Signals: &decisionv1.Signals{Denials: &decisionv1.Denials{Principal: new(int64)}}}, "evaluation_error", "shop/calm"},
 		{"nobody", &adminv1.Question{Path: "/orders/7"}, "credentials_missing", ""},
 		{"elsewhere", &adminv1.Question{Principal: user("alice", "shop"), Path: "/carts"}, "no_route", ""},
 		{"method", &adminv1.Question{Method: "POST", Principal: user("alice", "shop"), Path: "/orders/7"}, "method_not_allowed", ""},
@@ -118,6 +128,8 @@ func TestDescribeRefuses(t *testing.T) {
 		{Principal: &decisionv1.Principal{Kind: "user", Claims: strings.Repeat(" ", 1<<17)}},
 		{Signals: &decisionv1.Signals{Ip: &decisionv1.Address{Address: "010.0.0.1"}}},
 		{Signals: &decisionv1.Signals{Device: &decisionv1.Device{Compliant: new(true)}}},
+		{Signals: denied(-1, 1)},
+		{Signals: denied(1, -1)},
 	} {
 		if _, err := evaluate.Describe(q, now); err == nil {
 			t.Errorf("%.200v is taken", q)
@@ -173,6 +185,12 @@ func TestExplainOfRecords(t *testing.T) {
 		{"from nobody asked where", record("allowed_by_policy", "shop/here", "GET", func(d *decisionv1.Decision) {
 			d.Principal = user("eve", "travellers")
 		}), unknown, `shop/here: the condition reads signals.geo["country"], and no policy that was asked wanted to know`},
+		{"denied before", record("allowed_by_policy", "shop/calm", "GET", func(d *decisionv1.Decision) {
+			d.Principal, d.Signals = user("eve", "guests"), denied(9, 99)
+		}), same, ""},
+		{"denied nobody asked how often", record("allowed_by_policy", "shop/calm", "GET", func(d *decisionv1.Decision) {
+			d.Principal = user("eve", "guests")
+		}), unknown, `shop/calm: the condition reads signals.denials["address"], and no policy that was asked wanted to know`},
 		{"on a device", record("allowed_by_policy", "shop/laptops", "GET", func(d *decisionv1.Decision) {
 			d.Principal, d.Signals = user("eve", "ours"), &decisionv1.Signals{Device: laptop(true)}
 		}), same, ""},
@@ -207,7 +225,7 @@ func TestWhoCan(t *testing.T) {
 	made := table(t)
 	for _, m := range []*adminv1.WhoCanRequest{{Route: "shop/orders", Method: "GET"}, {Host: "api.example", Path: "/orders/7", Method: "GET"}} {
 		res := evaluate.WhoCan(made, m)
-		if len(res.GetAllows()) != 4 || strings.Join(res.GetAllows()[3].GetPrincipals(), "; ") != "group: shop; subject: bob, identityProvider: login" {
+		if len(res.GetAllows()) != 5 || strings.Join(res.GetAllows()[4].GetPrincipals(), "; ") != "group: shop; subject: bob, identityProvider: login" {
 			t.Errorf("allowed are %v", res.GetAllows())
 		}
 		if len(res.GetDenies()) != 1 || !res.GetDenies()[0].GetShadow() {
@@ -240,6 +258,7 @@ func TestParseTests(t *testing.T) {
 		strings.Replace(good, "api.example", "[a]", 1):                                         "3: a seq cannot stand here",
 		strings.Replace(good, "request:", "signals: {ip: x}, request:", 1):                     "2: given.signals.ip.address",
 		strings.Replace(good, "request:", "signals: {device: {compliant: true}}, request:", 1): "2: given.signals.device.id",
+		strings.Replace(good, "request:", "signals: {denials: {address: -1}}, request:", 1):    "2: given.signals.denials",
 		strings.Replace(good, "{decision: deny}", "&a {decision: deny}", 1):                    "4: anchors",
 		good + "---\n" + good:            "1: holds a second document",
 		strings.Repeat("#", 1<<20) + "#": "1: is larger",

@@ -1,6 +1,7 @@
 package evaluate
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"net/netip"
@@ -26,6 +27,7 @@ type Question struct {
 	ClientIP           netip.Addr
 	Place              *policy.Place // where that is; nil for not known
 	Device             *policy.Device
+	Denials            *policy.Denials // nil for not known
 	Now                time.Time
 	TLSVersion         string
 	ServerName, ALPN   string
@@ -89,6 +91,12 @@ func (q *Question) signal(s *decisionv1.Signals) error {
 		q.ClientIP = ip
 	}
 	q.Place = placeOf(s.GetGeo())
+	if d := s.GetDenials(); d != nil {
+		if min(d.GetPrincipal(), d.GetAddress()) < 0 {
+			return errors.New("signals.denials: there are none, or more")
+		}
+		q.Denials = &policy.Denials{Principal: count(d.Principal), Address: count(d.Address)}
+	}
 	var err error
 	if q.Device, err = deviceOf(s.GetDevice(), q.Now); err != nil {
 		return err
@@ -163,6 +171,9 @@ func (q *Question) forget(d *decisionv1.Decision) {
 	if q.Place == nil {
 		q.unknown["signals.geo"] = "no policy that was asked wanted to know where the client is"
 	}
+	if q.Denials == nil {
+		q.unknown["signals.denials"] = "no policy that was asked wanted to know how often requests were denied"
+	}
 	p := d.GetPrincipal()
 	if p.GetClaimsOmitted() {
 		q.unknown["principal.claims"] = "they are not recorded"
@@ -193,6 +204,9 @@ func (q *Question) input() policy.Input {
 	if q.Place != nil {
 		in.Geo = q.Place
 	}
+	if q.Denials != nil {
+		in.Denials = q.Denials
+	}
 	return in
 }
 
@@ -211,6 +225,14 @@ func placeOf(g *decisionv1.Geo) *policy.Place {
 		p.Databases = append(p.Databases, policy.Database{Type: d.GetType(), Built: d.GetBuilt().AsTime()})
 	}
 	return p
+}
+
+// count is a number as a record has it, nil for not known.
+func count(n *int64) (c policy.Count) {
+	if n != nil {
+		c = policy.Count{Number: *n, Known: true}
+	}
+	return c
 }
 
 // moment is the time of a message, zero for none.

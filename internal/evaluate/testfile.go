@@ -86,7 +86,8 @@ type signals struct {
 	TLS  *handshake `yaml:"tls"`
 	Geo  *place     `yaml:"geo"`
 
-	Device *machine `yaml:"device"`
+	Device  *machine `yaml:"device"`
+	Denials *counts  `yaml:"denials"`
 }
 
 // machine is the device that is proven. What is left out is not known of it.
@@ -118,6 +119,12 @@ func (m *machine) message() *decisionv1.Device {
 		d.ExpiresAt = timestamppb.New(*m.ExpiresAt)
 	}
 	return d
+}
+
+// counts is how often requests were denied.
+type counts struct {
+	Principal *int64 `yaml:"principal"`
+	Address   *int64 `yaml:"address"`
 }
 
 // place is where the client is.
@@ -273,6 +280,9 @@ func (g *given) question() (*adminv1.Question, error) {
 		}
 	}
 	q.Signals.Device = g.Signals.Device.message()
+	if d := g.Signals.Denials; d != nil {
+		q.Signals.Denials = &decisionv1.Denials{Principal: d.Principal, Address: d.Address}
+	}
 	var err error
 	q.Principal, err = g.Principal.message()
 	return q, err

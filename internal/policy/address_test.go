@@ -23,8 +23,12 @@ func TestLooksAtAddress(t *testing.T) {
 		`signals.tls.sni == "signals.ip"`:                             false,
 		`ip(request.headers["x-a"]) == ip("10.0.0.1")`:                false,
 		`principal.claims.signals.ip == "10.0.0.1" && signals.tls.ip`: false,
-		`signals.ip ==`: false,
-		`signals.time.getHours() < 6 && ip("10.0.0.1").family() == 4 `: false,
+		`signals.ip ==`:                                                    false,
+		`signals.denials.address > 10`:                                     true,
+		`has(signals.denials.address)`:                                     true,
+		`signals.denials == signals.denials`:                               true,
+		`signals.denials.principal > 10 || has(signals.denials.principal)`: false,
+		`signals.time.getHours() < 6 && ip("10.0.0.1").family() == 4 `:     false,
 	} {
 		if got := policy.LooksAtAddress(when); got != want {
 			t.Errorf("%s: got %t", when, got)

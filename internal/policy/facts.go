@@ -61,10 +61,12 @@ func objects() []*object {
 		"alpn":    text(func(f *facts) string { return f.ALPN }),
 	})
 	device, geo := newObject("Device", "", deviceFields()), newObject("Geo", "", geo())
+	denials := newObject("Denials", "", denials())
 	return []*object{
 		tls,
 		device,
 		geo,
+		denials,
 		newObject("Principal", "principal", fields{
 			"kind":             text(func(f *facts) string { return f.principal().Kind.String() }),
 			"id":               text(func(f *facts) string { return f.principal().ID }),
@@ -97,7 +99,8 @@ func objects() []*object {
 			"time": moment(func(f *facts) time.Time { return f.Now }),
 			"tls":  part(tls),
 
-			"device": devicePart(device),
+			"device":  devicePart(device),
+			"denials": part(denials),
 		}),
 	}
 }

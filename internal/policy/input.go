@@ -17,7 +17,8 @@ func (r RouteID) String() string { return r.Namespace + "/" + r.Name }
 // Header are those of the canonical request, which is the one forwarded: a
 // spelling that only the upstream would understand must have been refused
 // before. Decide reads an Input and keeps nothing of it; it notes in it where the
-// client is when a condition asks, so that one with Geo is for one goroutine.
+// client is, and how often it was denied, when a condition asks, so that one with Geo
+// or Denials is for one goroutine.
 type Input struct {
 	Principal   *Principal // nil is anonymous
 	Method      string
@@ -35,6 +36,8 @@ type Input struct {
 	ServerName  string
 	ALPN        string
 	Device      *Device // nil: the request proves none
+	Denials     Tally   // asked once, if a condition asks; nil knows nothing
 
-	place *Place // what Geo said of ClientIP; nil until it was asked
+	place  *Place  // what Geo said of ClientIP; nil until it was asked
+	denied Denials // what Denials said
 }

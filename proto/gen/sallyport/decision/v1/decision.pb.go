@@ -570,7 +570,9 @@ type Signals struct {
 	// Absent unless a policy asked where the client is.
 	Geo *Geo `protobuf:"bytes,3,opt,name=geo,proto3" json:"geo,omitempty"`
 	// What the request proved to come from; absent for nothing.
-	Device        *Device `protobuf:"bytes,4,opt,name=device,proto3" json:"device,omitempty"`
+	Device *Device `protobuf:"bytes,4,opt,name=device,proto3" json:"device,omitempty"`
+	// Absent unless a policy asked how often requests were denied.
+	Denials       *Denials `protobuf:"bytes,5,opt,name=denials,proto3" json:"denials,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -629,6 +631,13 @@ func (x *Signals) GetGeo() *Geo {
 func (x *Signals) GetDevice() *Device {
 	if x != nil {
 		return x.Device
+	}
+	return nil
+}
+
+func (x *Signals) GetDenials() *Denials {
+	if x != nil {
+		return x.Denials
 	}
 	return nil
 }
@@ -764,6 +773,61 @@ func (x *Device) GetPseudonymised() bool {
 	return false
 }
 
+// Denials is how many requests the proxy had denied within five minutes.
+type Denials struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Of the same principal; absent where nobody was authenticated.
+	Principal *int64 `protobuf:"varint,1,opt,name=principal,proto3,oneof" json:"principal,omitempty"`
+	// From the same address; absent where that is not known.
+	Address       *int64 `protobuf:"varint,2,opt,name=address,proto3,oneof" json:"address,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Denials) Reset() {
+	*x = Denials{}
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Denials) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Denials) ProtoMessage() {}
+
+func (x *Denials) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Denials.ProtoReflect.Descriptor instead.
+func (*Denials) Descriptor() ([]byte, []int) {
+	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Denials) GetPrincipal() int64 {
+	if x != nil && x.Principal != nil {
+		return *x.Principal
+	}
+	return 0
+}
+
+func (x *Denials) GetAddress() int64 {
+	if x != nil && x.Address != nil {
+		return *x.Address
+	}
+	return 0
+}
+
 // Geo is where the client's address is. What is empty or absent was not known.
 type Geo struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -784,7 +848,7 @@ type Geo struct {
 
 func (x *Geo) Reset() {
 	*x = Geo{}
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[6]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -796,7 +860,7 @@ func (x *Geo) String() string {
 func (*Geo) ProtoMessage() {}
 
 func (x *Geo) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[6]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -809,7 +873,7 @@ func (x *Geo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Geo.ProtoReflect.Descriptor instead.
 func (*Geo) Descriptor() ([]byte, []int) {
-	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{6}
+	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Geo) GetDatabases() []*GeoDatabase {
@@ -872,7 +936,7 @@ type GeoDatabase struct {
 
 func (x *GeoDatabase) Reset() {
 	*x = GeoDatabase{}
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[7]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -884,7 +948,7 @@ func (x *GeoDatabase) String() string {
 func (*GeoDatabase) ProtoMessage() {}
 
 func (x *GeoDatabase) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[7]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -897,7 +961,7 @@ func (x *GeoDatabase) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GeoDatabase.ProtoReflect.Descriptor instead.
 func (*GeoDatabase) Descriptor() ([]byte, []int) {
-	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{7}
+	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *GeoDatabase) GetType() string {
@@ -929,7 +993,7 @@ type Anonymity struct {
 
 func (x *Anonymity) Reset() {
 	*x = Anonymity{}
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[8]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -941,7 +1005,7 @@ func (x *Anonymity) String() string {
 func (*Anonymity) ProtoMessage() {}
 
 func (x *Anonymity) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[8]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -954,7 +1018,7 @@ func (x *Anonymity) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Anonymity.ProtoReflect.Descriptor instead.
 func (*Anonymity) Descriptor() ([]byte, []int) {
-	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{8}
+	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Anonymity) GetAnonymous() bool {
@@ -1007,7 +1071,7 @@ type Address struct {
 
 func (x *Address) Reset() {
 	*x = Address{}
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[9]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1019,7 +1083,7 @@ func (x *Address) String() string {
 func (*Address) ProtoMessage() {}
 
 func (x *Address) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[9]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1032,7 +1096,7 @@ func (x *Address) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Address.ProtoReflect.Descriptor instead.
 func (*Address) Descriptor() ([]byte, []int) {
-	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{9}
+	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Address) GetAddress() string {
@@ -1075,7 +1139,7 @@ type TLS struct {
 
 func (x *TLS) Reset() {
 	*x = TLS{}
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[10]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1087,7 +1151,7 @@ func (x *TLS) String() string {
 func (*TLS) ProtoMessage() {}
 
 func (x *TLS) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[10]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1100,7 +1164,7 @@ func (x *TLS) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TLS.ProtoReflect.Descriptor instead.
 func (*TLS) Descriptor() ([]byte, []int) {
-	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{10}
+	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *TLS) GetVersion() string {
@@ -1162,7 +1226,7 @@ type Principal struct {
 
 func (x *Principal) Reset() {
 	*x = Principal{}
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[11]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1174,7 +1238,7 @@ func (x *Principal) String() string {
 func (*Principal) ProtoMessage() {}
 
 func (x *Principal) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[11]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1187,7 +1251,7 @@ func (x *Principal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Principal.ProtoReflect.Descriptor instead.
 func (*Principal) Descriptor() ([]byte, []int) {
-	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{11}
+	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Principal) GetKind() string {
@@ -1338,7 +1402,7 @@ type Step struct {
 
 func (x *Step) Reset() {
 	*x = Step{}
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[12]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1350,7 +1414,7 @@ func (x *Step) String() string {
 func (*Step) ProtoMessage() {}
 
 func (x *Step) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[12]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1363,7 +1427,7 @@ func (x *Step) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Step.ProtoReflect.Descriptor instead.
 func (*Step) Descriptor() ([]byte, []int) {
-	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{12}
+	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Step) GetPolicy() string {
@@ -1427,7 +1491,7 @@ type Shadow struct {
 
 func (x *Shadow) Reset() {
 	*x = Shadow{}
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[13]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1439,7 +1503,7 @@ func (x *Shadow) String() string {
 func (*Shadow) ProtoMessage() {}
 
 func (x *Shadow) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[13]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1452,7 +1516,7 @@ func (x *Shadow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Shadow.ProtoReflect.Descriptor instead.
 func (*Shadow) Descriptor() ([]byte, []int) {
-	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{13}
+	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Shadow) GetPolicy() string {
@@ -1486,7 +1550,7 @@ type Way struct {
 
 func (x *Way) Reset() {
 	*x = Way{}
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[14]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1498,7 +1562,7 @@ func (x *Way) String() string {
 func (*Way) ProtoMessage() {}
 
 func (x *Way) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[14]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1511,7 +1575,7 @@ func (x *Way) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Way.ProtoReflect.Descriptor instead.
 func (*Way) Descriptor() ([]byte, []int) {
-	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{14}
+	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Way) GetClauses() []*Clause {
@@ -1531,7 +1595,7 @@ type Change struct {
 
 func (x *Change) Reset() {
 	*x = Change{}
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[15]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1543,7 +1607,7 @@ func (x *Change) String() string {
 func (*Change) ProtoMessage() {}
 
 func (x *Change) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[15]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1556,7 +1620,7 @@ func (x *Change) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Change.ProtoReflect.Descriptor instead.
 func (*Change) Descriptor() ([]byte, []int) {
-	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{15}
+	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Change) GetFlips() []*Flip {
@@ -1578,7 +1642,7 @@ type Flip struct {
 
 func (x *Flip) Reset() {
 	*x = Flip{}
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[16]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1590,7 +1654,7 @@ func (x *Flip) String() string {
 func (*Flip) ProtoMessage() {}
 
 func (x *Flip) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[16]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1603,7 +1667,7 @@ func (x *Flip) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Flip.ProtoReflect.Descriptor instead.
 func (*Flip) Descriptor() ([]byte, []int) {
-	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{16}
+	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Flip) GetPolicy() string {
@@ -1643,7 +1707,7 @@ type Clause struct {
 
 func (x *Clause) Reset() {
 	*x = Clause{}
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[17]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1655,7 +1719,7 @@ func (x *Clause) String() string {
 func (*Clause) ProtoMessage() {}
 
 func (x *Clause) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[17]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1668,7 +1732,7 @@ func (x *Clause) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Clause.ProtoReflect.Descriptor instead.
 func (*Clause) Descriptor() ([]byte, []int) {
-	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{17}
+	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Clause) GetPart() string {
@@ -1732,7 +1796,7 @@ type Timings struct {
 
 func (x *Timings) Reset() {
 	*x = Timings{}
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[18]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1744,7 +1808,7 @@ func (x *Timings) String() string {
 func (*Timings) ProtoMessage() {}
 
 func (x *Timings) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[18]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1757,7 +1821,7 @@ func (x *Timings) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Timings.ProtoReflect.Descriptor instead.
 func (*Timings) Descriptor() ([]byte, []int) {
-	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{18}
+	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Timings) GetAuthenticated() *durationpb.Duration {
@@ -1827,12 +1891,13 @@ const file_sallyport_decision_v1_decision_proto_rawDesc = "" +
 	"\aheaders\x18\x06 \x03(\v2\x1d.sallyport.decision.v1.HeaderR\aheaders\"2\n" +
 	"\x06Header\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value\"\xcc\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value\"\x86\x02\n" +
 	"\aSignals\x12.\n" +
 	"\x02ip\x18\x01 \x01(\v2\x1e.sallyport.decision.v1.AddressR\x02ip\x12,\n" +
 	"\x03tls\x18\x02 \x01(\v2\x1a.sallyport.decision.v1.TLSR\x03tls\x12,\n" +
 	"\x03geo\x18\x03 \x01(\v2\x1a.sallyport.decision.v1.GeoR\x03geo\x125\n" +
-	"\x06device\x18\x04 \x01(\v2\x1d.sallyport.decision.v1.DeviceR\x06device\"\xc8\x03\n" +
+	"\x06device\x18\x04 \x01(\v2\x1d.sallyport.decision.v1.DeviceR\x06device\x128\n" +
+	"\adenials\x18\x05 \x01(\v2\x1e.sallyport.decision.v1.DenialsR\adenials\"\xc8\x03\n" +
 	"\x06Device\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x0e\n" +
 	"\x02os\x18\x02 \x01(\tR\x02os\x12\x1d\n" +
@@ -1854,7 +1919,14 @@ const file_sallyport_decision_v1_decision_proto_rawDesc = "" +
 	"\n" +
 	"_compliantB\n" +
 	"\n" +
-	"\b_managed\"\x8e\x02\n" +
+	"\b_managed\"e\n" +
+	"\aDenials\x12!\n" +
+	"\tprincipal\x18\x01 \x01(\x03H\x00R\tprincipal\x88\x01\x01\x12\x1d\n" +
+	"\aaddress\x18\x02 \x01(\x03H\x01R\aaddress\x88\x01\x01B\f\n" +
+	"\n" +
+	"_principalB\n" +
+	"\n" +
+	"\b_address\"\x8e\x02\n" +
 	"\x03Geo\x12@\n" +
 	"\tdatabases\x18\x01 \x03(\v2\".sallyport.decision.v1.GeoDatabaseR\tdatabases\x12\x18\n" +
 	"\acountry\x18\x02 \x01(\tR\acountry\x12\x1c\n" +
@@ -1946,7 +2018,7 @@ func file_sallyport_decision_v1_decision_proto_rawDescGZIP() []byte {
 	return file_sallyport_decision_v1_decision_proto_rawDescData
 }
 
-var file_sallyport_decision_v1_decision_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
+var file_sallyport_decision_v1_decision_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_sallyport_decision_v1_decision_proto_goTypes = []any{
 	(*Decision)(nil),              // 0: sallyport.decision.v1.Decision
 	(*Outcome)(nil),               // 1: sallyport.decision.v1.Outcome
@@ -1954,59 +2026,61 @@ var file_sallyport_decision_v1_decision_proto_goTypes = []any{
 	(*Header)(nil),                // 3: sallyport.decision.v1.Header
 	(*Signals)(nil),               // 4: sallyport.decision.v1.Signals
 	(*Device)(nil),                // 5: sallyport.decision.v1.Device
-	(*Geo)(nil),                   // 6: sallyport.decision.v1.Geo
-	(*GeoDatabase)(nil),           // 7: sallyport.decision.v1.GeoDatabase
-	(*Anonymity)(nil),             // 8: sallyport.decision.v1.Anonymity
-	(*Address)(nil),               // 9: sallyport.decision.v1.Address
-	(*TLS)(nil),                   // 10: sallyport.decision.v1.TLS
-	(*Principal)(nil),             // 11: sallyport.decision.v1.Principal
-	(*Step)(nil),                  // 12: sallyport.decision.v1.Step
-	(*Shadow)(nil),                // 13: sallyport.decision.v1.Shadow
-	(*Way)(nil),                   // 14: sallyport.decision.v1.Way
-	(*Change)(nil),                // 15: sallyport.decision.v1.Change
-	(*Flip)(nil),                  // 16: sallyport.decision.v1.Flip
-	(*Clause)(nil),                // 17: sallyport.decision.v1.Clause
-	(*Timings)(nil),               // 18: sallyport.decision.v1.Timings
-	(*timestamppb.Timestamp)(nil), // 19: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 20: google.protobuf.Duration
+	(*Denials)(nil),               // 6: sallyport.decision.v1.Denials
+	(*Geo)(nil),                   // 7: sallyport.decision.v1.Geo
+	(*GeoDatabase)(nil),           // 8: sallyport.decision.v1.GeoDatabase
+	(*Anonymity)(nil),             // 9: sallyport.decision.v1.Anonymity
+	(*Address)(nil),               // 10: sallyport.decision.v1.Address
+	(*TLS)(nil),                   // 11: sallyport.decision.v1.TLS
+	(*Principal)(nil),             // 12: sallyport.decision.v1.Principal
+	(*Step)(nil),                  // 13: sallyport.decision.v1.Step
+	(*Shadow)(nil),                // 14: sallyport.decision.v1.Shadow
+	(*Way)(nil),                   // 15: sallyport.decision.v1.Way
+	(*Change)(nil),                // 16: sallyport.decision.v1.Change
+	(*Flip)(nil),                  // 17: sallyport.decision.v1.Flip
+	(*Clause)(nil),                // 18: sallyport.decision.v1.Clause
+	(*Timings)(nil),               // 19: sallyport.decision.v1.Timings
+	(*timestamppb.Timestamp)(nil), // 20: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 21: google.protobuf.Duration
 }
 var file_sallyport_decision_v1_decision_proto_depIdxs = []int32{
-	19, // 0: sallyport.decision.v1.Decision.time:type_name -> google.protobuf.Timestamp
+	20, // 0: sallyport.decision.v1.Decision.time:type_name -> google.protobuf.Timestamp
 	2,  // 1: sallyport.decision.v1.Decision.request:type_name -> sallyport.decision.v1.Request
 	4,  // 2: sallyport.decision.v1.Decision.signals:type_name -> sallyport.decision.v1.Signals
-	11, // 3: sallyport.decision.v1.Decision.principal:type_name -> sallyport.decision.v1.Principal
-	12, // 4: sallyport.decision.v1.Decision.explanation:type_name -> sallyport.decision.v1.Step
-	18, // 5: sallyport.decision.v1.Decision.timings:type_name -> sallyport.decision.v1.Timings
-	13, // 6: sallyport.decision.v1.Decision.shadow:type_name -> sallyport.decision.v1.Shadow
-	15, // 7: sallyport.decision.v1.Decision.changes:type_name -> sallyport.decision.v1.Change
-	11, // 8: sallyport.decision.v1.Decision.beside:type_name -> sallyport.decision.v1.Principal
+	12, // 3: sallyport.decision.v1.Decision.principal:type_name -> sallyport.decision.v1.Principal
+	13, // 4: sallyport.decision.v1.Decision.explanation:type_name -> sallyport.decision.v1.Step
+	19, // 5: sallyport.decision.v1.Decision.timings:type_name -> sallyport.decision.v1.Timings
+	14, // 6: sallyport.decision.v1.Decision.shadow:type_name -> sallyport.decision.v1.Shadow
+	16, // 7: sallyport.decision.v1.Decision.changes:type_name -> sallyport.decision.v1.Change
+	12, // 8: sallyport.decision.v1.Decision.beside:type_name -> sallyport.decision.v1.Principal
 	1,  // 9: sallyport.decision.v1.Decision.outcome:type_name -> sallyport.decision.v1.Outcome
-	19, // 10: sallyport.decision.v1.Outcome.time:type_name -> google.protobuf.Timestamp
-	20, // 11: sallyport.decision.v1.Outcome.took:type_name -> google.protobuf.Duration
+	20, // 10: sallyport.decision.v1.Outcome.time:type_name -> google.protobuf.Timestamp
+	21, // 11: sallyport.decision.v1.Outcome.took:type_name -> google.protobuf.Duration
 	3,  // 12: sallyport.decision.v1.Request.headers:type_name -> sallyport.decision.v1.Header
-	9,  // 13: sallyport.decision.v1.Signals.ip:type_name -> sallyport.decision.v1.Address
-	10, // 14: sallyport.decision.v1.Signals.tls:type_name -> sallyport.decision.v1.TLS
-	6,  // 15: sallyport.decision.v1.Signals.geo:type_name -> sallyport.decision.v1.Geo
+	10, // 13: sallyport.decision.v1.Signals.ip:type_name -> sallyport.decision.v1.Address
+	11, // 14: sallyport.decision.v1.Signals.tls:type_name -> sallyport.decision.v1.TLS
+	7,  // 15: sallyport.decision.v1.Signals.geo:type_name -> sallyport.decision.v1.Geo
 	5,  // 16: sallyport.decision.v1.Signals.device:type_name -> sallyport.decision.v1.Device
-	19, // 17: sallyport.decision.v1.Device.last_seen:type_name -> google.protobuf.Timestamp
-	19, // 18: sallyport.decision.v1.Device.expires_at:type_name -> google.protobuf.Timestamp
-	7,  // 19: sallyport.decision.v1.Geo.databases:type_name -> sallyport.decision.v1.GeoDatabase
-	8,  // 20: sallyport.decision.v1.Geo.anonymity:type_name -> sallyport.decision.v1.Anonymity
-	19, // 21: sallyport.decision.v1.GeoDatabase.built:type_name -> google.protobuf.Timestamp
-	19, // 22: sallyport.decision.v1.Principal.issued_at:type_name -> google.protobuf.Timestamp
-	19, // 23: sallyport.decision.v1.Principal.expires_at:type_name -> google.protobuf.Timestamp
-	19, // 24: sallyport.decision.v1.Principal.authenticated_at:type_name -> google.protobuf.Timestamp
-	14, // 25: sallyport.decision.v1.Step.ways:type_name -> sallyport.decision.v1.Way
-	17, // 26: sallyport.decision.v1.Way.clauses:type_name -> sallyport.decision.v1.Clause
-	16, // 27: sallyport.decision.v1.Change.flips:type_name -> sallyport.decision.v1.Flip
-	17, // 28: sallyport.decision.v1.Flip.clause:type_name -> sallyport.decision.v1.Clause
-	20, // 29: sallyport.decision.v1.Timings.authenticated:type_name -> google.protobuf.Duration
-	20, // 30: sallyport.decision.v1.Timings.decided:type_name -> google.protobuf.Duration
-	31, // [31:31] is the sub-list for method output_type
-	31, // [31:31] is the sub-list for method input_type
-	31, // [31:31] is the sub-list for extension type_name
-	31, // [31:31] is the sub-list for extension extendee
-	0,  // [0:31] is the sub-list for field type_name
+	6,  // 17: sallyport.decision.v1.Signals.denials:type_name -> sallyport.decision.v1.Denials
+	20, // 18: sallyport.decision.v1.Device.last_seen:type_name -> google.protobuf.Timestamp
+	20, // 19: sallyport.decision.v1.Device.expires_at:type_name -> google.protobuf.Timestamp
+	8,  // 20: sallyport.decision.v1.Geo.databases:type_name -> sallyport.decision.v1.GeoDatabase
+	9,  // 21: sallyport.decision.v1.Geo.anonymity:type_name -> sallyport.decision.v1.Anonymity
+	20, // 22: sallyport.decision.v1.GeoDatabase.built:type_name -> google.protobuf.Timestamp
+	20, // 23: sallyport.decision.v1.Principal.issued_at:type_name -> google.protobuf.Timestamp
+	20, // 24: sallyport.decision.v1.Principal.expires_at:type_name -> google.protobuf.Timestamp
+	20, // 25: sallyport.decision.v1.Principal.authenticated_at:type_name -> google.protobuf.Timestamp
+	15, // 26: sallyport.decision.v1.Step.ways:type_name -> sallyport.decision.v1.Way
+	18, // 27: sallyport.decision.v1.Way.clauses:type_name -> sallyport.decision.v1.Clause
+	17, // 28: sallyport.decision.v1.Change.flips:type_name -> sallyport.decision.v1.Flip
+	18, // 29: sallyport.decision.v1.Flip.clause:type_name -> sallyport.decision.v1.Clause
+	21, // 30: sallyport.decision.v1.Timings.authenticated:type_name -> google.protobuf.Duration
+	21, // 31: sallyport.decision.v1.Timings.decided:type_name -> google.protobuf.Duration
+	32, // [32:32] is the sub-list for method output_type
+	32, // [32:32] is the sub-list for method input_type
+	32, // [32:32] is the sub-list for extension type_name
+	32, // [32:32] is the sub-list for extension extendee
+	0,  // [0:32] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_decision_v1_decision_proto_init() }
@@ -2015,13 +2089,14 @@ func file_sallyport_decision_v1_decision_proto_init() {
 		return
 	}
 	file_sallyport_decision_v1_decision_proto_msgTypes[5].OneofWrappers = []any{}
+	file_sallyport_decision_v1_decision_proto_msgTypes[6].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_decision_v1_decision_proto_rawDesc), len(file_sallyport_decision_v1_decision_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   19,
+			NumMessages:   20,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
