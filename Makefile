@@ -55,6 +55,15 @@ bench: postgres ## run the benchmarks, or those that match BENCH
 bench-engines: ## compare decisions with CEL's library, OPA and cedar-go, on the same policies
 	cd test/bench/engines && go test -run '^$$' -bench . -benchmem -timeout 20m .
 
+# nginx, HAProxy and Caddy, as Debian has them.
+.PHONY: nginx haproxy caddy
+nginx haproxy caddy:
+	@tools/need $@
+
+.PHONY: bench-peers
+bench-peers: postgres nginx haproxy caddy ## compare a proxy with nginx, HAProxy and Caddy, each on one core (two cores, 6 minutes)
+	go test -count=1 -v -tags peers -run '^$$' -bench Peers -benchtime 1x -timeout 20m ./test/bench/peers
+
 .PHONY: fuzz
 fuzz: ## fuzz every fuzz test for FUZZTIME (20s)
 	@tools/fuzz $(FUZZTIME)
@@ -98,6 +107,7 @@ lint: ## judge the form of .proto files, Go code and go.mod
 	go vet ./...
 	go vet -tags failpoint ./internal/failpoint
 	go vet -tags spire ./test/e2e
+	go vet -tags peers ./test/bench/peers
 	$(GOLANGCI) run ./...
 	go mod tidy -diff
 	cd test/bench/engines && go mod tidy -diff

@@ -56,6 +56,9 @@ func (p *Process) Start(variables ...string) error {
 	return nil
 }
 
+// PID returns the id of the process that was started last.
+func (p *Process) PID() int { return p.cmd.Process.Pid }
+
 // Done is closed when the process has ended that was started last.
 func (p *Process) Done() <-chan struct{} { return p.done }
 
