@@ -186,7 +186,7 @@ func TestUpstreamHandshakes(t *testing.T) {
 		{"of no protocol", func(head string) string { return strings.Replace(head, "Connection: Upgrade", "X-A: b", 1) }, 502, "upstream_handshake"},
 		{"refused", func(string) string { return "HTTP/1.1 418 I'm a teapot\r\nContent-Length: 2\r\n\r\nno" }, 418, ""},
 		{"answered", func(string) string { return "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok" }, 200, ""},
-		{"broken", func(string) string { return "rubbish\r\n\r\n" }, 502, "upstream_failed"},
+		{"broken", func(string) string { return "rubbish\r\n\r\n" }, 502, "upstream_malformed"},
 	} {
 		w.apply(w.sockets(plaintext(w.rawUpstream(func(conn net.Conn, r *http.Request) {
 			_, _ = io.WriteString(conn, c.change(switching(r)))

@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"errors"
 
+	"github.com/sallyport/sallyport/dataplane/upstream/http1"
 	"github.com/sallyport/sallyport/internal/identity"
 )
 
@@ -12,14 +13,16 @@ import (
 // labels.
 type Reason string
 
-// The reasons. With all but Failed the upstream has not seen the request.
+// The reasons. With all but Failed and Malformed the upstream has not seen the
+// request.
 const (
 	Unreachable     Reason = "upstream_unreachable"   // no endpoint could be connected to
 	Unverified      Reason = "upstream_unverified"    // who answered is not who was expected
 	Misconfigured   Reason = "upstream_misconfigured" // the proxy lacks something to connect with
 	IdentityExpired Reason = "identity_expired"       // our SVID has expired
 	IdentityMissing Reason = "identity_unavailable"   // we have no SVID
-	Failed          Reason = "upstream_failed"        // the connection broke, or what came was no answer
+	Malformed       Reason = "upstream_malformed"     // what came is no answer, or could be read as two
+	Failed          Reason = "upstream_failed"        // the connection broke
 )
 
 // Error is why there is no answer.
@@ -35,6 +38,7 @@ func (e *Error) Unwrap() error { return e.Err }
 func explain(err error) *Error {
 	var verification *tls.CertificateVerificationError
 	var unknown x509.UnknownAuthorityError
+	var malformed http1.Malformed
 	switch {
 	case errors.Is(err, identity.ErrExpired):
 		return &Error{IdentityExpired, err}
@@ -45,6 +49,8 @@ func explain(err error) *Error {
 		return &Error{Unverified, err}
 	case errors.Is(err, errRoots), errors.Is(err, errNoEndpoint):
 		return &Error{Misconfigured, err}
+	case errors.As(err, &malformed):
+		return &Error{Malformed, err}
 	case isConnect(err):
 		return &Error{Unreachable, err}
 	}

@@ -120,6 +120,19 @@ func (s *server) address() string { return s.Listener.Addr().String() }
 // TLS when cfg is not nil.
 func serve(t *testing.T, name string, cfg *tls.Config) *server {
 	t.Helper()
+	s := newServer(t, name)
+	if cfg == nil {
+		s.Start()
+	} else {
+		s.TLS, s.EnableHTTP2 = cfg, true
+		s.StartTLS()
+	}
+	t.Cleanup(s.Close)
+	return s
+}
+
+func newServer(t *testing.T, name string) *server {
+	t.Helper()
 	s := &server{}
 	s.Server = httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(r.Body)
@@ -134,13 +147,6 @@ func serve(t *testing.T, name string, cfg *tls.Config) *server {
 			s.conns.Add(1)
 		}
 	}
-	if cfg == nil {
-		s.Start()
-	} else {
-		s.TLS, s.EnableHTTP2 = cfg, true
-		s.StartTLS()
-	}
-	t.Cleanup(s.Close)
 	return s
 }
 

@@ -12,36 +12,33 @@ import (
 	"os"
 	"sync"
 
+	"github.com/sallyport/sallyport/dataplane/upstream/http1"
 	"github.com/sallyport/sallyport/internal/identity"
 )
 
 // errRoots says that there are no authorities to verify an endpoint with.
 var errRoots = errors.New("certificate authorities cannot be read")
 
-func (u *Upstream) dialTLS(ctx context.Context, network, address string) (net.Conn, error) {
-	return u.dialTLSFor(ctx, network, address, "h2", "http/1.1")
-}
-
-// dialTLSFor connects, for one of some protocols, and finds out who is there,
-// before anything is sent.
-func (u *Upstream) dialTLSFor(ctx context.Context, network, address string, protocols ...string) (net.Conn, error) {
+// dialTLS connects, for one of some protocols, and finds out who is there, before
+// anything is sent.
+func (u *Upstream) dialTLS(ctx context.Context, address string, protocols ...string) (*tls.Conn, *http1.Socket, error) {
 	cfg, err := u.tlsConfig(address)
 	if err != nil {
-		return nil, &connectError{address, err} // the endpoint is not to blame
+		return nil, nil, &connectError{address, err} // the endpoint is not to blame
 	}
 	cfg.NextProtos = protocols
 	ctx, cancel := context.WithTimeout(ctx, 2*u.pool.connectTimeout)
 	defer cancel()
-	raw, err := u.dial(ctx, network, address)
+	socket, err := u.dial(ctx, address)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	conn := tls.Client(raw, cfg)
+	conn := tls.Client(socket, cfg)
 	if err := conn.HandshakeContext(ctx); err != nil {
-		_ = raw.Close()
-		return nil, u.connected(ctx, address, err)
+		_ = socket.Close()
+		return nil, nil, u.connected(ctx, address, err)
 	}
-	return conn, nil
+	return conn, socket, nil
 }
 
 func (u *Upstream) tlsConfig(address string) (*tls.Config, error) {

@@ -6,18 +6,8 @@ import (
 	"net"
 	"net/http"
 	"sync/atomic"
-	"time"
-)
 
-// Bounds and habits of the connections to an upstream.
-const (
-	maxResponseHeader = 64 << 10
-	maxIdlePerHost    = 256
-	idleTimeout       = 90 * time.Second
-	continueTimeout   = time.Second
-	aliveAfter        = 30 * time.Second // without a frame of HTTP/2
-	aliveWithin       = 15 * time.Second
-	writeTimeout      = time.Minute
+	"github.com/sallyport/sallyport/dataplane/upstream/http1"
 )
 
 // Upstream sends requests to the endpoints of one Spec. It is safe for
@@ -33,13 +23,8 @@ type Upstream struct {
 	byAddress map[string]*endpoint
 	turn      atomic.Uint32
 
-	requests, switches line
-}
-
-// line is the transport for one kind of request.
-type line struct {
 	// transport is nil until the first request, and replaced by renew.
-	transport atomic.Pointer[http.Transport]
+	transport atomic.Pointer[transport]
 }
 
 // endpoint is one place to connect to.
@@ -60,7 +45,7 @@ func (u *Upstream) Name() Name { return u.spec.Key() }
 //
 // The caller closes the answer's body, as with http.RoundTripper.
 func (u *Upstream) Send(r *http.Request) (*http.Response, string, error) {
-	return u.send(r, &u.requests, u.newTransport)
+	return u.send(r, (*transport).RoundTrip)
 }
 
 // Switch is Send for a request that asks for another protocol, which only
@@ -69,10 +54,10 @@ func (u *Upstream) Send(r *http.Request) (*http.Response, string, error) {
 // of r's context does not end it. Writes fail when the endpoint takes nothing
 // for a minute.
 func (u *Upstream) Switch(r *http.Request) (*http.Response, string, error) {
-	return u.send(r, &u.switches, u.newSwitchingTransport)
+	return u.send(r, (*transport).Switch)
 }
 
-func (u *Upstream) send(r *http.Request, l *line, build func() *http.Transport) (*http.Response, string, error) {
+func (u *Upstream) send(r *http.Request, over func(*transport, *http.Request) (*http.Response, error)) (*http.Response, string, error) {
 	if err := u.identified(); err != nil {
 		return nil, "", err
 	}
@@ -86,7 +71,7 @@ func (u *Upstream) send(r *http.Request, l *line, build func() *http.Transport) 
 			r = again(r)
 		}
 		r.URL.Scheme, r.URL.Host = u.scheme, e.address
-		response, err := l.current(build).RoundTrip(r)
+		response, err := over(u.current(), r)
 		switch {
 		case err == nil:
 			return response, e.address, nil
@@ -150,102 +135,37 @@ func (u *Upstream) identified() error {
 	return nil
 }
 
-func (l *line) current(build func() *http.Transport) *http.Transport {
-	if t := l.transport.Load(); t != nil {
-		return t
+func (u *Upstream) current() *transport {
+	for {
+		if t := u.transport.Load(); t != nil {
+			return t
+		}
+		u.transport.CompareAndSwap(nil, u.newTransport())
 	}
-	l.transport.CompareAndSwap(nil, build())
-	return l.transport.Load()
 }
 
 // renew lets new requests have new connections. Old ones are closed when no
 // request uses them any more.
 func (u *Upstream) renew() {
-	u.requests.renew()
-	u.switches.renew()
-}
-
-func (l *line) renew() {
-	if old := l.transport.Swap(nil); old != nil {
-		old.CloseIdleConnections()
+	if old := u.transport.Swap(nil); old != nil {
+		old.close()
 	}
 }
 
+// retire closes connections as soon as no request uses them.
 func (u *Upstream) retire() {
-	u.requests.retire()
-	u.switches.retire()
-}
-
-func (l *line) retire() {
-	if t := l.transport.Load(); t != nil {
-		t.CloseIdleConnections()
+	if t := u.transport.Load(); t != nil {
+		t.close()
 	}
 }
 
-// newTransport has neither a proxy of the environment nor compression of its
-// own: what is sent and received is the client's business.
-func (u *Upstream) newTransport() *http.Transport {
-	return &http.Transport{
-		DialContext:            u.dial,
-		DialTLSContext:         u.dialTLS,
-		ForceAttemptHTTP2:      true,
-		DisableCompression:     true,
-		MaxIdleConnsPerHost:    maxIdlePerHost,
-		IdleConnTimeout:        idleTimeout,
-		ExpectContinueTimeout:  continueTimeout,
-		MaxResponseHeaderBytes: maxResponseHeader,
-		HTTP2: &http.HTTP2Config{
-			SendPingTimeout: aliveAfter, PingTimeout: aliveWithin, WriteByteTimeout: aliveAfter,
-		},
-	}
-}
-
-// newSwitchingTransport speaks HTTP/1.1 alone. Its connections bound writes, as
-// nobody else can once they have changed their protocol.
-func (u *Upstream) newSwitchingTransport() *http.Transport {
-	t := u.newTransport()
-	t.ForceAttemptHTTP2, t.HTTP2 = false, nil
-	t.DialContext = patient(u.dial)
-	t.DialTLSContext = patient(func(ctx context.Context, network, address string) (net.Conn, error) {
-		return u.dialTLSFor(ctx, network, address, "http/1.1")
-	})
-	return t
-}
-
-type dial func(ctx context.Context, network, address string) (net.Conn, error)
-
-func patient(connect dial) dial {
-	return func(ctx context.Context, network, address string) (net.Conn, error) {
-		conn, err := connect(ctx, network, address)
-		if err != nil {
-			return nil, err
-		}
-		return patientConn{conn}, nil
-	}
-}
-
-// patientConn is a connection whose every write has a deadline.
-type patientConn struct{ net.Conn }
-
-func (c patientConn) Write(p []byte) (int, error) {
-	if err := c.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
-		return 0, err
-	}
-	return c.Conn.Write(p)
-}
-
-// CloseWrite tells the endpoint that nothing more will come.
-func (c patientConn) CloseWrite() error {
-	if w, ok := c.Conn.(interface{ CloseWrite() error }); ok {
-		return w.CloseWrite()
-	}
-	return nil
-}
-
-func (u *Upstream) dial(ctx context.Context, network, address string) (net.Conn, error) {
+func (u *Upstream) dial(ctx context.Context, address string) (*http1.Socket, error) {
 	d := net.Dialer{Timeout: u.pool.connectTimeout}
-	conn, err := d.DialContext(ctx, network, address)
-	return conn, u.connected(ctx, address, err)
+	conn, err := d.DialContext(ctx, "tcp", address)
+	if err := u.connected(ctx, address, err); err != nil {
+		return nil, err
+	}
+	return http1.NewSocket(conn), nil
 }
 
 // connected remembers how connecting to an endpoint went. Nobody is blamed for

@@ -161,12 +161,16 @@ func TestNoAnswer(t *testing.T) {
 	}()
 	defer close(answers)
 	u := only(newPool(t, anonymous(t), nil), plaintext(ln.Addr().String()))
-	for _, answer := range []string{
-		"", "HTTP/1.1 200", "nonsense\r\n\r\n", "HTTP/1.1 200 OK\r\nX: " + strings.Repeat("y", 128<<10) + "\r\n\r\n",
+	for answer, want := range map[string]string{
+		"":                    "upstream_failed",
+		"HTTP/1.1 200":        "upstream_failed",
+		"nonsense\r\n\r\n":    "upstream_malformed",
+		"HTTP/1.1 200 OK\n\n": "upstream_malformed",
+		"HTTP/1.1 200 OK\r\nX: " + strings.Repeat("y", 128<<10) + "\r\n\r\n": "upstream_malformed",
 	} {
 		answers <- answer
-		if got := send(t, u, ""); got != "upstream_failed" {
-			t.Errorf("%.40q: %s", answer, got)
+		if got := send(t, u, ""); got != want {
+			t.Errorf("%.40q: %s, want %s", answer, got, want)
 		}
 	}
 }

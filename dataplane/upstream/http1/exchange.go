@@ -1,0 +1,337 @@
+package http1
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"net/textproto"
+	"os"
+	"sync/atomic"
+)
+
+// The states of an exchange. It leaves underWay once, and who made it leave decides
+// what becomes of the connection.
+const (
+	underWay uint32 = iota
+	finished        // the answer was read to its end
+	broken          // the connection was cut
+)
+
+// exchange is a request and its answer.
+type exchange struct {
+	response http.Response
+	request  *http.Request
+	conn     *Conn
+	state    atomic.Uint32
+	unwatch  func() bool
+	upload   *upload // nil when no goroutine sends the body
+	lost     atomic.Pointer[error]
+	closed   atomic.Bool // the request's body
+	begun    bool        // some of it may have been read
+	reusable bool        // as far as the heads say
+
+	content content
+}
+
+// RoundTrip sends r and returns the answer, as http.RoundTripper does, with an
+// *Unanswered or a Malformed for what is none. Interim answers go to the
+// httptrace.ClientTrace of r's context. When the context ends so does the
+// connection, and the error is the context's cause.
+//
+// All of it happens on the caller's goroutine, but for a body that is not Buffered
+// and whole. The connection goes back to its pool as soon as the answer's body has
+// been read to its end, which a read tells together with the last bytes; closing the
+// body before cuts the connection.
+//
+// The body of an answer with status 101 is an io.ReadWriteCloser with a CloseWrite,
+// and what is left of the connection: the end of r's context does not end it.
+func (c *Conn) RoundTrip(r *http.Request) (*http.Response, error) {
+	x := &exchange{conn: c, request: r, reusable: !r.Close}
+	var err error
+	if c.out, err = appendHead(c.out[:0], r); err != nil {
+		x.closeBody()
+		c.pool.put(c)
+		return nil, err
+	}
+	x.unwatch = context.AfterFunc(r.Context(), x.cut)
+	before := c.socket.written.Load()
+	err = x.send()
+	if err == nil || !isTimeout(err) && c.socket.written.Load() > before {
+		err = x.receive() // who takes no more may have said why
+	}
+	if err == nil {
+		return &x.response, nil
+	}
+	x.upload.decide(false)
+	err = x.fail(err)
+	if u, ok := errorAs[*Unanswered](err); ok {
+		u.Sent = x.begun || c.socket.written.Load() > before
+	}
+	return nil, err
+}
+
+func isTimeout(err error) bool { return errors.Is(err, os.ErrDeadlineExceeded) }
+
+// send sends the head, and either the body or who does.
+func (x *exchange) send() error {
+	r := x.request
+	if !hasBody(r) {
+		x.closeBody()
+		return x.write()
+	}
+	expects := len(r.Header["Expect"]) > 0
+	if b, ok := r.Body.(Buffered); ok && !expects && r.ContentLength > 0 && r.ContentLength <= wholeMost && b.Whole() {
+		return x.sendWhole()
+	}
+	if err := x.write(); err != nil {
+		x.closeBody()
+		return err
+	}
+	x.begun = true
+	x.upload = &upload{conn: x.conn, request: r, chunked: isChunked(r), broken: x.lose, close: x.closeBody, done: make(chan struct{})}
+	if expects {
+		x.upload.proceed = make(chan bool, 1)
+	}
+	go x.upload.run(x.conn.pool.limits.Continue)
+	return nil
+}
+
+func (x *exchange) write() error {
+	if err := x.conn.write(); err != nil {
+		return &Unanswered{Err: err}
+	}
+	return nil
+}
+
+// sendWhole sends head and body at once.
+func (x *exchange) sendWhole() error {
+	defer x.closeBody()
+	x.begun = true
+	c, r := x.conn, x.request
+	start := len(c.out)
+	end := start + int(r.ContentLength)
+	for {
+		if len(c.out) == cap(c.out) {
+			c.out = append(c.out, 0)[:len(c.out)]
+		}
+		n, err := r.Body.Read(c.out[len(c.out):cap(c.out)])
+		c.out = c.out[:len(c.out)+n]
+		switch {
+		case errors.Is(err, io.EOF) && len(c.out) == end:
+			return x.write()
+		case err == nil && len(c.out) <= end:
+		case err == nil, errors.Is(err, io.EOF):
+			return errLength
+		default:
+			return err
+		}
+	}
+}
+
+// receive reads until the head of the answer is there.
+func (x *exchange) receive() error {
+	budget := x.conn.pool.limits.Head
+	for interim := range maxInterim + 1 {
+		h, size, err := x.conn.readHead(budget)
+		if u, ok := errorAs[*Unanswered](err); ok && interim > 0 {
+			err = u.Err
+		}
+		if err != nil {
+			return err
+		}
+		budget -= size
+		switch {
+		case h.status == http.StatusSwitchingProtocols:
+			return x.switchOver(h)
+		case h.status >= http.StatusOK:
+			return x.begin(h)
+		case h.status == http.StatusContinue:
+			x.upload.decide(true)
+		}
+		if err := x.tell(h); err != nil {
+			return err
+		}
+	}
+	return Malformed("too many interim answers")
+}
+
+// readHead reads a head of at most budget bytes, and returns how many it has.
+func (c *Conn) readHead(budget int) (*head, int, error) {
+	for from := 0; ; {
+		end, line, err := endOfHead(c.unread(), from, budget)
+		switch {
+		case err != nil:
+			return nil, 0, err
+		case end > 0:
+			h, err := parseHead(string(c.unread()[:end]))
+			c.skip(end)
+			return h, end, err
+		}
+		from = line
+		if err := c.fill(); err != nil {
+			return nil, 0, c.unanswered(err)
+		}
+	}
+}
+
+func (c *Conn) unanswered(err error) error {
+	if len(c.unread()) > 0 {
+		return unexpected(err)
+	}
+	return &Unanswered{Err: unexpected(err)}
+}
+
+// unexpected makes an end that comes too early one that is not taken for an end.
+func unexpected(err error) error {
+	if errors.Is(err, io.EOF) {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}
+
+func (x *exchange) tell(h *head) error {
+	trace := httptrace.ContextClientTrace(x.request.Context())
+	if trace == nil || trace.Got1xxResponse == nil {
+		return nil
+	}
+	return trace.Got1xxResponse(h.status, textproto.MIMEHeader(h.header))
+}
+
+// begin makes the response out of its head.
+func (x *exchange) begin(h *head) error {
+	x.upload.decide(false)
+	a := &x.response
+	h.fill(a)
+	a.Request, a.Body = x.request, x
+	x.reusable = x.reusable && !a.Close
+	switch {
+	case x.request.Method == http.MethodHead, h.length == 0 && !h.chunked:
+		x.content.part = ended
+	case h.status == http.StatusNoContent, h.status == http.StatusNotModified:
+		x.content.part, a.ContentLength = ended, 0
+	case h.chunked:
+		x.content.part = chunkLine
+	case h.length > 0:
+		x.content.part, x.content.left = sized, h.length
+	default:
+		x.content.part, x.reusable = unsized, false
+	}
+	if x.content.part != ended {
+		return nil
+	}
+	a.Body = http.NoBody
+	return x.finish()
+}
+
+// switchOver hands over what is left of the connection.
+func (x *exchange) switchOver(h *head) error {
+	if !x.leave(finished) {
+		return errClosed
+	}
+	h.fill(&x.response)
+	x.conn.socket.unlimitReads()
+	x.response.Request, x.response.Body = x.request, &switched{x.conn}
+	return nil
+}
+
+// leave ends the watch over the context, and reports whether it is who says how
+// the exchange ends.
+func (x *exchange) leave(to uint32) bool {
+	first := x.state.CompareAndSwap(underWay, to)
+	x.unwatch()
+	return first
+}
+
+// finish gives the connection back, if it can be used further: nothing was left
+// unsent, and nothing came that was not asked for.
+func (x *exchange) finish() error {
+	sent := x.upload.settled()
+	if !x.leave(finished) {
+		return x.cause(errClosed)
+	}
+	c := x.conn
+	if x.reusable && sent && len(c.unread()) == 0 {
+		c.pool.put(c)
+		return nil
+	}
+	if sent {
+		c.close()
+		return nil
+	}
+	c.cut()
+	x.closeBody()
+	return nil
+}
+
+// fail cuts the connection and returns the reason for it, which is err unless
+// somebody had another one before.
+func (x *exchange) fail(err error) error {
+	x.cut()
+	x.unwatch()
+	return x.cause(err)
+}
+
+func (x *exchange) cause(err error) error {
+	if why := x.lost.Load(); why != nil {
+		return *why
+	}
+	if cause := context.Cause(x.request.Context()); cause != nil {
+		return cause
+	}
+	return err
+}
+
+// lose gives the exchange up for a request whose body cannot be read.
+func (x *exchange) lose(err error) {
+	x.lost.CompareAndSwap(nil, &err)
+	x.cut()
+}
+
+// cut ends the exchange from wherever it is, and nothing once it has ended.
+func (x *exchange) cut() {
+	if !x.state.CompareAndSwap(underWay, broken) {
+		return
+	}
+	x.conn.cut()
+	x.closeBody()
+}
+
+// closeBody has the request's body not be read any more.
+func (x *exchange) closeBody() {
+	if x.request.Body != nil && x.closed.CompareAndSwap(false, true) {
+		_ = x.request.Body.Close() // what was wrong with it was told by reads
+	}
+}
+
+// Close implements io.Closer for the body of the answer. Reads that wait return.
+func (x *exchange) Close() error {
+	x.cut()
+	return nil
+}
+
+// switched is a connection that speaks another protocol.
+type switched struct{ *Conn }
+
+// Read hands on what came behind the answer first.
+func (s *switched) Read(p []byte) (int, error) {
+	if unread := s.unread(); len(unread) > 0 {
+		n := copy(p, unread)
+		s.skip(n)
+		return n, nil
+	}
+	return s.conn.Read(p)
+}
+
+func (s *switched) Write(p []byte) (int, error) { return s.conn.Write(p) }
+
+func (s *switched) Close() error { return s.conn.Close() }
+
+func (s *switched) CloseWrite() error {
+	if w, ok := s.conn.(interface{ CloseWrite() error }); ok {
+		return w.CloseWrite()
+	}
+	return net.ErrClosed
+}

@@ -1,0 +1,223 @@
+package upstream
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"maps"
+	"net"
+	"net/http"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/sallyport/sallyport/dataplane/upstream/http1"
+)
+
+// Habits of the connections to an upstream.
+const (
+	aliveAfter  = 30 * time.Second // without a frame of HTTP/2
+	aliveWithin = 15 * time.Second
+)
+
+// limits bound the connections to one endpoint.
+var limits = http1.Limits{
+	Head: 64 << 10, Idle: 256, Rest: 90 * time.Second, Age: 30 * time.Minute,
+	Write: time.Minute, Silence: 10 * time.Minute, Continue: time.Second,
+}
+
+// transport has the connections to an upstream's endpoints, and sends requests
+// over them. It has neither a proxy of the environment nor compression of its own:
+// what is sent and received is the client's business.
+//
+// HTTP/1.1 is spoken by package http1, and HTTP/2, where an endpoint prefers it, by
+// net/http.
+type transport struct {
+	upstream *Upstream
+	http2    *http.Transport
+
+	mu      sync.Mutex
+	origins map[string]*origin // by address
+	closed  bool               // no connection is kept any more
+}
+
+// origin is what is known of an endpoint, and the connections to it.
+type origin struct {
+	address string
+	http1   *http1.Pool
+	// prefers says that HTTP/2 was agreed on last.
+	prefers atomic.Bool
+	// spare is a new connection on which HTTP/2 was agreed on.
+	spare atomic.Pointer[tls.Conn]
+}
+
+func (u *Upstream) newTransport() *transport {
+	t := &transport{upstream: u, origins: map[string]*origin{}}
+	protocols := &http.Protocols{}
+	protocols.SetHTTP2(true)
+	t.http2 = &http.Transport{
+		DialTLSContext: t.dialHTTP2, Protocols: protocols, DisableCompression: true,
+		MaxIdleConnsPerHost: limits.Idle, IdleConnTimeout: limits.Rest, ExpectContinueTimeout: limits.Continue,
+		MaxResponseHeaderBytes: int64(limits.Head),
+		HTTP2: &http.HTTP2Config{
+			SendPingTimeout: aliveAfter, PingTimeout: aliveWithin, WriteByteTimeout: aliveAfter,
+		},
+	}
+	return t
+}
+
+// RoundTrip implements http.RoundTripper. An endpoint that has ended a connection
+// between requests is asked again over a new one, if it cannot have seen the request
+// or the request changes nothing.
+func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
+	o, err := t.origin(r.URL.Host)
+	if err != nil {
+		return nil, err
+	}
+	if o.prefers.Load() {
+		response, err := t.http2.RoundTrip(r)
+		if !errors.Is(err, errNotHTTP2) {
+			return response, err
+		}
+		r = again(r)
+	}
+	if c := o.http1.Take(); c != nil {
+		response, err := c.RoundTrip(r)
+		if err == nil || !http1.Repeatable(r, err) || r.Context().Err() != nil {
+			return response, err
+		}
+	}
+	c, err := t.connect(r.Context(), o)
+	switch {
+	case err != nil:
+		return nil, err
+	case c == nil:
+		defer o.set(nil) // unless it was needed
+		return t.http2.RoundTrip(r)
+	}
+	return c.RoundTrip(r)
+}
+
+// connect returns a new connection, nil for one on which HTTP/2 was agreed on: that
+// is kept for dialHTTP2.
+func (t *transport) connect(ctx context.Context, o *origin) (*http1.Conn, error) {
+	if t.upstream.spec.Plaintext {
+		return t.connectPlaintext(ctx, o)
+	}
+	conn, socket, err := t.upstream.dialTLS(ctx, o.address, "h2", "http/1.1")
+	if err != nil {
+		return nil, err
+	}
+	if conn.ConnectionState().NegotiatedProtocol == "h2" {
+		o.prefers.Store(true)
+		o.set(conn)
+		return nil, nil
+	}
+	return o.http1.New(conn, socket), nil
+}
+
+func (t *transport) connectPlaintext(ctx context.Context, o *origin) (*http1.Conn, error) {
+	socket, err := t.upstream.dial(ctx, o.address)
+	if err != nil {
+		return nil, err
+	}
+	return o.http1.New(socket, socket), nil
+}
+
+// connectAlone returns a new connection that speaks HTTP/1.1 and nothing else.
+func (t *transport) connectAlone(ctx context.Context, o *origin) (*http1.Conn, error) {
+	if t.upstream.spec.Plaintext {
+		return t.connectPlaintext(ctx, o)
+	}
+	conn, socket, err := t.upstream.dialTLS(ctx, o.address, "http/1.1")
+	if err != nil {
+		return nil, err
+	}
+	return o.http1.New(conn, socket), nil
+}
+
+// Switch is RoundTrip for a request that asks for another protocol, over a
+// connection of its own.
+func (t *transport) Switch(r *http.Request) (*http.Response, error) {
+	o, err := t.origin(r.URL.Host)
+	if err != nil {
+		return nil, err
+	}
+	c, err := t.connectAlone(r.Context(), o)
+	if err != nil {
+		return nil, err
+	}
+	return c.RoundTrip(r)
+}
+
+// maxOrigins is how many endpoints are remembered to which there is no connection.
+const maxOrigins = 1024
+
+func (t *transport) origin(address string) (*origin, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if o := t.origins[address]; o != nil {
+		return o, nil
+	}
+	if len(t.origins) >= maxOrigins {
+		maps.DeleteFunc(t.origins, func(_ string, o *origin) bool { return o.http1.Idle() == 0 })
+	}
+	pool, err := http1.NewPool(limits, t.upstream.pool.now)
+	if err != nil {
+		return nil, err
+	}
+	if t.closed {
+		pool.Close()
+	}
+	o := &origin{address: address, http1: pool}
+	t.origins[address] = o
+	return o, nil
+}
+
+// close closes the connections that no request uses, and has the others not be
+// kept. Requests may still be sent.
+func (t *transport) close() {
+	t.http2.CloseIdleConnections()
+	for _, o := range t.end() {
+		o.http1.Close()
+	}
+}
+
+func (t *transport) end() []*origin {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.closed = true
+	return slices.Collect(maps.Values(t.origins))
+}
+
+// set keeps conn for the request that needs it, in place of what was kept.
+func (o *origin) set(conn *tls.Conn) {
+	if before := o.spare.Swap(conn); before != nil {
+		_ = before.Close() // nothing was sent over it
+	}
+}
+
+// errNotHTTP2 says that an endpoint which preferred HTTP/2 does so no more.
+var errNotHTTP2 = errors.New("endpoint does not speak HTTP/2 any more")
+
+// dialHTTP2 connects for http2, which takes whatever it is given for HTTP/2.
+func (t *transport) dialHTTP2(ctx context.Context, _, address string) (net.Conn, error) {
+	o, err := t.origin(address)
+	if err != nil {
+		return nil, err
+	}
+	if conn := o.spare.Swap(nil); conn != nil {
+		return conn, nil
+	}
+	conn, _, err := t.upstream.dialTLS(ctx, address, "h2", "http/1.1")
+	if err != nil {
+		return nil, err
+	}
+	if conn.ConnectionState().NegotiatedProtocol != "h2" {
+		o.prefers.Store(false)
+		_ = conn.Close() // nothing was sent over it
+		return nil, errNotHTTP2
+	}
+	return conn, nil
+}
