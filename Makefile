@@ -72,7 +72,7 @@ fuzz: ## fuzz every fuzz test for FUZZTIME (20s)
 soak: postgres ## hundreds of kills, memory over SOAK_CHANGES (10000), fuzzing for SOAK_FUZZTIME (5m) each
 	go test -count=1 -v -run '^TestMemoryDoesNotGrow$$' -timeout 1h ./test/e2e -changes $(SOAK_CHANGES)
 	go test -count=1 -v -run '^TestAcknowledgedAppliesSurviveKills$$' -timeout 3h ./test/e2e -kills $(SOAK_KILLS) -hits $(SOAK_HITS)
-	go test -count=1 -v -run '^TestRecordsAtFiveThousandASecond$$' -timeout 1h ./test/link -records $(SOAK_RECORDS)
+	go test -count=1 -v -run '^Test(Records|Requests)AtFiveThousandASecond$$' -timeout 1h ./test/link -records $(SOAK_RECORDS)
 	@tools/fuzz $(SOAK_FUZZTIME)
 
 # SPIRE keeps its entries in sqlite, which is C.
