@@ -23,7 +23,8 @@ const (
 	adminDrain = time.Second
 )
 
-// admin serves /healthz, /readyz, /metrics and the keys of assertions until ctx ends.
+// admin serves /healthz, /readyz, /metrics, the keys of assertions and profiles
+// until ctx ends.
 func (p *Proxy) admin(ctx context.Context) error {
 	if p.settings.Admin.Address == "" {
 		return nil
@@ -75,6 +76,7 @@ func (p *Proxy) adminHandler() http.Handler {
 		w.WriteHeader(http.StatusOK)
 	})
 	mux.HandleFunc("GET /.well-known/sallyport/jwks.json", p.publishKeys)
+	mux.Handle("GET /debug/", debugHandler())
 	mux.Handle("GET /metrics", promhttp.HandlerFor(p.metrics, promhttp.HandlerOpts{}))
 	return mux
 }

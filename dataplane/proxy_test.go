@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -130,8 +131,25 @@ func TestAdmin(t *testing.T) {
 			t.Errorf("/metrics has no %q", name)
 		}
 	}
-	if code, _ := get(t, s.Admin.Address, "/debug/pprof/"); code != http.StatusNotFound {
-		t.Errorf("/debug/pprof/ answers %d", code)
+	for _, path := range []string{"/debug/pprof/", "/debug/pprof/heap", "/debug/pprof/profile?seconds=1"} {
+		if code, _ := get(t, s.Admin.Address, path); code != http.StatusOK {
+			t.Errorf("%s answers %d", path, code)
+		}
+	}
+}
+
+func TestProfilesAreForThisMachine(t *testing.T) {
+	for from, want := range map[string]int{
+		"127.0.0.1:4711": http.StatusOK, "[::1]:4711": http.StatusOK, "[::ffff:127.0.0.1]:4711": http.StatusOK,
+		"192.0.2.7:4711": http.StatusForbidden, "[2001:db8::7]:4711": http.StatusForbidden, "@": http.StatusForbidden, "": http.StatusForbidden,
+	} {
+		r := httptest.NewRequest(http.MethodGet, "/debug/pprof/heap", nil)
+		r.RemoteAddr = from
+		w := httptest.NewRecorder()
+		dataplane.DebugHandler().ServeHTTP(w, r)
+		if w.Code != want {
+			t.Errorf("from %q: %d, not %d", from, w.Code, want)
+		}
 	}
 }
 
