@@ -1,20 +1,20 @@
 package policy
 
-// Bounds of what is kept while a request is decided. What goes beyond is asked
-// again.
-const (
-	maxAnswers = 192
-	maxClaims  = 8
-)
+// maxAnswers bounds what is kept while a request is decided. What goes beyond is
+// asked again.
+const maxAnswers = 191
 
 // asked is a request, and what has been asked of it. It is for one request, and
 // lives on the stack.
 type asked struct {
 	in      *Input
 	sheet   *sheet
-	answers [maxAnswers]answer
-	claims  [maxClaims]claim
+	answers [len(set{})]answers
 }
+
+// answers are questions by what the answer was, as bits of one word of a set. A
+// question in none of them is still to be asked.
+type answers struct{ yes, no, noValue, unclear uint64 }
 
 // answer is that to a question. The zero answer is none yet.
 type answer uint8
@@ -27,16 +27,31 @@ const (
 	unclear // only CEL's library can tell
 )
 
-// claim is one that was looked up.
-type claim struct {
-	value  any
-	fault  fault
-	looked bool
+// match says whether a policy matches, of which these are the questions. It does
+// not know what went wrong where it says noValue.
+func (a *asked) match(questions *set, r *row) answer {
+	var open, missed, rest uint64
+	for w := range questions {
+		known := &a.answers[w]
+		left := questions[w] &^ known.yes
+		open |= left
+		missed |= left & known.no
+		rest |= left &^ (known.no | known.noValue)
+	}
+	switch {
+	case rest != 0:
+		return a.walk(*r)
+	case missed != 0:
+		return no
+	case open != 0:
+		return noValue
+	}
+	return yes
 }
 
-// match says whether the policy of a row matches. It does not know what went
-// wrong where it says noValue.
-func (a *asked) match(questions row) answer {
+// walk is match in the policy's order, in which an answer that is unclear counts
+// before any that follows.
+func (a *asked) walk(questions row) answer {
 	if len(questions) == 0 {
 		return unclear
 	}
@@ -59,40 +74,62 @@ func (a *asked) match(questions row) answer {
 	return all
 }
 
-// known returns what was answered before. It is apart from ask to be inlined.
+// known returns what was answered before.
 func (a *asked) known(n uint32) answer {
 	if n >= maxAnswers {
 		return unasked
 	}
-	return a.answers[n]
-}
-
-func (a *asked) ask(n uint32) answer {
-	got := a.put(&a.sheet.questions[n])
-	if n < maxAnswers {
-		a.answers[n] = got
+	known, bit := &a.answers[n/64], uint64(1)<<(n%64)
+	switch {
+	case known.yes&bit != 0:
+		return yes
+	case known.no&bit != 0:
+		return no
+	case known.noValue&bit != 0:
+		return noValue
+	case known.unclear&bit != 0:
+		return unclear
 	}
-	return got
+	return unasked
 }
 
-// put puts a question to the request.
-func (a *asked) put(q *term) answer {
+// ask puts a question to the request, and those that are about the same.
+func (a *asked) ask(n uint32) answer {
+	if n >= maxAnswers {
+		return a.sheet.questions[n].ask(a.in)
+	}
+	b := &a.sheet.blocks[a.sheet.block[n]]
+	a.answers[n/64].add(b.ask(a.in))
+	return a.known(n)
+}
+
+func (a *answers) add(more answers) {
+	a.yes |= more.yes
+	a.no |= more.no
+	a.noValue |= more.noValue
+	a.unclear |= more.unclear
+}
+
+// ask puts one question to a request.
+func (t *term) ask(in *Input) answer {
 	var holds bool
 	var x fault
-	switch q.kind {
+	switch t.kind {
 	case termPrincipals:
-		holds = q.policy.principals.match(a.in.Principal)
+		holds = t.policy.principals.match(in.Principal)
 	case termMethods:
-		holds = q.policy.matchMethod(a.in.Method)
+		holds = t.policy.matchMethod(in.Method)
 	case termPaths:
-		holds = q.policy.matchPath(a.in.Path)
+		holds = t.policy.matchPath(in.Path)
 	case termGrant:
-		holds = q.policy.grant.during(a.in.Now)
-	case termClaimIs, termClaimHas, termClaim:
-		holds, x = a.claim(q)
+		holds = t.policy.grant.during(in.Now)
 	default:
-		holds, x = q.holds((*facts)(a.in), nil)
+		holds, x = t.holds((*facts)(in), nil)
 	}
+	return answerOf(holds, x)
+}
+
+func answerOf(holds bool, x fault) answer {
 	switch {
 	case x == elsewhere:
 		return unclear
@@ -102,19 +139,4 @@ func (a *asked) put(q *term) answer {
 		return yes
 	}
 	return no
-}
-
-func (a *asked) claim(q *term) (bool, fault) {
-	if q.slot == 0 {
-		return q.claim((*facts)(a.in))
-	}
-	c := &a.claims[q.slot-1]
-	if !c.looked {
-		c.value, c.fault = q.lookUp((*facts)(a.in))
-		c.looked = true
-	}
-	if c.fault != answered {
-		return false, c.fault
-	}
-	return q.of(c.value)
 }

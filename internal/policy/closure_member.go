@@ -159,20 +159,24 @@ func textInAny(text string, in any) (bool, fault) {
 	case map[string]any:
 		return inMap(text, in), answered
 	case []any:
-		for _, w := range in {
-			switch w := w.(type) {
-			case string:
-				if w == text {
-					return true, answered
-				}
-			case nil, bool, float64, []any, map[string]any:
-			default:
-				return false, elsewhere
-			}
-		}
-		return false, answered
+		return textInList(text, in)
 	}
 	return false, elsewhere
+}
+
+func textInList(text string, in []any) (bool, fault) {
+	for _, w := range in {
+		switch w := w.(type) {
+		case string:
+			if w == text {
+				return true, answered
+			}
+		case nil, bool, float64, []any, map[string]any:
+		default:
+			return false, elsewhere
+		}
+	}
+	return false, answered
 }
 
 func inList(v, in any) (bool, fault) {

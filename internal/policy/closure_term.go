@@ -12,14 +12,11 @@ import (
 type term struct {
 	kind  termKind
 	order order
-	slot  uint8 // of the claim in a sheet; 0 for none
-	sizes sizes
-	at    fault    // where a field or claim is missing
-	get   *getters // of the field that is read
-	flag  fn[bool] // the same in closures
+	source
+	at   fault    // where a field or claim is missing
+	flag fn[bool] // the same in closures
 
 	// What it is compared with.
-	name    string // of the claim
 	text    string
 	number  float64
 	texts   []string
@@ -81,28 +78,38 @@ func (t *term) holds(f *facts, s *scope) (bool, fault) {
 	return t.flag(f, s)
 }
 
-func (t *term) claim(f *facts) (bool, fault) {
-	v, x := t.lookUp(f)
-	if x != answered {
-		return false, x
-	}
-	return t.of(v)
+// source is what a term reads.
+type source struct {
+	get   *getters // of the field
+	name  string   // of the claim in it
+	sizes sizes    // that may be
 }
 
-// lookUp returns the claim that t reads.
-func (t *term) lookUp(f *facts) (any, fault) {
-	claims, known := t.get.document(f)
-	switch {
-	case !known:
-		return nil, t.at
-	case len(claims) > int(t.sizes.items):
-		return nil, elsewhere
+func (t *term) claim(f *facts) (bool, fault) {
+	switch v, found := t.lookUp(f); found {
+	case yes:
+		return t.of(v)
+	case noValue:
+		return false, t.at
 	}
-	v, ok := claims[t.name]
+	return false, elsewhere
+}
+
+// lookUp returns the claim. It is unclear whether there is one where there are
+// too many.
+func (s *source) lookUp(f *facts) (any, answer) {
+	claims, known := s.get.document(f)
+	if !known {
+		return nil, noValue
+	}
+	if len(claims) > int(s.sizes.items) {
+		return nil, unclear
+	}
+	v, ok := claims[s.name]
 	if !ok {
-		return nil, t.at
+		return nil, noValue
 	}
-	return v, answered
+	return v, yes
 }
 
 // of says whether t holds of the claim v.

@@ -102,6 +102,54 @@ func BenchmarkDecide20PoliciesToTheEnd(b *testing.B) {
 	benchmarkVisitors(b, "decide_20_policies_to_the_end", set, visitors(1))
 }
 
+// The same where no two policies ask anything alike of the conditions, so that
+// no answer is of use twice: a hundred conditions.
+func BenchmarkDecide20PoliciesUnlike(b *testing.B) {
+	var pp []*policy.Policy
+	for n := range 20 {
+		misses := n % 5
+		if n == 19 {
+			misses = missesNone
+		}
+		pp = append(pp, allow(b, fmt.Sprintf("p-%02d", n), group("staff"), methods("GET", "POST"), when(unlikeConditions(n, misses))))
+	}
+	set := policy.NewSet([]policy.Binding{{Route: policy.RouteID{Namespace: "shop", Name: "route-0"}, Policies: pp}})
+	benchmarkVisitors(b, "decide_20_policies_unlike", set, unlikeVisitors())
+}
+
+func unlikeVisitors() []*policy.Input {
+	all := visitors(1)
+	for i, in := range all {
+		in.ClientIP = netip.AddrFrom4([4]byte{10, 2, 3, byte(i)})
+		roles := make([]any, 0, 20)
+		for n := range 20 {
+			roles = append(roles, fmt.Sprint("role-", n))
+		}
+		in.Principal.Claims["roles"] = roles
+	}
+	return all
+}
+
+// unlikeConditions is fiveConditions with no literal that another policy has.
+func unlikeConditions(n, misses int) string {
+	tenant, network, role, until, level := "blue", fmt.Sprintf("10.2.3.0/%d", 26-n), fmt.Sprint("role-", n), fmt.Sprintf("2027-01-01T%02d:00:00Z", n), fmt.Sprintf("2.%02d", n)
+	switch misses {
+	case 0:
+		tenant = "green"
+	case 1:
+		network = fmt.Sprintf("192.168.%d.0/24", n)
+	case 2:
+		role = fmt.Sprint("no-role-", n)
+	case 3:
+		until = fmt.Sprintf("2025-01-01T%02d:00:00Z", n)
+	case 4:
+		level = fmt.Sprint(10 + n)
+	}
+	return fmt.Sprintf(`principal.acr in ["gold-%d", "silver-%d", "%s"] && cidr("%s").containsIP(signals.ip) && "%s" in principal.claims.roles && `+
+		`signals.time >= timestamp("2024-01-01T%02d:00:00Z") && signals.time < timestamp("%s") && principal.claims.level >= %s`,
+		n, n, tenant, network, role, n, until, level)
+}
+
 // A hundred routes of a hundred policies each, of which the index leaves
 // twenty for any one request.
 func BenchmarkDecide10000Policies(b *testing.B) {

@@ -31,9 +31,11 @@ func (f *facts) ResolveName(name string) (any, bool) {
 // Parent implements interpreter.Activation.
 func (f *facts) Parent() interpreter.Activation { return nil }
 
+var nobody = &Principal{}
+
 func (f *facts) principal() *Principal {
 	if f.Principal == nil {
-		return &Principal{}
+		return nobody
 	}
 	return f.Principal
 }

@@ -10,13 +10,15 @@ import (
 // index, so that its length does not count; in a short one a scan is quicker.
 type list struct {
 	policies []*Policy
-	rows     []row  // of the sheet, one for each policy
+	sets     []set  // of the sheet, one for each policy
+	rows     []row  // likewise
 	index    *index // nil: scan
 }
 
 const (
 	shortest = 24       // policies worth an index
-	longest  = 256 * 64 // policies that a marks has room for
+	handful  = 8 * 64   // policies that take little room to mark
+	longest  = 256 * 64 // policies that there is room to mark
 )
 
 // index finds the policies of a list that may name a principal, by position.
@@ -31,12 +33,13 @@ type index struct {
 }
 
 // marks is a set of positions.
-type marks [longest / 64]uint64
+type marks []uint64
 
 func newList(policies []*Policy, s *sheet) list {
-	l := list{policies: policies, rows: make([]row, len(policies))}
+	l := list{policies: policies, sets: make([]set, len(policies)), rows: make([]row, len(policies))}
 	for i, p := range policies {
 		l.rows[i] = s.rows[p]
+		l.sets[i] = l.rows[i].set()
 	}
 	if len(policies) < shortest || len(policies) > longest {
 		return l
@@ -67,7 +70,7 @@ func (x *index) add(i int, m *principals) {
 	}
 }
 
-func (x *index) mark(p *Principal, m *marks) {
+func (x *index) mark(p *Principal, m marks) {
 	m.add(x.others)
 	if p == nil {
 		return
@@ -87,7 +90,7 @@ func (x *index) mark(p *Principal, m *marks) {
 	}
 }
 
-func (m *marks) add(positions []int) {
+func (m marks) add(positions []int) {
 	for _, i := range positions {
 		m[i/64] |= 1 << (i % 64)
 	}
@@ -103,23 +106,37 @@ type verdict struct {
 // first returns the first policy of l that a's request matches, or, where none
 // does, the first whose condition has no value.
 func (l *list) first(a *asked) (v verdict) {
-	if l.index != nil {
-		return l.firstMarked(a)
+	switch {
+	case l.index == nil:
+	case len(l.policies) <= handful:
+		return l.firstOfHandful(a)
+	default:
+		return l.firstOfMany(a)
 	}
-	for i := range l.rows {
-		if l.take(i, a, &v) {
+	for i := range l.sets {
+		if got := a.match(&l.sets[i], &l.rows[i]); got != no && v.hear(got, l.policies[i], a.in) {
 			break
 		}
 	}
 	return v
 }
 
-func (l *list) firstMarked(a *asked) (v verdict) {
-	var found marks
-	l.index.mark(a.in.Principal, &found)
-	for w := range (len(l.policies) + 63) / 64 {
-		for word := found[w]; word != 0; word &= word - 1 {
-			if l.take(w*64+bits.TrailingZeros64(word), a, &v) {
+func (l *list) firstOfMany(a *asked) verdict {
+	var room [longest / 64]uint64
+	return l.firstMarked(a, room[:])
+}
+
+func (l *list) firstOfHandful(a *asked) verdict {
+	var room [handful / 64]uint64
+	return l.firstMarked(a, room[:])
+}
+
+func (l *list) firstMarked(a *asked, found marks) (v verdict) {
+	l.index.mark(a.in.Principal, found)
+	for w, word := range found[:(len(l.policies)+63)/64] {
+		for ; word != 0; word &= word - 1 {
+			i := w*64 + bits.TrailingZeros64(word)
+			if got := a.match(&l.sets[i], &l.rows[i]); got != no && v.hear(got, l.policies[i], a.in) {
 				return v
 			}
 		}
@@ -127,20 +144,13 @@ func (l *list) firstMarked(a *asked) (v verdict) {
 	return v
 }
 
-// take lets a policy have its say, and reports whether that ends the search.
-func (l *list) take(i int, a *asked, v *verdict) bool {
-	switch a.match(l.rows[i]) {
-	case no:
-		return false
-	case yes:
-		*v = verdict{policy: l.policies[i]}
+// hear takes what p has to say, and reports whether that ends the search. Where
+// its row does not tell, it is asked itself.
+func (v *verdict) hear(got answer, p *Policy, in *Input) bool {
+	if got == yes {
+		*v = verdict{policy: p}
 		return true
 	}
-	return v.ask(l.policies[i], a.in)
-}
-
-// ask is take for a policy whose row does not tell.
-func (v *verdict) ask(p *Policy, in *Input) bool {
 	switch m, err := p.evaluate(in); {
 	case m == missNothing:
 		*v = verdict{policy: p}

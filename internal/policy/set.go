@@ -34,11 +34,11 @@ type Set struct {
 type table struct {
 	sheet       *sheet
 	unavailable string // Detail of the denial; empty if nothing is missing
-	methods     map[string]candidates
-	others      candidates // for a method that no policy names
-	deny, allow []*Policy  // whatever the method, for those who ask why
-	shadow      []*Policy  // likewise, of both effects
-	reachable   []*Policy  // what the fields that Decide reads lead to
+	methods     map[string]*candidates
+	others      *candidates // for a method that no policy names
+	deny, allow []*Policy   // whatever the method, for those who ask why
+	shadow      []*Policy   // likewise, of both effects
+	reachable   []*Policy   // what the fields that Decide reads lead to
 }
 
 // candidates are the policies of one method, by effect.
@@ -120,7 +120,7 @@ func newTable(policies []*Policy, unavailable []string) *table {
 	compiled = slices.Compact(compiled)
 	s := newSheet(compiled)
 	all := split(compiled, s, nil)
-	t := &table{sheet: s, methods: make(map[string]candidates), deny: all.deny.policies, allow: all.allow.policies}
+	t := &table{sheet: s, methods: make(map[string]*candidates), deny: all.deny.policies, allow: all.allow.policies}
 	if all.shadow != nil {
 		t.shadow = slices.Concat(all.shadow.deny.policies, all.shadow.allow.policies)
 	}
@@ -144,7 +144,7 @@ func compare(p, q *Policy) int {
 }
 
 // split divides the kept policies by effect; a nil keep keeps all.
-func split(policies []*Policy, s *sheet, keep func(*Policy) bool) candidates {
+func split(policies []*Policy, s *sheet, keep func(*Policy) bool) *candidates {
 	of := func(effect Effect, shadow bool) list {
 		var kept []*Policy
 		for _, p := range policies {
@@ -154,14 +154,14 @@ func split(policies []*Policy, s *sheet, keep func(*Policy) bool) candidates {
 		}
 		return newList(kept, s)
 	}
-	c := candidates{deny: of(Deny, false), allow: of(Allow, false)}
-	if s := (candidates{deny: of(Deny, true), allow: of(Allow, true)}); len(s.deny.policies)+len(s.allow.policies) > 0 {
-		c.shadow = &s
+	c := &candidates{deny: of(Deny, false), allow: of(Allow, false)}
+	if s := (&candidates{deny: of(Deny, true), allow: of(Allow, true)}); len(s.deny.policies)+len(s.allow.policies) > 0 {
+		c.shadow = s
 	}
 	return c
 }
 
-func (t *table) of(method string) candidates {
+func (t *table) of(method string) *candidates {
 	if c, ok := t.methods[method]; ok {
 		return c
 	}
@@ -200,7 +200,7 @@ func (s *Set) Policies() iter.Seq[*Policy] {
 func (t *table) walk() []*Policy {
 	var found []*Policy
 	for _, c := range append(slices.Collect(maps.Values(t.methods)), t.others) {
-		for each := &c; each != nil; each = each.shadow {
+		for each := c; each != nil; each = each.shadow {
 			found = slices.AppendSeq(found, each.deny.reachable())
 			found = slices.AppendSeq(found, each.allow.reachable())
 		}

@@ -10,13 +10,31 @@ import (
 // sheet is what the policies of a route ask of a request. A question is there
 // once, however many of them ask it, and all lie side by side in memory.
 type sheet struct {
-	questions []term // those that most policies ask come first
+	questions []*term // those whose answers are kept come first
+	blocks    []block // of these
+	block     []uint8 // of each of these
 	rows      map[*Policy]row
 }
 
 // row is the questions of one policy, by number and in its order. It matches if
 // all hold; where one has no answer, only the policy itself can tell.
 type row []uint32
+
+// set is a row without its order: a bit for each question whose answer is kept,
+// and the last bit, which is never answered, for all others.
+type set [(maxAnswers + 1) / 64]uint64
+
+func (r row) set() (s set) {
+	if len(r) == 0 {
+		s.add(maxAnswers)
+	}
+	for _, n := range r {
+		s.add(min(n, maxAnswers))
+	}
+	return s
+}
+
+func (s *set) add(n uint32) { s[n/64] |= 1 << (n % 64) }
 
 // likeness tells questions apart. Those that are alike have the same answer,
 // whatever the request.
@@ -34,7 +52,7 @@ type likeness struct {
 
 // scribe writes a sheet.
 type scribe struct {
-	questions []term
+	questions []*term
 	numbers   map[likeness]uint32
 	askers    []int // of each question
 	steps     []uint32
@@ -49,8 +67,8 @@ func newSheet(policies []*Policy) *sheet {
 		ends = append(ends, len(w.steps))
 	}
 	w.sort()
-	w.slots()
 	s := &sheet{questions: w.questions, rows: make(map[*Policy]row, len(policies))}
+	s.pack()
 	start := 0
 	for i, p := range policies {
 		s.rows[p] = w.steps[start:ends[i]:ends[i]]
@@ -63,16 +81,16 @@ func (w *scribe) parts(p *Policy) {
 	who := &p.principals
 	if !who.everybody {
 		text := fmt.Sprintf("%t %t %q %q %q %q", who.authenticated, who.anonymous, who.groups, who.ids, who.spiffe, who.keys)
-		w.ask(term{kind: termPrincipals, policy: p}, likeness{text: text})
+		w.ask(&term{kind: termPrincipals, policy: p}, likeness{text: text})
 	}
 	if len(p.methods) > 0 {
-		w.ask(term{kind: termMethods, policy: p}, likeness{text: fmt.Sprintf("%q", p.methods)})
+		w.ask(&term{kind: termMethods, policy: p}, likeness{text: fmt.Sprintf("%q", p.methods)})
 	}
 	if len(p.paths) > 0 {
-		w.ask(term{kind: termPaths, policy: p}, likeness{text: fmt.Sprintf("%q", p.paths)})
+		w.ask(&term{kind: termPaths, policy: p}, likeness{text: fmt.Sprintf("%q", p.paths)})
 	}
 	if p.grant != nil {
-		w.ask(term{kind: termGrant, policy: p}, likeness{only: p.grant})
+		w.ask(&term{kind: termGrant, policy: p}, likeness{only: p.grant})
 	}
 }
 
@@ -80,13 +98,13 @@ func (w *scribe) condition(c *condition) {
 	switch {
 	case c == nil:
 	case c.closures.terms == nil:
-		w.ask(term{flag: func(*facts, *scope) (bool, fault) { return false, elsewhere }}, likeness{only: c})
+		w.ask(&term{flag: func(*facts, *scope) (bool, fault) { return false, elsewhere }}, likeness{only: c})
 	case c.closures.decides:
-		w.ask(term{flag: c.closures.holds}, likeness{only: c})
+		w.ask(&term{flag: c.closures.holds}, likeness{only: c})
 	default:
 		for i := range c.closures.terms {
 			t := &c.closures.terms[i]
-			w.ask(*t, t.likeness())
+			w.ask(t, t.likeness())
 		}
 	}
 }
@@ -107,7 +125,7 @@ func (t *term) likeness() likeness {
 }
 
 // ask adds q to what the policy at hand asks.
-func (w *scribe) ask(q term, like likeness) {
+func (w *scribe) ask(q *term, like likeness) {
 	like.kind = q.kind
 	n, known := w.numbers[like]
 	if !known {
@@ -119,14 +137,28 @@ func (w *scribe) ask(q term, like likeness) {
 	w.steps = append(w.steps, n)
 }
 
-// sort numbers the questions anew: answers to the first ones are kept.
+// sort numbers the questions anew: answers to the first ones are kept, which are
+// those that most policies ask. Among them, those about the same are neighbours.
 func (w *scribe) sort() {
 	order := make([]uint32, len(w.questions))
 	for i := range order {
 		order[i] = uint32(i)
 	}
 	slices.SortStableFunc(order, func(i, j uint32) int { return w.askers[j] - w.askers[i] })
-	sorted, numbers := make([]term, len(order)), make([]uint32, len(order))
+	subjects := make(map[subject]int)
+	place := func(n uint32) int {
+		about := w.questions[n].subject()
+		if _, known := subjects[about]; !known {
+			subjects[about] = len(subjects)
+		}
+		return subjects[about]
+	}
+	kept := order[:min(len(order), maxAnswers)]
+	for _, n := range kept {
+		place(n)
+	}
+	slices.SortStableFunc(kept, func(i, j uint32) int { return place(i) - place(j) })
+	sorted, numbers := make([]*term, len(order)), make([]uint32, len(order))
 	for now, before := range order {
 		sorted[now], numbers[before] = w.questions[before], uint32(now)
 	}
@@ -136,18 +168,17 @@ func (w *scribe) sort() {
 	}
 }
 
-// slots gives each claim a place of its own to be kept at, as long as there are.
-func (w *scribe) slots() {
-	slots := make(map[likeness]uint8)
-	for i := range w.questions {
-		q := &w.questions[i]
-		switch q.kind {
-		case termClaimIs, termClaimHas, termClaim:
-			claim := likeness{get: q.get, name: q.name, sizes: q.sizes}
-			if _, known := slots[claim]; !known && len(slots) < maxClaims {
-				slots[claim] = uint8(len(slots) + 1) //nolint:gosec // at most maxClaims
-			}
-			q.slot = slots[claim]
+// pack puts questions about the same into blocks.
+func (s *sheet) pack() {
+	s.block = make([]uint8, min(len(s.questions), maxAnswers))
+	for i := range s.block {
+		q, n := s.questions[i], uint32(i)
+		about := q.subject()
+		if last := len(s.blocks) - 1; last < 0 || !s.blocks[last].takes(about, n) {
+			s.blocks = append(s.blocks, block{subject: about, first: uint8(n % 64), texts: make(map[string]uint64)})
 		}
+		last := len(s.blocks) - 1
+		s.blocks[last].add(q, n)
+		s.block[i] = uint8(last) //nolint:gosec // at most maxAnswers
 	}
 }
