@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/sallyport/sallyport/internal/pattern"
 	"github.com/sallyport/sallyport/internal/policy"
 )
 
@@ -51,7 +52,9 @@ func (d *draw) compare(of func() string) string {
 
 func (d *draw) flag() string {
 	return d.deeper(6,
-		func() string { return pick(d, "true", "false", "signals.test_flag") },
+		func() string {
+			return pick(d, func() string { return pick(d, "true", "false", "signals.test_flag") }, d.fact)()
+		},
 		func() string { return d.text() + " == " + d.text() },
 		d.has,
 		func() string { return d.text() + " in " + d.texts() },
@@ -90,19 +93,41 @@ func (d *draw) flag() string {
 		func() string { return d.any() + pick(d, " && ", " || ") + d.flag() },
 		func() string { return d.texts() + " == " + d.texts() },
 		func() string {
-			at := pick(d, "signals.time", "principal.authenticated_at")
+			at := pick(d, "signals.time", "principal.authenticated_at", "signals.device.last_seen")
 			return "(" + at + pick(d, " >= ", " > ") + d.moment() + " && " + at + " < " + d.moment() + " && " + d.flag() + ")"
 		},
 		func() string { return "size(" + d.texts() + ".map(t, t + " + d.text() + ")) > 1" },
 	)
 }
 
+// known is a field that is a text and always there, but for the last one.
+func (d *draw) known() string {
+	return pick(d, "principal.id", "principal.kind", "principal.acr", "principal.issuer", "principal.spiffe_id",
+		"request.method", "request.path", "request.query", "request.host", "route.name", "route.namespace",
+		"signals.tls.version", "signals.tls.sni", "signals.tls.alpn", "signals.test_text")
+}
+
+// fact is a field that is true or false, of where the client is or of its device.
+func (d *draw) fact() string {
+	return "signals." + pick(d, "geo.anonymous", "geo.vpn", "geo.hosting", "geo.tor", "geo.proxy",
+		"device.disk_encrypted", "device.screen_lock", "device.compliant", "device.managed")
+}
+
+// origin is a field that is a text, likewise.
+func (d *draw) origin() string {
+	return "signals." + pick(d, "geo.country", "geo.continent", "geo.city", "geo.as_organization",
+		"device.id", "device.os", "device.os_version", "device.owner")
+}
+
 func (d *draw) flag0() string { return "(" + d.flag() + ")" }
 
-func (d *draw) has() string {
-	return "has(" + pick(d, "principal.claims", "principal.id", "principal.authenticated_at", "request.headers.a", "request.headers.none",
+func (d *draw) has() string { return "has(" + pick(d, d.there, d.there, d.fact, d.origin)() + ")" }
+
+func (d *draw) there() string {
+	return pick(d, "principal.claims", "principal.id", "principal.authenticated_at", "request.headers.a", "request.headers.none",
 		"route.labels.app", "route.labels.b", "signals.ip", "signals.time", "signals.tls", "signals.tls.version", "principal.claims.a",
-		"principal.claims.b.c", "principal.claims.none", "signals.test_flag", "signals.test_whole", "signals.test_texts", "signals.test_text") + ")"
+		"principal.claims.b.c", "principal.claims.none", "signals.test_flag", "signals.test_whole", "signals.test_texts", "signals.test_text",
+		"request.params.a", "request.path_params.id", "signals.geo", "signals.geo.asn", "signals.geo.age", "signals.device", "signals.device.last_seen")
 }
 
 // loop puts the variable within reach of the predicate.
@@ -127,10 +152,7 @@ func (d *draw) text() string {
 		func() string {
 			return pick(d, `"shop"`, `""`, `"a"`, `"ann"`, `"GET"`, `"b"`, `"grün"`, `"10.0.0.1"`, `"staff"`, `"none"`)
 		},
-		func() string {
-			return pick(d, "principal.id", "principal.kind", "principal.acr", "request.method", "request.path", "request.query",
-				"request.host", "route.name", "signals.tls.version", "signals.tls.alpn", "signals.test_text")
-		},
+		func() string { return pick(d, d.known, d.known, d.origin)() },
 		func() string { return d.variable("t", `"v"`) },
 		func() string {
 			return pick(d, "request.headers.a", `request.headers["x-B"]`, "route.labels.app", `route.labels["none"]`, `request.headers["none"]`)
@@ -143,10 +165,12 @@ func (d *draw) text() string {
 	)
 }
 
-func (d *draw) mapOfTexts() string { return pick(d, "request.headers", "route.labels") }
+func (d *draw) mapOfTexts() string {
+	return pick(d, "request.headers", "route.labels", "request.params", "request.path_params")
+}
 
 func (d *draw) mapping() string {
-	return pick(d, "request.headers", "route.labels", "principal.claims")
+	return pick(d, "request.headers", "route.labels", "principal.claims", "request.params", "request.path_params")
 }
 
 func (d *draw) texts() string {
@@ -192,7 +216,7 @@ func (d *draw) whole() string {
 		func() string {
 			return pick(d, "0", "1", "-1", "2", "9", "9223372036854775807", "-9223372036854775808", "9007199254740993", "3037000500")
 		},
-		func() string { return "signals.test_whole" },
+		func() string { return pick(d, "signals.test_whole", "signals.geo.asn") },
 		func() string { return "(" + d.whole() + pick(d, " + ", " - ", " * ", " / ", " % ") + d.whole() + ")" },
 		func() string { return "-(" + d.whole() + ")" },
 		func() string { return "size(" + pick(d, d.text, d.texts, d.any, d.mapping)() + ")" },
@@ -228,7 +252,9 @@ func (d *draw) number() string {
 
 func (d *draw) moment() string {
 	return d.deeper(2,
-		func() string { return pick(d, "signals.time", "principal.authenticated_at") },
+		func() string {
+			return pick(d, "signals.time", "principal.authenticated_at", "signals.device.last_seen")
+		},
 		func() string {
 			return `timestamp("` + pick(d, "2026-03-04T05:06:07Z", "2026-03-29T01:59:59.5+01:00", "0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z", "1969-12-31T23:59:59.25Z") + `")`
 		},
@@ -243,7 +269,7 @@ func (d *draw) span() string {
 		func() string {
 			return `duration("` + pick(d, "0s", "90s", "-1.5h", "2562047h", "-2562047h", "250ms", "24h") + `")`
 		},
-		func() string { return "signals.test_span" },
+		func() string { return pick(d, "signals.test_span", "signals.geo.age") },
 		func() string { return "(" + d.moment() + " - " + d.moment() + ")" },
 		func() string { return "(" + d.span() + pick(d, " + ", " - ") + d.span() + ")" },
 		func() string { return "(" + d.flag() + " ? " + d.span() + " : " + d.span() + ")" },
@@ -279,7 +305,50 @@ func (d *draw) input() *policy.Input {
 	in.Header = pick(d, nil, map[string][]string{"A": {"b", "c"}}, map[string][]string{"A": {}, "X-B": {strings.Repeat("a", 9000)}},
 		map[string][]string{"X-B": {"shop"}, "Shop": {"a"}})
 	in.Principal = d.principal()
+	in.Geo = pick[policy.Locator](d, d.place(), nil, &policy.Place{})
+	in.Device = pick(d, d.device(in.Now), nil, &policy.Device{})
+	in.Templates = pick(d, nil, []pattern.Path{template("/v1/orders/{id}"), template("/v1/{a}/**")}, []pattern.Path{template("/{shop}")})
 	return in
+}
+
+func template(text string) pattern.Path {
+	p, err := pattern.ParsePath(text)
+	if err != nil {
+		panic(err)
+	}
+	return p
+}
+
+// place is where a client is, as far as it is known.
+func (d *draw) place() *policy.Place {
+	p := &policy.Place{
+		Country:      pick(d, "DE", "", "a"),
+		Continent:    pick(d, "EU", ""),
+		City:         pick(d, "", "shop", "grün", strings.Repeat("a", 9000)),
+		ASN:          pick[int64](d, 64496, 0, 1, 9),
+		Organization: pick(d, "shop", "", "a"),
+	}
+	if d.n(3) > 0 {
+		p.Anonymity = &policy.Anonymity{Any: d.n(2) == 0, VPN: d.n(2) == 0, Hosting: d.n(2) == 0, Tor: d.n(2) == 0, Proxy: d.n(2) == 0}
+	}
+	for range d.n(3) {
+		p.Databases = append(p.Databases, policy.Database{Type: "GeoLite2-City", Built: d.when()})
+	}
+	return p
+}
+
+// device is one of which facts are known, were known, or have never been.
+func (d *draw) device(now time.Time) *policy.Device {
+	fact := func() policy.Fact { return pick(d, policy.Yes, policy.No, policy.Unknown, policy.Fact(9)) }
+	return &policy.Device{
+		ID:            pick(d, "ann", "", "shop"),
+		OS:            pick(d, "a", "", "b"),
+		OSVersion:     pick(d, "", "10.0.0.1", "7"),
+		Owner:         pick(d, "ann", "", "staff", strings.Repeat("a", 300)),
+		DiskEncrypted: fact(), ScreenLock: fact(), Compliant: fact(), Managed: fact(),
+		LastSeen: d.when(),
+		Expires:  pick(d, now.Add(time.Hour), now.Add(time.Nanosecond), now, now.Add(-time.Hour)),
+	}
 }
 
 func (d *draw) when() time.Time {
@@ -298,6 +367,8 @@ func (d *draw) principal() *policy.Principal {
 	p := &policy.Principal{
 		Kind:            pick(d, policy.User, policy.Anonymous, policy.Workload),
 		ID:              pick(d, "ann", "", "shop", "192.0.2.7"),
+		Issuer:          pick(d, "", "a", "shop"),
+		SPIFFEID:        pick(d, "", "spiffe://prod/web"),
 		ACR:             pick(d, "", "gold"),
 		Groups:          d.names(),
 		Scopes:          d.names(),
