@@ -263,6 +263,13 @@ func TestRevisionsAndWhatIsOpen(t *testing.T) {
 		{"no keys", replace("apiKeys: true, ", ""), map[string]string{keyed: "credentials_missing"}},
 		{"another key", replace(key.ID, other.ID), map[string]string{keyed: "api_key_invalid"}},
 		{"another key by the name of the first", replace(fmt.Sprintf("%x", apikey.Digest(key.Text)), fmt.Sprintf("%x", apikey.Digest(other.Text))), map[string]string{keyed: "api_key_invalid"}},
+		{"the key is removed", func(spec string) string {
+			spec = strings.Replace(spec, ", {key: export}", "", 1)
+			return regexp.MustCompile(`(?s)---\napiVersion: sallyport/v1\nkind: ApiKey\n.*?\n---`).ReplaceAllString(spec, "---")
+		}, map[string]string{keyed: "api_key_invalid"}},
+		{"the issuer's key is another by the same name", func(spec string) string {
+			return regexp.MustCompile(`(name: login}\nspec: .*?)jwksUrl: "[^"]*"`).ReplaceAllString(spec, "${1}jwks: '"+newTokens(t).set+"'")
+		}, map[string]string{bearer: "token_bad_signature"}},
 		{"another key beside the first", replace("secrets: [", "secrets: ["+secret(other)+", "), nil},
 		{"no certificates", replace("clientCertificates: true}", "clientCertificates: false}"), map[string]string{certified: "credentials_missing"}},
 		{"all of them", replace("clientCertificates: true}", "clientCertificates: true, require: ALL}"), everybody("credentials_missing")},

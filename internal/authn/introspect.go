@@ -64,6 +64,8 @@ type introspector struct {
 
 	slots chan struct{} // one for each question under way
 
+	reviews chan *review
+
 	mu      sync.Mutex
 	flights map[digest]*flight
 	waiting int
@@ -94,7 +96,7 @@ func (p *Pool) newIntrospector(v *provider) (*introspector, error) {
 	return &introspector{
 		name: v.name, spec: spec, rules: v.rules, log: p.log, metrics: p.metrics,
 		client: &http.Client{Transport: p.fetcher.transport(v.spec.AllowPrivateAddresses), CheckRedirect: stay},
-		slots:  make(chan struct{}, maxQuestions), flights: make(map[digest]*flight), refused: newRefusals(),
+		slots:  make(chan struct{}, maxQuestions), reviews: make(chan *review, maxReviews), flights: make(map[digest]*flight), refused: newRefusals(),
 	}, nil
 }
 

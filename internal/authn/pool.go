@@ -161,12 +161,12 @@ func (p *Pool) adopt(spec Provider) *provider {
 	return p.newProvider(spec, old)
 }
 
-// Run fetches the keys of the providers in service until ctx ends, and returns
-// nil then. A Pool runs once.
+// Run fetches the keys of the providers in service, and asks them again for tokens of
+// requests that are carried, until ctx ends, and returns nil then. A Pool runs once.
 func (p *Pool) Run(ctx context.Context) error {
 	var fetchers sync.WaitGroup
 	defer fetchers.Wait()
-	running := map[*keys]context.CancelFunc{}
+	running := map[runner]context.CancelFunc{}
 	for {
 		wanted := p.wanted()
 		for k, cancel := range running {
@@ -191,13 +191,19 @@ func (p *Pool) Run(ctx context.Context) error {
 	}
 }
 
-func (p *Pool) wanted() map[*keys]bool {
+// runner is what of a provider runs while that is in service.
+type runner interface{ run(ctx context.Context) }
+
+func (p *Pool) wanted() map[runner]bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	wanted := make(map[*keys]bool, len(p.live))
+	wanted := make(map[runner]bool, len(p.live))
 	for _, v := range p.live {
 		if v.keys != nil && v.source.jwks == "" {
 			wanted[v.keys] = true
+		}
+		if v.asks != nil {
+			wanted[v.asks] = true
 		}
 	}
 	return wanted

@@ -25,6 +25,8 @@ type Standing struct {
 	asked     bool              // its token's issuer was asked for it
 	key       *knownKey         // that was sent; nil for none
 	by        *Authenticator    // has judged the token last; nil for one that may differ
+	keys      *token.KeySet     // that its token is verified by; nil before they were looked at
+	word      word              // of its issuer, if it was asked
 }
 
 // Stand returns the standing of a principal that Authenticate has returned for a
@@ -39,9 +41,11 @@ func (a *Authenticator) Stand(p *policy.Principal, accept *Accept) Standing {
 
 // Again returns who sent a request that was authenticated before, as Authenticate
 // would if it came now, or why that is not known any more. It waits for nobody: of
-// a token it judges anew what it says, when it is good, and whose it is. That it is
-// genuine, that its issuer, asked, has said that it is active, and that its sender
-// has signed for the request stays proven; so do its typ and its algorithm. Of what
+// a token it judges anew what it says, when it is good, whose it is, and whether its
+// key is still published. That its sender has signed for the request stays proven; so
+// do its typ and its algorithm. When an issuer's word that a token is active has ceased
+// to count, the issuer is asked by Pool.Run; the request stands until the answer, or
+// for as long again. Of what
 // was not looked at then, a session and the client certificate are looked at now,
 // and a token or a key that the route takes by now is a bad one.
 // c is the same as then but for what connections and keys have become.
@@ -103,6 +107,23 @@ func (a *Authenticator) tokenAgain(was *policy.Principal, try *attempt) (*policy
 	case try.accept.Introspected && !try.again.asked && was.AuthenticatedBy != byIntrospection:
 		return nil, IntrospectionUnavailable
 	}
+	now, reason := p.judgeAgain(a, was, try)
+	switch {
+	case reason != "":
+		return nil, reason
+	case was.AuthenticatedBy == byJWT && (p.keys != nil || !try.again.asked):
+		if reason = try.again.keysAgain(p.keys.usable(try.now), try); reason != "" {
+			return nil, reason
+		}
+	}
+	if was.AuthenticatedBy == byIntrospection || try.again.asked && try.accept.Introspected {
+		return a.wordAgain(p, now, try)
+	}
+	return now, ""
+}
+
+// judgeAgain holds the claims against the rules.
+func (p *provider) judgeAgain(a *Authenticator, was *policy.Principal, try *attempt) (*policy.Principal, Reason) {
 	if try.again.by == a && was == try.again.principal && len(was.Beside) == 0 {
 		err := p.rules.CheckTime(&token.Claims{Expires: was.Expires, IssuedAt: was.IssuedAt}, try.now)
 		if err != nil {
@@ -128,14 +149,19 @@ func (a *Authenticator) named(name string, accepted []ProviderName) *provider {
 }
 
 func (a *Authenticator) svidAgain(was *policy.Principal, try *attempt) (*policy.Principal, Reason) {
+	if len(try.accept.JWTAudiences) == 0 || try.accept.Introspected || a.jwtSVIDs == nil {
+		return nil, tokenPrefix + Reason(token.WrongIssuer)
+	}
+	keys := a.jwtSVIDs.JWTBundles().Keys(identity.ID(was.ID).TrustDomain())
+	if keys == nil {
+		return nil, tokenPrefix + Reason(token.WrongIssuer)
+	}
+	if reason := try.again.keysAgain(keys, try); reason != "" {
+		return nil, reason
+	}
 	c := token.Claims{All: was.Claims, Expires: was.Expires, IssuedAt: was.IssuedAt}
 	v := verified{claims: &c, principal: was}
-	switch {
-	case len(try.accept.JWTAudiences) == 0, try.accept.Introspected, a.jwtSVIDs == nil:
-		return nil, tokenPrefix + Reason(token.WrongIssuer)
-	case a.jwtSVIDs.JWTBundles().Keys(identity.ID(was.ID).TrustDomain()) == nil:
-		return nil, tokenPrefix + Reason(token.WrongIssuer)
-	case len(was.Beside) > 0:
+	if len(was.Beside) > 0 {
 		alone := *was
 		alone.Beside, alone.KeyName, alone.KeyID = nil, "", ""
 		v.principal = &alone

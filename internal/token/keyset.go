@@ -148,6 +148,13 @@ func (s *KeySet) Equal(other *KeySet) bool {
 	return true
 }
 
+// Agrees says whether a token of this kid that was verified by other is by s.
+func (s *KeySet) Agrees(other *KeySet, kid string) bool {
+	k, ok := s.key(kid)
+	o, had := other.key(kid)
+	return ok && had && k.only == o.only && k.public.Equal(o.public)
+}
+
 func (s *KeySet) key(kid string) (key, bool) {
 	if s == nil {
 		return key{}, false

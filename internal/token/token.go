@@ -92,6 +92,12 @@ func isAccessToken(c *Claims) bool {
 	return client != "" && c.ID != "" && !c.IssuedAt.IsZero()
 }
 
+// Signed says whether the token is signed by one of keys, whatever it claims. The error
+// is an *Error.
+func (p *Parsed) Signed(keys *KeySet) error {
+	return p.checkSignature([]Algorithm{p.algorithm}, keys)
+}
+
 // Judge holds the claims of a token that was verified once against rules, which may
 // be others by now, at a later now. It does not look at what else a token is: its
 // signature, type and algorithm. Every error is an *Error.
