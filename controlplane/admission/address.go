@@ -15,7 +15,11 @@ func (c *checker) ambiguous(it *item) {
 	}
 	through := first(c.state.addresses[resource.KindListener], func(o *item) bool { return meets(it.scope, o.scope) })
 	if through != nil {
-		c.report(it, "spec.when", ReasonAmbiguousListener,
+		field := "spec.when"
+		if it.Key.Kind == resource.KindRateLimit {
+			field = "spec.key"
+		}
+		c.report(it, field, ReasonAmbiguousListener,
 			"looks at the client's address, and %s does not say in clientIp how that is known", through.Key)
 	}
 }
@@ -26,7 +30,7 @@ func (c *checker) undeclared(it *item) {
 	if !it.addresses || !c.isChanged(it) {
 		return
 	}
-	for _, kind := range []resource.Kind{resource.KindPolicy, resource.KindCondition} {
+	for _, kind := range []resource.Kind{resource.KindPolicy, resource.KindCondition, resource.KindRateLimit} {
 		of := first(c.state.addresses[kind], func(o *item) bool { return !c.isChanged(o) && meets(it.scope, o.scope) })
 		if of != nil {
 			c.report(it, "spec.clientIp", ReasonAmbiguousListener,

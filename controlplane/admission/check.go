@@ -213,7 +213,7 @@ func (c *checker) item(it *item) {
 		c.fires(it, it.policy)
 	}
 	switch spec := it.Spec.(type) {
-	case *resourcev1.Policy, *resourcev1.Condition:
+	case *resourcev1.Policy, *resourcev1.Condition, *resourcev1.RateLimit:
 		c.ambiguous(it)
 	case *resourcev1.Route:
 		c.rivals(it, spec)

@@ -49,6 +49,9 @@ func newItem(p resource.Parsed, document []byte, digest snapshot.Digest) *item {
 	case *resourcev1.Policy:
 		it.addresses = policy.LooksAtAddress(spec.GetWhen())
 		it.terms = policy.TermsOf(spec.GetWhen())
+	case *resourcev1.RateLimit:
+		it.addresses = limitsByAddress(spec)
+		it.terms = policy.TermsOf(spec.GetWhen())
 	case *resourcev1.Condition:
 		it.addresses = policy.LooksAtAddress(spec.GetWhen())
 		it.terms = policy.TermsOf(spec.GetWhen())

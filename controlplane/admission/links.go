@@ -69,6 +69,8 @@ func (e *entry) alone() []resource.Problem {
 		return compile.Policy(e.key, spec)
 	case *resourcev1.Grant:
 		return compile.Grant(e.key, spec)
+	case *resourcev1.RateLimit:
+		return compile.Limit(e.key, spec)
 	case *resourcev1.Condition:
 		return compile.Condition(e.key, spec)
 	case *resourcev1.IdentityProvider:

@@ -8,7 +8,8 @@ import (
 	"github.com/sallyport/sallyport/internal/resource"
 )
 
-// maxCompared bounds the kinds whose resources are compared with each other.
+// maxCompared bounds the kinds whose resources are compared with each other, or take
+// memory of proxies by themselves.
 const maxCompared = 4_000
 
 // weigh reports what would become more than control plane and proxies take.
@@ -33,7 +34,7 @@ func (c *checker) weigh() {
 			kinds[e.key.Kind]++
 		}
 	}
-	for _, kind := range []resource.Kind{resource.KindListener, resource.KindEnrollment} {
+	for _, kind := range []resource.Kind{resource.KindListener, resource.KindEnrollment, resource.KindRateLimit} {
 		if n := kinds[kind]; n > maxCompared && n > c.state.kinds[kind] {
 			c.tooMany("", "there would be %d resources of kind %s: more than %d", n, kind, maxCompared)
 		}

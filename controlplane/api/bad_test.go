@@ -55,7 +55,7 @@ func TestBadRequestsAreToldWhatIsWrong(t *testing.T) {
 		"two objects":               {"POST", applyPath, "application/json", `{}{}`, "invalid_argument", `unmarshal message: syntax error (line 1:3): unexpected token {`},
 		"a number out of range":     {"POST", listPath, "application/json", `{"pageSize":1001,"revision":-1}`, "invalid_argument", `revision: must be greater than or equal to 0 (and 1 more problem)`},
 		"someone else's page token": {"POST", listPath, "application/json", `{"pageToken":"AAAA"}`, "invalid_argument", `page_token is not one of ours`},
-		"an unknown kind to list":   {"POST", listPath, "application/json", `{"kind":"route"}`, "invalid_argument", `kind: "route" is none of Environment, Enrollment, TrustDomain, Listener, IdentityProvider, ApiKey, Upstream, Route, Set, Condition, Policy, Grant, Device, Revocation`},
+		"an unknown kind to list":   {"POST", listPath, "application/json", `{"kind":"route"}`, "invalid_argument", `kind: "route" is none of Environment, Enrollment, TrustDomain, Listener, IdentityProvider, ApiKey, Upstream, Route, Set, Condition, Policy, Grant, RateLimit, Device, Revocation`},
 		"YAML":                      {"POST", applyPath, "application/yaml", `{}`, "invalid_argument", `send it with Content-Type: application/json`},
 		"a form":                    {"POST", applyPath, "application/x-www-form-urlencoded", `{}`, "invalid_argument", `send it with Content-Type: application/json`},
 		"a stream as one message":   {"POST", waitPath, "application/json", `{"revision":1}`, "invalid_argument", `send it with Content-Type: application/connect+json`},
@@ -64,7 +64,7 @@ func TestBadRequestsAreToldWhatIsWrong(t *testing.T) {
 		"GET of nothing":            {"GET", listPath, "", ``, "invalid_argument", `this is a procedure: send POST with Content-Type: application/json`},
 		"no such procedure":         {"POST", "/sallyport.admin.v1.ConfigService/Truncate", "application/json", `{}`, "permission_denied", `not allowed: spiffe://prod.example/operator/admin has the role admin for /sallyport.admin.v1.ConfigService/Truncate`},
 
-		"an unknown kind":         {"POST", applyPath, "application/json", `{"resources":[{"apiVersion":"sallyport/v1","kind":"Rout","metadata":{"namespace":"shop","name":"a"},"spec":{}}]}`, "invalid_argument", `Rout/shop/a: kind: "Rout" is none of Environment, Enrollment, TrustDomain, Listener, IdentityProvider, ApiKey, Upstream, Route, Set, Condition, Policy, Grant, Device, Revocation`},
+		"an unknown kind":         {"POST", applyPath, "application/json", `{"resources":[{"apiVersion":"sallyport/v1","kind":"Rout","metadata":{"namespace":"shop","name":"a"},"spec":{}}]}`, "invalid_argument", `Rout/shop/a: kind: "Rout" is none of Environment, Enrollment, TrustDomain, Listener, IdentityProvider, ApiKey, Upstream, Route, Set, Condition, Policy, Grant, RateLimit, Device, Revocation`},
 		"an unknown field of it":  {"POST", applyPath, "application/json", route(`{"hosts":["a.example"],"upstreem":"b","upstream":"b","authentication":{"anonymous":true}}`), "invalid_argument", `Route/shop/a: spec.upstreem: "upstreem" is no field of Route`},
 		"a resource of nothing":   {"POST", applyPath, "application/json", `{"resources":[{}]}`, "invalid_argument", `resources[0]: apiVersion: say sallyport/v1 (and 1 more problem)`},
 		"a dangling reference":    {"POST", applyPath, "application/json", route(`{"hosts":["a.example"],"upstream":"b","authentication":{"anonymous":true}}`), "invalid_argument", `Route/shop/a: spec.upstream: there is no Upstream/shop/b`},

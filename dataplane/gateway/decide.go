@@ -35,6 +35,7 @@ const (
 	ReasonUnavailable = "control_unavailable"   // a control of the route was rejected
 	ReasonUnrecorded  = "record_unavailable"    // the decision could not be recorded
 	ReasonUnasserted  = "assertion_unavailable" // the upstream could not be told who asks
+	ReasonLimited     = "rate_limited"          // a limit of the route is used up
 	ReasonOutOfStep   = "connection_invalid"    // server and client see different requests
 )
 
@@ -196,6 +197,15 @@ func (g *Gateway) authorise(ctx context.Context, s grounds, q *question, v *verd
 		v.status, v.reason, v.detail = http.StatusForbidden, ReasonUnavailable, route.Unavailable
 		return
 	}
+	in := policy.Input{
+		Method: v.request.Method, Host: v.request.Host, Path: v.request.Path,
+		Query: v.request.RawQuery, Header: v.request.Header, Route: route.ID(), RouteLabels: route.Labels, Templates: route.Paths,
+		ClientIP: q.address.IP, Geo: g.geo, Now: q.now, TLSVersion: q.from.tlsVersion, ServerName: q.from.serverName, ALPN: q.from.alpn,
+		Denials: g.denials,
+	}
+	if g.exhausted(q, v, v.way.limits.outer, &in) {
+		return
+	}
 	principal, denial := g.authenticate(ctx, s, q, v)
 	if v.way.accept.APIKeys != "" && q.again == nil {
 		// A key is good wherever it is shown: nobody else gets to see it.
@@ -215,14 +225,12 @@ func (g *Gateway) authorise(ctx context.Context, s grounds, q *question, v *verd
 	if g.comesFrom(s, q, v) {
 		return
 	}
-	in := policy.Input{
-		Principal: principal, Method: v.request.Method, Host: v.request.Host, Path: v.request.Path,
-		Query: v.request.RawQuery, Header: v.request.Header, Route: route.ID(), RouteLabels: route.Labels, Templates: route.Paths,
-		ClientIP: q.address.IP, Geo: g.geo, Now: q.now, TLSVersion: q.from.tlsVersion, ServerName: q.from.serverName, ALPN: q.from.alpn,
-		Device: v.device, Denials: g.denials,
+	in.Principal, in.Device = principal, v.device
+	if g.exhausted(q, v, v.way.limits.inner, &in) {
+		return
 	}
 	d := s.policies.Decide(&in)
-	v.allow, v.reason, v.policy, v.detail, v.shadow = d.Allow, string(d.Reason), d.Policy, d.Detail, d.Shadow
+	v.allow, v.reason, v.policy, v.detail, v.shadow = d.Allow, string(d.Reason), d.Policy, d.Detail, v.aside(d)
 	v.place, v.denials = in.Place(), in.Denied()
 	switch {
 	case d.Allow && q.again == nil:
@@ -265,6 +273,7 @@ type way struct {
 	upstream *upstream.Upstream // nil for one that is not there
 	metrics  wayMetrics
 	rule     *record.Rule
+	limits   limiters
 }
 
 func (g *Gateway) way(s *state, r *compile.Route) *way {
@@ -274,6 +283,7 @@ func (g *Gateway) way(s *state, r *compile.Route) *way {
 	w := &way{
 		route: r, name: name(r.Key), accept: accept(r), signIn: openID(r.SignIn), told: tells(r), metrics: g.metrics.way(r, name(r.Key)),
 		rule: recording(s.table, r), vouchers: vouchers(r, s.table.Providers()),
+		limits: s.limiters(r),
 	}
 	if demand := w.accept.StepUp; w.signIn != nil && demand != nil {
 		w.signIn.ACRValues, w.signIn.MaxAge = demand.ACRValues, demand.MaxAge

@@ -1,6 +1,10 @@
 package gateway
 
-import "context"
+import (
+	"context"
+
+	"github.com/sallyport/sallyport/internal/policy"
+)
 
 // Registry is one of open streams.
 type Registry struct{ streams }
@@ -47,4 +51,16 @@ func FrameEnds(p []byte, piece int) (ends []int) {
 		}
 	}
 	return ends
+}
+
+// Exhausted returns what counts a request, each time as another one, by the limits of
+// a route that come before authentication.
+func (g *Gateway) Exhausted(route policy.RouteID, in *policy.Input) func() bool {
+	s := g.state.Load()
+	v := &verdict{way: g.way(s, s.table.Route(route))}
+	q := &question{now: g.now(), exchange: &exchange{gateway: g}}
+	return func() bool {
+		q.exchange.allowed = allowances{}
+		return g.exhausted(q, v, v.way.limits.outer, in)
+	}
 }

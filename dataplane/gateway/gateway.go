@@ -16,6 +16,7 @@ import (
 
 	"github.com/sallyport/sallyport/dataplane/assertion"
 	"github.com/sallyport/sallyport/dataplane/denials"
+	"github.com/sallyport/sallyport/dataplane/limit"
 	"github.com/sallyport/sallyport/dataplane/record"
 	"github.com/sallyport/sallyport/dataplane/signin"
 	"github.com/sallyport/sallyport/dataplane/upstream"
@@ -87,6 +88,7 @@ type Gateway struct {
 	explained   explained
 	buffers     buffers
 	streams     streams
+	limits      *limit.Pool // belongs to Apply
 
 	// cookies opens sessions. It is nil until UseCookieKeys, its only writer.
 	cookies atomic.Pointer[session.Ring]
@@ -115,6 +117,8 @@ type state struct {
 
 	revision  string       // as answers name it
 	routeless *record.Rule // of what is allowed without a route; nil for none
+
+	limits map[*compile.RateLimit]*limiter
 
 	ways sync.Map // *compile.Route to *way, made as they are needed
 }
@@ -151,6 +155,7 @@ func New(c Config) (*Gateway, error) {
 		age: c.Age, secureAge: c.SecurityAge, now: c.Now, geo: c.Geo, asserts: c.Assertions, metrics: m,
 		denials: denials.New(c.Now()),
 	}
+	g.limits = limit.NewPool(c.Now())
 	g.listeners = newListeners(g, c)
 	g.state.Store(&state{})
 	return g, nil
@@ -204,6 +209,11 @@ func (g *Gateway) prepare(before *state, table *compile.Table) *state {
 	}
 	next.routeless = recording(table, nil)
 	next.maxAge, next.maxSecurityAge = limitOf(table.Staleness()), limitOf(table.SecurityStaleness())
+	next.limits = before.limits
+	if before.table == nil || !same(before.table.RateLimits(), table.RateLimits()) {
+		next.limits = g.newLimiters(table.RateLimits())
+		g.metrics.forgetLimits(before.table.RateLimits(), table.RateLimits())
+	}
 	kept := before.table != nil && same(before.table.Providers(), table.Providers())
 	if !kept {
 		next.authn = g.authn.Sync(providers(table.Providers())).

@@ -82,9 +82,10 @@ type world struct {
 	mu    sync.Mutex
 	age   time.Duration // of the table
 	known bool
-	since time.Duration // revocations were confirmed
-	ahead time.Duration // of the gateway's clock
-	away  error         // what the control plane says to logouts
+	since time.Duration    // revocations were confirmed
+	ahead time.Duration    // of the gateway's clock
+	clock func() time.Time // instead; nil for none
+	away  error            // what the control plane says to logouts
 	told  []*proxyv1.LogoutRequest
 }
 
@@ -174,6 +175,9 @@ func (w *world) securityAge() (time.Duration, bool) {
 func (w *world) now() time.Time {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if w.clock != nil {
+		return w.clock()
+	}
 	return time.Now().Add(w.ahead)
 }
 

@@ -16,6 +16,7 @@ type metrics struct {
 	closed      *prometheus.CounterVec
 	again       prometheus.Counter
 	shadows     *prometheus.CounterVec
+	limited     *prometheus.CounterVec
 	deciding    prometheus.Histogram
 	answering   prometheus.Histogram
 	inFlight    prometheus.Gauge
@@ -41,6 +42,10 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 			Name: "sallyport_shadow_decisions_total",
 			Help: "Requests that policies in shadow would have decided otherwise, by route and what they would have got (allow or deny).",
 		}, []string{"route", "would_have"}),
+		limited: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "sallyport_rate_limited_total",
+			Help: "Requests that a rate limit was used up for, by limit and mode (enforce or shadow).",
+		}, []string{"limit", "mode"}),
 		closed: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "sallyport_streams_closed_total",
 			Help: "Open streams that were closed because they would not be let through any more, by reason.",
@@ -80,7 +85,7 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 	if r == nil {
 		return m, nil
 	}
-	for _, c := range []prometheus.Collector{m.requests, m.failures, m.shadows, m.closed, m.again, m.deciding, m.answering, m.inFlight, m.up, m.handshakes, m.unannounced} {
+	for _, c := range []prometheus.Collector{m.requests, m.failures, m.shadows, m.limited, m.closed, m.again, m.deciding, m.answering, m.inFlight, m.up, m.handshakes, m.unannounced} {
 		if err := r.Register(c); err != nil {
 			return nil, err
 		}

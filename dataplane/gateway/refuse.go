@@ -98,7 +98,8 @@ func isGRPC(h http.Header) bool {
 // grpcStatus translates as gRPC's own mapping of HTTP status codes does, but
 // for what a deadline is.
 func grpcStatus(status int) int {
-	const deadlineExceeded, permissionDenied, unimplemented, internal, unavailable, unauthenticated = 4, 7, 12, 13, 14, 16
+	const deadlineExceeded, permissionDenied, resourceExhausted = 4, 7, 8
+	const unimplemented, internal, unavailable, unauthenticated = 12, 13, 14, 16
 	switch status {
 	case http.StatusUnauthorized:
 		return unauthenticated
@@ -106,6 +107,8 @@ func grpcStatus(status int) int {
 		return permissionDenied
 	case http.StatusNotFound, http.StatusMethodNotAllowed:
 		return unimplemented
+	case http.StatusTooManyRequests:
+		return resourceExhausted
 	case http.StatusGatewayTimeout:
 		return deadlineExceeded
 	case http.StatusServiceUnavailable, http.StatusBadGateway, http.StatusMisdirectedRequest:
@@ -131,6 +134,8 @@ func inWords(v *verdict) string {
 		return "There is nothing at this address."
 	case http.StatusMethodNotAllowed:
 		return "The method is not allowed at this address."
+	case http.StatusTooManyRequests:
+		return "There were too many requests. Try again later."
 	case http.StatusMisdirectedRequest:
 		return "The connection was made for another host."
 	case http.StatusBadGateway, http.StatusGatewayTimeout:

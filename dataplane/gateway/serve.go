@@ -35,6 +35,8 @@ type exchange struct {
 	r        *http.Request
 	upgrades bool // r asks for another protocol, and is the last request of its connection
 
+	allowed allowances // what the limits of the route have left
+
 	// What is let through has these as well.
 	stream Stream
 	sent   *body         // nil for none
@@ -153,6 +155,7 @@ func (x *exchange) tag(h http.Header) {
 	if x.state.revision != "" {
 		h[headerRevision] = []string{x.state.revision}
 	}
+	x.allowed.tell(h)
 	if x.verdict.nonce != "" {
 		h["Dpop-Nonce"] = []string{x.verdict.nonce}
 		h["Cache-Control"] = []string{"no-store"} // it would grow old in a cache (RFC 9449 §8.2)

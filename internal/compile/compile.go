@@ -46,6 +46,7 @@ func build(prev *Table, s *snapshot.Snapshot) *Table {
 	t.linkPolicies()
 	t.resolvePolicies(maps.Values(t.written))
 	t.attach()
+	t.list()
 	t.summarize()
 	return t
 }
@@ -78,7 +79,7 @@ func (t *Table) read(prev *Table) (routes []*document) {
 	})
 	for _, d := range all {
 		key := d.entry.Key
-		if isPolicy(key.Kind) {
+		if isAttached(key.Kind) {
 			t.written[key] = d
 		} else {
 			t.documents[key] = d
@@ -96,7 +97,7 @@ func (t *Table) read(prev *Table) (routes []*document) {
 // document returns what t has read of e's bytes, nil when it has not.
 func (t *Table) document(e snapshot.Entry) *document {
 	d := t.documents[e.Key]
-	if isPolicy(e.Key.Kind) {
+	if isAttached(e.Key.Kind) {
 		d = t.written[e.Key]
 	}
 	if d == nil || d.entry.Digest != e.Digest {
@@ -396,7 +397,9 @@ func (t *Table) attach() {
 func (t *Table) unattached() policy.Binding {
 	var b policy.Binding
 	for _, d := range t.unbound {
-		b.Policies = append(b.Policies, d.policy)
+		if d.policy != nil {
+			b.Policies = append(b.Policies, d.policy)
+		}
 	}
 	return b
 }
@@ -408,8 +411,11 @@ func (t *Table) bind(slot int32, above []rejection) (policy.Binding, []*document
 	documents := t.selections[r.Key.Namespace].of(r)
 	b := policy.Binding{Route: r.ID(), Policies: make([]*policy.Policy, 0, len(documents))}
 	var because rejection
+	var limits []*RateLimit
 	for _, d := range documents {
 		switch rejection, rejected := t.rejected[d.entry.Key]; {
+		case !rejected && d.limit != nil:
+			limits = append(limits, d.limit)
 		case !rejected:
 			b.Policies = append(b.Policies, d.policy)
 		case d.entry.Key.Kind != resource.KindGrant: // which denies nothing
@@ -423,6 +429,12 @@ func (t *Table) bind(slot int32, above []rejection) (policy.Binding, []*document
 		if rejection.document.control.controls(r) {
 			because = because.before(rejection)
 		}
+	}
+	if len(limits) > 0 {
+		limited := *r
+		limited.Limits = limits
+		slices.SortFunc(limits, func(a, b *RateLimit) int { return a.Key.Compare(b.Key) })
+		r = &limited
 	}
 	if because.document != nil && r.Unavailable == "" {
 		denying := *r

@@ -239,7 +239,7 @@ func TestNewerDocumentsAreRejectedAndDenyWhatTheyControl(t *testing.T) {
 	newSelector := func(d *resourcev1.Document) { newField(d); d.Routes.ProtoReflect().SetUnknown(newer()) }
 	noSelector := func(d *resourcev1.Document) { newField(d); d.Routes = nil }
 	newKind := func(reach resourcev1.Reach) edit {
-		return func(d *resourcev1.Document) { d.Kind, d.Reach = "RateLimit", reach }
+		return func(d *resourcev1.Document) { d.Kind, d.Reach = "Quota", reach }
 	}
 	for _, c := range []struct {
 		document string

@@ -31,11 +31,12 @@ type document struct {
 
 	// Of a Policy and a Condition: what it refers to by name. A policy that refers
 	// to something is compiled again with that, and linked is the digests of it.
-	terms  []policy.Term
+	terms  []policy.Term // of a RateLimit too
 	linked []snapshot.Digest
 
 	// One of these is set for the kinds that have it, unless rejected.
 	policy   *policy.Policy
+	limit    *RateLimit
 	members  *policy.Members
 	paths    []pattern.Path // of a Route, the most specific first
 	upstream *Upstream
@@ -74,7 +75,8 @@ func (d *document) refuse(err error) {
 	if d.entry.Key.Kind == resource.KindGrant {
 		d.control = control{} // what does not allow denies nothing
 	}
-	d.spec, d.policy, d.upstream, d.provider, d.apiKey, d.domain = nil, nil, nil, nil, nil, nil
+	d.spec, d.limit = nil, nil
+	d.policy, d.upstream, d.provider, d.apiKey, d.domain = nil, nil, nil, nil, nil
 }
 
 var (
@@ -100,6 +102,10 @@ func (d *document) understand(environment string) error {
 	case *resourcev1.Grant:
 		d.control = control{reach: selected, namespace: d.entry.Key.Namespace, routes: spec.GetRoutes()}
 		d.policy, err = policy.Compile(grantSpec(d.entry.Key, d.entry.Digest, spec))
+	case *resourcev1.RateLimit:
+		d.control = control{reach: selected, namespace: d.entry.Key.Namespace, routes: spec.GetRoutes()}
+		err = d.compileLimit(spec, nil)
+		d.terms = policy.TermsOf(spec.GetWhen())
 	case *resourcev1.Condition:
 		err = policy.CheckCondition(spec.GetWhen(), nil, d.entry.Key.Name)
 		d.terms = policy.TermsOf(spec.GetWhen())
@@ -119,6 +125,16 @@ func (d *document) understand(environment string) error {
 		d.apiKey = &APIKey{Key: d.entry.Key, Digest: d.entry.Digest, Spec: spec, document: d}
 	}
 	return err
+}
+
+// compileLimit makes d.limit of a RateLimit.
+func (d *document) compileLimit(spec *resourcev1.RateLimit, terms *policy.Terms) error {
+	l, err := newRateLimit(d.entry.Key, spec, terms)
+	if err != nil {
+		return err
+	}
+	l.Digest, l.document, d.limit = d.entry.Digest, d, l
+	return nil
 }
 
 // templates returns the paths of a route in the order in which they match.
@@ -157,7 +173,7 @@ func controlOf(e resource.Envelope) control {
 	case resourcev1.Reach_REACH_UNSPECIFIED:
 		c.reach = namespaced
 	case resourcev1.Reach_REACH_REFERENCES:
-		if e.Key.Kind == resource.KindPolicy {
+		if e.Key.Kind == resource.KindPolicy || e.Key.Kind == resource.KindRateLimit {
 			c.reach = namespaced
 		}
 	case resourcev1.Reach_REACH_ROUTES:

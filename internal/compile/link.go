@@ -43,19 +43,28 @@ func (t *Table) linkPolicies() {
 // returns why it is to be rejected, if it is.
 func (t *Table) link(d *document) (next *document, reason string) {
 	uses, reason := t.uses(d, nil, make(map[resource.Key]bool))
-	spec, ok := d.spec.(*resourcev1.Policy)
-	if reason != "" || !ok || slices.Equal(uses, d.linked) {
+	if reason != "" || slices.Equal(uses, d.linked) {
 		return d, reason
 	}
-	s := policySpec(d.entry.Key, d.entry.Digest, spec)
-	s.Terms = t.terms(d.entry.Key.Namespace)
-	p, err := policy.Compile(s)
-	if err != nil {
+	linked := *d
+	linked.linked = uses
+	if err := linked.compileWith(t.terms(d.entry.Key.Namespace)); err != nil {
 		return d, resource.RejectReason(err)
 	}
-	linked := *d
-	linked.policy, linked.linked = p, uses
 	return &linked, ""
+}
+
+// compileWith compiles d with what it refers to by name.
+func (d *document) compileWith(terms *policy.Terms) (err error) {
+	switch spec := d.spec.(type) {
+	case *resourcev1.Policy:
+		s := policySpec(d.entry.Key, d.entry.Digest, spec)
+		s.Terms = terms
+		d.policy, err = policy.Compile(s)
+	case *resourcev1.RateLimit:
+		err = d.compileLimit(spec, terms)
+	}
+	return err
 }
 
 // uses adds the digests of all that d refers to, each once, or says what of it

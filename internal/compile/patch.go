@@ -29,12 +29,12 @@ func patch(prev *Table, s *snapshot.Snapshot) *Table {
 	}
 	for _, e := range upserts {
 		changed[e.Key] = nil
-		if isPolicy(e.Key.Kind) {
+		if isAttached(e.Key.Kind) {
 			changed[e.Key] = read(s.Head().Environment, e)
 		}
 	}
 	for key, d := range changed {
-		if !isPolicy(key.Kind) || !local(prev.written[key]) || !local(d) {
+		if !isAttached(key.Kind) || !local(prev.written[key]) || !local(d) {
 			return nil
 		}
 	}
@@ -42,9 +42,21 @@ func patch(prev *Table, s *snapshot.Snapshot) *Table {
 	t.snapshot = s
 	t.rewrite(changed)
 	t.rebind(prev, changed)
+	if changesLimits(changed) {
+		t.list()
+	}
 	t.rejects = nil
 	t.summarize()
 	return &t
+}
+
+func changesLimits(changed map[resource.Key]*document) bool {
+	for key := range changed {
+		if key.Kind == resource.KindRateLimit {
+			return true
+		}
+	}
+	return false
 }
 
 // local reports whether a policy concerns no more than routes that it selects.

@@ -27,9 +27,10 @@ func Grant(key resource.Key, spec *resourcev1.Grant) []resource.Problem {
 	return problemsOf(key, err)
 }
 
-// isPolicy reports whether resources of a kind are policies, if only for a time.
-func isPolicy(kind resource.Kind) bool {
-	return kind == resource.KindPolicy || kind == resource.KindGrant
+// isAttached reports whether resources of a kind are attached to the routes that
+// they select: policies, if only for a time, and rate limits.
+func isAttached(kind resource.Kind) bool {
+	return kind == resource.KindPolicy || kind == resource.KindGrant || kind == resource.KindRateLimit
 }
 
 func grantSpec(key resource.Key, digest snapshot.Digest, g *resourcev1.Grant) policy.Spec {
@@ -55,6 +56,9 @@ func Linked(key resource.Key, spec proto.Message, terms *policy.Terms) []resourc
 		s.Terms = terms
 		_, err := policy.Compile(s)
 		return problemsOf(key, err)
+	case *resourcev1.RateLimit:
+		_, err := newRateLimit(key, spec, terms)
+		return problemsOf(key, err)
 	case *resourcev1.Condition:
 		return problemsOf(key, policy.CheckCondition(spec.GetWhen(), terms, key.Name))
 	}
@@ -68,7 +72,7 @@ func problemsOf(key resource.Key, err error) []resource.Problem {
 			Resource: key.String(), Field: specField(e.Field), Reason: resource.ReasonInvalidValue,
 			Message: e.Reason, Line: e.Line, Column: e.Column,
 		}
-		if e.Field == "when" {
+		if e.Line > 0 {
 			p.Reason = ReasonInvalidCEL
 		}
 		problems = append(problems, p)

@@ -41,7 +41,7 @@ func Selects(s *resourcev1.RouteSelector, name string, labels map[string]string)
 
 // isSelection reports whether a document is found by selections.
 func isSelection(key resource.Key, d *document) bool {
-	return isPolicy(key.Kind) && d.control.reach == selected
+	return isAttached(key.Kind) && d.control.reach == selected
 }
 
 // selections are the policies of one namespace, arranged so that those which

@@ -30,12 +30,13 @@ type Table struct {
 	listeners   []*Listener
 	environment *document   // nil when there is none
 	named       []*document // what policies refer to by name
+	limits      []*RateLimit
 
 	rejects []Reject
 
 	// What the next table is made from.
-	documents  map[resource.Key]*document // all but policies
-	written    map[resource.Key]*document // policies
+	documents  map[resource.Key]*document // all others
+	written    map[resource.Key]*document // policies, and what else selects routes
 	rejected   map[resource.Key]rejection
 	resolved   []*Route                   // routes before what other documents deny
 	namespaces map[string]*namespace      // the routes of each
@@ -69,6 +70,9 @@ type Route struct {
 	Assertion       *resourcev1.Assertion // nil for none; not to be modified
 	IdentityHeaders []resourcev1.IdentityHeader
 	Record          *resourcev1.RecordRule // nil for none; not to be modified
+
+	// Limits bound how many requests are let through, ordered by key.
+	Limits []*RateLimit
 
 	// Unavailable, when not empty, says why every request of this route is
 	// denied: a control of it was rejected. All fields but Key, Digest and
@@ -306,6 +310,9 @@ func (t *Table) live() []*snapshot.Entry {
 		if d := t.written[key]; d != nil && d.entry.Digest == p.Digest() {
 			live = append(live, &d.entry)
 		}
+	}
+	for l := range t.limiting() {
+		live = append(live, &l.document.entry)
 	}
 	for _, u := range t.upstreams {
 		live = append(live, &u.document.entry)

@@ -204,6 +204,11 @@ func CheckCondition(when string, terms *Terms, name string) error {
 		}
 		_, problems = v.plan(tree)
 	}
+	return joined(problems)
+}
+
+// joined is nil without problems.
+func joined(problems []*Error) error {
 	all := make([]error, 0, len(problems))
 	for _, p := range problems {
 		all = append(all, p)

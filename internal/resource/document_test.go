@@ -61,7 +61,7 @@ func TestParseDocumentUnderstandsAllOrRefuses(t *testing.T) {
 		{"field of the envelope", func(d *resourcev1.Document, _ *resourcev1.Policy) { d.ProtoReflect().SetUnknown(newer()) }, "not known to this build"},
 		{"field of the selector", func(d *resourcev1.Document, _ *resourcev1.Policy) { d.Routes.ProtoReflect().SetUnknown(newer()) }, "routes: has a field that is not known"},
 		{"reach", func(d *resourcev1.Document, _ *resourcev1.Policy) { d.Reach = 9 }, "reach: has a value that is not known to this build (9)"},
-		{"kind", func(d *resourcev1.Document, _ *resourcev1.Policy) { d.Kind = "RateLimit" }, "kind is not known"},
+		{"kind", func(d *resourcev1.Document, _ *resourcev1.Policy) { d.Kind = "Quota" }, "kind is not known"},
 		{"no kind", func(d *resourcev1.Document, _ *resourcev1.Policy) { d.Kind = "" }, "kind or name is missing"},
 		{"field of the spec", func(_ *resourcev1.Document, p *resourcev1.Policy) { p.ProtoReflect().SetUnknown(newer()) }, "spec: has a field that is not known"},
 		{"field deep in the spec", func(_ *resourcev1.Document, p *resourcev1.Policy) {
@@ -122,7 +122,7 @@ func TestPresentRefusesWhatItWouldLose(t *testing.T) {
 	for name, edit := range map[string]func(*resourcev1.Document, *resourcev1.Policy){
 		"field": func(_ *resourcev1.Document, p *resourcev1.Policy) { p.ProtoReflect().SetUnknown(newer()) },
 		"value": func(_ *resourcev1.Document, p *resourcev1.Policy) { p.Effect = 7 },
-		"kind":  func(d *resourcev1.Document, _ *resourcev1.Policy) { d.Kind = "RateLimit" },
+		"kind":  func(d *resourcev1.Document, _ *resourcev1.Policy) { d.Kind = "Quota" },
 	} {
 		if _, err := resource.Present(document(t, edit)); err == nil {
 			t.Errorf("%s: presented", name)

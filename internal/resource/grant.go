@@ -8,8 +8,9 @@ import (
 	resourcev1 "github.com/sallyport/sallyport/proto/gen/sallyport/resource/v1"
 )
 
-// PolicyOf returns a Policy as it is, and of a Grant the policy that it is in its
-// time; nil of other kinds. It is not to be changed.
+// PolicyOf returns a Policy as it is, of a Grant the policy that it is in its time,
+// and of a RateLimit the one that denies what it may; nil of other kinds. It is not
+// to be changed.
 func PolicyOf(spec proto.Message) *resourcev1.Policy {
 	switch s := spec.(type) {
 	case *resourcev1.Policy:
@@ -18,6 +19,11 @@ func PolicyOf(spec proto.Message) *resourcev1.Policy {
 		return &resourcev1.Policy{
 			Environments: s.GetEnvironments(), Routes: s.GetRoutes(), Effect: resourcev1.Effect_EFFECT_ALLOW,
 			Principals: s.GetPrincipals(), Methods: s.GetMethods(), Paths: s.GetPaths(),
+		}
+	case *resourcev1.RateLimit:
+		return &resourcev1.Policy{
+			Environments: s.GetEnvironments(), Routes: s.GetRoutes(), Effect: resourcev1.Effect_EFFECT_DENY,
+			When: s.GetWhen(), Mode: s.GetMode(),
 		}
 	}
 	return nil

@@ -22,6 +22,7 @@ const (
 	KindCondition        Kind = "Condition"
 	KindPolicy           Kind = "Policy"
 	KindGrant            Kind = "Grant"
+	KindRateLimit        Kind = "RateLimit"
 	KindDevice           Kind = "Device"
 	KindRevocation       Kind = "Revocation"
 )

@@ -10,7 +10,8 @@ import (
 func Kinds() []Kind {
 	return []Kind{
 		KindEnvironment, KindEnrollment, KindTrustDomain, KindListener, KindIdentityProvider,
-		KindAPIKey, KindUpstream, KindRoute, KindSet, KindCondition, KindPolicy, KindGrant, KindDevice, KindRevocation,
+		KindAPIKey, KindUpstream, KindRoute, KindSet, KindCondition, KindPolicy, KindGrant, KindRateLimit,
+		KindDevice, KindRevocation,
 	}
 }
 
@@ -55,6 +56,8 @@ func (k Kind) newSpec() proto.Message {
 		return &resourcev1.Policy{}
 	case KindGrant:
 		return &resourcev1.Grant{}
+	case KindRateLimit:
+		return &resourcev1.RateLimit{}
 	case KindDevice:
 		return &resourcev1.Device{}
 	case KindRevocation:

@@ -53,6 +53,8 @@ func (p Parsed) reach() (resourcev1.Reach, *resourcev1.RouteSelector) {
 		return resourcev1.Reach_REACH_ENVIRONMENT, nil
 	case *resourcev1.Policy:
 		return resourcev1.Reach_REACH_ROUTES, spec.GetRoutes()
+	case *resourcev1.RateLimit:
+		return resourcev1.Reach_REACH_ROUTES, spec.GetRoutes()
 	}
 	return resourcev1.Reach_REACH_REFERENCES, nil
 }

@@ -195,6 +195,9 @@ func TestScopeAndReach(t *testing.T) {
 		"Set/shop/contractors false[aws-prod] REACH_REFERENCES false",
 		"Policy/shop/tried true[] REACH_ROUTES true",
 		"Grant/shop/night true[] REACH_REFERENCES false",
+		"RateLimit/shop/per-client false[aws-prod] REACH_ROUTES true",
+		"RateLimit/shop/per-caller true[] REACH_ROUTES true",
+		"RateLimit/shop/in-all true[] REACH_ROUTES true",
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
@@ -236,7 +239,7 @@ func TestSchemaIsReadable(t *testing.T) {
 		resource.KindRevocation: &resourcev1.Revocation{}, resource.KindAPIKey: &resourcev1.ApiKey{},
 		resource.KindTrustDomain: &resourcev1.TrustDomain{}, resource.KindDevice: &resourcev1.Device{},
 		resource.KindCondition: &resourcev1.Condition{}, resource.KindSet: &resourcev1.Set{},
-		resource.KindGrant: &resourcev1.Grant{},
+		resource.KindGrant: &resourcev1.Grant{}, resource.KindRateLimit: &resourcev1.RateLimit{},
 	}
 	for _, k := range resource.Kinds() {
 		walk(specs[k].ProtoReflect().Descriptor(), nil)

@@ -40,6 +40,8 @@ func (d *decoder) sense(spec proto.Message) {
 		d.policy(s)
 	case *resourcev1.Grant:
 		d.grant(s)
+	case *resourcev1.RateLimit:
+		d.rateLimit(s)
 	case *resourcev1.IdentityProvider:
 		d.identityProvider(s)
 	case *resourcev1.ApiKey:

@@ -1,0 +1,3 @@
+// Package limit keeps what clients have used of rate limits, in memory that clients
+// cannot make grow beyond a bound.
+package limit
