@@ -157,18 +157,18 @@ func (b *block) ofClaim(v any) answers {
 
 // limit is what a number is compared with.
 type limit struct {
-	number float64
+	number numeral
 	order  order
 }
 
 func (b *block) ofNumber(v any) answers {
-	number, ok := v.(float64)
+	number, ok := numeralOf(v)
 	if !ok {
 		return answers{unclear: b.all}
 	}
 	var yes uint64
 	for i := range b.limits {
-		if l := &b.limits[i]; l.order.numbers(number, l.number) {
+		if l := &b.limits[i]; l.order.numerals(number, l.number) {
 			yes |= 1 << i
 		}
 	}

@@ -106,8 +106,11 @@ func equalAny(a, b code) code {
 		return out
 	case known.flag != nil:
 		return code{flag: equalTo(a.any, a.flag, b.any, b.flag)}
-	case widen(known) != nil:
-		return code{flag: equalTo(a.any, widen(a), b.any, widen(b))}
+	case toNumeral(known) != nil:
+		if a.any != nil {
+			return code{flag: pair(a.any, toNumeral(b), isNumeral)}
+		}
+		return code{flag: pair(toNumeral(a), b.any, func(v numeral, w any) bool { return isNumeral(w, v) })}
 	}
 	return code{}
 }
@@ -149,7 +152,7 @@ func widen(c code) fn[float64] {
 // sameJSON leaves lists and objects to CEL's library.
 func sameJSON(v, w any) (bool, fault) {
 	switch w.(type) {
-	case nil, bool, float64, string:
+	case nil, bool, float64, int64, string:
 	default:
 		return false, elsewhere
 	}
@@ -159,7 +162,9 @@ func sameJSON(v, w any) (bool, fault) {
 	case bool:
 		return is(w, v), answered
 	case float64:
-		return is(w, v), answered
+		return isNumeral(w, realNumeral(v)), answered
+	case int64:
+		return isNumeral(w, wholeNumeral(v)), answered
 	case string:
 		return is(w, v), answered
 	}
@@ -238,21 +243,21 @@ func comparedAny(o order, a, b code) code {
 		return code{flag: pairOr(a.any, b.any, o.ofAny)}
 	case a.text != nil || b.text != nil:
 		return code{flag: pair(textOf(a), textOf(b), texts)}
-	case widen(a) == nil && widen(b) == nil:
+	case toNumeral(a) == nil || toNumeral(b) == nil:
 		return code{}
 	}
-	out := code{flag: pair(toNumber(a).number, toNumber(b).number, o.numbers)}
+	out := code{flag: pair(toNumeral(a), toNumeral(b), o.numerals)}
 	if a.reads().document != nil && a.name != "" && b.literal != nil {
-		edge, _ := widen(b)(nil, nil)
+		edge, _ := toNumeral(b)(nil, nil)
 		return asTerm(out, a, term{kind: termClaim, order: o, number: edge})
 	}
 	return out
 }
 
 func (o order) ofAny(v, w any) (bool, fault) {
-	number, ok := v.(float64)
-	if other, too := w.(float64); ok && too {
-		return o.numbers(number, other), answered
+	number, ok := numeralOf(v)
+	if other, too := numeralOf(w); ok && too {
+		return o.numerals(number, other), answered
 	}
 	text, ok := v.(string)
 	if other, too := w.(string); ok && too {

@@ -172,7 +172,7 @@ func toWhole(at fault, c code) code {
 	case c.whole != nil:
 		return code{whole: c.whole, literal: c.literal}
 	case c.any != nil:
-		number = asType[float64](c.any)
+		return code{whole: wholeOf(toNumeral(c), at)}
 	case c.moment != nil:
 		return code{whole: func(f *facts, s *scope) (int64, fault) {
 			v, x := c.moment(f, s)
@@ -182,21 +182,29 @@ func toWhole(at fault, c code) code {
 	if number == nil {
 		return code{}
 	}
-	return code{whole: func(f *facts, s *scope) (int64, fault) {
+	return code{whole: wholeOf(convert(number, realNumeral), at)}
+}
+
+// wholeOf cuts off what is behind the point. Numbers beyond int64 have no value.
+func wholeOf(number fn[numeral], at fault) fn[int64] {
+	return func(f *facts, s *scope) (int64, fault) {
 		v, x := number(f, s)
 		switch {
 		case x != answered:
 			return 0, x
-		case math.IsNaN(v) || v <= math.MinInt64 || v >= math.MaxInt64:
+		case v.isWhole:
+			return v.whole, answered
+		case math.IsNaN(v.real) || v.real <= math.MinInt64 || v.real >= math.MaxInt64:
 			return 0, at
 		}
-		return int64(v), answered
-	}}
+		return int64(v.real), answered
+	}
 }
 
 func toNumber(c code) code {
-	if c.any != nil {
-		return code{number: asType[float64](c.any)}
+	number := toNumeral(c)
+	if number == nil {
+		return code{}
 	}
-	return code{number: widen(c)}
+	return code{number: convert(number, func(n numeral) float64 { return n.real })}
 }

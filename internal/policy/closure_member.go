@@ -122,8 +122,8 @@ func oneOfWhole(a code, wholes []int64) fn[bool] {
 	case a.any != nil:
 		return func(f *facts, s *scope) (bool, fault) {
 			v, x := a.any(f, s)
-			number, ok := v.(float64)
-			return x == answered && ok && slices.ContainsFunc(wholes, func(w int64) bool { return float64(w) == number }), x
+			number, ok := numeralOf(v)
+			return x == answered && ok && slices.ContainsFunc(wholes, func(w int64) bool { return number.equal(wholeNumeral(w)) }), x
 		}
 	}
 	return nil
@@ -171,7 +171,7 @@ func textInList(text string, in []any) (bool, fault) {
 			if w == text {
 				return true, answered
 			}
-		case nil, bool, float64, []any, map[string]any:
+		case nil, bool, float64, int64, []any, map[string]any:
 		default:
 			return false, elsewhere
 		}

@@ -52,11 +52,11 @@ func deep(path []string) bool {
 }
 
 // admit takes a JSON value that is not too large, and of no type but those of
-// encoding/json.
+// encoding/json, or an int64.
 func (z sizes) admit(v any) (any, fault) {
 	fits := false
 	switch v := v.(type) {
-	case nil, bool, float64:
+	case nil, bool, float64, int64:
 		fits = true
 	case string:
 		fits = len(v) <= int(z.text)

@@ -18,7 +18,7 @@ type term struct {
 
 	// What it is compared with.
 	text    string
-	number  float64
+	number  numeral
 	texts   []string
 	edge    time.Time
 	until   time.Time
@@ -116,11 +116,11 @@ func (s *source) lookUp(f *facts) (any, answer) {
 func (t *term) of(v any) (bool, fault) {
 	switch t.kind {
 	case termClaim:
-		number, ok := v.(float64)
+		number, ok := numeralOf(v)
 		if !ok {
 			return false, elsewhere
 		}
-		return t.order.numbers(number, t.number), answered
+		return t.order.numerals(number, t.number), answered
 	case termClaimHas:
 		list, ok := v.([]any)
 		if !ok || len(list) > int(t.sizes.items) {

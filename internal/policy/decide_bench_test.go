@@ -58,7 +58,7 @@ func visitors(routes int) []*policy.Input {
 		p := user(fmt.Sprint("user-", i), "berlin", "staff")
 		p.ACR = "blue"
 		p.Claims = map[string]any{
-			"sub": p.ID, "level": float64(3 + i%7), "roles": []any{"reader", "clerk", fmt.Sprint("role-of-", i)}, "email": "a@example.com", "verified": true,
+			"sub": p.ID, "level": int64(3 + i%7), "roles": []any{"reader", "clerk", fmt.Sprint("role-of-", i)}, "email": "a@example.com", "verified": true,
 		}
 		in := request(p, []string{"GET", "POST"}[i%2], "/v1/orders/7")
 		in.Route = policy.RouteID{Namespace: "shop", Name: fmt.Sprint("route-", i%routes)}

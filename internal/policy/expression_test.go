@@ -394,7 +394,7 @@ func (d *draw) names() []string {
 	return names
 }
 
-// claim makes what encoding/json may make, and what others might put there.
+// claim makes what tokens may hold, and what others might put there.
 func (d *draw) claim(deep int) any {
 	switch kind := d.n(16); {
 	case kind < 2:
@@ -404,7 +404,7 @@ func (d *draw) claim(deep int) any {
 	case kind < 9:
 		return pick(d, "shop", "a", "", "ann", "grün", "10.0.0.1", "7", strings.Repeat("a", 300))
 	case kind == 9:
-		return pick[any](d, 7, int64(-1), uint8(3), json.Number("1"), []string{"a", "shop"}, map[string]string{"a": "b"}, float32(1.5), []byte("a"),
+		return pick[any](d, int64(0), int64(1), int64(-1), int64(7), int64(math.MaxInt64), int64(math.MinInt64), int64(1<<53+1), 7, uint8(3), json.Number("1"), []string{"a", "shop"}, map[string]string{"a": "b"}, float32(1.5), []byte("a"),
 			time.Unix(1, 0), time.Second, []float64{1}, map[string]int{"a": 1}, struct{}{}, map[any]any{1: 2})
 	case deep == 0:
 		return "deep"

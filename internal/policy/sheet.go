@@ -45,7 +45,7 @@ type likeness struct {
 	get         *getters
 	only        any // what is like nothing but itself
 	name, text  string
-	number      float64
+	number      numeral
 	edge, until time.Time
 	network     netip.Prefix
 }

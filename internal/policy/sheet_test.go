@@ -57,7 +57,7 @@ var (
 		return strings.Join(rapid.SliceOfN(genAskedOne, 1, 4).Draw(t, "questions"), operator)
 	})
 	genClaim = rapid.SampledFrom([]any{
-		float64(0), float64(2), float64(3), "0", "2", true, nil, []any{"0", "1"}, []any{"1", 2.0}, make([]any, 600), map[string]any{"1": nil},
+		float64(0), float64(2), float64(3), int64(2), int64(3), "0", "2", true, nil, []any{"0", "1"}, []any{"1", 2.0}, make([]any, 600), map[string]any{"1": nil},
 	})
 	genAsker = rapid.Custom(func(t *rapid.T) *policy.Input {
 		in := genInput.Draw(t, "in")
