@@ -30,9 +30,10 @@ help: ## list the targets
 build: ## build the programs into bin/
 	go build -o bin/ ./cmd/...
 
-# The Postgres programs, and what the README's tour is typed with.
-.PHONY: postgres curl
-postgres curl:
+# The Postgres programs, what the README's tour is typed with, and where limits of the
+# fleet are counted.
+.PHONY: postgres curl redis-server
+postgres curl redis-server:
 	@tools/need $@
 
 .PHONY: demo
@@ -40,11 +41,11 @@ demo: postgres build ## run the whole system on this machine: make demo ARGS=--o
 	@bin/sallyport demo $(ARGS)
 
 .PHONY: test
-test: postgres curl ## run every test, against real Postgres and etcd
+test: postgres curl redis-server ## run every test, against real Postgres and etcd
 	go test -timeout 10m ./...
 
 .PHONY: race
-race: postgres curl ## run every test with the race detector (needs a C compiler)
+race: postgres curl redis-server ## run every test with the race detector (needs a C compiler)
 	go test -race -timeout 15m ./...
 
 .PHONY: bench

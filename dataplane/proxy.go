@@ -20,6 +20,7 @@ import (
 	"github.com/sallyport/sallyport/dataplane/courier"
 	"github.com/sallyport/sallyport/dataplane/gateway"
 	"github.com/sallyport/sallyport/dataplane/geo"
+	"github.com/sallyport/sallyport/dataplane/limit/redis"
 	"github.com/sallyport/sallyport/dataplane/link"
 	"github.com/sallyport/sallyport/dataplane/record"
 	"github.com/sallyport/sallyport/dataplane/signin"
@@ -48,6 +49,7 @@ type Proxy struct {
 	courier   *courier.Courier
 	keys      *assertion.Keys
 	atlas     *geo.Atlas
+	limits    *redis.Store // nil for none
 	gateway   *gateway.Gateway
 	link      *link.Link
 
@@ -113,6 +115,9 @@ func (p *Proxy) openServices() (err error) {
 	if err := p.openRecords(); err != nil {
 		return err
 	}
+	if err := p.openLimits(); err != nil {
+		return err
+	}
 	p.keys, err = assertion.New(assertion.Config{File: filepath.Join(p.settings.StateDirectory, "assertion-keys"), Log: p.log})
 	if err != nil {
 		return err
@@ -153,6 +158,7 @@ func (p *Proxy) openGateway() (err error) {
 		Upstreams:   p.upstreams,
 		Record:      p.recorder,
 		SignIn:      p.signin,
+		Limits:      p.store(),
 		LoggedOut:   func(ctx context.Context, proof *proxyv1.LogoutRequest) error { return p.link.LoggedOut(ctx, proof) },
 		Log:         p.log,
 		Age:         func() (time.Duration, bool) { return p.link.Age() },
@@ -212,6 +218,9 @@ func (p *Proxy) Run(ctx context.Context) error {
 	services.Go(func() error { return p.upstreams.Run(base) })
 	services.Go(func() error { return p.recorder.Run(base) })
 	services.Go(func() error { return p.courier.Run(base) })
+	if p.limits != nil {
+		services.Go(func() error { return p.limits.Run(base) })
+	}
 	services.Go(func() error { return p.keys.Run(base) })
 	services.Go(func() error { return p.admin(base) })
 	// Large databases take seconds. To serve without them would be to deny.

@@ -71,6 +71,8 @@ type Settings struct {
 	SpoolMiB int `json:"spool_mib"`
 	// Geo says where clients are.
 	Geo Geo `json:"geo"`
+	// Limits say where rate limits of the fleet are counted.
+	Limits Limits `json:"limits"`
 }
 
 // Geo names databases of addresses.
@@ -175,6 +177,7 @@ func (s *Settings) Validate() error {
 		report("spool_mib", fmt.Errorf("is from 0 to %d", maxSpoolMiB))
 	}
 	s.Geo.validate(report)
+	s.Limits.Redis.validate(report)
 	return errors.Join(errs...)
 }
 

@@ -84,6 +84,7 @@ func TestAllSettings(t *testing.T) {
 	}
 	all["geo"] = map[string]any{"databases": []string{"/var/lib/GeoIP/City.mmdb", "/var/lib/GeoIP/ASN.mmdb"}, "max_age_days": 40}
 	all["records"] = "stdout"
+	all["limits"] = map[string]any{"redis": map[string]any{"address": "127.0.0.1:6379", "username": "sallyport", "password_file": "/etc/sallyport/redis-password"}}
 	if _, err := load(t, all); err != nil {
 		t.Error(err)
 	}
@@ -117,6 +118,14 @@ func TestSettingsThatAreWrong(t *testing.T) {
 		{"state_directory", nil, "state_directory: is required"},
 		{"state_directory", "state", "state_directory: "},
 		{"admin", map[string]any{"address": "localhost"}, "admin.address: "},
+		{"limits", redisOf("address", "redis.example"), "limits.redis.address: "},
+		{"limits", redisOf("address", "redis.example:6379"), "limits.redis.ca_file: is required"},
+		{"limits", redisOf("address", "192.0.2.1:6379", "password_file", "/p"), "limits.redis.ca_file: is required"},
+		{"limits", redisOf("address", "redis.example:6379", "ca_file", "/nowhere/ca.pem"), "limits.redis.ca_file: "},
+		{"limits", redisOf("address", "redis.example:6379", "ca_file", file(t, "ca.pem", "nothing")), "limits.redis.ca_file: holds no certificate"},
+		{"limits", redisOf("address", "localhost:6379", "username", "a"), "limits.redis.password_file: is required"},
+		{"limits", redisOf("address", "localhost:6379", "password_file", "a"), "limits.redis.password_file: "},
+		{"limits", redisOf("username", "a"), "limits.redis.address: is required"},
 		{"admin", map[string]any{"address": "localhost:http!"}, "admin.address: "},
 		{"records", "decisions.jsonl", "records: "},
 		{"geo", map[string]any{"databases": []string{"/a", "City.mmdb"}}, "geo.databases[1]: "},
@@ -175,4 +184,12 @@ func TestSettingsFilesAreBounded(t *testing.T) {
 	if _, err := dataplane.LoadSettings(path); err == nil || !strings.Contains(err.Error(), fmt.Sprint(1<<20)) {
 		t.Errorf("a file of more than 1 MiB: %v", err)
 	}
+}
+
+func redisOf(pairs ...string) map[string]any {
+	r := map[string]any{}
+	for i := 0; i < len(pairs); i += 2 {
+		r[pairs[i]] = pairs[i+1]
+	}
+	return map[string]any{"redis": r}
 }

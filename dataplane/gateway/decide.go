@@ -203,7 +203,7 @@ func (g *Gateway) authorise(ctx context.Context, s grounds, q *question, v *verd
 		ClientIP: q.address.IP, Geo: g.geo, Now: q.now, TLSVersion: q.from.tlsVersion, ServerName: q.from.serverName, ALPN: q.from.alpn,
 		Denials: g.denials,
 	}
-	if g.exhausted(q, v, v.way.limits.outer, &in) {
+	if g.exhausted(ctx, q, v, v.way.limits.outer, &in) {
 		return
 	}
 	principal, denial := g.authenticate(ctx, s, q, v)
@@ -226,7 +226,7 @@ func (g *Gateway) authorise(ctx context.Context, s grounds, q *question, v *verd
 		return
 	}
 	in.Principal, in.Device = principal, v.device
-	if g.exhausted(q, v, v.way.limits.inner, &in) {
+	if g.exhausted(ctx, q, v, v.way.limits.inner, &in) {
 		return
 	}
 	d := s.policies.Decide(&in)

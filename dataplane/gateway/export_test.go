@@ -61,6 +61,16 @@ func (g *Gateway) Exhausted(route policy.RouteID, in *policy.Input) func() bool 
 	q := &question{now: g.now(), exchange: &exchange{gateway: g}}
 	return func() bool {
 		q.exchange.allowed = allowances{}
-		return g.exhausted(q, v, v.way.limits.outer, in)
+		return g.exhausted(context.Background(), q, v, v.way.limits.outer, in)
+	}
+}
+
+// ExhaustedNow is Exhausted for a clock that goes on.
+func (g *Gateway) ExhaustedNow(route policy.RouteID, in *policy.Input) func() bool {
+	s := g.state.Load()
+	v := &verdict{way: g.way(s, s.table.Route(route))}
+	return func() bool {
+		q := &question{now: g.now(), exchange: &exchange{gateway: g}}
+		return g.exhausted(context.Background(), q, v, v.way.limits.outer, in)
 	}
 }

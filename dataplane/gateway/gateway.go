@@ -55,6 +55,9 @@ type Config struct {
 	// LoggedOut has a session that has ended here be cut off in the whole fleet, and
 	// returns nil once that is committed. When it is nil, no logout is confirmed.
 	LoggedOut func(ctx context.Context, proof *proxyv1.LogoutRequest) error
+	// Limits counts the rate limits of the fleet. When it is nil, each proxy has a
+	// share of them.
+	Limits LimitStore
 	// Registerer takes the metrics; they are not shown when it is nil.
 	Registerer prometheus.Registerer
 	// Drain is how long requests may take to end when their listener does; 10 s
@@ -89,6 +92,7 @@ type Gateway struct {
 	buffers     buffers
 	streams     streams
 	limits      *limit.Pool // belongs to Apply
+	store       LimitStore  // nil for none
 
 	// cookies opens sessions. It is nil until UseCookieKeys, its only writer.
 	cookies atomic.Pointer[session.Ring]
@@ -155,7 +159,7 @@ func New(c Config) (*Gateway, error) {
 		age: c.Age, secureAge: c.SecurityAge, now: c.Now, geo: c.Geo, asserts: c.Assertions, metrics: m,
 		denials: denials.New(c.Now()),
 	}
-	g.limits = limit.NewPool(c.Now())
+	g.limits, g.store = limit.NewPool(c.Now()), c.Limits
 	g.listeners = newListeners(g, c)
 	g.state.Store(&state{})
 	return g, nil

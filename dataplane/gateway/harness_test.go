@@ -98,6 +98,7 @@ type options struct {
 	unsecured bool // nothing is known of revocations
 	remote    record.Remote
 	geo       policy.Locator
+	limits    gateway.LimitStore
 }
 
 func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
@@ -130,7 +131,7 @@ func newWorld(t testing.TB, o options) *world {
 	w.gateway, err = gateway.New(gateway.Config{
 		Identity: o.source, Authn: pool, Upstreams: upstreams, Record: w.recorder, SignIn: w.signin, Log: quiet(), Registerer: w.registry,
 		Age: w.configurationAge, SecurityAge: w.securityAge, Drain: o.drain, Reload: 10 * time.Millisecond, Now: w.now,
-		Assertions: assertion.NewSigner(w.keys), LoggedOut: w.cutOff, Geo: o.geo,
+		Assertions: assertion.NewSigner(w.keys), LoggedOut: w.cutOff, Geo: o.geo, Limits: o.limits,
 	})
 	w.must(err)
 	w.run(w.recorder.Run)

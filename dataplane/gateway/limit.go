@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"time"
@@ -23,6 +24,7 @@ type limiter struct {
 	policy  string // likewise
 	detail  string
 	table   *limit.Table
+	store   LimitStore // nil for none
 	exceeds prometheus.Counter
 }
 
@@ -43,7 +45,7 @@ func (g *Gateway) newLimiters(limits []*compile.RateLimit) map[*compile.RateLimi
 	made := make(map[*compile.RateLimit]*limiter, len(limits))
 	for _, l := range limits {
 		made[l] = &limiter{
-			of: l, name: l.Key.String(), table: tables[l.Key.String()],
+			of: l, name: l.Key.String(), table: tables[l.Key.String()], store: g.store,
 			label:   fmt.Sprintf("%q", l.Key.Name),
 			policy:  fmt.Sprintf("%q;q=%d;w=%.0f", l.Key.Name, l.Spec.GetRequests(), l.Spec.GetPeriod().AsDuration().Seconds()),
 			detail:  fmt.Sprintf("more than %d in %s", l.Spec.GetRequests(), l.Spec.GetPeriod().AsDuration()),
@@ -95,12 +97,12 @@ func (s *state) limiters(r *compile.Route) (of limiters) {
 
 // exhausted counts a request, and denies it when one of the limits is used up. What
 // it has used of the others is given back then. Open streams have been counted.
-func (g *Gateway) exhausted(q *question, v *verdict, limits []*limiter, in *policy.Input) bool {
+func (g *Gateway) exhausted(ctx context.Context, q *question, v *verdict, limits []*limiter, in *policy.Input) bool {
 	if len(limits) == 0 || q.again != nil {
 		return false
 	}
 	for i, l := range limits {
-		o := l.take(in, g.limits.Since(q.now))
+		o := l.take(ctx, in, g.limits.Since(q.now))
 		switch {
 		case l.of.Shadow():
 			if !o.Allowed && v.shadow.Policy == "" {
@@ -130,11 +132,6 @@ func (l *limiter) applies(in *policy.Input) bool {
 	return holds || !known
 }
 
-func (l *limiter) key(in *policy.Input) limit.Hash {
-	var room [keyRoom]byte
-	return limit.HashOf(l.of.Parts.Append(room[:0], in))
-}
-
 // cost of what cannot be told is as high as it gets.
 func (l *limiter) cost(in *policy.Input) int64 {
 	if l.of.Cost == nil {
@@ -146,11 +143,18 @@ func (l *limiter) cost(in *policy.Input) int64 {
 	return l.of.Rate.Burst()
 }
 
-func (l *limiter) take(in *policy.Input, now time.Duration) quota.Outcome {
+func (l *limiter) take(ctx context.Context, in *policy.Input, now time.Duration) quota.Outcome {
 	if !l.applies(in) {
 		return quota.Outcome{Allowed: true, Remaining: unlimited}
 	}
-	o := l.table.Take(l.key(in), now, l.of.Rate, l.cost(in))
+	var room [keyRoom]byte
+	key, cost := l.of.Parts.Append(room[:0], in), l.cost(in)
+	var o quota.Outcome
+	if l.of.Fleet() {
+		o = l.shared(ctx, key, now, cost)
+	} else {
+		o = l.table.Take(limit.HashOf(key), now, l.of.Rate, cost)
+	}
 	if !o.Allowed {
 		l.exceeds.Inc()
 	}
@@ -158,9 +162,16 @@ func (l *limiter) take(in *policy.Input, now time.Duration) quota.Outcome {
 }
 
 func (l *limiter) give(in *policy.Input) {
-	if l.applies(in) && !l.of.Shadow() {
-		l.table.Give(l.key(in), l.of.Rate, l.cost(in))
+	if !l.applies(in) || l.of.Shadow() {
+		return
 	}
+	var room [keyRoom]byte
+	key, cost := l.of.Parts.Append(room[:0], in), l.cost(in)
+	if l.of.Fleet() {
+		l.takeBack(key, cost)
+		return
+	}
+	l.table.Give(limit.HashOf(key), l.of.Rate, cost)
 }
 
 // aside is what would have become of a request: what limits in shadow would have

@@ -61,7 +61,7 @@ func TestNobodyIsSetFree(t *testing.T) {
 func TestKeysThatFitDoNotTouchEachOther(t *testing.T) {
 	table, rate := limit.NewTable(limit.NewRoom(64<<20)), rate(t, 1, time.Hour, 3)
 	for round, want := range []bool{true, true, true, false} {
-		for k := range 100_000 {
+		for k := range 20_000 { // of a million: that nine of them are in a bucket never happens
 			if got := table.Take(hash(k), time.Minute, rate, 1); got.Allowed != want {
 				t.Fatalf("key %d, request %d: %v", k, round+1, got.Allowed)
 			}

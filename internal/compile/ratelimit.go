@@ -33,6 +33,9 @@ type RateLimit struct {
 // Shadow reports whether it is asked only, and not enforced.
 func (l *RateLimit) Shadow() bool { return l.Spec.GetMode() == resourcev1.Mode_MODE_SHADOW }
 
+// Fleet reports whether proxies count it together.
+func (l *RateLimit) Fleet() bool { return l.Spec.GetScope() == resourcev1.LimitScope_LIMIT_SCOPE_FLEET }
+
 // Limit says what is wrong with a RateLimit that package resource has accepted.
 func Limit(key resource.Key, spec *resourcev1.RateLimit) []resource.Problem {
 	_, err := newRateLimit(key, spec, nil)

@@ -48,6 +48,13 @@ func NewRate(requests uint32, period time.Duration, burst uint32) (Rate, error) 
 	return Rate{Interval: interval, Tolerance: time.Duration(burst) * interval}, nil
 }
 
+// Share is what one of so many has of a rate: one at a time at least.
+func (r Rate) Share(of int64) Rate {
+	const most = 100_000
+	interval := r.Interval * time.Duration(min(max(of, 1), most))
+	return Rate{Interval: interval, Tolerance: max(r.Tolerance, interval)}
+}
+
 // Burst is how many may come at once.
 func (r Rate) Burst() int64 {
 	if r.Interval <= 0 {

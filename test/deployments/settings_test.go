@@ -139,6 +139,7 @@ func installed(t *testing.T, s server) string {
 		"etcd-client-key.pem":      key,
 		"admin.pem":                chain,
 		"admin-key.pem":            key,
+		"redis-ca.pem":             chain,
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), content, 0o600); err != nil {
 			t.Fatal(err)

@@ -23,6 +23,59 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// LimitScope says who counts together.
+type LimitScope int32
+
+const (
+	LimitScope_LIMIT_SCOPE_UNSPECIFIED LimitScope = 0
+	// Each proxy counts by itself.
+	LimitScope_LIMIT_SCOPE_PROXY LimitScope = 1
+	// All proxies that share a limit store count there, for the fleet. While it is away
+	// each has its share.
+	LimitScope_LIMIT_SCOPE_FLEET LimitScope = 2
+)
+
+// Enum value maps for LimitScope.
+var (
+	LimitScope_name = map[int32]string{
+		0: "LIMIT_SCOPE_UNSPECIFIED",
+		1: "LIMIT_SCOPE_PROXY",
+		2: "LIMIT_SCOPE_FLEET",
+	}
+	LimitScope_value = map[string]int32{
+		"LIMIT_SCOPE_UNSPECIFIED": 0,
+		"LIMIT_SCOPE_PROXY":       1,
+		"LIMIT_SCOPE_FLEET":       2,
+	}
+)
+
+func (x LimitScope) Enum() *LimitScope {
+	p := new(LimitScope)
+	*p = x
+	return p
+}
+
+func (x LimitScope) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (LimitScope) Descriptor() protoreflect.EnumDescriptor {
+	return file_sallyport_resource_v1_rate_limit_proto_enumTypes[0].Descriptor()
+}
+
+func (LimitScope) Type() protoreflect.EnumType {
+	return &file_sallyport_resource_v1_rate_limit_proto_enumTypes[0]
+}
+
+func (x LimitScope) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use LimitScope.Descriptor instead.
+func (LimitScope) EnumDescriptor() ([]byte, []int) {
+	return file_sallyport_resource_v1_rate_limit_proto_rawDescGZIP(), []int{0}
+}
+
 // RateLimit bounds how many requests of the routes that it selects are let through
 // in a time. What is more is answered with 429. It counts before the request is
 // authenticated, unless it looks at what only that tells: the principal, or its
@@ -48,7 +101,9 @@ type RateLimit struct {
 	// when empty.
 	Cost string `protobuf:"bytes,8,opt,name=cost,proto3" json:"cost,omitempty"`
 	// Unspecified: enforced.
-	Mode          Mode `protobuf:"varint,9,opt,name=mode,proto3,enum=sallyport.resource.v1.Mode" json:"mode,omitempty"`
+	Mode Mode `protobuf:"varint,9,opt,name=mode,proto3,enum=sallyport.resource.v1.Mode" json:"mode,omitempty"`
+	// Who counts together; each proxy by itself when unspecified.
+	Scope         LimitScope `protobuf:"varint,10,opt,name=scope,proto3,enum=sallyport.resource.v1.LimitScope" json:"scope,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -144,6 +199,13 @@ func (x *RateLimit) GetMode() Mode {
 		return x.Mode
 	}
 	return Mode_MODE_UNSPECIFIED
+}
+
+func (x *RateLimit) GetScope() LimitScope {
+	if x != nil {
+		return x.Scope
+	}
+	return LimitScope_LIMIT_SCOPE_UNSPECIFIED
 }
 
 // LimitKey is something in which requests are alike, or not. Those that do not have
@@ -375,7 +437,7 @@ var File_sallyport_resource_v1_rate_limit_proto protoreflect.FileDescriptor
 
 const file_sallyport_resource_v1_rate_limit_proto_rawDesc = "" +
 	"\n" +
-	"&sallyport/resource/v1/rate_limit.proto\x12\x15sallyport.resource.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a$sallyport/resource/v1/resource.proto\"\xcc\x03\n" +
+	"&sallyport/resource/v1/rate_limit.proto\x12\x15sallyport.resource.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a$sallyport/resource/v1/resource.proto\"\x8f\x04\n" +
 	"\tRateLimit\x12/\n" +
 	"\fenvironments\x18\x01 \x03(\tB\v\xbaH\b\x92\x01\x05\x10\x80\x02\x18\x01R\fenvironments\x12D\n" +
 	"\x06routes\x18\x02 \x01(\v2$.sallyport.resource.v1.RouteSelectorB\x06\xbaH\x03\xc8\x01\x01R\x06routes\x12;\n" +
@@ -387,7 +449,9 @@ const file_sallyport_resource_v1_rate_limit_proto_rawDesc = "" +
 	"\x05burst\x18\x06 \x01(\rB\v\xbaH\b*\x06\x18\x80\x94\xeb\xdc\x03R\x05burst\x12\x1c\n" +
 	"\x04when\x18\a \x01(\tB\b\xbaH\x05r\x03(\x80 R\x04when\x12\x1c\n" +
 	"\x04cost\x18\b \x01(\tB\b\xbaH\x05r\x03(\x80 R\x04cost\x129\n" +
-	"\x04mode\x18\t \x01(\x0e2\x1b.sallyport.resource.v1.ModeB\b\xbaH\x05\x82\x01\x02\x10\x01R\x04mode\"\xd5\x02\n" +
+	"\x04mode\x18\t \x01(\x0e2\x1b.sallyport.resource.v1.ModeB\b\xbaH\x05\x82\x01\x02\x10\x01R\x04mode\x12A\n" +
+	"\x05scope\x18\n" +
+	" \x01(\x0e2!.sallyport.resource.v1.LimitScopeB\b\xbaH\x05\x82\x01\x02\x10\x01R\x05scope\"\xd5\x02\n" +
 	"\bLimitKey\x12M\n" +
 	"\x0eclient_address\x18\x01 \x01(\v2$.sallyport.resource.v1.ClientNetworkH\x00R\rclientAddress\x12'\n" +
 	"\tprincipal\x18\x02 \x01(\bB\a\xbaH\x04j\x02\b\x01H\x00R\tprincipal\x12!\n" +
@@ -404,7 +468,12 @@ const file_sallyport_resource_v1_rate_limit_proto_rawDesc = "" +
 	"\x04part\x12\x05\xbaH\x02\b\x01\"~\n" +
 	"\rClientNetwork\x125\n" +
 	"\x12ipv4_prefix_length\x18\x01 \x01(\rB\a\xbaH\x04*\x02\x18 R\x10ipv4PrefixLength\x126\n" +
-	"\x12ipv6_prefix_length\x18\x02 \x01(\rB\b\xbaH\x05*\x03\x18\x80\x01R\x10ipv6PrefixLengthB\xec\x01\n" +
+	"\x12ipv6_prefix_length\x18\x02 \x01(\rB\b\xbaH\x05*\x03\x18\x80\x01R\x10ipv6PrefixLength*W\n" +
+	"\n" +
+	"LimitScope\x12\x1b\n" +
+	"\x17LIMIT_SCOPE_UNSPECIFIED\x10\x00\x12\x15\n" +
+	"\x11LIMIT_SCOPE_PROXY\x10\x01\x12\x15\n" +
+	"\x11LIMIT_SCOPE_FLEET\x10\x02B\xec\x01\n" +
 	"\x19com.sallyport.resource.v1B\x0eRateLimitProtoP\x01ZIgithub.com/sallyport/sallyport/proto/gen/sallyport/resource/v1;resourcev1\xa2\x02\x03SRX\xaa\x02\x15Sallyport.Resource.V1\xca\x02\x15Sallyport\\Resource\\V1\xe2\x02!Sallyport\\Resource\\V1\\GPBMetadata\xea\x02\x17Sallyport::Resource::V1b\x06proto3"
 
 var (
@@ -419,26 +488,29 @@ func file_sallyport_resource_v1_rate_limit_proto_rawDescGZIP() []byte {
 	return file_sallyport_resource_v1_rate_limit_proto_rawDescData
 }
 
+var file_sallyport_resource_v1_rate_limit_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
 var file_sallyport_resource_v1_rate_limit_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
 var file_sallyport_resource_v1_rate_limit_proto_goTypes = []any{
-	(*RateLimit)(nil),           // 0: sallyport.resource.v1.RateLimit
-	(*LimitKey)(nil),            // 1: sallyport.resource.v1.LimitKey
-	(*ClientNetwork)(nil),       // 2: sallyport.resource.v1.ClientNetwork
-	(*RouteSelector)(nil),       // 3: sallyport.resource.v1.RouteSelector
-	(*durationpb.Duration)(nil), // 4: google.protobuf.Duration
-	(Mode)(0),                   // 5: sallyport.resource.v1.Mode
+	(LimitScope)(0),             // 0: sallyport.resource.v1.LimitScope
+	(*RateLimit)(nil),           // 1: sallyport.resource.v1.RateLimit
+	(*LimitKey)(nil),            // 2: sallyport.resource.v1.LimitKey
+	(*ClientNetwork)(nil),       // 3: sallyport.resource.v1.ClientNetwork
+	(*RouteSelector)(nil),       // 4: sallyport.resource.v1.RouteSelector
+	(*durationpb.Duration)(nil), // 5: google.protobuf.Duration
+	(Mode)(0),                   // 6: sallyport.resource.v1.Mode
 }
 var file_sallyport_resource_v1_rate_limit_proto_depIdxs = []int32{
-	3, // 0: sallyport.resource.v1.RateLimit.routes:type_name -> sallyport.resource.v1.RouteSelector
-	1, // 1: sallyport.resource.v1.RateLimit.key:type_name -> sallyport.resource.v1.LimitKey
-	4, // 2: sallyport.resource.v1.RateLimit.period:type_name -> google.protobuf.Duration
-	5, // 3: sallyport.resource.v1.RateLimit.mode:type_name -> sallyport.resource.v1.Mode
-	2, // 4: sallyport.resource.v1.LimitKey.client_address:type_name -> sallyport.resource.v1.ClientNetwork
-	5, // [5:5] is the sub-list for method output_type
-	5, // [5:5] is the sub-list for method input_type
-	5, // [5:5] is the sub-list for extension type_name
-	5, // [5:5] is the sub-list for extension extendee
-	0, // [0:5] is the sub-list for field type_name
+	4, // 0: sallyport.resource.v1.RateLimit.routes:type_name -> sallyport.resource.v1.RouteSelector
+	2, // 1: sallyport.resource.v1.RateLimit.key:type_name -> sallyport.resource.v1.LimitKey
+	5, // 2: sallyport.resource.v1.RateLimit.period:type_name -> google.protobuf.Duration
+	6, // 3: sallyport.resource.v1.RateLimit.mode:type_name -> sallyport.resource.v1.Mode
+	0, // 4: sallyport.resource.v1.RateLimit.scope:type_name -> sallyport.resource.v1.LimitScope
+	3, // 5: sallyport.resource.v1.LimitKey.client_address:type_name -> sallyport.resource.v1.ClientNetwork
+	6, // [6:6] is the sub-list for method output_type
+	6, // [6:6] is the sub-list for method input_type
+	6, // [6:6] is the sub-list for extension type_name
+	6, // [6:6] is the sub-list for extension extendee
+	0, // [0:6] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_resource_v1_rate_limit_proto_init() }
@@ -461,13 +533,14 @@ func file_sallyport_resource_v1_rate_limit_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_resource_v1_rate_limit_proto_rawDesc), len(file_sallyport_resource_v1_rate_limit_proto_rawDesc)),
-			NumEnums:      0,
+			NumEnums:      1,
 			NumMessages:   3,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
 		GoTypes:           file_sallyport_resource_v1_rate_limit_proto_goTypes,
 		DependencyIndexes: file_sallyport_resource_v1_rate_limit_proto_depIdxs,
+		EnumInfos:         file_sallyport_resource_v1_rate_limit_proto_enumTypes,
 		MessageInfos:      file_sallyport_resource_v1_rate_limit_proto_msgTypes,
 	}.Build()
 	File_sallyport_resource_v1_rate_limit_proto = out.File
