@@ -131,9 +131,12 @@ func TestAdmin(t *testing.T) {
 			t.Errorf("/metrics has no %q", name)
 		}
 	}
-	for _, path := range []string{"/debug/pprof/", "/debug/pprof/heap", "/debug/pprof/profile?seconds=1"} {
-		if code, _ := get(t, s.Admin.Address, path); code != http.StatusOK {
-			t.Errorf("%s answers %d", path, code)
+	for path, want := range map[string]int{
+		"/debug/pprof/heap": http.StatusOK, "/debug/pprof/profile?seconds=1": http.StatusOK, "/debug/pprof/none": http.StatusNotFound,
+		"/debug/pprof/profile?seconds=0": http.StatusBadRequest, "/debug/pprof/profile?seconds=3600": http.StatusBadRequest,
+	} {
+		if code, _ := get(t, s.Admin.Address, path); code != want {
+			t.Errorf("%s answers %d, not %d", path, code, want)
 		}
 	}
 }
