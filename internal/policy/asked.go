@@ -110,6 +110,19 @@ func (a *answers) add(more answers) {
 	a.unclear |= more.unclear
 }
 
+func (a *answers) note(bit uint64, got answer) {
+	switch got {
+	case yes:
+		a.yes |= bit
+	case no:
+		a.no |= bit
+	case noValue:
+		a.noValue |= bit
+	default:
+		a.unclear |= bit
+	}
+}
+
 // ask puts one question to a request.
 func (t *term) ask(in *Input) answer {
 	var holds bool

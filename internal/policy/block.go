@@ -16,11 +16,10 @@ type block struct {
 	questions []*term // from the first on
 
 	// The questions in the form in which they are told apart: one of these.
-	texts    map[string]uint64 // those that hold of a text
+	texts    map[string]uint64 // those that hold of a text, or of a list with it
 	networks []network
 	periods  []period
 	limits   []limit
-	members  []string
 }
 
 // subject is what a question is about. Those about the same have all of it in
@@ -56,10 +55,8 @@ func (b *block) takes(about subject, n uint32) bool {
 // most bounds what is asked with a question and may not be needed.
 func (b *block) most() int {
 	switch b.kind {
-	case termOneOf, termClaimIs:
+	case termOneOf, termClaimIs, termClaimHas:
 		return 64 // one look-up tells
-	case termClaimHas:
-		return 8
 	}
 	return 16
 }
@@ -69,7 +66,7 @@ func (b *block) add(q *term, n uint32) {
 	b.all |= bit
 	b.questions = append(b.questions, q)
 	switch q.kind {
-	case termIs, termClaimIs:
+	case termIs, termClaimIs, termClaimHas:
 		b.texts[q.text] |= bit
 	case termOneOf:
 		for _, text := range q.texts {
@@ -81,8 +78,6 @@ func (b *block) add(q *term, n uint32) {
 		b.periods = append(b.periods, q.period())
 	case termClaim:
 		b.limits = append(b.limits, limit{q.number, q.order})
-	case termClaimHas:
-		b.members = append(b.members, q.text)
 	}
 }
 
@@ -112,16 +107,7 @@ func (b *block) ask(in *Input) answers {
 func (b *block) each(in *Input) (told answers) {
 	bit := uint64(1) << b.first
 	for _, q := range b.questions {
-		switch q.ask(in) {
-		case yes:
-			told.yes |= bit
-		case no:
-			told.no |= bit
-		case noValue:
-			told.noValue |= bit
-		default:
-			told.unclear |= bit
-		}
+		told.note(bit, q.ask(in))
 		bit <<= 1
 	}
 	return told
@@ -180,17 +166,31 @@ func (b *block) ofList(v any) answers {
 	if !ok || len(list) > int(b.sizes.items) {
 		return answers{unclear: b.all}
 	}
-	var yes, odd uint64
-	for i, text := range b.members {
-		switch in, x := textInList(text, list); {
-		case x != answered:
-			odd |= 1 << i
-		case in:
-			yes |= 1 << i
+	if len(b.questions) < 8 {
+		return b.eachOf(list)
+	}
+	var yes uint64
+	for _, v := range list {
+		text, ok := v.(string)
+		switch {
+		case ok:
+			yes |= b.texts[text]
+		case !isJSON(v):
+			return answers{yes: yes, unclear: b.all &^ yes} // as of textInList
 		}
 	}
-	yes, odd = yes<<b.first, odd<<b.first
-	return answers{yes: yes, no: b.all &^ (yes | odd), unclear: odd}
+	return b.told(yes)
+}
+
+// eachOf looks through a list for each of a few questions.
+func (b *block) eachOf(list []any) (told answers) {
+	bit := uint64(1) << b.first
+	for _, q := range b.questions {
+		holds, x := textInList(q.text, list)
+		told.note(bit, answerOf(holds, x))
+		bit <<= 1
+	}
+	return told
 }
 
 // network is a netip.Prefix whose bits are compared without a branch.

@@ -39,8 +39,9 @@ func not(c code) code {
 // logic compiles && and ||. One operand that is false decides an &&, one that
 // is true an ||, whatever the others are, and whatever their errors.
 func (c *closures) logic(name string, e ast.Expr) code {
-	var terms []term
-	for _, operand := range flatten(name, e, nil) {
+	operands := flatten(name, e, nil)
+	terms := make([]term, 0, len(operands)) // kept as long as the policy is
+	for _, operand := range operands {
 		t := c.termOf(c.compile(operand))
 		if t == nil {
 			return code{}

@@ -166,17 +166,24 @@ func textInAny(text string, in any) (bool, fault) {
 
 func textInList(text string, in []any) (bool, fault) {
 	for _, w := range in {
-		switch w := w.(type) {
-		case string:
-			if w == text {
-				return true, answered
-			}
-		case nil, bool, float64, int64, []any, map[string]any:
-		default:
+		v, ok := w.(string)
+		switch {
+		case ok && v == text:
+			return true, answered
+		case !ok && !isJSON(w):
 			return false, elsewhere
 		}
 	}
 	return false, answered
+}
+
+// isJSON reports whether v is of a type that claims have.
+func isJSON(v any) bool {
+	switch v.(type) {
+	case nil, bool, float64, int64, string, []any, map[string]any:
+		return true
+	}
+	return false
 }
 
 func inList(v, in any) (bool, fault) {

@@ -153,15 +153,46 @@ func unlikeConditions(n, misses int) string {
 // A hundred routes of a hundred policies each, of which the index leaves
 // twenty for any one request.
 func BenchmarkDecide10000Policies(b *testing.B) {
+	benchmarkVisitors(b, "decide_10000_policies", policy.NewSet(tenThousand(b)), visitors(100))
+}
+
+func tenThousand(t testing.TB) []policy.Binding {
+	t.Helper()
 	var bound []policy.Binding
 	for r := range 100 {
-		pp := candidates(b, fmt.Sprint("r", r), func(n int) int { return n % 5 })
+		pp := candidates(t, fmt.Sprint("r", r), func(n int) int { return n % 5 })
 		for n := range 80 {
-			pp = append(pp, allow(b, fmt.Sprintf("r%d-a-%02d", r, n), group(fmt.Sprint("team-", n)), methods("GET", "POST"), when(fiveConditions(n, n%5))))
+			pp = append(pp, allow(t, fmt.Sprintf("r%d-a-%02d", r, n), group(fmt.Sprint("team-", n)), methods("GET", "POST"), when(fiveConditions(n, n%5))))
 		}
 		bound = append(bound, policy.Binding{Route: policy.RouteID{Namespace: "shop", Name: fmt.Sprint("route-", r)}, Policies: pp})
 	}
-	benchmarkVisitors(b, "decide_10000_policies", policy.NewSet(bound), visitors(100))
+	return bound
+}
+
+// What ten thousand policies take while they are in force: compiled, and the
+// sheets and indexes of their routes.
+func BenchmarkMemoryOf10000Policies(b *testing.B) {
+	compile(b, spec(policy.Allow, "p", group("staff"), when(fiveConditions(0, 0)))) // the language
+	for b.Loop() {
+		empty := heap()
+		bound := tenThousand(b)
+		compiled := heap()
+		set := policy.NewSet(bound)
+		indexed := heap()
+		b.ReportMetric(float64(compiled-empty)/10_000, "B/policy")
+		b.ReportMetric(float64(indexed-compiled)/10_000, "B/policy-in-set")
+		fmt.Printf("figure policy_bytes %d B\nfigure policy_in_set_bytes %d B\n", (compiled-empty)/10_000, (indexed-compiled)/10_000)
+		runtime.KeepAlive(set)
+		runtime.KeepAlive(bound)
+	}
+}
+
+func heap() uint64 {
+	runtime.GC()
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
 }
 
 // Ten thousand are compiled on every processor, as a snapshot's are.

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"errors"
 	"strings"
 	"sync"
 	"time"
@@ -36,6 +37,9 @@ type Condition struct{ c *condition }
 
 // CompileCondition compiles text, which may use signals.test_* as well.
 func CompileCondition(text string) (*Condition, error) {
+	if len(text) > MaxWhenLength {
+		return nil, errors.New("too long")
+	}
 	v, err := tried()
 	if err != nil {
 		return nil, err

@@ -25,15 +25,29 @@ const (
 // What it finds is still matched in full: it can lose a policy (Policies shows
 // that) but never make one match.
 type index struct {
-	groups    map[string][]int
-	ids       map[string][]int
-	keys      map[string][]int
-	workloads []int // those with SPIFFE patterns
-	others    []int // those for everybody, or for all of a kind
+	groups    map[string]positions
+	ids       map[string]positions
+	keys      map[string]positions
+	workloads positions // those with SPIFFE patterns
+	others    positions // those for everybody, or for all of a kind
 }
 
 // marks is a set of positions.
 type marks []uint64
+
+// positions are those of neighbours together, as a word of marks, in order.
+type positions []struct {
+	word int
+	bits uint64
+}
+
+func (pp positions) with(i int) positions {
+	if n := len(pp); n == 0 || pp[n-1].word != i/64 {
+		pp = append(pp, positions{{word: i / 64}}...)
+	}
+	pp[len(pp)-1].bits |= 1 << (i % 64)
+	return pp
+}
 
 func newList(policies []*Policy, s *sheet) list {
 	l := list{policies: policies, sets: make([]set, len(policies)), rows: make([]row, len(policies))}
@@ -44,7 +58,7 @@ func newList(policies []*Policy, s *sheet) list {
 	if len(policies) < shortest || len(policies) > longest {
 		return l
 	}
-	l.index = &index{groups: make(map[string][]int), ids: make(map[string][]int), keys: make(map[string][]int)}
+	l.index = &index{groups: make(map[string]positions), ids: make(map[string]positions), keys: make(map[string]positions)}
 	for i, p := range policies {
 		l.index.add(i, &p.principals)
 	}
@@ -53,20 +67,20 @@ func newList(policies []*Policy, s *sheet) list {
 
 func (x *index) add(i int, m *principals) {
 	if m.everybody || m.authenticated || m.anonymous {
-		x.others = append(x.others, i)
+		x.others = x.others.with(i)
 		return
 	}
 	if len(m.spiffe) > 0 {
-		x.workloads = append(x.workloads, i)
+		x.workloads = x.workloads.with(i)
 	}
 	for _, q := range m.groups {
-		x.groups[q.name] = append(x.groups[q.name], i)
+		x.groups[q.name] = x.groups[q.name].with(i)
 	}
 	for _, q := range m.ids {
-		x.ids[q.name] = append(x.ids[q.name], i)
+		x.ids[q.name] = x.ids[q.name].with(i)
 	}
 	for _, name := range m.keys {
-		x.keys[name] = append(x.keys[name], i)
+		x.keys[name] = x.keys[name].with(i)
 	}
 }
 
@@ -90,9 +104,20 @@ func (x *index) mark(p *Principal, m marks) {
 	}
 }
 
-func (m marks) add(positions []int) {
-	for _, i := range positions {
-		m[i/64] |= 1 << (i % 64)
+func (m marks) add(pp positions) {
+	for _, p := range pp {
+		m[p.word] |= p.bits
+	}
+}
+
+// each yields the positions in order.
+func (m marks) each(yield func(int) bool) {
+	for w, word := range m {
+		for ; word != 0; word &= word - 1 {
+			if !yield(w*64 + bits.TrailingZeros64(word)) {
+				return
+			}
+		}
 	}
 }
 
@@ -133,12 +158,9 @@ func (l *list) firstOfHandful(a *asked) verdict {
 
 func (l *list) firstMarked(a *asked, found marks) (v verdict) {
 	l.index.mark(a.in.Principal, found)
-	for w, word := range found[:(len(l.policies)+63)/64] {
-		for ; word != 0; word &= word - 1 {
-			i := w*64 + bits.TrailingZeros64(word)
-			if got := a.match(&l.sets[i], &l.rows[i]); got != no && v.hear(got, l.policies[i], a.in) {
-				return v
-			}
+	for i := range found[:(len(l.policies)+63)/64].each {
+		if got := a.match(&l.sets[i], &l.rows[i]); got != no && v.hear(got, l.policies[i], a.in) {
+			break
 		}
 	}
 	return v
@@ -165,32 +187,29 @@ func (v *verdict) failed() Decision {
 	return Decision{Reason: ReasonEvaluationError, Policy: v.policy.key, Detail: v.policy.when.failure(v.err)}
 }
 
-// reachable yields the policies that first may ask, some more than once.
+// reachable yields the policies that first may ask.
 func (l *list) reachable() iter.Seq[*Policy] {
 	if l.index == nil {
 		return slices.Values(l.policies)
 	}
+	found := make(marks, (len(l.policies)+63)/64)
+	l.index.all(found)
 	return func(yield func(*Policy) bool) {
-		for _, positions := range l.index.positions() {
-			for _, i := range positions {
-				if !yield(l.policies[i]) {
-					return
-				}
+		for i := range found.each {
+			if !yield(l.policies[i]) {
+				return
 			}
 		}
 	}
 }
 
-func (x *index) positions() [][]int {
-	found := [][]int{x.workloads, x.others}
-	for _, positions := range x.groups {
-		found = append(found, positions)
+// all marks what any principal may lead to.
+func (x *index) all(m marks) {
+	m.add(x.workloads)
+	m.add(x.others)
+	for _, byName := range []map[string]positions{x.groups, x.ids, x.keys} {
+		for _, pp := range byName {
+			m.add(pp)
+		}
 	}
-	for _, positions := range x.ids {
-		found = append(found, positions)
-	}
-	for _, positions := range x.keys {
-		found = append(found, positions)
-	}
-	return found
 }

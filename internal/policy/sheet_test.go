@@ -231,3 +231,29 @@ func TestDecideKeepsTheOrderOfQuestions(t *testing.T) {
 		t.Errorf("in shadow: %+v", d)
 	}
 }
+
+// A list is looked through for many members at once, and for few one by one.
+func TestDecideLooksThroughLists(t *testing.T) {
+	type odd struct{}
+	lists := map[string]any{
+		"empty": []any{}, "one": []any{"r-3"}, "two": []any{"r-2", "r-7", "x"}, "others beside": []any{nil, true, 1.5, int64(1), []any{}, map[string]any{}, "r-1"},
+		"odd before": []any{odd{}, "r-4"}, "odd behind": []any{"r-5", odd{}}, "odd between": []any{"r-6", odd{}, "r-1"}, "odd alone": []any{odd{}},
+		"too long": append(make([]any, 600), "r-9"), "text": "r-3", "object": map[string]any{"r-3": 1.0}, "null": nil,
+	}
+	for name, list := range lists {
+		for _, many := range []int{1, 2, 7, 8, 12} {
+			var pp []*policy.Policy
+			for n := range many {
+				pp = append(pp, allow(t, fmt.Sprintf("p-%02d", n), authenticated(), when(fmt.Sprintf(`"r-%d" in principal.claims.roles`, n))))
+			}
+			p := user("ann")
+			p.Claims = map[string]any{"roles": list}
+			in := request(p, "GET", "/v1/orders/7")
+			e := onOrders(pp...).Explain(in)
+			e.Decision.Detail = ""
+			if want := resolve(e.Steps); e.Decision != want {
+				t.Errorf("%s, %d policies: got %+v, want %+v", name, many, e.Decision, want)
+			}
+		}
+	}
+}
