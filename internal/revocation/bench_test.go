@@ -3,10 +3,15 @@ package revocation_test
 import (
 	"fmt"
 	"testing"
+	"time"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/sallyport/sallyport/internal/policy"
+	"github.com/sallyport/sallyport/internal/resource"
 	"github.com/sallyport/sallyport/internal/revocation"
 	"github.com/sallyport/sallyport/internal/snapshot"
+	resourcev1 "github.com/sallyport/sallyport/proto/gen/sallyport/resource/v1"
 )
 
 const many = 100_000
@@ -73,13 +78,44 @@ func BenchmarkChange(b *testing.B) {
 	})
 }
 
-// BenchmarkStart compiles the same from nothing.
+// BenchmarkStart compiles from nothing, as a proxy does when it starts: 100,000
+// revocations, and 100,000 devices.
 func BenchmarkStart(b *testing.B) {
-	s := assemble(b, 1, snapshot.NewSet(large(b, many)...))
-	for b.Loop() {
-		revocation.Compile(nil, s)
+	for name, entries := range map[string][]snapshot.Entry{"revocation_start": large(b, many), "devices_start": inventory(b, many)} {
+		s := assemble(b, 1, snapshot.NewSet(entries...))
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if set := revocation.Compile(nil, s); len(set.Rejects()) > 0 {
+					b.Fatal(set.Rejects()[0])
+				}
+			}
+			figure(b, name)
+		})
 	}
-	figure(b, "revocation_start")
+}
+
+// inventory is so many devices, each known by a certificate and a key.
+func inventory(b *testing.B, n int) []snapshot.Entry {
+	b.Helper()
+	entries := make([]snapshot.Entry, n)
+	told := true
+	for i := range entries {
+		name := fmt.Sprintf("laptop-%d", i)
+		spec := &resourcev1.Device{
+			Match: &resourcev1.DeviceMatch{Certificates: []string{fmt.Sprintf("%x", sum(name))}, Keys: []string{thumbprint(name)}},
+			Os:    "macos", OsVersion: "15.1", Owner: fmt.Sprintf("user-%d", i), Compliant: &told, Managed: &told, DiskEncrypted: &told,
+			LastSeen: timestamppb.New(noon), ExpiresAt: timestamppb.New(noon.Add(24 * time.Hour)),
+		}
+		document, err := resource.Encode(resource.Parsed{Key: resource.Key{Kind: resource.KindDevice, Name: name}, Spec: spec})
+		if err != nil {
+			b.Fatal(err)
+		}
+		if entries[i], err = snapshot.NewEntry(document); err != nil {
+			b.Fatal(err)
+		}
+	}
+	return entries
 }
 
 // figure prints what one round took.

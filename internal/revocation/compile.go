@@ -3,7 +3,9 @@ package revocation
 import (
 	"hash/maphash"
 	"maps"
+	"runtime"
 	"slices"
+	"sync"
 
 	"github.com/sallyport/sallyport/internal/failpoint"
 	"github.com/sallyport/sallyport/internal/resource"
@@ -23,13 +25,60 @@ func Compile(prev *Set, s *snapshot.Snapshot) *Set {
 	for bucket := range s.Set().Buckets() {
 		wanted[bucket.Index] = bucket
 	}
+	var changes []*change
+	var unread []*document
 	for i := range wanted {
-		if wanted[i].Digest != b.set.buckets[i].signed() {
-			b.replace(i, wanted[i])
+		if before := b.set.buckets[i]; wanted[i].Digest != before.signed() {
+			c := before.change(i, wanted[i])
+			changes, unread = append(changes, c), append(unread, c.added...)
 		}
+	}
+	inParallel(len(unread), func(i int) { unread[i].read() })
+	for _, c := range changes {
+		b.replace(c)
 	}
 	b.finish()
 	return b.set
+}
+
+// inParallel calls do with 0 to n-1, on every processor when it is worth it.
+func inParallel(n int, do func(int)) {
+	const share = 256
+	var wg sync.WaitGroup
+	workers := min(runtime.GOMAXPROCS(0), (n+share-1)/share)
+	for w := range workers {
+		wg.Go(func() {
+			for i := n * w / workers; i < n*(w+1)/workers; i++ {
+				do(i)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// change is what becomes of a bucket.
+type change struct {
+	index   int
+	next    *bucket
+	removed map[resource.Key]*document
+	added   []*document // of next, to be read
+}
+
+// change returns what makes of a bucket the one that is wanted.
+func (b *bucket) change(i int, wanted snapshot.Bucket) *change {
+	c := &change{index: i, removed: b.byKey()}
+	c.next = &bucket{digest: wanted.Digest, documents: make([]*document, 0, len(wanted.Entries))}
+	for _, e := range wanted.Entries {
+		r := c.removed[e.Key]
+		if r == nil || r.entry.Digest != e.Digest {
+			r = &document{entry: e}
+			c.added = append(c.added, r)
+		} else {
+			delete(c.removed, e.Key)
+		}
+		c.next.documents = append(c.next.documents, r)
+	}
+	return c
 }
 
 // builder makes a set, which begins as the one before. It copies what it
@@ -41,28 +90,15 @@ type builder struct {
 }
 
 // replace takes over what a bucket of the snapshot holds.
-func (b *builder) replace(i int, wanted snapshot.Bucket) {
-	before := b.set.buckets[i].byKey()
-	next := &bucket{digest: wanted.Digest, documents: make([]*document, 0, len(wanted.Entries))}
-	var added []*document
-	for _, e := range wanted.Entries {
-		r := before[e.Key]
-		if r == nil || r.entry.Digest != e.Digest {
-			r = read(e)
-			added = append(added, r)
-		} else {
-			delete(before, e.Key)
-		}
-		next.documents = append(next.documents, r)
-	}
-	for _, r := range before {
+func (b *builder) replace(c *change) {
+	for _, r := range c.removed {
 		b.edit(r, without)
 	}
-	for _, r := range added {
+	for _, r := range c.added {
 		b.edit(r, inserted)
 	}
-	next.seal()
-	b.set.buckets[i] = next
+	c.next.seal()
+	b.set.buckets[c.index] = c.next
 }
 
 // edit changes the lists that a document belongs to, if it belongs to any.

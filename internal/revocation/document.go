@@ -42,8 +42,8 @@ type subject struct{ issuer, id string }
 // anybody is the one identifier of the kind everyone.
 const anybody = "*"
 
-// document is one of the lane. It is immutable, and kept from set to set while
-// its digest stays.
+// document is one of the lane. It is immutable once it is read, and kept from set
+// to set while its digest stays.
 type document struct {
 	entry  snapshot.Entry
 	reject string // why it is rejected; empty when it is not
@@ -68,16 +68,14 @@ type place struct {
 var errElsewhere = errors.New("does not belong into the security lane")
 
 // read never fails: what cannot be understood is rejected.
-func read(e snapshot.Entry) *document {
-	r := &document{entry: e}
-	parsed, err := resource.Understand(e.Document)
+func (r *document) read() {
+	parsed, err := resource.Understand(r.entry.Document)
 	if err == nil {
 		err = r.understand(parsed.Spec)
 	}
 	if err != nil {
 		r.reject = resource.RejectReason(err)
 	}
-	return r
 }
 
 func (r *document) understand(spec proto.Message) error {
