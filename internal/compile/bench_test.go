@@ -53,8 +53,36 @@ func (l large) policy(b *testing.B, i int, group string, all bool) []byte {
 	return encode(b, l.key(resource.KindPolicy, i, i), nil, &resourcev1.Policy{
 		Routes: routes, Effect: resourcev1.Effect_EFFECT_ALLOW, Methods: []string{"GET"},
 		Principals: []*resourcev1.PrincipalMatcher{{Match: &resourcev1.PrincipalMatcher_Group{Group: group}}},
-		When:       `request.path.startsWith("/v1/") && signals.tls.version == "1.3"`,
+		When:       l.when(i),
 	})
+}
+
+// when is the condition of a policy. One in ten refers to the Set of its
+// namespace, and another one to its Condition.
+func (l large) when(i int) string {
+	const alone = `request.path.startsWith("/v1/") && signals.tls.version == "1.3"`
+	switch i / l.namespaces % 10 {
+	case 3:
+		return alone + ` && signals.ip.inSet("x-0")`
+	case 6:
+		return alone + ` && condition("x-0")`
+	}
+	return alone
+}
+
+// set is the Set of a namespace, with so many networks.
+func (l large) set(b *testing.B, namespace, members, change int) []byte {
+	b.Helper()
+	networks := []string{fmt.Sprintf("192.0.2.%d", change%256)}
+	for i := range members - 1 {
+		networks = append(networks, fmt.Sprintf("10.%d.%d.%d/30", i>>14, i>>6&255, i<<2&255))
+	}
+	return encode(b, l.key(resource.KindSet, 0, namespace), nil, &resourcev1.Set{Cidrs: networks})
+}
+
+func (l large) condition(b *testing.B, namespace, change int) []byte {
+	b.Helper()
+	return encode(b, l.key(resource.KindCondition, 0, namespace), nil, &resourcev1.Condition{When: fmt.Sprintf("signals.time.getHours() != %d", change%24)})
 }
 
 func (l large) documents(b *testing.B) [][]byte {
@@ -64,6 +92,9 @@ func (l large) documents(b *testing.B) [][]byte {
 		all = append(all, encode(b, l.key(resource.KindUpstream, i, i), nil, &resourcev1.Upstream{
 			Endpoints: []string{"a:1"}, Transport: &resourcev1.Upstream_Tls{Tls: &resourcev1.TLSTransport{}},
 		}))
+	}
+	for i := range l.namespaces {
+		all = append(all, l.set(b, i, 1000, 0), l.condition(b, i, 0))
 	}
 	for i := range largeRoutes {
 		all = append(all, l.route(b, i))
@@ -98,6 +129,9 @@ func BenchmarkChange(b *testing.B) {
 		}{
 			{"policy", func(i int) []byte { return l.policy(b, 7, fmt.Sprint("g", i), false) }},
 			{"policy for all of its namespace", func(i int) []byte { return l.policy(b, 7, fmt.Sprint("g", i), true) }},
+			{"set", func(i int) []byte { return l.set(b, 0, 1000, i+1) }},
+			{"set of 100,000", func(i int) []byte { return l.set(b, 0, 100_000, i+1) }},
+			{"condition", func(i int) []byte { return l.condition(b, 0, i+1) }},
 			{"route", func(i int) []byte {
 				return encode(b, l.key(resource.KindRoute, 7, 0), nil, &resourcev1.Route{Hosts: []string{fmt.Sprintf("n%d.example", i)}, Upstream: "x-0", Authentication: &resourcev1.Authentication{Anonymous: true}})
 			}},

@@ -37,6 +37,7 @@ func build(prev *Table, s *snapshot.Snapshot) *Table {
 	t := &Table{
 		snapshot:  s,
 		documents: make(map[resource.Key]*document, s.Set().Len()),
+		byName:    make(map[resource.Key]*document),
 		written:   make(map[resource.Key]*document),
 		rejected:  make(map[resource.Key]rejection),
 	}
@@ -79,11 +80,7 @@ func (t *Table) read(prev *Table) (routes []*document) {
 	})
 	for _, d := range all {
 		key := d.entry.Key
-		if isAttached(key.Kind) {
-			t.written[key] = d
-		} else {
-			t.documents[key] = d
-		}
+		t.kind(key.Kind)[key] = d
 		if key.Kind == resource.KindRoute {
 			routes = append(routes, d)
 		}
@@ -96,14 +93,22 @@ func (t *Table) read(prev *Table) (routes []*document) {
 
 // document returns what t has read of e's bytes, nil when it has not.
 func (t *Table) document(e snapshot.Entry) *document {
-	d := t.documents[e.Key]
-	if isAttached(e.Key.Kind) {
-		d = t.written[e.Key]
-	}
+	d := t.kind(e.Key.Kind)[e.Key]
 	if d == nil || d.entry.Digest != e.Digest {
 		return nil
 	}
 	return d
+}
+
+// kind returns the documents among which those of a kind are.
+func (t *Table) kind(kind resource.Kind) map[resource.Key]*document {
+	switch {
+	case isAttached(kind):
+		return t.written
+	case isTerm(kind):
+		return t.byName
+	}
+	return t.documents
 }
 
 func (d *document) isRead() bool { return d.spec != nil || d.reject != "" }
@@ -162,12 +167,11 @@ func (t *Table) arrange() {
 			t.domains = append(t.domains, d.domain)
 		case *resourcev1.Listener:
 			t.listeners = append(t.listeners, &Listener{Key: d.entry.Key, Digest: d.entry.Digest, Spec: spec, document: d})
-		case *resourcev1.Condition, *resourcev1.Set:
-			t.named = append(t.named, d)
 		case *resourcev1.Environment:
 			t.environment = d
 		}
 	}
+	t.name()
 	slices.SortFunc(t.upstreams, func(a, b *Upstream) int { return a.Key.Compare(b.Key) })
 	slices.SortFunc(t.providers, func(a, b *Provider) int { return a.Key.Compare(b.Key) })
 	slices.SortFunc(t.apiKeys, func(a, b *APIKey) int { return a.Key.Compare(b.Key) })
@@ -175,6 +179,16 @@ func (t *Table) arrange() {
 	slices.SortFunc(t.domains, func(a, b *TrustDomain) int { return a.Key.Compare(b.Key) })
 	t.domains = slices.DeleteFunc(t.domains, t.known())
 	slices.SortFunc(t.listeners, func(a, b *Listener) int { return a.Key.Compare(b.Key) })
+}
+
+// name gathers the terms that are enforced.
+func (t *Table) name() {
+	t.named = nil
+	for _, d := range t.byName {
+		if d.reject == "" {
+			t.named = append(t.named, d)
+		}
+	}
 }
 
 // taken reports of one ApiKey after the other whether one before has an ID of

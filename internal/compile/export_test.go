@@ -16,7 +16,8 @@ func (t *Table) LosePolicy(namespace, name string) *Table {
 	bound := []policy.Binding{lost.unattached()}
 	key := resource.Key{Kind: resource.KindPolicy, Namespace: namespace, Name: name}
 	lost.selections = maps.Clone(t.selections)
-	lost.selections[namespace] = t.selections[namespace].replaced(t.written[key], nil)
+	lost.selections[namespace] = t.selections[namespace].copied()
+	lost.selections[namespace].replace(t.written[key], nil)
 	for slot := range t.resolved {
 		b, _ := lost.bind(int32(slot), nil)
 		bound = append(bound, b)

@@ -1,6 +1,8 @@
 package compile
 
 import (
+	"iter"
+	"maps"
 	"slices"
 
 	"github.com/sallyport/sallyport/internal/policy"
@@ -27,16 +29,30 @@ func TermKey(namespace string, t policy.Term) resource.Key {
 
 // linkPolicies links every policy that refers to something by name.
 func (t *Table) linkPolicies() {
-	for key, d := range t.written {
-		if len(d.terms) == 0 {
-			continue
-		}
-		next, reason := t.link(d)
-		t.written[key] = next
-		if reason != "" {
-			t.reject(next, reason)
+	for _, l := range t.linkAll(maps.Values(t.written)) {
+		t.written[l.to.entry.Key] = l.to
+		if l.reason != "" {
+			t.reject(l.to, l.reason)
 		}
 	}
+}
+
+// linking is what becomes of a policy that refers to something by name.
+type linking struct {
+	from, to *document
+	reason   string // why it is to be rejected; empty when it is not
+}
+
+// linkAll links those policies of many that refer to something by name.
+func (t *Table) linkAll(policies iter.Seq[*document]) []linking {
+	var all []linking
+	for d := range policies {
+		if len(d.terms) > 0 {
+			all = append(all, linking{from: d})
+		}
+	}
+	inParallel(len(all), func(i int) { all[i].to, all[i].reason = t.link(all[i].from) })
+	return all
 }
 
 // link compiles a policy with all that it refers to, unless it is so already. It
@@ -76,7 +92,7 @@ func (t *Table) uses(d *document, found []snapshot.Digest, seen map[resource.Key
 			continue
 		}
 		seen[key] = true
-		to := t.documents[key]
+		to := t.byName[key]
 		switch {
 		case to == nil:
 			return nil, missing(key)
@@ -94,7 +110,7 @@ func (t *Table) uses(d *document, found []snapshot.Digest, seen map[resource.Key
 func (t *Table) terms(namespace string) *policy.Terms {
 	return &policy.Terms{
 		Condition: func(name string) (string, bool) {
-			d := t.documents[TermKey(namespace, policy.Term{Name: name})]
+			d := t.byName[TermKey(namespace, policy.Term{Name: name})]
 			if d == nil {
 				return "", false
 			}
@@ -102,7 +118,7 @@ func (t *Table) terms(namespace string) *policy.Terms {
 			return spec.GetWhen(), ok
 		},
 		Set: func(name string) *policy.Members {
-			if d := t.documents[TermKey(namespace, policy.Term{Set: true, Name: name})]; d != nil {
+			if d := t.byName[TermKey(namespace, policy.Term{Set: true, Name: name})]; d != nil {
 				return d.members
 			}
 			return nil

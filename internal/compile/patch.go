@@ -1,6 +1,7 @@
 package compile
 
 import (
+	"iter"
 	"maps"
 	"slices"
 
@@ -13,8 +14,9 @@ import (
 // build the table anew.
 const mostPatched = 64
 
-// patch makes the table of s out of prev when they differ in few policies
-// alone, at the cost of the routes that these select. Else it returns nil.
+// patch makes the table of s out of prev when they differ in few policies alone,
+// and in what these refer to by name, at the cost of the policies that do and of
+// the routes that they select. Else it returns nil.
 func patch(prev *Table, s *snapshot.Snapshot) *Table {
 	if !same(prev, s) || prev.matcher == nil {
 		return nil
@@ -29,17 +31,19 @@ func patch(prev *Table, s *snapshot.Snapshot) *Table {
 	}
 	for _, e := range upserts {
 		changed[e.Key] = nil
-		if isAttached(e.Key.Kind) {
+		if isAttached(e.Key.Kind) || isTerm(e.Key.Kind) {
 			changed[e.Key] = read(s.Head().Environment, e)
 		}
 	}
 	for key, d := range changed {
-		if !isAttached(key.Kind) || !local(prev.written[key]) || !local(d) {
+		if !local(key.Kind, prev.kind(key.Kind)[key]) || !local(key.Kind, d) {
 			return nil
 		}
 	}
 	t := *prev
 	t.snapshot = s
+	t.rejected = maps.Clone(t.rejected)
+	t.rename(changed)
 	t.rewrite(changed)
 	t.rebind(prev, changed)
 	if changesLimits(changed) {
@@ -59,12 +63,65 @@ func changesLimits(changed map[resource.Key]*document) bool {
 	return false
 }
 
-// local reports whether a policy concerns no more than routes that it selects.
-func local(d *document) bool { return d == nil || d.control.reach == selected }
+// local reports whether a document of a kind concerns no more than routes that it
+// selects, or what refers to it by name.
+func local(kind resource.Kind, d *document) bool {
+	switch {
+	case isAttached(kind):
+		return d == nil || d.control.reach == selected
+	case isTerm(kind):
+		return d == nil || d.control.reach == nothing
+	}
+	return false
+}
+
+// rename takes over changed terms, nil ones being gone, and makes the policies
+// that refer to them changed ones as well.
+func (t *Table) rename(changed map[resource.Key]*document) {
+	namespaces := make(map[string]bool)
+	for key, d := range changed {
+		if !isTerm(key.Kind) {
+			continue
+		}
+		if len(namespaces) == 0 {
+			t.byName = maps.Clone(t.byName)
+		}
+		namespaces[key.Namespace] = true
+		delete(changed, key)
+		delete(t.byName, key)
+		delete(t.rejected, key)
+		if d != nil {
+			t.byName[key] = d
+		}
+		if d != nil && d.reject != "" {
+			t.reject(d, d.reject)
+		}
+	}
+	if len(namespaces) == 0 {
+		return
+	}
+	t.name()
+	for _, l := range t.linkAll(t.others(namespaces, changed)) {
+		if key := l.from.entry.Key; l.to != l.from || l.reason != t.rejected[key].reason {
+			changed[key] = l.to
+		}
+	}
+}
+
+// others yields the policies of namespaces that are not changed.
+func (t *Table) others(namespaces map[string]bool, changed map[resource.Key]*document) iter.Seq[*document] {
+	return func(yield func(*document) bool) {
+		for key, d := range t.written {
+			if _, is := changed[key]; namespaces[key.Namespace] && !is && !yield(d) {
+				return
+			}
+		}
+	}
+}
 
 // rewrite takes over changed policies; nil ones are gone.
 func (t *Table) rewrite(changed map[resource.Key]*document) {
-	t.written, t.rejected, t.unbound = maps.Clone(t.written), maps.Clone(t.rejected), maps.Clone(t.unbound)
+	t.written, t.unbound = maps.Clone(t.written), maps.Clone(t.unbound)
 	for key, d := range changed {
 		delete(t.written, key)
 		delete(t.rejected, key)
@@ -96,9 +153,14 @@ func (t *Table) rewrite(changed map[resource.Key]*document) {
 func (t *Table) rebind(prev *Table, changed map[resource.Key]*document) {
 	affected := make(map[int32]bool)
 	t.selections = maps.Clone(t.selections)
+	for key := range changed {
+		if own := t.selections[key.Namespace]; own == prev.selections[key.Namespace] {
+			t.selections[key.Namespace] = own.copied()
+		}
+	}
 	for key, d := range changed {
 		before := prev.written[key]
-		t.selections[key.Namespace] = t.selections[key.Namespace].replaced(before, d)
+		t.selections[key.Namespace].replace(before, d)
 		t.selectedBy(before, affected)
 		if n := t.selectedBy(d, affected); d != nil && n == 0 && t.rejected[key].document == nil {
 			t.unbound[key] = d

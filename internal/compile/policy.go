@@ -33,6 +33,11 @@ func isAttached(kind resource.Kind) bool {
 	return kind == resource.KindPolicy || kind == resource.KindGrant || kind == resource.KindRateLimit
 }
 
+// isTerm reports whether conditions refer to resources of a kind by name.
+func isTerm(kind resource.Kind) bool {
+	return kind == resource.KindSet || kind == resource.KindCondition
+}
+
 func grantSpec(key resource.Key, digest snapshot.Digest, g *resourcev1.Grant) policy.Spec {
 	s := policySpec(key, digest, resource.PolicyOf(g))
 	s.Grant = &policy.Grant{

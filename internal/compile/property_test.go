@@ -87,7 +87,13 @@ func (w world) change(t *rapid.T, kinds []string) {
 			effect = "DENY"
 		}
 		routes := pick("routes", "{all: true}", "{labels: {app: x}}", "{labels: {app: y, tier: gold}}", "{names: [r]}", "{names: [s, t]}")
-		spec = fmt.Sprintf(`{routes: %s, effect: %s, principals: [%s], methods: %s, paths: %s}`, routes, effect, principals, list("methods", "GET", "PUT"), list("paths", `"/x/**"`, `"/"`))
+		when := pick("when", `""`, `""`, `condition("c")`, `'!condition("d")'`, `request.path.inSet("s")`, `'!request.path.inSet("s") && condition("c")'`)
+		spec = fmt.Sprintf(`{routes: %s, effect: %s, principals: [%s], methods: %s, paths: %s, when: %s}`, routes, effect, principals, list("methods", "GET", "PUT"), list("paths", `"/x/**"`, `"/"`), when)
+	case "Condition":
+		name = pick("name", "c", "d")
+		spec = fmt.Sprintf(`{when: %s}`, pick("when", `"true"`, `"false"`, `condition("c")`, `condition("d")`, `request.path.inSet("s")`))
+	case "Set":
+		name, spec = "s", pick("members", "{ids: [/x]}", "{ids: [/, /x/1]}", "{cidrs: [10.0.0.0/8]}")
 	}
 	key := kind + "/" + strings.TrimPrefix(namespace+"/", "/") + name
 	if rapid.IntRange(0, 5).Draw(t, "remove") == 0 {
@@ -105,7 +111,7 @@ func (w world) change(t *rapid.T, kinds []string) {
 	}
 }
 
-var allKinds = []string{"Environment", "Upstream", "IdentityProvider", "Route", "Route", "Route", "Policy", "Policy", "Policy"}
+var allKinds = []string{"Environment", "Upstream", "IdentityProvider", "Route", "Route", "Route", "Policy", "Policy", "Policy", "Set", "Condition"}
 
 func drawWorld(t *rapid.T) world {
 	// Without what everything refers to little would be enforced.
@@ -175,7 +181,7 @@ func TestCompilingOnIsCompilingAnew(t *testing.T) {
 		for revision := range rapid.IntRange(1, 6).Draw(t, "revisions") {
 			kinds := allKinds
 			if rapid.IntRange(0, 2).Draw(t, "policies only") > 0 {
-				kinds = []string{"Policy"}
+				kinds = []string{"Policy", "Policy", "Set", "Condition"}
 			}
 			for range rapid.IntRange(0, 3).Draw(t, "changes") {
 				w.change(t, kinds)

@@ -87,18 +87,22 @@ func (x *selections) add(d *document) {
 	x.edit(d, func(list []*document) []*document { return append(list, d) })
 }
 
-// replaced returns a copy with one document in the place of another; nil is
-// none. It shares lists with x, which no longer may be changed.
-func (x *selections) replaced(before, after *document) *selections {
-	next := newSelections()
-	if x != nil {
-		next = &selections{all: x.all, names: maps.Clone(x.names), labels: maps.Clone(x.labels)}
+// copied returns a copy to change. It shares lists with x, which no longer may be
+// changed.
+func (x *selections) copied() *selections {
+	if x == nil {
+		return newSelections()
 	}
-	next.edit(before, func(list []*document) []*document {
+	return &selections{all: x.all, names: maps.Clone(x.names), labels: maps.Clone(x.labels)}
+}
+
+// replace puts one document in the place of another; nil is none. The lists that
+// it changes are copies.
+func (x *selections) replace(before, after *document) {
+	x.edit(before, func(list []*document) []*document {
 		return slices.DeleteFunc(slices.Clone(list), func(d *document) bool { return d == before })
 	})
-	next.edit(after, func(list []*document) []*document { return append(slices.Clip(list), after) })
-	return next
+	x.edit(after, func(list []*document) []*document { return append(slices.Clip(list), after) })
 }
 
 // first returns one label of several, always the same.

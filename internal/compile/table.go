@@ -29,13 +29,14 @@ type Table struct {
 	domains     []*TrustDomain
 	listeners   []*Listener
 	environment *document   // nil when there is none
-	named       []*document // what policies refer to by name
+	named       []*document // terms that are enforced
 	limits      []*RateLimit
 
 	rejects []Reject
 
 	// What the next table is made from.
-	documents  map[resource.Key]*document // all others
+	documents  map[resource.Key]*document // all but terms, policies and the like
+	byName     map[resource.Key]*document // what conditions refer to by name
 	written    map[resource.Key]*document // policies, and what else selects routes
 	rejected   map[resource.Key]rejection
 	resolved   []*Route                   // routes before what other documents deny
@@ -294,7 +295,7 @@ func (t *Table) EnforcedRoot() snapshot.Digest {
 }
 
 func (t *Table) live() []*snapshot.Entry {
-	live := make([]*snapshot.Entry, 0, len(t.documents)+len(t.written))
+	live := make([]*snapshot.Entry, 0, len(t.documents)+len(t.byName)+len(t.written))
 	if t.matcher != nil {
 		for _, found := range t.matcher.reached() {
 			if r := t.routes[found.slot]; !r.rejected && r.Digest == found.digest {
