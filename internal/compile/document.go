@@ -30,9 +30,9 @@ type document struct {
 	claims  *claims // of a Route, rejected or not; nil when they cannot be read
 
 	// Of a Policy and a Condition: what it refers to by name. A policy that refers
-	// to something is compiled again with that, and linked is the digests of it.
+	// to something is compiled again with that, and linked is what it was.
 	terms  []policy.Term // of a RateLimit too
-	linked []snapshot.Digest
+	linked []use
 
 	// One of these is set for the kinds that have it, unless rejected.
 	policy   *policy.Policy

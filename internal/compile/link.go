@@ -64,6 +64,11 @@ func (t *Table) link(d *document) (next *document, reason string) {
 	}
 	linked := *d
 	linked.linked = uses
+	p, swapped := t.swap(d, uses)
+	if swapped {
+		linked.policy = p
+		return &linked, ""
+	}
 	if err := linked.compileWith(t.terms(d.entry.Key.Namespace)); err != nil {
 		return d, resource.RejectReason(err)
 	}
@@ -83,9 +88,26 @@ func (d *document) compileWith(terms *policy.Terms) (err error) {
 	return err
 }
 
-// uses adds the digests of all that d refers to, each once, or says what of it
-// is not enforced.
-func (t *Table) uses(d *document, found []snapshot.Digest, seen map[resource.Key]bool) (_ []snapshot.Digest, reason string) {
+// use is something that is referred to by name, as it was.
+type use struct {
+	key    resource.Key
+	digest snapshot.Digest
+}
+
+// swap returns the policy of d with other sets in the place of those that it was
+// linked with, if there is no other difference between what it uses and used.
+func (t *Table) swap(d *document, uses []use) (_ *policy.Policy, ok bool) {
+	same := d.policy != nil && slices.EqualFunc(uses, d.linked, func(a, b use) bool {
+		return a.key == b.key && (a.digest == b.digest || a.key.Kind == resource.KindSet)
+	})
+	if !same {
+		return nil, false
+	}
+	return d.policy.WithSets(t.terms(d.entry.Key.Namespace).Set)
+}
+
+// uses adds all that d refers to, each once, or says what of it is not enforced.
+func (t *Table) uses(d *document, found []use, seen map[resource.Key]bool) (_ []use, reason string) {
 	for _, term := range d.terms {
 		key := TermKey(d.entry.Key.Namespace, term)
 		if seen[key] {
@@ -99,7 +121,7 @@ func (t *Table) uses(d *document, found []snapshot.Digest, seen map[resource.Key
 		case t.rejected[key].document != nil:
 			return nil, "refers to " + key.String() + ", which was rejected"
 		}
-		found = append(found, to.entry.Digest)
+		found = append(found, use{key, to.entry.Digest})
 		if found, reason = t.uses(to, found, seen); reason != "" {
 			return nil, reason
 		}

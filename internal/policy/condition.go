@@ -72,6 +72,7 @@ type condition struct {
 	closures chain
 	program  func() (cel.Program, error)
 	source   *ast.SourceInfo // to say where an evaluation failed
+	within   sizes           // for which closures answer
 
 	// For those who ask why.
 	tree    *ast.AST // checked and linked
@@ -149,19 +150,25 @@ func (v *vocabulary) plan(tree *cel.Ast) (*condition, []*Error) {
 	if problems != nil {
 		return nil, problems
 	}
-	c := &condition{source: tree.NativeRep().SourceInfo(), tree: tree.NativeRep()}
-	if within != (sizes{}) {
-		c.closures = v.closures(tree.NativeRep(), within)
-	}
-	c.program = sync.OnceValues(func() (cel.Program, error) {
-		return v.env.Program(tree, cel.EvalOptions(cel.OptOptimize), cel.CostLimit(maxCost))
-	})
+	c := v.condition(tree.NativeRep(), within)
 	if !c.closures.plain() {
 		if _, err := c.program(); err != nil {
 			return nil, refuseWhen("plan: %v", err)
 		}
 	}
 	return c, nil
+}
+
+// condition returns as a condition what costs no more than maxCost for sizes.
+func (v *vocabulary) condition(tree *ast.AST, within sizes) *condition {
+	c := &condition{source: tree.SourceInfo(), tree: tree, within: within}
+	if within != (sizes{}) {
+		c.closures = v.closures(tree, within)
+	}
+	c.program = sync.OnceValues(func() (cel.Program, error) {
+		return v.env.PlanProgram(tree, cel.EvalOptions(cel.OptOptimize), cel.CostLimit(maxCost))
+	})
+	return c
 }
 
 // affordable returns the largest sizes for which tree costs no more than
