@@ -98,6 +98,9 @@ type Filter struct {
 	At        snapshot.Revision // the newest when 0
 	After     resource.Key      // the last one of the page before
 	Limit     int               // at least 1
+	// Bytes ends a list early: with the document by which there are more, but not
+	// before the second. No bound when 0.
+	Bytes int
 }
 
 // CookieKey is a key of session cookies.

@@ -72,7 +72,7 @@ func (s configService) List(ctx context.Context, req *connect.Request[adminv1.Li
 		return nil, err
 	}
 	limit := pageSize(m.GetPageSize(), defaultPage)
-	filter := storage.Filter{Kind: resource.Kind(m.GetKind()), At: snapshot.Revision(m.GetRevision()), Limit: limit + 1}
+	filter := storage.Filter{Kind: resource.Kind(m.GetKind()), At: snapshot.Revision(m.GetRevision()), Limit: limit + 1, Bytes: maxPageBytes}
 	if m.GetNamespace() != "" {
 		filter.Namespace = &m.Namespace
 	}

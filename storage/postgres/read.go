@@ -104,15 +104,25 @@ func (l *lane) Resource(ctx context.Context, key resource.Key, at snapshot.Revis
 	return v, err
 }
 
+// selectList adds up the documents of a page alone, and reads those that are told.
 func (l *lane) selectList() string {
 	return `select ` + versionColumns + `
-	from ` + l.versions + ` v
-	where ` + currentAt + `
-		and ($2 = '' or v.kind = $2)
-		and ($3::text is null or v.namespace = $3)
-		and (v.kind, v.namespace, v.name) > ($4, $5, $6)
-	order by v.kind, v.namespace, v.name
-	limit $7`
+	from (
+		select v.*, sum(octet_length(v.document)) over page - octet_length(v.document) as before, row_number() over page as place
+		from (
+			select ` + versionColumns + `
+			from ` + l.versions + ` v
+			where ` + currentAt + `
+				and ($2 = '' or v.kind = $2)
+				and ($3::text is null or v.namespace = $3)
+				and (v.kind, v.namespace, v.name) > ($4, $5, $6)
+			order by v.kind, v.namespace, v.name
+			limit $7
+		) v
+		window page as (order by v.kind, v.namespace, v.name)
+	) v
+	where $8::bigint = 0 or v.before <= $8 or v.place <= 2
+	order by v.kind, v.namespace, v.name`
 }
 
 // List implements storage.Resources.
@@ -124,7 +134,7 @@ func (l *lane) List(ctx context.Context, f storage.Filter) ([]storage.Version, s
 	var versions []storage.Version
 	err = l.do(ctx, func(ctx context.Context) error {
 		versions, err = collect(ctx, l.pool, scanVersion, l.selectList(), at, f.Kind, f.Namespace,
-			f.After.Kind, f.After.Namespace, f.After.Name, f.Limit)
+			f.After.Kind, f.After.Namespace, f.After.Name, f.Limit, f.Bytes)
 		return err
 	})
 	return versions, at, err

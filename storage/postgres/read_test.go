@@ -87,13 +87,18 @@ func TestList(t *testing.T) {
 		"first page":       {storage.Filter{Limit: 1}, []string{"Environment/aws@1[aws]environment aws"}},
 		"second page":      {storage.Filter{Limit: 2, After: key("Environment/aws")}, []string{"Environment/gcp@1[gcp]environment gcp", "Policy/shop/a@4[aws]a4"}},
 		"after what is no": {storage.Filter{Limit: 9, After: key("Policy/shop/b")}, []string{"Route/shop/a@2[gcp]r2"}},
-		"last page":        {storage.Filter{Limit: 9, After: key("Route/shop/a")}, nil},
-		"a kind":           {storage.Filter{Limit: 9, Kind: "Policy", At: 1}, []string{"Policy/bank/z@1[aws]z1", "Policy/shop/a@1[all]a1"}},
-		"its second page":  {storage.Filter{Limit: 9, Kind: "Policy", At: 1, After: key("Policy/bank/z")}, []string{"Policy/shop/a@1[all]a1"}},
-		"a namespace":      {storage.Filter{Limit: 9, Namespace: &shop, At: 2}, []string{"Policy/shop/a@2[gcp]a2", "Route/shop/a@2[gcp]r2"}},
-		"no namespace":     {storage.Filter{Limit: 1, Namespace: &none, At: 3}, []string{"Environment/aws@1[aws]environment aws"}},
-		"unknown kind":     {storage.Filter{Limit: 9, Kind: "Nothing"}, nil},
-		"while deleted":    {storage.Filter{Limit: 9, Kind: "Policy", At: 3}, []string{"Policy/bank/z@1[aws]z1"}},
+		"few bytes": {storage.Filter{Limit: 9, Bytes: 1}, []string{
+			"Environment/aws@1[aws]environment aws", "Environment/gcp@1[gcp]environment gcp"}},
+		"some bytes": {storage.Filter{Limit: 9, Bytes: 30}, []string{
+			"Environment/aws@1[aws]environment aws", "Environment/gcp@1[gcp]environment gcp", "Policy/shop/a@4[aws]a4"}},
+		"few bytes and a limit": {storage.Filter{Limit: 1, Bytes: 1}, []string{"Environment/aws@1[aws]environment aws"}},
+		"last page":             {storage.Filter{Limit: 9, After: key("Route/shop/a")}, nil},
+		"a kind":                {storage.Filter{Limit: 9, Kind: "Policy", At: 1}, []string{"Policy/bank/z@1[aws]z1", "Policy/shop/a@1[all]a1"}},
+		"its second page":       {storage.Filter{Limit: 9, Kind: "Policy", At: 1, After: key("Policy/bank/z")}, []string{"Policy/shop/a@1[all]a1"}},
+		"a namespace":           {storage.Filter{Limit: 9, Namespace: &shop, At: 2}, []string{"Policy/shop/a@2[gcp]a2", "Route/shop/a@2[gcp]r2"}},
+		"no namespace":          {storage.Filter{Limit: 1, Namespace: &none, At: 3}, []string{"Environment/aws@1[aws]environment aws"}},
+		"unknown kind":          {storage.Filter{Limit: 9, Kind: "Nothing"}, nil},
+		"while deleted":         {storage.Filter{Limit: 9, Kind: "Policy", At: 3}, []string{"Policy/bank/z@1[aws]z1"}},
 	} {
 		versions, at, err := f.List(t.Context(), c.filter)
 		if want := c.filter.At; err != nil || at != want && (want != 0 || at != 4) {
