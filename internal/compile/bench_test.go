@@ -2,6 +2,7 @@ package compile_test
 
 import (
 	"fmt"
+	"runtime"
 	"testing"
 
 	"google.golang.org/protobuf/proto"
@@ -165,4 +166,42 @@ func BenchmarkStart(b *testing.B) {
 	for b.Loop() {
 		compile.Compile(nil, s)
 	}
+}
+
+// BenchmarkLargeSet compiles a Set of 100,000 networks, or IDs, as a proxy does with
+// the first of them and with each change, and says what it holds of one.
+func BenchmarkLargeSet(b *testing.B) {
+	const members = 100_000
+	ids := make([]string, members)
+	for i := range ids {
+		ids[i] = fmt.Sprintf("6f9619ff-8b86-d011-b42d-00c04f%06d", i)
+	}
+	of := large{1}
+	for name, document := range map[string][]byte{
+		"cidrs": of.set(b, 0, members, 0),
+		"ids":   encode(b, of.key(resource.KindSet, 0, 0), nil, &resourcev1.Set{Ids: ids}),
+	} {
+		b.Run(name, func(b *testing.B) {
+			s := snap(b, 1, [][]byte{document})
+			before := heap()
+			table := compile.Compile(nil, s)
+			fmt.Printf("figure set_100k_%s_table %d bytes\n", name, heap()-before)
+			for b.Loop() {
+				table = compile.Compile(nil, s)
+			}
+			if len(table.Rejects()) > 0 {
+				b.Fatal(table.Rejects()[0])
+			}
+			fmt.Printf("figure set_100k_%s_compile %.1f ms\n", name, float64(b.Elapsed().Microseconds())/1000/float64(b.N))
+		})
+	}
+}
+
+// heap is what is in use.
+func heap() uint64 {
+	var m runtime.MemStats
+	runtime.GC()
+	runtime.GC()
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
 }
