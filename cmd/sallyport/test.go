@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/sallyport/sallyport/controlplane/admission"
 	"github.com/sallyport/sallyport/internal/compile"
 	"github.com/sallyport/sallyport/internal/evaluate"
 	"github.com/sallyport/sallyport/internal/resource"
@@ -25,7 +26,8 @@ type trial struct {
 	verbose     bool
 	out         output
 
-	resources []resource.Parsed
+	located   []located
+	resources []resource.Parsed // the same
 	tests     []evaluate.Test
 }
 
@@ -37,15 +39,21 @@ func newTest() *cobra.Command {
 		Long: `Run the tests beside the resources of a folder, without a control plane.
 
 Tests are in files whose names end in _test.yaml. Everything else in the folder is
-resources, as apply takes them; apply leaves tests out.`,
+resources, as apply takes them; apply leaves tests out. What a control plane would
+refuse that has nothing else is refused as well: a reference to what is not in the
+folder, two routes for the same requests.`,
 		Example: `  sallyport test policies/
   sallyport test -v -e aws-prod policies/`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			now := time.Now()
 			if err := t.read(args[0]); err != nil {
 				return err
 			}
-			results, err := t.run(time.Now())
+			if err := t.admit(now); err != nil {
+				return err
+			}
+			results, err := t.run(now)
 			if err != nil {
 				return err
 			}
@@ -70,6 +78,7 @@ func (t *trial) read(folder string) error {
 	if err != nil {
 		return err
 	}
+	t.located = located
 	var errs []error
 	seen := make(map[resource.Key]string)
 	for _, l := range located {
@@ -95,6 +104,30 @@ func (t *trial) read(folder string) error {
 		return fmt.Errorf("there is no test in %s: tests are in files that end in _test.yaml", folder)
 	}
 	return nil
+}
+
+// admit says what the control plane would refuse if the resources were all that it
+// had. What is in force at once is looked at apart, as it is applied.
+func (t *trial) admit(now time.Time) error {
+	var errs []error
+	for _, immediate := range []bool{false, true} {
+		var lane []located
+		var request []*adminv1.Resource
+		for i, l := range t.located {
+			if t.resources[i].Key.Kind.Immediate() == immediate {
+				lane, request = append(lane, l), append(request, l.Resource)
+			}
+		}
+		var nothing admission.State
+		_, problems := nothing.Plan(admission.NewApply(request, now))
+		for _, p := range problems.Kept {
+			errs = append(errs, misplaced(lane[p.Index], resource.Problems{Kept: []resource.Problem{p}}))
+		}
+		if more := problems.Total - len(problems.Kept); more > 0 {
+			errs = append(errs, fmt.Errorf("and %s", count(more, "more problem")))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // misplaced returns the problems of a resource, each at its line.
