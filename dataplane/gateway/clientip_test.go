@@ -78,6 +78,19 @@ func TestForwardedAddresses(t *testing.T) {
 			{"X-Forwarded-For: 10.1\r\n", 403, "", "x_forwarded_for", bad},
 			{"X-Forwarded-For: 167772161\r\n", 403, "", "x_forwarded_for", bad},
 			{"X-Forwarded-For: 0x0a.0.0.1\r\n", 403, "", "x_forwarded_for", bad},
+			{"X-Forwarded-For: 10.00.0.1\r\n", 403, "", "x_forwarded_for", bad},
+			{"X-Forwarded-For: 10.0.1\r\n", 403, "", "x_forwarded_for", bad},
+			{"X-Forwarded-For: 10.0.0.1.\r\n", 403, "", "x_forwarded_for", bad},
+			{"X-Forwarded-For: 10.0.0.256\r\n", 403, "", "x_forwarded_for", bad},
+			{"X-Forwarded-For: ::ffff:012.0.0.1\r\n", 403, "", "x_forwarded_for", bad},
+			{"X-Forwarded-For: ::ffff:a00:1\r\n", 200, "10.0.0.1", "x_forwarded_for", ""},
+			{"X-Forwarded-For: [::ffff:10.0.0.1]\r\n", 200, "10.0.0.1", "x_forwarded_for", ""},
+			{"X-Forwarded-For: [::ffff:10.0.0.1%25eth0]:4711\r\n", 403, "", "x_forwarded_for", bad},
+			{"X-Forwarded-For: [10.0.0.1]\r\n", 403, "", "x_forwarded_for", bad},
+			{"X-Forwarded-For: 10.0.0.1:\r\n", 403, "", "x_forwarded_for", bad},
+			{"X-Forwarded-For: 10.0.0.1 10.0.0.1\r\n", 403, "", "x_forwarded_for", bad},
+			{"X-Forwarded-For: \"10.0.0.1\"\r\n", 403, "", "x_forwarded_for", bad},
+			{"X-Forwarded-For: 10.0.0.1/8\r\n", 403, "", "x_forwarded_for", bad},
 			{"X-Forwarded-For: 10.0.0.1,\r\n", 403, "", "x_forwarded_for", bad},
 			{"X-Forwarded-For: 10.0.0.1\r\nX-Forwarded-For:\r\n", 403, "", "x_forwarded_for", bad},
 			{"X-Forwarded-For: unknown\r\n", 403, "", "x_forwarded_for", bad},
@@ -100,6 +113,17 @@ func TestForwardedAddresses(t *testing.T) {
 			{"Forwarded: for=10.0.0.1, for=203.0.113.9\r\n", 403, "203.0.113.9", "forwarded", ""},
 			{"Forwarded: for=\"x, for=10.0.0.1;host=\"a, for=203.0.113.9\"\r\n", 200, "10.0.0.1", "forwarded", ""},
 			{"Forwarded: for=203.0.113.9;host=\"\\\", for=10.0.0.1\"\r\n", 403, "", "forwarded", "entry 1 from the right: it is not as RFC 7239 wants it"},
+			{"Forwarded: for=10.0.0.1\r\nForwarded: for=203.0.113.9\r\n", 403, "203.0.113.9", "forwarded", ""},
+			{"Forwarded: for=203.0.113.9\r\nforwarded: for=10.0.0.1\r\n", 200, "10.0.0.1", "forwarded", ""},
+			{"Forwarded: for=10.0.0.1;host=\"\r\nForwarded: for=203.0.113.9\r\n", 403, "203.0.113.9", "forwarded", ""},
+			{"Forwarded: for=203.0.113.9;host=\"\r\nForwarded: a\", for=10.0.0.1\r\n", 200, "10.0.0.1", "forwarded", ""}, // who is trusted has said that
+			{"Forwarded: for=10.0.0.1;by=203.0.113.9, for=203.0.113.9;by=10.0.0.1\r\n", 403, "203.0.113.9", "forwarded", ""},
+			{"Forwarded: for=\"[::ffff:10.0.0.1]:4711\"\r\n", 200, "10.0.0.1", "forwarded", ""},
+			{"Forwarded: for=\"[::ffff:10.0.0.1%eth0]\"\r\n", 403, "", "forwarded", bad},
+			{"Forwarded: for=012.0.0.1\r\n", 403, "", "forwarded", bad},
+			{"Forwarded: for=10.1\r\n", 403, "", "forwarded", bad},
+			{"Forwarded: for=0x0a000001\r\n", 403, "", "forwarded", bad},
+			{"Forwarded: by=10.0.0.1\r\n", 403, "", "forwarded", "entry 1 from the right: it has no for"},
 			{"Forwarded: for=_hidden\r\n", 403, "", "forwarded", "entry 1 from the right: who forwarded it does not say"},
 			{"Forwarded: for=unknown\r\n", 403, "", "forwarded", "entry 1 from the right: who forwarded it does not know"},
 			{"X-Forwarded-For: 10.0.0.1\r\n", 403, "", "forwarded", none},
@@ -148,7 +172,13 @@ func TestProxyProtocol(t *testing.T) {
 		{says: "PROXY TCP4 10.0.0.1 127.0.0.1 1 99999\r\n"}, {says: "PROXY TCP4 10.0.0.1 127.0.0.1 1 2 3\r\n"},
 		{says: "PROXY TCP4 ::1 ::1 1 2\r\n"}, {says: "PROXY " + strings.Repeat("x", 200) + "\r\n"},
 		{says: version2(1, 0x11, from10[:8])}, {says: version2(1, 0x12, from10)}, {says: version2(1, 0x31, strings.Repeat("\x00", 216))},
-		{says: version2(2, 0x11, from10)}, {says: version2(1, 0x13, from10)}, {says: version2(1, 0x11, from10+strings.Repeat("\x00", 5000))},
+		{says: version2(1, 0x00, "")}, {says: version2(1, 0x00, from10)}, {says: version2(2, 0x11, from10)}, {says: version2(1, 0x13, from10)}, {says: version2(1, 0x11, from10+strings.Repeat("\x00", 5000))},
+		// Cut short, so that the handshake is taken for the rest, or long enough to take some of it.
+		{says: "PROXY TCP4 10.0.0.1 127.0.0.1 1"}, {says: "PROXY TCP4 10.0.0.1 127.0.0.1 1 2\r"}, {says: version2(1, 0x11, from10)[:12]},
+		{says: version2(1, 0x11, from10)[:20]}, {says: version2(1, 0x11, from10+"\x04\x00\x20abc")[:28]}, {says: strings.Replace(version2(1, 0x11, from10), "\x00\x0c", "\x00\x40", 1)},
+		{says: "PROXY TCP4 10.0.0.1\r\n"}, {says: "PROXY TCP4 0x0a.0.0.1 127.0.0.1 1 2\r\n"}, {says: "PROXY TCP4 167772161 127.0.0.1 1 2\r\n"},
+		{says: "proxy TCP4 10.0.0.1 127.0.0.1 1 2\r\n"}, {says: " PROXY TCP4 10.0.0.1 127.0.0.1 1 2\r\n"}, {says: "PROXY TCP4 ::ffff:10.0.0.1 127.0.0.1 1 2\r\n"},
+		{says: version2(1, 0x11, from10) + version2(1, 0x11, from10)}, {says: "PROXY UNKNOWN\r\n" + version2(1, 0x11, from10)},
 		{says: "GET / HTTP/1.1\r\n\r\n"}, {says: "PROXY TCP4 10.0.0.1 127.0.0.1 1 2\r\nPROXY TCP4 10.0.0.1 127.0.0.1 1 2\r\n"},
 	}
 	good := []located{
@@ -156,7 +186,10 @@ func TestProxyProtocol(t *testing.T) {
 		{"PROXY TCP4 203.0.113.9 127.0.0.1 4711 443\r\n", 403, "203.0.113.9", "proxy_protocol", ""},
 		{"PROXY TCP6 2001:db8::9 ::1 4711 443\r\n", 403, "2001:db8::9", "proxy_protocol", ""},
 		{"PROXY TCP4 0.0.0.0 127.0.0.1 4711 443\r\n", 403, "", "proxy_protocol", sourceless},
+		{"PROXY TCP6 ::ffff:10.0.0.1 ::1 4711 443\r\n", 200, "10.0.0.1", "proxy_protocol", ""},
 		{"PROXY UNKNOWN\r\n", 403, "", "proxy_protocol", sourceless},
+		{"PROXY UNKNOWN 10.0.0.1 127.0.0.1 4711 443\r\n", 403, "", "proxy_protocol", sourceless},
+		{version2(0, 0x11, from10+"\x04\x00\x03abc"), 403, "127.0.0.1", "direct", ""},
 		{version2(1, 0x11, from10), 200, "10.0.0.1", "proxy_protocol", ""},
 		{version2(1, 0x11, from203), 403, "203.0.113.9", "proxy_protocol", ""},
 		{version2(1, 0x21, mapped), 200, "10.0.0.1", "proxy_protocol", ""},
@@ -184,7 +217,7 @@ func TestProxyProtocol(t *testing.T) {
 			}
 		}
 	}
-	if got := w.metric(`sallyport_proxy_protocol_refusals_total{listener="edge/public"}`); got != "35" {
+	if got := w.metric(`sallyport_proxy_protocol_refusals_total{listener="edge/public"}`); got != "57" {
 		t.Errorf("%s connections were counted", got)
 	}
 	// Where nobody speaks it, it is no handshake.

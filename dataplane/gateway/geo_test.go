@@ -2,6 +2,7 @@ package gateway_test
 
 import (
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -217,6 +218,35 @@ func TestFilesChangeWhileRequestsAreDecided(t *testing.T) {
 		if got, d := m.ask(usualPlace); got != 403 || d.Geo == nil || len(d.Geo.Databases) != 0 || d.Geo.Country != "" || d.Geo.Anonymous != nil {
 			t.Errorf("%s when %s, after 31 days: %d, %+v", p[0], p[1], got, d.Geo)
 		}
+	}
+}
+
+// What is open is decided on by the databases that are in use: it goes on while one is
+// missing or damaged, and not where it is somewhere else by now.
+func TestFilesChangeWhileStreamsAreOpen(t *testing.T) {
+	m := newMapped(t)
+	m.upstream.answerWith(echoesOrTells)
+	m.when("ALLOW", inGermany)
+	m.apply(strings.Replace(m.resources, "upstream: orders,", "webSocket: true, upstream: orders,", 1))
+	m.settle(usualPlace, 200)
+	conn, res := m.openBy(m.client(false, m.tls(host)), http.Header{
+		"Authorization": {"Bearer " + m.tokens.sign(nil)}, "X-Forwarded-For": {usualPlace},
+	})
+	for name, spoil := range map[string]func() error{
+		"garbage": func() error { return os.WriteFile(m.city, []byte(strings.Repeat("no database", 100)), 0o600) },
+		"gone":    func() error { return os.Remove(m.city) },
+	} {
+		m.must(spoil())
+		m.observe()
+		m.again()
+		if err := say(t.Context(), conn, "on"); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+	}
+	m.must(m.cities("FR").Put(m.city))
+	_, told := m.hears(conn)
+	if d := m.closedBy(res.Header.Get("Sallyport-Decision-Id"), told, "no_matching_policy"); d.Geo == nil || d.Geo.Country != "FR" {
+		t.Errorf("recorded was %+v", d)
 	}
 }
 
