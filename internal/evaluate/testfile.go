@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -134,6 +135,36 @@ type place struct {
 	City         string `yaml:"city"`
 	ASN          int64  `yaml:"asn"`
 	Organization string `yaml:"asOrganization"`
+
+	// How the address hides who uses it; what is left out is no such thing, where
+	// one of them is given.
+	Anonymous *bool `yaml:"anonymous"`
+	VPN       *bool `yaml:"vpn"`
+	Hosting   *bool `yaml:"hosting"`
+	Tor       *bool `yaml:"tor"`
+	Proxy     *bool `yaml:"proxy"`
+
+	Built *time.Time `yaml:"built"` // the oldest of the databases
+}
+
+func (p *place) message() *decisionv1.Geo {
+	if p == nil {
+		return nil
+	}
+	g := &decisionv1.Geo{
+		Country: p.Country, Continent: p.Continent, City: p.City, Asn: p.ASN, AsOrganization: p.Organization,
+	}
+	ways := [...]*bool{p.VPN, p.Hosting, p.Tor, p.Proxy, p.Anonymous}
+	is := func(b *bool) bool { return b != nil && *b }
+	if slices.ContainsFunc(ways[:], func(b *bool) bool { return b != nil }) {
+		g.Anonymity = &decisionv1.Anonymity{
+			Anonymous: slices.ContainsFunc(ways[:], is), Vpn: is(p.VPN), Hosting: is(p.Hosting), Tor: is(p.Tor), Proxy: is(p.Proxy),
+		}
+	}
+	if p.Built != nil {
+		g.Databases = []*decisionv1.GeoDatabase{{Built: timestamppb.New(*p.Built)}}
+	}
+	return g
 }
 
 type handshake struct {
@@ -274,11 +305,7 @@ func (g *given) question() (*adminv1.Question, error) {
 	if h := g.Signals.TLS; h != nil {
 		q.Signals.Tls = &decisionv1.TLS{Version: h.Version, Sni: h.SNI, Alpn: h.ALPN}
 	}
-	if p := g.Signals.Geo; p != nil {
-		q.Signals.Geo = &decisionv1.Geo{
-			Country: p.Country, Continent: p.Continent, City: p.City, Asn: p.ASN, AsOrganization: p.Organization,
-		}
-	}
+	q.Signals.Geo = g.Signals.Geo.message()
 	q.Signals.Device = g.Signals.Device.message()
 	if d := g.Signals.Denials; d != nil {
 		q.Signals.Denials = &decisionv1.Denials{Principal: d.Principal, Address: d.Address}
