@@ -35,6 +35,10 @@ func beChild(role string) {
 		beClient()
 	case "paced":
 		bePaced()
+	case "accepting":
+		beAccepting()
+	case "opening":
+		beOpening()
 	}
 }
 
