@@ -23,6 +23,7 @@ import (
 	"github.com/sallyport/sallyport/dataplane/limit/redis"
 	"github.com/sallyport/sallyport/dataplane/link"
 	"github.com/sallyport/sallyport/dataplane/record"
+	"github.com/sallyport/sallyport/dataplane/record/otlp"
 	"github.com/sallyport/sallyport/dataplane/signin"
 	"github.com/sallyport/sallyport/dataplane/upstream"
 	"github.com/sallyport/sallyport/internal/authn"
@@ -46,6 +47,7 @@ type Proxy struct {
 	signin    *signin.Client
 	records   *recordFile // nil when they go to no file
 	recorder  *record.Recorder
+	collector *otlp.Sink // nil for none
 	courier   *courier.Courier
 	keys      *assertion.Keys
 	atlas     *geo.Atlas
@@ -139,7 +141,16 @@ func (p *Proxy) openRecords() (err error) {
 	if err != nil {
 		return err
 	}
-	var writer io.Writer
+	writer, err := p.openLines()
+	if err != nil {
+		return err
+	}
+	p.recorder, err = record.New(record.Config{Writer: writer, Remote: p.courier, Log: p.log, Registerer: p.metrics})
+	return err
+}
+
+// openLines returns what takes the lines of records; nil for nothing.
+func (p *Proxy) openLines() (writer io.Writer, err error) {
 	switch {
 	case p.settings.recordsToStdout():
 		writer = os.Stdout
@@ -147,8 +158,18 @@ func (p *Proxy) openRecords() (err error) {
 		p.records = &recordFile{path: p.settings.Records}
 		writer = p.records
 	}
-	p.recorder, err = record.New(record.Config{Writer: writer, Remote: p.courier, Log: p.log, Registerer: p.metrics})
-	return err
+	c := p.settings.Collector
+	if c.Endpoint == "" {
+		return writer, nil
+	}
+	p.collector, err = otlp.New(otlp.Config{
+		Endpoint: c.Endpoint, CAFile: c.CAFile, AuthorizationFile: c.AuthorizationFile,
+		Instance: p.settings.Instance, Version: build.Version(), Log: p.log, Registerer: p.metrics,
+	})
+	if err != nil || writer == nil {
+		return p.collector, err
+	}
+	return &copied{writer, p.collector}, nil
 }
 
 func (p *Proxy) openGateway() (err error) {
@@ -216,7 +237,7 @@ func (p *Proxy) Run(ctx context.Context) error {
 	services.Go(func() error { return p.source.Run(base) })
 	services.Go(func() error { return p.authn.Run(base) })
 	services.Go(func() error { return p.upstreams.Run(base) })
-	services.Go(func() error { return p.recorder.Run(base) })
+	services.Go(func() error { return p.record(base) })
 	services.Go(func() error { return p.courier.Run(base) })
 	if p.limits != nil {
 		services.Go(func() error { return p.limits.Run(base) })
@@ -245,6 +266,22 @@ func (p *Proxy) Run(ctx context.Context) error {
 		return broken
 	}
 	return err
+}
+
+// record has records written until ctx ends, and the last of them sent.
+func (p *Proxy) record(ctx context.Context) error {
+	if p.collector == nil {
+		return p.recorder.Run(ctx)
+	}
+	behind, end := context.WithCancel(context.WithoutCancel(ctx))
+	defer end()
+	var g errgroup.Group
+	g.Go(func() error { return p.collector.Run(behind) })
+	g.Go(func() error {
+		defer end()
+		return p.recorder.Run(ctx)
+	})
+	return g.Wait()
 }
 
 // errServices ends what serves; what it stands for is told by the services.

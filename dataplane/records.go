@@ -2,6 +2,7 @@ package dataplane
 
 import (
 	"errors"
+	"io"
 	"io/fs"
 	"os"
 )
@@ -49,3 +50,17 @@ func (r *recordFile) open() error {
 
 // close closes the file. What was written is in it.
 func (r *recordFile) close() { _ = r.file.Close() }
+
+// copied has what is written to one writer written to another one as well, which
+// takes everything.
+type copied struct {
+	io.Writer
+	to io.Writer
+}
+
+// Write implements io.Writer.
+func (c *copied) Write(b []byte) (int, error) {
+	n, err := c.Writer.Write(b)
+	_, _ = c.to.Write(b[:n])
+	return n, err
+}

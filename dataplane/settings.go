@@ -16,6 +16,7 @@ import (
 	"strconv"
 
 	"github.com/sallyport/sallyport/dataplane/link"
+	"github.com/sallyport/sallyport/dataplane/record/otlp"
 	"github.com/sallyport/sallyport/internal/identity"
 	"github.com/sallyport/sallyport/internal/settings"
 )
@@ -66,6 +67,8 @@ type Settings struct {
 	// then the control plane alone gets records. A file that was moved away is
 	// created anew.
 	Records string `json:"records"`
+	// Collector takes the same records as logs.
+	Collector Collector `json:"collector"`
 	// SpoolMiB bounds, in MiB, the records in the state directory that wait for the
 	// control plane, of routes whose requests must be recorded; 256 when 0.
 	SpoolMiB int `json:"spool_mib"`
@@ -73,6 +76,35 @@ type Settings struct {
 	Geo Geo `json:"geo"`
 	// Limits say where rate limits of the fleet are counted.
 	Limits Limits `json:"limits"`
+}
+
+// Collector names a collector of OpenTelemetry logs.
+type Collector struct {
+	// Endpoint is the URL that takes logs as OTLP over HTTP, such as
+	// https://collector.example:4318/v1/logs; http only to an address of this machine.
+	// There is no collector when it is empty.
+	Endpoint string `json:"endpoint"`
+	// CAFile is a PEM file with what verifies the collector; the system's roots when
+	// empty.
+	CAFile string `json:"ca_file"`
+	// AuthorizationFile is a file with what is sent in the field Authorization, such
+	// as "Bearer ..."; it is read again each time. Nothing is sent when it is empty.
+	AuthorizationFile string `json:"authorization_file"`
+}
+
+func (c Collector) validate(report func(field string, err error)) {
+	if c.Endpoint != "" {
+		report("collector.endpoint", otlp.CheckEndpoint(c.Endpoint))
+	}
+	for field, path := range map[string]string{"collector.ca_file": c.CAFile, "collector.authorization_file": c.AuthorizationFile} {
+		switch {
+		case path == "":
+		case c.Endpoint == "":
+			report(field, errors.New("is for a collector, and there is no endpoint"))
+		default:
+			report(field, checkAbsolute(path))
+		}
+	}
 }
 
 // Geo names databases of addresses.
@@ -176,6 +208,7 @@ func (s *Settings) Validate() error {
 	if s.SpoolMiB < 0 || s.SpoolMiB > maxSpoolMiB {
 		report("spool_mib", fmt.Errorf("is from 0 to %d", maxSpoolMiB))
 	}
+	s.Collector.validate(report)
 	s.Geo.validate(report)
 	s.Limits.Redis.validate(report)
 	return errors.Join(errs...)

@@ -83,6 +83,7 @@ func TestAllSettings(t *testing.T) {
 		t.Error(err)
 	}
 	all["geo"] = map[string]any{"databases": []string{"/var/lib/GeoIP/City.mmdb", "/var/lib/GeoIP/ASN.mmdb"}, "max_age_days": 40}
+	all["collector"] = map[string]any{"endpoint": "http://127.0.0.1:4318/v1/logs", "authorization_file": "/etc/sallyport/authorization"}
 	all["records"] = "stdout"
 	all["limits"] = map[string]any{"redis": map[string]any{"address": "127.0.0.1:6379", "username": "sallyport", "password_file": "/etc/sallyport/redis-password"}}
 	if _, err := load(t, all); err != nil {
@@ -128,6 +129,9 @@ func TestSettingsThatAreWrong(t *testing.T) {
 		{"limits", redisOf("username", "a"), "limits.redis.address: is required"},
 		{"admin", map[string]any{"address": "localhost:http!"}, "admin.address: "},
 		{"records", "decisions.jsonl", "records: "},
+		{"collector", map[string]any{"endpoint": "http://collector.example:4318/v1/logs"}, "collector.endpoint: "},
+		{"collector", map[string]any{"endpoint": "https://c.example/v1/logs", "ca_file": "ca.pem"}, "collector.ca_file: "},
+		{"collector", map[string]any{"authorization_file": "/a"}, "collector.authorization_file: is for a collector, and there is no endpoint"},
 		{"geo", map[string]any{"databases": []string{"/a", "City.mmdb"}}, "geo.databases[1]: "},
 		{"geo", map[string]any{"databases": []string{"/a", "/b", "/a"}}, "geo.databases[2]: is given twice"},
 		{"geo", map[string]any{"databases": []string{"/a", "/b", "/c", "/d"}}, "geo.databases: 4 files: more than 3"},

@@ -46,8 +46,9 @@ metadata: {namespace: shop, name: orders}
 spec: {hosts: [api.example], upstream: orders, authentication: {client_certificates: true}, record: {mode: %s}}
 `
 
-// newGate starts all of it, and waits until requests are let through.
-func newGate(t *testing.T, mode string) *gate {
+// newGate starts all of it, with other settings if need be, and waits until requests
+// are let through.
+func newGate(t *testing.T, mode string, others ...func(*dataplane.Settings)) *gate {
 	t.Helper()
 	g := &gate{fleet: newFleet(t), listener: free(t)}
 	g.dsn = storagetest.Postgres(t, postgres.Migrate)
@@ -59,6 +60,9 @@ func newGate(t *testing.T, mode string) *gate {
 	last := g.commit(policy("reads", "/v1/**"))
 	g.settings = g.fleet.settings("aws/1", free(t), g.replica.url)
 	g.settings.Records = "none"
+	for _, change := range others {
+		change(&g.settings)
+	}
 	g.whole(g.settings)
 	p := &proxy{id: "spiffe://prod.example/proxy/aws/1", instance: "one"}
 	g.replica.enforced(p, last, enforced)

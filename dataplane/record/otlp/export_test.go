@@ -1,0 +1,4 @@
+package otlp
+
+// Entry is entry.
+var Entry = entry
