@@ -21,6 +21,7 @@ var errBodyClosed = errors.New("body is closed")
 type body struct {
 	from    io.ReadCloser
 	unblock func() // ends a Read of from that waits
+	whole   bool   // all of it has come
 
 	// trailer is what comes behind the body, as far as it was announced and may:
 	// names at first, and values by the time that the end of from is told.
@@ -52,6 +53,7 @@ func (x *exchange) body() *body {
 	}
 	// To close the server's body would wait for the read. The connection is
 	// lost by this; it would be anyway, with a client in the middle of a body.
+	b.whole = x.from.http1 != nil && x.from.http1.Whole()
 	control := http.NewResponseController(x.w)
 	b.unblock = func() { _ = control.SetReadDeadline(time.Unix(1, 0)) }
 	return b
@@ -64,6 +66,9 @@ func announced(trailer http.Header) http.Header {
 	}
 	return names
 }
+
+// Whole reports whether reads do not wait, if none was begun.
+func (b *body) Whole() bool { return b.whole }
 
 // Read implements io.Reader.
 func (b *body) Read(p []byte) (int, error) {

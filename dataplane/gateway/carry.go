@@ -69,7 +69,7 @@ func (x *exchange) copy(answer *http.Response) (sent int64, err error) {
 	}
 	control := http.NewResponseController(x.w)
 	streams := isStream(answer)
-	if streams {
+	if streams && !isReady(answer.Body) {
 		if err := control.Flush(); err != nil {
 			return 0, failure{reason: ReasonClientGone}
 		}
@@ -86,6 +86,9 @@ func (x *exchange) copy(answer *http.Response) (sent int64, err error) {
 		}
 		switch {
 		case errors.Is(err, io.EOF):
+			if streams && len(answer.Trailer) > 0 {
+				_ = control.Flush() // else the server finds a length, which nothing may follow
+			}
 			return sent, nil
 		case err != nil:
 			_ = control.Flush() // what there is of it tells the decision
@@ -98,12 +101,24 @@ func (x *exchange) copy(answer *http.Response) (sent int64, err error) {
 	}
 }
 
+// isReady reports whether the first of a body can be read without waiting.
+func isReady(body io.Reader) bool {
+	r, ok := body.(interface{ Ready() bool })
+	return ok && r.Ready()
+}
+
+const eventStream = "text/event-stream"
+
 func isStream(answer *http.Response) bool {
 	if answer.ContentLength < 0 {
 		return true
 	}
-	media, _, err := mime.ParseMediaType(answer.Header.Get("Content-Type"))
-	return err == nil && media == "text/event-stream"
+	values := answer.Header["Content-Type"]
+	if len(values) == 0 || len(values[0]) < len(eventStream) || !strings.EqualFold(values[0][:len(eventStream)], eventStream) {
+		return false
+	}
+	media, _, err := mime.ParseMediaType(values[0])
+	return err == nil && media == eventStream
 }
 
 // takeOver copies an answer's header, without what is the connection's, and

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"maps"
 	"net/http"
-	"net/http/httptrace"
 	"net/textproto"
 	"net/url"
 	"sync"
@@ -114,18 +113,22 @@ func (x *exchange) complete(expects bool) {
 	h := make(http.Header, len(c.Header)+addedFields)
 	maps.Copy(h, c.Header)
 	withoutSession(h)
-	h[headerDecision] = []string{x.id}
+	values := make([]string, 0, addedFields)
+	one := func(value string) []string {
+		values = append(values, value)
+		return values[len(values)-1 : len(values) : len(values)]
+	}
+	h[headerDecision] = one(x.id)
 	x.verdict.tell(h)
 	if len(x.verdict.way.accept.Providers) > 0 {
 		delete(h, "Dpop") // it was for us, and is good at another proxy still
 	}
 	if x.address.IP.IsValid() {
-		h["X-Forwarded-For"] = []string{x.address.IP.String()}
+		h["X-Forwarded-For"] = one(x.address.IP.String())
 	}
-	h["X-Forwarded-Host"] = []string{c.Host}
-	h["X-Forwarded-Proto"] = []string{"https"}
+	h["X-Forwarded-Host"], h["X-Forwarded-Proto"] = one(c.Host), one("https")
 	if h["X-Request-Id"] == nil {
-		h["X-Request-Id"] = []string{x.id}
+		h["X-Request-Id"] = one(x.id)
 	}
 	if _, ok := h["User-Agent"]; !ok {
 		h["User-Agent"] = nil // else net/http adds its own
@@ -160,12 +163,11 @@ func (x *exchange) send(o *record.Outcome) (*http.Response, error) {
 		}
 	}
 	hints := &hints{w: x.w}
-	out := x.out.WithContext(httptrace.WithClientTrace(x.out.Context(), hints.trace()))
 	send := u.Send
 	if x.handshake != nil {
 		send = u.Switch
 	}
-	answer, endpoint, err := send(out)
+	answer, endpoint, err := send(x.out, hints.pass)
 	hints.end()
 	o.Endpoint = endpoint
 	if err == nil && answer.StatusCode == http.StatusSwitchingProtocols && x.handshake == nil {
@@ -188,12 +190,13 @@ func (f failure) Error() string { return f.reason }
 // explain says what went wrong with an exchange that ended with err, and whose
 // request's body could not be read because of broken.
 func explain(ctx context.Context, err, broken error) error {
+	if err == nil {
+		return nil
+	}
 	var malformed *request.Error
 	var known failure
 	var unsent *upstream.Error
 	switch {
-	case err == nil:
-		return nil
 	case errors.As(broken, &malformed):
 		return failure{reason: malformed.Reason, status: malformed.Status, detail: malformed.Detail}
 	case broken != nil, errors.Is(context.Cause(ctx), errClientGone):
@@ -260,10 +263,6 @@ type hints struct {
 
 	mu    sync.Mutex
 	ended bool
-}
-
-func (h *hints) trace() *httptrace.ClientTrace {
-	return &httptrace.ClientTrace{Got1xxResponse: h.pass}
 }
 
 // pass leaves out what the server says by itself, and what no client asked for.

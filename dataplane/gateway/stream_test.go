@@ -252,6 +252,21 @@ func TestTrailers(t *testing.T) {
 	})
 }
 
+// A trailer that nobody announced comes behind an answer however short it is.
+func TestTrailersThatSurprise(t *testing.T) {
+	eachWay(t, func(rw http.ResponseWriter, _ *http.Request) {
+		flush(rw)
+		_, _ = io.WriteString(rw, "short")
+		rw.Header().Set(http.TrailerPrefix+"X-Surprise", "yes")
+	}, func(t *testing.T, w *world, c *http.Client) {
+		res, err := c.Do(w.request(t.Context(), "GET", nil))
+		w.must(err)
+		if got := w.read(res); got != "short" || res.Trailer.Get("X-Surprise") != "yes" {
+			t.Errorf("%q, trailer %v", got, res.Trailer)
+		}
+	})
+}
+
 func TestEarlyHints(t *testing.T) {
 	eachWay(t, func(rw http.ResponseWriter, _ *http.Request) {
 		rw.Header().Set("Link", "</style.css>; rel=preload")

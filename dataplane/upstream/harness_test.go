@@ -193,7 +193,7 @@ func send(t *testing.T, u *upstream.Upstream, body string) string {
 	}
 	r.URL = &url.URL{Opaque: "/v1/orders%20?a=b;c"}
 	r.Host = "api.shop.example"
-	res, _, err := u.Send(r)
+	res, _, err := u.Send(r, nil)
 	if err != nil {
 		return reason(err)
 	}

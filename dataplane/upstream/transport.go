@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -67,23 +68,23 @@ func (u *Upstream) newTransport() *transport {
 	return t
 }
 
-// RoundTrip implements http.RoundTripper. An endpoint that has ended a connection
+// RoundTrip is http.RoundTripper's. An endpoint that has ended a connection
 // between requests is asked again over a new one, if it cannot have seen the request
 // or the request changes nothing.
-func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
+func (t *transport) RoundTrip(r *http.Request, hint Hint) (*http.Response, error) {
 	o, err := t.origin(r.URL.Host)
 	if err != nil {
 		return nil, err
 	}
 	if o.prefers.Load() {
-		response, err := t.http2.RoundTrip(r)
+		response, err := t.roundTripHTTP2(r, hint)
 		if !errors.Is(err, errNotHTTP2) {
 			return response, err
 		}
 		r = again(r)
 	}
 	if c := o.http1.Take(); c != nil {
-		response, err := c.RoundTrip(r)
+		response, err := c.RoundTrip(r, hint)
 		if err == nil || !http1.Repeatable(r, err) || r.Context().Err() != nil {
 			return response, err
 		}
@@ -94,9 +95,14 @@ func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 		return nil, err
 	case c == nil:
 		defer o.set(nil) // unless it was needed
-		return t.http2.RoundTrip(r)
+		return t.roundTripHTTP2(r, hint)
 	}
-	return c.RoundTrip(r)
+	return c.RoundTrip(r, hint)
+}
+
+func (t *transport) roundTripHTTP2(r *http.Request, hint Hint) (*http.Response, error) {
+	ctx := httptrace.WithClientTrace(r.Context(), &httptrace.ClientTrace{Got1xxResponse: hint})
+	return t.http2.RoundTrip(r.WithContext(ctx))
 }
 
 // connect returns a new connection, nil for one on which HTTP/2 was agreed on: that
@@ -139,7 +145,7 @@ func (t *transport) connectAlone(ctx context.Context, o *origin) (*http1.Conn, e
 
 // Switch is RoundTrip for a request that asks for another protocol, over a
 // connection of its own.
-func (t *transport) Switch(r *http.Request) (*http.Response, error) {
+func (t *transport) Switch(r *http.Request, hint Hint) (*http.Response, error) {
 	o, err := t.origin(r.URL.Host)
 	if err != nil {
 		return nil, err
@@ -148,7 +154,7 @@ func (t *transport) Switch(r *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
-	return c.RoundTrip(r)
+	return c.RoundTrip(r, hint)
 }
 
 // maxOrigins is how many endpoints are remembered to which there is no connection.

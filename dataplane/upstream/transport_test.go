@@ -109,7 +109,7 @@ func TestConnectionsThatEndUnderARequest(t *testing.T) {
 func call(t *testing.T, u *upstream.Upstream, method string) string {
 	t.Helper()
 	r := &http.Request{Method: method, Host: "a.example", URL: &url.URL{Opaque: "/"}, Header: http.Header{}}
-	res, _, err := u.Send(r.WithContext(t.Context()))
+	res, _, err := u.Send(r.WithContext(t.Context()), nil)
 	if err != nil {
 		return reason(err)
 	}

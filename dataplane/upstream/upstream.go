@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"net/textproto"
 	"sync/atomic"
 
 	"github.com/sallyport/sallyport/dataplane/upstream/http1"
@@ -37,6 +38,10 @@ type endpoint struct {
 // Name returns the upstream's name.
 func (u *Upstream) Name() Name { return u.spec.Key() }
 
+// Hint is told, while Send waits for an answer, of what comes before it: a status
+// below 200 and its fields. Its error ends the request. None is told when it is nil.
+type Hint = func(status int, fields textproto.MIMEHeader) error
+
 // Send sends r to one of the endpoints and returns its answer, the endpoint
 // that was tried last, and an *Error when there is no answer. It sets Scheme
 // and Host of r.URL; all else, above all Opaque and Host, is sent as it is. An
@@ -44,8 +49,8 @@ func (u *Upstream) Name() Name { return u.spec.Key() }
 // one is tried, each once: until then r.Body is closed but not read.
 //
 // The caller closes the answer's body, as with http.RoundTripper.
-func (u *Upstream) Send(r *http.Request) (*http.Response, string, error) {
-	return u.send(r, (*transport).RoundTrip)
+func (u *Upstream) Send(r *http.Request, hint Hint) (*http.Response, string, error) {
+	return u.send(r, hint, (*transport).RoundTrip)
 }
 
 // Switch is Send for a request that asks for another protocol, which only
@@ -53,11 +58,11 @@ func (u *Upstream) Send(r *http.Request) (*http.Response, string, error) {
 // io.ReadWriteCloser with a CloseWrite, and belongs to the caller alone: the end
 // of r's context does not end it. Writes fail when the endpoint takes nothing
 // for a minute.
-func (u *Upstream) Switch(r *http.Request) (*http.Response, string, error) {
-	return u.send(r, (*transport).Switch)
+func (u *Upstream) Switch(r *http.Request, hint Hint) (*http.Response, string, error) {
+	return u.send(r, hint, (*transport).Switch)
 }
 
-func (u *Upstream) send(r *http.Request, over func(*transport, *http.Request) (*http.Response, error)) (*http.Response, string, error) {
+func (u *Upstream) send(r *http.Request, hint Hint, over way) (*http.Response, string, error) {
 	if err := u.identified(); err != nil {
 		return nil, "", err
 	}
@@ -71,7 +76,7 @@ func (u *Upstream) send(r *http.Request, over func(*transport, *http.Request) (*
 			r = again(r)
 		}
 		r.URL.Scheme, r.URL.Host = u.scheme, e.address
-		response, err := over(u.current(), r)
+		response, err := over(u.current(), r, hint)
 		switch {
 		case err == nil:
 			return response, e.address, nil
@@ -80,6 +85,9 @@ func (u *Upstream) send(r *http.Request, over func(*transport, *http.Request) (*
 		}
 	}
 }
+
+// way is how a transport sends a request.
+type way func(*transport, *http.Request, Hint) (*http.Response, error)
 
 var errNoEndpoint = errors.New("upstream has no endpoints")
 

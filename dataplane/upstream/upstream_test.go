@@ -356,7 +356,7 @@ func TestNothingIsAdded(t *testing.T) {
 		Method: http.MethodGet, Host: "api.shop.example", URL: &url.URL{Opaque: "/a;b/%C3%A9/c%2Bd?x=%2f;y"},
 		Header: http.Header{"User-Agent": nil, "X-A": {"b"}},
 	}).WithContext(t.Context())
-	res, endpoint, err := only(newPool(t, anonymous(t), nil), plaintext(ln.Addr().String())).Send(r)
+	res, endpoint, err := only(newPool(t, anonymous(t), nil), plaintext(ln.Addr().String())).Send(r, nil)
 	if err != nil || endpoint != ln.Addr().String() {
 		t.Fatal(endpoint, err)
 	}
@@ -376,7 +376,7 @@ func TestGivingUp(t *testing.T) {
 	gaveUp := errors.New("the client gave up")
 	time.AfterFunc(20*time.Millisecond, func() { cancel(gaveUp) })
 	r := (&http.Request{Method: http.MethodGet, URL: &url.URL{Opaque: "/"}, Header: http.Header{}}).WithContext(ctx)
-	_, _, err := only(newPool(t, anonymous(t), nil), plaintext(s.address())).Send(r)
+	_, _, err := only(newPool(t, anonymous(t), nil), plaintext(s.address())).Send(r, nil)
 	if !errors.Is(err, gaveUp) {
 		t.Errorf("got %v", err)
 	}

@@ -209,6 +209,13 @@ func (c *HTTP1) advanceHeld() error {
 	return c.err
 }
 
+// Whole reports whether all of the body that the last head has announced by its
+// length was read from the connection, and none of it handed on. No read is under
+// way.
+func (c *HTTP1) Whole() bool {
+	return c.part == body && c.ready == 0 && int64(len(c.buf.bytes())) >= c.left
+}
+
 // Release ends the strict reading of a connection that a head has asked another
 // protocol for: what comes from now on is handed on as it is. No read is under
 // way. It reports false, and changes nothing, when there is no such head behind

@@ -365,6 +365,32 @@ func TestClientThatStopsReading(t *testing.T) {
 	_ = w.Close()
 }
 
+// A body is whole once all of it was read, and before any of it is handed on.
+func TestWhole(t *testing.T) {
+	for sends, want := range map[string]bool{
+		post + "Content-Length: 2\r\n\r\nok":                            true,
+		post + "Content-Length: 2\r\n\r\nok" + get + "\r\n":             true,
+		post + "Content-Length: 3\r\n\r\nok":                            false,
+		post + "Content-Length: 2\r\n\r\n":                              false,
+		post + "Content-Length: 0\r\n\r\n":                              false,
+		post + "Transfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n": false,
+		get + "\r\n": false,
+	} {
+		c := conn(strings.NewReader(sends))
+		in := bufio.NewReader(c)
+		r, err := http.ReadRequest(in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := c.Whole(); got != want {
+			t.Errorf("%q: %t, want %t", sends, got, want)
+		}
+		if _, err := io.CopyN(io.Discard, r.Body, 1); err == nil && c.Whole() {
+			t.Errorf("%q: whole without its first byte", sends)
+		}
+	}
+}
+
 // FuzzHTTP1 holds the two parsers against each other: whatever is handed on,
 // net/http has to understand, and as a message that ends where ours did.
 func FuzzHTTP1(f *testing.F) {

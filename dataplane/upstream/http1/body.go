@@ -52,6 +52,21 @@ func (x *exchange) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// Ready reports whether a Read returns without waiting. It is for who reads.
+func (x *exchange) Ready() bool {
+	for x.content.part == chunkLine || x.content.part == chunkEnd {
+		if more, err := x.advance(); more || err != nil {
+			return err != nil // which comes again
+		}
+	}
+	unread := x.conn.unread()
+	if x.content.part == trailer {
+		end, _, err := endOfHead(unread, 0, maxTrailer)
+		return end > 0 || err != nil
+	}
+	return len(unread) > 0 || x.content.err != nil
+}
+
 // read reads without an end being told: then the part is ended.
 func (x *exchange) read(p []byte) (int, error) {
 	switch x.content.part {
@@ -190,11 +205,12 @@ func (x *exchange) readChunkLine() (more bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	x.conn.skip(end)
-	if x.content.idle = max(x.content.idle+end-16-int(min(size, mostIdle)), 0); x.content.idle > mostIdle {
+	idle := max(x.content.idle+end-16-int(min(size, mostIdle)), 0)
+	if idle > mostIdle {
 		return false, Malformed("chunks carry less than they cost")
 	}
-	x.content.part, x.content.left = chunkData, size
+	x.conn.skip(end)
+	x.content.part, x.content.left, x.content.idle = chunkData, size, idle
 	if size == 0 {
 		x.content.part = trailer
 	}

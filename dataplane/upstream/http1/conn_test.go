@@ -501,7 +501,7 @@ func TestRepeatable(t *testing.T) {
 	_ = raw.Close()
 	body := &ownBody{Reader: strings.NewReader("x")}
 	r := silent.request("POST", body)
-	a, err := newClient(t, silent, limits, nil).New(raw, socket).RoundTrip(r)
+	a, err := newClient(t, silent, limits, nil).New(raw, socket).RoundTrip(r, nil)
 	if err == nil {
 		_ = a.Body.Close()
 	}
@@ -556,7 +556,6 @@ func TestSwitch(t *testing.T) {
 		res, err := client.RoundTrip(e.request("GET", nil).WithContext(ctx))
 		must(t, err)
 		cancel()
-		<-time.After(40 * time.Millisecond) // in which nobody says anything
 		conn, ok := res.Body.(interface {
 			io.ReadWriteCloser
 			CloseWrite() error
@@ -564,9 +563,10 @@ func TestSwitch(t *testing.T) {
 		if !ok || res.StatusCode != 101 || res.Header.Get("Upgrade") != "echo" {
 			t.Fatalf("%s: %T, %d %v", over, res.Body, res.StatusCode, res.Header)
 		}
-		_, err = io.WriteString(conn, "second")
-		must(t, err)
-		must(t, conn.CloseWrite())
+		time.AfterFunc(60*time.Millisecond, func() { // in which nobody says anything
+			_, _ = io.WriteString(conn, "second")
+			_ = conn.CloseWrite()
+		})
 		if got, err := io.ReadAll(conn); err != nil || string(got) != "first second" {
 			t.Errorf("%s: %q, %v", over, got, err)
 		}
@@ -574,5 +574,33 @@ func TestSwitch(t *testing.T) {
 		if client.Idle() != 0 {
 			t.Error("it was kept")
 		}
+	}
+}
+
+// A body is ready when something of it, or its end, or what is wrong with it, is
+// there.
+func TestReady(t *testing.T) {
+	for sends, want := range map[string]bool{
+		ok + "Content-Length: 5\r\n\r\nh": true,
+		ok + "Content-Length: 5\r\n\r\n":  false,
+		ok + "\r\nh":                      true,
+		ok + "\r\n":                       false,
+		chunked + "5\r\nh":                true,
+		chunked + "5\r\n":                 false,
+		chunked + "5":                     false,
+		chunked:                           false,
+		chunked + "0\r\n\r\n":             true,
+		chunked + "0\r\nX-A: b\r\n":       false,
+		chunked + "zz\r\n":                true,
+		"HTTP/1.1 103 Early Hints\r\n\r\n" + chunked + "5\r\nh": true,
+	} {
+		e := listen(t, each(sends))
+		res, err := newClient(t, e, limits, nil).RoundTrip(e.request("GET", nil))
+		must(t, err)
+		body, ok := res.Body.(interface{ Ready() bool })
+		if !ok || body.Ready() != want {
+			t.Errorf("%q: %t, want %t", sends, !want, want)
+		}
+		_ = res.Body.Close()
 	}
 }

@@ -6,9 +6,9 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/http/httptrace"
 	"net/textproto"
 	"os"
+	"slices"
 	"sync/atomic"
 )
 
@@ -24,6 +24,7 @@ const (
 type exchange struct {
 	response http.Response
 	request  *http.Request
+	interim  Interim
 	conn     *Conn
 	state    atomic.Uint32
 	unwatch  func() bool
@@ -37,9 +38,9 @@ type exchange struct {
 }
 
 // RoundTrip sends r and returns the answer, as http.RoundTripper does, with an
-// *Unanswered or a Malformed for what is none. Interim answers go to the
-// httptrace.ClientTrace of r's context. When the context ends so does the
-// connection, and the error is the context's cause.
+// *Unanswered or a Malformed for what is none. What is answered before it goes to
+// interim, unless that is nil. When r's context ends so does the connection, and the
+// error is the context's cause.
 //
 // All of it happens on the caller's goroutine, but for a body that is not Buffered
 // and whole. The connection goes back to its pool as soon as the answer's body has
@@ -48,8 +49,8 @@ type exchange struct {
 //
 // The body of an answer with status 101 is an io.ReadWriteCloser with a CloseWrite,
 // and what is left of the connection: the end of r's context does not end it.
-func (c *Conn) RoundTrip(r *http.Request) (*http.Response, error) {
-	x := &exchange{conn: c, request: r, reusable: !r.Close}
+func (c *Conn) RoundTrip(r *http.Request, interim Interim) (*http.Response, error) {
+	x := &exchange{conn: c, request: r, interim: interim, reusable: !r.Close}
 	var err error
 	if c.out, err = appendHead(c.out[:0], r); err != nil {
 		x.closeBody()
@@ -111,21 +112,17 @@ func (x *exchange) sendWhole() error {
 	defer x.closeBody()
 	x.begun = true
 	c, r := x.conn, x.request
-	start := len(c.out)
-	end := start + int(r.ContentLength)
+	end := len(c.out) + int(r.ContentLength)
+	c.out = slices.Grow(c.out, int(r.ContentLength)+1) // one for what should not come
 	for {
-		if len(c.out) == cap(c.out) {
-			c.out = append(c.out, 0)[:len(c.out)]
-		}
-		n, err := r.Body.Read(c.out[len(c.out):cap(c.out)])
+		n, err := r.Body.Read(c.out[len(c.out) : end+1])
 		c.out = c.out[:len(c.out)+n]
 		switch {
 		case errors.Is(err, io.EOF) && len(c.out) == end:
 			return x.write()
-		case err == nil && len(c.out) <= end:
-		case err == nil, errors.Is(err, io.EOF):
+		case len(c.out) > end, errors.Is(err, io.EOF):
 			return errLength
-		default:
+		case err != nil:
 			return err
 		}
 	}
@@ -135,44 +132,53 @@ func (x *exchange) sendWhole() error {
 func (x *exchange) receive() error {
 	budget := x.conn.pool.limits.Head
 	for interim := range maxInterim + 1 {
-		h, size, err := x.conn.readHead(budget)
-		if u, ok := errorAs[*Unanswered](err); ok && interim > 0 {
-			err = u.Err
-		}
+		var h head
+		size, err := x.conn.readHead(&h, budget)
 		if err != nil {
-			return err
+			return behind(interim, err)
 		}
 		budget -= size
 		switch {
 		case h.status == http.StatusSwitchingProtocols:
-			return x.switchOver(h)
+			return x.switchOver(&h)
 		case h.status >= http.StatusOK:
-			return x.begin(h)
+			return x.begin(&h)
 		case h.status == http.StatusContinue:
 			x.upload.decide(true)
 		}
-		if err := x.tell(h); err != nil {
+		if x.interim == nil {
+			continue
+		}
+		if err := x.interim(h.status, textproto.MIMEHeader(h.header)); err != nil {
 			return err
 		}
 	}
 	return Malformed("too many interim answers")
 }
 
+// behind is err behind interim answers, which are answers as well.
+func behind(interim int, err error) error {
+	if u, ok := errorAs[*Unanswered](err); ok && interim > 0 {
+		return u.Err
+	}
+	return err
+}
+
 // readHead reads a head of at most budget bytes, and returns how many it has.
-func (c *Conn) readHead(budget int) (*head, int, error) {
+func (c *Conn) readHead(h *head, budget int) (int, error) {
 	for from := 0; ; {
 		end, line, err := endOfHead(c.unread(), from, budget)
 		switch {
 		case err != nil:
-			return nil, 0, err
+			return 0, err
 		case end > 0:
-			h, err := parseHead(string(c.unread()[:end]))
+			err := h.parse(string(c.unread()[:end]))
 			c.skip(end)
-			return h, end, err
+			return end, err
 		}
 		from = line
 		if err := c.fill(); err != nil {
-			return nil, 0, c.unanswered(err)
+			return 0, c.unanswered(err)
 		}
 	}
 }
@@ -190,14 +196,6 @@ func unexpected(err error) error {
 		return io.ErrUnexpectedEOF
 	}
 	return err
-}
-
-func (x *exchange) tell(h *head) error {
-	trace := httptrace.ContextClientTrace(x.request.Context())
-	if trace == nil || trace.Got1xxResponse == nil {
-		return nil
-	}
-	return trace.Got1xxResponse(h.status, textproto.MIMEHeader(h.header))
 }
 
 // begin makes the response out of its head.

@@ -71,7 +71,8 @@ func read(t *testing.T, from io.Reader, method string) (a *answer, kept bool, er
 	r, err := http.NewRequestWithContext(t.Context(), method, "http://a.example/", nil)
 	must(t, err)
 	socket := http1.NewSocket(said{Reader: from})
-	a, err = ask(roundTrip(p.New(socket, socket).RoundTrip), r)
+	c := p.New(socket, socket)
+	a, err = ask(roundTrip(func(r *http.Request) (*http.Response, error) { return c.RoundTrip(r, traced(r)) }), r)
 	if err != nil {
 		return nil, false, err
 	}

@@ -127,7 +127,16 @@ func (c *client) RoundTrip(r *http.Request) (*http.Response, error) {
 		}
 		conn = c.New(raw, socket)
 	}
-	return conn.RoundTrip(r)
+	return conn.RoundTrip(r, traced(r))
+}
+
+// traced has what comes before an answer told to the request's trace, as net/http
+// does.
+func traced(r *http.Request) http1.Interim {
+	if trace := httptrace.ContextClientTrace(r.Context()); trace != nil {
+		return trace.Got1xxResponse
+	}
+	return nil
 }
 
 // stock is net/http's transport, for the same endpoint.

@@ -20,16 +20,16 @@ type head struct {
 	trailer http.Header // announced; nil for none
 }
 
-// parseHead reads a head that endOfHead has found.
-func parseHead(text string) (*head, error) {
+// parse reads a head that endOfHead has found.
+func (h *head) parse(text string) error {
 	line, rest, _ := strings.Cut(text, "\r\n")
-	h := &head{length: -1}
+	h.length = -1
 	if err := h.readStatus(line); err != nil {
-		return nil, err
+		return err
 	}
 	count := strings.Count(rest, "\n") - 1
 	if count > maxFields {
-		return nil, Malformed("the head has too many fields")
+		return Malformed("the head has too many fields")
 	}
 	h.header = make(http.Header, count)
 	values := make([]string, 0, count)
@@ -37,11 +37,11 @@ func parseHead(text string) (*head, error) {
 		line, rest, _ = strings.Cut(rest, "\r\n")
 		name, value, err := splitField(line)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		name = textproto.CanonicalMIMEHeaderKey(name)
 		if keep, err := h.read(name, value); err != nil {
-			return nil, err
+			return err
 		} else if !keep {
 			continue
 		}
@@ -52,10 +52,7 @@ func parseHead(text string) (*head, error) {
 		values = append(values, value)
 		h.header[name] = values[len(values)-1 : len(values) : len(values)]
 	}
-	if err := h.check(); err != nil {
-		return nil, err
-	}
-	return h, nil
+	return h.check()
 }
 
 // readStatus reads "HTTP/1.1 200 OK" (RFC 9112, section 4). What is said after the

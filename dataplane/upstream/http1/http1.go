@@ -5,6 +5,7 @@ package http1
 
 import (
 	"errors"
+	"net/textproto"
 	"time"
 )
 
@@ -36,6 +37,10 @@ const (
 	maxChunkLine = 256
 	usualRoom    = 4 << 10
 )
+
+// Interim is told of an answer before the answer: its status and its fields, which it
+// may keep. Its error ends the exchange.
+type Interim func(status int, fields textproto.MIMEHeader) error
 
 // Malformed is an answer that is not HTTP/1.1, or could be read in more than one
 // way. Its text says what is wrong with it.

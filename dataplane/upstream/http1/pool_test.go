@@ -52,7 +52,7 @@ func (p *piped) over(t *testing.T, c *http1.Conn) {
 	t.Helper()
 	r, err := http.NewRequestWithContext(t.Context(), "GET", "http://a.example/", nil)
 	must(t, err)
-	res, err := c.RoundTrip(r)
+	res, err := c.RoundTrip(r, nil)
 	must(t, err)
 	_, err = io.Copy(io.Discard, res.Body)
 	must(t, err)

@@ -108,8 +108,7 @@ func isToken(s string) bool {
 	return s != ""
 }
 
-func errorAs[E error](err error) (E, bool) {
-	var e E
-	ok := errors.As(err, &e)
+func errorAs[E error](err error) (e E, ok bool) {
+	ok = errors.As(err, &e)
 	return e, ok
 }
