@@ -161,7 +161,12 @@ func (it *item) refers(yield func(place, resource.Key) bool) {
 			}
 		}
 		if in := spec.GetAuthentication().GetSignIn(); in != nil {
-			yield(place{field: signInField, index: -1}, key(resource.KindIdentityProvider, in.GetIdentityProvider()))
+			if !yield(place{field: signInField, index: -1}, key(resource.KindIdentityProvider, in.GetIdentityProvider())) {
+				return
+			}
+		}
+		if v := spec.GetValidation(); v != nil {
+			yield(place{field: "spec.validation.schema", index: -1}, key(resource.KindSchema, v.GetSchema()))
 		}
 	}
 	if spec := it.policy; spec != nil {

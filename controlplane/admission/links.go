@@ -75,6 +75,8 @@ func (e *entry) alone() []resource.Problem {
 		return compile.Condition(e.key, spec)
 	case *resourcev1.IdentityProvider:
 		return compile.IdentityProvider(e.key, spec)
+	case *resourcev1.Schema:
+		return compile.DocumentOf(e.key, spec)
 	}
 	return nil
 }

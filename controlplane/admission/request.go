@@ -109,7 +109,7 @@ func (e *entry) compiles() bool {
 		return false
 	}
 	switch e.key.Kind {
-	case resource.KindPolicy, resource.KindGrant, resource.KindRateLimit, resource.KindCondition, resource.KindIdentityProvider:
+	case resource.KindPolicy, resource.KindGrant, resource.KindRateLimit, resource.KindCondition, resource.KindIdentityProvider, resource.KindSchema:
 		return true
 	}
 	return false

@@ -37,7 +37,7 @@ func TestRevocations(t *testing.T) {
 		"beside what is nothing": {`
 			Revocation a {key: k}
 			Revocations b {key: k}`, `
-			1 Revocations/b kind: unknown_kind: "Revocations" is none of Environment, Enrollment, TrustDomain, Listener, IdentityProvider, ApiKey, Upstream, Route, Set, Condition, Policy, Grant, RateLimit, Device, Revocation`},
+			1 Revocations/b kind: unknown_kind: "Revocations" is none of Environment, Enrollment, TrustDomain, Listener, IdentityProvider, ApiKey, Upstream, Schema, Route, Set, Condition, Policy, Grant, RateLimit, Device, Revocation`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, problems := newFleet(t, "").apply(t, c.apply)

@@ -91,8 +91,9 @@ type Gateway struct {
 	explained   explained
 	buffers     buffers
 	streams     streams
-	limits      *limit.Pool // belongs to Apply
-	store       LimitStore  // nil for none
+	limits      *limit.Pool  // belongs to Apply
+	store       LimitStore   // nil for none
+	holding     atomic.Int64 // bytes of bodies in memory
 
 	// cookies opens sessions. It is nil until UseCookieKeys, its only writer.
 	cookies atomic.Pointer[session.Ring]

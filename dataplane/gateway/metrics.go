@@ -17,6 +17,7 @@ type metrics struct {
 	again       prometheus.Counter
 	shadows     *prometheus.CounterVec
 	limited     *prometheus.CounterVec
+	differing   *prometheus.CounterVec
 	deciding    prometheus.Histogram
 	answering   prometheus.Histogram
 	inFlight    prometheus.Gauge
@@ -46,6 +47,10 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 			Name: "sallyport_rate_limited_total",
 			Help: "Requests that a rate limit was used up for, by limit and mode (enforce or shadow).",
 		}, []string{"limit", "mode"}),
+		differing: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "sallyport_validation_differences_total",
+			Help: "Requests that differ from the schema of their route, by route, mode (enforce or report) and reason.",
+		}, []string{"route", "mode", "reason"}),
 		closed: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "sallyport_streams_closed_total",
 			Help: "Open streams that were closed because they would not be let through any more, by reason.",
@@ -85,7 +90,7 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 	if r == nil {
 		return m, nil
 	}
-	for _, c := range []prometheus.Collector{m.requests, m.failures, m.shadows, m.limited, m.closed, m.again, m.deciding, m.answering, m.inFlight, m.up, m.handshakes, m.unannounced} {
+	for _, c := range []prometheus.Collector{m.requests, m.failures, m.shadows, m.limited, m.differing, m.closed, m.again, m.deciding, m.answering, m.inFlight, m.up, m.handshakes, m.unannounced} {
 		if err := r.Register(c); err != nil {
 			return nil, err
 		}
@@ -137,5 +142,6 @@ func (m *metrics) forget(table *compile.Table) {
 		m.requests.DeletePartialMatch(prometheus.Labels{"route": route})
 		m.failures.DeletePartialMatch(prometheus.Labels{"route": route})
 		m.shadows.DeletePartialMatch(prometheus.Labels{"route": route})
+		m.differing.DeletePartialMatch(prometheus.Labels{"route": route})
 	}
 }

@@ -21,6 +21,8 @@ type problem struct {
 	Reason     string `json:"reason"`
 	DecisionID string `json:"decision_id"`
 	Revision   int64  `json:"revision,omitempty"`
+
+	Errors []difference `json:"errors,omitempty"` // from the schema of the route
 }
 
 // refuse answers a request that is not let through, or that got no answer.
@@ -49,7 +51,7 @@ func (x *exchange) refuse() {
 	}
 	p := problem{
 		Type: "urn:sallyport:problem:" + v.reason, Title: http.StatusText(v.status), Status: v.status,
-		Detail: inWords(v), Reason: v.reason, DecisionID: x.id,
+		Detail: inWords(v), Reason: v.reason, DecisionID: x.id, Errors: differences(x.differs),
 	}
 	if x.state.table != nil {
 		p.Revision = int64(x.state.table.Head().Revision)

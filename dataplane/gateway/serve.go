@@ -11,6 +11,7 @@ import (
 	"github.com/sallyport/sallyport/internal/authn"
 	"github.com/sallyport/sallyport/internal/clientip"
 	"github.com/sallyport/sallyport/internal/request"
+	"github.com/sallyport/sallyport/internal/schema"
 )
 
 // The fields that tell an answer's decision, to clients and upstreams.
@@ -38,6 +39,10 @@ type exchange struct {
 	allowed allowances // what the limits of the route have left
 
 	// What is let through has these as well.
+	held    int64           // bytes of its body that are in memory
+	decided time.Time       // when it was, before its body was compared with a schema
+	differs schema.Findings // from the schema of its route
+
 	stream Stream
 	sent   *body         // nil for none
 	out    *http.Request // as it is sent on, with a context of its own
@@ -64,6 +69,7 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if x.verdict.allow && x.verdict.own == nil {
 		defer x.leave()
 		x.enter()
+		x.validate()
 	}
 	x.write()
 	switch {
@@ -72,7 +78,7 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case x.verdict.own != nil:
 		x.answer()
 	default:
-		x.forward(expects)
+		x.forward(expects && x.held == 0)
 	}
 }
 
@@ -111,6 +117,9 @@ func (x *exchange) question() *question {
 func (x *exchange) write() {
 	v := &x.verdict
 	decided := x.gateway.now()
+	if !x.decided.IsZero() {
+		decided = x.decided
+	}
 	d := record.Decision{
 		Time: x.began, ID: x.id, Allow: v.allow, Reason: v.reason, Status: v.status, Detail: v.detail,
 		Listener: x.from.listener, TLSVersion: x.from.tlsVersion,

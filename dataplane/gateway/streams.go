@@ -264,6 +264,7 @@ func (x *exchange) enter() {
 func (x *exchange) leave() {
 	x.stream.end()
 	x.stream.remove()
+	x.gateway.holding.Add(-x.held)
 	x.cancel(errFinished)
 }
 

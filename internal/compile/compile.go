@@ -163,6 +163,8 @@ func (t *Table) arrange() {
 			t.providers = append(t.providers, d.provider)
 		case *resourcev1.ApiKey:
 			t.apiKeys = append(t.apiKeys, d.apiKey)
+		case *resourcev1.Schema:
+			t.schemas = append(t.schemas, d.schema)
 		case *resourcev1.TrustDomain:
 			t.domains = append(t.domains, d.domain)
 		case *resourcev1.Listener:
@@ -292,6 +294,7 @@ func (t *Table) refer(r *Route, spec *resourcev1.Route) {
 		}
 	}
 	t.signIn(r, spec.GetAuthentication().GetSignIn())
+	t.validates(r, spec.GetValidation())
 }
 
 // signIn resolves at which provider a route has people sign in.

@@ -42,6 +42,7 @@ type document struct {
 	upstream *Upstream
 	provider *Provider
 	apiKey   *APIKey
+	schema   *Schema
 	domain   *TrustDomain
 }
 
@@ -75,7 +76,7 @@ func (d *document) refuse(err error) {
 	if d.entry.Key.Kind == resource.KindGrant {
 		d.control = control{} // what does not allow denies nothing
 	}
-	d.spec, d.limit = nil, nil
+	d.spec, d.limit, d.schema = nil, nil, nil
 	d.policy, d.upstream, d.provider, d.apiKey, d.domain = nil, nil, nil, nil, nil
 }
 
@@ -119,6 +120,8 @@ func (d *document) understand(environment string) error {
 	case *resourcev1.IdentityProvider:
 		d.provider = &Provider{Key: d.entry.Key, Digest: d.entry.Digest, Spec: spec, document: d}
 		err = checkKeys(spec)
+	case *resourcev1.Schema:
+		d.schema, err = newSchema(d, spec)
 	case *resourcev1.TrustDomain:
 		d.domain = &TrustDomain{Key: d.entry.Key, Digest: d.entry.Digest, Spec: spec, document: d}
 	case *resourcev1.ApiKey:

@@ -27,6 +27,7 @@ type Table struct {
 	providers   []*Provider
 	apiKeys     []*APIKey
 	domains     []*TrustDomain
+	schemas     []*Schema
 	listeners   []*Listener
 	environment *document   // nil when there is none
 	named       []*document // terms that are enforced
@@ -64,6 +65,9 @@ type Route struct {
 
 	// Conditions are what it wants of headers and query. They are not to be changed.
 	Conditions []request.Condition
+
+	// Validation is what its requests are compared with, nil for nothing.
+	Validation *Validation
 
 	Timeout   time.Duration
 	WebSocket bool // requests may become one
@@ -326,6 +330,9 @@ func (t *Table) live() []*snapshot.Entry {
 	}
 	for _, d := range t.domains {
 		live = append(live, &d.document.entry)
+	}
+	for _, s := range t.schemas {
+		live = append(live, &s.document.entry)
 	}
 	for _, l := range t.listeners {
 		live = append(live, &l.document.entry)

@@ -17,6 +17,7 @@ const (
 	KindIdentityProvider Kind = "IdentityProvider"
 	KindAPIKey           Kind = "ApiKey"
 	KindUpstream         Kind = "Upstream"
+	KindSchema           Kind = "Schema"
 	KindRoute            Kind = "Route"
 	KindSet              Kind = "Set"
 	KindCondition        Kind = "Condition"

@@ -10,7 +10,7 @@ import (
 func Kinds() []Kind {
 	return []Kind{
 		KindEnvironment, KindEnrollment, KindTrustDomain, KindListener, KindIdentityProvider,
-		KindAPIKey, KindUpstream, KindRoute, KindSet, KindCondition, KindPolicy, KindGrant, KindRateLimit,
+		KindAPIKey, KindUpstream, KindSchema, KindRoute, KindSet, KindCondition, KindPolicy, KindGrant, KindRateLimit,
 		KindDevice, KindRevocation,
 	}
 }
@@ -46,6 +46,8 @@ func (k Kind) newSpec() proto.Message {
 		return &resourcev1.ApiKey{}
 	case KindUpstream:
 		return &resourcev1.Upstream{}
+	case KindSchema:
+		return &resourcev1.Schema{}
 	case KindRoute:
 		return &resourcev1.Route{}
 	case KindSet:

@@ -194,6 +194,8 @@ func TestScopeAndReach(t *testing.T) {
 		"Set/shop/office true[] REACH_REFERENCES false",
 		"Set/shop/contractors false[aws-prod] REACH_REFERENCES false",
 		"Policy/shop/tried true[] REACH_ROUTES true",
+		"Schema/shop/orders false[aws-prod] REACH_REFERENCES false",
+		"Schema/shop/event true[] REACH_REFERENCES false",
 		"Grant/shop/night true[] REACH_REFERENCES false",
 		"RateLimit/shop/per-client false[aws-prod] REACH_ROUTES true",
 		"RateLimit/shop/per-caller true[] REACH_ROUTES true",
@@ -240,6 +242,7 @@ func TestSchemaIsReadable(t *testing.T) {
 		resource.KindTrustDomain: &resourcev1.TrustDomain{}, resource.KindDevice: &resourcev1.Device{},
 		resource.KindCondition: &resourcev1.Condition{}, resource.KindSet: &resourcev1.Set{},
 		resource.KindGrant: &resourcev1.Grant{}, resource.KindRateLimit: &resourcev1.RateLimit{},
+		resource.KindSchema: &resourcev1.Schema{},
 	}
 	for _, k := range resource.Kinds() {
 		walk(specs[k].ProtoReflect().Descriptor(), nil)

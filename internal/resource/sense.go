@@ -31,6 +31,8 @@ func (d *decoder) sense(spec proto.Message) {
 		d.listener(s)
 	case *resourcev1.Route:
 		d.route(s)
+	case *resourcev1.Schema:
+		d.schema(s)
 	case *resourcev1.Upstream:
 		d.upstream(s)
 	case *resourcev1.Set:
@@ -84,6 +86,9 @@ func (d *decoder) route(s *resourcev1.Route) {
 	d.conditions("headers", request.InHeader, s.GetHeaders())
 	d.conditions("query", request.InQuery, s.GetQuery())
 	d.checked(atSpec().to("upstream"), s.GetUpstream(), checkDNSLabel)
+	if v := s.GetValidation(); v != nil {
+		d.checked(atSpec().to("validation").to("schema"), v.GetSchema(), checkDNSLabel)
+	}
 	audiences := atSpec().to("authentication").to("jwtSvids").to("audiences")
 	for i, text := range s.GetAuthentication().GetJwtSvids().GetAudiences() {
 		d.checked(audiences.element(i), text, checkText)

@@ -34,6 +34,7 @@ func TestDenialsAreDocumented(t *testing.T) {
 	want := []string{}
 	for _, dir := range []string{
 		"internal/request", "internal/policy", "internal/authn", "dataplane/gateway", "dataplane/gateway/wire", "dataplane/signin", "dataplane/upstream",
+		"internal/schema",
 	} {
 		want = append(want, reasonsOf(t, dir)...)
 	}

@@ -1598,7 +1598,9 @@ type Route struct {
 	// whole order.
 	Headers []*FieldMatch `protobuf:"bytes,20,rep,name=headers,proto3" json:"headers,omitempty"`
 	// What parameters of the query have to be, each of them.
-	Query         []*FieldMatch `protobuf:"bytes,21,rep,name=query,proto3" json:"query,omitempty"`
+	Query []*FieldMatch `protobuf:"bytes,21,rep,name=query,proto3" json:"query,omitempty"`
+	// Compare requests with a Schema. Absent: they are not.
+	Validation    *Validation `protobuf:"bytes,45,opt,name=validation,proto3" json:"validation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1720,6 +1722,13 @@ func (x *Route) GetHeaders() []*FieldMatch {
 func (x *Route) GetQuery() []*FieldMatch {
 	if x != nil {
 		return x.Query
+	}
+	return nil
+}
+
+func (x *Route) GetValidation() *Validation {
+	if x != nil {
+		return x.Validation
 	}
 	return nil
 }
@@ -3762,7 +3771,7 @@ var File_sallyport_resource_v1_resource_proto protoreflect.FileDescriptor
 
 const file_sallyport_resource_v1_resource_proto_rawDesc = "" +
 	"\n" +
-	"$sallyport/resource/v1/resource.proto\x12\x15sallyport.resource.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a*sallyport/resource/v1/client_address.proto\x1a sallyport/resource/v1/http.proto\"\xd6\x02\n" +
+	"$sallyport/resource/v1/resource.proto\x12\x15sallyport.resource.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a*sallyport/resource/v1/client_address.proto\x1a sallyport/resource/v1/http.proto\x1a\"sallyport/resource/v1/schema.proto\"\xd6\x02\n" +
 	"\bDocument\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x12\n" +
@@ -3838,7 +3847,7 @@ const file_sallyport_resource_v1_resource_proto_rawDesc = "" +
 	"\x18listener_tls.certificate\x12:give certificates or workload_identity: true, and not both\x1a8(this.certificates.size() > 0) != this.workload_identity\"\x81\x01\n" +
 	"\x10CertificateFiles\x126\n" +
 	"\x10certificate_file\x18\x01 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\x18\x80 R\x0fcertificateFile\x125\n" +
-	"\x10private_key_file\x18\x02 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\x18\x80 R\x0eprivateKeyFile\"\xfa\x06\n" +
+	"\x10private_key_file\x18\x02 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\x18\x80 R\x0eprivateKeyFile\"\xbd\a\n" +
 	"\x05Route\x12/\n" +
 	"\fenvironments\x18\x01 \x03(\tB\v\xbaH\b\x92\x01\x05\x10\x80\x02\x18\x01R\fenvironments\x12+\n" +
 	"\x05hosts\x18\x02 \x03(\tB\x15\xbaH\x12\x92\x01\x0f\b\x01\x10@\x18\x01\"\ar\x05\x10\x01\x18\xff\x01R\x05hosts\x12)\n" +
@@ -3856,7 +3865,10 @@ const file_sallyport_resource_v1_resource_proto_rawDesc = "" +
 	"\x10identity_headers\x18\v \x03(\x0e2%.sallyport.resource.v1.IdentityHeaderB\x13\xbaH\x10\x92\x01\r\x10\b\x18\x01\"\a\x82\x01\x04\x10\x01 \x00R\x0fidentityHeaders\x129\n" +
 	"\x06record\x18\f \x01(\v2!.sallyport.resource.v1.RecordRuleR\x06record\x12E\n" +
 	"\aheaders\x18\x14 \x03(\v2!.sallyport.resource.v1.FieldMatchB\b\xbaH\x05\x92\x01\x02\x10\bR\aheaders\x12A\n" +
-	"\x05query\x18\x15 \x03(\v2!.sallyport.resource.v1.FieldMatchB\b\xbaH\x05\x92\x01\x02\x10\bR\x05query:l\xbaHi\x1ag\n" +
+	"\x05query\x18\x15 \x03(\v2!.sallyport.resource.v1.FieldMatchB\b\xbaH\x05\x92\x01\x02\x10\bR\x05query\x12A\n" +
+	"\n" +
+	"validation\x18- \x01(\v2!.sallyport.resource.v1.ValidationR\n" +
+	"validation:l\xbaHi\x1ag\n" +
 	"\vroute.query\x12*headers and query are more than 8 together\x1a,this.headers.size() + this.query.size() <= 8\"\xf7\x02\n" +
 	"\n" +
 	"RecordRule\x12D\n" +
@@ -4159,7 +4171,8 @@ var file_sallyport_resource_v1_resource_proto_goTypes = []any{
 	(*durationpb.Duration)(nil),   // 51: google.protobuf.Duration
 	(*ClientAddress)(nil),         // 52: sallyport.resource.v1.ClientAddress
 	(*FieldMatch)(nil),            // 53: sallyport.resource.v1.FieldMatch
-	(*timestamppb.Timestamp)(nil), // 54: google.protobuf.Timestamp
+	(*Validation)(nil),            // 54: sallyport.resource.v1.Validation
+	(*timestamppb.Timestamp)(nil), // 55: google.protobuf.Timestamp
 }
 var file_sallyport_resource_v1_resource_proto_depIdxs = []int32{
 	48, // 0: sallyport.resource.v1.Document.labels:type_name -> sallyport.resource.v1.Document.LabelsEntry
@@ -4187,43 +4200,44 @@ var file_sallyport_resource_v1_resource_proto_depIdxs = []int32{
 	25, // 22: sallyport.resource.v1.Route.record:type_name -> sallyport.resource.v1.RecordRule
 	53, // 23: sallyport.resource.v1.Route.headers:type_name -> sallyport.resource.v1.FieldMatch
 	53, // 24: sallyport.resource.v1.Route.query:type_name -> sallyport.resource.v1.FieldMatch
-	10, // 25: sallyport.resource.v1.RecordRule.mode:type_name -> sallyport.resource.v1.RecordRule.Mode
-	5,  // 26: sallyport.resource.v1.Authentication.require:type_name -> sallyport.resource.v1.Require
-	28, // 27: sallyport.resource.v1.Authentication.jwt_svids:type_name -> sallyport.resource.v1.JWTSVIDs
-	6,  // 28: sallyport.resource.v1.Authentication.proof:type_name -> sallyport.resource.v1.Proof
-	30, // 29: sallyport.resource.v1.Authentication.step_up:type_name -> sallyport.resource.v1.StepUp
-	29, // 30: sallyport.resource.v1.Authentication.sign_in:type_name -> sallyport.resource.v1.SignIn
-	51, // 31: sallyport.resource.v1.SignIn.session_lifetime:type_name -> google.protobuf.Duration
-	51, // 32: sallyport.resource.v1.StepUp.max_age:type_name -> google.protobuf.Duration
-	32, // 33: sallyport.resource.v1.Upstream.plaintext:type_name -> sallyport.resource.v1.PlaintextTransport
-	33, // 34: sallyport.resource.v1.Upstream.tls:type_name -> sallyport.resource.v1.TLSTransport
-	34, // 35: sallyport.resource.v1.Upstream.spiffe:type_name -> sallyport.resource.v1.SPIFFETransport
-	12, // 36: sallyport.resource.v1.Policy.routes:type_name -> sallyport.resource.v1.RouteSelector
-	7,  // 37: sallyport.resource.v1.Policy.effect:type_name -> sallyport.resource.v1.Effect
-	36, // 38: sallyport.resource.v1.Policy.principals:type_name -> sallyport.resource.v1.PrincipalMatcher
-	8,  // 39: sallyport.resource.v1.Policy.mode:type_name -> sallyport.resource.v1.Mode
-	51, // 40: sallyport.resource.v1.IdentityProvider.leeway:type_name -> google.protobuf.Duration
-	38, // 41: sallyport.resource.v1.IdentityProvider.required_claims:type_name -> sallyport.resource.v1.RequiredClaim
-	51, // 42: sallyport.resource.v1.IdentityProvider.max_lifetime:type_name -> google.protobuf.Duration
-	39, // 43: sallyport.resource.v1.IdentityProvider.introspection:type_name -> sallyport.resource.v1.Introspection
-	41, // 44: sallyport.resource.v1.IdentityProvider.sign_in:type_name -> sallyport.resource.v1.SignInClient
-	40, // 45: sallyport.resource.v1.IdentityProvider.x509:type_name -> sallyport.resource.v1.X509
-	51, // 46: sallyport.resource.v1.Introspection.timeout:type_name -> google.protobuf.Duration
-	51, // 47: sallyport.resource.v1.Introspection.cache:type_name -> google.protobuf.Duration
-	9,  // 48: sallyport.resource.v1.X509.subject:type_name -> sallyport.resource.v1.X509Subject
-	43, // 49: sallyport.resource.v1.ApiKey.secrets:type_name -> sallyport.resource.v1.ApiKeySecret
-	54, // 50: sallyport.resource.v1.ApiKeySecret.created_at:type_name -> google.protobuf.Timestamp
-	54, // 51: sallyport.resource.v1.ApiKeySecret.not_after:type_name -> google.protobuf.Timestamp
-	45, // 52: sallyport.resource.v1.Revocation.token:type_name -> sallyport.resource.v1.RevokedToken
-	46, // 53: sallyport.resource.v1.Revocation.subject:type_name -> sallyport.resource.v1.RevokedSubject
-	47, // 54: sallyport.resource.v1.Revocation.session:type_name -> sallyport.resource.v1.RevokedSession
-	54, // 55: sallyport.resource.v1.Revocation.issued_before:type_name -> google.protobuf.Timestamp
-	54, // 56: sallyport.resource.v1.Revocation.expires_at:type_name -> google.protobuf.Timestamp
-	57, // [57:57] is the sub-list for method output_type
-	57, // [57:57] is the sub-list for method input_type
-	57, // [57:57] is the sub-list for extension type_name
-	57, // [57:57] is the sub-list for extension extendee
-	0,  // [0:57] is the sub-list for field type_name
+	54, // 25: sallyport.resource.v1.Route.validation:type_name -> sallyport.resource.v1.Validation
+	10, // 26: sallyport.resource.v1.RecordRule.mode:type_name -> sallyport.resource.v1.RecordRule.Mode
+	5,  // 27: sallyport.resource.v1.Authentication.require:type_name -> sallyport.resource.v1.Require
+	28, // 28: sallyport.resource.v1.Authentication.jwt_svids:type_name -> sallyport.resource.v1.JWTSVIDs
+	6,  // 29: sallyport.resource.v1.Authentication.proof:type_name -> sallyport.resource.v1.Proof
+	30, // 30: sallyport.resource.v1.Authentication.step_up:type_name -> sallyport.resource.v1.StepUp
+	29, // 31: sallyport.resource.v1.Authentication.sign_in:type_name -> sallyport.resource.v1.SignIn
+	51, // 32: sallyport.resource.v1.SignIn.session_lifetime:type_name -> google.protobuf.Duration
+	51, // 33: sallyport.resource.v1.StepUp.max_age:type_name -> google.protobuf.Duration
+	32, // 34: sallyport.resource.v1.Upstream.plaintext:type_name -> sallyport.resource.v1.PlaintextTransport
+	33, // 35: sallyport.resource.v1.Upstream.tls:type_name -> sallyport.resource.v1.TLSTransport
+	34, // 36: sallyport.resource.v1.Upstream.spiffe:type_name -> sallyport.resource.v1.SPIFFETransport
+	12, // 37: sallyport.resource.v1.Policy.routes:type_name -> sallyport.resource.v1.RouteSelector
+	7,  // 38: sallyport.resource.v1.Policy.effect:type_name -> sallyport.resource.v1.Effect
+	36, // 39: sallyport.resource.v1.Policy.principals:type_name -> sallyport.resource.v1.PrincipalMatcher
+	8,  // 40: sallyport.resource.v1.Policy.mode:type_name -> sallyport.resource.v1.Mode
+	51, // 41: sallyport.resource.v1.IdentityProvider.leeway:type_name -> google.protobuf.Duration
+	38, // 42: sallyport.resource.v1.IdentityProvider.required_claims:type_name -> sallyport.resource.v1.RequiredClaim
+	51, // 43: sallyport.resource.v1.IdentityProvider.max_lifetime:type_name -> google.protobuf.Duration
+	39, // 44: sallyport.resource.v1.IdentityProvider.introspection:type_name -> sallyport.resource.v1.Introspection
+	41, // 45: sallyport.resource.v1.IdentityProvider.sign_in:type_name -> sallyport.resource.v1.SignInClient
+	40, // 46: sallyport.resource.v1.IdentityProvider.x509:type_name -> sallyport.resource.v1.X509
+	51, // 47: sallyport.resource.v1.Introspection.timeout:type_name -> google.protobuf.Duration
+	51, // 48: sallyport.resource.v1.Introspection.cache:type_name -> google.protobuf.Duration
+	9,  // 49: sallyport.resource.v1.X509.subject:type_name -> sallyport.resource.v1.X509Subject
+	43, // 50: sallyport.resource.v1.ApiKey.secrets:type_name -> sallyport.resource.v1.ApiKeySecret
+	55, // 51: sallyport.resource.v1.ApiKeySecret.created_at:type_name -> google.protobuf.Timestamp
+	55, // 52: sallyport.resource.v1.ApiKeySecret.not_after:type_name -> google.protobuf.Timestamp
+	45, // 53: sallyport.resource.v1.Revocation.token:type_name -> sallyport.resource.v1.RevokedToken
+	46, // 54: sallyport.resource.v1.Revocation.subject:type_name -> sallyport.resource.v1.RevokedSubject
+	47, // 55: sallyport.resource.v1.Revocation.session:type_name -> sallyport.resource.v1.RevokedSession
+	55, // 56: sallyport.resource.v1.Revocation.issued_before:type_name -> google.protobuf.Timestamp
+	55, // 57: sallyport.resource.v1.Revocation.expires_at:type_name -> google.protobuf.Timestamp
+	58, // [58:58] is the sub-list for method output_type
+	58, // [58:58] is the sub-list for method input_type
+	58, // [58:58] is the sub-list for extension type_name
+	58, // [58:58] is the sub-list for extension extendee
+	0,  // [0:58] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_resource_v1_resource_proto_init() }
@@ -4233,6 +4247,7 @@ func file_sallyport_resource_v1_resource_proto_init() {
 	}
 	file_sallyport_resource_v1_client_address_proto_init()
 	file_sallyport_resource_v1_http_proto_init()
+	file_sallyport_resource_v1_schema_proto_init()
 	file_sallyport_resource_v1_resource_proto_msgTypes[3].OneofWrappers = []any{}
 	file_sallyport_resource_v1_resource_proto_msgTypes[6].OneofWrappers = []any{
 		(*TrustDomain_Bundle)(nil),
