@@ -14,9 +14,6 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// maxValues bounds a document, as YAML can say much in few bytes.
-const maxValues = 200_000
-
 // Error is what is wrong with a document, in MaxProblems problems at most.
 type Error struct{ Problems []Problem }
 

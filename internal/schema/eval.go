@@ -185,7 +185,9 @@ func (r *run) meets(s *jsonschema.Schema, v any, outer *seen) bool {
 	if !ok && r.enough() {
 		return false
 	}
-	ok = r.inPlace(s, v, own) && ok
+	if hasInPlace(s) {
+		ok = r.inPlace(s, v, own) && ok
+	}
 	if own != outer {
 		if !ok && r.enough() {
 			return false
@@ -244,6 +246,12 @@ func size(v any) (n int) {
 		}
 	}
 	return n
+}
+
+// hasInPlace is false for most schemas.
+func hasInPlace(s *jsonschema.Schema) bool {
+	return s.Ref != nil || s.RecursiveRef != nil || s.DynamicRef != nil || s.Not != nil || s.If != nil ||
+		len(s.AllOf)+len(s.AnyOf)+len(s.OneOf) > 0
 }
 
 // inPlace evaluates the schemas of s that are about the same value.

@@ -11,10 +11,11 @@ import (
 
 // Bounds of a JSON text.
 const (
-	MaxDepth     = 64  // of values in values
-	maxNumber    = 128 // bytes of a number
-	maxExponent  = 400 // of ten, in a number
-	maxShownName = 64  // bytes of a name in a problem
+	MaxDepth     = 64      // of values in values
+	maxValues    = 200_000 // which take far more room than the text does
+	maxNumber    = 128     // bytes of a number
+	maxExponent  = 400     // of ten, in a number
+	maxShownName = 64      // bytes of a name in a problem
 )
 
 // syntaxError says why a text is not taken as JSON.
@@ -28,7 +29,7 @@ func (e *syntaxError) Error() string { return fmt.Sprintf("at byte %d: %s", e.of
 // parseJSON reads one value of JSON (RFC 8259) strictly: what two parsers could read
 // in two ways is refused. That is an object with two members of one name, text that
 // is not UTF-8, half of a surrogate pair, and a number that most would round to
-// infinity. Values are nested MaxDepth deep at most.
+// infinity. There are maxValues at most, and they are nested MaxDepth deep at most.
 //
 // Strings of the result are parts of text.
 func parseJSON(text string) (any, error) {
@@ -48,6 +49,7 @@ type jsonParser struct {
 	text string
 	at   int
 
+	values   int   // so far
 	elements []any // of lists that have not ended
 }
 
@@ -77,6 +79,9 @@ func (p *jsonParser) next() byte {
 func (p *jsonParser) value(depth int) (any, error) {
 	if depth > MaxDepth {
 		return nil, p.refuse("values are nested deeper than %d", MaxDepth)
+	}
+	if p.values++; p.values > maxValues {
+		return nil, p.refuse("there are more than %d values", maxValues)
 	}
 	switch c := p.next(); c {
 	case '{':

@@ -15,8 +15,6 @@ import (
 type object struct {
 	members []member
 	index   map[string]int // of many members; nil for few, which are looked through
-
-	first [usualMembers]member // what members begins in
 }
 
 type member struct {
@@ -24,7 +22,7 @@ type member struct {
 	value any
 }
 
-// usualMembers is how many an object has place for as it is made.
+// usualMembers is how many there is place for as the first one comes.
 const usualMembers = 6
 
 // fewMembers are looked through faster than they are hashed.
@@ -52,7 +50,7 @@ func (o *object) add(name string, value any) bool {
 		return false
 	}
 	if o.members == nil {
-		o.members = o.first[:0]
+		o.members = make([]member, 0, usualMembers)
 	}
 	o.members = append(o.members, member{name, value})
 	switch n := len(o.members); {
@@ -157,7 +155,16 @@ func canonicalNumber(n json.Number) string {
 
 // isShortInteger reports whether n is written as an integer that fits into an int64.
 func isShortInteger(n json.Number) bool {
-	return len(n) <= 18 && !strings.ContainsAny(string(n), ".eE")
+	const digits = 18 // that are always in range
+	if len(n) > digits {
+		return false
+	}
+	for i := range len(n) {
+		if c := n[i]; !isDigit(c) && c != '-' {
+			return false
+		}
+	}
+	return true
 }
 
 // rational is exact. The bounds of numbers keep it small.
