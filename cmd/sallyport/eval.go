@@ -182,6 +182,7 @@ func answered(a *adminv1.Answer) string {
 	t.headline(a.GetAllow(), a.GetStatus(), a.GetReason())
 	t.fact("route", a.GetRoute())
 	t.others(a)
+	t.fact("goes to", a.GetTarget())
 	t.fact("accepts", strings.Join(a.GetAccepts(), ", "))
 	t.fact("rule", a.GetPolicy())
 	if a.GetRevision() > 0 {

@@ -217,6 +217,7 @@ func (c *checker) item(it *item) {
 		c.ambiguous(it)
 	case *resourcev1.Route:
 		c.rivals(it, spec)
+		c.redirect(it, spec)
 		c.introspected(it, spec)
 		c.signIn(it, spec)
 		c.certificates(it, spec)

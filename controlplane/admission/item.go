@@ -152,7 +152,7 @@ func (it *item) refers(yield func(place, resource.Key) bool) {
 			yield(place{field: "spec.device", index: -1}, key(resource.KindDevice, name))
 		}
 	case *resourcev1.Route:
-		if !yield(place{field: "spec.upstream", index: -1}, key(resource.KindUpstream, spec.GetUpstream())) {
+		if name := spec.GetUpstream(); name != "" && !yield(place{field: "spec.upstream", index: -1}, key(resource.KindUpstream, name)) {
 			return
 		}
 		for i, name := range spec.GetAuthentication().GetIdentityProviders() {

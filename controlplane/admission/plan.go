@@ -19,6 +19,7 @@ const (
 	ReasonInvalidCondition   = "invalid_cel"           // with line and column
 	ReasonNeverFires         = "never_fires"           // a control that nothing can meet
 	ReasonRouteConflict      = "route_conflict"        // two routes for the same requests
+	ReasonRedirectLoop       = "redirect_loop"         // a route that sends clients to itself
 	ReasonAddressConflict    = "address_conflict"      // two listeners on one address
 	ReasonEnrollmentConflict = "enrollment_conflict"   // one SPIFFE ID for two environments
 	ReasonKeyConflict        = "key_conflict"          // two API keys with one ID

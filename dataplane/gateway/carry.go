@@ -17,11 +17,13 @@ import (
 // error is the upstream's unless the client is gone.
 func (x *exchange) carry(answer *http.Response) (int64, error) {
 	h := x.w.Header()
+	changes := &x.verdict.way.route.Rewrites.Response
 	takeOver(h, answer.Header)
+	changes.Apply(h)
 	x.tag(h)
 	var announced []string
 	for name := range answer.Trailer {
-		if isTrailer(name) {
+		if isTrailer(name) && !changes.Removes(name) {
 			announced = append(announced, name)
 		}
 	}
@@ -38,7 +40,7 @@ func (x *exchange) carry(answer *http.Response) (int64, error) {
 	}
 	for name, values := range answer.Trailer {
 		switch {
-		case !isTrailer(name):
+		case !isTrailer(name) || changes.Removes(name):
 		case slices.Contains(announced, name):
 			h[name] = values
 		default:

@@ -79,7 +79,8 @@ type verdict struct {
 	place     *policy.Place // nil unless a policy asked
 	denials   policy.Denials
 
-	assertion []string // for the upstream; nil for none
+	host, target string   // of what is sent on
+	assertion    []string // for the upstream; nil for none
 }
 
 func denied(status int, reason, detail string) verdict {
@@ -234,7 +235,9 @@ func (g *Gateway) authorise(ctx context.Context, s grounds, q *question, v *verd
 	v.place, v.denials = in.Place(), in.Denied()
 	switch {
 	case d.Allow && q.again == nil:
-		g.introduce(s.table.Head().Environment, q.now, v)
+		if v.direct(); v.allow && v.own == nil {
+			g.introduce(s.table.Head().Environment, q.now, v)
+		}
 		return
 	case d.Allow:
 		return

@@ -44,7 +44,7 @@ func (x *exchange) forward(expects bool) {
 	timer := time.AfterFunc(x.verdict.way.route.Timeout, func() { x.cancel(errTimeout) })
 	defer timer.Stop()
 
-	o := record.Outcome{ID: x.id, Told: x.told}
+	o := record.Outcome{ID: x.id, Told: x.told, Target: x.verdict.went()}
 	x.complete(expects)
 	answer, err := x.send(&o)
 	timer.Stop()
@@ -113,6 +113,7 @@ func (x *exchange) complete(expects bool) {
 	h := make(http.Header, len(c.Header)+addedFields)
 	maps.Copy(h, c.Header)
 	withoutSession(h)
+	x.verdict.way.route.Rewrites.Request.Apply(h)
 	values := make([]string, 0, addedFields)
 	one := func(value string) []string {
 		values = append(values, value)
@@ -134,9 +135,9 @@ func (x *exchange) complete(expects bool) {
 		h["User-Agent"] = nil // else net/http adds its own
 	}
 	out := x.out
-	out.Method, out.Host, out.Header = c.Method, c.Host, h
+	out.Method, out.Host, out.Header = c.Method, x.verdict.host, h
 	// Opaque is sent as it is, where Path would be escaped anew.
-	out.URL, out.RequestURI = &url.URL{Opaque: c.Target}, ""
+	out.URL, out.RequestURI = &url.URL{Opaque: x.verdict.target}, ""
 	out.Close, out.TransferEncoding, out.Body, out.Trailer = false, nil, nil, nil
 	if c.WebSocket {
 		x.handshake = newHandshake(h)

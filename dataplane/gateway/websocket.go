@@ -93,6 +93,7 @@ func (x *exchange) tunnel(answer *http.Response, o *record.Outcome) error {
 func (x *exchange) switched(upstream http.Header) []byte {
 	h := http.Header{}
 	takeOver(h, upstream)
+	x.verdict.way.route.Rewrites.Response.Apply(h)
 	x.tag(h)
 	h["Upgrade"], h["Connection"], h[headerAccept] = []string{"websocket"}, []string{"Upgrade"}, []string{x.handshake.accept}
 	delete(h, "Content-Length") // nothing else is left of a body

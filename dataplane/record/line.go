@@ -82,6 +82,9 @@ type Outcome struct {
 	// ClosedBy is the ID of the decision that closed it; empty for none.
 	ClosedBy string
 
+	// Target is where it was sent, if that is not where it was asked to: host and path
+	// at the upstream, or of a redirect the Location without its query.
+	Target   string
 	Endpoint string // of the upstream
 	Status   int    // of the answer
 	Sent     int64  // bytes of the body sent to the client
@@ -133,6 +136,7 @@ func (o *Outcome) appendTo(b []byte) []byte {
 	l.text("decision_id", o.ID)
 	l.text("reason", o.Reason)
 	l.text("closed_by", o.ClosedBy)
+	l.text("target", o.Target)
 	l.text("endpoint", o.Endpoint)
 	l.number("status", int64(o.Status))
 	l.number("sent", o.Sent)

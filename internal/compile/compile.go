@@ -280,9 +280,7 @@ func (t *Table) refer(r *Route, spec *resourcev1.Route) {
 	if spec.GetTimeout() != nil {
 		r.Timeout = spec.GetTimeout().AsDuration()
 	}
-	if d := t.referred(r, resource.KindUpstream, spec.GetUpstream()); d != nil {
-		r.Upstream = d.upstream
-	}
+	t.target(r, spec)
 	for _, name := range spec.GetAuthentication().GetIdentityProviders() {
 		d := t.referred(r, resource.KindIdentityProvider, name)
 		if d == nil {
@@ -295,6 +293,20 @@ func (t *Table) refer(r *Route, spec *resourcev1.Route) {
 	}
 	t.signIn(r, spec.GetAuthentication().GetSignIn())
 	t.validates(r, spec.GetValidation())
+}
+
+// target resolves where requests go, and what is made of them.
+func (t *Table) target(r *Route, spec *resourcev1.Route) {
+	var err error
+	if r.Rewrites, err = rewritesOf(spec); err != nil {
+		t.reject(r.document, resource.RejectReason(err))
+	}
+	if r.Rewrites.Redirect != nil {
+		return
+	}
+	if d := t.referred(r, resource.KindUpstream, spec.GetUpstream()); d != nil {
+		r.Upstream = d.upstream
+	}
 }
 
 // signIn resolves at which provider a route has people sign in.

@@ -52,7 +52,7 @@ type Route struct {
 	Digest snapshot.Digest
 	Labels map[string]string
 
-	Upstream       *Upstream
+	Upstream       *Upstream                  // nil for a redirect
 	Authentication *resourcev1.Authentication // not to be modified
 	Providers      []*Provider                // that it names
 
@@ -69,6 +69,7 @@ type Route struct {
 	// Validation is what its requests are compared with, nil for nothing.
 	Validation *Validation
 
+	Rewrites  Rewrites
 	Timeout   time.Duration
 	WebSocket bool // requests may become one
 

@@ -53,6 +53,7 @@ func Ask(t *compile.Table, q *Question) *adminv1.Answer {
 		deny(a, http.StatusUnauthorized, ReasonCredentials, credentialsMissing)
 	default:
 		decide(a, t.Policies(), r, q)
+		direct(a, r, q.canonical())
 	}
 	return a
 }

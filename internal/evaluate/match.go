@@ -2,6 +2,7 @@ package evaluate
 
 import (
 	"net/http"
+	"strconv"
 	"strings"
 
 	"github.com/sallyport/sallyport/internal/compile"
@@ -57,4 +58,23 @@ func (q *Question) recorded(t *compile.Table) *compile.Route {
 		}
 	}
 	return nil
+}
+
+// direct says where an allowed request goes, if not where it was asked to.
+func direct(a *adminv1.Answer, r *compile.Route, c *request.Canonical) {
+	if !a.GetAllow() {
+		return
+	}
+	var host, target string
+	var ok bool
+	if to := r.Rewrites.Redirect; to != nil {
+		target, ok = to.Location(c)
+		a.Target = strconv.Itoa(to.Status) + " " + target
+	} else if host, target, ok = r.Rewrites.Target.Of(c); host != c.Host || target != c.Target {
+		a.Target = c.Method + " " + host + target
+	}
+	if !ok {
+		a.Allow, a.Policy, a.Target = false, "", ""
+		deny(a, http.StatusRequestURITooLong, request.ReasonPathTooLong, "the path that the route makes is too long")
+	}
 }

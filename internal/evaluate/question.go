@@ -190,8 +190,12 @@ func (q *Question) forget(d *decisionv1.Decision) {
 
 // canonical is what routes are matched by.
 func (q *Question) canonical() *request.Canonical {
+	target := q.Path
+	if q.Query != "" {
+		target += "?" + q.Query
+	}
 	return &request.Canonical{
-		Method: q.Method, Host: q.Host, Target: q.Path, Path: q.Path, RawQuery: q.Query, Header: q.Header, WebSocket: q.WebSocket,
+		Method: q.Method, Host: q.Host, Target: target, Path: q.Path, RawQuery: q.Query, Header: q.Header, WebSocket: q.WebSocket,
 	}
 }
 

@@ -46,6 +46,15 @@ func IsForwarded(name string) bool {
 	return f == forwarded || f == single
 }
 
+// IsFieldName reports whether name is a canonical key of letters, digits and hyphens.
+func IsFieldName(name string) bool {
+	plain, ok := checkName(name)
+	return plain && ok
+}
+
+// IsFieldValue reports whether a field can have a value.
+func IsFieldValue(s string) bool { return isValue(s) }
+
 // isOfGateway tells the fields that only a gateway may say: where a request
 // comes from, what is meant by it, and who sent it.
 func isOfGateway(name string) bool {

@@ -97,6 +97,15 @@ func canonicalPath(path string) (string, *Error) {
 	return path, checkSegments(path)
 }
 
+// IsPath reports whether path is the Path that some canonical request has.
+func IsPath(path string) bool {
+	if len(path) > MaxPathLength || !strings.HasPrefix(path, "/") {
+		return false
+	}
+	canonical, err := canonicalPath(path)
+	return err == nil && canonical == path
+}
+
 func rewriteEscapes(path string) (string, *Error) {
 	out, decoded := make([]byte, 0, len(path)+16), make([]byte, 0, len(path))
 	for i := 0; i < len(path); i++ {

@@ -94,6 +94,23 @@ func TestDecodeFindsAllProblems(t *testing.T) {
 			"spec.headers[3] invalid_value", "spec.headers[5].name invalid_value",
 		}},
 		{of("Route", `{hosts: [a], upstream: u, authentication: {anonymous: true}, headers: [{name: x-a, exact: a}, {name: x-b, exact: a}, {name: x-c, exact: a}, {name: x-d, exact: a}, {name: x-e, exact: a}], query: [{name: a, exact: a}, {name: b, exact: a}, {name: c, exact: a}, {name: d, exact: a}]}`), []string{"spec.query invalid_value"}},
+		{of("Route", `{hosts: [a], authentication: {anonymous: true}}`), []string{"spec.upstream invalid_value"}},
+		{of("Route", `{hosts: [a], upstream: u, redirect: {host: b.example}, authentication: {anonymous: true}}`), []string{"spec.upstream invalid_value"}},
+		{of("Route", `{hosts: [a], redirect: {status: 307, scheme: http, host: "b.example:8080", path: /x/**}, authentication: {anonymous: true}}`), nil},
+		{of("Route", `{hosts: [a], redirect: {status: 200, scheme: ftp, host: "b.example"}, authentication: {anonymous: true}}`), []string{
+			"spec.redirect.status invalid_value", "spec.redirect.scheme invalid_value",
+		}},
+		{of("Route", `{hosts: [a], redirect: {host: "b.example/"}, authentication: {anonymous: true}}`), []string{"spec.redirect.host invalid_value"}},
+		{of("Route", `{hosts: [a], redirect: {scheme: https}, authentication: {anonymous: true}}`), []string{"spec.redirect invalid_value"}},
+		{of("Route", `{hosts: [a], redirect: {host: b}, rewrite: {host: c}, authentication: {anonymous: true}}`), []string{"spec.redirect invalid_value"}},
+		{of("Route", `{hosts: [a], upstream: u, rewrite: {}, authentication: {anonymous: true}}`), []string{"spec.rewrite invalid_value"}},
+		{of("Route", `{hosts: [a], paths: ["/{id}", /x], upstream: u, rewrite: {host: "c:80", path: "/y/{id}"}, authentication: {anonymous: true}}`), []string{
+			"spec.rewrite.host invalid_value", "spec.rewrite.path invalid_value",
+		}},
+		{of("Route", `{hosts: [a], upstream: u, authentication: {anonymous: true}, requestHeaders: {remove: [x-a, cookie, via, VIA], set: [{name: X-A, value: a}, {name: x-b, value: "a\nb"}, {value: c}, {name: x-c}], add: [{name: x-forwarded-for, value: a}]}, responseHeaders: {remove: [X-A, server], set: [{name: Set-Cookie, value: a=b}]}}`), []string{
+			"spec.requestHeaders.set[2].name required", "spec.requestHeaders.remove[3] invalid_value", "spec.requestHeaders.set[0].name invalid_value",
+			"spec.requestHeaders.set[1].value invalid_value", "spec.requestHeaders.add[0].name invalid_value", "spec.responseHeaders.set[0].name invalid_value",
+		}},
 		{of("ApiKey", `{owner: "spiffe://prod.example/web", scopes: ["a b", "a\nb"], groups: ["a\nb"], secrets: [{id: "sp_7Kq2mZ0aXw9B", sha256: "9F86", createdAt: 2026-11-26T20:00:00Z}, {id: 7Kq2mZ0aXw9B, createdAt: 2026-11-26T20:00:00Z, notAfter: 2026-11-26T20:00:00Z}, {id: 7Kq2mZ0aXw9B, sha256: 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08, createdAt: yesterday}]}`), []string{
 			"spec.secrets[2].createdAt invalid_value", "spec.secrets[1].notAfter invalid_value", "spec.secrets[1].sha256 required",
 			"spec.owner invalid_value", "spec.scopes[0] invalid_value", "spec.scopes[1] invalid_value", "spec.groups[0] invalid_value",

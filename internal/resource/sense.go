@@ -85,7 +85,10 @@ func (d *decoder) route(s *resourcev1.Route) {
 	d.each("methods", s.GetMethods(), checkMethod)
 	d.conditions("headers", request.InHeader, s.GetHeaders())
 	d.conditions("query", request.InQuery, s.GetQuery())
-	d.checked(atSpec().to("upstream"), s.GetUpstream(), checkDNSLabel)
+	d.rewrites(s)
+	if s.GetUpstream() != "" {
+		d.checked(atSpec().to("upstream"), s.GetUpstream(), checkDNSLabel)
+	}
 	if v := s.GetValidation(); v != nil {
 		d.checked(atSpec().to("validation").to("schema"), v.GetSchema(), checkDNSLabel)
 	}

@@ -21,7 +21,8 @@ func TestRoutesDocument(t *testing.T) {
 	}
 }
 
-// take asks "METHOD URL [NAME=VALUE...] => ROUTE[, ROUTE...]".
+// take asks "METHOD URL [NAME=VALUE...] => ROUTE[, ROUTE...]", or
+// "ROUTE: " and where it goes.
 func (b *book) take(at int, line string) {
 	b.asked++
 	asked, want, ok := strings.Cut(line, " => ")
@@ -47,7 +48,10 @@ func (b *book) take(at int, line string) {
 	}
 	a := evaluate.Ask(b.table, &q)
 	got := strings.Join(a.GetRoutes(), ", ")
-	if a.GetRoute() == "" {
+	if a.GetTarget() != "" {
+		got = a.GetRoute() + ": " + a.GetTarget()
+	}
+	if a.GetRoute() == "" || a.GetReason() == "denied_by_policy" {
 		got = fmt.Sprint(a.GetStatus(), " ", a.GetReason())
 	} else if a.GetRoutes()[0] != a.GetRoute() {
 		b.t.Errorf("line %d: %s is taken by %s, and first is %s", at, asked, a.GetRoute(), got)

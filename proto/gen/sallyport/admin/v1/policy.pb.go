@@ -233,7 +233,10 @@ type Answer struct {
 	Accepts []string `protobuf:"bytes,14,rep,name=accepts,proto3" json:"accepts,omitempty"`
 	// The routes that claim the request, in the order in which they go: the first one
 	// takes it. Of more than 16 the first.
-	Routes        []string `protobuf:"bytes,20,rep,name=routes,proto3" json:"routes,omitempty"`
+	Routes []string `protobuf:"bytes,20,rep,name=routes,proto3" json:"routes,omitempty"`
+	// Where an allowed request goes that the route does not leave as it is: method, host
+	// and target as the upstream is asked, or status and Location of a redirect.
+	Target        string `protobuf:"bytes,21,opt,name=target,proto3" json:"target,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -371,6 +374,13 @@ func (x *Answer) GetRoutes() []string {
 		return x.Routes
 	}
 	return nil
+}
+
+func (x *Answer) GetTarget() string {
+	if x != nil {
+		return x.Target
+	}
+	return ""
 }
 
 // Question is a request as somebody describes it. What is left out is not there.
@@ -1113,7 +1123,7 @@ const file_sallyport_admin_v1_policy_proto_rawDesc = "" +
 	"\tagreement\x18\x02 \x01(\x0e2\x1d.sallyport.admin.v1.AgreementR\tagreement\x122\n" +
 	"\x06answer\x18\x03 \x01(\v2\x1a.sallyport.admin.v1.AnswerR\x06answer\x12\x12\n" +
 	"\x04note\x18\x04 \x01(\tR\x04note\x12\x18\n" +
-	"\ameaning\x18\x05 \x01(\tR\ameaning\"\xdb\x03\n" +
+	"\ameaning\x18\x05 \x01(\tR\ameaning\"\xf3\x03\n" +
 	"\x06Answer\x12 \n" +
 	"\venvironment\x18\x01 \x01(\tR\venvironment\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x03R\brevision\x12\x14\n" +
@@ -1130,7 +1140,8 @@ const file_sallyport_admin_v1_policy_proto_rawDesc = "" +
 	"\x06shadow\x18\f \x01(\v2\x1d.sallyport.decision.v1.ShadowR\x06shadow\x12\x18\n" +
 	"\ainexact\x18\r \x03(\tR\ainexact\x12\x18\n" +
 	"\aaccepts\x18\x0e \x03(\tR\aaccepts\x12\x16\n" +
-	"\x06routes\x18\x14 \x03(\tR\x06routes\"\x83\x03\n" +
+	"\x06routes\x18\x14 \x03(\tR\x06routes\x12\x16\n" +
+	"\x06target\x18\x15 \x01(\tR\x06target\"\x83\x03\n" +
 	"\bQuestion\x12+\n" +
 	"\venvironment\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?R\venvironment\x12\x1f\n" +
 	"\x06method\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x18 R\x06method\x12\x1c\n" +

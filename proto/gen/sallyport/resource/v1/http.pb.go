@@ -138,6 +138,254 @@ func (*FieldMatch_Prefix) isFieldMatch_Value() {}
 
 func (*FieldMatch_Present) isFieldMatch_Value() {}
 
+// Rewrite is where requests are sent on to. Routes and policies look at what was
+// asked for.
+type Rewrite struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What the upstream is asked for, as Host; what the client asked for when empty.
+	Host string `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
+	// A template of the path that the upstream is asked for: /v2/orders/{id}, /v2/**.
+	// It may use the names that all paths of the route have, and end with /** if all
+	// of them do. The path stays when it is empty.
+	Path          string `protobuf:"bytes,2,opt,name=path,proto3" json:"path,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Rewrite) Reset() {
+	*x = Rewrite{}
+	mi := &file_sallyport_resource_v1_http_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Rewrite) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Rewrite) ProtoMessage() {}
+
+func (x *Rewrite) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_resource_v1_http_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Rewrite.ProtoReflect.Descriptor instead.
+func (*Rewrite) Descriptor() ([]byte, []int) {
+	return file_sallyport_resource_v1_http_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Rewrite) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *Rewrite) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+// Redirect answers requests that policies allow with another place to ask. What it
+// does not name stays; the query always does.
+type Redirect struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 301, 302, 303, 307 or 308; 302 when 0.
+	Status uint32 `protobuf:"varint,1,opt,name=status,proto3" json:"status,omitempty"`
+	// https or http.
+	Scheme string `protobuf:"bytes,2,opt,name=scheme,proto3" json:"scheme,omitempty"`
+	// With a port if there is one.
+	Host string `protobuf:"bytes,3,opt,name=host,proto3" json:"host,omitempty"`
+	// As in Rewrite.
+	Path          string `protobuf:"bytes,4,opt,name=path,proto3" json:"path,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Redirect) Reset() {
+	*x = Redirect{}
+	mi := &file_sallyport_resource_v1_http_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Redirect) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Redirect) ProtoMessage() {}
+
+func (x *Redirect) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_resource_v1_http_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Redirect.ProtoReflect.Descriptor instead.
+func (*Redirect) Descriptor() ([]byte, []int) {
+	return file_sallyport_resource_v1_http_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Redirect) GetStatus() uint32 {
+	if x != nil {
+		return x.Status
+	}
+	return 0
+}
+
+func (x *Redirect) GetScheme() string {
+	if x != nil {
+		return x.Scheme
+	}
+	return ""
+}
+
+func (x *Redirect) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *Redirect) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+// HeaderChanges are what becomes of a header: fields are removed, then set, then
+// added. None is named twice.
+type HeaderChanges struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Remove []string               `protobuf:"bytes,1,rep,name=remove,proto3" json:"remove,omitempty"`
+	// In place of what is there.
+	Set []*HeaderField `protobuf:"bytes,2,rep,name=set,proto3" json:"set,omitempty"`
+	// Beside what is there.
+	Add           []*HeaderField `protobuf:"bytes,3,rep,name=add,proto3" json:"add,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HeaderChanges) Reset() {
+	*x = HeaderChanges{}
+	mi := &file_sallyport_resource_v1_http_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HeaderChanges) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HeaderChanges) ProtoMessage() {}
+
+func (x *HeaderChanges) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_resource_v1_http_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HeaderChanges.ProtoReflect.Descriptor instead.
+func (*HeaderChanges) Descriptor() ([]byte, []int) {
+	return file_sallyport_resource_v1_http_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *HeaderChanges) GetRemove() []string {
+	if x != nil {
+		return x.Remove
+	}
+	return nil
+}
+
+func (x *HeaderChanges) GetSet() []*HeaderField {
+	if x != nil {
+		return x.Set
+	}
+	return nil
+}
+
+func (x *HeaderChanges) GetAdd() []*HeaderField {
+	if x != nil {
+		return x.Add
+	}
+	return nil
+}
+
+type HeaderField struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Value         string                 `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HeaderField) Reset() {
+	*x = HeaderField{}
+	mi := &file_sallyport_resource_v1_http_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HeaderField) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HeaderField) ProtoMessage() {}
+
+func (x *HeaderField) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_resource_v1_http_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HeaderField.ProtoReflect.Descriptor instead.
+func (*HeaderField) Descriptor() ([]byte, []int) {
+	return file_sallyport_resource_v1_http_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *HeaderField) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *HeaderField) GetValue() string {
+	if x != nil {
+		return x.Value
+	}
+	return ""
+}
+
 var File_sallyport_resource_v1_http_proto protoreflect.FileDescriptor
 
 const file_sallyport_resource_v1_http_proto_rawDesc = "" +
@@ -150,7 +398,24 @@ const file_sallyport_resource_v1_http_proto_rawDesc = "" +
 	"\x06prefix\x18\x03 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01\x18\x80\x01H\x00R\x06prefix\x12\x1a\n" +
 	"\apresent\x18\x04 \x01(\bH\x00R\apresentB\x0e\n" +
-	"\x05value\x12\x05\xbaH\x02\b\x01B\xe7\x01\n" +
+	"\x05value\x12\x05\xbaH\x02\b\x01\"\x96\x01\n" +
+	"\aRewrite\x12\x1c\n" +
+	"\x04host\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\xff\x01R\x04host\x12\x1c\n" +
+	"\x04path\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\x04path:O\xbaHL\x1aJ\n" +
+	"\x11rewrite.something\x12\x11give host or path\x1a\"this.host != '' || this.path != ''\"\xa9\x02\n" +
+	"\bRedirect\x12.\n" +
+	"\x06status\x18\x01 \x01(\rB\x16\xbaH\x13*\x110\x000\xad\x020\xae\x020\xaf\x020\xb3\x020\xb4\x02R\x06status\x12,\n" +
+	"\x06scheme\x18\x02 \x01(\tB\x14\xbaH\x11r\x0fR\x00R\x05httpsR\x04httpR\x06scheme\x12\x1c\n" +
+	"\x04host\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x85\x02R\x04host\x12\x1c\n" +
+	"\x04path\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\x04path:\x82\x01\xbaH\x7f\x1a}\n" +
+	"\x12redirect.something\x12*give host or path: else it leads to itself\x1a;this.host != '' || this.path != '' || this.scheme == 'http'\"\xbc\x01\n" +
+	"\rHeaderChanges\x12+\n" +
+	"\x06remove\x18\x01 \x03(\tB\x13\xbaH\x10\x92\x01\r\x10 \x18\x01\"\ar\x05\x10\x01\x18\x80\x01R\x06remove\x12>\n" +
+	"\x03set\x18\x02 \x03(\v2\".sallyport.resource.v1.HeaderFieldB\b\xbaH\x05\x92\x01\x02\x10 R\x03set\x12>\n" +
+	"\x03add\x18\x03 \x03(\v2\".sallyport.resource.v1.HeaderFieldB\b\xbaH\x05\x92\x01\x02\x10 R\x03add\"N\n" +
+	"\vHeaderField\x12\x1f\n" +
+	"\x04name\x18\x01 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\x18\x80\x01R\x04name\x12\x1e\n" +
+	"\x05value\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\x05valueB\xe7\x01\n" +
 	"\x19com.sallyport.resource.v1B\tHttpProtoP\x01ZIgithub.com/sallyport/sallyport/proto/gen/sallyport/resource/v1;resourcev1\xa2\x02\x03SRX\xaa\x02\x15Sallyport.Resource.V1\xca\x02\x15Sallyport\\Resource\\V1\xe2\x02!Sallyport\\Resource\\V1\\GPBMetadata\xea\x02\x17Sallyport::Resource::V1b\x06proto3"
 
 var (
@@ -165,16 +430,22 @@ func file_sallyport_resource_v1_http_proto_rawDescGZIP() []byte {
 	return file_sallyport_resource_v1_http_proto_rawDescData
 }
 
-var file_sallyport_resource_v1_http_proto_msgTypes = make([]protoimpl.MessageInfo, 1)
+var file_sallyport_resource_v1_http_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
 var file_sallyport_resource_v1_http_proto_goTypes = []any{
-	(*FieldMatch)(nil), // 0: sallyport.resource.v1.FieldMatch
+	(*FieldMatch)(nil),    // 0: sallyport.resource.v1.FieldMatch
+	(*Rewrite)(nil),       // 1: sallyport.resource.v1.Rewrite
+	(*Redirect)(nil),      // 2: sallyport.resource.v1.Redirect
+	(*HeaderChanges)(nil), // 3: sallyport.resource.v1.HeaderChanges
+	(*HeaderField)(nil),   // 4: sallyport.resource.v1.HeaderField
 }
 var file_sallyport_resource_v1_http_proto_depIdxs = []int32{
-	0, // [0:0] is the sub-list for method output_type
-	0, // [0:0] is the sub-list for method input_type
-	0, // [0:0] is the sub-list for extension type_name
-	0, // [0:0] is the sub-list for extension extendee
-	0, // [0:0] is the sub-list for field type_name
+	4, // 0: sallyport.resource.v1.HeaderChanges.set:type_name -> sallyport.resource.v1.HeaderField
+	4, // 1: sallyport.resource.v1.HeaderChanges.add:type_name -> sallyport.resource.v1.HeaderField
+	2, // [2:2] is the sub-list for method output_type
+	2, // [2:2] is the sub-list for method input_type
+	2, // [2:2] is the sub-list for extension type_name
+	2, // [2:2] is the sub-list for extension extendee
+	0, // [0:2] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_resource_v1_http_proto_init() }
@@ -193,7 +464,7 @@ func file_sallyport_resource_v1_http_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_resource_v1_http_proto_rawDesc), len(file_sallyport_resource_v1_http_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   1,
+			NumMessages:   5,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

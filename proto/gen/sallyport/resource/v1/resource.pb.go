@@ -1577,7 +1577,7 @@ type Route struct {
 	Paths []string `protobuf:"bytes,3,rep,name=paths,proto3" json:"paths,omitempty"`
 	// Empty: every method.
 	Methods []string `protobuf:"bytes,4,rep,name=methods,proto3" json:"methods,omitempty"`
-	// The name of an Upstream of this namespace.
+	// The name of an Upstream of this namespace. Absent where there is a redirect.
 	Upstream       string          `protobuf:"bytes,5,opt,name=upstream,proto3" json:"upstream,omitempty"`
 	Authentication *Authentication `protobuf:"bytes,6,opt,name=authentication,proto3" json:"authentication,omitempty"`
 	// From accepted request to the upstream's response headers; 30 s when absent.
@@ -1599,6 +1599,14 @@ type Route struct {
 	Headers []*FieldMatch `protobuf:"bytes,20,rep,name=headers,proto3" json:"headers,omitempty"`
 	// What parameters of the query have to be, each of them.
 	Query []*FieldMatch `protobuf:"bytes,21,rep,name=query,proto3" json:"query,omitempty"`
+	// Ask the upstream for something else than was asked for.
+	Rewrite *Rewrite `protobuf:"bytes,22,opt,name=rewrite,proto3" json:"rewrite,omitempty"`
+	// Send clients elsewhere, in place of an upstream.
+	Redirect *Redirect `protobuf:"bytes,23,opt,name=redirect,proto3" json:"redirect,omitempty"`
+	// What becomes of the header of requests, on the way to the upstream.
+	RequestHeaders *HeaderChanges `protobuf:"bytes,24,opt,name=request_headers,json=requestHeaders,proto3" json:"request_headers,omitempty"`
+	// What becomes of the header of answers, on the way back.
+	ResponseHeaders *HeaderChanges `protobuf:"bytes,25,opt,name=response_headers,json=responseHeaders,proto3" json:"response_headers,omitempty"`
 	// Compare requests with a Schema. Absent: they are not.
 	Validation    *Validation `protobuf:"bytes,45,opt,name=validation,proto3" json:"validation,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -1722,6 +1730,34 @@ func (x *Route) GetHeaders() []*FieldMatch {
 func (x *Route) GetQuery() []*FieldMatch {
 	if x != nil {
 		return x.Query
+	}
+	return nil
+}
+
+func (x *Route) GetRewrite() *Rewrite {
+	if x != nil {
+		return x.Rewrite
+	}
+	return nil
+}
+
+func (x *Route) GetRedirect() *Redirect {
+	if x != nil {
+		return x.Redirect
+	}
+	return nil
+}
+
+func (x *Route) GetRequestHeaders() *HeaderChanges {
+	if x != nil {
+		return x.RequestHeaders
+	}
+	return nil
+}
+
+func (x *Route) GetResponseHeaders() *HeaderChanges {
+	if x != nil {
+		return x.ResponseHeaders
 	}
 	return nil
 }
@@ -3847,14 +3883,13 @@ const file_sallyport_resource_v1_resource_proto_rawDesc = "" +
 	"\x18listener_tls.certificate\x12:give certificates or workload_identity: true, and not both\x1a8(this.certificates.size() > 0) != this.workload_identity\"\x81\x01\n" +
 	"\x10CertificateFiles\x126\n" +
 	"\x10certificate_file\x18\x01 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\x18\x80 R\x0fcertificateFile\x125\n" +
-	"\x10private_key_file\x18\x02 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\x18\x80 R\x0eprivateKeyFile\"\xbd\a\n" +
+	"\x10private_key_file\x18\x02 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\x18\x80 R\x0eprivateKeyFile\"\xb1\r\n" +
 	"\x05Route\x12/\n" +
 	"\fenvironments\x18\x01 \x03(\tB\v\xbaH\b\x92\x01\x05\x10\x80\x02\x18\x01R\fenvironments\x12+\n" +
 	"\x05hosts\x18\x02 \x03(\tB\x15\xbaH\x12\x92\x01\x0f\b\x01\x10@\x18\x01\"\ar\x05\x10\x01\x18\xff\x01R\x05hosts\x12)\n" +
 	"\x05paths\x18\x03 \x03(\tB\x13\xbaH\x10\x92\x01\r\x10@\x18\x01\"\ar\x05\x10\x01\x18\x80\bR\x05paths\x12,\n" +
-	"\amethods\x18\x04 \x03(\tB\x12\xbaH\x0f\x92\x01\f\x10\x10\x18\x01\"\x06r\x04\x10\x01\x18 R\amethods\x12&\n" +
-	"\bupstream\x18\x05 \x01(\tB\n" +
-	"\xbaH\a\xc8\x01\x01r\x02\x18?R\bupstream\x12U\n" +
+	"\amethods\x18\x04 \x03(\tB\x12\xbaH\x0f\x92\x01\f\x10\x10\x18\x01\"\x06r\x04\x10\x01\x18 R\amethods\x12#\n" +
+	"\bupstream\x18\x05 \x01(\tB\a\xbaH\x04r\x02\x18?R\bupstream\x12U\n" +
 	"\x0eauthentication\x18\x06 \x01(\v2%.sallyport.resource.v1.AuthenticationB\x06\xbaH\x03\xc8\x01\x01R\x0eauthentication\x12B\n" +
 	"\atimeout\x18\a \x01(\v2\x19.google.protobuf.DurationB\r\xbaH\n" +
 	"\xaa\x01\a\"\x03\b\x90\x1c*\x00R\atimeout\x12\x1d\n" +
@@ -3865,11 +3900,17 @@ const file_sallyport_resource_v1_resource_proto_rawDesc = "" +
 	"\x10identity_headers\x18\v \x03(\x0e2%.sallyport.resource.v1.IdentityHeaderB\x13\xbaH\x10\x92\x01\r\x10\b\x18\x01\"\a\x82\x01\x04\x10\x01 \x00R\x0fidentityHeaders\x129\n" +
 	"\x06record\x18\f \x01(\v2!.sallyport.resource.v1.RecordRuleR\x06record\x12E\n" +
 	"\aheaders\x18\x14 \x03(\v2!.sallyport.resource.v1.FieldMatchB\b\xbaH\x05\x92\x01\x02\x10\bR\aheaders\x12A\n" +
-	"\x05query\x18\x15 \x03(\v2!.sallyport.resource.v1.FieldMatchB\b\xbaH\x05\x92\x01\x02\x10\bR\x05query\x12A\n" +
+	"\x05query\x18\x15 \x03(\v2!.sallyport.resource.v1.FieldMatchB\b\xbaH\x05\x92\x01\x02\x10\bR\x05query\x128\n" +
+	"\arewrite\x18\x16 \x01(\v2\x1e.sallyport.resource.v1.RewriteR\arewrite\x12;\n" +
+	"\bredirect\x18\x17 \x01(\v2\x1f.sallyport.resource.v1.RedirectR\bredirect\x12M\n" +
+	"\x0frequest_headers\x18\x18 \x01(\v2$.sallyport.resource.v1.HeaderChangesR\x0erequestHeaders\x12O\n" +
+	"\x10response_headers\x18\x19 \x01(\v2$.sallyport.resource.v1.HeaderChangesR\x0fresponseHeaders\x12A\n" +
 	"\n" +
 	"validation\x18- \x01(\v2!.sallyport.resource.v1.ValidationR\n" +
-	"validation:l\xbaHi\x1ag\n" +
-	"\vroute.query\x12*headers and query are more than 8 together\x1a,this.headers.size() + this.query.size() <= 8\"\xf7\x02\n" +
+	"validation:\xcb\x04\xbaH\xc7\x04\x1ag\n" +
+	"\vroute.query\x12*headers and query are more than 8 together\x1a,this.headers.size() + this.query.size() <= 8\x1ak\n" +
+	"\x0eroute.upstream\x12,give an upstream or a redirect, and not both\x1a+(this.upstream != '') != has(this.redirect)\x1a\xee\x02\n" +
+	"\x0eroute.redirect\x12\x8b\x01nothing is sent on by a redirect: leave rewrite, request_headers, response_headers, assertion, identity_headers, web_socket and timeout out\x1a\xcd\x01!has(this.redirect) || !has(this.rewrite) && !has(this.request_headers) && !has(this.response_headers) && !has(this.assertion) && this.identity_headers.size() == 0 && !this.web_socket && !has(this.timeout)\"\xf7\x02\n" +
 	"\n" +
 	"RecordRule\x12D\n" +
 	"\x04mode\x18\x01 \x01(\x0e2&.sallyport.resource.v1.RecordRule.ModeB\b\xbaH\x05\x82\x01\x02\x10\x01R\x04mode\x12-\n" +
@@ -4171,8 +4212,11 @@ var file_sallyport_resource_v1_resource_proto_goTypes = []any{
 	(*durationpb.Duration)(nil),   // 51: google.protobuf.Duration
 	(*ClientAddress)(nil),         // 52: sallyport.resource.v1.ClientAddress
 	(*FieldMatch)(nil),            // 53: sallyport.resource.v1.FieldMatch
-	(*Validation)(nil),            // 54: sallyport.resource.v1.Validation
-	(*timestamppb.Timestamp)(nil), // 55: google.protobuf.Timestamp
+	(*Rewrite)(nil),               // 54: sallyport.resource.v1.Rewrite
+	(*Redirect)(nil),              // 55: sallyport.resource.v1.Redirect
+	(*HeaderChanges)(nil),         // 56: sallyport.resource.v1.HeaderChanges
+	(*Validation)(nil),            // 57: sallyport.resource.v1.Validation
+	(*timestamppb.Timestamp)(nil), // 58: google.protobuf.Timestamp
 }
 var file_sallyport_resource_v1_resource_proto_depIdxs = []int32{
 	48, // 0: sallyport.resource.v1.Document.labels:type_name -> sallyport.resource.v1.Document.LabelsEntry
@@ -4200,44 +4244,48 @@ var file_sallyport_resource_v1_resource_proto_depIdxs = []int32{
 	25, // 22: sallyport.resource.v1.Route.record:type_name -> sallyport.resource.v1.RecordRule
 	53, // 23: sallyport.resource.v1.Route.headers:type_name -> sallyport.resource.v1.FieldMatch
 	53, // 24: sallyport.resource.v1.Route.query:type_name -> sallyport.resource.v1.FieldMatch
-	54, // 25: sallyport.resource.v1.Route.validation:type_name -> sallyport.resource.v1.Validation
-	10, // 26: sallyport.resource.v1.RecordRule.mode:type_name -> sallyport.resource.v1.RecordRule.Mode
-	5,  // 27: sallyport.resource.v1.Authentication.require:type_name -> sallyport.resource.v1.Require
-	28, // 28: sallyport.resource.v1.Authentication.jwt_svids:type_name -> sallyport.resource.v1.JWTSVIDs
-	6,  // 29: sallyport.resource.v1.Authentication.proof:type_name -> sallyport.resource.v1.Proof
-	30, // 30: sallyport.resource.v1.Authentication.step_up:type_name -> sallyport.resource.v1.StepUp
-	29, // 31: sallyport.resource.v1.Authentication.sign_in:type_name -> sallyport.resource.v1.SignIn
-	51, // 32: sallyport.resource.v1.SignIn.session_lifetime:type_name -> google.protobuf.Duration
-	51, // 33: sallyport.resource.v1.StepUp.max_age:type_name -> google.protobuf.Duration
-	32, // 34: sallyport.resource.v1.Upstream.plaintext:type_name -> sallyport.resource.v1.PlaintextTransport
-	33, // 35: sallyport.resource.v1.Upstream.tls:type_name -> sallyport.resource.v1.TLSTransport
-	34, // 36: sallyport.resource.v1.Upstream.spiffe:type_name -> sallyport.resource.v1.SPIFFETransport
-	12, // 37: sallyport.resource.v1.Policy.routes:type_name -> sallyport.resource.v1.RouteSelector
-	7,  // 38: sallyport.resource.v1.Policy.effect:type_name -> sallyport.resource.v1.Effect
-	36, // 39: sallyport.resource.v1.Policy.principals:type_name -> sallyport.resource.v1.PrincipalMatcher
-	8,  // 40: sallyport.resource.v1.Policy.mode:type_name -> sallyport.resource.v1.Mode
-	51, // 41: sallyport.resource.v1.IdentityProvider.leeway:type_name -> google.protobuf.Duration
-	38, // 42: sallyport.resource.v1.IdentityProvider.required_claims:type_name -> sallyport.resource.v1.RequiredClaim
-	51, // 43: sallyport.resource.v1.IdentityProvider.max_lifetime:type_name -> google.protobuf.Duration
-	39, // 44: sallyport.resource.v1.IdentityProvider.introspection:type_name -> sallyport.resource.v1.Introspection
-	41, // 45: sallyport.resource.v1.IdentityProvider.sign_in:type_name -> sallyport.resource.v1.SignInClient
-	40, // 46: sallyport.resource.v1.IdentityProvider.x509:type_name -> sallyport.resource.v1.X509
-	51, // 47: sallyport.resource.v1.Introspection.timeout:type_name -> google.protobuf.Duration
-	51, // 48: sallyport.resource.v1.Introspection.cache:type_name -> google.protobuf.Duration
-	9,  // 49: sallyport.resource.v1.X509.subject:type_name -> sallyport.resource.v1.X509Subject
-	43, // 50: sallyport.resource.v1.ApiKey.secrets:type_name -> sallyport.resource.v1.ApiKeySecret
-	55, // 51: sallyport.resource.v1.ApiKeySecret.created_at:type_name -> google.protobuf.Timestamp
-	55, // 52: sallyport.resource.v1.ApiKeySecret.not_after:type_name -> google.protobuf.Timestamp
-	45, // 53: sallyport.resource.v1.Revocation.token:type_name -> sallyport.resource.v1.RevokedToken
-	46, // 54: sallyport.resource.v1.Revocation.subject:type_name -> sallyport.resource.v1.RevokedSubject
-	47, // 55: sallyport.resource.v1.Revocation.session:type_name -> sallyport.resource.v1.RevokedSession
-	55, // 56: sallyport.resource.v1.Revocation.issued_before:type_name -> google.protobuf.Timestamp
-	55, // 57: sallyport.resource.v1.Revocation.expires_at:type_name -> google.protobuf.Timestamp
-	58, // [58:58] is the sub-list for method output_type
-	58, // [58:58] is the sub-list for method input_type
-	58, // [58:58] is the sub-list for extension type_name
-	58, // [58:58] is the sub-list for extension extendee
-	0,  // [0:58] is the sub-list for field type_name
+	54, // 25: sallyport.resource.v1.Route.rewrite:type_name -> sallyport.resource.v1.Rewrite
+	55, // 26: sallyport.resource.v1.Route.redirect:type_name -> sallyport.resource.v1.Redirect
+	56, // 27: sallyport.resource.v1.Route.request_headers:type_name -> sallyport.resource.v1.HeaderChanges
+	56, // 28: sallyport.resource.v1.Route.response_headers:type_name -> sallyport.resource.v1.HeaderChanges
+	57, // 29: sallyport.resource.v1.Route.validation:type_name -> sallyport.resource.v1.Validation
+	10, // 30: sallyport.resource.v1.RecordRule.mode:type_name -> sallyport.resource.v1.RecordRule.Mode
+	5,  // 31: sallyport.resource.v1.Authentication.require:type_name -> sallyport.resource.v1.Require
+	28, // 32: sallyport.resource.v1.Authentication.jwt_svids:type_name -> sallyport.resource.v1.JWTSVIDs
+	6,  // 33: sallyport.resource.v1.Authentication.proof:type_name -> sallyport.resource.v1.Proof
+	30, // 34: sallyport.resource.v1.Authentication.step_up:type_name -> sallyport.resource.v1.StepUp
+	29, // 35: sallyport.resource.v1.Authentication.sign_in:type_name -> sallyport.resource.v1.SignIn
+	51, // 36: sallyport.resource.v1.SignIn.session_lifetime:type_name -> google.protobuf.Duration
+	51, // 37: sallyport.resource.v1.StepUp.max_age:type_name -> google.protobuf.Duration
+	32, // 38: sallyport.resource.v1.Upstream.plaintext:type_name -> sallyport.resource.v1.PlaintextTransport
+	33, // 39: sallyport.resource.v1.Upstream.tls:type_name -> sallyport.resource.v1.TLSTransport
+	34, // 40: sallyport.resource.v1.Upstream.spiffe:type_name -> sallyport.resource.v1.SPIFFETransport
+	12, // 41: sallyport.resource.v1.Policy.routes:type_name -> sallyport.resource.v1.RouteSelector
+	7,  // 42: sallyport.resource.v1.Policy.effect:type_name -> sallyport.resource.v1.Effect
+	36, // 43: sallyport.resource.v1.Policy.principals:type_name -> sallyport.resource.v1.PrincipalMatcher
+	8,  // 44: sallyport.resource.v1.Policy.mode:type_name -> sallyport.resource.v1.Mode
+	51, // 45: sallyport.resource.v1.IdentityProvider.leeway:type_name -> google.protobuf.Duration
+	38, // 46: sallyport.resource.v1.IdentityProvider.required_claims:type_name -> sallyport.resource.v1.RequiredClaim
+	51, // 47: sallyport.resource.v1.IdentityProvider.max_lifetime:type_name -> google.protobuf.Duration
+	39, // 48: sallyport.resource.v1.IdentityProvider.introspection:type_name -> sallyport.resource.v1.Introspection
+	41, // 49: sallyport.resource.v1.IdentityProvider.sign_in:type_name -> sallyport.resource.v1.SignInClient
+	40, // 50: sallyport.resource.v1.IdentityProvider.x509:type_name -> sallyport.resource.v1.X509
+	51, // 51: sallyport.resource.v1.Introspection.timeout:type_name -> google.protobuf.Duration
+	51, // 52: sallyport.resource.v1.Introspection.cache:type_name -> google.protobuf.Duration
+	9,  // 53: sallyport.resource.v1.X509.subject:type_name -> sallyport.resource.v1.X509Subject
+	43, // 54: sallyport.resource.v1.ApiKey.secrets:type_name -> sallyport.resource.v1.ApiKeySecret
+	58, // 55: sallyport.resource.v1.ApiKeySecret.created_at:type_name -> google.protobuf.Timestamp
+	58, // 56: sallyport.resource.v1.ApiKeySecret.not_after:type_name -> google.protobuf.Timestamp
+	45, // 57: sallyport.resource.v1.Revocation.token:type_name -> sallyport.resource.v1.RevokedToken
+	46, // 58: sallyport.resource.v1.Revocation.subject:type_name -> sallyport.resource.v1.RevokedSubject
+	47, // 59: sallyport.resource.v1.Revocation.session:type_name -> sallyport.resource.v1.RevokedSession
+	58, // 60: sallyport.resource.v1.Revocation.issued_before:type_name -> google.protobuf.Timestamp
+	58, // 61: sallyport.resource.v1.Revocation.expires_at:type_name -> google.protobuf.Timestamp
+	62, // [62:62] is the sub-list for method output_type
+	62, // [62:62] is the sub-list for method input_type
+	62, // [62:62] is the sub-list for extension type_name
+	62, // [62:62] is the sub-list for extension extendee
+	0,  // [0:62] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_resource_v1_resource_proto_init() }
