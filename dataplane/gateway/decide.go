@@ -161,6 +161,9 @@ func (g *Gateway) serves(s grounds, q *question, c request.Canonical) verdict {
 
 // route finds the way of a request, or a reason why there is none.
 func (g *Gateway) route(s grounds, c request.Canonical) verdict {
+	if r := s.table.Preflight(&c); r != nil {
+		return g.preflight(s, r, &c)
+	}
 	r, result := s.table.Match(&c)
 	if r != nil && c.WebSocket && !r.WebSocket {
 		v := denied(http.StatusBadRequest, request.ReasonUpgrade, "the route takes no WebSockets")

@@ -160,6 +160,9 @@ func (x *exchange) write() {
 
 // tag names the decision in an answer, and hands out a nonce.
 func (x *exchange) tag(h http.Header) {
+	if w := x.verdict.way; w != nil {
+		w.route.CORS.Answer(h, &x.verdict.request)
+	}
 	h[headerDecision] = []string{x.id}
 	if x.state.revision != "" {
 		h[headerRevision] = []string{x.state.revision}

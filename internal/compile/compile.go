@@ -275,7 +275,7 @@ func (t *Table) refer(r *Route, spec *resourcev1.Route) {
 	r.Authentication, r.Paths = spec.GetAuthentication(), r.document.paths
 	r.Conditions, r.WebSocket = r.document.claims.conditions, spec.GetWebSocket()
 	r.Assertion, r.IdentityHeaders = spec.GetAssertion(), spec.GetIdentityHeaders()
-	r.Record = spec.GetRecord()
+	r.Record, r.CORS = spec.GetRecord(), corsOf(spec.GetCors())
 	r.Timeout = defaultTimeout
 	if spec.GetTimeout() != nil {
 		r.Timeout = spec.GetTimeout().AsDuration()

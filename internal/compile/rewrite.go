@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"net/textproto"
 
+	"github.com/sallyport/sallyport/internal/cors"
 	"github.com/sallyport/sallyport/internal/rewrite"
 	resourcev1 "github.com/sallyport/sallyport/proto/gen/sallyport/resource/v1"
 )
@@ -51,4 +52,14 @@ func changesOf(c *resourcev1.HeaderChanges) (w rewrite.Changes) {
 	}
 	w.Set, w.Add = fields(c.GetSet()), fields(c.GetAdd())
 	return w
+}
+
+func corsOf(c *resourcev1.CORS) *cors.Rule {
+	if c == nil {
+		return nil
+	}
+	return cors.New(cors.Config{
+		Origins: c.GetOrigins(), Methods: c.GetMethods(), Headers: c.GetRequestHeaders(), Exposed: c.GetResponseHeaders(),
+		Credentials: c.GetCredentials(), MaxAge: c.GetMaxAge().AsDuration(),
+	})
 }

@@ -4,6 +4,7 @@ import (
 	"iter"
 	"time"
 
+	"github.com/sallyport/sallyport/internal/cors"
 	"github.com/sallyport/sallyport/internal/pattern"
 	"github.com/sallyport/sallyport/internal/policy"
 	"github.com/sallyport/sallyport/internal/request"
@@ -70,6 +71,7 @@ type Route struct {
 	Validation *Validation
 
 	Rewrites  Rewrites
+	CORS      *cors.Rule // nil for none
 	Timeout   time.Duration
 	WebSocket bool // requests may become one
 
@@ -169,6 +171,20 @@ func (t *Table) Match(c *request.Canonical) (*Route, route.Result) {
 		return nil, result
 	}
 	return t.routes[slot], result
+}
+
+// Preflight returns the route of the request that a browser asks about before it sends
+// it, if that route answers such questions; nil if c is another request.
+func (t *Table) Preflight(c *request.Canonical) *Route {
+	asked := *c
+	if asked.Method = cors.Method(c); asked.Method == "" {
+		return nil
+	}
+	r, _ := t.Match(&asked)
+	if r == nil || r.CORS == nil {
+		return nil
+	}
+	return r
 }
 
 // Candidates yields all routes that claim a request, each once, in the order in which

@@ -19,6 +19,8 @@ const (
 	ReasonNoRoute      = "no_route"
 	ReasonMethod       = "method_not_allowed"
 	ReasonAmbiguous    = "route_ambiguous"
+	ReasonPreflight    = "preflight"
+	ReasonNoPreflight  = "preflight_refused"
 	ReasonMisdirected  = "misdirected_request"
 	ReasonUnavailable  = string(policy.ReasonControlUnavailable)
 	ReasonCredentials  = "credentials_missing"
@@ -37,6 +39,10 @@ func Ask(t *compile.Table, q *Question) *adminv1.Answer {
 	}
 	if c := (request.Canonical{Host: q.Host}); q.TLSVersion != "" && !c.MatchesServerName(q.ServerName) {
 		deny(a, http.StatusMisdirectedRequest, ReasonMisdirected, "the connection was made for another host")
+		return a
+	}
+	if r := t.Preflight(q.canonical()); r != nil {
+		preflight(a, r, q.canonical())
 		return a
 	}
 	r := match(a, t, q)

@@ -85,6 +85,7 @@ var meanings = map[string]string{ //nolint:gosec // it holds words for people, a
 	ReasonNoRoute:           "No Route has this host and path: one that has would have taken the request, and its policies would have been asked.",
 	ReasonMethod:            "A Route has this host and path with other methods: one of those, or a Route with this method, would have gone on.",
 	ReasonAmbiguous:         "Which Route takes the request depends on a header or parameter that it has more than once: with one value it would have gone on.",
+	ReasonNoPreflight:       "A browser asked whether a page of another origin may send a request: cors of the Route names no such origin, method or header.",
 	ReasonMisdirected:       "The request is for another host than its connection was made for: on a connection of its own it would have gone on.",
 	ReasonUnavailable:       "A resource that controls this route was rejected by the proxy, and might have denied: once it is mended, policies are asked.",
 	"no_snapshot":           questionOfKnowledge,

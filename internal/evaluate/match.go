@@ -78,3 +78,16 @@ func direct(a *adminv1.Answer, r *compile.Route, c *request.Canonical) {
 		deny(a, http.StatusRequestURITooLong, request.ReasonPathTooLong, "the path that the route makes is too long")
 	}
 }
+
+// preflight answers what a browser asks about a request to a route.
+func preflight(a *adminv1.Answer, r *compile.Route, c *request.Canonical) {
+	a.Route, a.Routes = r.ID().String(), []string{r.ID().String()}
+	switch refused := r.CORS.Preflight(c); {
+	case r.Unavailable != "":
+		deny(a, http.StatusForbidden, ReasonUnavailable, r.Unavailable)
+	case refused != "":
+		deny(a, http.StatusForbidden, ReasonNoPreflight, refused)
+	default:
+		a.Allow, a.Reason = true, ReasonPreflight
+	}
+}

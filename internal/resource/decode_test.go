@@ -111,6 +111,11 @@ func TestDecodeFindsAllProblems(t *testing.T) {
 			"spec.requestHeaders.set[2].name required", "spec.requestHeaders.remove[3] invalid_value", "spec.requestHeaders.set[0].name invalid_value",
 			"spec.requestHeaders.set[1].value invalid_value", "spec.requestHeaders.add[0].name invalid_value", "spec.responseHeaders.set[0].name invalid_value",
 		}},
+		{of("Route", `{hosts: [a], upstream: u, authentication: {anonymous: true}, cors: {}}`), []string{"spec.cors.origins invalid_value"}},
+		{of("Route", `{hosts: [a], upstream: u, authentication: {anonymous: true}, cors: {origins: ["https://a.example", "http://a.example"], methods: [get], requestHeaders: [authorization, x_a, connection], responseHeaders: [etag, "a b"], maxAge: 0s}}`), []string{
+			"spec.cors.maxAge invalid_value", "spec.cors.origins[1] invalid_value", "spec.cors.methods[0] invalid_value",
+			"spec.cors.requestHeaders[1] invalid_value", "spec.cors.requestHeaders[2] invalid_value", "spec.cors.responseHeaders[1] invalid_value",
+		}},
 		{of("ApiKey", `{owner: "spiffe://prod.example/web", scopes: ["a b", "a\nb"], groups: ["a\nb"], secrets: [{id: "sp_7Kq2mZ0aXw9B", sha256: "9F86", createdAt: 2026-11-26T20:00:00Z}, {id: 7Kq2mZ0aXw9B, createdAt: 2026-11-26T20:00:00Z, notAfter: 2026-11-26T20:00:00Z}, {id: 7Kq2mZ0aXw9B, sha256: 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08, createdAt: yesterday}]}`), []string{
 			"spec.secrets[2].createdAt invalid_value", "spec.secrets[1].notAfter invalid_value", "spec.secrets[1].sha256 required",
 			"spec.owner invalid_value", "spec.scopes[0] invalid_value", "spec.scopes[1] invalid_value", "spec.groups[0] invalid_value",

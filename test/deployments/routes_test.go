@@ -48,10 +48,13 @@ func (b *book) take(at int, line string) {
 	}
 	a := evaluate.Ask(b.table, &q)
 	got := strings.Join(a.GetRoutes(), ", ")
+	if a.GetReason() == evaluate.ReasonPreflight {
+		got = a.GetRoute() + ": " + a.GetReason()
+	}
 	if a.GetTarget() != "" {
 		got = a.GetRoute() + ": " + a.GetTarget()
 	}
-	if a.GetRoute() == "" || a.GetReason() == "denied_by_policy" {
+	if a.GetRoute() == "" || a.GetReason() == "denied_by_policy" || a.GetReason() == evaluate.ReasonNoPreflight {
 		got = fmt.Sprint(a.GetStatus(), " ", a.GetReason())
 	} else if a.GetRoutes()[0] != a.GetRoute() {
 		b.t.Errorf("line %d: %s is taken by %s, and first is %s", at, asked, a.GetRoute(), got)

@@ -13,6 +13,7 @@ import (
 	_ "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -386,11 +387,106 @@ func (x *HeaderField) GetValue() string {
 	return ""
 }
 
+// CORS says which pages of other origins may read what a route answers, and send
+// requests that need leave. Preflights are answered before anybody is authenticated;
+// what the upstream says of the kind is removed.
+type CORS struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// https://app.example, https://*.app.example for exactly one label, or * for every
+	// page. Without TLS only those of the person's own machine.
+	Origins []string `protobuf:"bytes,1,rep,name=origins,proto3" json:"origins,omitempty"`
+	// That pages may ask for; every one that the route takes when empty.
+	Methods []string `protobuf:"bytes,2,rep,name=methods,proto3" json:"methods,omitempty"`
+	// That pages may send, beside those that all may.
+	RequestHeaders []string `protobuf:"bytes,3,rep,name=request_headers,json=requestHeaders,proto3" json:"request_headers,omitempty"`
+	// That pages may read, beside those that all may.
+	ResponseHeaders []string `protobuf:"bytes,4,rep,name=response_headers,json=responseHeaders,proto3" json:"response_headers,omitempty"`
+	// Browsers send the cookies and certificates that they hold for the host. Sessions
+	// of sign_in are not taken from pages of other sites even so.
+	Credentials bool `protobuf:"varint,5,opt,name=credentials,proto3" json:"credentials,omitempty"`
+	// For how long browsers need not ask again; as they like when absent.
+	MaxAge        *durationpb.Duration `protobuf:"bytes,6,opt,name=max_age,json=maxAge,proto3" json:"max_age,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CORS) Reset() {
+	*x = CORS{}
+	mi := &file_sallyport_resource_v1_http_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CORS) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CORS) ProtoMessage() {}
+
+func (x *CORS) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_resource_v1_http_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CORS.ProtoReflect.Descriptor instead.
+func (*CORS) Descriptor() ([]byte, []int) {
+	return file_sallyport_resource_v1_http_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *CORS) GetOrigins() []string {
+	if x != nil {
+		return x.Origins
+	}
+	return nil
+}
+
+func (x *CORS) GetMethods() []string {
+	if x != nil {
+		return x.Methods
+	}
+	return nil
+}
+
+func (x *CORS) GetRequestHeaders() []string {
+	if x != nil {
+		return x.RequestHeaders
+	}
+	return nil
+}
+
+func (x *CORS) GetResponseHeaders() []string {
+	if x != nil {
+		return x.ResponseHeaders
+	}
+	return nil
+}
+
+func (x *CORS) GetCredentials() bool {
+	if x != nil {
+		return x.Credentials
+	}
+	return false
+}
+
+func (x *CORS) GetMaxAge() *durationpb.Duration {
+	if x != nil {
+		return x.MaxAge
+	}
+	return nil
+}
+
 var File_sallyport_resource_v1_http_proto protoreflect.FileDescriptor
 
 const file_sallyport_resource_v1_http_proto_rawDesc = "" +
 	"\n" +
-	" sallyport/resource/v1/http.proto\x12\x15sallyport.resource.v1\x1a\x1bbuf/validate/validate.proto\"\xa1\x01\n" +
+	" sallyport/resource/v1/http.proto\x12\x15sallyport.resource.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\"\xa1\x01\n" +
 	"\n" +
 	"FieldMatch\x12\x1f\n" +
 	"\x04name\x18\x01 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\x18\x80\x01R\x04name\x12 \n" +
@@ -415,7 +511,16 @@ const file_sallyport_resource_v1_http_proto_rawDesc = "" +
 	"\x03add\x18\x03 \x03(\v2\".sallyport.resource.v1.HeaderFieldB\b\xbaH\x05\x92\x01\x02\x10 R\x03add\"N\n" +
 	"\vHeaderField\x12\x1f\n" +
 	"\x04name\x18\x01 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\x18\x80\x01R\x04name\x12\x1e\n" +
-	"\x05value\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\x05valueB\xe7\x01\n" +
+	"\x05value\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\x05value\"\xcf\x03\n" +
+	"\x04CORS\x12/\n" +
+	"\aorigins\x18\x01 \x03(\tB\x15\xbaH\x12\x92\x01\x0f\b\x01\x10@\x18\x01\"\ar\x05\x10\x01\x18\xac\x02R\aorigins\x12,\n" +
+	"\amethods\x18\x02 \x03(\tB\x12\xbaH\x0f\x92\x01\f\x10\x10\x18\x01\"\x06r\x04\x10\x01\x18 R\amethods\x12<\n" +
+	"\x0frequest_headers\x18\x03 \x03(\tB\x13\xbaH\x10\x92\x01\r\x10@\x18\x01\"\ar\x05\x10\x01\x18\x80\x01R\x0erequestHeaders\x12>\n" +
+	"\x10response_headers\x18\x04 \x03(\tB\x13\xbaH\x10\x92\x01\r\x10@\x18\x01\"\ar\x05\x10\x01\x18\x80\x01R\x0fresponseHeaders\x12 \n" +
+	"\vcredentials\x18\x05 \x01(\bR\vcredentials\x12D\n" +
+	"\amax_age\x18\x06 \x01(\v2\x19.google.protobuf.DurationB\x10\xbaH\r\xaa\x01\n" +
+	"\"\x04\b\x80\xa3\x052\x02\b\x01R\x06maxAge:\x81\x01\xbaH~\x1a|\n" +
+	"\x10cors.credentials\x120credentials are not for every page: name origins\x1a6!this.credentials || !this.origins.exists(o, o == '*')B\xe7\x01\n" +
 	"\x19com.sallyport.resource.v1B\tHttpProtoP\x01ZIgithub.com/sallyport/sallyport/proto/gen/sallyport/resource/v1;resourcev1\xa2\x02\x03SRX\xaa\x02\x15Sallyport.Resource.V1\xca\x02\x15Sallyport\\Resource\\V1\xe2\x02!Sallyport\\Resource\\V1\\GPBMetadata\xea\x02\x17Sallyport::Resource::V1b\x06proto3"
 
 var (
@@ -430,22 +535,25 @@ func file_sallyport_resource_v1_http_proto_rawDescGZIP() []byte {
 	return file_sallyport_resource_v1_http_proto_rawDescData
 }
 
-var file_sallyport_resource_v1_http_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
+var file_sallyport_resource_v1_http_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
 var file_sallyport_resource_v1_http_proto_goTypes = []any{
-	(*FieldMatch)(nil),    // 0: sallyport.resource.v1.FieldMatch
-	(*Rewrite)(nil),       // 1: sallyport.resource.v1.Rewrite
-	(*Redirect)(nil),      // 2: sallyport.resource.v1.Redirect
-	(*HeaderChanges)(nil), // 3: sallyport.resource.v1.HeaderChanges
-	(*HeaderField)(nil),   // 4: sallyport.resource.v1.HeaderField
+	(*FieldMatch)(nil),          // 0: sallyport.resource.v1.FieldMatch
+	(*Rewrite)(nil),             // 1: sallyport.resource.v1.Rewrite
+	(*Redirect)(nil),            // 2: sallyport.resource.v1.Redirect
+	(*HeaderChanges)(nil),       // 3: sallyport.resource.v1.HeaderChanges
+	(*HeaderField)(nil),         // 4: sallyport.resource.v1.HeaderField
+	(*CORS)(nil),                // 5: sallyport.resource.v1.CORS
+	(*durationpb.Duration)(nil), // 6: google.protobuf.Duration
 }
 var file_sallyport_resource_v1_http_proto_depIdxs = []int32{
 	4, // 0: sallyport.resource.v1.HeaderChanges.set:type_name -> sallyport.resource.v1.HeaderField
 	4, // 1: sallyport.resource.v1.HeaderChanges.add:type_name -> sallyport.resource.v1.HeaderField
-	2, // [2:2] is the sub-list for method output_type
-	2, // [2:2] is the sub-list for method input_type
-	2, // [2:2] is the sub-list for extension type_name
-	2, // [2:2] is the sub-list for extension extendee
-	0, // [0:2] is the sub-list for field type_name
+	6, // 2: sallyport.resource.v1.CORS.max_age:type_name -> google.protobuf.Duration
+	3, // [3:3] is the sub-list for method output_type
+	3, // [3:3] is the sub-list for method input_type
+	3, // [3:3] is the sub-list for extension type_name
+	3, // [3:3] is the sub-list for extension extendee
+	0, // [0:3] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_resource_v1_http_proto_init() }
@@ -464,7 +572,7 @@ func file_sallyport_resource_v1_http_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_resource_v1_http_proto_rawDesc), len(file_sallyport_resource_v1_http_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   5,
+			NumMessages:   6,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -1607,6 +1607,9 @@ type Route struct {
 	RequestHeaders *HeaderChanges `protobuf:"bytes,24,opt,name=request_headers,json=requestHeaders,proto3" json:"request_headers,omitempty"`
 	// What becomes of the header of answers, on the way back.
 	ResponseHeaders *HeaderChanges `protobuf:"bytes,25,opt,name=response_headers,json=responseHeaders,proto3" json:"response_headers,omitempty"`
+	// Which pages of other origins may read answers. Absent: what the upstream says
+	// goes through.
+	Cors *CORS `protobuf:"bytes,26,opt,name=cors,proto3" json:"cors,omitempty"`
 	// Compare requests with a Schema. Absent: they are not.
 	Validation    *Validation `protobuf:"bytes,45,opt,name=validation,proto3" json:"validation,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -1758,6 +1761,13 @@ func (x *Route) GetRequestHeaders() *HeaderChanges {
 func (x *Route) GetResponseHeaders() *HeaderChanges {
 	if x != nil {
 		return x.ResponseHeaders
+	}
+	return nil
+}
+
+func (x *Route) GetCors() *CORS {
+	if x != nil {
+		return x.Cors
 	}
 	return nil
 }
@@ -3883,7 +3893,7 @@ const file_sallyport_resource_v1_resource_proto_rawDesc = "" +
 	"\x18listener_tls.certificate\x12:give certificates or workload_identity: true, and not both\x1a8(this.certificates.size() > 0) != this.workload_identity\"\x81\x01\n" +
 	"\x10CertificateFiles\x126\n" +
 	"\x10certificate_file\x18\x01 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\x18\x80 R\x0fcertificateFile\x125\n" +
-	"\x10private_key_file\x18\x02 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\x18\x80 R\x0eprivateKeyFile\"\xb1\r\n" +
+	"\x10private_key_file\x18\x02 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\x18\x80 R\x0eprivateKeyFile\"\xe2\r\n" +
 	"\x05Route\x12/\n" +
 	"\fenvironments\x18\x01 \x03(\tB\v\xbaH\b\x92\x01\x05\x10\x80\x02\x18\x01R\fenvironments\x12+\n" +
 	"\x05hosts\x18\x02 \x03(\tB\x15\xbaH\x12\x92\x01\x0f\b\x01\x10@\x18\x01\"\ar\x05\x10\x01\x18\xff\x01R\x05hosts\x12)\n" +
@@ -3904,7 +3914,8 @@ const file_sallyport_resource_v1_resource_proto_rawDesc = "" +
 	"\arewrite\x18\x16 \x01(\v2\x1e.sallyport.resource.v1.RewriteR\arewrite\x12;\n" +
 	"\bredirect\x18\x17 \x01(\v2\x1f.sallyport.resource.v1.RedirectR\bredirect\x12M\n" +
 	"\x0frequest_headers\x18\x18 \x01(\v2$.sallyport.resource.v1.HeaderChangesR\x0erequestHeaders\x12O\n" +
-	"\x10response_headers\x18\x19 \x01(\v2$.sallyport.resource.v1.HeaderChangesR\x0fresponseHeaders\x12A\n" +
+	"\x10response_headers\x18\x19 \x01(\v2$.sallyport.resource.v1.HeaderChangesR\x0fresponseHeaders\x12/\n" +
+	"\x04cors\x18\x1a \x01(\v2\x1b.sallyport.resource.v1.CORSR\x04cors\x12A\n" +
 	"\n" +
 	"validation\x18- \x01(\v2!.sallyport.resource.v1.ValidationR\n" +
 	"validation:\xcb\x04\xbaH\xc7\x04\x1ag\n" +
@@ -4215,8 +4226,9 @@ var file_sallyport_resource_v1_resource_proto_goTypes = []any{
 	(*Rewrite)(nil),               // 54: sallyport.resource.v1.Rewrite
 	(*Redirect)(nil),              // 55: sallyport.resource.v1.Redirect
 	(*HeaderChanges)(nil),         // 56: sallyport.resource.v1.HeaderChanges
-	(*Validation)(nil),            // 57: sallyport.resource.v1.Validation
-	(*timestamppb.Timestamp)(nil), // 58: google.protobuf.Timestamp
+	(*CORS)(nil),                  // 57: sallyport.resource.v1.CORS
+	(*Validation)(nil),            // 58: sallyport.resource.v1.Validation
+	(*timestamppb.Timestamp)(nil), // 59: google.protobuf.Timestamp
 }
 var file_sallyport_resource_v1_resource_proto_depIdxs = []int32{
 	48, // 0: sallyport.resource.v1.Document.labels:type_name -> sallyport.resource.v1.Document.LabelsEntry
@@ -4248,44 +4260,45 @@ var file_sallyport_resource_v1_resource_proto_depIdxs = []int32{
 	55, // 26: sallyport.resource.v1.Route.redirect:type_name -> sallyport.resource.v1.Redirect
 	56, // 27: sallyport.resource.v1.Route.request_headers:type_name -> sallyport.resource.v1.HeaderChanges
 	56, // 28: sallyport.resource.v1.Route.response_headers:type_name -> sallyport.resource.v1.HeaderChanges
-	57, // 29: sallyport.resource.v1.Route.validation:type_name -> sallyport.resource.v1.Validation
-	10, // 30: sallyport.resource.v1.RecordRule.mode:type_name -> sallyport.resource.v1.RecordRule.Mode
-	5,  // 31: sallyport.resource.v1.Authentication.require:type_name -> sallyport.resource.v1.Require
-	28, // 32: sallyport.resource.v1.Authentication.jwt_svids:type_name -> sallyport.resource.v1.JWTSVIDs
-	6,  // 33: sallyport.resource.v1.Authentication.proof:type_name -> sallyport.resource.v1.Proof
-	30, // 34: sallyport.resource.v1.Authentication.step_up:type_name -> sallyport.resource.v1.StepUp
-	29, // 35: sallyport.resource.v1.Authentication.sign_in:type_name -> sallyport.resource.v1.SignIn
-	51, // 36: sallyport.resource.v1.SignIn.session_lifetime:type_name -> google.protobuf.Duration
-	51, // 37: sallyport.resource.v1.StepUp.max_age:type_name -> google.protobuf.Duration
-	32, // 38: sallyport.resource.v1.Upstream.plaintext:type_name -> sallyport.resource.v1.PlaintextTransport
-	33, // 39: sallyport.resource.v1.Upstream.tls:type_name -> sallyport.resource.v1.TLSTransport
-	34, // 40: sallyport.resource.v1.Upstream.spiffe:type_name -> sallyport.resource.v1.SPIFFETransport
-	12, // 41: sallyport.resource.v1.Policy.routes:type_name -> sallyport.resource.v1.RouteSelector
-	7,  // 42: sallyport.resource.v1.Policy.effect:type_name -> sallyport.resource.v1.Effect
-	36, // 43: sallyport.resource.v1.Policy.principals:type_name -> sallyport.resource.v1.PrincipalMatcher
-	8,  // 44: sallyport.resource.v1.Policy.mode:type_name -> sallyport.resource.v1.Mode
-	51, // 45: sallyport.resource.v1.IdentityProvider.leeway:type_name -> google.protobuf.Duration
-	38, // 46: sallyport.resource.v1.IdentityProvider.required_claims:type_name -> sallyport.resource.v1.RequiredClaim
-	51, // 47: sallyport.resource.v1.IdentityProvider.max_lifetime:type_name -> google.protobuf.Duration
-	39, // 48: sallyport.resource.v1.IdentityProvider.introspection:type_name -> sallyport.resource.v1.Introspection
-	41, // 49: sallyport.resource.v1.IdentityProvider.sign_in:type_name -> sallyport.resource.v1.SignInClient
-	40, // 50: sallyport.resource.v1.IdentityProvider.x509:type_name -> sallyport.resource.v1.X509
-	51, // 51: sallyport.resource.v1.Introspection.timeout:type_name -> google.protobuf.Duration
-	51, // 52: sallyport.resource.v1.Introspection.cache:type_name -> google.protobuf.Duration
-	9,  // 53: sallyport.resource.v1.X509.subject:type_name -> sallyport.resource.v1.X509Subject
-	43, // 54: sallyport.resource.v1.ApiKey.secrets:type_name -> sallyport.resource.v1.ApiKeySecret
-	58, // 55: sallyport.resource.v1.ApiKeySecret.created_at:type_name -> google.protobuf.Timestamp
-	58, // 56: sallyport.resource.v1.ApiKeySecret.not_after:type_name -> google.protobuf.Timestamp
-	45, // 57: sallyport.resource.v1.Revocation.token:type_name -> sallyport.resource.v1.RevokedToken
-	46, // 58: sallyport.resource.v1.Revocation.subject:type_name -> sallyport.resource.v1.RevokedSubject
-	47, // 59: sallyport.resource.v1.Revocation.session:type_name -> sallyport.resource.v1.RevokedSession
-	58, // 60: sallyport.resource.v1.Revocation.issued_before:type_name -> google.protobuf.Timestamp
-	58, // 61: sallyport.resource.v1.Revocation.expires_at:type_name -> google.protobuf.Timestamp
-	62, // [62:62] is the sub-list for method output_type
-	62, // [62:62] is the sub-list for method input_type
-	62, // [62:62] is the sub-list for extension type_name
-	62, // [62:62] is the sub-list for extension extendee
-	0,  // [0:62] is the sub-list for field type_name
+	57, // 29: sallyport.resource.v1.Route.cors:type_name -> sallyport.resource.v1.CORS
+	58, // 30: sallyport.resource.v1.Route.validation:type_name -> sallyport.resource.v1.Validation
+	10, // 31: sallyport.resource.v1.RecordRule.mode:type_name -> sallyport.resource.v1.RecordRule.Mode
+	5,  // 32: sallyport.resource.v1.Authentication.require:type_name -> sallyport.resource.v1.Require
+	28, // 33: sallyport.resource.v1.Authentication.jwt_svids:type_name -> sallyport.resource.v1.JWTSVIDs
+	6,  // 34: sallyport.resource.v1.Authentication.proof:type_name -> sallyport.resource.v1.Proof
+	30, // 35: sallyport.resource.v1.Authentication.step_up:type_name -> sallyport.resource.v1.StepUp
+	29, // 36: sallyport.resource.v1.Authentication.sign_in:type_name -> sallyport.resource.v1.SignIn
+	51, // 37: sallyport.resource.v1.SignIn.session_lifetime:type_name -> google.protobuf.Duration
+	51, // 38: sallyport.resource.v1.StepUp.max_age:type_name -> google.protobuf.Duration
+	32, // 39: sallyport.resource.v1.Upstream.plaintext:type_name -> sallyport.resource.v1.PlaintextTransport
+	33, // 40: sallyport.resource.v1.Upstream.tls:type_name -> sallyport.resource.v1.TLSTransport
+	34, // 41: sallyport.resource.v1.Upstream.spiffe:type_name -> sallyport.resource.v1.SPIFFETransport
+	12, // 42: sallyport.resource.v1.Policy.routes:type_name -> sallyport.resource.v1.RouteSelector
+	7,  // 43: sallyport.resource.v1.Policy.effect:type_name -> sallyport.resource.v1.Effect
+	36, // 44: sallyport.resource.v1.Policy.principals:type_name -> sallyport.resource.v1.PrincipalMatcher
+	8,  // 45: sallyport.resource.v1.Policy.mode:type_name -> sallyport.resource.v1.Mode
+	51, // 46: sallyport.resource.v1.IdentityProvider.leeway:type_name -> google.protobuf.Duration
+	38, // 47: sallyport.resource.v1.IdentityProvider.required_claims:type_name -> sallyport.resource.v1.RequiredClaim
+	51, // 48: sallyport.resource.v1.IdentityProvider.max_lifetime:type_name -> google.protobuf.Duration
+	39, // 49: sallyport.resource.v1.IdentityProvider.introspection:type_name -> sallyport.resource.v1.Introspection
+	41, // 50: sallyport.resource.v1.IdentityProvider.sign_in:type_name -> sallyport.resource.v1.SignInClient
+	40, // 51: sallyport.resource.v1.IdentityProvider.x509:type_name -> sallyport.resource.v1.X509
+	51, // 52: sallyport.resource.v1.Introspection.timeout:type_name -> google.protobuf.Duration
+	51, // 53: sallyport.resource.v1.Introspection.cache:type_name -> google.protobuf.Duration
+	9,  // 54: sallyport.resource.v1.X509.subject:type_name -> sallyport.resource.v1.X509Subject
+	43, // 55: sallyport.resource.v1.ApiKey.secrets:type_name -> sallyport.resource.v1.ApiKeySecret
+	59, // 56: sallyport.resource.v1.ApiKeySecret.created_at:type_name -> google.protobuf.Timestamp
+	59, // 57: sallyport.resource.v1.ApiKeySecret.not_after:type_name -> google.protobuf.Timestamp
+	45, // 58: sallyport.resource.v1.Revocation.token:type_name -> sallyport.resource.v1.RevokedToken
+	46, // 59: sallyport.resource.v1.Revocation.subject:type_name -> sallyport.resource.v1.RevokedSubject
+	47, // 60: sallyport.resource.v1.Revocation.session:type_name -> sallyport.resource.v1.RevokedSession
+	59, // 61: sallyport.resource.v1.Revocation.issued_before:type_name -> google.protobuf.Timestamp
+	59, // 62: sallyport.resource.v1.Revocation.expires_at:type_name -> google.protobuf.Timestamp
+	63, // [63:63] is the sub-list for method output_type
+	63, // [63:63] is the sub-list for method input_type
+	63, // [63:63] is the sub-list for extension type_name
+	63, // [63:63] is the sub-list for extension extendee
+	0,  // [0:63] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_resource_v1_resource_proto_init() }
