@@ -155,6 +155,11 @@ func (it *item) refers(yield func(place, resource.Key) bool) {
 		if name := spec.GetUpstream(); name != "" && !yield(place{field: "spec.upstream", index: -1}, key(resource.KindUpstream, name)) {
 			return
 		}
+		for i, share := range spec.GetSplit().GetShares() {
+			if !yield(place{field: "spec.split.shares", index: i, tail: ".upstream"}, key(resource.KindUpstream, share.GetUpstream())) {
+				return
+			}
+		}
 		for i, name := range spec.GetAuthentication().GetIdentityProviders() {
 			if !yield(place{field: "spec.authentication.identityProviders", index: i}, key(resource.KindIdentityProvider, name)) {
 				return

@@ -79,8 +79,11 @@ type verdict struct {
 	place     *policy.Place // nil unless a policy asked
 	denials   policy.Denials
 
-	host, target string   // of what is sent on
-	assertion    []string // for the upstream; nil for none
+	upstream     *upstream.Upstream // nil for one that is not there
+	share        string             // its name, where there are several; else empty
+	audience     string             // of the assertion
+	host, target string             // of what is sent on
+	assertion    []string           // for the upstream; nil for none
 }
 
 func denied(status int, reason, detail string) verdict {
@@ -277,6 +280,7 @@ type way struct {
 	signIn   *signin.Provider // nil where nobody signs in
 	vouchers []authority.Name
 	upstream *upstream.Upstream // nil for one that is not there
+	shares   []*upstream.Upstream
 	metrics  wayMetrics
 	rule     *record.Rule
 	limits   limiters
@@ -288,7 +292,7 @@ func (g *Gateway) way(s *state, r *compile.Route) *way {
 	}
 	w := &way{
 		route: r, name: name(r.Key), accept: accept(r), signIn: openID(r.SignIn), told: tells(r), metrics: g.metrics.way(r, name(r.Key)),
-		rule: recording(s.table, r), vouchers: vouchers(r, s.table.Providers()),
+		shares: shares(s, r), rule: recording(s.table, r), vouchers: vouchers(r, s.table.Providers()),
 		limits: s.limiters(r),
 	}
 	if demand := w.accept.StepUp; w.signIn != nil && demand != nil {

@@ -44,7 +44,7 @@ func (x *exchange) forward(expects bool) {
 	timer := time.AfterFunc(x.verdict.way.route.Timeout, func() { x.cancel(errTimeout) })
 	defer timer.Stop()
 
-	o := record.Outcome{ID: x.id, Told: x.told, Target: x.verdict.went()}
+	o := record.Outcome{ID: x.id, Told: x.told, Target: x.verdict.went(), Upstream: x.verdict.share}
 	x.complete(expects)
 	answer, err := x.send(&o)
 	timer.Stop()
@@ -153,7 +153,7 @@ func (x *exchange) complete(expects bool) {
 
 // send returns the head of the answer.
 func (x *exchange) send(o *record.Outcome) (*http.Response, error) {
-	u := x.verdict.way.upstream
+	u := x.verdict.upstream
 	if u == nil {
 		return nil, failure{reason: ReasonNoUpstream, status: http.StatusBadGateway}
 	}

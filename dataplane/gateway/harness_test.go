@@ -553,6 +553,7 @@ type line struct {
 	Explanation   []struct{ Policy, Effect, Miss string }
 	Endpoint      string
 	Target        string
+	Upstream      string
 	Sent          int
 	Received      int
 

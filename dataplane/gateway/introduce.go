@@ -59,7 +59,7 @@ func (g *Gateway) introduce(environment string, now time.Time, v *verdict) {
 	}
 	if g.asserts != nil {
 		about := assertion.About{
-			Environment: environment, Route: v.way.name, Audience: t.audience, Principal: v.principal,
+			Environment: environment, Route: v.way.name, Audience: v.audience, Principal: v.principal,
 		}
 		v.assertion = g.asserts.Header(&about, now)
 	}

@@ -18,6 +18,7 @@ func (v *verdict) direct() {
 		location, ok = to.Location(&v.request)
 		v.own, v.status = &own{Answer: signin.Answer{Location: location}}, to.Status
 	} else {
+		v.choose()
 		v.host, v.target, ok = r.Rewrites.Target.Of(&v.request)
 	}
 	if !ok {

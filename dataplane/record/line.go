@@ -85,6 +85,7 @@ type Outcome struct {
 	// Target is where it was sent, if that is not where it was asked to: host and path
 	// at the upstream, or of a redirect the Location without its query.
 	Target   string
+	Upstream string // namespace/name, of a route that has several
 	Endpoint string // of the upstream
 	Status   int    // of the answer
 	Sent     int64  // bytes of the body sent to the client
@@ -137,6 +138,7 @@ func (o *Outcome) appendTo(b []byte) []byte {
 	l.text("reason", o.Reason)
 	l.text("closed_by", o.ClosedBy)
 	l.text("target", o.Target)
+	l.text("upstream", o.Upstream)
 	l.text("endpoint", o.Endpoint)
 	l.number("status", int64(o.Status))
 	l.number("sent", o.Sent)

@@ -301,7 +301,11 @@ func (t *Table) target(r *Route, spec *resourcev1.Route) {
 	if r.Rewrites, err = rewritesOf(spec); err != nil {
 		t.reject(r.document, resource.RejectReason(err))
 	}
-	if r.Rewrites.Redirect != nil {
+	switch {
+	case r.Rewrites.Redirect != nil:
+		return
+	case spec.GetSplit() != nil:
+		r.Split = t.split(r, spec.GetSplit())
 		return
 	}
 	if d := t.referred(r, resource.KindUpstream, spec.GetUpstream()); d != nil {

@@ -53,7 +53,8 @@ type Route struct {
 	Digest snapshot.Digest
 	Labels map[string]string
 
-	Upstream       *Upstream                  // nil for a redirect
+	Upstream       *Upstream                  // nil for a redirect, and for a split
+	Split          *Split                     // nil for none
 	Authentication *resourcev1.Authentication // not to be modified
 	Providers      []*Provider                // that it names
 

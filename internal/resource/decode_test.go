@@ -116,6 +116,10 @@ func TestDecodeFindsAllProblems(t *testing.T) {
 			"spec.cors.maxAge invalid_value", "spec.cors.origins[1] invalid_value", "spec.cors.methods[0] invalid_value",
 			"spec.cors.requestHeaders[1] invalid_value", "spec.cors.requestHeaders[2] invalid_value", "spec.cors.responseHeaders[1] invalid_value",
 		}},
+		{of("Route", `{hosts: [a], split: {shares: [{upstream: u, weight: 1}, {upstream: u}, {upstream: V}, {upstream: w, weight: 10001}], header: x-user}, authentication: {anonymous: true}}`), []string{
+			"spec.split.shares[3].weight invalid_value", "spec.split.shares[1].upstream invalid_value", "spec.split.shares[2].upstream invalid_value", "spec.split.header invalid_value",
+		}},
+		{of("Route", `{hosts: [a], split: {shares: [{upstream: u, weight: 1}], principal: false}, authentication: {anonymous: true}}`), []string{"spec.split.shares invalid_value", "spec.split.principal invalid_value"}},
 		{of("ApiKey", `{owner: "spiffe://prod.example/web", scopes: ["a b", "a\nb"], groups: ["a\nb"], secrets: [{id: "sp_7Kq2mZ0aXw9B", sha256: "9F86", createdAt: 2026-11-26T20:00:00Z}, {id: 7Kq2mZ0aXw9B, createdAt: 2026-11-26T20:00:00Z, notAfter: 2026-11-26T20:00:00Z}, {id: 7Kq2mZ0aXw9B, sha256: 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08, createdAt: yesterday}]}`), []string{
 			"spec.secrets[2].createdAt invalid_value", "spec.secrets[1].notAfter invalid_value", "spec.secrets[1].sha256 required",
 			"spec.owner invalid_value", "spec.scopes[0] invalid_value", "spec.scopes[1] invalid_value", "spec.groups[0] invalid_value",

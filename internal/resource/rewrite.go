@@ -4,6 +4,7 @@ import (
 	"net/textproto"
 	"strings"
 
+	"github.com/sallyport/sallyport/internal/request"
 	"github.com/sallyport/sallyport/internal/rewrite"
 	resourcev1 "github.com/sallyport/sallyport/proto/gen/sallyport/resource/v1"
 )
@@ -62,4 +63,22 @@ func (d *decoder) changes(field string, c *resourcev1.HeaderChanges, check func(
 	}
 	values("set", c.GetSet())
 	values("add", c.GetAdd())
+}
+
+// split refuses shares of the same upstream, and a header that no request has.
+func (d *decoder) split(s *resourcev1.Split) {
+	seen := make(map[string]bool)
+	at := atSpec().to("split")
+	for i, share := range s.GetShares() {
+		name := at.to("shares").element(i).to("upstream")
+		d.checked(name, share.GetUpstream(), checkDNSLabel)
+		if seen[share.GetUpstream()] {
+			d.follow(name.String(), ReasonInvalidValue, quote(share.GetUpstream())+" has a share already")
+		}
+		seen[share.GetUpstream()] = true
+	}
+	if name := textproto.CanonicalMIMEHeaderKey(s.GetHeader()); name != "" {
+		c := request.Condition{Kind: request.Present, Name: name}
+		d.checked(at.to("header"), name, func(string) error { return c.Check() })
+	}
 }

@@ -86,6 +86,7 @@ func (d *decoder) route(s *resourcev1.Route) {
 	d.conditions("headers", request.InHeader, s.GetHeaders())
 	d.conditions("query", request.InQuery, s.GetQuery())
 	d.rewrites(s)
+	d.split(s.GetSplit())
 	d.cors(s.GetCors())
 	if s.GetUpstream() != "" {
 		d.checked(atSpec().to("upstream"), s.GetUpstream(), checkDNSLabel)

@@ -482,6 +482,157 @@ func (x *CORS) GetMaxAge() *durationpb.Duration {
 	return nil
 }
 
+// Split sends requests of a route to one of several upstreams, in place of one.
+type Split struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Shares []*Share               `protobuf:"bytes,1,rep,name=shares,proto3" json:"shares,omitempty"`
+	// What has the same of it goes to the same upstream, at every proxy, and stays
+	// there when weights change as far as they allow. Absent, and where a request has
+	// nothing of the kind: by chance, each request anew.
+	//
+	// Types that are valid to be assigned to Sticky:
+	//
+	//	*Split_Principal
+	//	*Split_Header
+	Sticky        isSplit_Sticky `protobuf_oneof:"sticky"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Split) Reset() {
+	*x = Split{}
+	mi := &file_sallyport_resource_v1_http_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Split) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Split) ProtoMessage() {}
+
+func (x *Split) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_resource_v1_http_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Split.ProtoReflect.Descriptor instead.
+func (*Split) Descriptor() ([]byte, []int) {
+	return file_sallyport_resource_v1_http_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Split) GetShares() []*Share {
+	if x != nil {
+		return x.Shares
+	}
+	return nil
+}
+
+func (x *Split) GetSticky() isSplit_Sticky {
+	if x != nil {
+		return x.Sticky
+	}
+	return nil
+}
+
+func (x *Split) GetPrincipal() bool {
+	if x != nil {
+		if x, ok := x.Sticky.(*Split_Principal); ok {
+			return x.Principal
+		}
+	}
+	return false
+}
+
+func (x *Split) GetHeader() string {
+	if x != nil {
+		if x, ok := x.Sticky.(*Split_Header); ok {
+			return x.Header
+		}
+	}
+	return ""
+}
+
+type isSplit_Sticky interface {
+	isSplit_Sticky()
+}
+
+type Split_Principal struct {
+	// Who sends it.
+	Principal bool `protobuf:"varint,2,opt,name=principal,proto3,oneof"`
+}
+
+type Split_Header struct {
+	// The first value of this header.
+	Header string `protobuf:"bytes,3,opt,name=header,proto3,oneof"`
+}
+
+func (*Split_Principal) isSplit_Sticky() {}
+
+func (*Split_Header) isSplit_Sticky() {}
+
+type Share struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The name of an Upstream of this namespace.
+	Upstream string `protobuf:"bytes,1,opt,name=upstream,proto3" json:"upstream,omitempty"`
+	// Of the sum of all weights. Nothing goes there with 0.
+	Weight        uint32 `protobuf:"varint,2,opt,name=weight,proto3" json:"weight,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Share) Reset() {
+	*x = Share{}
+	mi := &file_sallyport_resource_v1_http_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Share) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Share) ProtoMessage() {}
+
+func (x *Share) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_resource_v1_http_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Share.ProtoReflect.Descriptor instead.
+func (*Share) Descriptor() ([]byte, []int) {
+	return file_sallyport_resource_v1_http_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Share) GetUpstream() string {
+	if x != nil {
+		return x.Upstream
+	}
+	return ""
+}
+
+func (x *Share) GetWeight() uint32 {
+	if x != nil {
+		return x.Weight
+	}
+	return 0
+}
+
 var File_sallyport_resource_v1_http_proto protoreflect.FileDescriptor
 
 const file_sallyport_resource_v1_http_proto_rawDesc = "" +
@@ -520,7 +671,19 @@ const file_sallyport_resource_v1_http_proto_rawDesc = "" +
 	"\vcredentials\x18\x05 \x01(\bR\vcredentials\x12D\n" +
 	"\amax_age\x18\x06 \x01(\v2\x19.google.protobuf.DurationB\x10\xbaH\r\xaa\x01\n" +
 	"\"\x04\b\x80\xa3\x052\x02\b\x01R\x06maxAge:\x81\x01\xbaH~\x1a|\n" +
-	"\x10cors.credentials\x120credentials are not for every page: name origins\x1a6!this.credentials || !this.origins.exists(o, o == '*')B\xe7\x01\n" +
+	"\x10cors.credentials\x120credentials are not for every page: name origins\x1a6!this.credentials || !this.origins.exists(o, o == '*')\"\x8a\x02\n" +
+	"\x05Split\x12@\n" +
+	"\x06shares\x18\x01 \x03(\v2\x1c.sallyport.resource.v1.ShareB\n" +
+	"\xbaH\a\x92\x01\x04\b\x02\x10\x10R\x06shares\x12'\n" +
+	"\tprincipal\x18\x02 \x01(\bB\a\xbaH\x04j\x02\b\x01H\x00R\tprincipal\x12$\n" +
+	"\x06header\x18\x03 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01\x18\x80\x01H\x00R\x06header:f\xbaHc\x1aa\n" +
+	"\fsplit.shares\x12,all weights are 0: nothing would go anywhere\x1a#this.shares.exists(s, s.weight > 0)B\b\n" +
+	"\x06sticky\"Q\n" +
+	"\x05Share\x12&\n" +
+	"\bupstream\x18\x01 \x01(\tB\n" +
+	"\xbaH\a\xc8\x01\x01r\x02\x18?R\bupstream\x12 \n" +
+	"\x06weight\x18\x02 \x01(\rB\b\xbaH\x05*\x03\x18\x90NR\x06weightB\xe7\x01\n" +
 	"\x19com.sallyport.resource.v1B\tHttpProtoP\x01ZIgithub.com/sallyport/sallyport/proto/gen/sallyport/resource/v1;resourcev1\xa2\x02\x03SRX\xaa\x02\x15Sallyport.Resource.V1\xca\x02\x15Sallyport\\Resource\\V1\xe2\x02!Sallyport\\Resource\\V1\\GPBMetadata\xea\x02\x17Sallyport::Resource::V1b\x06proto3"
 
 var (
@@ -535,7 +698,7 @@ func file_sallyport_resource_v1_http_proto_rawDescGZIP() []byte {
 	return file_sallyport_resource_v1_http_proto_rawDescData
 }
 
-var file_sallyport_resource_v1_http_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_sallyport_resource_v1_http_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
 var file_sallyport_resource_v1_http_proto_goTypes = []any{
 	(*FieldMatch)(nil),          // 0: sallyport.resource.v1.FieldMatch
 	(*Rewrite)(nil),             // 1: sallyport.resource.v1.Rewrite
@@ -543,17 +706,20 @@ var file_sallyport_resource_v1_http_proto_goTypes = []any{
 	(*HeaderChanges)(nil),       // 3: sallyport.resource.v1.HeaderChanges
 	(*HeaderField)(nil),         // 4: sallyport.resource.v1.HeaderField
 	(*CORS)(nil),                // 5: sallyport.resource.v1.CORS
-	(*durationpb.Duration)(nil), // 6: google.protobuf.Duration
+	(*Split)(nil),               // 6: sallyport.resource.v1.Split
+	(*Share)(nil),               // 7: sallyport.resource.v1.Share
+	(*durationpb.Duration)(nil), // 8: google.protobuf.Duration
 }
 var file_sallyport_resource_v1_http_proto_depIdxs = []int32{
 	4, // 0: sallyport.resource.v1.HeaderChanges.set:type_name -> sallyport.resource.v1.HeaderField
 	4, // 1: sallyport.resource.v1.HeaderChanges.add:type_name -> sallyport.resource.v1.HeaderField
-	6, // 2: sallyport.resource.v1.CORS.max_age:type_name -> google.protobuf.Duration
-	3, // [3:3] is the sub-list for method output_type
-	3, // [3:3] is the sub-list for method input_type
-	3, // [3:3] is the sub-list for extension type_name
-	3, // [3:3] is the sub-list for extension extendee
-	0, // [0:3] is the sub-list for field type_name
+	8, // 2: sallyport.resource.v1.CORS.max_age:type_name -> google.protobuf.Duration
+	7, // 3: sallyport.resource.v1.Split.shares:type_name -> sallyport.resource.v1.Share
+	4, // [4:4] is the sub-list for method output_type
+	4, // [4:4] is the sub-list for method input_type
+	4, // [4:4] is the sub-list for extension type_name
+	4, // [4:4] is the sub-list for extension extendee
+	0, // [0:4] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_resource_v1_http_proto_init() }
@@ -566,13 +732,17 @@ func file_sallyport_resource_v1_http_proto_init() {
 		(*FieldMatch_Prefix)(nil),
 		(*FieldMatch_Present)(nil),
 	}
+	file_sallyport_resource_v1_http_proto_msgTypes[6].OneofWrappers = []any{
+		(*Split_Principal)(nil),
+		(*Split_Header)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_resource_v1_http_proto_rawDesc), len(file_sallyport_resource_v1_http_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   6,
+			NumMessages:   8,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

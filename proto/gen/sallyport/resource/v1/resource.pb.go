@@ -1577,7 +1577,8 @@ type Route struct {
 	Paths []string `protobuf:"bytes,3,rep,name=paths,proto3" json:"paths,omitempty"`
 	// Empty: every method.
 	Methods []string `protobuf:"bytes,4,rep,name=methods,proto3" json:"methods,omitempty"`
-	// The name of an Upstream of this namespace. Absent where there is a redirect.
+	// The name of an Upstream of this namespace. Absent where there is a redirect
+	// or a split.
 	Upstream       string          `protobuf:"bytes,5,opt,name=upstream,proto3" json:"upstream,omitempty"`
 	Authentication *Authentication `protobuf:"bytes,6,opt,name=authentication,proto3" json:"authentication,omitempty"`
 	// From accepted request to the upstream's response headers; 30 s when absent.
@@ -1610,6 +1611,8 @@ type Route struct {
 	// Which pages of other origins may read answers. Absent: what the upstream says
 	// goes through.
 	Cors *CORS `protobuf:"bytes,26,opt,name=cors,proto3" json:"cors,omitempty"`
+	// Several upstreams in place of one.
+	Split *Split `protobuf:"bytes,27,opt,name=split,proto3" json:"split,omitempty"`
 	// Compare requests with a Schema. Absent: they are not.
 	Validation    *Validation `protobuf:"bytes,45,opt,name=validation,proto3" json:"validation,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -1768,6 +1771,13 @@ func (x *Route) GetResponseHeaders() *HeaderChanges {
 func (x *Route) GetCors() *CORS {
 	if x != nil {
 		return x.Cors
+	}
+	return nil
+}
+
+func (x *Route) GetSplit() *Split {
+	if x != nil {
+		return x.Split
 	}
 	return nil
 }
@@ -3893,7 +3903,7 @@ const file_sallyport_resource_v1_resource_proto_rawDesc = "" +
 	"\x18listener_tls.certificate\x12:give certificates or workload_identity: true, and not both\x1a8(this.certificates.size() > 0) != this.workload_identity\"\x81\x01\n" +
 	"\x10CertificateFiles\x126\n" +
 	"\x10certificate_file\x18\x01 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\x18\x80 R\x0fcertificateFile\x125\n" +
-	"\x10private_key_file\x18\x02 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\x18\x80 R\x0eprivateKeyFile\"\xe2\r\n" +
+	"\x10private_key_file\x18\x02 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\x18\x80 R\x0eprivateKeyFile\"\xc5\x0e\n" +
 	"\x05Route\x12/\n" +
 	"\fenvironments\x18\x01 \x03(\tB\v\xbaH\b\x92\x01\x05\x10\x80\x02\x18\x01R\fenvironments\x12+\n" +
 	"\x05hosts\x18\x02 \x03(\tB\x15\xbaH\x12\x92\x01\x0f\b\x01\x10@\x18\x01\"\ar\x05\x10\x01\x18\xff\x01R\x05hosts\x12)\n" +
@@ -3915,12 +3925,13 @@ const file_sallyport_resource_v1_resource_proto_rawDesc = "" +
 	"\bredirect\x18\x17 \x01(\v2\x1f.sallyport.resource.v1.RedirectR\bredirect\x12M\n" +
 	"\x0frequest_headers\x18\x18 \x01(\v2$.sallyport.resource.v1.HeaderChangesR\x0erequestHeaders\x12O\n" +
 	"\x10response_headers\x18\x19 \x01(\v2$.sallyport.resource.v1.HeaderChangesR\x0fresponseHeaders\x12/\n" +
-	"\x04cors\x18\x1a \x01(\v2\x1b.sallyport.resource.v1.CORSR\x04cors\x12A\n" +
+	"\x04cors\x18\x1a \x01(\v2\x1b.sallyport.resource.v1.CORSR\x04cors\x122\n" +
+	"\x05split\x18\x1b \x01(\v2\x1c.sallyport.resource.v1.SplitR\x05split\x12A\n" +
 	"\n" +
 	"validation\x18- \x01(\v2!.sallyport.resource.v1.ValidationR\n" +
-	"validation:\xcb\x04\xbaH\xc7\x04\x1ag\n" +
-	"\vroute.query\x12*headers and query are more than 8 together\x1a,this.headers.size() + this.query.size() <= 8\x1ak\n" +
-	"\x0eroute.upstream\x12,give an upstream or a redirect, and not both\x1a+(this.upstream != '') != has(this.redirect)\x1a\xee\x02\n" +
+	"validation:\xfa\x04\xbaH\xf6\x04\x1ag\n" +
+	"\vroute.query\x12*headers and query are more than 8 together\x1a,this.headers.size() + this.query.size() <= 8\x1a\x99\x01\n" +
+	"\x0eroute.upstream\x12(give one of upstream, split and redirect\x1a](this.upstream != '' ? 1 : 0) + (has(this.redirect) ? 1 : 0) + (has(this.split) ? 1 : 0) == 1\x1a\xee\x02\n" +
 	"\x0eroute.redirect\x12\x8b\x01nothing is sent on by a redirect: leave rewrite, request_headers, response_headers, assertion, identity_headers, web_socket and timeout out\x1a\xcd\x01!has(this.redirect) || !has(this.rewrite) && !has(this.request_headers) && !has(this.response_headers) && !has(this.assertion) && this.identity_headers.size() == 0 && !this.web_socket && !has(this.timeout)\"\xf7\x02\n" +
 	"\n" +
 	"RecordRule\x12D\n" +
@@ -4227,8 +4238,9 @@ var file_sallyport_resource_v1_resource_proto_goTypes = []any{
 	(*Redirect)(nil),              // 55: sallyport.resource.v1.Redirect
 	(*HeaderChanges)(nil),         // 56: sallyport.resource.v1.HeaderChanges
 	(*CORS)(nil),                  // 57: sallyport.resource.v1.CORS
-	(*Validation)(nil),            // 58: sallyport.resource.v1.Validation
-	(*timestamppb.Timestamp)(nil), // 59: google.protobuf.Timestamp
+	(*Split)(nil),                 // 58: sallyport.resource.v1.Split
+	(*Validation)(nil),            // 59: sallyport.resource.v1.Validation
+	(*timestamppb.Timestamp)(nil), // 60: google.protobuf.Timestamp
 }
 var file_sallyport_resource_v1_resource_proto_depIdxs = []int32{
 	48, // 0: sallyport.resource.v1.Document.labels:type_name -> sallyport.resource.v1.Document.LabelsEntry
@@ -4261,44 +4273,45 @@ var file_sallyport_resource_v1_resource_proto_depIdxs = []int32{
 	56, // 27: sallyport.resource.v1.Route.request_headers:type_name -> sallyport.resource.v1.HeaderChanges
 	56, // 28: sallyport.resource.v1.Route.response_headers:type_name -> sallyport.resource.v1.HeaderChanges
 	57, // 29: sallyport.resource.v1.Route.cors:type_name -> sallyport.resource.v1.CORS
-	58, // 30: sallyport.resource.v1.Route.validation:type_name -> sallyport.resource.v1.Validation
-	10, // 31: sallyport.resource.v1.RecordRule.mode:type_name -> sallyport.resource.v1.RecordRule.Mode
-	5,  // 32: sallyport.resource.v1.Authentication.require:type_name -> sallyport.resource.v1.Require
-	28, // 33: sallyport.resource.v1.Authentication.jwt_svids:type_name -> sallyport.resource.v1.JWTSVIDs
-	6,  // 34: sallyport.resource.v1.Authentication.proof:type_name -> sallyport.resource.v1.Proof
-	30, // 35: sallyport.resource.v1.Authentication.step_up:type_name -> sallyport.resource.v1.StepUp
-	29, // 36: sallyport.resource.v1.Authentication.sign_in:type_name -> sallyport.resource.v1.SignIn
-	51, // 37: sallyport.resource.v1.SignIn.session_lifetime:type_name -> google.protobuf.Duration
-	51, // 38: sallyport.resource.v1.StepUp.max_age:type_name -> google.protobuf.Duration
-	32, // 39: sallyport.resource.v1.Upstream.plaintext:type_name -> sallyport.resource.v1.PlaintextTransport
-	33, // 40: sallyport.resource.v1.Upstream.tls:type_name -> sallyport.resource.v1.TLSTransport
-	34, // 41: sallyport.resource.v1.Upstream.spiffe:type_name -> sallyport.resource.v1.SPIFFETransport
-	12, // 42: sallyport.resource.v1.Policy.routes:type_name -> sallyport.resource.v1.RouteSelector
-	7,  // 43: sallyport.resource.v1.Policy.effect:type_name -> sallyport.resource.v1.Effect
-	36, // 44: sallyport.resource.v1.Policy.principals:type_name -> sallyport.resource.v1.PrincipalMatcher
-	8,  // 45: sallyport.resource.v1.Policy.mode:type_name -> sallyport.resource.v1.Mode
-	51, // 46: sallyport.resource.v1.IdentityProvider.leeway:type_name -> google.protobuf.Duration
-	38, // 47: sallyport.resource.v1.IdentityProvider.required_claims:type_name -> sallyport.resource.v1.RequiredClaim
-	51, // 48: sallyport.resource.v1.IdentityProvider.max_lifetime:type_name -> google.protobuf.Duration
-	39, // 49: sallyport.resource.v1.IdentityProvider.introspection:type_name -> sallyport.resource.v1.Introspection
-	41, // 50: sallyport.resource.v1.IdentityProvider.sign_in:type_name -> sallyport.resource.v1.SignInClient
-	40, // 51: sallyport.resource.v1.IdentityProvider.x509:type_name -> sallyport.resource.v1.X509
-	51, // 52: sallyport.resource.v1.Introspection.timeout:type_name -> google.protobuf.Duration
-	51, // 53: sallyport.resource.v1.Introspection.cache:type_name -> google.protobuf.Duration
-	9,  // 54: sallyport.resource.v1.X509.subject:type_name -> sallyport.resource.v1.X509Subject
-	43, // 55: sallyport.resource.v1.ApiKey.secrets:type_name -> sallyport.resource.v1.ApiKeySecret
-	59, // 56: sallyport.resource.v1.ApiKeySecret.created_at:type_name -> google.protobuf.Timestamp
-	59, // 57: sallyport.resource.v1.ApiKeySecret.not_after:type_name -> google.protobuf.Timestamp
-	45, // 58: sallyport.resource.v1.Revocation.token:type_name -> sallyport.resource.v1.RevokedToken
-	46, // 59: sallyport.resource.v1.Revocation.subject:type_name -> sallyport.resource.v1.RevokedSubject
-	47, // 60: sallyport.resource.v1.Revocation.session:type_name -> sallyport.resource.v1.RevokedSession
-	59, // 61: sallyport.resource.v1.Revocation.issued_before:type_name -> google.protobuf.Timestamp
-	59, // 62: sallyport.resource.v1.Revocation.expires_at:type_name -> google.protobuf.Timestamp
-	63, // [63:63] is the sub-list for method output_type
-	63, // [63:63] is the sub-list for method input_type
-	63, // [63:63] is the sub-list for extension type_name
-	63, // [63:63] is the sub-list for extension extendee
-	0,  // [0:63] is the sub-list for field type_name
+	58, // 30: sallyport.resource.v1.Route.split:type_name -> sallyport.resource.v1.Split
+	59, // 31: sallyport.resource.v1.Route.validation:type_name -> sallyport.resource.v1.Validation
+	10, // 32: sallyport.resource.v1.RecordRule.mode:type_name -> sallyport.resource.v1.RecordRule.Mode
+	5,  // 33: sallyport.resource.v1.Authentication.require:type_name -> sallyport.resource.v1.Require
+	28, // 34: sallyport.resource.v1.Authentication.jwt_svids:type_name -> sallyport.resource.v1.JWTSVIDs
+	6,  // 35: sallyport.resource.v1.Authentication.proof:type_name -> sallyport.resource.v1.Proof
+	30, // 36: sallyport.resource.v1.Authentication.step_up:type_name -> sallyport.resource.v1.StepUp
+	29, // 37: sallyport.resource.v1.Authentication.sign_in:type_name -> sallyport.resource.v1.SignIn
+	51, // 38: sallyport.resource.v1.SignIn.session_lifetime:type_name -> google.protobuf.Duration
+	51, // 39: sallyport.resource.v1.StepUp.max_age:type_name -> google.protobuf.Duration
+	32, // 40: sallyport.resource.v1.Upstream.plaintext:type_name -> sallyport.resource.v1.PlaintextTransport
+	33, // 41: sallyport.resource.v1.Upstream.tls:type_name -> sallyport.resource.v1.TLSTransport
+	34, // 42: sallyport.resource.v1.Upstream.spiffe:type_name -> sallyport.resource.v1.SPIFFETransport
+	12, // 43: sallyport.resource.v1.Policy.routes:type_name -> sallyport.resource.v1.RouteSelector
+	7,  // 44: sallyport.resource.v1.Policy.effect:type_name -> sallyport.resource.v1.Effect
+	36, // 45: sallyport.resource.v1.Policy.principals:type_name -> sallyport.resource.v1.PrincipalMatcher
+	8,  // 46: sallyport.resource.v1.Policy.mode:type_name -> sallyport.resource.v1.Mode
+	51, // 47: sallyport.resource.v1.IdentityProvider.leeway:type_name -> google.protobuf.Duration
+	38, // 48: sallyport.resource.v1.IdentityProvider.required_claims:type_name -> sallyport.resource.v1.RequiredClaim
+	51, // 49: sallyport.resource.v1.IdentityProvider.max_lifetime:type_name -> google.protobuf.Duration
+	39, // 50: sallyport.resource.v1.IdentityProvider.introspection:type_name -> sallyport.resource.v1.Introspection
+	41, // 51: sallyport.resource.v1.IdentityProvider.sign_in:type_name -> sallyport.resource.v1.SignInClient
+	40, // 52: sallyport.resource.v1.IdentityProvider.x509:type_name -> sallyport.resource.v1.X509
+	51, // 53: sallyport.resource.v1.Introspection.timeout:type_name -> google.protobuf.Duration
+	51, // 54: sallyport.resource.v1.Introspection.cache:type_name -> google.protobuf.Duration
+	9,  // 55: sallyport.resource.v1.X509.subject:type_name -> sallyport.resource.v1.X509Subject
+	43, // 56: sallyport.resource.v1.ApiKey.secrets:type_name -> sallyport.resource.v1.ApiKeySecret
+	60, // 57: sallyport.resource.v1.ApiKeySecret.created_at:type_name -> google.protobuf.Timestamp
+	60, // 58: sallyport.resource.v1.ApiKeySecret.not_after:type_name -> google.protobuf.Timestamp
+	45, // 59: sallyport.resource.v1.Revocation.token:type_name -> sallyport.resource.v1.RevokedToken
+	46, // 60: sallyport.resource.v1.Revocation.subject:type_name -> sallyport.resource.v1.RevokedSubject
+	47, // 61: sallyport.resource.v1.Revocation.session:type_name -> sallyport.resource.v1.RevokedSession
+	60, // 62: sallyport.resource.v1.Revocation.issued_before:type_name -> google.protobuf.Timestamp
+	60, // 63: sallyport.resource.v1.Revocation.expires_at:type_name -> google.protobuf.Timestamp
+	64, // [64:64] is the sub-list for method output_type
+	64, // [64:64] is the sub-list for method input_type
+	64, // [64:64] is the sub-list for extension type_name
+	64, // [64:64] is the sub-list for extension extendee
+	0,  // [0:64] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_resource_v1_resource_proto_init() }
