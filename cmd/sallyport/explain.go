@@ -157,9 +157,13 @@ func asked(r *decisionv1.Request) string {
 	}
 	text := strings.TrimSpace(r.GetMethod() + " " + r.GetHost() + r.GetPath())
 	if names := r.GetQueryNames(); len(names) > 0 {
-		text += "?" + strings.Join(names, "&") + " (values are not recorded)"
+		text += "?" + strings.Join(names, "&") + " (values are recorded where a condition looks at them)"
 	}
-	return text
+	values := make([]string, 0, len(r.GetValues()))
+	for _, v := range r.GetValues() {
+		values = append(values, v.GetField()+" is "+strconv.Quote(v.GetValue()))
+	}
+	return text + named(", where ", strings.Join(values, ", "))
 }
 
 func from(s *decisionv1.Signals) string {

@@ -41,6 +41,9 @@ func (p *Pseudonyms) hide(m *decisionv1.Decision) {
 		m.Beside[i] = p.replace(other)
 	}
 	p.disguise(m.GetSignals().GetDevice())
+	if m.GetRequest() != nil {
+		m.Request.Values = nil
+	}
 	for _, step := range m.GetExplanation() {
 		for _, way := range step.GetWays() {
 			for _, c := range way.GetClauses() {

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -78,8 +79,9 @@ func FuzzRecord(f *testing.F) {
 		was := c.Dropped()
 		c.Decide(&record.Decision{
 			Device: &policy.Device{ID: text, OS: text, OSVersion: text, Owner: text}, Closes: allows.ID,
-			Place: &policy.Place{Country: text, Continent: text, City: text, Organization: text, Databases: []policy.Database{{Type: text}}},
-			ID:    allows.ID, Reason: "no_route", Host: text, Path: text, Method: text, Detail: text, ServerName: text, RawQuery: query,
+			Values: []record.Value{{Field: text, Value: text}},
+			Place:  &policy.Place{Country: text, Continent: text, City: text, Organization: text, Databases: []policy.Database{{Type: text}}},
+			ID:     allows.ID, Reason: "no_route", Host: text, Path: text, Method: text, Detail: text, ServerName: text, RawQuery: query,
 			Header: map[string][]string{name: {text}, "User-Agent": {text}},
 			Principal: &policy.Principal{
 				ID: text, Issuer: text, SPIFFEID: text, KeyID: text, ACR: text, Groups: []string{text}, Claims: map[string]any{text: text},
@@ -124,6 +126,7 @@ func TestRecordsOfDevices(t *testing.T) {
 	at := time.Date(2026, 3, 1, 0, 0, 0, 1, time.UTC)
 	proven, bare, none := *allows, *allows, *allows
 	proven.Closes = "0190f7c2-7d43-7b1c-9d1e-000000000000"
+	proven.Values = []record.Value{{Field: `request.params["q"]`, Value: strings.Repeat("x", 300)}}
 	proven.Device = &policy.Device{
 		ID: "laptop-7", OS: "macos", OSVersion: "26.1", Owner: "alice", DiskEncrypted: policy.Yes, ScreenLock: policy.No, Compliant: policy.Yes,
 		LastSeen: at, Expires: at.Add(time.Hour),
@@ -141,6 +144,9 @@ func TestRecordsOfDevices(t *testing.T) {
 		var got decisionv1.Decision
 		if err := proto.Unmarshal(all[i], &got); err != nil {
 			t.Fatal(err)
+		}
+		if values := got.GetRequest().GetValues(); (len(values) == 1) != (i == 0) || i == 0 && len(values[0].GetValue()) != 256 {
+			t.Errorf("record %d has the values %v", i, values)
 		}
 		if d := got.GetSignals().GetDevice(); !proto.Equal(d, want) || (got.GetCloses() == proven.Closes) != (i == 0) {
 			t.Errorf("record %d closes %q, and is of %v", i, got.GetCloses(), d)

@@ -119,6 +119,10 @@ func (m *draft) ask(d *record.Decision) {
 	r := &m.request
 	r.Protocol, r.Method, r.Host, r.Path = d.Protocol, clip(d.Method, maxName), clip(d.Host, maxValue), clip(d.Path, maxPath)
 	r.QueryNames = queryNames(r.QueryNames[:0], d.RawQuery)
+	r.Values = r.Values[:0]
+	for _, v := range d.Values {
+		r.Values = append(r.Values, &decisionv1.Value{Field: valid(v.Field), Value: clip(v.Value, maxValue)})
+	}
 	r.Headers = r.Headers[:0]
 	for name, values := range d.Header {
 		if len(r.Headers) == maxHeaders {

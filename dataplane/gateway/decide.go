@@ -283,6 +283,7 @@ type way struct {
 	shares   []*upstream.Upstream
 	metrics  wayMetrics
 	rule     *record.Rule
+	fields   []policy.Field // whose values are recorded
 	limits   limiters
 }
 
@@ -292,7 +293,7 @@ func (g *Gateway) way(s *state, r *compile.Route) *way {
 	}
 	w := &way{
 		route: r, name: name(r.Key), accept: accept(r), signIn: openID(r.SignIn), told: tells(r), metrics: g.metrics.way(r, name(r.Key)),
-		shares: shares(s, r), rule: recording(s.table, r), vouchers: vouchers(r, s.table.Providers()),
+		shares: shares(s, r), rule: recording(s.table, r), fields: fieldsOf(s.policies, r), vouchers: vouchers(r, s.table.Providers()),
 		limits: s.limiters(r),
 	}
 	if demand := w.accept.StepUp; w.signIn != nil && demand != nil {

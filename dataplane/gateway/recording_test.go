@@ -3,6 +3,7 @@ package gateway_test
 import (
 	"net/http"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -101,5 +102,42 @@ func TestRecordRules(t *testing.T) {
 	last := far.all[len(far.all)-1]
 	if o := <-far.ended; o.ID != last.ID || o.Status != http.StatusOK || o.Sent == 0 || o.Endpoint != up.address() || o.Took < last.Took {
 		t.Errorf("the outcome is %+v", o)
+	}
+}
+
+const looks = `
+---
+apiVersion: sallyport/v1
+kind: Policy
+metadata: {namespace: shop, name: looks}
+spec:
+  routes: {names: [orders]}
+  effect: DENY
+  when: >-
+    request.headers["x-tenant"] == "theirs" || request.params["page"] == "0" || request.headers["authorization"] == "x" ||
+    request.headers["x-session-token"] == "y" || request.params["access_token"] == "z" || request.params["none"] == ""
+`
+
+// Records hold of header and query what conditions of the route look at by name, and
+// never a credential.
+func TestRecordedValues(t *testing.T) {
+	far := &afar{ended: make(chan record.Outcome, 10)}
+	w := newWorld(t, options{remote: far})
+	up := newEcho(t)
+	w.apply(w.usual(plaintext(up.address())) + looks)
+	c := w.client(false, w.as(w.tls(host), "spiffe://prod.example/ns/shop/web"))
+	req, err := http.NewRequest("GET", "https://"+host+"/v1/orders?page=2&access_token=s&other=o", nil)
+	w.must(err)
+	for _, name := range []string{"X-Tenant", "X-Session-Token", "X-Other"} {
+		req.Header.Set(name, "ours")
+	}
+	res, err := c.Do(req)
+	w.must(err)
+	w.read(res)
+	far.mu.Lock()
+	defer far.mu.Unlock()
+	want := []record.Value{{Field: `request.headers["x-tenant"]`, Value: "ours"}, {Field: `request.params["page"]`, Value: "2"}}
+	if got := far.all[len(far.all)-1].Values; !slices.Equal(got, want) {
+		t.Errorf("recorded are %v", got)
 	}
 }

@@ -128,7 +128,7 @@ func (x *exchange) write() {
 		Method: v.request.Method, Host: v.request.Host, Path: v.request.Path,
 		Policy: v.policy, Principal: v.principal, Explanation: v.why, Shadow: v.shadow, Place: v.place, Device: v.device,
 		Denials: v.denials, Took: decided.Sub(x.began),
-		ALPN: x.from.alpn, RawQuery: v.request.RawQuery, Header: v.request.Header, Rule: x.state.routeless, Closes: x.closes,
+		ALPN: x.from.alpn, RawQuery: v.request.RawQuery, Header: v.request.Header, Values: v.values(), Rule: x.state.routeless, Closes: x.closes,
 	}
 	if v.way != nil {
 		d.Route, d.Rule = v.way.name, v.way.rule

@@ -65,6 +65,8 @@ type Decision struct {
 	ALPN     string
 	RawQuery string
 	Header   http.Header
+	// Values are those of fields that conditions of the route look at.
+	Values []Value
 	// Rule is whether it is told at all, if the request was allowed; nil for not.
 	Rule *Rule
 
@@ -72,6 +74,9 @@ type Decision struct {
 	// be told how the request ended.
 	Told bool
 }
+
+// Value is that of a header field or of a parameter, as conditions call it.
+type Value struct{ Field, Value string }
 
 // Outcome is how a request ended that was let through.
 type Outcome struct {

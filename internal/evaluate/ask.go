@@ -3,6 +3,7 @@ package evaluate
 import (
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/sallyport/sallyport/internal/compile"
@@ -114,7 +115,14 @@ func (q *Question) why(field string) string {
 		return why
 	}
 	if indexed {
-		return q.unknown[whole+"["+strings.ToLower(strings.Trim(part, `"]`))+"]"]
+		name := strings.TrimSuffix(part, "]")
+		if plain, err := strconv.Unquote(name); err == nil {
+			name = plain
+		}
+		if whole == "request.headers" {
+			name = strings.ToLower(name)
+		}
+		return q.unknown[whole+"["+name+"]"]
 	}
 	for name, why := range q.unknown {
 		if strings.HasPrefix(name, whole+"[") {

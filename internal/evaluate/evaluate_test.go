@@ -166,9 +166,27 @@ func TestExplainOfRecords(t *testing.T) {
 		{"wrong", record("no_matching_policy", "", "GET", nil), different, ""},
 		{"no such header", record("evaluation_error", "shop/tenants", "PUT", nil), same, ""},
 		{"a header of which the value is not recorded", record("no_matching_policy", "", "PUT", tenant), unknown, `shop/tenants: the condition reads request.headers["x-tenant"], and its value is not recorded`},
+		{"a header of which the value is recorded", record("evaluation_error", "shop/writes", "PUT", func(d *decisionv1.Decision) {
+			tenant(d)
+			d.Request.Values = []*decisionv1.Value{{Field: `request.headers["x-tenant"]`, Value: "shop"}}
+		}), same, ""},
+		{"a header that was too long", record("no_matching_policy", "", "PUT", func(d *decisionv1.Decision) {
+			tenant(d)
+			d.Request.Values = []*decisionv1.Value{{Field: `request.headers["x-tenant"]`, Value: strings.Repeat("x", 256)}}
+		}), unknown, `shop/tenants: the condition reads request.headers["x-tenant"], and its value is not recorded`},
+		{"a query of which the value is recorded", record("allowed_by_policy", "shop/writes", "PUT", func(d *decisionv1.Decision) {
+			tenant(d)
+			d.Request.QueryNames = []string{"dry", "other"}
+			d.Request.Values = []*decisionv1.Value{{Field: `request.headers["x-tenant"]`, Value: "shop"}, {Field: `request.params["dry"]`, Value: "1"}}
+		}), same, ""},
+		{"a query with another parameter alone", record("evaluation_error", "shop/writes", "PUT", func(d *decisionv1.Decision) {
+			tenant(d)
+			d.Request.QueryNames = []string{"other"}
+			d.Request.Values = []*decisionv1.Value{{Field: `request.headers["x-tenant"]`, Value: "shop"}}
+		}), same, ""},
 		{"a query", record("allowed_by_policy", "shop/writes", "PUT", func(d *decisionv1.Decision) {
 			d.Request.QueryNames = []string{"dry"}
-		}), unknown, `shop/writes: the condition reads request.params["dry"], and values of a query are not recorded`},
+		}), unknown, `shop/writes: the condition reads request.params["dry"], and its value is not recorded`},
 		{"claims", record("no_matching_policy", "", "PUT", func(d *decisionv1.Decision) {
 			d.Principal.ClaimsOmitted = true
 		}), unknown, `shop/writes: the condition reads principal.claims["level"], and they are not recorded`},

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"strings"
 	"time"
 
@@ -141,15 +142,13 @@ const (
 	recordedPath    = 2048
 	recordedValue   = 256
 	recordedHeaders = 64
+	recordedParams  = 32
 	recordedList    = 256
 )
 
 // forget notes what the record of a decision does not hold.
 func (q *Question) forget(d *decisionv1.Decision) {
-	if len(d.GetRequest().GetQueryNames()) > 0 {
-		q.unknown["request.query"] = "values of a query are not recorded"
-		q.unknown["request.params"] = q.unknown["request.query"]
-	}
+	q.forgetQuery(d.GetRequest())
 	if len(q.Path) >= recordedPath {
 		q.unknown["request.path"] = "the path is longer than what is recorded of it"
 	}
@@ -157,9 +156,14 @@ func (q *Question) forget(d *decisionv1.Decision) {
 	if len(headers) >= recordedHeaders {
 		q.unknown["request.headers"] = "there were more headers than are recorded"
 	}
+	values := valuesOf(d.GetRequest(), func(f policy.Field) string { return f.Header })
 	for _, h := range headers {
-		q.Header[h.GetName()] = []string{h.GetValue()}
-		if h.GetValue() == "" || len(h.GetValue()) >= recordedValue {
+		value := h.GetValue()
+		if told, there := values[h.GetName()]; there {
+			value = told
+		}
+		q.Header[h.GetName()] = []string{value}
+		if _, there := values[h.GetName()]; value == "" && !there || len(value) >= recordedValue {
 			q.unknown["request.headers["+strings.ToLower(h.GetName())+"]"] = "its value is not recorded"
 		}
 	}
@@ -197,6 +201,39 @@ func (q *Question) canonical() *request.Canonical {
 	return &request.Canonical{
 		Method: q.Method, Host: q.Host, Target: target, Path: q.Path, RawQuery: q.Query, Header: q.Header, WebSocket: q.WebSocket,
 	}
+}
+
+// forgetQuery makes a query of what is recorded of one, with the names at least.
+func (q *Question) forgetQuery(r *decisionv1.Request) {
+	names := r.GetQueryNames()
+	if len(names) == 0 {
+		return
+	}
+	q.unknown["request.query"] = "values of a query are not recorded"
+	if len(names) >= recordedParams {
+		q.unknown["request.params"] = "there were more parameters than are recorded"
+	}
+	values := valuesOf(r, func(f policy.Field) string { return f.Param })
+	query := url.Values{}
+	for _, name := range names {
+		value, there := values[name]
+		query.Set(name, value)
+		if !there || len(value) >= recordedValue {
+			q.unknown["request.params["+name+"]"] = "its value is not recorded"
+		}
+	}
+	q.Query = query.Encode()
+}
+
+// valuesOf returns the recorded values of fields that have a name by its kind.
+func valuesOf(r *decisionv1.Request, name func(policy.Field) string) map[string]string {
+	found := make(map[string]string)
+	for _, v := range r.GetValues() {
+		if f, ok := policy.ParseField(v.GetField()); ok && name(f) != "" {
+			found[name(f)] = v.GetValue()
+		}
+	}
+	return found
 }
 
 // input is what a route's policies decide on.

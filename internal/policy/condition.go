@@ -78,6 +78,7 @@ type condition struct {
 	tree    *ast.AST // checked and linked
 	parts   anatomy  // of tree
 	origins map[int64]origin
+	reads   reading
 }
 
 // compileCondition compiles text. Without terms it may refer to any by name, and

@@ -3,6 +3,7 @@ package policy
 import (
 	"slices"
 	"strconv"
+	"sync"
 
 	"cel.dev/cel-go/common/ast"
 )
@@ -28,13 +29,25 @@ func (p *Policy) Names(who *Principal) bool { return p.principals.match(who) }
 
 // Reads returns what the condition of the policy looks at, sorted, such as
 // principal.claims, request.headers["x-tenant"] or request.headers where it looks
-// at any. Whether a field is there is not looking at it.
+// at any. Whether a field is there is not looking at it. The result is not to be
+// changed: it is found out once.
 func (p *Policy) Reads() []string {
 	if p.when == nil {
 		return nil
 	}
-	var found []string
-	nav := ast.NavigateAST(p.when.tree)
+	r := &p.when.reads
+	r.once.Do(func() { r.fields = readsOf(p.when.tree) })
+	return r.fields
+}
+
+// reading is what a condition looks at, when somebody has asked.
+type reading struct {
+	once   sync.Once
+	fields []string
+}
+
+func readsOf(tree *ast.AST) (found []string) {
+	nav := ast.NavigateAST(tree)
 	for _, e := range ast.MatchDescendants(nav, ast.KindMatcher(ast.IdentKind)) {
 		if path := reach(e); path != "" {
 			found = append(found, path)

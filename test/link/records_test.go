@@ -323,6 +323,7 @@ func TestPseudonyms(t *testing.T) {
 	p := f.recorder("aws/1", courier.Config{}, r.url)
 	p.Decide(decision(1, true))
 	proven := decision(2, true)
+	proven.Values = []record.Value{{Field: `request.params["user"]`, Value: "alice"}}
 	proven.Device = &principals.Device{ID: "laptop-of-alice", Owner: "alice", Expires: proven.Time.Add(time.Hour)}
 	p.Decide(proven)
 	named := principals.Clause{Part: principals.MissPrincipal, Text: "id: alice", Value: principals.True, Want: principals.False}

@@ -26,8 +26,8 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// Decision holds what a later replay needs. It holds no credential, no body, and
-// of the query no values.
+// Decision holds what a later replay needs. It holds no credential, no body, and of
+// header fields and query only such values as its conditions were about.
 type Decision struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// A UUID of version 7, whose time is that of the request to the millisecond.
@@ -426,10 +426,14 @@ type Request struct {
 	// At most 2048 bytes of it.
 	Path string `protobuf:"bytes,4,opt,name=path,proto3" json:"path,omitempty"`
 	// The names of the query's parameters, at most 32. Their values are not
-	// recorded.
+	// recorded, but for those in values.
 	QueryNames []string `protobuf:"bytes,5,rep,name=query_names,json=queryNames,proto3" json:"query_names,omitempty"`
 	// At most 64.
-	Headers       []*Header `protobuf:"bytes,6,rep,name=headers,proto3" json:"headers,omitempty"`
+	Headers []*Header `protobuf:"bytes,6,rep,name=headers,proto3" json:"headers,omitempty"`
+	// Of header fields and parameters that conditions of the route's policies look
+	// at by name, at most 16, what the request has, but for credentials. None where
+	// the environment asks for pseudonyms: they may tell who asked.
+	Values        []*Value `protobuf:"bytes,7,rep,name=values,proto3" json:"values,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -506,6 +510,67 @@ func (x *Request) GetHeaders() []*Header {
 	return nil
 }
 
+func (x *Request) GetValues() []*Value {
+	if x != nil {
+		return x.Values
+	}
+	return nil
+}
+
+type Value struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As conditions call it, such as request.headers["x-tenant"].
+	Field string `protobuf:"bytes,1,opt,name=field,proto3" json:"field,omitempty"`
+	// At most 256 bytes.
+	Value         string `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Value) Reset() {
+	*x = Value{}
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Value) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Value) ProtoMessage() {}
+
+func (x *Value) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Value.ProtoReflect.Descriptor instead.
+func (*Value) Descriptor() ([]byte, []int) {
+	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Value) GetField() string {
+	if x != nil {
+		return x.Field
+	}
+	return ""
+}
+
+func (x *Value) GetValue() string {
+	if x != nil {
+		return x.Value
+	}
+	return ""
+}
+
 type Header struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -519,7 +584,7 @@ type Header struct {
 
 func (x *Header) Reset() {
 	*x = Header{}
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[3]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -531,7 +596,7 @@ func (x *Header) String() string {
 func (*Header) ProtoMessage() {}
 
 func (x *Header) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[3]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -544,7 +609,7 @@ func (x *Header) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Header.ProtoReflect.Descriptor instead.
 func (*Header) Descriptor() ([]byte, []int) {
-	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{3}
+	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Header) GetName() string {
@@ -579,7 +644,7 @@ type Signals struct {
 
 func (x *Signals) Reset() {
 	*x = Signals{}
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[4]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -591,7 +656,7 @@ func (x *Signals) String() string {
 func (*Signals) ProtoMessage() {}
 
 func (x *Signals) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[4]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -604,7 +669,7 @@ func (x *Signals) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Signals.ProtoReflect.Descriptor instead.
 func (*Signals) Descriptor() ([]byte, []int) {
-	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{4}
+	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Signals) GetIp() *Address {
@@ -668,7 +733,7 @@ type Device struct {
 
 func (x *Device) Reset() {
 	*x = Device{}
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[5]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -680,7 +745,7 @@ func (x *Device) String() string {
 func (*Device) ProtoMessage() {}
 
 func (x *Device) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[5]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -693,7 +758,7 @@ func (x *Device) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Device.ProtoReflect.Descriptor instead.
 func (*Device) Descriptor() ([]byte, []int) {
-	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{5}
+	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Device) GetId() string {
@@ -786,7 +851,7 @@ type Denials struct {
 
 func (x *Denials) Reset() {
 	*x = Denials{}
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[6]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -798,7 +863,7 @@ func (x *Denials) String() string {
 func (*Denials) ProtoMessage() {}
 
 func (x *Denials) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[6]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -811,7 +876,7 @@ func (x *Denials) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Denials.ProtoReflect.Descriptor instead.
 func (*Denials) Descriptor() ([]byte, []int) {
-	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{6}
+	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Denials) GetPrincipal() int64 {
@@ -848,7 +913,7 @@ type Geo struct {
 
 func (x *Geo) Reset() {
 	*x = Geo{}
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[7]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -860,7 +925,7 @@ func (x *Geo) String() string {
 func (*Geo) ProtoMessage() {}
 
 func (x *Geo) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[7]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -873,7 +938,7 @@ func (x *Geo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Geo.ProtoReflect.Descriptor instead.
 func (*Geo) Descriptor() ([]byte, []int) {
-	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{7}
+	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Geo) GetDatabases() []*GeoDatabase {
@@ -936,7 +1001,7 @@ type GeoDatabase struct {
 
 func (x *GeoDatabase) Reset() {
 	*x = GeoDatabase{}
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[8]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -948,7 +1013,7 @@ func (x *GeoDatabase) String() string {
 func (*GeoDatabase) ProtoMessage() {}
 
 func (x *GeoDatabase) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[8]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -961,7 +1026,7 @@ func (x *GeoDatabase) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GeoDatabase.ProtoReflect.Descriptor instead.
 func (*GeoDatabase) Descriptor() ([]byte, []int) {
-	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{8}
+	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *GeoDatabase) GetType() string {
@@ -993,7 +1058,7 @@ type Anonymity struct {
 
 func (x *Anonymity) Reset() {
 	*x = Anonymity{}
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[9]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1005,7 +1070,7 @@ func (x *Anonymity) String() string {
 func (*Anonymity) ProtoMessage() {}
 
 func (x *Anonymity) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[9]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1018,7 +1083,7 @@ func (x *Anonymity) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Anonymity.ProtoReflect.Descriptor instead.
 func (*Anonymity) Descriptor() ([]byte, []int) {
-	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{9}
+	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Anonymity) GetAnonymous() bool {
@@ -1071,7 +1136,7 @@ type Address struct {
 
 func (x *Address) Reset() {
 	*x = Address{}
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[10]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1083,7 +1148,7 @@ func (x *Address) String() string {
 func (*Address) ProtoMessage() {}
 
 func (x *Address) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[10]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1096,7 +1161,7 @@ func (x *Address) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Address.ProtoReflect.Descriptor instead.
 func (*Address) Descriptor() ([]byte, []int) {
-	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{10}
+	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Address) GetAddress() string {
@@ -1139,7 +1204,7 @@ type TLS struct {
 
 func (x *TLS) Reset() {
 	*x = TLS{}
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[11]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1151,7 +1216,7 @@ func (x *TLS) String() string {
 func (*TLS) ProtoMessage() {}
 
 func (x *TLS) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[11]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1164,7 +1229,7 @@ func (x *TLS) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TLS.ProtoReflect.Descriptor instead.
 func (*TLS) Descriptor() ([]byte, []int) {
-	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{11}
+	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *TLS) GetVersion() string {
@@ -1226,7 +1291,7 @@ type Principal struct {
 
 func (x *Principal) Reset() {
 	*x = Principal{}
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[12]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1238,7 +1303,7 @@ func (x *Principal) String() string {
 func (*Principal) ProtoMessage() {}
 
 func (x *Principal) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[12]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1251,7 +1316,7 @@ func (x *Principal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Principal.ProtoReflect.Descriptor instead.
 func (*Principal) Descriptor() ([]byte, []int) {
-	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{12}
+	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Principal) GetKind() string {
@@ -1402,7 +1467,7 @@ type Step struct {
 
 func (x *Step) Reset() {
 	*x = Step{}
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[13]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1414,7 +1479,7 @@ func (x *Step) String() string {
 func (*Step) ProtoMessage() {}
 
 func (x *Step) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[13]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1427,7 +1492,7 @@ func (x *Step) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Step.ProtoReflect.Descriptor instead.
 func (*Step) Descriptor() ([]byte, []int) {
-	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{13}
+	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Step) GetPolicy() string {
@@ -1491,7 +1556,7 @@ type Shadow struct {
 
 func (x *Shadow) Reset() {
 	*x = Shadow{}
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[14]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1503,7 +1568,7 @@ func (x *Shadow) String() string {
 func (*Shadow) ProtoMessage() {}
 
 func (x *Shadow) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[14]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1516,7 +1581,7 @@ func (x *Shadow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Shadow.ProtoReflect.Descriptor instead.
 func (*Shadow) Descriptor() ([]byte, []int) {
-	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{14}
+	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Shadow) GetPolicy() string {
@@ -1550,7 +1615,7 @@ type Way struct {
 
 func (x *Way) Reset() {
 	*x = Way{}
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[15]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1562,7 +1627,7 @@ func (x *Way) String() string {
 func (*Way) ProtoMessage() {}
 
 func (x *Way) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[15]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1575,7 +1640,7 @@ func (x *Way) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Way.ProtoReflect.Descriptor instead.
 func (*Way) Descriptor() ([]byte, []int) {
-	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{15}
+	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Way) GetClauses() []*Clause {
@@ -1595,7 +1660,7 @@ type Change struct {
 
 func (x *Change) Reset() {
 	*x = Change{}
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[16]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1607,7 +1672,7 @@ func (x *Change) String() string {
 func (*Change) ProtoMessage() {}
 
 func (x *Change) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[16]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1620,7 +1685,7 @@ func (x *Change) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Change.ProtoReflect.Descriptor instead.
 func (*Change) Descriptor() ([]byte, []int) {
-	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{16}
+	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Change) GetFlips() []*Flip {
@@ -1642,7 +1707,7 @@ type Flip struct {
 
 func (x *Flip) Reset() {
 	*x = Flip{}
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[17]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1654,7 +1719,7 @@ func (x *Flip) String() string {
 func (*Flip) ProtoMessage() {}
 
 func (x *Flip) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[17]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1667,7 +1732,7 @@ func (x *Flip) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Flip.ProtoReflect.Descriptor instead.
 func (*Flip) Descriptor() ([]byte, []int) {
-	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{17}
+	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Flip) GetPolicy() string {
@@ -1707,7 +1772,7 @@ type Clause struct {
 
 func (x *Clause) Reset() {
 	*x = Clause{}
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[18]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1719,7 +1784,7 @@ func (x *Clause) String() string {
 func (*Clause) ProtoMessage() {}
 
 func (x *Clause) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[18]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1732,7 +1797,7 @@ func (x *Clause) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Clause.ProtoReflect.Descriptor instead.
 func (*Clause) Descriptor() ([]byte, []int) {
-	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{18}
+	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Clause) GetPart() string {
@@ -1796,7 +1861,7 @@ type Timings struct {
 
 func (x *Timings) Reset() {
 	*x = Timings{}
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[19]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1808,7 +1873,7 @@ func (x *Timings) String() string {
 func (*Timings) ProtoMessage() {}
 
 func (x *Timings) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[19]
+	mi := &file_sallyport_decision_v1_decision_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1821,7 +1886,7 @@ func (x *Timings) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Timings.ProtoReflect.Descriptor instead.
 func (*Timings) Descriptor() ([]byte, []int) {
-	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{19}
+	return file_sallyport_decision_v1_decision_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Timings) GetAuthenticated() *durationpb.Duration {
@@ -1880,7 +1945,7 @@ const file_sallyport_decision_v1_decision_proto_rawDesc = "" +
 	"\x04sent\x18\x05 \x01(\x03R\x04sent\x12\x1a\n" +
 	"\breceived\x18\x06 \x01(\x03R\breceived\x12-\n" +
 	"\x04took\x18\a \x01(\v2\x19.google.protobuf.DurationR\x04took\x12\x1b\n" +
-	"\tclosed_by\x18\b \x01(\tR\bclosedBy\"\xbf\x01\n" +
+	"\tclosed_by\x18\b \x01(\tR\bclosedBy\"\xf5\x01\n" +
 	"\aRequest\x12\x1a\n" +
 	"\bprotocol\x18\x01 \x01(\tR\bprotocol\x12\x16\n" +
 	"\x06method\x18\x02 \x01(\tR\x06method\x12\x12\n" +
@@ -1888,7 +1953,11 @@ const file_sallyport_decision_v1_decision_proto_rawDesc = "" +
 	"\x04path\x18\x04 \x01(\tR\x04path\x12\x1f\n" +
 	"\vquery_names\x18\x05 \x03(\tR\n" +
 	"queryNames\x127\n" +
-	"\aheaders\x18\x06 \x03(\v2\x1d.sallyport.decision.v1.HeaderR\aheaders\"2\n" +
+	"\aheaders\x18\x06 \x03(\v2\x1d.sallyport.decision.v1.HeaderR\aheaders\x124\n" +
+	"\x06values\x18\a \x03(\v2\x1c.sallyport.decision.v1.ValueR\x06values\"3\n" +
+	"\x05Value\x12\x14\n" +
+	"\x05field\x18\x01 \x01(\tR\x05field\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value\"2\n" +
 	"\x06Header\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value\"\x86\x02\n" +
@@ -2018,69 +2087,71 @@ func file_sallyport_decision_v1_decision_proto_rawDescGZIP() []byte {
 	return file_sallyport_decision_v1_decision_proto_rawDescData
 }
 
-var file_sallyport_decision_v1_decision_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
+var file_sallyport_decision_v1_decision_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
 var file_sallyport_decision_v1_decision_proto_goTypes = []any{
 	(*Decision)(nil),              // 0: sallyport.decision.v1.Decision
 	(*Outcome)(nil),               // 1: sallyport.decision.v1.Outcome
 	(*Request)(nil),               // 2: sallyport.decision.v1.Request
-	(*Header)(nil),                // 3: sallyport.decision.v1.Header
-	(*Signals)(nil),               // 4: sallyport.decision.v1.Signals
-	(*Device)(nil),                // 5: sallyport.decision.v1.Device
-	(*Denials)(nil),               // 6: sallyport.decision.v1.Denials
-	(*Geo)(nil),                   // 7: sallyport.decision.v1.Geo
-	(*GeoDatabase)(nil),           // 8: sallyport.decision.v1.GeoDatabase
-	(*Anonymity)(nil),             // 9: sallyport.decision.v1.Anonymity
-	(*Address)(nil),               // 10: sallyport.decision.v1.Address
-	(*TLS)(nil),                   // 11: sallyport.decision.v1.TLS
-	(*Principal)(nil),             // 12: sallyport.decision.v1.Principal
-	(*Step)(nil),                  // 13: sallyport.decision.v1.Step
-	(*Shadow)(nil),                // 14: sallyport.decision.v1.Shadow
-	(*Way)(nil),                   // 15: sallyport.decision.v1.Way
-	(*Change)(nil),                // 16: sallyport.decision.v1.Change
-	(*Flip)(nil),                  // 17: sallyport.decision.v1.Flip
-	(*Clause)(nil),                // 18: sallyport.decision.v1.Clause
-	(*Timings)(nil),               // 19: sallyport.decision.v1.Timings
-	(*timestamppb.Timestamp)(nil), // 20: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 21: google.protobuf.Duration
+	(*Value)(nil),                 // 3: sallyport.decision.v1.Value
+	(*Header)(nil),                // 4: sallyport.decision.v1.Header
+	(*Signals)(nil),               // 5: sallyport.decision.v1.Signals
+	(*Device)(nil),                // 6: sallyport.decision.v1.Device
+	(*Denials)(nil),               // 7: sallyport.decision.v1.Denials
+	(*Geo)(nil),                   // 8: sallyport.decision.v1.Geo
+	(*GeoDatabase)(nil),           // 9: sallyport.decision.v1.GeoDatabase
+	(*Anonymity)(nil),             // 10: sallyport.decision.v1.Anonymity
+	(*Address)(nil),               // 11: sallyport.decision.v1.Address
+	(*TLS)(nil),                   // 12: sallyport.decision.v1.TLS
+	(*Principal)(nil),             // 13: sallyport.decision.v1.Principal
+	(*Step)(nil),                  // 14: sallyport.decision.v1.Step
+	(*Shadow)(nil),                // 15: sallyport.decision.v1.Shadow
+	(*Way)(nil),                   // 16: sallyport.decision.v1.Way
+	(*Change)(nil),                // 17: sallyport.decision.v1.Change
+	(*Flip)(nil),                  // 18: sallyport.decision.v1.Flip
+	(*Clause)(nil),                // 19: sallyport.decision.v1.Clause
+	(*Timings)(nil),               // 20: sallyport.decision.v1.Timings
+	(*timestamppb.Timestamp)(nil), // 21: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 22: google.protobuf.Duration
 }
 var file_sallyport_decision_v1_decision_proto_depIdxs = []int32{
-	20, // 0: sallyport.decision.v1.Decision.time:type_name -> google.protobuf.Timestamp
+	21, // 0: sallyport.decision.v1.Decision.time:type_name -> google.protobuf.Timestamp
 	2,  // 1: sallyport.decision.v1.Decision.request:type_name -> sallyport.decision.v1.Request
-	4,  // 2: sallyport.decision.v1.Decision.signals:type_name -> sallyport.decision.v1.Signals
-	12, // 3: sallyport.decision.v1.Decision.principal:type_name -> sallyport.decision.v1.Principal
-	13, // 4: sallyport.decision.v1.Decision.explanation:type_name -> sallyport.decision.v1.Step
-	19, // 5: sallyport.decision.v1.Decision.timings:type_name -> sallyport.decision.v1.Timings
-	14, // 6: sallyport.decision.v1.Decision.shadow:type_name -> sallyport.decision.v1.Shadow
-	16, // 7: sallyport.decision.v1.Decision.changes:type_name -> sallyport.decision.v1.Change
-	12, // 8: sallyport.decision.v1.Decision.beside:type_name -> sallyport.decision.v1.Principal
+	5,  // 2: sallyport.decision.v1.Decision.signals:type_name -> sallyport.decision.v1.Signals
+	13, // 3: sallyport.decision.v1.Decision.principal:type_name -> sallyport.decision.v1.Principal
+	14, // 4: sallyport.decision.v1.Decision.explanation:type_name -> sallyport.decision.v1.Step
+	20, // 5: sallyport.decision.v1.Decision.timings:type_name -> sallyport.decision.v1.Timings
+	15, // 6: sallyport.decision.v1.Decision.shadow:type_name -> sallyport.decision.v1.Shadow
+	17, // 7: sallyport.decision.v1.Decision.changes:type_name -> sallyport.decision.v1.Change
+	13, // 8: sallyport.decision.v1.Decision.beside:type_name -> sallyport.decision.v1.Principal
 	1,  // 9: sallyport.decision.v1.Decision.outcome:type_name -> sallyport.decision.v1.Outcome
-	20, // 10: sallyport.decision.v1.Outcome.time:type_name -> google.protobuf.Timestamp
-	21, // 11: sallyport.decision.v1.Outcome.took:type_name -> google.protobuf.Duration
-	3,  // 12: sallyport.decision.v1.Request.headers:type_name -> sallyport.decision.v1.Header
-	10, // 13: sallyport.decision.v1.Signals.ip:type_name -> sallyport.decision.v1.Address
-	11, // 14: sallyport.decision.v1.Signals.tls:type_name -> sallyport.decision.v1.TLS
-	7,  // 15: sallyport.decision.v1.Signals.geo:type_name -> sallyport.decision.v1.Geo
-	5,  // 16: sallyport.decision.v1.Signals.device:type_name -> sallyport.decision.v1.Device
-	6,  // 17: sallyport.decision.v1.Signals.denials:type_name -> sallyport.decision.v1.Denials
-	20, // 18: sallyport.decision.v1.Device.last_seen:type_name -> google.protobuf.Timestamp
-	20, // 19: sallyport.decision.v1.Device.expires_at:type_name -> google.protobuf.Timestamp
-	8,  // 20: sallyport.decision.v1.Geo.databases:type_name -> sallyport.decision.v1.GeoDatabase
-	9,  // 21: sallyport.decision.v1.Geo.anonymity:type_name -> sallyport.decision.v1.Anonymity
-	20, // 22: sallyport.decision.v1.GeoDatabase.built:type_name -> google.protobuf.Timestamp
-	20, // 23: sallyport.decision.v1.Principal.issued_at:type_name -> google.protobuf.Timestamp
-	20, // 24: sallyport.decision.v1.Principal.expires_at:type_name -> google.protobuf.Timestamp
-	20, // 25: sallyport.decision.v1.Principal.authenticated_at:type_name -> google.protobuf.Timestamp
-	15, // 26: sallyport.decision.v1.Step.ways:type_name -> sallyport.decision.v1.Way
-	18, // 27: sallyport.decision.v1.Way.clauses:type_name -> sallyport.decision.v1.Clause
-	17, // 28: sallyport.decision.v1.Change.flips:type_name -> sallyport.decision.v1.Flip
-	18, // 29: sallyport.decision.v1.Flip.clause:type_name -> sallyport.decision.v1.Clause
-	21, // 30: sallyport.decision.v1.Timings.authenticated:type_name -> google.protobuf.Duration
-	21, // 31: sallyport.decision.v1.Timings.decided:type_name -> google.protobuf.Duration
-	32, // [32:32] is the sub-list for method output_type
-	32, // [32:32] is the sub-list for method input_type
-	32, // [32:32] is the sub-list for extension type_name
-	32, // [32:32] is the sub-list for extension extendee
-	0,  // [0:32] is the sub-list for field type_name
+	21, // 10: sallyport.decision.v1.Outcome.time:type_name -> google.protobuf.Timestamp
+	22, // 11: sallyport.decision.v1.Outcome.took:type_name -> google.protobuf.Duration
+	4,  // 12: sallyport.decision.v1.Request.headers:type_name -> sallyport.decision.v1.Header
+	3,  // 13: sallyport.decision.v1.Request.values:type_name -> sallyport.decision.v1.Value
+	11, // 14: sallyport.decision.v1.Signals.ip:type_name -> sallyport.decision.v1.Address
+	12, // 15: sallyport.decision.v1.Signals.tls:type_name -> sallyport.decision.v1.TLS
+	8,  // 16: sallyport.decision.v1.Signals.geo:type_name -> sallyport.decision.v1.Geo
+	6,  // 17: sallyport.decision.v1.Signals.device:type_name -> sallyport.decision.v1.Device
+	7,  // 18: sallyport.decision.v1.Signals.denials:type_name -> sallyport.decision.v1.Denials
+	21, // 19: sallyport.decision.v1.Device.last_seen:type_name -> google.protobuf.Timestamp
+	21, // 20: sallyport.decision.v1.Device.expires_at:type_name -> google.protobuf.Timestamp
+	9,  // 21: sallyport.decision.v1.Geo.databases:type_name -> sallyport.decision.v1.GeoDatabase
+	10, // 22: sallyport.decision.v1.Geo.anonymity:type_name -> sallyport.decision.v1.Anonymity
+	21, // 23: sallyport.decision.v1.GeoDatabase.built:type_name -> google.protobuf.Timestamp
+	21, // 24: sallyport.decision.v1.Principal.issued_at:type_name -> google.protobuf.Timestamp
+	21, // 25: sallyport.decision.v1.Principal.expires_at:type_name -> google.protobuf.Timestamp
+	21, // 26: sallyport.decision.v1.Principal.authenticated_at:type_name -> google.protobuf.Timestamp
+	16, // 27: sallyport.decision.v1.Step.ways:type_name -> sallyport.decision.v1.Way
+	19, // 28: sallyport.decision.v1.Way.clauses:type_name -> sallyport.decision.v1.Clause
+	18, // 29: sallyport.decision.v1.Change.flips:type_name -> sallyport.decision.v1.Flip
+	19, // 30: sallyport.decision.v1.Flip.clause:type_name -> sallyport.decision.v1.Clause
+	22, // 31: sallyport.decision.v1.Timings.authenticated:type_name -> google.protobuf.Duration
+	22, // 32: sallyport.decision.v1.Timings.decided:type_name -> google.protobuf.Duration
+	33, // [33:33] is the sub-list for method output_type
+	33, // [33:33] is the sub-list for method input_type
+	33, // [33:33] is the sub-list for extension type_name
+	33, // [33:33] is the sub-list for extension extendee
+	0,  // [0:33] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_decision_v1_decision_proto_init() }
@@ -2088,15 +2159,15 @@ func file_sallyport_decision_v1_decision_proto_init() {
 	if File_sallyport_decision_v1_decision_proto != nil {
 		return
 	}
-	file_sallyport_decision_v1_decision_proto_msgTypes[5].OneofWrappers = []any{}
 	file_sallyport_decision_v1_decision_proto_msgTypes[6].OneofWrappers = []any{}
+	file_sallyport_decision_v1_decision_proto_msgTypes[7].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_decision_v1_decision_proto_rawDesc), len(file_sallyport_decision_v1_decision_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   20,
+			NumMessages:   21,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
