@@ -442,6 +442,33 @@ func TestPatience(t *testing.T) {
 	close(end)
 }
 
+// Until an answer begins it is the request's context that limits how long that takes,
+// also over a connection whose last answer was limited.
+func TestPatienceWithHeads(t *testing.T) {
+	in := make(chan string, 2)
+	e := listen(t, func(conn net.Conn) {
+		for requests := bufio.NewReader(conn); ; {
+			if _, err := http.ReadRequest(requests); err != nil {
+				return
+			}
+			_, _ = io.WriteString(conn, <-in)
+			_, _ = io.WriteString(conn, <-in)
+		}
+	})
+	l := limits
+	l.Silence = 50 * time.Millisecond
+	client := newClient(t, e, l, nil)
+	for range 3 {
+		time.AfterFunc(2*l.Silence, func() {
+			in <- ok + "Content-Length: 5\r\n\r\n"
+			time.AfterFunc(l.Silence/5, func() { in <- "hello" })
+		})
+		if a, err := ask(client, e.request("GET", nil)); err != nil || a.Body != "hello" || client.Idle() != 1 {
+			t.Errorf("%v %v, %d kept", a, err, client.Idle())
+		}
+	}
+}
+
 func isTimeout(err error) bool {
 	var e net.Error
 	return errors.As(err, &e) && e.Timeout()

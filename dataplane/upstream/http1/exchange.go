@@ -218,6 +218,7 @@ func (x *exchange) begin(h *head) error {
 		x.content.part, x.reusable = unsized, false
 	}
 	if x.content.part != ended {
+		x.conn.socket.expect(x.conn.pool.limits.Silence)
 		return nil
 	}
 	a.Body = http.NoBody
@@ -230,7 +231,6 @@ func (x *exchange) switchOver(h *head) error {
 		return errClosed
 	}
 	h.fill(&x.response)
-	x.conn.socket.unlimitReads()
 	x.response.Request, x.response.Body = x.request, &switched{x.conn}
 	return nil
 }
@@ -251,6 +251,7 @@ func (x *exchange) finish() error {
 		return x.cause(errClosed)
 	}
 	c := x.conn
+	c.socket.expect(0) // what limits the next answer is the time of its request
 	if x.reusable && sent && len(c.unread()) == 0 {
 		c.pool.put(c)
 		return nil

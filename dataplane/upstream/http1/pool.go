@@ -33,7 +33,7 @@ func NewPool(l Limits, now func() time.Time) (*Pool, error) {
 // New returns conn, which nothing was sent over, as one of the pool's, for a first
 // request. Conn is socket, or TLS over it.
 func (p *Pool) New(conn net.Conn, socket *Socket) *Conn {
-	socket.limit(p.limits)
+	socket.writes.most = p.limits.Write
 	return &Conn{conn: conn, socket: socket, pool: p, made: p.now()}
 }
 

@@ -39,16 +39,12 @@ func NewSocket(conn net.Conn) *Socket {
 	return s
 }
 
-func (s *Socket) limit(l Limits) {
-	s.writes.most = l.Write
-	s.reads.most = l.Silence
-}
-
-// unlimitReads is for another protocol, which may be silent for as long as it
-// likes.
-func (s *Socket) unlimitReads() {
-	s.reads.most = 0
-	_ = s.SetReadDeadline(time.Time{}) // a read will tell
+// expect bounds how long the endpoint may be silent from now on; zero is for ever.
+func (s *Socket) expect(silence time.Duration) {
+	s.reads.most = silence
+	if silence == 0 && s.reads.moved.Swap(0) != 0 {
+		_ = s.SetReadDeadline(time.Time{}) // a read will tell
+	}
 }
 
 // Read implements net.Conn.
