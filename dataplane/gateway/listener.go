@@ -45,6 +45,8 @@ type listener struct {
 
 	draining sync.WaitGroup // speakers of the past
 
+	door door
+
 	mu       sync.Mutex
 	socket   net.Listener // nil when not bound
 	err      error        // why not
@@ -112,6 +114,7 @@ func (l *listener) end() {
 	l.gateway.metrics.up.DeleteLabelValues(l.name)
 	l.gateway.metrics.handshakes.DeleteLabelValues(l.name)
 	l.gateway.metrics.unannounced.DeleteLabelValues(l.name)
+	l.gateway.metrics.overflow.DeletePartialMatch(prometheus.Labels{"listener": l.name})
 }
 
 func (l *listener) unbind() {
@@ -206,7 +209,11 @@ func (l *listener) accept(ctx context.Context, socket net.Listener, handshakes *
 		switch {
 		case err == nil:
 			wait = first
-			handshakes.Go(func() { l.greet(ctx, raw) })
+			if c := l.door.enter(raw, l.current.Load().limits); c != nil {
+				handshakes.Go(func() { l.greet(ctx, c) })
+			} else {
+				l.refuse(raw, overTotal)
+			}
 			continue
 		case !errors.As(err, &temporary) || !temporary.Temporary():
 			return
@@ -222,7 +229,7 @@ func (l *listener) accept(ctx context.Context, socket net.Listener, handshakes *
 }
 
 // greet makes the handshake and hands the connection to the server.
-func (l *listener) greet(ctx context.Context, raw net.Conn) {
+func (l *listener) greet(ctx context.Context, raw *guest) {
 	s := l.current.Load()
 	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
 	defer cancel()
@@ -230,6 +237,10 @@ func (l *listener) greet(ctx context.Context, raw net.Conn) {
 	carried, address, err := announce(ctx, raw, peer, &s.addresses)
 	if err != nil {
 		l.turnAway(raw, l.gateway.metrics.unannounced, err)
+		return
+	}
+	if over := l.door.admit(raw, s.addresses.ClientOf(address), s.limits, l.gateway.now()); over != "" {
+		l.refuse(raw, over)
 		return
 	}
 	conn := tls.Server(carried, s.tls)

@@ -24,6 +24,7 @@ type metrics struct {
 	up          *prometheus.GaugeVec
 	handshakes  *prometheus.CounterVec
 	unannounced *prometheus.CounterVec
+	overflow    *prometheus.CounterVec
 
 	mu     sync.Mutex
 	routes map[string]resource.Key // those that have series
@@ -85,12 +86,16 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 			Name: "sallyport_proxy_protocol_refusals_total",
 			Help: "Connections that did not begin as the listener's clientIp declares, and were closed, by listener.",
 		}, []string{"listener"}),
+		overflow: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "sallyport_connections_refused_total",
+			Help: "Connections that were closed because there were too many, by listener and limit (total, address or rate).",
+		}, []string{"listener", "limit"}),
 		routes: make(map[string]resource.Key),
 	}
 	if r == nil {
 		return m, nil
 	}
-	for _, c := range []prometheus.Collector{m.requests, m.failures, m.shadows, m.limited, m.differing, m.closed, m.again, m.deciding, m.answering, m.inFlight, m.up, m.handshakes, m.unannounced} {
+	for _, c := range []prometheus.Collector{m.requests, m.failures, m.shadows, m.limited, m.differing, m.closed, m.again, m.deciding, m.answering, m.inFlight, m.up, m.handshakes, m.unannounced, m.overflow} {
 		if err := r.Register(c); err != nil {
 			return nil, err
 		}

@@ -32,6 +32,7 @@ const (
 type speaker struct {
 	gateway      *Gateway
 	addresses    clientip.Declaration
+	limits       doorLimits
 	tls          *tls.Config
 	certificates *certificates // nil for our SVID
 	server       *http.Server
@@ -42,7 +43,7 @@ type speaker struct {
 
 // newSpeaker serves whatever gets into its queue.
 func (l *listener) newSpeaker(spec *resourcev1.Listener) *speaker {
-	s := &speaker{gateway: l.gateway, addresses: clientip.Declare(spec.GetClientIp()), queue: newQueue(), ended: make(chan struct{})}
+	s := &speaker{gateway: l.gateway, addresses: clientip.Declare(spec.GetClientIp()), limits: limitsOfDoor(spec.GetConnections()), queue: newQueue(), ended: make(chan struct{})}
 	s.tls, s.certificates = l.tlsConfig(spec.GetTls())
 	var protocols http.Protocols
 	protocols.SetHTTP1(true)

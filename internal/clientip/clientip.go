@@ -108,6 +108,17 @@ func (d *Declaration) OfRequest(of Address, header map[string][]string) Address 
 	return of
 }
 
+// ClientOf returns whose connection it is with an address from OfConnection, or from a
+// header of the PROXY protocol, if the client itself has made it, or announced it: the
+// zero Addr when that is not known, or is a proxy's in front.
+func (d *Declaration) ClientOf(a Address) netip.Addr {
+	switch {
+	case d.source == "", d.hops > 0, a.Source == Direct && d.Trusts(a.IP):
+		return netip.Addr{}
+	}
+	return a.IP
+}
+
 // maxEntries is how many entries are looked at where networks are trusted.
 const maxEntries = 32
 

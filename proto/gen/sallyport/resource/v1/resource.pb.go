@@ -1377,7 +1377,9 @@ type Listener struct {
 	// How the address of a client is known. Absent: nobody has said whether clients
 	// connect themselves. signals.ip is the address of the TCP connection, and
 	// policies that look at it are refused.
-	ClientIp      *ClientAddress `protobuf:"bytes,4,opt,name=client_ip,json=clientIp,proto3" json:"client_ip,omitempty"`
+	ClientIp *ClientAddress `protobuf:"bytes,4,opt,name=client_ip,json=clientIp,proto3" json:"client_ip,omitempty"`
+	// How many connections there may be. Absent: as many as are usual.
+	Connections   *ConnectionLimits `protobuf:"bytes,20,opt,name=connections,proto3" json:"connections,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1436,6 +1438,13 @@ func (x *Listener) GetTls() *ListenerTLS {
 func (x *Listener) GetClientIp() *ClientAddress {
 	if x != nil {
 		return x.ClientIp
+	}
+	return nil
+}
+
+func (x *Listener) GetConnections() *ConnectionLimits {
+	if x != nil {
+		return x.Connections
 	}
 	return nil
 }
@@ -3827,7 +3836,7 @@ var File_sallyport_resource_v1_resource_proto protoreflect.FileDescriptor
 
 const file_sallyport_resource_v1_resource_proto_rawDesc = "" +
 	"\n" +
-	"$sallyport/resource/v1/resource.proto\x12\x15sallyport.resource.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a*sallyport/resource/v1/client_address.proto\x1a sallyport/resource/v1/http.proto\x1a\"sallyport/resource/v1/schema.proto\"\xd6\x02\n" +
+	"$sallyport/resource/v1/resource.proto\x12\x15sallyport.resource.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a*sallyport/resource/v1/client_address.proto\x1a-sallyport/resource/v1/connection_limits.proto\x1a sallyport/resource/v1/http.proto\x1a\"sallyport/resource/v1/schema.proto\"\xd6\x02\n" +
 	"\bDocument\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x12\n" +
@@ -3888,12 +3897,13 @@ const file_sallyport_resource_v1_resource_proto_rawDesc = "" +
 	"WebProfile\"v\n" +
 	"\rSPIFFEProfile\x129\n" +
 	"\x12endpoint_spiffe_id\x18\x01 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\x18\x80\x10R\x10endpointSpiffeId\x12*\n" +
-	"\tbootstrap\x18\x02 \x01(\tB\f\xbaH\t\xc8\x01\x01r\x04\x18\x80\x80\bR\tbootstrap\"\xe3\x01\n" +
+	"\tbootstrap\x18\x02 \x01(\tB\f\xbaH\t\xc8\x01\x01r\x04\x18\x80\x80\bR\tbootstrap\"\xae\x02\n" +
 	"\bListener\x12/\n" +
 	"\fenvironments\x18\x01 \x03(\tB\v\xbaH\b\x92\x01\x05\x10\x80\x02\x18\x01R\fenvironments\x12%\n" +
 	"\aaddress\x18\x02 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\x18\x85\x02R\aaddress\x12<\n" +
 	"\x03tls\x18\x03 \x01(\v2\".sallyport.resource.v1.ListenerTLSB\x06\xbaH\x03\xc8\x01\x01R\x03tls\x12A\n" +
-	"\tclient_ip\x18\x04 \x01(\v2$.sallyport.resource.v1.ClientAddressR\bclientIp\"\xdf\x03\n" +
+	"\tclient_ip\x18\x04 \x01(\v2$.sallyport.resource.v1.ClientAddressR\bclientIp\x12I\n" +
+	"\vconnections\x18\x14 \x01(\v2'.sallyport.resource.v1.ConnectionLimitsR\vconnections\"\xdf\x03\n" +
 	"\vListenerTLS\x12U\n" +
 	"\fcertificates\x18\x01 \x03(\v2'.sallyport.resource.v1.CertificateFilesB\b\xbaH\x05\x92\x01\x02\x10@R\fcertificates\x12+\n" +
 	"\x11workload_identity\x18\x02 \x01(\bR\x10workloadIdentity\x12d\n" +
@@ -4233,14 +4243,15 @@ var file_sallyport_resource_v1_resource_proto_goTypes = []any{
 	nil,                           // 50: sallyport.resource.v1.Enrollment.LabelsEntry
 	(*durationpb.Duration)(nil),   // 51: google.protobuf.Duration
 	(*ClientAddress)(nil),         // 52: sallyport.resource.v1.ClientAddress
-	(*FieldMatch)(nil),            // 53: sallyport.resource.v1.FieldMatch
-	(*Rewrite)(nil),               // 54: sallyport.resource.v1.Rewrite
-	(*Redirect)(nil),              // 55: sallyport.resource.v1.Redirect
-	(*HeaderChanges)(nil),         // 56: sallyport.resource.v1.HeaderChanges
-	(*CORS)(nil),                  // 57: sallyport.resource.v1.CORS
-	(*Split)(nil),                 // 58: sallyport.resource.v1.Split
-	(*Validation)(nil),            // 59: sallyport.resource.v1.Validation
-	(*timestamppb.Timestamp)(nil), // 60: google.protobuf.Timestamp
+	(*ConnectionLimits)(nil),      // 53: sallyport.resource.v1.ConnectionLimits
+	(*FieldMatch)(nil),            // 54: sallyport.resource.v1.FieldMatch
+	(*Rewrite)(nil),               // 55: sallyport.resource.v1.Rewrite
+	(*Redirect)(nil),              // 56: sallyport.resource.v1.Redirect
+	(*HeaderChanges)(nil),         // 57: sallyport.resource.v1.HeaderChanges
+	(*CORS)(nil),                  // 58: sallyport.resource.v1.CORS
+	(*Split)(nil),                 // 59: sallyport.resource.v1.Split
+	(*Validation)(nil),            // 60: sallyport.resource.v1.Validation
+	(*timestamppb.Timestamp)(nil), // 61: google.protobuf.Timestamp
 }
 var file_sallyport_resource_v1_resource_proto_depIdxs = []int32{
 	48, // 0: sallyport.resource.v1.Document.labels:type_name -> sallyport.resource.v1.Document.LabelsEntry
@@ -4258,60 +4269,61 @@ var file_sallyport_resource_v1_resource_proto_depIdxs = []int32{
 	20, // 12: sallyport.resource.v1.BundleEndpoint.spiffe:type_name -> sallyport.resource.v1.SPIFFEProfile
 	22, // 13: sallyport.resource.v1.Listener.tls:type_name -> sallyport.resource.v1.ListenerTLS
 	52, // 14: sallyport.resource.v1.Listener.client_ip:type_name -> sallyport.resource.v1.ClientAddress
-	23, // 15: sallyport.resource.v1.ListenerTLS.certificates:type_name -> sallyport.resource.v1.CertificateFiles
-	3,  // 16: sallyport.resource.v1.ListenerTLS.client_certificates:type_name -> sallyport.resource.v1.ClientCertificates
-	2,  // 17: sallyport.resource.v1.ListenerTLS.min_version:type_name -> sallyport.resource.v1.TLSVersion
-	27, // 18: sallyport.resource.v1.Route.authentication:type_name -> sallyport.resource.v1.Authentication
-	51, // 19: sallyport.resource.v1.Route.timeout:type_name -> google.protobuf.Duration
-	26, // 20: sallyport.resource.v1.Route.assertion:type_name -> sallyport.resource.v1.Assertion
-	4,  // 21: sallyport.resource.v1.Route.identity_headers:type_name -> sallyport.resource.v1.IdentityHeader
-	25, // 22: sallyport.resource.v1.Route.record:type_name -> sallyport.resource.v1.RecordRule
-	53, // 23: sallyport.resource.v1.Route.headers:type_name -> sallyport.resource.v1.FieldMatch
-	53, // 24: sallyport.resource.v1.Route.query:type_name -> sallyport.resource.v1.FieldMatch
-	54, // 25: sallyport.resource.v1.Route.rewrite:type_name -> sallyport.resource.v1.Rewrite
-	55, // 26: sallyport.resource.v1.Route.redirect:type_name -> sallyport.resource.v1.Redirect
-	56, // 27: sallyport.resource.v1.Route.request_headers:type_name -> sallyport.resource.v1.HeaderChanges
-	56, // 28: sallyport.resource.v1.Route.response_headers:type_name -> sallyport.resource.v1.HeaderChanges
-	57, // 29: sallyport.resource.v1.Route.cors:type_name -> sallyport.resource.v1.CORS
-	58, // 30: sallyport.resource.v1.Route.split:type_name -> sallyport.resource.v1.Split
-	59, // 31: sallyport.resource.v1.Route.validation:type_name -> sallyport.resource.v1.Validation
-	10, // 32: sallyport.resource.v1.RecordRule.mode:type_name -> sallyport.resource.v1.RecordRule.Mode
-	5,  // 33: sallyport.resource.v1.Authentication.require:type_name -> sallyport.resource.v1.Require
-	28, // 34: sallyport.resource.v1.Authentication.jwt_svids:type_name -> sallyport.resource.v1.JWTSVIDs
-	6,  // 35: sallyport.resource.v1.Authentication.proof:type_name -> sallyport.resource.v1.Proof
-	30, // 36: sallyport.resource.v1.Authentication.step_up:type_name -> sallyport.resource.v1.StepUp
-	29, // 37: sallyport.resource.v1.Authentication.sign_in:type_name -> sallyport.resource.v1.SignIn
-	51, // 38: sallyport.resource.v1.SignIn.session_lifetime:type_name -> google.protobuf.Duration
-	51, // 39: sallyport.resource.v1.StepUp.max_age:type_name -> google.protobuf.Duration
-	32, // 40: sallyport.resource.v1.Upstream.plaintext:type_name -> sallyport.resource.v1.PlaintextTransport
-	33, // 41: sallyport.resource.v1.Upstream.tls:type_name -> sallyport.resource.v1.TLSTransport
-	34, // 42: sallyport.resource.v1.Upstream.spiffe:type_name -> sallyport.resource.v1.SPIFFETransport
-	12, // 43: sallyport.resource.v1.Policy.routes:type_name -> sallyport.resource.v1.RouteSelector
-	7,  // 44: sallyport.resource.v1.Policy.effect:type_name -> sallyport.resource.v1.Effect
-	36, // 45: sallyport.resource.v1.Policy.principals:type_name -> sallyport.resource.v1.PrincipalMatcher
-	8,  // 46: sallyport.resource.v1.Policy.mode:type_name -> sallyport.resource.v1.Mode
-	51, // 47: sallyport.resource.v1.IdentityProvider.leeway:type_name -> google.protobuf.Duration
-	38, // 48: sallyport.resource.v1.IdentityProvider.required_claims:type_name -> sallyport.resource.v1.RequiredClaim
-	51, // 49: sallyport.resource.v1.IdentityProvider.max_lifetime:type_name -> google.protobuf.Duration
-	39, // 50: sallyport.resource.v1.IdentityProvider.introspection:type_name -> sallyport.resource.v1.Introspection
-	41, // 51: sallyport.resource.v1.IdentityProvider.sign_in:type_name -> sallyport.resource.v1.SignInClient
-	40, // 52: sallyport.resource.v1.IdentityProvider.x509:type_name -> sallyport.resource.v1.X509
-	51, // 53: sallyport.resource.v1.Introspection.timeout:type_name -> google.protobuf.Duration
-	51, // 54: sallyport.resource.v1.Introspection.cache:type_name -> google.protobuf.Duration
-	9,  // 55: sallyport.resource.v1.X509.subject:type_name -> sallyport.resource.v1.X509Subject
-	43, // 56: sallyport.resource.v1.ApiKey.secrets:type_name -> sallyport.resource.v1.ApiKeySecret
-	60, // 57: sallyport.resource.v1.ApiKeySecret.created_at:type_name -> google.protobuf.Timestamp
-	60, // 58: sallyport.resource.v1.ApiKeySecret.not_after:type_name -> google.protobuf.Timestamp
-	45, // 59: sallyport.resource.v1.Revocation.token:type_name -> sallyport.resource.v1.RevokedToken
-	46, // 60: sallyport.resource.v1.Revocation.subject:type_name -> sallyport.resource.v1.RevokedSubject
-	47, // 61: sallyport.resource.v1.Revocation.session:type_name -> sallyport.resource.v1.RevokedSession
-	60, // 62: sallyport.resource.v1.Revocation.issued_before:type_name -> google.protobuf.Timestamp
-	60, // 63: sallyport.resource.v1.Revocation.expires_at:type_name -> google.protobuf.Timestamp
-	64, // [64:64] is the sub-list for method output_type
-	64, // [64:64] is the sub-list for method input_type
-	64, // [64:64] is the sub-list for extension type_name
-	64, // [64:64] is the sub-list for extension extendee
-	0,  // [0:64] is the sub-list for field type_name
+	53, // 15: sallyport.resource.v1.Listener.connections:type_name -> sallyport.resource.v1.ConnectionLimits
+	23, // 16: sallyport.resource.v1.ListenerTLS.certificates:type_name -> sallyport.resource.v1.CertificateFiles
+	3,  // 17: sallyport.resource.v1.ListenerTLS.client_certificates:type_name -> sallyport.resource.v1.ClientCertificates
+	2,  // 18: sallyport.resource.v1.ListenerTLS.min_version:type_name -> sallyport.resource.v1.TLSVersion
+	27, // 19: sallyport.resource.v1.Route.authentication:type_name -> sallyport.resource.v1.Authentication
+	51, // 20: sallyport.resource.v1.Route.timeout:type_name -> google.protobuf.Duration
+	26, // 21: sallyport.resource.v1.Route.assertion:type_name -> sallyport.resource.v1.Assertion
+	4,  // 22: sallyport.resource.v1.Route.identity_headers:type_name -> sallyport.resource.v1.IdentityHeader
+	25, // 23: sallyport.resource.v1.Route.record:type_name -> sallyport.resource.v1.RecordRule
+	54, // 24: sallyport.resource.v1.Route.headers:type_name -> sallyport.resource.v1.FieldMatch
+	54, // 25: sallyport.resource.v1.Route.query:type_name -> sallyport.resource.v1.FieldMatch
+	55, // 26: sallyport.resource.v1.Route.rewrite:type_name -> sallyport.resource.v1.Rewrite
+	56, // 27: sallyport.resource.v1.Route.redirect:type_name -> sallyport.resource.v1.Redirect
+	57, // 28: sallyport.resource.v1.Route.request_headers:type_name -> sallyport.resource.v1.HeaderChanges
+	57, // 29: sallyport.resource.v1.Route.response_headers:type_name -> sallyport.resource.v1.HeaderChanges
+	58, // 30: sallyport.resource.v1.Route.cors:type_name -> sallyport.resource.v1.CORS
+	59, // 31: sallyport.resource.v1.Route.split:type_name -> sallyport.resource.v1.Split
+	60, // 32: sallyport.resource.v1.Route.validation:type_name -> sallyport.resource.v1.Validation
+	10, // 33: sallyport.resource.v1.RecordRule.mode:type_name -> sallyport.resource.v1.RecordRule.Mode
+	5,  // 34: sallyport.resource.v1.Authentication.require:type_name -> sallyport.resource.v1.Require
+	28, // 35: sallyport.resource.v1.Authentication.jwt_svids:type_name -> sallyport.resource.v1.JWTSVIDs
+	6,  // 36: sallyport.resource.v1.Authentication.proof:type_name -> sallyport.resource.v1.Proof
+	30, // 37: sallyport.resource.v1.Authentication.step_up:type_name -> sallyport.resource.v1.StepUp
+	29, // 38: sallyport.resource.v1.Authentication.sign_in:type_name -> sallyport.resource.v1.SignIn
+	51, // 39: sallyport.resource.v1.SignIn.session_lifetime:type_name -> google.protobuf.Duration
+	51, // 40: sallyport.resource.v1.StepUp.max_age:type_name -> google.protobuf.Duration
+	32, // 41: sallyport.resource.v1.Upstream.plaintext:type_name -> sallyport.resource.v1.PlaintextTransport
+	33, // 42: sallyport.resource.v1.Upstream.tls:type_name -> sallyport.resource.v1.TLSTransport
+	34, // 43: sallyport.resource.v1.Upstream.spiffe:type_name -> sallyport.resource.v1.SPIFFETransport
+	12, // 44: sallyport.resource.v1.Policy.routes:type_name -> sallyport.resource.v1.RouteSelector
+	7,  // 45: sallyport.resource.v1.Policy.effect:type_name -> sallyport.resource.v1.Effect
+	36, // 46: sallyport.resource.v1.Policy.principals:type_name -> sallyport.resource.v1.PrincipalMatcher
+	8,  // 47: sallyport.resource.v1.Policy.mode:type_name -> sallyport.resource.v1.Mode
+	51, // 48: sallyport.resource.v1.IdentityProvider.leeway:type_name -> google.protobuf.Duration
+	38, // 49: sallyport.resource.v1.IdentityProvider.required_claims:type_name -> sallyport.resource.v1.RequiredClaim
+	51, // 50: sallyport.resource.v1.IdentityProvider.max_lifetime:type_name -> google.protobuf.Duration
+	39, // 51: sallyport.resource.v1.IdentityProvider.introspection:type_name -> sallyport.resource.v1.Introspection
+	41, // 52: sallyport.resource.v1.IdentityProvider.sign_in:type_name -> sallyport.resource.v1.SignInClient
+	40, // 53: sallyport.resource.v1.IdentityProvider.x509:type_name -> sallyport.resource.v1.X509
+	51, // 54: sallyport.resource.v1.Introspection.timeout:type_name -> google.protobuf.Duration
+	51, // 55: sallyport.resource.v1.Introspection.cache:type_name -> google.protobuf.Duration
+	9,  // 56: sallyport.resource.v1.X509.subject:type_name -> sallyport.resource.v1.X509Subject
+	43, // 57: sallyport.resource.v1.ApiKey.secrets:type_name -> sallyport.resource.v1.ApiKeySecret
+	61, // 58: sallyport.resource.v1.ApiKeySecret.created_at:type_name -> google.protobuf.Timestamp
+	61, // 59: sallyport.resource.v1.ApiKeySecret.not_after:type_name -> google.protobuf.Timestamp
+	45, // 60: sallyport.resource.v1.Revocation.token:type_name -> sallyport.resource.v1.RevokedToken
+	46, // 61: sallyport.resource.v1.Revocation.subject:type_name -> sallyport.resource.v1.RevokedSubject
+	47, // 62: sallyport.resource.v1.Revocation.session:type_name -> sallyport.resource.v1.RevokedSession
+	61, // 63: sallyport.resource.v1.Revocation.issued_before:type_name -> google.protobuf.Timestamp
+	61, // 64: sallyport.resource.v1.Revocation.expires_at:type_name -> google.protobuf.Timestamp
+	65, // [65:65] is the sub-list for method output_type
+	65, // [65:65] is the sub-list for method input_type
+	65, // [65:65] is the sub-list for extension type_name
+	65, // [65:65] is the sub-list for extension extendee
+	0,  // [0:65] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_resource_v1_resource_proto_init() }
@@ -4320,6 +4332,7 @@ func file_sallyport_resource_v1_resource_proto_init() {
 		return
 	}
 	file_sallyport_resource_v1_client_address_proto_init()
+	file_sallyport_resource_v1_connection_limits_proto_init()
 	file_sallyport_resource_v1_http_proto_init()
 	file_sallyport_resource_v1_schema_proto_init()
 	file_sallyport_resource_v1_resource_proto_msgTypes[3].OneofWrappers = []any{}
