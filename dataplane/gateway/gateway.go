@@ -91,9 +91,10 @@ type Gateway struct {
 	explained   explained
 	buffers     buffers
 	streams     streams
-	limits      *limit.Pool  // belongs to Apply
-	store       LimitStore   // nil for none
-	holding     atomic.Int64 // bytes of bodies in memory
+	limits      *limit.Pool        // belongs to Apply
+	store       LimitStore         // nil for none
+	holding     atomic.Int64       // bytes of bodies in memory
+	under       map[string]*atOnce // way, by limit; belongs to Apply
 
 	// cookies opens sessions. It is nil until UseCookieKeys, its only writer.
 	cookies atomic.Pointer[session.Ring]

@@ -25,6 +25,7 @@ type limiter struct {
 	detail  string
 	table   *limit.Table
 	store   LimitStore // nil for none
+	atOnce  *atOnce
 	exceeds prometheus.Counter
 }
 
@@ -42,10 +43,15 @@ func (g *Gateway) newLimiters(limits []*compile.RateLimit) map[*compile.RateLimi
 		keys[l.Key.String()] = alikeness(l.Spec)
 	}
 	tables := g.limits.Sync(keys)
+	for name := range g.under {
+		if _, ok := keys[name]; !ok {
+			delete(g.under, name)
+		}
+	}
 	made := make(map[*compile.RateLimit]*limiter, len(limits))
 	for _, l := range limits {
 		made[l] = &limiter{
-			of: l, name: l.Key.String(), table: tables[l.Key.String()], store: g.store,
+			of: l, name: l.Key.String(), table: tables[l.Key.String()], store: g.store, atOnce: g.underWay(l.Key.String()),
 			label:   fmt.Sprintf("%q", l.Key.Name),
 			policy:  fmt.Sprintf("%q;q=%d;w=%.0f", l.Key.Name, l.Spec.GetRequests(), l.Spec.GetPeriod().AsDuration().Seconds()),
 			detail:  fmt.Sprintf("more than %d in %s", l.Spec.GetRequests(), l.Spec.GetPeriod().AsDuration()),
@@ -102,6 +108,12 @@ func (g *Gateway) exhausted(ctx context.Context, q *question, v *verdict, limits
 		return false
 	}
 	for i, l := range limits {
+		if !l.hold(q, in) {
+			l.exceeds.Inc()
+			v.refuseFor(q, l, quota.Outcome{Retry: time.Second}, fmt.Sprintf("more than %d at once", l.of.Spec.GetConcurrent()))
+			giveBack(limits[:i], in)
+			return v.limited(in)
+		}
 		o := l.take(ctx, in, g.limits.Since(q.now))
 		switch {
 		case l.of.Shadow():
@@ -111,16 +123,33 @@ func (g *Gateway) exhausted(ctx context.Context, q *question, v *verdict, limits
 		case o.Allowed:
 			q.exchange.allowed.add(l, o)
 		default:
-			for _, before := range limits[:i] {
-				before.give(in)
-			}
-			q.exchange.allowed.exceeded(l, o)
-			v.status, v.reason, v.policy, v.detail = http.StatusTooManyRequests, ReasonLimited, l.name, l.detail
-			v.place, v.denials, v.shadow = in.Place(), in.Denied(), policy.Shadow{}
-			return true
+			v.refuseFor(q, l, o, l.detail)
+			giveBack(limits[:i], in)
+			return v.limited(in)
 		}
 	}
 	return false
+}
+
+func giveBack(limits []*limiter, in *policy.Input) {
+	for _, l := range limits {
+		l.give(in)
+	}
+}
+
+// refuseFor denies because of a limit.
+func (v *verdict) refuseFor(q *question, l *limiter, o quota.Outcome, detail string) {
+	q.exchange.allowed.exceeded(l, o)
+	v.status, v.reason, v.policy, v.detail = http.StatusTooManyRequests, ReasonLimited, l.name, detail
+}
+
+// limited reports whether a limit has denied, with what was found out on the way.
+func (v *verdict) limited(in *policy.Input) bool {
+	if v.reason != ReasonLimited {
+		return false
+	}
+	v.place, v.denials, v.shadow = in.Place(), in.Denied(), policy.Shadow{}
+	return true
 }
 
 // keyRoom is what keys usually fit into.

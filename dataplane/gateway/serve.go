@@ -37,6 +37,7 @@ type exchange struct {
 	upgrades bool // r asks for another protocol, and is the last request of its connection
 
 	allowed allowances // what the limits of the route have left
+	holds   holds      // where it is counted until it ends
 
 	// What is let through has these as well.
 	held    int64           // bytes of its body that are in memory
@@ -63,6 +64,7 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	x.address = x.from.locate(r.Header)
 	x.upgrades = r.ProtoMajor == 1 && r.Header["Upgrade"] != nil
 	defer x.onPanic()
+	defer x.holds.release()
 	q := x.question()
 	expects := q.raw.Header["Expect"] != nil // package request removes it
 	x.verdict = g.decide(r.Context(), x.grounds, q)

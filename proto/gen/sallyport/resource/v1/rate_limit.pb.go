@@ -103,7 +103,11 @@ type RateLimit struct {
 	// Unspecified: enforced.
 	Mode Mode `protobuf:"varint,9,opt,name=mode,proto3,enum=sallyport.resource.v1.Mode" json:"mode,omitempty"`
 	// Who counts together; each proxy by itself when unspecified.
-	Scope         LimitScope `protobuf:"varint,10,opt,name=scope,proto3,enum=sallyport.resource.v1.LimitScope" json:"scope,omitempty"`
+	Scope LimitScope `protobuf:"varint,10,opt,name=scope,proto3,enum=sallyport.resource.v1.LimitScope" json:"scope,omitempty"`
+	// How many may be under way at once of those that share, on each proxy, besides. A
+	// request is until its answer, or what it became, has ended. Any number when 0, and in
+	// shadow.
+	Concurrent    uint32 `protobuf:"varint,11,opt,name=concurrent,proto3" json:"concurrent,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -206,6 +210,13 @@ func (x *RateLimit) GetScope() LimitScope {
 		return x.Scope
 	}
 	return LimitScope_LIMIT_SCOPE_UNSPECIFIED
+}
+
+func (x *RateLimit) GetConcurrent() uint32 {
+	if x != nil {
+		return x.Concurrent
+	}
+	return 0
 }
 
 // LimitKey is something in which requests are alike, or not. Those that do not have
@@ -437,7 +448,7 @@ var File_sallyport_resource_v1_rate_limit_proto protoreflect.FileDescriptor
 
 const file_sallyport_resource_v1_rate_limit_proto_rawDesc = "" +
 	"\n" +
-	"&sallyport/resource/v1/rate_limit.proto\x12\x15sallyport.resource.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a$sallyport/resource/v1/resource.proto\"\x8f\x04\n" +
+	"&sallyport/resource/v1/rate_limit.proto\x12\x15sallyport.resource.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a$sallyport/resource/v1/resource.proto\"\xba\x04\n" +
 	"\tRateLimit\x12/\n" +
 	"\fenvironments\x18\x01 \x03(\tB\v\xbaH\b\x92\x01\x05\x10\x80\x02\x18\x01R\fenvironments\x12D\n" +
 	"\x06routes\x18\x02 \x01(\v2$.sallyport.resource.v1.RouteSelectorB\x06\xbaH\x03\xc8\x01\x01R\x06routes\x12;\n" +
@@ -451,7 +462,10 @@ const file_sallyport_resource_v1_rate_limit_proto_rawDesc = "" +
 	"\x04cost\x18\b \x01(\tB\b\xbaH\x05r\x03(\x80 R\x04cost\x129\n" +
 	"\x04mode\x18\t \x01(\x0e2\x1b.sallyport.resource.v1.ModeB\b\xbaH\x05\x82\x01\x02\x10\x01R\x04mode\x12A\n" +
 	"\x05scope\x18\n" +
-	" \x01(\x0e2!.sallyport.resource.v1.LimitScopeB\b\xbaH\x05\x82\x01\x02\x10\x01R\x05scope\"\xd5\x02\n" +
+	" \x01(\x0e2!.sallyport.resource.v1.LimitScopeB\b\xbaH\x05\x82\x01\x02\x10\x01R\x05scope\x12)\n" +
+	"\n" +
+	"concurrent\x18\v \x01(\rB\t\xbaH\x06*\x04\x18\xc0\x84=R\n" +
+	"concurrent\"\xd5\x02\n" +
 	"\bLimitKey\x12M\n" +
 	"\x0eclient_address\x18\x01 \x01(\v2$.sallyport.resource.v1.ClientNetworkH\x00R\rclientAddress\x12'\n" +
 	"\tprincipal\x18\x02 \x01(\bB\a\xbaH\x04j\x02\b\x01H\x00R\tprincipal\x12!\n" +
