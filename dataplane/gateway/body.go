@@ -27,6 +27,8 @@ type body struct {
 	// names at first, and values by the time that the end of from is told.
 	trailer, sent http.Header
 
+	idle atomic.Pointer[idle] // nil for none
+
 	begun, ended, closed atomic.Bool
 	// interrupted says that we, and not the client, ended reading. Over
 	// HTTP/1.1 the server then ends the request's context.
@@ -80,6 +82,7 @@ func (b *body) Read(p []byte) (int, error) {
 	}
 	n, err := b.from.Read(p)
 	b.count += int64(n)
+	b.idle.Load().touch()
 	switch {
 	case errors.Is(err, io.EOF):
 		b.ended.Store(true)

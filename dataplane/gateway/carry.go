@@ -19,6 +19,9 @@ func (x *exchange) carry(answer *http.Response) (int64, error) {
 	h := x.w.Header()
 	changes := &x.verdict.way.route.Rewrites.Response
 	takeOver(h, answer.Header)
+	if !x.verdict.way.route.ServerHeaders {
+		anonymise(h)
+	}
 	changes.Apply(h)
 	x.tag(h)
 	var announced []string
@@ -81,6 +84,7 @@ func (x *exchange) copy(answer *http.Response) (sent int64, err error) {
 	for {
 		n, err := answer.Body.Read(*buffer)
 		if n > 0 {
+			x.idle.touch()
 			if _, err := x.w.Write((*buffer)[:n]); err != nil {
 				return sent, failure{reason: ReasonClientGone}
 			}

@@ -17,6 +17,7 @@ type side struct {
 // them with a frame of our own, which is never put into another one.
 type direction struct {
 	from, to *side
+	idle     *idle // nil for none
 
 	mu     sync.Mutex // held while to is written to
 	frames frames
@@ -36,6 +37,7 @@ func (d *direction) run() (*side, error) {
 	for {
 		n, err := d.from.Read(buffer)
 		if n > 0 {
+			d.idle.touch()
 			if err := d.write(buffer[:n]); err != nil {
 				return d.to, err
 			}

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"time"
 
 	"github.com/sallyport/sallyport/internal/policy"
 )
@@ -73,4 +74,10 @@ func (g *Gateway) ExhaustedNow(route policy.RouteID, in *policy.Input) func() bo
 		q := &question{now: g.now(), exchange: &exchange{gateway: g}}
 		return g.exhausted(context.Background(), q, v, v.way.limits.outer, in)
 	}
+}
+
+// Idle calls over when it is not touched for a limit.
+func Idle(limit time.Duration, over func()) (touch, stop func()) {
+	i := newIdle(limit, over)
+	return i.touch, i.stop
 }

@@ -52,6 +52,9 @@ func (x *exchange) forward(expects bool) {
 	if err == nil {
 		done := x.breakOff(answer)
 		defer done()
+		stop := x.watch()
+		defer stop()
+		err = x.replaced(answer)
 	}
 	switch {
 	case err != nil || !x.stream.answer(answer.StatusCode):

@@ -122,6 +122,9 @@ func grpcStatus(status int) int {
 // inWords explains a reason to a client: what is malformed in detail, as the
 // client knows it anyway, and nothing of who else may do what.
 func inWords(v *verdict) string {
+	if v.reason == ReasonReplaced {
+		return "The service behind this address has failed."
+	}
 	switch v.status {
 	case http.StatusFound:
 		return "Sign in first."

@@ -49,6 +49,7 @@ type exchange struct {
 	out    *http.Request // as it is sent on, with a context of its own
 	cancel context.CancelCauseFunc
 
+	idle      *idle      // nil for none
 	handshake *handshake // of a WebSocket
 	hijacked  bool       // w is of no use any more
 }

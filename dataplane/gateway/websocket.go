@@ -79,6 +79,7 @@ func (x *exchange) tunnel(answer *http.Response, o *record.Outcome) error {
 	}
 	o.Status = http.StatusSwitchingProtocols
 	t := newTunnel(x.from.http1, upstream, x.stream.why)
+	t.down.idle, t.up.idle = x.idle, x.idle
 	if _, err := x.from.http1.Write(x.switched(answer.Header)); err != nil {
 		t.cut()
 		return failure{reason: ReasonClientGone}
@@ -93,6 +94,9 @@ func (x *exchange) tunnel(answer *http.Response, o *record.Outcome) error {
 func (x *exchange) switched(upstream http.Header) []byte {
 	h := http.Header{}
 	takeOver(h, upstream)
+	if !x.verdict.way.route.ServerHeaders {
+		anonymise(h)
+	}
 	x.verdict.way.route.Rewrites.Response.Apply(h)
 	x.tag(h)
 	h["Upgrade"], h["Connection"], h[headerAccept] = []string{"websocket"}, []string{"Upgrade"}, []string{x.handshake.accept}

@@ -276,6 +276,7 @@ func (t *Table) refer(r *Route, spec *resourcev1.Route) {
 	r.Conditions, r.WebSocket = r.document.claims.conditions, spec.GetWebSocket()
 	r.Assertion, r.IdentityHeaders = spec.GetAssertion(), spec.GetIdentityHeaders()
 	r.Record, r.CORS = spec.GetRecord(), corsOf(spec.GetCors())
+	r.IdleTimeout, r.ServerHeaders, r.ErrorPages = spec.GetIdleTimeout().AsDuration(), spec.GetServerHeaders(), spec.GetErrorPages()
 	r.Timeout = defaultTimeout
 	if spec.GetTimeout() != nil {
 		r.Timeout = spec.GetTimeout().AsDuration()

@@ -71,9 +71,14 @@ type Route struct {
 	// Validation is what its requests are compared with, nil for nothing.
 	Validation *Validation
 
-	Rewrites  Rewrites
-	CORS      *cors.Rule // nil for none
-	Timeout   time.Duration
+	Rewrites Rewrites
+	CORS     *cors.Rule // nil for none
+	Timeout  time.Duration
+
+	IdleTimeout   time.Duration          // 0 for none
+	ServerHeaders bool                   // what names the upstream's software stays
+	ErrorPages    *resourcev1.ErrorPages // nil for none; not to be modified
+
 	WebSocket bool // requests may become one
 
 	Assertion       *resourcev1.Assertion // nil for none; not to be modified

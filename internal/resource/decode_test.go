@@ -120,6 +120,9 @@ func TestDecodeFindsAllProblems(t *testing.T) {
 			"spec.split.shares[3].weight invalid_value", "spec.split.shares[1].upstream invalid_value", "spec.split.shares[2].upstream invalid_value", "spec.split.header invalid_value",
 		}},
 		{of("Route", `{hosts: [a], split: {shares: [{upstream: u, weight: 1}], principal: false}, authentication: {anonymous: true}}`), []string{"spec.split.shares invalid_value", "spec.split.principal invalid_value"}},
+		{of("Route", `{hosts: [a], upstream: u, authentication: {anonymous: true}, idleTimeout: 0.5s, errorPages: {statuses: [200, 500, 600]}}`), []string{
+			"spec.idleTimeout invalid_value", "spec.errorPages.statuses[0] invalid_value", "spec.errorPages.statuses[2] invalid_value",
+		}},
 		{of("ApiKey", `{owner: "spiffe://prod.example/web", scopes: ["a b", "a\nb"], groups: ["a\nb"], secrets: [{id: "sp_7Kq2mZ0aXw9B", sha256: "9F86", createdAt: 2026-11-26T20:00:00Z}, {id: 7Kq2mZ0aXw9B, createdAt: 2026-11-26T20:00:00Z, notAfter: 2026-11-26T20:00:00Z}, {id: 7Kq2mZ0aXw9B, sha256: 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08, createdAt: yesterday}]}`), []string{
 			"spec.secrets[2].createdAt invalid_value", "spec.secrets[1].notAfter invalid_value", "spec.secrets[1].sha256 required",
 			"spec.owner invalid_value", "spec.scopes[0] invalid_value", "spec.scopes[1] invalid_value", "spec.groups[0] invalid_value",

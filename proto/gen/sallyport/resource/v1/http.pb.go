@@ -633,6 +633,53 @@ func (x *Share) GetWeight() uint32 {
 	return 0
 }
 
+// ErrorPages has errors of the upstream answered by the proxy: with the same status,
+// in words that say nothing of the upstream.
+type ErrorPages struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 500 to 599 when empty.
+	Statuses      []uint32 `protobuf:"varint,1,rep,packed,name=statuses,proto3" json:"statuses,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ErrorPages) Reset() {
+	*x = ErrorPages{}
+	mi := &file_sallyport_resource_v1_http_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ErrorPages) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ErrorPages) ProtoMessage() {}
+
+func (x *ErrorPages) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_resource_v1_http_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ErrorPages.ProtoReflect.Descriptor instead.
+func (*ErrorPages) Descriptor() ([]byte, []int) {
+	return file_sallyport_resource_v1_http_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *ErrorPages) GetStatuses() []uint32 {
+	if x != nil {
+		return x.Statuses
+	}
+	return nil
+}
+
 var File_sallyport_resource_v1_http_proto protoreflect.FileDescriptor
 
 const file_sallyport_resource_v1_http_proto_rawDesc = "" +
@@ -683,7 +730,10 @@ const file_sallyport_resource_v1_http_proto_rawDesc = "" +
 	"\x05Share\x12&\n" +
 	"\bupstream\x18\x01 \x01(\tB\n" +
 	"\xbaH\a\xc8\x01\x01r\x02\x18?R\bupstream\x12 \n" +
-	"\x06weight\x18\x02 \x01(\rB\b\xbaH\x05*\x03\x18\x90NR\x06weightB\xe7\x01\n" +
+	"\x06weight\x18\x02 \x01(\rB\b\xbaH\x05*\x03\x18\x90NR\x06weight\">\n" +
+	"\n" +
+	"ErrorPages\x120\n" +
+	"\bstatuses\x18\x01 \x03(\rB\x14\xbaH\x11\x92\x01\x0e\x10@\x18\x01\"\b*\x06\x18\xd7\x04(\x90\x03R\bstatusesB\xe7\x01\n" +
 	"\x19com.sallyport.resource.v1B\tHttpProtoP\x01ZIgithub.com/sallyport/sallyport/proto/gen/sallyport/resource/v1;resourcev1\xa2\x02\x03SRX\xaa\x02\x15Sallyport.Resource.V1\xca\x02\x15Sallyport\\Resource\\V1\xe2\x02!Sallyport\\Resource\\V1\\GPBMetadata\xea\x02\x17Sallyport::Resource::V1b\x06proto3"
 
 var (
@@ -698,7 +748,7 @@ func file_sallyport_resource_v1_http_proto_rawDescGZIP() []byte {
 	return file_sallyport_resource_v1_http_proto_rawDescData
 }
 
-var file_sallyport_resource_v1_http_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_sallyport_resource_v1_http_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_sallyport_resource_v1_http_proto_goTypes = []any{
 	(*FieldMatch)(nil),          // 0: sallyport.resource.v1.FieldMatch
 	(*Rewrite)(nil),             // 1: sallyport.resource.v1.Rewrite
@@ -708,12 +758,13 @@ var file_sallyport_resource_v1_http_proto_goTypes = []any{
 	(*CORS)(nil),                // 5: sallyport.resource.v1.CORS
 	(*Split)(nil),               // 6: sallyport.resource.v1.Split
 	(*Share)(nil),               // 7: sallyport.resource.v1.Share
-	(*durationpb.Duration)(nil), // 8: google.protobuf.Duration
+	(*ErrorPages)(nil),          // 8: sallyport.resource.v1.ErrorPages
+	(*durationpb.Duration)(nil), // 9: google.protobuf.Duration
 }
 var file_sallyport_resource_v1_http_proto_depIdxs = []int32{
 	4, // 0: sallyport.resource.v1.HeaderChanges.set:type_name -> sallyport.resource.v1.HeaderField
 	4, // 1: sallyport.resource.v1.HeaderChanges.add:type_name -> sallyport.resource.v1.HeaderField
-	8, // 2: sallyport.resource.v1.CORS.max_age:type_name -> google.protobuf.Duration
+	9, // 2: sallyport.resource.v1.CORS.max_age:type_name -> google.protobuf.Duration
 	7, // 3: sallyport.resource.v1.Split.shares:type_name -> sallyport.resource.v1.Share
 	4, // [4:4] is the sub-list for method output_type
 	4, // [4:4] is the sub-list for method input_type
@@ -742,7 +793,7 @@ func file_sallyport_resource_v1_http_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_resource_v1_http_proto_rawDesc), len(file_sallyport_resource_v1_http_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   8,
+			NumMessages:   9,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

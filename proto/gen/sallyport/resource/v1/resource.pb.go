@@ -1622,6 +1622,15 @@ type Route struct {
 	Cors *CORS `protobuf:"bytes,26,opt,name=cors,proto3" json:"cors,omitempty"`
 	// Several upstreams in place of one.
 	Split *Split `protobuf:"bytes,27,opt,name=split,proto3" json:"split,omitempty"`
+	// How long nothing may move in an answer that has begun, or in a WebSocket, either
+	// way, until it is closed. Absent: as long as it likes.
+	IdleTimeout *durationpb.Duration `protobuf:"bytes,28,opt,name=idle_timeout,json=idleTimeout,proto3" json:"idle_timeout,omitempty"`
+	// Hand on what says which software the upstream is: Server, X-Powered-By and such,
+	// which are removed else.
+	ServerHeaders bool `protobuf:"varint,29,opt,name=server_headers,json=serverHeaders,proto3" json:"server_headers,omitempty"`
+	// Answer in place of the upstream when that fails. Absent: its own answers are
+	// handed on.
+	ErrorPages *ErrorPages `protobuf:"bytes,30,opt,name=error_pages,json=errorPages,proto3" json:"error_pages,omitempty"`
 	// Compare requests with a Schema. Absent: they are not.
 	Validation    *Validation `protobuf:"bytes,45,opt,name=validation,proto3" json:"validation,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -1787,6 +1796,27 @@ func (x *Route) GetCors() *CORS {
 func (x *Route) GetSplit() *Split {
 	if x != nil {
 		return x.Split
+	}
+	return nil
+}
+
+func (x *Route) GetIdleTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.IdleTimeout
+	}
+	return nil
+}
+
+func (x *Route) GetServerHeaders() bool {
+	if x != nil {
+		return x.ServerHeaders
+	}
+	return false
+}
+
+func (x *Route) GetErrorPages() *ErrorPages {
+	if x != nil {
+		return x.ErrorPages
 	}
 	return nil
 }
@@ -3913,7 +3943,7 @@ const file_sallyport_resource_v1_resource_proto_rawDesc = "" +
 	"\x18listener_tls.certificate\x12:give certificates or workload_identity: true, and not both\x1a8(this.certificates.size() > 0) != this.workload_identity\"\x81\x01\n" +
 	"\x10CertificateFiles\x126\n" +
 	"\x10certificate_file\x18\x01 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\x18\x80 R\x0fcertificateFile\x125\n" +
-	"\x10private_key_file\x18\x02 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\x18\x80 R\x0eprivateKeyFile\"\xc5\x0e\n" +
+	"\x10private_key_file\x18\x02 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\x18\x80 R\x0eprivateKeyFile\"\xf8\x10\n" +
 	"\x05Route\x12/\n" +
 	"\fenvironments\x18\x01 \x03(\tB\v\xbaH\b\x92\x01\x05\x10\x80\x02\x18\x01R\fenvironments\x12+\n" +
 	"\x05hosts\x18\x02 \x03(\tB\x15\xbaH\x12\x92\x01\x0f\b\x01\x10@\x18\x01\"\ar\x05\x10\x01\x18\xff\x01R\x05hosts\x12)\n" +
@@ -3936,13 +3966,18 @@ const file_sallyport_resource_v1_resource_proto_rawDesc = "" +
 	"\x0frequest_headers\x18\x18 \x01(\v2$.sallyport.resource.v1.HeaderChangesR\x0erequestHeaders\x12O\n" +
 	"\x10response_headers\x18\x19 \x01(\v2$.sallyport.resource.v1.HeaderChangesR\x0fresponseHeaders\x12/\n" +
 	"\x04cors\x18\x1a \x01(\v2\x1b.sallyport.resource.v1.CORSR\x04cors\x122\n" +
-	"\x05split\x18\x1b \x01(\v2\x1c.sallyport.resource.v1.SplitR\x05split\x12A\n" +
+	"\x05split\x18\x1b \x01(\v2\x1c.sallyport.resource.v1.SplitR\x05split\x12N\n" +
+	"\fidle_timeout\x18\x1c \x01(\v2\x19.google.protobuf.DurationB\x10\xbaH\r\xaa\x01\n" +
+	"\"\x04\b\x80\xa3\x052\x02\b\x01R\vidleTimeout\x12%\n" +
+	"\x0eserver_headers\x18\x1d \x01(\bR\rserverHeaders\x12B\n" +
+	"\verror_pages\x18\x1e \x01(\v2!.sallyport.resource.v1.ErrorPagesR\n" +
+	"errorPages\x12A\n" +
 	"\n" +
 	"validation\x18- \x01(\v2!.sallyport.resource.v1.ValidationR\n" +
-	"validation:\xfa\x04\xbaH\xf6\x04\x1ag\n" +
+	"validation:\xf2\x05\xbaH\xee\x05\x1ag\n" +
 	"\vroute.query\x12*headers and query are more than 8 together\x1a,this.headers.size() + this.query.size() <= 8\x1a\x99\x01\n" +
-	"\x0eroute.upstream\x12(give one of upstream, split and redirect\x1a](this.upstream != '' ? 1 : 0) + (has(this.redirect) ? 1 : 0) + (has(this.split) ? 1 : 0) == 1\x1a\xee\x02\n" +
-	"\x0eroute.redirect\x12\x8b\x01nothing is sent on by a redirect: leave rewrite, request_headers, response_headers, assertion, identity_headers, web_socket and timeout out\x1a\xcd\x01!has(this.redirect) || !has(this.rewrite) && !has(this.request_headers) && !has(this.response_headers) && !has(this.assertion) && this.identity_headers.size() == 0 && !this.web_socket && !has(this.timeout)\"\xf7\x02\n" +
+	"\x0eroute.upstream\x12(give one of upstream, split and redirect\x1a](this.upstream != '' ? 1 : 0) + (has(this.redirect) ? 1 : 0) + (has(this.split) ? 1 : 0) == 1\x1a\xe6\x03\n" +
+	"\x0eroute.redirect\x12\xb6\x01nothing is sent on by a redirect: leave rewrite, request_headers, response_headers, assertion, identity_headers, web_socket, timeout, idle_timeout, server_headers and error_pages out\x1a\x9a\x02!has(this.redirect) || !has(this.rewrite) && !has(this.request_headers) && !has(this.response_headers) && !has(this.assertion) && this.identity_headers.size() == 0 && !this.web_socket && !has(this.timeout) && !has(this.idle_timeout) && !this.server_headers && !has(this.error_pages)\"\xf7\x02\n" +
 	"\n" +
 	"RecordRule\x12D\n" +
 	"\x04mode\x18\x01 \x01(\x0e2&.sallyport.resource.v1.RecordRule.ModeB\b\xbaH\x05\x82\x01\x02\x10\x01R\x04mode\x12-\n" +
@@ -4250,8 +4285,9 @@ var file_sallyport_resource_v1_resource_proto_goTypes = []any{
 	(*HeaderChanges)(nil),         // 57: sallyport.resource.v1.HeaderChanges
 	(*CORS)(nil),                  // 58: sallyport.resource.v1.CORS
 	(*Split)(nil),                 // 59: sallyport.resource.v1.Split
-	(*Validation)(nil),            // 60: sallyport.resource.v1.Validation
-	(*timestamppb.Timestamp)(nil), // 61: google.protobuf.Timestamp
+	(*ErrorPages)(nil),            // 60: sallyport.resource.v1.ErrorPages
+	(*Validation)(nil),            // 61: sallyport.resource.v1.Validation
+	(*timestamppb.Timestamp)(nil), // 62: google.protobuf.Timestamp
 }
 var file_sallyport_resource_v1_resource_proto_depIdxs = []int32{
 	48, // 0: sallyport.resource.v1.Document.labels:type_name -> sallyport.resource.v1.Document.LabelsEntry
@@ -4286,44 +4322,46 @@ var file_sallyport_resource_v1_resource_proto_depIdxs = []int32{
 	57, // 29: sallyport.resource.v1.Route.response_headers:type_name -> sallyport.resource.v1.HeaderChanges
 	58, // 30: sallyport.resource.v1.Route.cors:type_name -> sallyport.resource.v1.CORS
 	59, // 31: sallyport.resource.v1.Route.split:type_name -> sallyport.resource.v1.Split
-	60, // 32: sallyport.resource.v1.Route.validation:type_name -> sallyport.resource.v1.Validation
-	10, // 33: sallyport.resource.v1.RecordRule.mode:type_name -> sallyport.resource.v1.RecordRule.Mode
-	5,  // 34: sallyport.resource.v1.Authentication.require:type_name -> sallyport.resource.v1.Require
-	28, // 35: sallyport.resource.v1.Authentication.jwt_svids:type_name -> sallyport.resource.v1.JWTSVIDs
-	6,  // 36: sallyport.resource.v1.Authentication.proof:type_name -> sallyport.resource.v1.Proof
-	30, // 37: sallyport.resource.v1.Authentication.step_up:type_name -> sallyport.resource.v1.StepUp
-	29, // 38: sallyport.resource.v1.Authentication.sign_in:type_name -> sallyport.resource.v1.SignIn
-	51, // 39: sallyport.resource.v1.SignIn.session_lifetime:type_name -> google.protobuf.Duration
-	51, // 40: sallyport.resource.v1.StepUp.max_age:type_name -> google.protobuf.Duration
-	32, // 41: sallyport.resource.v1.Upstream.plaintext:type_name -> sallyport.resource.v1.PlaintextTransport
-	33, // 42: sallyport.resource.v1.Upstream.tls:type_name -> sallyport.resource.v1.TLSTransport
-	34, // 43: sallyport.resource.v1.Upstream.spiffe:type_name -> sallyport.resource.v1.SPIFFETransport
-	12, // 44: sallyport.resource.v1.Policy.routes:type_name -> sallyport.resource.v1.RouteSelector
-	7,  // 45: sallyport.resource.v1.Policy.effect:type_name -> sallyport.resource.v1.Effect
-	36, // 46: sallyport.resource.v1.Policy.principals:type_name -> sallyport.resource.v1.PrincipalMatcher
-	8,  // 47: sallyport.resource.v1.Policy.mode:type_name -> sallyport.resource.v1.Mode
-	51, // 48: sallyport.resource.v1.IdentityProvider.leeway:type_name -> google.protobuf.Duration
-	38, // 49: sallyport.resource.v1.IdentityProvider.required_claims:type_name -> sallyport.resource.v1.RequiredClaim
-	51, // 50: sallyport.resource.v1.IdentityProvider.max_lifetime:type_name -> google.protobuf.Duration
-	39, // 51: sallyport.resource.v1.IdentityProvider.introspection:type_name -> sallyport.resource.v1.Introspection
-	41, // 52: sallyport.resource.v1.IdentityProvider.sign_in:type_name -> sallyport.resource.v1.SignInClient
-	40, // 53: sallyport.resource.v1.IdentityProvider.x509:type_name -> sallyport.resource.v1.X509
-	51, // 54: sallyport.resource.v1.Introspection.timeout:type_name -> google.protobuf.Duration
-	51, // 55: sallyport.resource.v1.Introspection.cache:type_name -> google.protobuf.Duration
-	9,  // 56: sallyport.resource.v1.X509.subject:type_name -> sallyport.resource.v1.X509Subject
-	43, // 57: sallyport.resource.v1.ApiKey.secrets:type_name -> sallyport.resource.v1.ApiKeySecret
-	61, // 58: sallyport.resource.v1.ApiKeySecret.created_at:type_name -> google.protobuf.Timestamp
-	61, // 59: sallyport.resource.v1.ApiKeySecret.not_after:type_name -> google.protobuf.Timestamp
-	45, // 60: sallyport.resource.v1.Revocation.token:type_name -> sallyport.resource.v1.RevokedToken
-	46, // 61: sallyport.resource.v1.Revocation.subject:type_name -> sallyport.resource.v1.RevokedSubject
-	47, // 62: sallyport.resource.v1.Revocation.session:type_name -> sallyport.resource.v1.RevokedSession
-	61, // 63: sallyport.resource.v1.Revocation.issued_before:type_name -> google.protobuf.Timestamp
-	61, // 64: sallyport.resource.v1.Revocation.expires_at:type_name -> google.protobuf.Timestamp
-	65, // [65:65] is the sub-list for method output_type
-	65, // [65:65] is the sub-list for method input_type
-	65, // [65:65] is the sub-list for extension type_name
-	65, // [65:65] is the sub-list for extension extendee
-	0,  // [0:65] is the sub-list for field type_name
+	51, // 32: sallyport.resource.v1.Route.idle_timeout:type_name -> google.protobuf.Duration
+	60, // 33: sallyport.resource.v1.Route.error_pages:type_name -> sallyport.resource.v1.ErrorPages
+	61, // 34: sallyport.resource.v1.Route.validation:type_name -> sallyport.resource.v1.Validation
+	10, // 35: sallyport.resource.v1.RecordRule.mode:type_name -> sallyport.resource.v1.RecordRule.Mode
+	5,  // 36: sallyport.resource.v1.Authentication.require:type_name -> sallyport.resource.v1.Require
+	28, // 37: sallyport.resource.v1.Authentication.jwt_svids:type_name -> sallyport.resource.v1.JWTSVIDs
+	6,  // 38: sallyport.resource.v1.Authentication.proof:type_name -> sallyport.resource.v1.Proof
+	30, // 39: sallyport.resource.v1.Authentication.step_up:type_name -> sallyport.resource.v1.StepUp
+	29, // 40: sallyport.resource.v1.Authentication.sign_in:type_name -> sallyport.resource.v1.SignIn
+	51, // 41: sallyport.resource.v1.SignIn.session_lifetime:type_name -> google.protobuf.Duration
+	51, // 42: sallyport.resource.v1.StepUp.max_age:type_name -> google.protobuf.Duration
+	32, // 43: sallyport.resource.v1.Upstream.plaintext:type_name -> sallyport.resource.v1.PlaintextTransport
+	33, // 44: sallyport.resource.v1.Upstream.tls:type_name -> sallyport.resource.v1.TLSTransport
+	34, // 45: sallyport.resource.v1.Upstream.spiffe:type_name -> sallyport.resource.v1.SPIFFETransport
+	12, // 46: sallyport.resource.v1.Policy.routes:type_name -> sallyport.resource.v1.RouteSelector
+	7,  // 47: sallyport.resource.v1.Policy.effect:type_name -> sallyport.resource.v1.Effect
+	36, // 48: sallyport.resource.v1.Policy.principals:type_name -> sallyport.resource.v1.PrincipalMatcher
+	8,  // 49: sallyport.resource.v1.Policy.mode:type_name -> sallyport.resource.v1.Mode
+	51, // 50: sallyport.resource.v1.IdentityProvider.leeway:type_name -> google.protobuf.Duration
+	38, // 51: sallyport.resource.v1.IdentityProvider.required_claims:type_name -> sallyport.resource.v1.RequiredClaim
+	51, // 52: sallyport.resource.v1.IdentityProvider.max_lifetime:type_name -> google.protobuf.Duration
+	39, // 53: sallyport.resource.v1.IdentityProvider.introspection:type_name -> sallyport.resource.v1.Introspection
+	41, // 54: sallyport.resource.v1.IdentityProvider.sign_in:type_name -> sallyport.resource.v1.SignInClient
+	40, // 55: sallyport.resource.v1.IdentityProvider.x509:type_name -> sallyport.resource.v1.X509
+	51, // 56: sallyport.resource.v1.Introspection.timeout:type_name -> google.protobuf.Duration
+	51, // 57: sallyport.resource.v1.Introspection.cache:type_name -> google.protobuf.Duration
+	9,  // 58: sallyport.resource.v1.X509.subject:type_name -> sallyport.resource.v1.X509Subject
+	43, // 59: sallyport.resource.v1.ApiKey.secrets:type_name -> sallyport.resource.v1.ApiKeySecret
+	62, // 60: sallyport.resource.v1.ApiKeySecret.created_at:type_name -> google.protobuf.Timestamp
+	62, // 61: sallyport.resource.v1.ApiKeySecret.not_after:type_name -> google.protobuf.Timestamp
+	45, // 62: sallyport.resource.v1.Revocation.token:type_name -> sallyport.resource.v1.RevokedToken
+	46, // 63: sallyport.resource.v1.Revocation.subject:type_name -> sallyport.resource.v1.RevokedSubject
+	47, // 64: sallyport.resource.v1.Revocation.session:type_name -> sallyport.resource.v1.RevokedSession
+	62, // 65: sallyport.resource.v1.Revocation.issued_before:type_name -> google.protobuf.Timestamp
+	62, // 66: sallyport.resource.v1.Revocation.expires_at:type_name -> google.protobuf.Timestamp
+	67, // [67:67] is the sub-list for method output_type
+	67, // [67:67] is the sub-list for method input_type
+	67, // [67:67] is the sub-list for extension type_name
+	67, // [67:67] is the sub-list for extension extendee
+	0,  // [0:67] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_resource_v1_resource_proto_init() }
