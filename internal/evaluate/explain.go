@@ -5,6 +5,7 @@ import (
 
 	"github.com/sallyport/sallyport/internal/compile"
 	"github.com/sallyport/sallyport/internal/policy"
+	"github.com/sallyport/sallyport/internal/schema"
 	adminv1 "github.com/sallyport/sallyport/proto/gen/sallyport/admin/v1"
 	decisionv1 "github.com/sallyport/sallyport/proto/gen/sallyport/decision/v1"
 )
@@ -29,6 +30,8 @@ func Repeatable(d *decisionv1.Decision) (note string, ok bool) {
 		return "no policy was asked: it was not established who asks, and credentials are not recorded", false
 	case d.GetRequest().GetMethod() == "":
 		return "no policy was asked: the request was refused as it was read", false
+	case d.GetPolicy() != "" && d.GetReason() != reasonLimited:
+		return "the policy that is named let the request through, and it was refused after that", false
 	}
 	return "no policy was asked", false
 }
@@ -65,6 +68,9 @@ func agreement(d *decisionv1.Decision, a *adminv1.Answer) adminv1.Agreement {
 	return adminv1.Agreement_AGREEMENT_DIFFERENT
 }
 
+// reasonLimited is that of requests which a rate limit refuses.
+const reasonLimited = "rate_limited"
+
 const (
 	statusFound         = 302
 	statusBadRequest    = 400
@@ -76,6 +82,7 @@ const (
 	questionOfGrammar   = "The request was refused before anything was asked of it, as it could be read in two ways or in none: a request that is well-formed would have gone on."
 	questionOfIdentity  = "It was not established who asks, so that no policy was asked: a credential that the route takes, and that is good when it is shown, would have been."
 	questionOfAge       = "The proxy could not tell whether what it knows is still so, and then it denies all requests: once it has heard from the control plane again, it decides."
+	questionOfSchema    = "The request is not as the Schema of its route says, and detail has where it differs first: without a difference it would have gone on."
 	questionOfKnowledge = "The proxy had nothing to decide by: once it has heard from the control plane, it decides."
 )
 
@@ -96,6 +103,12 @@ var meanings = map[string]string{ //nolint:gosec // it holds words for people, a
 	"credentials_missing":   "There was no credential of a kind that the route takes, so that no policy was asked: with one it would have been.",
 	"record_unavailable":    "The decision could not be recorded, which this route demands: the proxy's records have to be written again.",
 	"assertion_unavailable": "The upstream could not be told who asks, which this route demands: the proxy has no key that was published.",
+	reasonLimited:           "What the RateLimit that is named lets through was used up: once enough of it has come back, the request goes on.",
+	schema.ReasonOperation:  questionOfSchema,
+	schema.ReasonParameters: questionOfSchema,
+	schema.ReasonMediaType:  questionOfSchema,
+	schema.ReasonEncoding:   questionOfSchema,
+	schema.ReasonBody:       questionOfSchema,
 	"cross_site":            "A session was shown by another site than its own: a request from the host's own pages would have gone on.",
 }
 

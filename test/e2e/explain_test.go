@@ -46,6 +46,33 @@ apiVersion: sallyport/v1
 kind: Route
 metadata: {namespace: shop, name: reports}
 spec: {hosts: [localhost, 127.0.0.1], paths: [/v1/reports], methods: [GET], upstream: nobody, authentication: {identityProviders: [demo-tokens, silent]}}
+---
+apiVersion: sallyport/v1
+kind: Route
+metadata: {namespace: shop, name: exports}
+spec: {hosts: [localhost, 127.0.0.1], paths: [/v1/exports], upstream: inventory, authentication: {identityProviders: [demo-tokens]}}
+---
+apiVersion: sallyport/v1
+kind: RateLimit
+metadata: {namespace: shop, name: few-exports}
+spec: {routes: {names: [exports]}, key: [{principal: true}], requests: 1, period: 1h, cost: '2'}
+---
+apiVersion: sallyport/v1
+kind: Schema
+metadata: {namespace: shop, name: catalogue}
+spec:
+  openapi: |
+    openapi: 3.1.0
+    info: {title: Catalogue, version: "1"}
+    paths:
+      /v1/catalogue:
+        get:
+          parameters: [{name: page, in: query, required: true, schema: {type: integer}}]
+---
+apiVersion: sallyport/v1
+kind: Route
+metadata: {namespace: shop, name: catalogue}
+spec: {hosts: [localhost, 127.0.0.1], paths: [/v1/catalogue], upstream: inventory, authentication: {identityProviders: [demo-tokens]}, validation: {schema: catalogue}}
 `
 
 const carolLeft = `apiVersion: sallyport/v1
@@ -85,6 +112,10 @@ var (
 			[]string{"401 Unauthorized: token_expired", "It was not established who asks"}},
 		{"revoked", "GET", "/v1/orders/7", tokenOf("carol", "shop", "orders", time.Minute), false, 401,
 			[]string{"401 Unauthorized: revoked", "user carol", "cut off by the Revocation"}},
+		{"limit", "GET", "/v1/exports", alice, false, 429,
+			[]string{"429 Too Many Requests: rate_limited", "user alice", "RateLimit/shop/few-exports", "was used up", "no policy was asked"}},
+		{"schema", "GET", "/v1/catalogue?page=first", alice, false, 400,
+			[]string{"400 Bad Request: parameters_invalid", "user alice", "rule       shop/shop-reads", "/query/page is string, not integer", "let the request through", "as the Schema"}},
 		{"no policy", "GET", "/v1/orders/7", tokenOf("mallory", "visitors", "orders", time.Minute), false, 403,
 			[]string{"403 Forbidden: no_matching_policy", "user mallory", "groups visitors", "group: shop was false",
 				"- shop/shop-reads: group: shop comes to true", "the same answer"}},

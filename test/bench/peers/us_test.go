@@ -114,6 +114,15 @@ spec:
   record: {mode: MODE_ALL}
 ---
 apiVersion: sallyport/v1
+kind: RateLimit
+metadata: {namespace: shop, name: readers}
+spec:
+  routes: {labels: {for: readers}}
+  key: [{principal: true}]
+  requests: 900000
+  period: 1s
+---
+apiVersion: sallyport/v1
 kind: Policy
 metadata: {namespace: shop, name: anybody}
 spec:
@@ -134,8 +143,9 @@ spec:
   when: %[2]q
 `
 
-// resources are a route without security and one with all of it: a token, and
-// twenty policies of five conditions, of which the last one allows.
+// resources are a route without security and one with all of it: a token, a rate
+// limit, a record of each request, and twenty policies of five conditions, of
+// which the last one allows.
 func (s *stage) resources(f *fleet.Fleet) string {
 	all := fmt.Sprintf(resourcesText, s.upstream)
 	for n := range 20 {
