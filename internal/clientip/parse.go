@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
+
+	"github.com/sallyport/sallyport/internal/request"
 )
 
 const (
@@ -121,7 +123,7 @@ const maxPairs = 16
 // right.
 func cutPair(s string) (name, value, after string, ok bool) {
 	name, rest, found := strings.Cut(s, "=")
-	if !found || !isToken(name) {
+	if !found || !request.IsToken(name) {
 		return "", "", "", false
 	}
 	if quoted, is := strings.CutPrefix(rest, `"`); is {
@@ -132,7 +134,7 @@ func cutPair(s string) (name, value, after string, ok bool) {
 		if i := strings.IndexByte(rest, ';'); i >= 0 {
 			value, after = rest[:i], rest[i:]
 		}
-		ok = isToken(value)
+		ok = request.IsToken(value)
 	}
 	return name, value, after, ok && (after == "" || len(after) > 1 && after[0] == ';')
 }
@@ -156,14 +158,4 @@ func parseNode(node string) (ip netip.Addr, wrong string) {
 // isHidden tells the obfuscated identifiers of RFC 7239, section 6.3.
 func isHidden(s string) bool {
 	return len(s) > 1 && s[0] == '_' && strings.Trim(s, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-") == ""
-}
-
-func isToken(s string) bool {
-	for i := range len(s) {
-		c := s[i]
-		if (c|0x20 < 'a' || c|0x20 > 'z') && (c < '0' || c > '9') && strings.IndexByte("!#$%&'*+-.^_`|~", c) < 0 {
-			return false
-		}
-	}
-	return s != ""
 }

@@ -38,7 +38,9 @@ func isNameByte(c byte) bool {
 	return uint64(1)<<c&low|uint64(1)<<(c-64)&high != 0
 }
 
-func isToken(s string) bool {
+// IsToken reports whether s is a token (RFC 9110, section 5.6.2), as methods and the
+// names of fields are.
+func IsToken(s string) bool {
 	for i := range len(s) {
 		if !isTokenByte(s[i]) {
 			return false

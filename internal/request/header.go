@@ -202,7 +202,7 @@ func removeNamed(header map[string][]string, options string) *Error {
 		if option == "" || strings.EqualFold(option, "close") || strings.EqualFold(option, "keep-alive") {
 			continue
 		}
-		if !isToken(option) {
+		if !IsToken(option) {
 			return refuse(ReasonConnection, "Connection is not a list of tokens")
 		}
 		name := textproto.CanonicalMIMEHeaderKey(option)

@@ -119,7 +119,7 @@ func checkMethod(method string) *Error {
 		http.MethodPatch, http.MethodDelete, http.MethodOptions:
 		return nil
 	}
-	if len(method) > MaxMethodLength || !isToken(method) {
+	if len(method) > MaxMethodLength || !IsToken(method) {
 		return refuse(ReasonMethodInvalid, "the method is not a token")
 	}
 	return refuse(ReasonMethodUnsupported, "the method is not served here")

@@ -68,7 +68,7 @@ func (c *Conn) RoundTrip(r *http.Request, interim Interim) (*http.Response, erro
 	}
 	x.upload.decide(false)
 	err = x.fail(err)
-	if u, ok := errorAs[*Unanswered](err); ok {
+	if u, ok := errors.AsType[*Unanswered](err); ok {
 		u.Sent = x.begun || c.socket.written.Load() > before
 	}
 	return nil, err
@@ -158,7 +158,7 @@ func (x *exchange) receive() error {
 
 // behind is err behind interim answers, which are answers as well.
 func behind(interim int, err error) error {
-	if u, ok := errorAs[*Unanswered](err); ok && interim > 0 {
+	if u, ok := errors.AsType[*Unanswered](err); ok && interim > 0 {
 		return u.Err
 	}
 	return err

@@ -5,6 +5,8 @@ import (
 	"net/textproto"
 	"strconv"
 	"strings"
+
+	"github.com/sallyport/sallyport/internal/request"
 )
 
 // head is the head of an answer.
@@ -117,7 +119,7 @@ func (h *head) announce(names string) error {
 		switch {
 		case name == "":
 			continue
-		case !isToken(name):
+		case !request.IsToken(name):
 			return Malformed("the name of a trailer is not a token")
 		case isFraming(name):
 			return Malformed("framing is announced as a trailer")

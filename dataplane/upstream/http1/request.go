@@ -1,10 +1,13 @@
 package http1
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"strconv"
 	"strings"
+
+	"github.com/sallyport/sallyport/internal/request"
 )
 
 // appendHead appends the head of r: what r says, and where its body ends. Header
@@ -15,7 +18,7 @@ func appendHead(b []byte, r *http.Request) ([]byte, error) {
 	if host == "" {
 		host = r.URL.Host
 	}
-	if !isToken(r.Method) || r.Method == http.MethodConnect || !isPlain(target) || !isPlain(host) {
+	if !request.IsToken(r.Method) || r.Method == http.MethodConnect || !isPlain(target) || !isPlain(host) {
 		return b, fmt.Errorf("%w: its method, target or host", errUnsupported)
 	}
 	b = append(b, r.Method...)
@@ -77,7 +80,7 @@ func appendFraming(b []byte, r *http.Request) ([]byte, error) {
 func appendAnnounced(b []byte, trailer http.Header) ([]byte, error) {
 	separator := "Trailer: "
 	for name := range trailer {
-		if !isToken(name) || isFraming(name) {
+		if !request.IsToken(name) || isFraming(name) {
 			return b, fmt.Errorf("%w: the trailer %q", errUnsupported, name)
 		}
 		b = append(b, separator...)
@@ -91,7 +94,7 @@ func appendAnnounced(b []byte, trailer http.Header) ([]byte, error) {
 }
 
 func appendField(b []byte, name, value string) ([]byte, error) {
-	if !isToken(name) || holdsControl(value) {
+	if !request.IsToken(name) || holdsControl(value) {
 		return b, fmt.Errorf("%w: the field %q", errUnsupported, name)
 	}
 	b = append(b, name...)
@@ -118,6 +121,6 @@ func isSafe(method string) bool {
 // Repeatable reports whether r, for which RoundTrip returned err, may be sent over
 // another connection: it has not been seen, or it has no body and changes nothing.
 func Repeatable(r *http.Request, err error) bool {
-	u, ok := errorAs[*Unanswered](err)
+	u, ok := errors.AsType[*Unanswered](err)
 	return ok && (!u.Sent || isSafe(r.Method) && !hasBody(r))
 }

@@ -2,8 +2,9 @@ package http1
 
 import (
 	"bytes"
-	"errors"
 	"strings"
+
+	"github.com/sallyport/sallyport/internal/request"
 )
 
 // endOfHead returns the length of the head that buf begins with, or zero if it is
@@ -34,7 +35,7 @@ func splitField(line string) (name, value string, err error) {
 		return "", "", Malformed("a field is continued on the next line")
 	}
 	colon := strings.IndexByte(line, ':')
-	if colon < 0 || !isToken(line[:colon]) {
+	if colon < 0 || !request.IsToken(line[:colon]) {
 		return "", "", Malformed("the name of a field is not a token")
 	}
 	value = strings.Trim(line[colon+1:], " \t")
@@ -93,22 +94,4 @@ func holdsControl(s string) bool {
 		}
 	}
 	return false
-}
-
-// isToken reports whether s is a token of RFC 9110, section 5.6.2.
-func isToken(s string) bool {
-	const signs = "!#$%&'*+-.^_`|~"
-	for i := range len(s) {
-		c := s[i]
-		letter := c|0x20 >= 'a' && c|0x20 <= 'z'
-		if !letter && c != '-' && (c < '0' || c > '9') && strings.IndexByte(signs, c) < 0 {
-			return false
-		}
-	}
-	return s != ""
-}
-
-func errorAs[E error](err error) (e E, ok bool) {
-	ok = errors.As(err, &e)
-	return e, ok
 }
