@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/sallyport/sallyport/dataplane/life"
 	"github.com/sallyport/sallyport/dataplane/record"
 	"github.com/sallyport/sallyport/dataplane/upstream"
 	"github.com/sallyport/sallyport/internal/request"
@@ -30,10 +31,10 @@ const (
 
 // Why a forwarded request is given up.
 var (
-	errClosed     = errors.New("stream is closed")
-	errTimeout    = errors.New("no answer in the route's time")
-	errClientGone = errors.New("nobody waits for the answer")
-	errFinished   = errors.New("exchange has ended")
+	errClosed     = life.Cause("stream is closed")
+	errTimeout    = life.Cause("no answer in the route's time")
+	errClientGone = life.Cause("nobody waits for the answer")
+	errFinished   = life.Cause("exchange has ended")
 )
 
 // forward sends the request on and the answer back, and records how it ended.
@@ -41,7 +42,7 @@ func (x *exchange) forward(expects bool) {
 	m := x.gateway.metrics
 	m.inFlight.Inc()
 	defer m.inFlight.Dec()
-	timer := time.AfterFunc(x.verdict.way.route.Timeout, func() { x.cancel(errTimeout) })
+	timer := time.AfterFunc(x.verdict.way.route.Timeout, func() { x.life.End(errTimeout) })
 	defer timer.Stop()
 
 	o := record.Outcome{ID: x.id, Told: x.told, Target: x.verdict.went(), Upstream: x.verdict.share}
@@ -87,7 +88,7 @@ func (x *exchange) breakOff(answer *http.Response) (done func()) {
 	if x.sent == nil {
 		return func() {}
 	}
-	stop := context.AfterFunc(x.out.Context(), func() { _ = answer.Body.Close() })
+	stop := life.After(x.out.Context(), func() { _ = answer.Body.Close() })
 	return func() { stop() }
 }
 
@@ -140,7 +141,8 @@ func (x *exchange) complete(expects bool) {
 	out := x.out
 	out.Method, out.Host, out.Header = c.Method, x.verdict.host, h
 	// Opaque is sent as it is, where Path would be escaped anew.
-	out.URL, out.RequestURI = &url.URL{Opaque: x.verdict.target}, ""
+	x.url = url.URL{Opaque: x.verdict.target}
+	out.URL, out.RequestURI = &x.url, ""
 	out.Close, out.TransferEncoding, out.Body, out.Trailer = false, nil, nil, nil
 	if c.WebSocket {
 		x.handshake = newHandshake(h)

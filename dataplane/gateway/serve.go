@@ -1,12 +1,13 @@
 package gateway
 
 import (
-	"context"
 	"net/http"
+	"net/url"
 	"runtime/debug"
 	"time"
 
 	"github.com/sallyport/sallyport/dataplane/gateway/wire"
+	"github.com/sallyport/sallyport/dataplane/life"
 	"github.com/sallyport/sallyport/dataplane/record"
 	"github.com/sallyport/sallyport/internal/authn"
 	"github.com/sallyport/sallyport/internal/clientip"
@@ -44,10 +45,12 @@ type exchange struct {
 	decided time.Time       // when it was, before its body was compared with a schema
 	differs schema.Findings // from the schema of its route
 
-	stream Stream
-	sent   *body         // nil for none
-	out    *http.Request // as it is sent on, with a context of its own
-	cancel context.CancelCauseFunc
+	stream  Stream
+	sent    *body         // nil for none
+	out     *http.Request // as it is sent on, with url and life
+	url     url.URL
+	life    life.Life
+	unwatch func() bool // ends watching for the client to leave
 
 	idle      *idle      // nil for none
 	handshake *handshake // of a WebSocket

@@ -1,12 +1,12 @@
 package gateway
 
 import (
-	"context"
 	"math/rand/v2"
 	"net/http"
 	"sync"
 	"time"
 
+	"github.com/sallyport/sallyport/dataplane/life"
 	"github.com/sallyport/sallyport/internal/authn"
 	"github.com/sallyport/sallyport/internal/policy"
 )
@@ -182,7 +182,7 @@ func (s *Stream) close(why *Cause) bool {
 		return false
 	}
 	s.cause = why
-	s.exchange.cancel(errClosed)
+	s.exchange.life.End(errClosed)
 	if sent := s.exchange.sent; sent != nil {
 		sent.stop() // a transport that waits for it does not notice the end
 	}
@@ -245,8 +245,8 @@ func (x *exchange) reset() {
 // CloseStreams finds it.
 func (x *exchange) enter() {
 	x.sent = x.body()
-	ctx, cancel := x.context()
-	x.out, x.cancel = x.r.WithContext(ctx), cancel
+	x.out = x.r.WithContext(&x.life)
+	x.unwatch = life.After(x.r.Context(), x.clientGone)
 	v, s := &x.verdict, &x.stream
 	s.ID, s.Principal, s.Route, s.Listener, s.Began = x.id, v.principal, v.way.name, x.from.listener, x.began
 	switch {
@@ -265,23 +265,14 @@ func (x *exchange) leave() {
 	x.stream.end()
 	x.stream.remove()
 	x.gateway.holding.Add(-x.held)
-	x.cancel(errFinished)
+	x.unwatch()
+	x.life.End(errFinished)
 }
 
-// context ends when the client is gone, or the stream is closed. That we stop
-// reading a body which nobody wants looks to the server as if the client were
-// gone, and must not end the answer.
-func (x *exchange) context() (context.Context, context.CancelCauseFunc) {
-	ctx, cancel := context.WithCancelCause(context.WithoutCancel(x.r.Context()))
-	stop := context.AfterFunc(x.r.Context(), func() {
-		if x.sent == nil || !x.sent.interrupted.Load() {
-			cancel(errClientGone)
-		}
-	})
-	return ctx, func(cause error) {
-		if cause == errFinished { //nolint:errorlint // it is this value
-			stop()
-		}
-		cancel(cause)
+// clientGone ends what nobody waits for. That we stop reading a body which nobody
+// wants looks to the server as if the client were gone, and must not end the answer.
+func (x *exchange) clientGone() {
+	if x.sent == nil || !x.sent.interrupted.Load() {
+		x.life.End(errClientGone)
 	}
 }

@@ -105,7 +105,7 @@ func (x *exchange) hold(v *compile.Validation) ([]byte, error) {
 	if x.r.ContentLength > int64(v.MaxBody) {
 		return nil, tooLarge
 	}
-	timer := time.AfterFunc(x.verdict.way.route.Timeout, func() { x.cancel(errTimeout) })
+	timer := time.AfterFunc(x.verdict.way.route.Timeout, func() { x.life.End(errTimeout) })
 	defer timer.Stop()
 	stop := context.AfterFunc(x.out.Context(), x.sent.unblock)
 	defer stop()

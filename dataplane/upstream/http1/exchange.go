@@ -10,6 +10,8 @@ import (
 	"os"
 	"slices"
 	"sync/atomic"
+
+	"github.com/sallyport/sallyport/dataplane/life"
 )
 
 // The states of an exchange. It leaves underWay once, and who made it leave decides
@@ -57,7 +59,7 @@ func (c *Conn) RoundTrip(r *http.Request, interim Interim) (*http.Response, erro
 		c.pool.put(c)
 		return nil, err
 	}
-	x.unwatch = context.AfterFunc(r.Context(), x.cut)
+	x.unwatch = life.After(r.Context(), x.cut)
 	before := c.socket.written.Load()
 	err = x.send()
 	if err == nil || !isTimeout(err) && c.socket.written.Load() > before {
