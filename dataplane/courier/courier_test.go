@@ -172,6 +172,19 @@ func TestRecordsOfDenials(t *testing.T) {
 	}
 }
 
+// A record whose principal cannot be told is none, rather than one of nobody.
+func TestNamesThatAreNotText(t *testing.T) {
+	who := *allows.Principal
+	who.Provider = "\xff"
+	asked := *allows
+	asked.Principal = &who
+	for i, encoded := range courier.Encode(&asked, &asked) {
+		if len(encoded) > 0 {
+			t.Errorf("record %d has %d bytes", i, len(encoded))
+		}
+	}
+}
+
 // BenchmarkRecord measures the request's own part of being recorded: all but
 // bringing it to the control plane.
 func BenchmarkRecord(b *testing.B) {

@@ -52,6 +52,8 @@ type draft struct {
 	known    durationpb.Duration
 	decided  durationpb.Duration
 	headers  [maxHeaders]decisionv1.Header
+
+	client, peer text
 }
 
 // drafts makes records. The zero value is ready, and safe for concurrent use.
@@ -71,8 +73,13 @@ func (p *drafts) encode(d *record.Decision, count int64) *[]byte {
 	}
 	defer p.idle.Put(m)
 	m.write(d, count)
-	m.decision.Principal, m.decision.Beside = p.people.of(d.Principal), p.people.beside(d.Principal)
-	return p.bytes(&m.decision)
+	b := p.bytes(&m.decision)
+	if about, ok := p.people.of(d.Principal); ok && len(*b) > 0 {
+		*b = append(*b, about...)
+	} else {
+		*b = (*b)[:0]
+	}
+	return b
 }
 
 // bytes returns those of a message, until release; none if it has what is not text.
@@ -158,7 +165,7 @@ func (m *draft) signal(d *record.Decision) {
 	m.signals.Ip, m.signals.Tls, m.signals.Geo, m.signals.Device = nil, nil, located(d.Place), m.device.write(d.Device)
 	m.signals.Denials = counted(d.Denials)
 	if d.ClientIP.IsValid() || d.PeerIP.IsValid() {
-		m.address.Address, m.address.Peer = written(d.ClientIP), written(d.PeerIP)
+		m.address.Address, m.address.Peer = m.client.written(d.ClientIP), m.peer.written(d.PeerIP)
 		m.address.Source, m.address.Unknown = d.ClientIPSource, d.ClientIPUnknown
 		m.signals.Ip = &m.address
 	}
@@ -201,12 +208,21 @@ func counted(d policy.Denials) *decisionv1.Denials {
 	return to
 }
 
+// text is the last address that was written: the next is often the same.
+type text struct {
+	of netip.Addr
+	is string
+}
+
 // written is an address without its zone, which may be any text; empty for none.
-func written(a netip.Addr) string {
-	if !a.IsValid() {
+func (t *text) written(a netip.Addr) string {
+	switch {
+	case !a.IsValid():
 		return ""
+	case a != t.of:
+		t.of, t.is = a, a.WithZone("").String()
 	}
-	return a.WithZone("").String()
+	return t.is
 }
 
 // explain writes of what would have changed an outcome the lightest way alone: the
@@ -225,36 +241,37 @@ type portraits struct {
 	slots [1024]atomic.Pointer[portrait]
 }
 
+// portrait is the end of a record: a message is the fields of all of its parts.
 type portrait struct {
 	of      *policy.Principal
-	message *decisionv1.Principal
+	encoded []byte
+	ok      bool
 }
 
-// of returns the portrait of a principal, which is not to be changed.
-func (p *portraits) of(who *policy.Principal) *decisionv1.Principal {
+// of returns the fields of a record that tell of a principal, and of what other
+// credentials proved. It reports false where a name in them is not text. They are not
+// to be changed.
+func (p *portraits) of(who *policy.Principal) ([]byte, bool) {
 	if who == nil {
-		return nil
+		return nil, true
 	}
 	p.once.Do(func() { p.seed = maphash.MakeSeed() })
 	slot := &p.slots[maphash.Comparable(p.seed, who)%uint64(len(p.slots))]
-	if known := slot.Load(); known != nil && known.of == who {
-		return known.message
+	known := slot.Load()
+	if known == nil || known.of != who {
+		known = paint(who)
+		slot.Store(known)
 	}
-	message := portray(who)
-	slot.Store(&portrait{who, message})
-	return message
+	return known.encoded, known.ok
 }
 
-// beside returns the portraits of what other credentials proved.
-func (p *portraits) beside(who *policy.Principal) []*decisionv1.Principal {
-	if who == nil || len(who.Beside) == 0 {
-		return nil
-	}
-	others := make([]*decisionv1.Principal, 0, len(who.Beside))
+func paint(who *policy.Principal) *portrait {
+	m := &decisionv1.Decision{Principal: portray(who)}
 	for _, other := range who.Beside {
-		others = append(others, p.of(other))
+		m.Beside = append(m.Beside, portray(other))
 	}
-	return others
+	encoded, err := proto.Marshal(m)
+	return &portrait{who, encoded, err == nil}
 }
 
 func portray(p *policy.Principal) *decisionv1.Principal {
