@@ -87,7 +87,7 @@ func (g *Gateway) reconsider(ctx context.Context, by grounds, s *Stream, now tim
 		}
 	}()
 	q := &question{raw: request.Raw{Host: x.r.Host}, from: x.from, address: x.address, now: now, again: &s.standing, exchange: x}
-	v = g.consider(ctx, by, q, x.verdict.request)
+	g.consider(ctx, by, q, &x.verdict.request, &v)
 	if v.way != nil && v.way.name != s.Route {
 		// What it was sent by, and where to, is another route's by now.
 		v.deny(failure{reason: ReasonNoRoute, status: http.StatusNotFound, detail: "the request is one of " + v.way.name})

@@ -22,6 +22,7 @@ type client struct {
 	speaker    *speaker
 	remote     netip.Addr       // who connected, which need not be the client
 	address    clientip.Address // of the connection; a request's may be another
+	text       string           // of address
 	tlsVersion string           // "1.2" or "1.3"
 	serverName string
 	alpn       string
@@ -62,6 +63,14 @@ func (c *client) locate(header map[string][]string) clientip.Address {
 		return c.address
 	}
 	return c.speaker.addresses.OfRequest(c.address, header)
+}
+
+// written is an address as text: nearly always that of the connection.
+func (c *client) written(a netip.Addr) string {
+	if a == c.address.IP && c.text != "" {
+		return c.text
+	}
+	return a.String()
 }
 
 // peerOf returns the address at the other end of a connection, in its one form:

@@ -50,6 +50,8 @@ type question struct {
 
 	exchange *exchange // for the body, where that is an answer's ground
 
+	input policy.Input // what policies and limits are asked with
+
 	// again is what was proven for a request that is an open stream; nil for one
 	// that comes.
 	again *authn.Standing
@@ -104,35 +106,36 @@ type grounds struct {
 	revocations *revocation.Set // nil for none
 }
 
-// decide answers q by s. It looks at nothing else but the ages of it, and does
+// decide answers q by s, with v. It looks at nothing else but the ages of it, and does
 // nothing but wait for an issuer's keys.
-func (g *Gateway) decide(ctx context.Context, s grounds, q *question) verdict {
+func (g *Gateway) decide(ctx context.Context, s grounds, q *question, v *verdict) {
 	if q.refused != nil {
-		return denied(q.refused.Status, q.refused.Reason, q.refused.Detail)
+		*v = denied(q.refused.Status, q.refused.Reason, q.refused.Detail)
+		return
 	}
 	c, err := request.Canonicalise(q.raw)
 	if err != nil {
-		return malformed(err)
+		*v = malformed(err)
+		return
 	}
-	return g.consider(ctx, s, q, c)
+	g.consider(ctx, s, q, &c, v)
 }
 
 // consider is decide for a request in its canonical form. Of one that is decided on
 // again it changes nothing.
-func (g *Gateway) consider(ctx context.Context, s grounds, q *question, c request.Canonical) verdict {
-	v := g.serves(s, q, c)
+func (g *Gateway) consider(ctx context.Context, s grounds, q *question, c *request.Canonical, v *verdict) {
+	*v = g.serves(s, q, c)
 	switch {
 	case v.reason != "":
 	case isReserved(c.Path):
-		v = g.reserved(ctx, &visit{grounds: s, question: q, request: c})
+		*v = g.reserved(ctx, &visit{grounds: s, question: q, request: *c})
 	default:
-		v = g.route(s, c)
+		*v = g.route(s, c)
 	}
-	v.request = c
+	v.request = *c
 	if v.reason == "" {
-		g.authorise(ctx, s, q, &v)
+		g.authorise(ctx, s, q, v)
 	}
-	return v
 }
 
 func malformed(err error) verdict {
@@ -144,7 +147,7 @@ func malformed(err error) verdict {
 }
 
 // serves says why no request of this kind is served now, if so.
-func (g *Gateway) serves(s grounds, q *question, c request.Canonical) verdict {
+func (g *Gateway) serves(s grounds, q *question, c *request.Canonical) verdict {
 	switch {
 	case !c.MatchesServerName(q.from.serverName):
 		return denied(http.StatusMisdirectedRequest, ReasonMisdirected, "the connection was made for another host")
@@ -163,11 +166,11 @@ func (g *Gateway) serves(s grounds, q *question, c request.Canonical) verdict {
 }
 
 // route finds the way of a request, or a reason why there is none.
-func (g *Gateway) route(s grounds, c request.Canonical) verdict {
-	if r := s.table.Preflight(&c); r != nil {
-		return g.preflight(s, r, &c)
+func (g *Gateway) route(s grounds, c *request.Canonical) verdict {
+	if r := s.table.Preflight(c); r != nil {
+		return g.preflight(s, r, c)
 	}
-	r, result := s.table.Match(&c)
+	r, result := s.table.Match(c)
 	if r != nil && c.WebSocket && !r.WebSocket {
 		v := denied(http.StatusBadRequest, request.ReasonUpgrade, "the route takes no WebSockets")
 		v.way = g.way(s.state, r)
@@ -204,13 +207,14 @@ func (g *Gateway) authorise(ctx context.Context, s grounds, q *question, v *verd
 		v.status, v.reason, v.detail = http.StatusForbidden, ReasonUnavailable, route.Unavailable
 		return
 	}
-	in := policy.Input{
+	in := &q.input
+	*in = policy.Input{
 		Method: v.request.Method, Host: v.request.Host, Path: v.request.Path,
 		Query: v.request.RawQuery, Header: v.request.Header, Route: route.ID(), RouteLabels: route.Labels, Templates: route.Paths,
 		ClientIP: q.address.IP, Geo: g.geo, Now: q.now, TLSVersion: q.from.tlsVersion, ServerName: q.from.serverName, ALPN: q.from.alpn,
 		Denials: g.denials,
 	}
-	if g.exhausted(ctx, q, v, v.way.limits.outer, &in) {
+	if g.exhausted(ctx, q, v, v.way.limits.outer, in) {
 		return
 	}
 	principal, denial := g.authenticate(ctx, s, q, v)
@@ -233,10 +237,10 @@ func (g *Gateway) authorise(ctx context.Context, s grounds, q *question, v *verd
 		return
 	}
 	in.Principal, in.Device = principal, v.device
-	if g.exhausted(ctx, q, v, v.way.limits.inner, &in) {
+	if g.exhausted(ctx, q, v, v.way.limits.inner, in) {
 		return
 	}
-	d := s.policies.Decide(&in)
+	d := s.policies.Decide(in)
 	v.allow, v.reason, v.policy, v.detail, v.shadow = d.Allow, string(d.Reason), d.Policy, d.Detail, v.aside(d)
 	v.place, v.denials = in.Place(), in.Denied()
 	switch {
@@ -250,7 +254,7 @@ func (g *Gateway) authorise(ctx context.Context, s grounds, q *question, v *verd
 	}
 	v.status = http.StatusForbidden
 	if g.explained.may(q.now) {
-		v.why = s.policies.Explain(&in)
+		v.why = s.policies.Explain(in)
 		v.place, v.denials = in.Place(), in.Denied()
 	}
 }

@@ -31,10 +31,10 @@ const (
 
 // Why a forwarded request is given up.
 var (
-	errClosed     = life.Cause("stream is closed")
-	errTimeout    = life.Cause("no answer in the route's time")
-	errClientGone = life.Cause("nobody waits for the answer")
-	errFinished   = life.Cause("exchange has ended")
+	errClosed     error = life.Cause("stream is closed")
+	errTimeout    error = life.Cause("no answer in the route's time")
+	errClientGone error = life.Cause("nobody waits for the answer")
+	errFinished   error = life.Cause("exchange has ended")
 )
 
 // forward sends the request on and the answer back, and records how it ended.
@@ -45,9 +45,10 @@ func (x *exchange) forward(expects bool) {
 	timer := time.AfterFunc(x.verdict.way.route.Timeout, func() { x.life.End(errTimeout) })
 	defer timer.Stop()
 
-	o := record.Outcome{ID: x.id, Told: x.told, Target: x.verdict.went(), Upstream: x.verdict.share}
+	o := &x.outcome
+	*o = record.Outcome{ID: x.id, Told: x.told, Target: x.verdict.went(), Upstream: x.verdict.share}
 	x.complete(expects)
-	answer, err := x.send(&o)
+	answer, err := x.send(o)
 	timer.Stop()
 	m.answering.Observe(x.gateway.now().Sub(x.began).Seconds())
 	if err == nil {
@@ -60,14 +61,14 @@ func (x *exchange) forward(expects bool) {
 	switch {
 	case err != nil || !x.stream.answer(answer.StatusCode):
 	case answer.StatusCode == http.StatusSwitchingProtocols:
-		err = x.tunnel(answer, &o)
+		err = x.tunnel(answer, o)
 	default:
 		o.Status = answer.StatusCode
 		o.Sent, err = x.carry(answer)
 	}
 	// The body goes first: until it is not read any more, an answer over HTTP/2
 	// does not close.
-	broken := x.finish(&o)
+	broken := x.finish(o)
 	if answer != nil {
 		_ = answer.Body.Close() // whatever was wrong with it is in err
 	}
@@ -75,10 +76,10 @@ func (x *exchange) forward(expects bool) {
 		x.abandonBody()
 	}
 	if why := x.stream.end(); why != nil {
-		x.end(&o, why.failure())
+		x.end(o, why.failure())
 		return
 	}
-	x.end(&o, explain(x.out.Context(), err, broken))
+	x.end(o, explain(x.out.Context(), err, broken))
 }
 
 // breakOff closes the answer's body when the context ends: net/http's transport
@@ -129,7 +130,7 @@ func (x *exchange) complete(expects bool) {
 		delete(h, "Dpop") // it was for us, and is good at another proxy still
 	}
 	if x.address.IP.IsValid() {
-		h["X-Forwarded-For"] = one(x.address.IP.String())
+		h["X-Forwarded-For"] = one(x.from.written(x.address.IP))
 	}
 	h["X-Forwarded-Host"], h["X-Forwarded-Proto"] = one(c.Host), one("https")
 	if h["X-Request-Id"] == nil {
@@ -168,13 +169,13 @@ func (x *exchange) send(o *record.Outcome) (*http.Response, error) {
 			return nil, err
 		}
 	}
-	hints := &hints{w: x.w}
+	x.hints.w = x.w
 	send := u.Send
 	if x.handshake != nil {
 		send = u.Switch
 	}
-	answer, endpoint, err := send(x.out, hints.pass)
-	hints.end()
+	answer, endpoint, err := send(x.out, x.hints.pass)
+	x.hints.end()
 	o.Endpoint = endpoint
 	if err == nil && answer.StatusCode == http.StatusSwitchingProtocols && x.handshake == nil {
 		_ = answer.Body.Close() // it is another protocol's
@@ -227,8 +228,8 @@ func explain(ctx context.Context, err, broken error) error {
 func (x *exchange) end(o *record.Outcome, err error) {
 	o.Time = x.gateway.now()
 	o.Took = o.Time.Sub(x.began)
-	var f failure
-	if !errors.As(err, &f) {
+	f, failed := errors.AsType[failure](err)
+	if !failed {
 		x.gateway.record.Finish(o)
 		return
 	}

@@ -90,6 +90,7 @@ type Gateway struct {
 	listeners   *listeners
 	explained   explained
 	buffers     buffers
+	drafts      drafts
 	streams     streams
 	limits      *limit.Pool        // belongs to Apply
 	store       LimitStore         // nil for none

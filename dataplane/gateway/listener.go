@@ -249,6 +249,9 @@ func (l *listener) greet(ctx context.Context, raw *guest) {
 		var c *client
 		if c, err = newClient(l.name, &state); err == nil {
 			c.remote, c.address = peer, address
+			if address.IP.IsValid() {
+				c.text = address.IP.String()
+			}
 			s.serve(conn, c)
 			return
 		}

@@ -52,6 +52,8 @@ type exchange struct {
 	life    life.Life
 	unwatch func() bool // ends watching for the client to leave
 
+	hints     hints
+	outcome   record.Outcome
 	idle      *idle      // nil for none
 	handshake *handshake // of a WebSocket
 	hijacked  bool       // w is of no use any more
@@ -71,7 +73,7 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer x.holds.release()
 	q := x.question()
 	expects := q.raw.Header["Expect"] != nil // package request removes it
-	x.verdict = g.decide(r.Context(), x.grounds, q)
+	g.decide(r.Context(), x.grounds, q, &x.verdict)
 	if x.verdict.allow && x.verdict.own == nil {
 		defer x.leave()
 		x.enter()
@@ -126,7 +128,9 @@ func (x *exchange) write() {
 	if !x.decided.IsZero() {
 		decided = x.decided
 	}
-	d := record.Decision{
+	d := x.gateway.drafts.get()
+	defer x.gateway.drafts.put(d)
+	*d = record.Decision{
 		Time: x.began, ID: x.id, Allow: v.allow, Reason: v.reason, Status: v.status, Detail: v.detail,
 		Listener: x.from.listener, TLSVersion: x.from.tlsVersion,
 		ClientIP: x.address.IP, ClientIPSource: string(x.address.Source), ClientIPUnknown: x.address.Unknown, PeerIP: x.from.remote,
@@ -149,10 +153,10 @@ func (x *exchange) write() {
 	if d.Path == "" && x.r.Method != wire.RefusedMethod {
 		d.Path = askedPath(x.r.RequestURI)
 	}
-	if err := x.gateway.record.Decide(x.r.Context(), &d); err != nil {
+	if err := x.gateway.record.Decide(x.r.Context(), d); err != nil {
 		v.deny(failure{reason: ReasonUnrecorded, status: http.StatusServiceUnavailable})
 		d.Allow, d.Reason, d.Status, d.Detail = false, v.reason, v.status, v.detail
-		_ = x.gateway.record.Decide(x.r.Context(), &d) // a denial never fails
+		_ = x.gateway.record.Decide(x.r.Context(), d) // a denial never fails
 	}
 	x.told = d.Told
 	if x.closes != "" {

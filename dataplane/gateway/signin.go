@@ -228,7 +228,7 @@ func (g *Gateway) wayBack(v *visit, pending *signin.Pending) *way {
 	if err != nil {
 		return nil
 	}
-	w := g.route(v.grounds, back).way
+	w := g.route(v.grounds, &back).way
 	if w == nil || w.signIn == nil || w.route.Unavailable != "" || w.signIn.Name.String() != pending.Provider {
 		return nil
 	}
