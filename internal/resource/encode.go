@@ -17,15 +17,19 @@ import (
 
 // Bounds of a document, in bytes. They are what proxies take.
 const (
-	MaxDocument = 256 << 10 // of every kind but Set
+	MaxDocument = 256 << 10 // of every kind but Set and Schema
+	MaxSchema   = 2 << 20   // of a Schema: the OpenAPI document of a large API
 	MaxSet      = 8 << 20   // of a Set: 100,000 networks, or so many IDs of 80 bytes
 )
 
 // MaxDocument bounds the documents of the kind, in bytes. Kinds that this build
 // does not know have the bound of the others.
 func (k Kind) MaxDocument() int {
-	if k == KindSet {
+	switch k {
+	case KindSet:
 		return MaxSet
+	case KindSchema:
+		return MaxSchema
 	}
 	return MaxDocument
 }

@@ -80,7 +80,8 @@ func TestLargeDocumentsComeInPieces(t *testing.T) {
 	}
 }
 
-// Only a Set may be large, and not larger than it may be, whole or in pieces.
+// Only a Set and a Schema may be large, and not larger than they may be, whole or in
+// pieces.
 func TestDocumentsAreBoundedByKind(t *testing.T) {
 	for _, c := range []struct {
 		kind  resource.Kind
@@ -89,6 +90,8 @@ func TestDocumentsAreBoundedByKind(t *testing.T) {
 	}{
 		{resource.KindSet, resource.MaxSet, true},
 		{resource.KindSet, resource.MaxSet + 1, false},
+		{resource.KindSchema, resource.MaxSchema, true},
+		{resource.KindSchema, resource.MaxSchema + 1, false},
 		{resource.KindPolicy, resource.MaxDocument, true},
 		{resource.KindPolicy, resource.MaxDocument + 1, false},
 		{"Future", resource.MaxDocument + 1, false},
