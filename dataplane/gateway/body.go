@@ -30,9 +30,7 @@ type body struct {
 	idle atomic.Pointer[idle] // nil for none
 
 	begun, ended, closed atomic.Bool
-	// interrupted says that we, and not the client, ended reading. Over
-	// HTTP/1.1 the server then ends the request's context.
-	interrupted atomic.Bool
+	interrupted          atomic.Bool // by us
 
 	reading sync.Mutex // held while from is read
 	count   int64
@@ -49,15 +47,16 @@ func (x *exchange) body() *body {
 	if len(r.Trailer) > 0 {
 		b.trailer = request.CleanTrailer(announced(r.Trailer))
 	}
-	if r.ProtoMajor != 1 {
+	if x.http1 == nil {
 		b.unblock = func() { _ = r.Body.Close() }
 		return b
 	}
-	// To close the server's body would wait for the read. The connection is
-	// lost by this; it would be anyway, with a client in the middle of a body.
-	b.whole = x.from.http1 != nil && x.from.http1.Whole()
-	control := http.NewResponseController(x.w)
-	b.unblock = func() { _ = control.SetReadDeadline(time.Unix(1, 0)) }
+	if in, ok := r.Body.(interface{ Whole() bool }); ok {
+		b.whole = in.Whole()
+	}
+	// To close the body would wait for the read. The connection is lost by this; it
+	// would be anyway, with a client in the middle of a body.
+	b.unblock = func() { _ = x.http1.SetReadDeadline(time.Unix(1, 0)) }
 	return b
 }
 
@@ -124,20 +123,4 @@ func (b *body) finish() (count int64, err error) {
 	b.reading.Lock()
 	defer b.reading.Unlock()
 	return b.count, b.err
-}
-
-// abandonTime is how long the server may read on in a body that nobody wants,
-// to keep the connection.
-const abandonTime = 500 * time.Millisecond
-
-// abandonBody has the answer sent without waiting for the body, as the server
-// would over HTTP/1.1, and bounds how long the server reads on after it.
-func (x *exchange) abandonBody() {
-	if x.r.ProtoMajor != 1 {
-		return
-	}
-	control := http.NewResponseController(x.w)
-	// A connection that takes neither is lost already.
-	_ = control.EnableFullDuplex()
-	_ = control.SetReadDeadline(time.Now().Add(abandonTime))
 }

@@ -5,18 +5,19 @@ import (
 	"crypto/sha256"
 	"crypto/tls"
 	"net"
+	"net/http"
 	"net/netip"
-	"sync/atomic"
 
 	"github.com/sallyport/sallyport/dataplane/gateway/wire"
 	"github.com/sallyport/sallyport/internal/authn"
 	"github.com/sallyport/sallyport/internal/clientip"
 	"github.com/sallyport/sallyport/internal/identity"
 	"github.com/sallyport/sallyport/internal/identity/authority"
+	"github.com/sallyport/sallyport/internal/request"
 )
 
 // client is who is at the other end of a connection, as far as the connection
-// tells. But for the last fields it is immutable.
+// tells. It is immutable once it is served.
 type client struct {
 	listener   string // namespace/name
 	speaker    *speaker
@@ -28,9 +29,6 @@ type client struct {
 	alpn       string
 
 	peer authn.Peer // zero without a client certificate
-
-	http1  *wire.HTTP1  // nil for HTTP/2
-	served atomic.Int64 // requests over http1
 }
 
 // newClient reads a connection whose handshake is complete. The certificate was
@@ -83,32 +81,22 @@ func peerOf(conn net.Conn) netip.Addr {
 	return tcp.AddrPort().Addr().Unmap().WithZone("")
 }
 
-// inStep reports whether the server has not seen more requests than were found
-// on the wire. If it has, it takes a body for a request.
-func (c *client) inStep() bool {
-	return c.http1 == nil || c.served.Add(1) <= c.http1.Heads()
+// serveHTTP1 is a wire.Handler.
+func (c *client) serveHTTP1(w *wire.Response, r *http.Request, refused *request.Error) {
+	c.speaker.gateway.serve(&exchange{from: c, w: w, http1: w, r: r, refused: refused})
 }
 
-// http1Conn and http2Conn are what the server is given.
-type (
-	http1Conn struct {
-		*wire.HTTP1
-		client *client
-	}
-	http2Conn struct {
-		*wire.HTTP2
-		client *client
-	}
-)
+// http2Conn is what net/http's server is given.
+type http2Conn struct {
+	*wire.HTTP2
+	client *client
+}
 
 type clientKey struct{}
 
 // withClient is the server's ConnContext.
 func withClient(ctx context.Context, conn net.Conn) context.Context {
-	switch c := conn.(type) {
-	case http1Conn:
-		return context.WithValue(ctx, clientKey{}, c.client)
-	case http2Conn:
+	if c, ok := conn.(http2Conn); ok {
 		return context.WithValue(ctx, clientKey{}, c.client)
 	}
 	return ctx

@@ -36,7 +36,6 @@ const (
 	ReasonUnrecorded  = "record_unavailable"    // the decision could not be recorded
 	ReasonUnasserted  = "assertion_unavailable" // the upstream could not be told who asks
 	ReasonLimited     = "rate_limited"          // a limit of the route is used up
-	ReasonOutOfStep   = "connection_invalid"    // server and client see different requests
 )
 
 // question is a request as it arrived, and where from.

@@ -72,9 +72,6 @@ func (x *exchange) forward(expects bool) {
 	if answer != nil {
 		_ = answer.Body.Close() // whatever was wrong with it is in err
 	}
-	if x.sent != nil && !x.sent.ended.Load() {
-		x.abandonBody()
-	}
 	if why := x.stream.end(); why != nil {
 		x.end(o, why.failure())
 		return
@@ -101,7 +98,7 @@ func (x *exchange) finish(o *record.Outcome) error {
 		o.Received = count
 		return err
 	}
-	if err := x.from.http1.Refused(); err != nil {
+	if err := x.http1.Broken(); err != nil {
 		return err // and no *request.Error in an error that is nil
 	}
 	return nil
@@ -162,12 +159,6 @@ func (x *exchange) send(o *record.Outcome) (*http.Response, error) {
 	u := x.verdict.upstream
 	if u == nil {
 		return nil, failure{reason: ReasonNoUpstream, status: http.StatusBadGateway}
-	}
-	if x.out.Body != nil && x.r.ProtoMajor == 1 {
-		// An answer may begin before the request has ended.
-		if err := http.NewResponseController(x.w).EnableFullDuplex(); err != nil {
-			return nil, err
-		}
 	}
 	x.hints.w = x.w
 	send := u.Send
@@ -251,7 +242,7 @@ func (x *exchange) end(o *record.Outcome, err error) {
 		x.id, x.state = c.decision, c.by
 	}
 	switch {
-	case x.hijacked: // and the connection is closed
+	case x.switches: // and the connection is closed
 	case begun && x.stream.Protocol == GRPC && f.status != 0:
 		x.breakOffGRPC(f)
 	case begun || f.status == 0:

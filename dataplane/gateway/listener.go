@@ -12,6 +12,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/sallyport/sallyport/dataplane/gateway/wire"
 	"github.com/sallyport/sallyport/internal/compile"
 	"github.com/sallyport/sallyport/internal/identity"
 	"github.com/sallyport/sallyport/internal/resource"
@@ -243,7 +244,8 @@ func (l *listener) greet(ctx context.Context, raw *guest) {
 		l.refuse(raw, over)
 		return
 	}
-	conn := tls.Server(carried, s.tls)
+	below := wire.NewSocket(carried)
+	conn := tls.Server(below, s.tls)
 	if err = conn.HandshakeContext(ctx); err == nil {
 		state := conn.ConnectionState()
 		var c *client
@@ -252,7 +254,7 @@ func (l *listener) greet(ctx context.Context, raw *guest) {
 			if address.IP.IsValid() {
 				c.text = address.IP.String()
 			}
-			s.serve(conn, c)
+			s.serve(conn, below, c)
 			return
 		}
 	}

@@ -36,9 +36,6 @@ func (o *own) tell(h http.Header) {
 // answer says what the gateway allows and does itself, and records it.
 func (x *exchange) answer() {
 	v := &x.verdict
-	if x.r.ContentLength != 0 {
-		x.abandonBody()
-	}
 	h := x.w.Header()
 	x.tag(h)
 	h["Cache-Control"] = []string{"no-store"}

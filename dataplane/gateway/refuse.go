@@ -28,9 +28,6 @@ type problem struct {
 // refuse answers a request that is not let through, or that got no answer.
 func (x *exchange) refuse() {
 	v := &x.verdict
-	if x.r.ContentLength != 0 {
-		x.abandonBody()
-	}
 	h := x.w.Header()
 	x.tag(h)
 	h["Cache-Control"] = []string{"no-store"}

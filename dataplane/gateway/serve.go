@@ -33,9 +33,10 @@ type exchange struct {
 	closes  string // the decision that it takes back; empty for a request's first
 	told    bool   // the control plane has a record of the decision
 
-	w        http.ResponseWriter
-	r        *http.Request
-	upgrades bool // r asks for another protocol, and is the last request of its connection
+	w       http.ResponseWriter
+	http1   *wire.Response // w, over HTTP/1.1; else nil
+	r       *http.Request
+	refused *request.Error // why r was not read; nil if it was
 
 	allowed allowances // what the limits of the route have left
 	holds   holds      // where it is counted until it ends
@@ -56,24 +57,26 @@ type exchange struct {
 	outcome   record.Outcome
 	idle      *idle      // nil for none
 	handshake *handshake // of a WebSocket
-	hijacked  bool       // w is of no use any more
+	switches  bool       // w is of no use any more
 }
 
 // ServeHTTP implements http.Handler, for servers whose connections a listener
 // has made.
 func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	x := &exchange{
-		gateway: g, grounds: grounds{g.state.Load(), g.revocations.Load()},
-		from: clientOf(r.Context()), began: g.now(), w: w, r: r,
-	}
+	g.serve(&exchange{from: clientOf(r.Context()), w: w, r: r})
+}
+
+// serve answers a request, of which x has who sent it, what it is, and where the answer
+// goes.
+func (g *Gateway) serve(x *exchange) {
+	x.gateway, x.grounds, x.began = g, grounds{g.state.Load(), g.revocations.Load()}, g.now()
 	x.id = newID(x.began)
-	x.address = x.from.locate(r.Header)
-	x.upgrades = r.ProtoMajor == 1 && r.Header["Upgrade"] != nil
+	x.address = x.from.locate(x.r.Header)
 	defer x.onPanic()
 	defer x.holds.release()
 	q := x.question()
 	expects := q.raw.Header["Expect"] != nil // package request removes it
-	g.decide(r.Context(), x.grounds, q, &x.verdict)
+	g.decide(x.r.Context(), x.grounds, q, &x.verdict)
 	if x.verdict.allow && x.verdict.own == nil {
 		defer x.leave()
 		x.enter()
@@ -102,21 +105,17 @@ func (x *exchange) onPanic() {
 	panic(http.ErrAbortHandler) // the way to have the server end the stream
 }
 
-// question asks what the server has read, unless the wire knows better.
+// question asks what the server has read.
 func (x *exchange) question() *question {
 	r := x.r
-	q := &question{from: x.from, address: x.address, now: x.began, device: r.Header[authn.HeaderDevice], exchange: x, raw: request.Raw{
+	q := &question{from: x.from, address: x.address, now: x.began, exchange: x, refused: x.refused}
+	if x.refused != nil {
+		return q
+	}
+	q.device = r.Header[authn.HeaderDevice]
+	q.raw = request.Raw{
 		Method: r.Method, Target: r.RequestURI, Host: r.Host, Header: r.Header,
 		ProtoMajor: r.ProtoMajor, ProtoMinor: r.ProtoMinor,
-	}}
-	switch {
-	case !x.from.inStep():
-		q.refused = &request.Error{Reason: ReasonOutOfStep, Status: http.StatusBadRequest, Detail: "a request that the client did not send"}
-	case x.from.http1 != nil && r.Method == wire.RefusedMethod:
-		q.refused = x.from.http1.Refused()
-	}
-	if q.refused != nil {
-		q.raw = request.Raw{}
 	}
 	return q
 }
@@ -150,7 +149,7 @@ func (x *exchange) write() {
 		head := x.state.table.Head()
 		d.Environment, d.Epoch, d.Revision = head.Environment, int64(head.Epoch), int64(head.Revision)
 	}
-	if d.Path == "" && x.r.Method != wire.RefusedMethod {
+	if d.Path == "" {
 		d.Path = askedPath(x.r.RequestURI)
 	}
 	if err := x.gateway.record.Decide(x.r.Context(), d); err != nil {
@@ -181,8 +180,5 @@ func (x *exchange) tag(h http.Header) {
 	if x.verdict.nonce != "" {
 		h["Dpop-Nonce"] = []string{x.verdict.nonce}
 		h["Cache-Control"] = []string{"no-store"} // it would grow old in a cache (RFC 9449 §8.2)
-	}
-	if x.upgrades {
-		h["Connection"] = []string{"close"}
 	}
 }

@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"log/slog"
 	"net"
 	"net/http"
@@ -35,21 +36,22 @@ type speaker struct {
 	limits       doorLimits
 	tls          *tls.Config
 	certificates *certificates // nil for our SVID
-	server       *http.Server
-	queue        *queue
+	http1        *wire.Server
+	http2        *http.Server
+	queue        *queue // of http2
 	start        sync.Once
-	ended        chan struct{} // closed when server has
+	ended        chan struct{} // closed when http2 has
 }
 
-// newSpeaker serves whatever gets into its queue.
+// newSpeaker returns one without connections.
 func (l *listener) newSpeaker(spec *resourcev1.Listener) *speaker {
 	s := &speaker{gateway: l.gateway, addresses: clientip.Declare(spec.GetClientIp()), limits: limitsOfDoor(spec.GetConnections()), queue: newQueue(), ended: make(chan struct{})}
 	s.tls, s.certificates = l.tlsConfig(spec.GetTls())
+	s.http1 = wire.NewServer(wire.Timeouts{Head: headTimeout, Idle: idleTimeout, Write: writeTimeout}, l.gateway.log)
 	var protocols http.Protocols
-	protocols.SetHTTP1(true)
 	// TLS ends before the server's connections begin: see package wire.
 	protocols.SetUnencryptedHTTP2(true)
-	s.server = &http.Server{
+	s.http2 = &http.Server{
 		Handler:                      l.gateway,
 		ConnContext:                  withClient,
 		Protocols:                    &protocols,
@@ -75,21 +77,20 @@ func (l *listener) newSpeaker(spec *resourcev1.Listener) *speaker {
 // that the end, or a change, of its listener left it.
 const ReasonListenerEnded = "listener_ended"
 
-// serve hands a connection to the server, wrapped as its protocol asks for.
-func (s *speaker) serve(conn *tls.Conn, c *client) {
+// serve hands a connection, with what is below its TLS, to the server of its protocol.
+func (s *speaker) serve(conn *tls.Conn, below *wire.Socket, c *client) {
+	c.speaker = s
+	if c.alpn != "h2" {
+		s.http1.Serve(conn, below, c.serveHTTP1)
+		return
+	}
 	s.start.Do(func() {
 		go func() {
 			defer close(s.ended)
-			_ = s.server.Serve(s.queue) // it ends when shutdown has it end
+			_ = s.http2.Serve(s.queue) // it ends when shutdown has it end
 		}()
 	})
-	c.speaker = s
-	if c.alpn == "h2" {
-		s.queue.put(http2Conn{wire.NewHTTP2(conn, wire.DefaultBudget, nil), c})
-		return
-	}
-	c.http1 = wire.NewHTTP1(conn, wire.Timeouts{Head: headTimeout, Write: writeTimeout})
-	s.queue.put(http1Conn{c.http1, c})
+	s.queue.put(http2Conn{wire.NewHTTP2(conn, wire.DefaultBudget, nil), c})
 }
 
 // shutdown lets streams end, but not for longer than within.
@@ -100,7 +101,8 @@ func (s *speaker) shutdown(within time.Duration) {
 		s.gateway.CloseStreams(s.mine, Cause{Reason: ReasonListenerEnded, Status: http.StatusServiceUnavailable})
 		s.drain(2 * closePatience)
 	}
-	_ = s.server.Close() // nobody is left to tell
+	s.http1.Close()
+	_ = s.http2.Close() // nobody is left to tell
 	<-s.ended
 }
 
@@ -108,25 +110,10 @@ func (s *speaker) shutdown(within time.Duration) {
 func (s *speaker) drain(within time.Duration) bool {
 	ctx, cancel := context.WithTimeout(context.Background(), within)
 	defer cancel()
-	if s.server.Shutdown(ctx) != nil {
-		return false
-	}
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for s.carries() { // tunnels, of which the server knows nothing any more
-		select {
-		case <-ctx.Done():
-			return false
-		case <-tick.C:
-		}
-	}
-	return true
-}
-
-func (s *speaker) carries() bool {
-	found := false
-	s.gateway.streams.each(func(t *Stream) { found = found || s.mine(t) })
-	return found
+	second := make(chan error, 1)
+	go func() { second <- s.http2.Shutdown(ctx) }()
+	first := s.http1.Shutdown(ctx)
+	return errors.Join(first, <-second) == nil
 }
 
 func (s *speaker) mine(t *Stream) bool { return t.exchange.from.speaker == s }
@@ -140,6 +127,8 @@ func (l *listener) tlsConfig(spec *resourcev1.ListenerTLS) (*tls.Config, *certif
 		find = certs.find
 	}
 	cfg := identity.ListenerConfigWith(l.identity, find, l.gateway.vouchers)
+	// An answer is written at once, and leaves in as many packets either way.
+	cfg.DynamicRecordSizingDisabled = true
 	if spec.GetMinVersion() != resourcev1.TLSVersion_TLS_VERSION_1_2 {
 		cfg.MinVersion = tls.VersionTLS13
 	}

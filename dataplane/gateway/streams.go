@@ -228,8 +228,8 @@ func (s *Stream) cut() {
 				x.reset()
 			}
 		})
-	case x.r.ProtoMajor == 1 && x.from.http1 != nil:
-		x.from.http1.Cut()
+	case x.http1 != nil:
+		x.http1.Cut()
 	default:
 		x.reset()
 	}
@@ -269,10 +269,5 @@ func (x *exchange) leave() {
 	x.life.End(errFinished)
 }
 
-// clientGone ends what nobody waits for. That we stop reading a body which nobody
-// wants looks to the server as if the client were gone, and must not end the answer.
-func (x *exchange) clientGone() {
-	if x.sent == nil || !x.sent.interrupted.Load() {
-		x.life.End(errClientGone)
-	}
-}
+// clientGone ends what nobody waits for.
+func (x *exchange) clientGone() { x.life.End(errClientGone) }

@@ -17,7 +17,7 @@ const halfClosedTime = 2 * time.Second
 // tunnel carries a WebSocket. It has two goroutines for as long as it lives:
 // the handler's, and one for the other direction.
 type tunnel struct {
-	client   *wire.HTTP1
+	client   *wire.Conn
 	upstream io.ReadWriteCloser
 	down, up direction // to the client, and from it
 	closed   func() *Cause
@@ -29,7 +29,7 @@ type tunnel struct {
 
 // newTunnel takes over both connections. closed says why it is to be closed,
 // once its context has ended.
-func newTunnel(client *wire.HTTP1, upstream io.ReadWriteCloser, closed func() *Cause) *tunnel {
+func newTunnel(client *wire.Conn, upstream io.ReadWriteCloser, closed func() *Cause) *tunnel {
 	t := &tunnel{client: client, upstream: upstream, closed: closed}
 	near := &side{client, client.CloseWrite, ReasonClientGone}
 	far := &side{upstream, func() error { return nil }, ReasonInterrupted}

@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"crypto/sha1" //nolint:gosec // RFC 6455 asks for it, and it protects nothing there
 	"encoding/base64"
-	"errors"
 	"io"
 	"net/http"
 	"strings"
@@ -59,8 +58,6 @@ func (s *handshake) holds(h http.Header) bool {
 	return false
 }
 
-var errNotHijacked = errors.New("connection cannot be taken over")
-
 // tunnel makes the client's connection a WebSocket, as the upstream has made
 // its own, and carries it until its end.
 func (x *exchange) tunnel(answer *http.Response, o *record.Outcome) error {
@@ -68,19 +65,15 @@ func (x *exchange) tunnel(answer *http.Response, o *record.Outcome) error {
 	if !ok || !x.handshake.holds(answer.Header) {
 		return failure{reason: ReasonHandshake, status: http.StatusBadGateway}
 	}
-	conn, unread, err := http.NewResponseController(x.w).Hijack()
+	client, err := x.http1.Switch()
 	if err != nil {
 		return err
 	}
-	x.hijacked = true
-	if unread.Reader.Buffered() > 0 || !x.from.http1.Release() {
-		_ = conn.Close() // the client did not wait for its answer
-		return errNotHijacked
-	}
+	x.switches = true
 	o.Status = http.StatusSwitchingProtocols
-	t := newTunnel(x.from.http1, upstream, x.stream.why)
+	t := newTunnel(client, upstream, x.stream.why)
 	t.down.idle, t.up.idle = x.idle, x.idle
-	if _, err := x.from.http1.Write(x.switched(answer.Header)); err != nil {
+	if _, err := client.Write(x.switched(answer.Header)); err != nil {
 		t.cut()
 		return failure{reason: ReasonClientGone}
 	}

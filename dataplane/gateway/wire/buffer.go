@@ -6,27 +6,62 @@ import (
 	"time"
 )
 
-// buffer holds what was read from a connection and not handed on. The zero
-// value is empty.
+// Room for what is read and for what is written. Connections take it from pools for
+// as long as there is something in it.
+const (
+	usualRoom = 4 << 10
+	outRoom   = 16 << 10 // what one record of TLS carries (RFC 8446, section 5.1)
+)
+
+// rooms is where they take it from. It is safe for concurrent use.
+type rooms struct{ in, out sync.Pool }
+
+func (r *rooms) takeIn() *[usualRoom]byte {
+	if room, ok := r.in.Get().(*[usualRoom]byte); ok {
+		return room
+	}
+	return new([usualRoom]byte)
+}
+
+func (r *rooms) takeOut() *[outRoom]byte {
+	if room, ok := r.out.Get().(*[outRoom]byte); ok {
+		return room
+	}
+	return new([outRoom]byte)
+}
+
+// buffer holds what was read from a connection and not used.
 type buffer struct {
-	room       []byte
+	rooms      *rooms
+	usual      *[usualRoom]byte // nil for none
+	room       []byte           // it, or what it had to grow to
 	start, end int
 }
 
-func bufferOf(s string) buffer { return buffer{room: []byte(s), end: len(s)} }
-
 func (b *buffer) bytes() []byte { return b.room[b.start:b.end] }
 
-// drop forgets the first n bytes. Room beyond the usual is given back as soon
-// as it is empty.
+func (b *buffer) empty() bool { return b.start == b.end }
+
+// drop forgets the first n bytes.
 func (b *buffer) drop(n int) {
-	if b.start += n; b.start < b.end {
-		return
+	if b.start += n; b.start == b.end {
+		b.start, b.end = 0, 0
 	}
-	b.start, b.end = 0, 0
-	if len(b.room) > usualRoom {
-		b.room = nil
+}
+
+// release gives the room back. There is nothing in it.
+func (b *buffer) release() {
+	if b.usual != nil {
+		b.rooms.in.Put(b.usual)
 	}
+	*b = buffer{rooms: b.rooms}
+}
+
+// add appends one byte.
+func (b *buffer) add(c byte) {
+	b.makeRoom()
+	b.room[b.end] = c
+	b.end++
 }
 
 // fill reads once. It returns an error only when it read nothing.
@@ -44,7 +79,8 @@ func (b *buffer) makeRoom() {
 	const least = 512
 	switch {
 	case b.room == nil:
-		b.room = make([]byte, usualRoom)
+		b.usual = b.rooms.takeIn()
+		b.room = b.usual[:]
 	case len(b.room)-b.end >= least:
 	case b.start > 0:
 		b.end = copy(b.room, b.room[b.start:b.end])
@@ -53,79 +89,106 @@ func (b *buffer) makeRoom() {
 	default:
 		grown := make([]byte, 2*len(b.room))
 		copy(grown, b.room[:b.end])
-		b.room = grown
+		if b.usual != nil {
+			b.rooms.in.Put(b.usual)
+		}
+		b.usual, b.room = nil, grown
 	}
 }
 
-// deadlines keeps the server's read deadline and the one of a head that has
-// begun apart: the earlier of the two counts.
-type deadlines struct {
-	conn        net.Conn
-	headTimeout time.Duration
+// deadline is that of reads.
+type deadline struct {
+	socket *Socket
 
-	mu           sync.Mutex
-	server, head time.Time
+	mu   sync.Mutex
+	kind kind
+	end  time.Time
 }
 
-func (d *deadlines) set(t time.Time) error {
+// kind is what becomes of a deadline.
+type kind uint8
+
+const (
+	none    kind = iota
+	passing      // a body, or a watch, lifts it
+	lasting      // it stays until the next request is waited for
+	past         // it has ended a read, and is lifted as well
+)
+
+// leave leaves a client at least d from now, and at most a little more: the deadline
+// is moved only now and then, because moving it costs. Zero is for ever.
+func (d *deadline) leave(least time.Duration) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.server = t
-	return d.apply()
+	if least == 0 {
+		d.lift()
+		return
+	}
+	now := time.Now()
+	if d.kind != passing || d.end.Sub(now) < least {
+		d.set(passing, now.Add(least+least/8))
+	}
 }
 
-// beginHead starts the clock unless it runs. A deadline that cannot be set
-// belongs to a connection that cannot be read either.
-func (d *deadlines) beginHead() {
+// limit ends reads within most.
+func (d *deadline) limit(k kind, most time.Duration) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.head.IsZero() && d.headTimeout > 0 {
-		d.head = time.Now().Add(d.headTimeout)
-		_ = d.apply()
-	}
+	d.set(k, time.Now().Add(most))
 }
 
-func (d *deadlines) endHead() {
+// handle sets a handler's.
+func (d *deadline) handle(t time.Time) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if !d.head.IsZero() {
-		d.head = time.Time{}
-		_ = d.apply()
+	d.kind = lasting
+	return d.socket.SetReadDeadline(t)
+}
+
+// clear has reads wait for ever, unless the deadline lasts.
+func (d *deadline) clear() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.kind != lasting {
+		d.lift()
 	}
 }
 
-func (d *deadlines) apply() error {
-	t := d.server
-	if t.IsZero() || !d.head.IsZero() && d.head.Before(t) {
-		t = d.head
+// interrupt ends a read that is under way.
+func (d *deadline) interrupt() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.set(past, time.Unix(1, 0))
+}
+
+func (d *deadline) lift() {
+	if d.kind != none {
+		d.set(none, time.Time{})
 	}
-	return d.conn.SetReadDeadline(t)
+}
+
+func (d *deadline) set(k kind, t time.Time) {
+	d.kind, d.end = k, t
+	_ = d.socket.SetReadDeadline(t) // a read will tell
 }
 
 // patience keeps a write deadline ahead of a client that takes what it is sent.
 // It is moved only now and then, because moving it costs.
 type patience struct {
-	conn net.Conn
-	most time.Duration
+	socket *Socket
+	most   time.Duration
 
 	mu    sync.Mutex
 	begun time.Time // when the deadline was last moved
 	over  bool      // it is not moved any more
 }
 
-// begin has the next write move the deadline.
-func (p *patience) begin() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.begun = time.Time{}
-}
-
 // end sets the last deadline.
-func (p *patience) end(within time.Duration) {
+func (p *patience) end(t time.Time) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.over = true
-	_ = p.conn.SetWriteDeadline(time.Now().Add(within)) // a write will tell
+	return p.socket.SetWriteDeadline(t)
 }
 
 func (p *patience) extend() {
@@ -137,6 +200,6 @@ func (p *patience) extend() {
 	defer p.mu.Unlock()
 	if !p.over && now.Sub(p.begun) > p.most/8 {
 		p.begun = now
-		_ = p.conn.SetWriteDeadline(now.Add(p.most)) // a write will tell
+		_ = p.socket.SetWriteDeadline(now.Add(p.most)) // a write will tell
 	}
 }

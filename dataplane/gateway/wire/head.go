@@ -2,8 +2,8 @@ package wire
 
 import (
 	"bytes"
-	"encoding/binary"
 	"errors"
+	"net/textproto"
 	"strings"
 
 	"github.com/sallyport/sallyport/internal/request"
@@ -24,79 +24,89 @@ func refusal(reason, detail string) *request.Error {
 	return &request.Error{Reason: reason, Status: 400, Detail: detail}
 }
 
-// framing says where the body of a message ends, and what may follow.
-type framing struct {
-	chunked  bool
-	length   int64
-	upgrades bool // to another protocol, without a body
+// head is the head of a request.
+type head struct {
+	method, target, host string
+	header               map[string][]string // without Host, and what only frames
+	fields               fields
 }
 
-// endOfHead returns the length of the head that buf begins with, or zero if it
-// is not complete. Lines end in CRLF: those who take LF for an end too see
-// another head than those who do not.
-func endOfHead(buf []byte, most int) (int, *request.Error) {
-	for start := 0; ; {
+// endOfHead returns the length of the head that buf begins with, or zero if it is not
+// complete; then the next look goes on at line, as this one has begun at from. Lines
+// end in CRLF: those who take LF for an end too see another head than those who do not.
+func endOfHead(buf []byte, from, most int) (end, line int, err *request.Error) {
+	for start := from; ; {
 		n := bytes.IndexByte(buf[start:], '\n')
 		switch {
 		case start+n > most || n < 0 && len(buf) > most:
-			return 0, &request.Error{Reason: request.ReasonHeaderTooLarge, Status: 431, Detail: "the header is too large"}
+			return 0, 0, &request.Error{Reason: request.ReasonHeaderTooLarge, Status: 431, Detail: "the header is too large"}
 		case n < 0:
-			return 0, nil
+			return 0, start, nil
 		case n == 0 || buf[start+n-1] != '\r':
-			return 0, refusal(ReasonLineEnding, "a line ends in LF alone")
+			return 0, 0, refusal(ReasonLineEnding, "a line ends in LF alone")
 		case n == 1:
-			return start + 2, nil
+			return start + 2, 0, nil
 		}
 		start += n + 1
 	}
 }
 
-// checkHead reads a head that endOfHead has found. What it lets through,
-// net/http understands in the one way that is meant here.
-func checkHead(head []byte) (framing, *request.Error) {
-	line, rest, _ := bytes.Cut(head, []byte("\r\n"))
-	if err := checkRequestLine(line); err != nil {
-		return framing{}, err
+// parse reads a head that endOfHead has found. The parts of it are parts of text.
+func (h *head) parse(text string) *request.Error {
+	line, rest, _ := strings.Cut(text, "\r\n")
+	if err := h.readRequestLine(line); err != nil {
+		return err
 	}
-	f := fields{length: -1}
+	lines := min(strings.Count(rest, "\n")-1, request.MaxHeaderFields)
+	h.header, h.fields.length = make(map[string][]string, lines), -1
+	values := make([]string, 0, lines)
 	for count := 0; len(rest) > 2; count++ {
 		if count == request.MaxHeaderFields {
-			return framing{}, &request.Error{Reason: request.ReasonHeaderTooLarge, Status: 431, Detail: "the header has too many fields"}
+			return &request.Error{Reason: request.ReasonHeaderTooLarge, Status: 431, Detail: "the header has too many fields"}
 		}
-		line, rest, _ = bytes.Cut(rest, []byte("\r\n"))
-		if err := f.read(line); err != nil {
-			return framing{}, err
+		line, rest, _ = strings.Cut(rest, "\r\n")
+		name, value, err := splitField(line)
+		if err != nil {
+			return err
 		}
+		name = textproto.CanonicalMIMEHeaderKey(name)
+		if keep, err := h.fields.read(name, value); err != nil {
+			return err
+		} else if !keep {
+			continue
+		}
+		if before := h.header[name]; before != nil {
+			h.header[name] = append(before, value)
+			continue
+		}
+		values = append(values, value)
+		h.header[name] = values[len(values)-1 : len(values) : len(values)]
 	}
-	if err := f.check(); err != nil {
-		return framing{}, err
-	}
-	return framing{chunked: f.chunked, length: max(f.length, 0), upgrades: f.upgrades}, nil
+	h.host = h.fields.host
+	return h.fields.check()
 }
 
-// checkRequestLine reads "GET /path HTTP/1.1" (RFC 9112, section 3) and leaves
+// readRequestLine reads "GET /path HTTP/1.1" (RFC 9112, section 3) and leaves
 // what its parts mean to package request.
-func checkRequestLine(line []byte) *request.Error {
-	method, rest, ok := bytes.Cut(line, []byte(" "))
-	target, version, ok2 := bytes.Cut(rest, []byte(" "))
+func (h *head) readRequestLine(line string) *request.Error {
+	method, rest, ok := strings.Cut(line, " ")
+	target, version, ok2 := strings.Cut(rest, " ")
 	switch {
-	case !ok || !ok2 || len(method) == 0 || len(target) == 0 || !bytes.HasPrefix(version, []byte("HTTP/")):
+	case !ok || !ok2 || method == "" || target == "" || !strings.HasPrefix(version, "HTTP/"):
 		return refusal(ReasonRequestLine, "the request line is not method, target and version")
-	case holdsControl(line) || bytes.IndexByte(line, '\t') >= 0 || bytes.IndexByte(version, ' ') >= 0:
+	case holdsControl(line) || strings.IndexByte(line, '\t') >= 0 || strings.IndexByte(version, ' ') >= 0:
 		return refusal(ReasonRequestLine, "the request line holds a control byte, or a space too many")
-	case string(version) != "HTTP/1.1":
+	case version != "HTTP/1.1":
 		return explain(request.Raw{ProtoMajor: 1, ProtoMinor: 0})
-	case !isToken(method) || !isPlainTarget(target):
-		return explain(request.Raw{
-			Method: string(method), Target: string(target), Host: "refused.invalid",
-			ProtoMajor: 1, ProtoMinor: 1,
-		})
+	case !request.IsToken(method) || !isPlainTarget(target):
+		return explain(request.Raw{Method: method, Target: target, Host: "refused.invalid", ProtoMajor: 1, ProtoMinor: 1})
 	}
+	h.method, h.target = method, target
 	return nil
 }
 
 // explain has package request say what is wrong with raw. Should it find
-// nothing, it is still something that net/http would not understand.
+// nothing, it is still something that is not read here.
 func explain(raw request.Raw) *request.Error {
 	var e *request.Error
 	if _, err := request.Canonicalise(raw); errors.As(err, &e) {
@@ -105,15 +115,15 @@ func explain(raw request.Raw) *request.Error {
 	return refusal(ReasonRequestLine, "the request cannot be understood")
 }
 
-// isPlainTarget reports whether net/http parses the target: its errors would
-// be answered before any handler knows of them.
-func isPlainTarget(target []byte) bool {
+// isPlainTarget reports whether target is a path whose escapes are some, and perhaps a
+// query: what handlers find in the URL of their request.
+func isPlainTarget(target string) bool {
 	if target[0] != '/' {
 		return false
 	}
-	path, _, _ := bytes.Cut(target, []byte("?"))
+	path, _, _ := strings.Cut(target, "?")
 	for {
-		i := bytes.IndexByte(path, '%')
+		i := strings.IndexByte(path, '%')
 		if i < 0 {
 			return true
 		}
@@ -124,50 +134,56 @@ func isPlainTarget(target []byte) bool {
 	}
 }
 
-// fields is what the fields of one head say about framing and host.
+// fields is what the fields of one head say about framing, host and connection.
 type fields struct {
 	chunked bool
 	length  int64 // -1 without Content-Length
 	hosts   int
-	host    []byte
+	host    string
+	trailer []string // as announced
 
-	upgrades bool
+	upgrades bool // to another protocol
+	closes   bool // the connection, behind the answer
+	expects  bool // to be told to go on
 }
 
-// read reads one field line (RFC 9112, section 5).
-func (f *fields) read(line []byte) *request.Error {
-	name, value, err := splitField(line)
-	if err != nil {
-		return err
+// read reads one field, and says whether handlers see it in the header.
+func (f *fields) read(name, value string) (keep bool, err *request.Error) {
+	switch name {
+	case "Host":
+		f.hosts++
+		f.host = value
+		return false, nil
+	case "Expect":
+		if !strings.EqualFold(value, "100-continue") {
+			return false, &request.Error{Reason: request.ReasonExpectation, Status: 417, Detail: "the only expectation that is met is 100-continue"}
+		}
+		f.expects = true
+	case "Trailer":
+		return true, f.readTrailer(value)
+	case "Upgrade":
+		f.upgrades = true
+	case "Connection":
+		f.closes = f.closes || lists(value, "close")
+	case "Content-Length":
+		return true, f.readLength(value)
+	case "Transfer-Encoding":
+		return false, f.readEncoding(value)
 	}
-	switch len(name) {
-	case len("Host"):
-		if strings.EqualFold(string(name), "Host") {
-			f.hosts++
-			f.host = value
-		}
-	case len("Expect"):
-		if strings.EqualFold(string(name), "Expect") && !strings.EqualFold(string(value), "100-continue") {
-			return &request.Error{Reason: request.ReasonExpectation, Status: 417, Detail: "the only expectation that is met is 100-continue"}
-		}
-	case len("Trailer"): // and of Upgrade
-		if strings.EqualFold(string(name), "Trailer") {
-			return checkAnnounced(string(value))
-		}
-		f.upgrades = f.upgrades || strings.EqualFold(string(name), "Upgrade")
-	case len("Content-Length"):
-		if strings.EqualFold(string(name), "Content-Length") {
-			return f.readLength(value)
-		}
-	case len("Transfer-Encoding"):
-		if strings.EqualFold(string(name), "Transfer-Encoding") {
-			return f.readEncoding(value)
-		}
-	}
-	return nil
+	return true, nil
 }
 
-func (f *fields) readLength(value []byte) *request.Error {
+// lists reports whether a list of tokens has option.
+func lists(value, option string) bool {
+	for v := range strings.SplitSeq(value, ",") {
+		if strings.EqualFold(textproto.TrimString(v), option) {
+			return true
+		}
+	}
+	return false
+}
+
+func (f *fields) readLength(value string) *request.Error {
 	const digitsOfInt64 = 18 // that are always in range
 	if f.length >= 0 {
 		return refusal(request.ReasonHeaderDuplicate, "the field Content-Length occurs more than once")
@@ -176,7 +192,7 @@ func (f *fields) readLength(value []byte) *request.Error {
 		return refusal(request.ReasonLength, "Content-Length is not a number")
 	}
 	f.length = 0
-	for _, c := range value {
+	for _, c := range []byte(value) {
 		if c < '0' || c > '9' {
 			return refusal(request.ReasonLength, "Content-Length is not a number")
 		}
@@ -185,8 +201,8 @@ func (f *fields) readLength(value []byte) *request.Error {
 	return nil
 }
 
-func (f *fields) readEncoding(value []byte) *request.Error {
-	if f.chunked || !strings.EqualFold(string(value), "chunked") {
+func (f *fields) readEncoding(value string) *request.Error {
+	if f.chunked || !strings.EqualFold(value, "chunked") {
 		return refusal(request.ReasonTransferEncoding, "the only transfer encoding is chunked")
 	}
 	f.chunked = true
@@ -203,58 +219,63 @@ func (f *fields) check() *request.Error {
 	case f.hosts > 1:
 		return refusal(request.ReasonHostAmbiguous, "the request names two hosts")
 	case f.hosts == 0 || !isPlainHost(f.host):
-		return explain(request.Raw{Method: "GET", Target: "/", Host: string(f.host), ProtoMajor: 1, ProtoMinor: 1})
+		return explain(request.Raw{Method: "GET", Target: "/", Host: f.host, ProtoMajor: 1, ProtoMinor: 1})
 	}
 	return nil
 }
 
-// checkAnnounced refuses to have framing announced as a trailer, which net/http
-// would not understand either.
-func checkAnnounced(names string) *request.Error {
+// readTrailer refuses to have framing announced as a trailer.
+func (f *fields) readTrailer(names string) *request.Error {
 	for name := range strings.SplitSeq(names, ",") {
-		name = strings.Trim(name, " \t")
-		for _, framing := range [...]string{"Transfer-Encoding", "Content-Length", "Trailer"} {
-			if strings.EqualFold(name, framing) {
-				return refusal(ReasonTrailer, "framing is announced as a trailer")
-			}
+		name = textproto.CanonicalMIMEHeaderKey(textproto.TrimString(name))
+		if isFraming(name) {
+			return refusal(ReasonTrailer, "framing is announced as a trailer")
+		}
+		if name != "" {
+			f.trailer = append(f.trailer, name)
 		}
 	}
 	return nil
+}
+
+// isFraming tells the fields that say where a message ends.
+func isFraming(name string) bool {
+	return name == "Transfer-Encoding" || name == "Content-Length" || name == "Trailer"
 }
 
 // splitField splits a line at its colon and trims the white space around the
-// value, which is no part of it.
-func splitField(line []byte) (name, value []byte, err *request.Error) {
+// value, which is no part of it (RFC 9112, section 5).
+func splitField(line string) (name, value string, err *request.Error) {
 	if line[0] == ' ' || line[0] == '\t' {
-		return nil, nil, refusal(ReasonFolding, "a field is continued on the next line")
+		return "", "", refusal(ReasonFolding, "a field is continued on the next line")
 	}
-	name, value, ok := bytes.Cut(line, []byte(":"))
-	if !ok || !isToken(name) {
-		return nil, nil, refusal(request.ReasonHeaderName, "the name of a field is not a token")
+	name, value, ok := strings.Cut(line, ":")
+	if !ok || !request.IsToken(name) {
+		return "", "", refusal(request.ReasonHeaderName, "the name of a field is not a token")
 	}
 	if holdsControl(value) {
-		if bytes.IndexByte(value, '\r') >= 0 {
-			return nil, nil, refusal(ReasonLineEnding, "a line holds a CR")
+		if strings.IndexByte(value, '\r') >= 0 {
+			return "", "", refusal(ReasonLineEnding, "a line holds a CR")
 		}
-		return nil, nil, refusal(request.ReasonHeaderValue, "a field holds a control byte")
+		return "", "", refusal(request.ReasonHeaderValue, "a field holds a control byte")
 	}
-	return name, bytes.Trim(value, " \t"), nil
+	return name, textproto.TrimString(value), nil
 }
 
-// chunkSize reads the line that begins a chunk (RFC 9112, section 7.1).
-// Extensions are let through, where net/http drops them.
-func chunkSize(line []byte) (int64, *request.Error) {
+// chunkSize reads the line that begins a chunk (RFC 9112, section 7.1), and drops its
+// extensions.
+func chunkSize(line string) (int64, *request.Error) {
 	const digitsOfInt64 = 15 // that are always in range
-	text, ok := bytes.CutSuffix(line, []byte("\r\n"))
+	text, ok := strings.CutSuffix(line, "\r\n")
 	if !ok {
 		return 0, refusal(ReasonLineEnding, "a line ends in LF alone")
 	}
-	digits, _, extended := bytes.Cut(text, []byte(";"))
-	if len(digits) == 0 || len(digits) > digitsOfInt64 || extended && holdsControl(text) {
+	digits, _, extended := strings.Cut(text, ";")
+	if digits == "" || len(digits) > digitsOfInt64 || extended && holdsControl(text) {
 		return 0, refusal(ReasonChunk, "the size of a chunk is not a number")
 	}
 	var size int64
-	for _, c := range digits {
+	for _, c := range []byte(digits) {
 		if !isHex(c) {
 			return 0, refusal(ReasonChunk, "the size of a chunk is not a number")
 		}
@@ -263,44 +284,43 @@ func chunkSize(line []byte) (int64, *request.Error) {
 	return size, nil
 }
 
-// endOfTrailer returns the length of the trailer that buf begins with, or zero
-// if it is not complete.
-func endOfTrailer(buf []byte) (int, *request.Error) {
-	end, err := endOfHead(buf, maxTrailer)
-	if err != nil {
-		return 0, refusal(ReasonTrailer, "the trailer is too large, or has a line that ends in LF alone")
-	}
-	if end == 0 {
-		return 0, nil
-	}
-	for rest, count := buf[:end], 0; len(rest) > 2; count++ {
-		var line []byte
-		line, rest, _ = bytes.Cut(rest, []byte("\r\n"))
-		if _, _, err := splitField(line); err != nil || count == request.MaxHeaderFields {
-			return 0, refusal(ReasonTrailer, "the trailer is malformed, or has too many fields")
+// readTrailer reads the fields behind a body, up to the empty line at the end of text,
+// and hands over those that into has a place for: what was announced.
+func readTrailer(text string, into map[string][]string) *request.Error {
+	for rest, count := text, 0; len(rest) > 2; count++ {
+		var line string
+		line, rest, _ = strings.Cut(rest, "\r\n")
+		name, value, err := splitField(line)
+		if err != nil || count == request.MaxHeaderFields {
+			return refusal(ReasonTrailer, "the trailer is malformed, or has too many fields")
+		}
+		name = textproto.CanonicalMIMEHeaderKey(name)
+		if _, announced := into[name]; announced {
+			into[name] = append(into[name], value)
 		}
 	}
-	return end, nil
+	return nil
 }
 
-// holdsControl reports whether b holds a control byte other than a tab. It
+// holdsControl reports whether s holds a control byte other than a tab. It
 // looks at eight bytes at a time: subtracting borrows from a byte's top bit,
 // where that was clear, exactly when the byte, or one below it that borrowed,
 // is smaller.
-func holdsControl(b []byte) bool {
+func holdsControl(s string) bool {
 	const ones, tops = 0x0101010101010101, 0x8080808080808080
-	for ; len(b) >= 8; b = b[8:] {
-		x := binary.LittleEndian.Uint64(b)
+	for ; len(s) >= 8; s = s[8:] {
+		x := uint64(s[0]) | uint64(s[1])<<8 | uint64(s[2])<<16 | uint64(s[3])<<24 |
+			uint64(s[4])<<32 | uint64(s[5])<<40 | uint64(s[6])<<48 | uint64(s[7])<<56
 		del := x ^ 0x7f*ones
-		if ((x-' '*ones)&^x|(del-ones)&^del)&tops != 0 && anyControl(b[:8]) {
+		if ((x-' '*ones)&^x|(del-ones)&^del)&tops != 0 && anyControl(s[:8]) {
 			return true
 		}
 	}
-	return anyControl(b)
+	return anyControl(s)
 }
 
-func anyControl(b []byte) bool {
-	for _, c := range b {
+func anyControl(s string) bool {
+	for _, c := range []byte(s) {
 		if c < ' ' && c != '\t' || c == 0x7f {
 			return true
 		}
@@ -308,22 +328,10 @@ func anyControl(b []byte) bool {
 	return false
 }
 
-// isToken reports whether b is a token of RFC 9110, section 5.6.2.
-func isToken(b []byte) bool {
-	const signs = "!#$%&'*+-.^_`|~"
-	for _, c := range b {
-		letter := c|0x20 >= 'a' && c|0x20 <= 'z'
-		if !letter && c != '-' && (c < '0' || c > '9') && strings.IndexByte(signs, c) < 0 {
-			return false
-		}
-	}
-	return len(b) > 0
-}
-
-// isPlainHost reports whether net/http takes host for one; what it is worth is
-// up to package request.
-func isPlainHost(host []byte) bool {
-	for _, c := range host {
+// isPlainHost reports whether host is made of what hosts are made of; what it is worth
+// is up to package request.
+func isPlainHost(host string) bool {
+	for _, c := range []byte(host) {
 		letter := c|0x20 >= 'a' && c|0x20 <= 'z'
 		if !letter && (c < '0' || c > '9') && strings.IndexByte("-._:[]", c) < 0 {
 			return false

@@ -46,7 +46,7 @@ func TestHTTP2Budget(t *testing.T) {
 	} {
 		for name, split := range splits {
 			sends := preface + string(bytes.Repeat([]byte(c.frame), 100))
-			w := wire.NewHTTP2(sent{Reader: split(bytes.NewReader([]byte(sends)))}, budget, standing)
+			w := wire.NewHTTP2(newSent(split(bytes.NewReader([]byte(sends)))), budget, standing)
 			got, err := io.ReadAll(w)
 			switch {
 			case c.afford && (err != nil || string(got) != sends):
@@ -67,7 +67,7 @@ func TestHTTP2BudgetIsEarned(t *testing.T) {
 	now := standing()
 	ping := frame(6, 0, 8)
 	sends := []byte(preface + string(bytes.Repeat([]byte(ping), 100)))
-	w := wire.NewHTTP2(sent{Reader: bytes.NewReader(sends)}, wire.Budget{Burst: 10, PerSecond: 5, PerKiB: 2}, func() time.Time { return now })
+	w := wire.NewHTTP2(newSent(bytes.NewReader(sends)), wire.Budget{Burst: 10, PerSecond: 5, PerKiB: 2}, func() time.Time { return now })
 	pings := func(n int) error {
 		t.Helper()
 		_, err := io.ReadFull(w, make([]byte, n*len(ping)))
@@ -100,7 +100,7 @@ func TestHTTP2BudgetIsEarned(t *testing.T) {
 
 func TestHTTP2Preface(t *testing.T) {
 	for _, sends := range []string{get + "\r\n", "PRI * HTTP/2.0\r\n\r\nXX", "\r\n" + preface} {
-		w := wire.NewHTTP2(sent{Reader: iotest.OneByteReader(bytes.NewReader([]byte(sends)))}, wire.DefaultBudget, nil)
+		w := wire.NewHTTP2(newSent(iotest.OneByteReader(bytes.NewReader([]byte(sends)))), wire.DefaultBudget, nil)
 		if _, err := io.ReadAll(w); !errors.Is(err, wire.ErrNotHTTP2) {
 			t.Errorf("%q: %v", sends, err)
 		}
