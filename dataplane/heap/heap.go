@@ -58,5 +58,6 @@ func percent(least, live uint64) int {
 	if live == 0 {
 		return most
 	}
-	return int(min(max(int64(least/(live/100+1))-100, usual), most))
+	grown := int(min(least/(live/100+1), most+100))
+	return max(grown-100, usual)
 }

@@ -32,7 +32,7 @@ type Cause string
 func (c Cause) Error() string { return string(c) }
 
 // Is reports whether target is context.Canceled.
-func (Cause) Is(target error) bool { return target == context.Canceled } //nolint:errorlint // errors.Is asks
+func (Cause) Is(target error) bool { return target == context.Canceled }
 
 // Deadline implements context.Context.
 func (*Life) Deadline() (deadline time.Time, ok bool) { return time.Time{}, false }

@@ -53,7 +53,7 @@ func TestAfter(t *testing.T) {
 			return l, func() { l.End(why) }
 		},
 		"another context": func() (context.Context, func()) {
-			return context.WithCancel(context.Background())
+			return context.WithCancel(context.Background()) //nolint:usetesting // the test's is of no bubble
 		},
 	}
 	for name, begin := range of {
@@ -99,7 +99,7 @@ func BenchmarkLife(b *testing.B) {
 	b.Run("context", func(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {
-			ctx, cancel := context.WithCancelCause(context.Background())
+			ctx, cancel := context.WithCancelCause(b.Context())
 			a, c := context.AfterFunc(ctx, nothing), context.AfterFunc(ctx, nothing)
 			a()
 			c()
