@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/textproto"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -19,6 +20,7 @@ func (x *exchange) carry(answer *http.Response) (int64, error) {
 	h := x.w.Header()
 	changes := &x.verdict.way.route.Rewrites.Response
 	takeOver(h, answer.Header)
+	plainLength(h, answer.ContentLength)
 	if !x.verdict.way.route.ServerHeaders {
 		anonymise(h)
 	}
@@ -151,6 +153,14 @@ func takeOver(to, from http.Header) {
 	}
 	if _, ok := from["Date"]; !ok {
 		to["Date"] = nil
+	}
+}
+
+// plainLength has a length of n with zeros before it said without them: there are
+// those who read it as octal.
+func plainLength(h http.Header, n int64) {
+	if said := h["Content-Length"]; n > 0 && len(said) > 0 && said[0][0] == '0' {
+		h["Content-Length"] = []string{strconv.FormatInt(n, 10)}
 	}
 }
 
