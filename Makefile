@@ -70,8 +70,9 @@ fuzz: ## fuzz every fuzz test for FUZZTIME (20s)
 	@tools/fuzz $(FUZZTIME)
 
 .PHONY: soak
-soak: postgres ## hundreds of kills, memory over SOAK_CHANGES (10000), fuzzing for SOAK_FUZZTIME (5m) each
+soak: postgres ## hundreds of kills, SOAK_CHANGES (10000) in memory and under load, fuzzing for SOAK_FUZZTIME (5m) each
 	go test -count=1 -v -run '^TestMemoryDoesNotGrow$$' -timeout 1h ./test/e2e -changes $(SOAK_CHANGES)
+	go test -count=1 -v -run '^TestChangesUnderLoad$$' -timeout 1h ./dataplane/gateway -changes $(SOAK_CHANGES) -change-rate 2000
 	go test -count=1 -v -run '^TestAcknowledgedAppliesSurviveKills$$' -timeout 3h ./test/e2e -kills $(SOAK_KILLS) -hits $(SOAK_HITS)
 	go test -count=1 -v -run '^Test(Records|Requests)AtFiveThousandASecond$$' -timeout 1h ./test/link -records $(SOAK_RECORDS)
 	@tools/fuzz $(SOAK_FUZZTIME)

@@ -114,12 +114,12 @@ func (l *load) run() {
 }
 
 // child starts this program as something else.
-func child(b *testing.B, role string) (io.Writer, *bufio.Reader) {
+func child(b testing.TB, role string) (io.Writer, *bufio.Reader) {
 	b.Helper()
 	return start(b, role, exec.Command(os.Args[0]))
 }
 
-func start(b *testing.B, role string, cmd *exec.Cmd) (io.Writer, *bufio.Reader) {
+func start(b testing.TB, role string, cmd *exec.Cmd) (io.Writer, *bufio.Reader) {
 	b.Helper()
 	cmd.Env = append(os.Environ(), childVariable+"="+role)
 	cmd.Stderr = os.Stderr

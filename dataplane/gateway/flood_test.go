@@ -112,12 +112,12 @@ func (l *pacedLoad) bearer() string {
 
 // pacedClient is a process that makes paced loads.
 type pacedClient struct {
-	b   *testing.B
+	b   testing.TB
 	in  io.Writer
 	out *bufio.Reader
 }
 
-func newPacedClient(b *testing.B, cmd ...string) *pacedClient {
+func newPacedClient(b testing.TB, cmd ...string) *pacedClient {
 	b.Helper()
 	cmd = append(cmd, os.Args[0])
 	in, out := start(b, "paced", exec.Command(cmd[0], cmd[1:]...))
