@@ -24,7 +24,7 @@ func (s *Server) health(ctx context.Context) error {
 		}
 		w.WriteHeader(http.StatusOK)
 	})
-	mux.Handle("GET /metrics", promhttp.HandlerFor(s.metrics, promhttp.HandlerOpts{}))
+	mux.Handle("GET /metrics", promhttp.HandlerFor(s.metrics, promhttp.HandlerOpts{EnableOpenMetrics: true}))
 	return s.serve(ctx, listener{
 		name:    ListenerHealth,
 		address: s.settings.Health.Address,

@@ -77,7 +77,7 @@ func (p *Proxy) adminHandler() http.Handler {
 	})
 	mux.HandleFunc("GET /.well-known/sallyport/jwks.json", p.publishKeys)
 	mux.Handle("GET /debug/", debugHandler())
-	mux.Handle("GET /metrics", promhttp.HandlerFor(p.metrics, promhttp.HandlerOpts{}))
+	mux.Handle("GET /metrics", promhttp.HandlerFor(p.metrics, promhttp.HandlerOpts{EnableOpenMetrics: true}))
 	return mux
 }
 

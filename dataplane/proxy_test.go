@@ -131,6 +131,14 @@ func TestAdmin(t *testing.T) {
 			t.Errorf("/metrics has no %q", name)
 		}
 	}
+	for accepts, want := range map[string]string{
+		"application/openmetrics-text;version=1.0.0":                                                 "application/openmetrics-text; version=1.0.0",
+		"application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited": "application/vnd.google.protobuf;",
+	} {
+		if got := answersIn(t, s.Admin.Address, accepts); !strings.HasPrefix(got, want) {
+			t.Errorf("/metrics for who accepts %s is %s", accepts, got)
+		}
+	}
 	for path, want := range map[string]int{
 		"/debug/pprof/heap": http.StatusOK, "/debug/pprof/profile?seconds=1": http.StatusOK, "/debug/pprof/none": http.StatusNotFound,
 		"/debug/pprof/profile?seconds=0": http.StatusBadRequest, "/debug/pprof/profile?seconds=3600": http.StatusBadRequest,
@@ -139,6 +147,22 @@ func TestAdmin(t *testing.T) {
 			t.Errorf("%s answers %d, not %d", path, code, want)
 		}
 	}
+}
+
+// answersIn returns in what /metrics answers who accepts something.
+func answersIn(t *testing.T, address, accepts string) string {
+	t.Helper()
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+address+"/metrics", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("Accept", accepts)
+	res, err := http.DefaultClient.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = res.Body.Close()
+	return res.Header.Get("Content-Type")
 }
 
 func TestProfilesAreForThisMachine(t *testing.T) {

@@ -23,9 +23,10 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 			Help: "Calls of the admin API that were understood, by procedure and code.",
 		}, []string{"procedure", "code"}),
 		took: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name:    "sallyport_admin_call_seconds",
-			Help:    "How long calls of the admin API took that were allowed.",
-			Buckets: []float64{0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30},
+			Name:                        "sallyport_admin_call_seconds",
+			Help:                        "How long calls of the admin API took that were allowed.",
+			Buckets:                     []float64{0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30},
+			NativeHistogramBucketFactor: 1.1, NativeHistogramMaxBucketNumber: 100, NativeHistogramMinResetDuration: time.Hour,
 		}, []string{"procedure"}),
 	}
 	if r == nil {

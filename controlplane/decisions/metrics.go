@@ -18,9 +18,10 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 			Help: "Decision records of proxies, by result: kept, refused because they cannot be understood, or failed, which proxies push again.",
 		}, []string{"result"}),
 		keeping: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Name:    "sallyport_decision_keep_duration_seconds",
-			Help:    "How long it took to keep a batch of decision records.",
-			Buckets: []float64{1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 0.5, 1, 5, 20},
+			Name:                        "sallyport_decision_keep_duration_seconds",
+			Help:                        "How long it took to keep a batch of decision records.",
+			Buckets:                     []float64{1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 0.5, 1, 5, 20},
+			NativeHistogramBucketFactor: 1.1, NativeHistogramMaxBucketNumber: 100, NativeHistogramMinResetDuration: time.Hour,
 		}),
 	}
 	if r == nil {

@@ -50,7 +50,8 @@ func (x *exchange) forward(expects bool) {
 	x.complete(expects)
 	answer, err := x.send(o)
 	timer.Stop()
-	m.answering.Observe(x.gateway.now().Sub(x.began).Seconds())
+	answered := x.gateway.now()
+	m.answering.observe(answered.Sub(x.began), answered, x.id)
 	if err == nil {
 		done := x.breakOff(answer)
 		defer done()

@@ -18,8 +18,8 @@ type metrics struct {
 	shadows     *prometheus.CounterVec
 	limited     *prometheus.CounterVec
 	differing   *prometheus.CounterVec
-	deciding    prometheus.Histogram
-	answering   prometheus.Histogram
+	deciding    *timing
+	answering   *timing
 	inFlight    prometheus.Gauge
 	up          *prometheus.GaugeVec
 	handshakes  *prometheus.CounterVec
@@ -60,12 +60,12 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 			Name: "sallyport_stream_decisions_total",
 			Help: "Decisions on open streams, each of which is decided on again every second.",
 		}),
-		deciding: prometheus.NewHistogram(prometheus.HistogramOpts{
+		deciding: newTiming(prometheus.HistogramOpts{
 			Name:    "sallyport_decision_duration_seconds",
 			Help:    "Time from a request's head to the decision on it.",
 			Buckets: []float64{1e-6, 2.5e-6, 5e-6, 1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 1e-3, 1e-2, 0.1, 1},
 		}),
-		answering: prometheus.NewHistogram(prometheus.HistogramOpts{
+		answering: newTiming(prometheus.HistogramOpts{
 			Name:    "sallyport_upstream_duration_seconds",
 			Help:    "Time from a decision to the head of the upstream's answer.",
 			Buckets: []float64{2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30},

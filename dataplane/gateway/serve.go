@@ -164,7 +164,7 @@ func (x *exchange) write() {
 	}
 	x.blame()
 	x.gateway.metrics.decided(v)
-	x.gateway.metrics.deciding.Observe(d.Took.Seconds())
+	x.gateway.metrics.deciding.observe(d.Took, decided, x.id)
 }
 
 // tag names the decision in an answer, and hands out a nonce.
