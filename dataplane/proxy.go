@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/sallyport/sallyport/dataplane/assertion"
+	"github.com/sallyport/sallyport/dataplane/collector"
 	"github.com/sallyport/sallyport/dataplane/courier"
 	"github.com/sallyport/sallyport/dataplane/gateway"
 	"github.com/sallyport/sallyport/dataplane/geo"
@@ -163,7 +164,7 @@ func (p *Proxy) openLines() (writer io.Writer, err error) {
 		return writer, nil
 	}
 	p.collector, err = otlp.New(otlp.Config{
-		Endpoint: c.Endpoint, CAFile: c.CAFile, AuthorizationFile: c.AuthorizationFile,
+		Address:  collector.Address{Endpoint: c.Endpoint, CAFile: c.CAFile, AuthorizationFile: c.AuthorizationFile},
 		Instance: p.settings.Instance, Version: build.Version(), Log: p.log, Registerer: p.metrics,
 	})
 	if err != nil || writer == nil {

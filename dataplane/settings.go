@@ -15,8 +15,8 @@ import (
 	"slices"
 	"strconv"
 
+	"github.com/sallyport/sallyport/dataplane/collector"
 	"github.com/sallyport/sallyport/dataplane/link"
-	"github.com/sallyport/sallyport/dataplane/record/otlp"
 	"github.com/sallyport/sallyport/internal/identity"
 	"github.com/sallyport/sallyport/internal/settings"
 )
@@ -94,7 +94,7 @@ type Collector struct {
 
 func (c Collector) validate(report func(field string, err error)) {
 	if c.Endpoint != "" {
-		report("collector.endpoint", otlp.CheckEndpoint(c.Endpoint))
+		report("collector.endpoint", collector.CheckEndpoint(c.Endpoint))
 	}
 	for field, path := range map[string]string{"collector.ca_file": c.CAFile, "collector.authorization_file": c.AuthorizationFile} {
 		switch {

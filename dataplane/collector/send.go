@@ -1,4 +1,4 @@
-package otlp
+package collector
 
 import (
 	"bytes"
@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"google.golang.org/protobuf/encoding/protowire"
-	"google.golang.org/protobuf/proto"
 )
 
 const (
@@ -56,28 +55,28 @@ func readFile(path string) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(f, maxFile))
 }
 
-// send sends lines, and returns how many of them the collector did not keep.
-func (s *Sink) send(ctx context.Context, lines [][]byte) (rejected int, err error) {
-	body, err := proto.Marshal(s.logs(lines))
+// send sends a batch, and returns how many of it the collector did not keep.
+func (q *Queue) send(ctx context.Context, items [][]byte) (rejected int, err error) {
+	body, err := q.cfg.Encode(items)
 	if err != nil {
 		return 0, fmt.Errorf("%w: %w", errRefused, err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, sendWithin)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, s.cfg.Endpoint, bytes.NewReader(body))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, q.cfg.Address.Endpoint, bytes.NewReader(body))
 	if err != nil {
 		return 0, err
 	}
 	req.Header.Set("Content-Type", "application/x-protobuf")
 	req.Header.Set("User-Agent", "sallyport-proxy")
-	if s.cfg.AuthorizationFile != "" {
-		text, err := readFile(s.cfg.AuthorizationFile)
+	if q.cfg.Address.AuthorizationFile != "" {
+		text, err := readFile(q.cfg.Address.AuthorizationFile)
 		if err != nil {
 			return 0, fmt.Errorf("read the authorization for the collector: %w", err)
 		}
 		req.Header.Set("Authorization", strings.TrimSpace(string(text)))
 	}
-	res, err := s.client.Do(req)
+	res, err := q.client.Do(req)
 	if err != nil {
 		return 0, err
 	}
@@ -105,8 +104,9 @@ func meaning(status int) error {
 	return fmt.Errorf("%w: it answered %d", errRefused, status)
 }
 
-// partial reads how many records were rejected of an ExportLogsServiceResponse:
-// partial_success.rejected_log_records. What cannot be read is none.
+// partial reads how many items were rejected of an ExportLogsServiceResponse, or that
+// of another signal: partial_success.rejected_log_records, whose numbers are those of
+// all signals. What cannot be read is none.
 func partial(answer []byte) int {
 	inner, ok := field(answer, protowire.BytesType)
 	if !ok {
@@ -124,7 +124,7 @@ func partial(answer []byte) int {
 	if n < 0 {
 		return 0
 	}
-	return int(min(rejected, batchLines))
+	return int(min(rejected, batchItems))
 }
 
 // field returns what stands behind the tag of field 1, if it is of a type.

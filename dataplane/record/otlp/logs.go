@@ -11,12 +11,14 @@ import (
 
 	commonv1 "go.opentelemetry.io/proto/otlp/common/v1"
 	logsv1 "go.opentelemetry.io/proto/otlp/logs/v1"
-	resourcev1 "go.opentelemetry.io/proto/otlp/resource/v1"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/sallyport/sallyport/dataplane/collector"
 )
 
 // logs returns lines as logs. On the wire LogsData is what ExportLogsServiceRequest
 // is, whose package would link all of gRPC.
-func (s *Sink) logs(lines [][]byte) *logsv1.LogsData {
+func (s *Sink) logs(lines [][]byte) ([]byte, error) {
 	scope := &logsv1.ScopeLogs{
 		Scope:      &commonv1.InstrumentationScope{Name: "sallyport/records"},
 		LogRecords: make([]*logsv1.LogRecord, 0, len(lines)),
@@ -24,20 +26,10 @@ func (s *Sink) logs(lines [][]byte) *logsv1.LogsData {
 	for _, line := range lines {
 		scope.LogRecords = append(scope.LogRecords, entry(line))
 	}
-	return &logsv1.LogsData{ResourceLogs: []*logsv1.ResourceLogs{{
-		Resource: &resourcev1.Resource{Attributes: []*commonv1.KeyValue{
-			text("service.name", "sallyport-proxy"), text("service.instance.id", s.cfg.Instance), text("service.version", s.cfg.Version),
-		}},
+	return proto.Marshal(&logsv1.LogsData{ResourceLogs: []*logsv1.ResourceLogs{{
+		Resource:  s.resource,
 		ScopeLogs: []*logsv1.ScopeLogs{scope},
-	}}}
-}
-
-func text(key, value string) *commonv1.KeyValue {
-	return &commonv1.KeyValue{Key: key, Value: said(value)}
-}
-
-func said(s string) *commonv1.AnyValue {
-	return &commonv1.AnyValue{Value: &commonv1.AnyValue_StringValue{StringValue: strings.ToValidUTF8(s, "\ufffd")}}
+	}}})
 }
 
 // entry is the line of a record as a log: its fields are attributes of the same names.
@@ -46,14 +38,14 @@ func entry(line []byte) *logsv1.LogRecord {
 	d := json.NewDecoder(bytes.NewReader(line))
 	d.UseNumber()
 	if err := d.Decode(&fields); err != nil {
-		return &logsv1.LogRecord{Body: said(string(line))} // no line of a record
+		return &logsv1.LogRecord{Body: collector.Said(string(line))} // no line of a record
 	}
 	kind, _ := fields["type"].(string)
 	at, _ := fields["time"].(string)
 	delete(fields, "type")
 	delete(fields, "time")
 	e := &logsv1.LogRecord{
-		EventName: "sallyport." + kind, TimeUnixNano: nanoseconds(at), Body: said(inWords(kind, fields)), Attributes: pairs(fields),
+		EventName: "sallyport." + kind, TimeUnixNano: nanoseconds(at), Body: collector.Said(inWords(kind, fields)), Attributes: pairs(fields),
 		SeverityNumber: logsv1.SeverityNumber_SEVERITY_NUMBER_INFO, SeverityText: "INFO",
 	}
 	if allow, _ := fields["allow"].(bool); kind == "decision" && !allow || kind == "outcome" && fields["reason"] != nil {
@@ -105,14 +97,14 @@ func pairs(fields map[string]any) []*commonv1.KeyValue {
 func value(v any) *commonv1.AnyValue {
 	switch v := v.(type) {
 	case string:
-		return said(v)
+		return collector.Said(v)
 	case bool:
 		return &commonv1.AnyValue{Value: &commonv1.AnyValue_BoolValue{BoolValue: v}}
 	case json.Number:
 		if n, err := strconv.ParseInt(v.String(), 10, 64); err == nil {
 			return &commonv1.AnyValue{Value: &commonv1.AnyValue_IntValue{IntValue: n}}
 		}
-		return said(v.String())
+		return collector.Said(v.String())
 	case []any:
 		list := &commonv1.ArrayValue{}
 		for _, one := range v {

@@ -4,7 +4,7 @@ import "github.com/prometheus/client_golang/prometheus"
 
 type metrics struct{ sent, dropped prometheus.Counter }
 
-func newMetrics(r prometheus.Registerer, s *Sink) (*metrics, error) {
+func newMetrics(r prometheus.Registerer, waiting func() (items, bytes int)) (*metrics, error) {
 	m := &metrics{
 		sent: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "sallyport_collector_records_total",
@@ -18,14 +18,14 @@ func newMetrics(r prometheus.Registerer, s *Sink) (*metrics, error) {
 	if r == nil {
 		return m, nil
 	}
-	waiting := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+	size := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "sallyport_collector_records_waiting_bytes",
 		Help: "Records in memory that wait for the collector of logs.",
 	}, func() float64 {
-		_, size := s.waiting()
-		return float64(size)
+		_, bytes := waiting()
+		return float64(bytes)
 	})
-	for _, c := range []prometheus.Collector{m.sent, m.dropped, waiting} {
+	for _, c := range []prometheus.Collector{m.sent, m.dropped, size} {
 		if err := r.Register(c); err != nil {
 			return nil, err
 		}
