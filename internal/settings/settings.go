@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"reflect"
 	"strconv"
 	"strings"
@@ -127,6 +128,13 @@ func (r *reader) scalar(path string, n *yaml.Node, v reflect.Value) {
 			return
 		}
 		v.SetInt(int64(number))
+	case reflect.Float64:
+		number, err := strconv.ParseFloat(n.Value, 64)
+		if n.Tag != "!!float" && n.Tag != "!!int" || err != nil || math.IsInf(number, 0) || math.IsNaN(number) {
+			r.refuse(n, path, "has to be a number")
+			return
+		}
+		v.SetFloat(number)
 	case reflect.Bool:
 		if n.Tag != "!!bool" || n.Value != "true" && n.Value != "false" {
 			r.refuse(n, path, "has to be true or false")

@@ -10,6 +10,8 @@ import (
 type file struct {
 	Name   string   `json:"name"`
 	Many   int      `json:"many"`
+	Ratio  float64  `json:"ratio"`
+	Whole  float64  `json:"whole"`
 	Strict bool     `json:"strict"`
 	Hosts  []string `json:"hosts"`
 	Inner  inner    `json:"inner"`
@@ -25,6 +27,8 @@ func TestDecode(t *testing.T) {
 	const text = `
 name: one # with a comment
 many: 7
+ratio: 0.25
+whole: 1
 strict: true
 hosts: [a.example, "b.example"]
 inner:
@@ -38,7 +42,7 @@ all:
 		t.Fatal(err)
 	}
 	want := file{
-		Name: "one", Many: 7, Strict: true, Hosts: []string{"a.example", "b.example"},
+		Name: "one", Many: 7, Ratio: 0.25, Whole: 1, Strict: true, Hosts: []string{"a.example", "b.example"},
 		Inner: inner{"/a"}, All: []inner{{"/b"}, {"7"}},
 	}
 	if !reflect.DeepEqual(got, want) {
@@ -82,6 +86,9 @@ line 8: hidden: is no key here`},
 		"an alias":        {"name: &a b\nhosts: [*a]", "line 1: name: anchors and aliases are not taken\nline 2: hosts[0]: anchors and aliases are not taken"},
 		"a number as key": {"7: a", "line 1: 7: is no key here"},
 		"too large":       {"many: 99999999999999999999", "line 1: many: has to be a number"},
+		"infinite":        {"ratio: .inf", "line 1: ratio: has to be a number"},
+		"no number":       {"ratio: .nan", "line 1: ratio: has to be a number"},
+		"a text":          {"ratio: a", "line 1: ratio: has to be a number"},
 		"a fraction":      {"many: 1.5", "line 1: many: has to be a number"},
 	} {
 		t.Run(name, func(t *testing.T) {
