@@ -227,24 +227,6 @@ func openID(p *compile.Provider) *signin.Provider {
 	}
 }
 
-func upstreams(from []*compile.Upstream) []upstream.Spec {
-	to := make([]upstream.Spec, len(from))
-	for i, u := range from {
-		to[i] = upstream.Spec{
-			Namespace: u.Key.Namespace, Name: u.Key.Name, Digest: u.Digest, Endpoints: u.Spec.GetEndpoints(),
-		}
-		switch t := u.Spec.GetTransport().(type) {
-		case *resourcev1.Upstream_Plaintext:
-			to[i].Plaintext = true
-		case *resourcev1.Upstream_Tls:
-			to[i].TLS = &upstream.TLS{CAFile: t.Tls.GetCaFile(), ServerName: t.Tls.GetServerName()}
-		case *resourcev1.Upstream_Spiffe:
-			to[i].SPIFFE = &upstream.SPIFFE{Peers: peers(t.Spiffe.GetPeerIds())}
-		}
-	}
-	return to
-}
-
 // peers leaves out what is no pattern, so that it matches nobody.
 func peers(from []string) []identity.Pattern {
 	var to []identity.Pattern

@@ -32,7 +32,7 @@ const (
 // Why a forwarded request is given up.
 var (
 	errClosed     error = life.Cause("stream is closed")
-	errTimeout    error = life.Cause("no answer in the route's time")
+	errTimeout          = upstream.ErrLate
 	errClientGone error = life.Cause("nobody waits for the answer")
 	errFinished   error = life.Cause("exchange has ended")
 )
@@ -48,7 +48,11 @@ func (x *exchange) forward(expects bool) {
 	o := &x.outcome
 	*o = record.Outcome{ID: x.id, Told: x.told, Target: x.verdict.went(), Upstream: x.verdict.share}
 	x.complete(expects)
-	answer, err := x.send(o)
+	call := &x.call
+	*call = upstream.Call{}
+	defer call.End()
+	answer, err := x.send(call)
+	o.Endpoint, o.Attempts = call.Endpoint, call.Attempts
 	timer.Stop()
 	answered := x.gateway.now()
 	m.answering.observe(answered.Sub(x.began), answered, x.id)
@@ -156,7 +160,7 @@ func (x *exchange) complete(expects bool) {
 }
 
 // send returns the head of the answer.
-func (x *exchange) send(o *record.Outcome) (*http.Response, error) {
+func (x *exchange) send(call *upstream.Call) (*http.Response, error) {
 	u := x.verdict.upstream
 	if u == nil {
 		return nil, failure{reason: ReasonNoUpstream, status: http.StatusBadGateway}
@@ -166,9 +170,9 @@ func (x *exchange) send(o *record.Outcome) (*http.Response, error) {
 	if x.handshake != nil {
 		send = u.Switch
 	}
-	answer, endpoint, err := send(x.out, x.hints.pass)
+	call.Hint, call.Key = x.hints.pass, x.affinity(u)
+	answer, err := send(x.out, call)
 	x.hints.end()
-	o.Endpoint = endpoint
 	if err == nil && answer.StatusCode == http.StatusSwitchingProtocols && x.handshake == nil {
 		_ = answer.Body.Close() // it is another protocol's
 		return nil, failure{reason: ReasonSwitched, status: http.StatusBadGateway}

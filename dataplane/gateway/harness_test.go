@@ -552,6 +552,7 @@ type line struct {
 	Device        string
 	Explanation   []struct{ Policy, Effect, Miss string }
 	Endpoint      string
+	Attempts      int
 	Target        string
 	Upstream      string
 	Sent          int

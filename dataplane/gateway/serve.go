@@ -9,6 +9,7 @@ import (
 	"github.com/sallyport/sallyport/dataplane/gateway/wire"
 	"github.com/sallyport/sallyport/dataplane/life"
 	"github.com/sallyport/sallyport/dataplane/record"
+	"github.com/sallyport/sallyport/dataplane/upstream"
 	"github.com/sallyport/sallyport/internal/authn"
 	"github.com/sallyport/sallyport/internal/clientip"
 	"github.com/sallyport/sallyport/internal/request"
@@ -54,6 +55,7 @@ type exchange struct {
 	unwatch func() bool // ends watching for the client to leave
 
 	hints     hints
+	call      upstream.Call
 	outcome   record.Outcome
 	idle      *idle      // nil for none
 	handshake *handshake // of a WebSocket

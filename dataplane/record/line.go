@@ -91,7 +91,8 @@ type Outcome struct {
 	// at the upstream, or of a redirect the Location without its query.
 	Target   string
 	Upstream string // namespace/name, of a route that has several
-	Endpoint string // of the upstream
+	Endpoint string // of the upstream, that it was sent to last
+	Attempts int    // to send it, or to connect for that
 	Status   int    // of the answer
 	Sent     int64  // bytes of the body sent to the client
 	Received int64  // bytes of the body received from the client
@@ -145,6 +146,9 @@ func (o *Outcome) appendTo(b []byte) []byte {
 	l.text("target", o.Target)
 	l.text("upstream", o.Upstream)
 	l.text("endpoint", o.Endpoint)
+	if o.Attempts > 1 {
+		l.number("attempts", int64(o.Attempts))
+	}
 	l.number("status", int64(o.Status))
 	l.number("sent", o.Sent)
 	l.number("received", o.Received)

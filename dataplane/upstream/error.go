@@ -14,7 +14,7 @@ import (
 type Reason string
 
 // The reasons. With all but Failed and Malformed the upstream has not seen the
-// request.
+// request, unless that changes nothing and was sent again.
 const (
 	Unreachable     Reason = "upstream_unreachable"   // no endpoint could be connected to
 	Unverified      Reason = "upstream_unverified"    // who answered is not who was expected

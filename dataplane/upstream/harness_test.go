@@ -193,7 +193,9 @@ func send(t *testing.T, u *upstream.Upstream, body string) string {
 	}
 	r.URL = &url.URL{Opaque: "/v1/orders%20?a=b;c"}
 	r.Host = "api.shop.example"
-	res, _, err := u.Send(r, nil)
+	var c upstream.Call
+	defer c.End()
+	res, err := u.Send(r, &c)
 	if err != nil {
 		return reason(err)
 	}

@@ -15,6 +15,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/sallyport/sallyport/dataplane/upstream/balance"
+	"github.com/sallyport/sallyport/dataplane/upstream/retry"
 	"github.com/sallyport/sallyport/internal/identity"
 )
 
@@ -35,6 +37,10 @@ type Spec struct {
 	Plaintext bool
 	TLS       *TLS
 	SPIFFE    *SPIFFE
+
+	Balancing Balancing
+	Ejection  Ejection
+	Retries   Retries
 }
 
 // Key returns the upstream's name.
@@ -71,7 +77,7 @@ type Config struct {
 type Pool struct {
 	identity              *identity.Source
 	log                   *slog.Logger
-	failures              *prometheus.CounterVec
+	metrics               *metrics
 	connectTimeout, avoid time.Duration
 	now                   func() time.Time
 
@@ -101,13 +107,11 @@ func New(c Config) (*Pool, error) {
 	if c.ConnectTimeout < 0 || c.Avoid < 0 {
 		return nil, errors.New("settings of upstreams must not be negative")
 	}
-	p := &Pool{
-		identity: c.Identity, log: c.Log, connectTimeout: c.ConnectTimeout, avoid: c.Avoid, now: c.Now,
-		failures: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "sallyport_upstream_connect_failures_total",
-			Help: "Connections to an upstream's endpoints that could not be made.",
-		}, []string{"upstream"}),
+	m, err := newMetrics(c.Registerer)
+	if err != nil {
+		return nil, fmt.Errorf("register metrics of upstreams: %w", err)
 	}
+	p := &Pool{identity: c.Identity, log: c.Log, connectTimeout: c.ConnectTimeout, avoid: c.Avoid, now: c.Now, metrics: m}
 	if p.connectTimeout == 0 {
 		p.connectTimeout = 3 * time.Second
 	}
@@ -116,11 +120,6 @@ func New(c Config) (*Pool, error) {
 	}
 	if p.now == nil {
 		p.now = time.Now
-	}
-	if c.Registerer != nil {
-		if err := c.Registerer.Register(p.failures); err != nil {
-			return nil, fmt.Errorf("register metrics of upstreams: %w", err)
-		}
 	}
 	return p, nil
 }
@@ -141,6 +140,7 @@ func (p *Pool) sync(specs []Spec) (*Set, []*Upstream) {
 	defer p.mu.Unlock()
 	next := make(map[Name]*Upstream, len(specs))
 	for _, spec := range specs {
+		spec.complete()
 		u := p.live[spec.Key()]
 		// All of the spec is compared: a digest that somebody forgot to set
 		// must not keep old endpoints in service.
@@ -155,7 +155,7 @@ func (p *Pool) sync(specs []Spec) (*Set, []*Upstream) {
 			gone = append(gone, u)
 		}
 		if next[name] == nil {
-			p.failures.DeleteLabelValues(name.String())
+			p.metrics.forget(name.String())
 		}
 	}
 	p.live = next
@@ -194,20 +194,15 @@ func (p *Pool) all() []*Upstream {
 	return all
 }
 
-// newUpstream connects to nobody yet.
+// newUpstream makes one of a Spec that is complete. It connects to nobody yet.
 func (p *Pool) newUpstream(spec Spec) *Upstream {
 	spec.Endpoints = slices.Clone(spec.Endpoints)
 	u := &Upstream{
-		spec: spec, name: spec.Key().String(), pool: p,
-		endpoints: make([]*endpoint, len(spec.Endpoints)), byAddress: make(map[string]*endpoint, len(spec.Endpoints)),
-		scheme: "https",
+		spec: spec, name: spec.Key().String(), pool: p, scheme: "https",
+		balancer: balance.New(spec.balancing(p.avoid, p.now)),
+		budget:   retry.New(spec.Retries.BudgetPercent, spec.Retries.BudgetPerSecond, p.now),
 	}
-	for i, address := range spec.Endpoints {
-		if u.byAddress[address] == nil {
-			u.byAddress[address] = &endpoint{address: address}
-		}
-		u.endpoints[i] = u.byAddress[address]
-	}
+	u.balancer.Replace(endpointsAt(spec.Endpoints))
 	switch {
 	case spec.Plaintext:
 		u.scheme = "http"
@@ -215,4 +210,15 @@ func (p *Pool) newUpstream(spec Spec) *Upstream {
 		u.roots = &roots{file: spec.TLS.CAFile}
 	}
 	return u
+}
+
+// endpointsAt returns an endpoint for each address that differs.
+func endpointsAt(addresses []string) []*balance.Endpoint {
+	all := make([]*balance.Endpoint, 0, len(addresses))
+	for i, address := range addresses {
+		if !slices.Contains(addresses[:i], address) {
+			all = append(all, balance.NewEndpoint(address, "", 1))
+		}
+	}
+	return all
 }

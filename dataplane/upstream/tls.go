@@ -24,7 +24,7 @@ var errRoots = errors.New("certificate authorities cannot be read")
 func (u *Upstream) dialTLS(ctx context.Context, address string, protocols ...string) (*tls.Conn, *http1.Socket, error) {
 	cfg, err := u.tlsConfig(address)
 	if err != nil {
-		return nil, nil, &connectError{address, err} // the endpoint is not to blame
+		return nil, nil, &connectError{address: address, err: err, ours: true}
 	}
 	cfg.NextProtos = protocols
 	ctx, cancel := context.WithTimeout(ctx, 2*u.pool.connectTimeout)
@@ -36,7 +36,7 @@ func (u *Upstream) dialTLS(ctx context.Context, address string, protocols ...str
 	conn := tls.Client(socket, cfg)
 	if err := conn.HandshakeContext(ctx); err != nil {
 		_ = socket.Close()
-		return nil, nil, u.connected(ctx, address, err)
+		return nil, nil, u.unconnected(ctx, address, err)
 	}
 	return conn, socket, nil
 }

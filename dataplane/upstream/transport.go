@@ -102,7 +102,11 @@ func (t *transport) RoundTrip(r *http.Request, hint Hint) (*http.Response, error
 
 func (t *transport) roundTripHTTP2(r *http.Request, hint Hint) (*http.Response, error) {
 	ctx := httptrace.WithClientTrace(r.Context(), &httptrace.ClientTrace{Got1xxResponse: hint})
-	return t.http2.RoundTrip(r.WithContext(ctx))
+	response, err := t.http2.RoundTrip(r.WithContext(ctx))
+	if err == nil || hasBody(r) || isConnect(err) || errors.Is(err, errNotHTTP2) {
+		return response, err // what goes wrong with a body may be the fault of who sends it
+	}
+	return nil, &http1.Unanswered{Sent: true, Err: err}
 }
 
 // connect returns a new connection, nil for one on which HTTP/2 was agreed on: that

@@ -109,7 +109,9 @@ func TestConnectionsThatEndUnderARequest(t *testing.T) {
 func call(t *testing.T, u *upstream.Upstream, method string) string {
 	t.Helper()
 	r := &http.Request{Method: method, Host: "a.example", URL: &url.URL{Opaque: "/"}, Header: http.Header{}}
-	res, _, err := u.Send(r.WithContext(t.Context()), nil)
+	var c upstream.Call
+	defer c.End()
+	res, err := u.Send(r.WithContext(t.Context()), &c)
 	if err != nil {
 		return reason(err)
 	}

@@ -8,7 +8,9 @@ import (
 	"net/textproto"
 	"sync/atomic"
 
+	"github.com/sallyport/sallyport/dataplane/upstream/balance"
 	"github.com/sallyport/sallyport/dataplane/upstream/http1"
+	"github.com/sallyport/sallyport/dataplane/upstream/retry"
 )
 
 // Upstream sends requests to the endpoints of one Spec. It is safe for
@@ -20,19 +22,11 @@ type Upstream struct {
 	scheme string
 	roots  *roots // nil for the system's
 
-	endpoints []*endpoint
-	byAddress map[string]*endpoint
-	turn      atomic.Uint32
+	balancer *balance.Balancer
+	budget   *retry.Budget
 
 	// transport is nil until the first request, and replaced by renew.
 	transport atomic.Pointer[transport]
-}
-
-// endpoint is one place to connect to.
-type endpoint struct {
-	address string
-	// avoided is the time, in Unix nanoseconds, until which others come first.
-	avoided atomic.Int64
 }
 
 // Name returns the upstream's name.
@@ -42,15 +36,57 @@ func (u *Upstream) Name() Name { return u.spec.Key() }
 // below 200 and its fields. Its error ends the request. None is told when it is nil.
 type Hint = func(status int, fields textproto.MIMEHeader) error
 
-// Send sends r to one of the endpoints and returns its answer, the endpoint
-// that was tried last, and an *Error when there is no answer. It sets Scheme
-// and Host of r.URL; all else, above all Opaque and Host, is sent as it is. An
-// endpoint that cannot be connected to has not seen the request, so the next
-// one is tried, each once: until then r.Body is closed but not read.
+// Call is the way of one request through an upstream. It is for one Send or Switch, and
+// End has to be called when its answer, or what became of it, has ended.
+type Call struct {
+	Hint Hint        // nil for none
+	Key  balance.Key // of the upstream's Hash; zero for none
+
+	// Endpoint is the one that was tried last, empty for none, and Attempts how many
+	// times the request was sent, or was to be.
+	Endpoint string
+	Attempts int
+
+	choice   balance.Choice
+	current  *balance.Endpoint
+	repeated int // without those that could not be connected to
+}
+
+// End says that nothing of the request is left. It may be called for a Call that was
+// not used, and again.
+func (c *Call) End() {
+	if c.current != nil {
+		c.current.End()
+		c.current = nil
+	}
+}
+
+// to has a request be with an endpoint.
+func (c *Call) to(e *balance.Endpoint) {
+	c.End()
+	e.Begin()
+	c.current, c.Endpoint = e, e.Address()
+	c.Attempts++
+}
+
+// Hash returns what the Key of a Call is to be made of, nil for nothing.
+func (u *Upstream) Hash() *HashKey {
+	if u.spec.Balancing.Method != balance.Hash {
+		return nil
+	}
+	return &u.spec.Balancing.Hash
+}
+
+// Send sends r to one of the endpoints and returns its answer, and an *Error when there
+// is no answer. It sets Scheme and Host of r.URL; all else, above all Opaque and Host, is
+// sent as it is. An endpoint that cannot be connected to has not seen the request, so the
+// next one is tried, each once; and what has not been seen, or changes nothing, may be
+// sent again as the upstream's Retries say. Until a request is answered, or lost, r.Body
+// is closed but not read.
 //
 // The caller closes the answer's body, as with http.RoundTripper.
-func (u *Upstream) Send(r *http.Request, hint Hint) (*http.Response, string, error) {
-	return u.send(r, hint, (*transport).RoundTrip)
+func (u *Upstream) Send(r *http.Request, c *Call) (*http.Response, error) {
+	return u.send(r, c, (*transport).RoundTrip)
 }
 
 // Switch is Send for a request that asks for another protocol, which only
@@ -58,32 +94,44 @@ func (u *Upstream) Send(r *http.Request, hint Hint) (*http.Response, string, err
 // io.ReadWriteCloser with a CloseWrite, and belongs to the caller alone: the end
 // of r's context does not end it. Writes fail when the endpoint takes nothing
 // for a minute.
-func (u *Upstream) Switch(r *http.Request, hint Hint) (*http.Response, string, error) {
-	return u.send(r, hint, (*transport).Switch)
+func (u *Upstream) Switch(r *http.Request, c *Call) (*http.Response, error) {
+	return u.send(r, c, (*transport).Switch)
 }
 
-func (u *Upstream) send(r *http.Request, hint Hint, over way) (*http.Response, string, error) {
+func (u *Upstream) send(r *http.Request, c *Call, over way) (*http.Response, error) {
 	if err := u.identified(); err != nil {
-		return nil, "", err
+		return nil, err
 	}
-	var tried tried
-	for n := 0; ; n++ {
-		e := u.next(&tried)
-		if e == nil {
-			return nil, "", explain(errNoEndpoint)
-		}
-		if n > 0 {
-			r = again(r)
-		}
-		r.URL.Scheme, r.URL.Host = u.scheme, e.address
-		response, err := over(u.current(), r, hint)
-		switch {
-		case err == nil:
-			return response, e.address, nil
-		case !isConnect(err) || n == len(u.endpoints)-1 || r.Context().Err() != nil:
-			return nil, e.address, explain(err)
-		}
+	u.budget.Count()
+	c.choice = u.balancer.Choose(c.Key)
+	e := c.choice.Next()
+	if e == nil {
+		return nil, explain(errNoEndpoint)
 	}
+	for {
+		a := u.try(r, c, e, over)
+		f := u.fault(&a)
+		if !u.repeats(c, &a, f) {
+			if a.err != nil {
+				return nil, explain(a.err)
+			}
+			return a.response, nil
+		}
+		a.discard()
+		u.pool.metrics.retries.WithLabelValues(u.name, f.String()).Inc()
+		if next := c.choice.Next(); next != nil { // else once more the same
+			e = next
+		}
+		r = again(r)
+	}
+}
+
+// try sends r to an endpoint.
+func (u *Upstream) try(r *http.Request, c *Call, e *balance.Endpoint, over way) attempt {
+	c.to(e)
+	r.URL.Scheme, r.URL.Host = u.scheme, e.Address()
+	response, err := over(u.current(), r, c.Hint)
+	return attempt{request: r, endpoint: e, response: response, err: err}
 }
 
 // way is how a transport sends a request.
@@ -97,38 +145,6 @@ func again(r *http.Request) *http.Request {
 	next, target := *r, *r.URL
 	next.URL = &target
 	return &next
-}
-
-// tried is a set of endpoints by index, of the at most 256 of an upstream;
-// those beyond are never tried.
-type tried [4]uint64
-
-func (t *tried) add(i int)      { t[i/64] |= 1 << (i % 64) }
-func (t *tried) has(i int) bool { return t[i/64]>>(i%64)&1 != 0 }
-
-// next returns the endpoint whose turn it is, avoided ones last; nil when all
-// were tried.
-func (u *Upstream) next(tried *tried) *endpoint {
-	count := min(len(u.endpoints), 64*len(tried))
-	if count == 0 {
-		return nil
-	}
-	now, last := u.pool.now().UnixNano(), -1
-	first := int(u.turn.Add(1) % uint32(count))
-	for i := range count {
-		i = (first + i) % count
-		if tried.has(i) {
-			continue
-		}
-		if last = i; u.endpoints[i].avoided.Load() <= now {
-			break
-		}
-	}
-	if last < 0 {
-		return nil
-	}
-	tried.add(last)
-	return u.endpoints[last]
 }
 
 // identified reports whether we can prove who we are to a SPIFFE peer. It is
@@ -170,35 +186,25 @@ func (u *Upstream) retire() {
 func (u *Upstream) dial(ctx context.Context, address string) (*http1.Socket, error) {
 	d := net.Dialer{Timeout: u.pool.connectTimeout}
 	conn, err := d.DialContext(ctx, "tcp", address)
-	if err := u.connected(ctx, address, err); err != nil {
-		return nil, err
+	if err != nil {
+		return nil, u.unconnected(ctx, address, err)
 	}
 	return http1.NewSocket(conn), nil
 }
 
-// connected remembers how connecting to an endpoint went. Nobody is blamed for
-// connections that were given up.
-func (u *Upstream) connected(ctx context.Context, address string, err error) error {
-	e := u.byAddress[address]
-	switch {
-	case err == nil:
-		if e != nil {
-			e.avoided.Store(0)
-		}
-		return nil
-	case ctx.Err() == nil:
-		u.pool.failures.WithLabelValues(u.name).Inc()
-		if e != nil {
-			e.avoided.Store(u.pool.now().Add(u.pool.avoid).UnixNano())
-		}
+// unconnected counts a connection that could not be made, unless it was given up.
+func (u *Upstream) unconnected(ctx context.Context, address string, err error) error {
+	if ctx.Err() == nil {
+		u.pool.metrics.failures.WithLabelValues(u.name).Inc()
 	}
-	return &connectError{address, err}
+	return &connectError{address: address, err: err}
 }
 
 // connectError is why there is no connection, over which nothing was sent.
 type connectError struct {
 	address string
 	err     error
+	ours    bool // the fault, and not the endpoint's
 }
 
 func (e *connectError) Error() string { return "connect to " + e.address + ": " + e.err.Error() }

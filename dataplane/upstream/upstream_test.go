@@ -127,7 +127,13 @@ func TestUnreachable(t *testing.T) {
 	}
 }
 
-func failures(t *testing.T, registry *prometheus.Registry) (sum float64) {
+func failures(t *testing.T, registry *prometheus.Registry) float64 {
+	t.Helper()
+	return counted(t, registry, "sallyport_upstream_connect_failures_total")
+}
+
+// counted is the sum of all series of a counter.
+func counted(t *testing.T, registry *prometheus.Registry, name string) (sum float64) {
 	t.Helper()
 	families, err := registry.Gather()
 	if err != nil {
@@ -135,7 +141,9 @@ func failures(t *testing.T, registry *prometheus.Registry) (sum float64) {
 	}
 	for _, f := range families {
 		for _, m := range f.GetMetric() {
-			sum += m.GetCounter().GetValue()
+			if f.GetName() == name {
+				sum += m.GetCounter().GetValue()
+			}
 		}
 	}
 	return sum
@@ -356,9 +364,10 @@ func TestNothingIsAdded(t *testing.T) {
 		Method: http.MethodGet, Host: "api.shop.example", URL: &url.URL{Opaque: "/a;b/%C3%A9/c%2Bd?x=%2f;y"},
 		Header: http.Header{"User-Agent": nil, "X-A": {"b"}},
 	}).WithContext(t.Context())
-	res, endpoint, err := only(newPool(t, anonymous(t), nil), plaintext(ln.Addr().String())).Send(r, nil)
-	if err != nil || endpoint != ln.Addr().String() {
-		t.Fatal(endpoint, err)
+	var c upstream.Call
+	res, err := only(newPool(t, anonymous(t), nil), plaintext(ln.Addr().String())).Send(r, &c)
+	if err != nil || c.Endpoint != ln.Addr().String() || c.Attempts != 1 {
+		t.Fatal(c.Endpoint, c.Attempts, err)
 	}
 	_ = res.Body.Close()
 	want := "GET /a;b/%C3%A9/c%2Bd?x=%2f;y HTTP/1.1\r\nHost: api.shop.example\r\nX-A: b\r\n\r\n"
@@ -376,7 +385,7 @@ func TestGivingUp(t *testing.T) {
 	gaveUp := errors.New("the client gave up")
 	time.AfterFunc(20*time.Millisecond, func() { cancel(gaveUp) })
 	r := (&http.Request{Method: http.MethodGet, URL: &url.URL{Opaque: "/"}, Header: http.Header{}}).WithContext(ctx)
-	_, _, err := only(newPool(t, anonymous(t), nil), plaintext(s.address())).Send(r, nil)
+	_, err := only(newPool(t, anonymous(t), nil), plaintext(s.address())).Send(r, &upstream.Call{})
 	if !errors.Is(err, gaveUp) {
 		t.Errorf("got %v", err)
 	}

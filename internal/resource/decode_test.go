@@ -157,6 +157,23 @@ func TestDecodeFindsAllProblems(t *testing.T) {
 		{of("Upstream", `{endpoints: ["a.example:443"], tls: {}, spiffe: {}}`), []string{"spec.tls conflicting_fields", "spec.spiffe.peerIds invalid_value"}},
 		{of("Upstream", `{endpoints: [], tls: {caFile: ca.pem, serverName: "a:443"}}`),
 			[]string{"spec.endpoints invalid_value", "spec.tls.caFile invalid_value", "spec.tls.serverName invalid_value"}},
+		{of("Upstream", `{endpoints: ["a.example:443"], tls: {}, balancing: {method: HASH}}`), []string{"spec.balancing.hash required"}},
+		{of("Upstream", `{endpoints: ["a.example:443"], tls: {}, balancing: {hash: {header: x-a}, slowStart: 0.5s, panicThreshold: 101}}`), []string{
+			"spec.balancing.slowStart invalid_value", "spec.balancing.panicThreshold invalid_value",
+			"spec.balancing.hash conflicting_fields",
+		}},
+		{of("Upstream", `{endpoints: ["a.example:443"], tls: {}, balancing: {method: HASH, hash: {header: cookie}}}`), []string{"spec.balancing.hash.header invalid_value"}},
+		{of("Upstream", `{endpoints: ["a.example:443"], tls: {}, balancing: {method: HASH, hash: {cookie: "a b"}}}`), []string{"spec.balancing.hash.cookie invalid_value"}},
+		{of("Upstream", `{endpoints: ["a.example:443"], tls: {}, balancing: {method: HASH, hash: {cookie: __Host-sallyport-session}}}`), []string{"spec.balancing.hash.cookie invalid_value"}},
+		{of("Upstream", `{endpoints: ["a.example:443"], tls: {}, balancing: {method: RANDOM, hash: {principal: false}}}`), []string{
+			"spec.balancing.method unknown_value", "spec.balancing.hash.principal invalid_value",
+		}},
+		{of("Upstream", `{endpoints: ["a.example:443"], tls: {}, ejection: {off: true, baseTime: 10s}, retries: {off: true, attempts: 2}}`), []string{
+			"spec.ejection.off conflicting_fields", "spec.retries.off conflicting_fields",
+		}},
+		{of("Upstream", `{endpoints: ["a.example:443"], tls: {}, ejection: {maxTime: 20s}, retries: {on: [RESET, RESET], attempts: 11}}`), []string{
+			"spec.retries.attempts invalid_value", "spec.retries.on invalid_value", "spec.ejection.maxTime invalid_value",
+		}},
 		{of("Upstream", `{endpoints: ["a", "a:0", "a:65536", "a:080", ":443", "fd00::7:443", "A:443", "a:443"], tls: {}}`), []string{
 			"spec.endpoints[0] invalid_value", "spec.endpoints[1] invalid_value", "spec.endpoints[2] invalid_value", "spec.endpoints[3] invalid_value",
 			"spec.endpoints[4] invalid_value", "spec.endpoints[5] invalid_value", "spec.endpoints[6] invalid_value",

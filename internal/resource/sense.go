@@ -108,23 +108,6 @@ func (d *decoder) route(s *resourcev1.Route) {
 	}
 }
 
-func (d *decoder) upstream(s *resourcev1.Upstream) {
-	check := checkEndpoint
-	if s.GetPlaintext() != nil {
-		check = checkLoopbackEndpoint
-	}
-	d.each("endpoints", s.GetEndpoints(), check)
-	if tls := s.GetTls(); tls.GetCaFile() != "" {
-		d.checked(atSpec().to("tls").to("caFile"), tls.GetCaFile(), checkFile)
-	}
-	if tls := s.GetTls(); tls.GetServerName() != "" {
-		d.checked(atSpec().to("tls").to("serverName"), tls.GetServerName(), checkHost)
-	}
-	for i, id := range s.GetSpiffe().GetPeerIds() {
-		d.checked(atSpec().to("spiffe").to("peerIds").element(i), id, checkSPIFFE)
-	}
-}
-
 func (d *decoder) policy(s *resourcev1.Policy) {
 	routes := atSpec().to("routes")
 	for i, name := range s.GetRoutes().GetNames() {

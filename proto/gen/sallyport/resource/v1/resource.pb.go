@@ -2252,14 +2252,20 @@ func (x *StepUp) GetMaxAge() *durationpb.Duration {
 type Upstream struct {
 	state        protoimpl.MessageState `protogen:"open.v1"`
 	Environments []string               `protobuf:"bytes,1,rep,name=environments,proto3" json:"environments,omitempty"`
-	// host:port, used in turn.
+	// host:port, used as balancing says.
 	Endpoints []string `protobuf:"bytes,2,rep,name=endpoints,proto3" json:"endpoints,omitempty"`
 	// Types that are valid to be assigned to Transport:
 	//
 	//	*Upstream_Plaintext
 	//	*Upstream_Tls
 	//	*Upstream_Spiffe
-	Transport     isUpstream_Transport `protobuf_oneof:"transport"`
+	Transport isUpstream_Transport `protobuf_oneof:"transport"`
+	// By turns when absent.
+	Balancing *Balancing `protobuf:"bytes,10,opt,name=balancing,proto3" json:"balancing,omitempty"`
+	// As with its fields at their defaults when absent.
+	Ejection *Ejection `protobuf:"bytes,11,opt,name=ejection,proto3" json:"ejection,omitempty"`
+	// As with its fields at their defaults when absent.
+	Retries       *Retries `protobuf:"bytes,12,opt,name=retries,proto3" json:"retries,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2338,6 +2344,27 @@ func (x *Upstream) GetSpiffe() *SPIFFETransport {
 		if x, ok := x.Transport.(*Upstream_Spiffe); ok {
 			return x.Spiffe
 		}
+	}
+	return nil
+}
+
+func (x *Upstream) GetBalancing() *Balancing {
+	if x != nil {
+		return x.Balancing
+	}
+	return nil
+}
+
+func (x *Upstream) GetEjection() *Ejection {
+	if x != nil {
+		return x.Ejection
+	}
+	return nil
+}
+
+func (x *Upstream) GetRetries() *Retries {
+	if x != nil {
+		return x.Retries
 	}
 	return nil
 }
@@ -3866,7 +3893,7 @@ var File_sallyport_resource_v1_resource_proto protoreflect.FileDescriptor
 
 const file_sallyport_resource_v1_resource_proto_rawDesc = "" +
 	"\n" +
-	"$sallyport/resource/v1/resource.proto\x12\x15sallyport.resource.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a*sallyport/resource/v1/client_address.proto\x1a-sallyport/resource/v1/connection_limits.proto\x1a sallyport/resource/v1/http.proto\x1a\"sallyport/resource/v1/schema.proto\"\xd6\x02\n" +
+	"$sallyport/resource/v1/resource.proto\x12\x15sallyport.resource.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a%sallyport/resource/v1/balancing.proto\x1a*sallyport/resource/v1/client_address.proto\x1a-sallyport/resource/v1/connection_limits.proto\x1a sallyport/resource/v1/http.proto\x1a\"sallyport/resource/v1/schema.proto\"\xd6\x02\n" +
 	"\bDocument\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x12\n" +
@@ -4026,13 +4053,17 @@ const file_sallyport_resource_v1_resource_proto_rawDesc = "" +
 	"acr_values\x18\x01 \x03(\tB#\xbaH \x92\x01\x1d\x10\x10\x18\x01\"\x17r\x15\x10\x01\x18\x80\x022\x0e^[!#-\\[\\]-~]+$R\tacrValues\x12$\n" +
 	"\x03amr\x18\x02 \x03(\tB\x12\xbaH\x0f\x92\x01\f\x10\x10\x18\x01\"\x06r\x04\x10\x01\x18@R\x03amr\x12E\n" +
 	"\amax_age\x18\x03 \x01(\v2\x19.google.protobuf.DurationB\x11\xbaH\x0e\xaa\x01\v\"\x05\b\x80\xe7\x84\x0f2\x02\b\x01R\x06maxAge:\x81\x01\xbaH~\x1a|\n" +
-	"\x11step_up.something\x12\x1fgive acr_values, amr or max_age\x1aFthis.acr_values.size() > 0 || this.amr.size() > 0 || has(this.max_age)\"\xcb\x02\n" +
+	"\x11step_up.something\x12\x1fgive acr_values, amr or max_age\x1aFthis.acr_values.size() > 0 || this.amr.size() > 0 || has(this.max_age)\"\x82\x04\n" +
 	"\bUpstream\x12/\n" +
 	"\fenvironments\x18\x01 \x03(\tB\v\xbaH\b\x92\x01\x05\x10\x80\x02\x18\x01R\fenvironments\x124\n" +
 	"\tendpoints\x18\x02 \x03(\tB\x16\xbaH\x13\x92\x01\x10\b\x01\x10\x80\x02\x18\x01\"\ar\x05\x10\x01\x18\x85\x02R\tendpoints\x12I\n" +
 	"\tplaintext\x18\x03 \x01(\v2).sallyport.resource.v1.PlaintextTransportH\x00R\tplaintext\x127\n" +
 	"\x03tls\x18\x04 \x01(\v2#.sallyport.resource.v1.TLSTransportH\x00R\x03tls\x12@\n" +
-	"\x06spiffe\x18\x05 \x01(\v2&.sallyport.resource.v1.SPIFFETransportH\x00R\x06spiffeB\x12\n" +
+	"\x06spiffe\x18\x05 \x01(\v2&.sallyport.resource.v1.SPIFFETransportH\x00R\x06spiffe\x12>\n" +
+	"\tbalancing\x18\n" +
+	" \x01(\v2 .sallyport.resource.v1.BalancingR\tbalancing\x12;\n" +
+	"\bejection\x18\v \x01(\v2\x1f.sallyport.resource.v1.EjectionR\bejection\x128\n" +
+	"\aretries\x18\f \x01(\v2\x1e.sallyport.resource.v1.RetriesR\aretriesB\x12\n" +
 	"\ttransport\x12\x05\xbaH\x02\b\x01\"\x14\n" +
 	"\x12PlaintextTransport\"\\\n" +
 	"\fTLSTransport\x12!\n" +
@@ -4287,7 +4318,10 @@ var file_sallyport_resource_v1_resource_proto_goTypes = []any{
 	(*Split)(nil),                 // 59: sallyport.resource.v1.Split
 	(*ErrorPages)(nil),            // 60: sallyport.resource.v1.ErrorPages
 	(*Validation)(nil),            // 61: sallyport.resource.v1.Validation
-	(*timestamppb.Timestamp)(nil), // 62: google.protobuf.Timestamp
+	(*Balancing)(nil),             // 62: sallyport.resource.v1.Balancing
+	(*Ejection)(nil),              // 63: sallyport.resource.v1.Ejection
+	(*Retries)(nil),               // 64: sallyport.resource.v1.Retries
+	(*timestamppb.Timestamp)(nil), // 65: google.protobuf.Timestamp
 }
 var file_sallyport_resource_v1_resource_proto_depIdxs = []int32{
 	48, // 0: sallyport.resource.v1.Document.labels:type_name -> sallyport.resource.v1.Document.LabelsEntry
@@ -4336,32 +4370,35 @@ var file_sallyport_resource_v1_resource_proto_depIdxs = []int32{
 	32, // 43: sallyport.resource.v1.Upstream.plaintext:type_name -> sallyport.resource.v1.PlaintextTransport
 	33, // 44: sallyport.resource.v1.Upstream.tls:type_name -> sallyport.resource.v1.TLSTransport
 	34, // 45: sallyport.resource.v1.Upstream.spiffe:type_name -> sallyport.resource.v1.SPIFFETransport
-	12, // 46: sallyport.resource.v1.Policy.routes:type_name -> sallyport.resource.v1.RouteSelector
-	7,  // 47: sallyport.resource.v1.Policy.effect:type_name -> sallyport.resource.v1.Effect
-	36, // 48: sallyport.resource.v1.Policy.principals:type_name -> sallyport.resource.v1.PrincipalMatcher
-	8,  // 49: sallyport.resource.v1.Policy.mode:type_name -> sallyport.resource.v1.Mode
-	51, // 50: sallyport.resource.v1.IdentityProvider.leeway:type_name -> google.protobuf.Duration
-	38, // 51: sallyport.resource.v1.IdentityProvider.required_claims:type_name -> sallyport.resource.v1.RequiredClaim
-	51, // 52: sallyport.resource.v1.IdentityProvider.max_lifetime:type_name -> google.protobuf.Duration
-	39, // 53: sallyport.resource.v1.IdentityProvider.introspection:type_name -> sallyport.resource.v1.Introspection
-	41, // 54: sallyport.resource.v1.IdentityProvider.sign_in:type_name -> sallyport.resource.v1.SignInClient
-	40, // 55: sallyport.resource.v1.IdentityProvider.x509:type_name -> sallyport.resource.v1.X509
-	51, // 56: sallyport.resource.v1.Introspection.timeout:type_name -> google.protobuf.Duration
-	51, // 57: sallyport.resource.v1.Introspection.cache:type_name -> google.protobuf.Duration
-	9,  // 58: sallyport.resource.v1.X509.subject:type_name -> sallyport.resource.v1.X509Subject
-	43, // 59: sallyport.resource.v1.ApiKey.secrets:type_name -> sallyport.resource.v1.ApiKeySecret
-	62, // 60: sallyport.resource.v1.ApiKeySecret.created_at:type_name -> google.protobuf.Timestamp
-	62, // 61: sallyport.resource.v1.ApiKeySecret.not_after:type_name -> google.protobuf.Timestamp
-	45, // 62: sallyport.resource.v1.Revocation.token:type_name -> sallyport.resource.v1.RevokedToken
-	46, // 63: sallyport.resource.v1.Revocation.subject:type_name -> sallyport.resource.v1.RevokedSubject
-	47, // 64: sallyport.resource.v1.Revocation.session:type_name -> sallyport.resource.v1.RevokedSession
-	62, // 65: sallyport.resource.v1.Revocation.issued_before:type_name -> google.protobuf.Timestamp
-	62, // 66: sallyport.resource.v1.Revocation.expires_at:type_name -> google.protobuf.Timestamp
-	67, // [67:67] is the sub-list for method output_type
-	67, // [67:67] is the sub-list for method input_type
-	67, // [67:67] is the sub-list for extension type_name
-	67, // [67:67] is the sub-list for extension extendee
-	0,  // [0:67] is the sub-list for field type_name
+	62, // 46: sallyport.resource.v1.Upstream.balancing:type_name -> sallyport.resource.v1.Balancing
+	63, // 47: sallyport.resource.v1.Upstream.ejection:type_name -> sallyport.resource.v1.Ejection
+	64, // 48: sallyport.resource.v1.Upstream.retries:type_name -> sallyport.resource.v1.Retries
+	12, // 49: sallyport.resource.v1.Policy.routes:type_name -> sallyport.resource.v1.RouteSelector
+	7,  // 50: sallyport.resource.v1.Policy.effect:type_name -> sallyport.resource.v1.Effect
+	36, // 51: sallyport.resource.v1.Policy.principals:type_name -> sallyport.resource.v1.PrincipalMatcher
+	8,  // 52: sallyport.resource.v1.Policy.mode:type_name -> sallyport.resource.v1.Mode
+	51, // 53: sallyport.resource.v1.IdentityProvider.leeway:type_name -> google.protobuf.Duration
+	38, // 54: sallyport.resource.v1.IdentityProvider.required_claims:type_name -> sallyport.resource.v1.RequiredClaim
+	51, // 55: sallyport.resource.v1.IdentityProvider.max_lifetime:type_name -> google.protobuf.Duration
+	39, // 56: sallyport.resource.v1.IdentityProvider.introspection:type_name -> sallyport.resource.v1.Introspection
+	41, // 57: sallyport.resource.v1.IdentityProvider.sign_in:type_name -> sallyport.resource.v1.SignInClient
+	40, // 58: sallyport.resource.v1.IdentityProvider.x509:type_name -> sallyport.resource.v1.X509
+	51, // 59: sallyport.resource.v1.Introspection.timeout:type_name -> google.protobuf.Duration
+	51, // 60: sallyport.resource.v1.Introspection.cache:type_name -> google.protobuf.Duration
+	9,  // 61: sallyport.resource.v1.X509.subject:type_name -> sallyport.resource.v1.X509Subject
+	43, // 62: sallyport.resource.v1.ApiKey.secrets:type_name -> sallyport.resource.v1.ApiKeySecret
+	65, // 63: sallyport.resource.v1.ApiKeySecret.created_at:type_name -> google.protobuf.Timestamp
+	65, // 64: sallyport.resource.v1.ApiKeySecret.not_after:type_name -> google.protobuf.Timestamp
+	45, // 65: sallyport.resource.v1.Revocation.token:type_name -> sallyport.resource.v1.RevokedToken
+	46, // 66: sallyport.resource.v1.Revocation.subject:type_name -> sallyport.resource.v1.RevokedSubject
+	47, // 67: sallyport.resource.v1.Revocation.session:type_name -> sallyport.resource.v1.RevokedSession
+	65, // 68: sallyport.resource.v1.Revocation.issued_before:type_name -> google.protobuf.Timestamp
+	65, // 69: sallyport.resource.v1.Revocation.expires_at:type_name -> google.protobuf.Timestamp
+	70, // [70:70] is the sub-list for method output_type
+	70, // [70:70] is the sub-list for method input_type
+	70, // [70:70] is the sub-list for extension type_name
+	70, // [70:70] is the sub-list for extension extendee
+	0,  // [0:70] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_resource_v1_resource_proto_init() }
@@ -4369,6 +4406,7 @@ func file_sallyport_resource_v1_resource_proto_init() {
 	if File_sallyport_resource_v1_resource_proto != nil {
 		return
 	}
+	file_sallyport_resource_v1_balancing_proto_init()
 	file_sallyport_resource_v1_client_address_proto_init()
 	file_sallyport_resource_v1_connection_limits_proto_init()
 	file_sallyport_resource_v1_http_proto_init()

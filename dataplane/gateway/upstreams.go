@@ -1,0 +1,98 @@
+package gateway
+
+import (
+	"net/textproto"
+
+	"github.com/sallyport/sallyport/dataplane/upstream"
+	"github.com/sallyport/sallyport/dataplane/upstream/balance"
+	"github.com/sallyport/sallyport/internal/compile"
+	"github.com/sallyport/sallyport/internal/policy"
+	"github.com/sallyport/sallyport/internal/session"
+	resourcev1 "github.com/sallyport/sallyport/proto/gen/sallyport/resource/v1"
+)
+
+func upstreams(from []*compile.Upstream) []upstream.Spec {
+	to := make([]upstream.Spec, len(from))
+	for i, u := range from {
+		to[i] = upstream.Spec{
+			Namespace: u.Key.Namespace, Name: u.Key.Name, Digest: u.Digest, Endpoints: u.Spec.GetEndpoints(),
+			Balancing: balancing(u.Spec.GetBalancing()), Ejection: ejection(u.Spec.GetEjection()), Retries: retries(u.Spec.GetRetries()),
+		}
+		switch t := u.Spec.GetTransport().(type) {
+		case *resourcev1.Upstream_Plaintext:
+			to[i].Plaintext = true
+		case *resourcev1.Upstream_Tls:
+			to[i].TLS = &upstream.TLS{CAFile: t.Tls.GetCaFile(), ServerName: t.Tls.GetServerName()}
+		case *resourcev1.Upstream_Spiffe:
+			to[i].SPIFFE = &upstream.SPIFFE{Peers: peers(t.Spiffe.GetPeerIds())}
+		}
+	}
+	return to
+}
+
+func balancing(from *resourcev1.Balancing) upstream.Balancing {
+	to := upstream.Balancing{SlowStart: from.GetSlowStart().AsDuration(), Panic: int(from.GetPanicThreshold())}
+	switch from.GetMethod() {
+	case resourcev1.BalancingMethod_BALANCING_METHOD_LEAST_REQUEST:
+		to.Method = balance.LeastRequest
+	case resourcev1.BalancingMethod_BALANCING_METHOD_HASH:
+		to.Method = balance.Hash
+		to.Hash = upstream.HashKey{
+			Header:        textproto.CanonicalMIMEHeaderKey(from.GetHash().GetHeader()),
+			Cookie:        from.GetHash().GetCookie(),
+			ClientAddress: from.GetHash().GetClientAddress(), Principal: from.GetHash().GetPrincipal(),
+		}
+	default:
+		to.Method = balance.RoundRobin
+	}
+	return to
+}
+
+func ejection(from *resourcev1.Ejection) upstream.Ejection {
+	return upstream.Ejection{
+		Off: from.GetOff(), After: int(from.GetConsecutiveFailures()), Percent: int(from.GetMaxPercent()),
+		Time: from.GetBaseTime().AsDuration(), Most: from.GetMaxTime().AsDuration(),
+	}
+}
+
+func retries(from *resourcev1.Retries) upstream.Retries {
+	to := upstream.Retries{
+		Off: from.GetOff(), Attempts: int(from.GetAttempts()),
+		BudgetPercent: int(from.GetBudgetPercent()), BudgetPerSecond: int(from.GetBudgetPerSecond()),
+	}
+	for _, on := range from.GetOn() {
+		switch on {
+		case resourcev1.RetryOn_RETRY_ON_CONNECT_FAILURE:
+			to.On |= upstream.OnConnect
+		case resourcev1.RetryOn_RETRY_ON_RESET:
+			to.On |= upstream.OnReset
+		case resourcev1.RetryOn_RETRY_ON_GATEWAY_ERROR:
+			to.On |= upstream.OnGatewayError
+		case resourcev1.RetryOn_RETRY_ON_UNSPECIFIED:
+		}
+	}
+	return to
+}
+
+// affinity is what an upstream has the same of it go to the same endpoint by; zero for
+// nothing.
+func (x *exchange) affinity(u *upstream.Upstream) balance.Key {
+	of, v := u.Hash(), &x.verdict
+	switch p := v.principal; {
+	case of == nil:
+	case of.Header != "":
+		if values := v.request.Header[of.Header]; len(values) > 0 {
+			return balance.KeyOf(values[0])
+		}
+	case of.Cookie != "":
+		if value, _ := session.Find(v.request.Header["Cookie"], of.Cookie); value != "" {
+			return balance.KeyOf(value)
+		}
+	case of.ClientAddress && x.address.IP.IsValid():
+		address := x.address.IP.As16()
+		return balance.KeyOf(address[:])
+	case of.Principal && p != nil && p.Kind != policy.Anonymous:
+		return balance.KeyOf(p.Issuer, p.ID)
+	}
+	return 0
+}
