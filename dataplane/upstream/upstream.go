@@ -130,7 +130,7 @@ func (u *Upstream) send(r *http.Request, c *Call, over way) (*http.Response, err
 func (u *Upstream) try(r *http.Request, c *Call, e *balance.Endpoint, over way) attempt {
 	c.to(e)
 	r.URL.Scheme, r.URL.Host = u.scheme, e.Address()
-	response, err := over(u.current(), r, c.Hint)
+	response, err := over(u.current(), r, c.Hint) //nolint:bodyclose // whoever gets it closes it
 	return attempt{request: r, endpoint: e, response: response, err: err}
 }
 

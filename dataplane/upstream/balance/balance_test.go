@@ -24,7 +24,7 @@ func (c *clock) advance(by time.Duration) { c.t = c.t.Add(by) }
 // usual is what upstreams have unless they say otherwise.
 func usual(m balance.Method, c *clock) balance.Config {
 	return balance.Config{
-		Method: m, Panic: 50, Now: c.now, Rand: rand.New(rand.NewPCG(1, 2)).Uint64, //nolint:gosec // the same each time
+		Method: m, Panic: 50, Now: c.now, Rand: rand.New(rand.NewPCG(1, 2)).Uint64,
 		Ejection: balance.Ejection{After: 5, Time: 30 * time.Second, Most: 5 * time.Minute, Percent: 50, Avoid: 5 * time.Second},
 	}
 }

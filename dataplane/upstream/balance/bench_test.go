@@ -38,7 +38,7 @@ func BenchmarkChoice(b *testing.B) {
 				balancer, _ := newBalancer(usual(m, newClock()), n)
 				b.ReportAllocs()
 				for i := range b.N {
-					first(balancer, balance.Key(i+1)) //nolint:gosec // any
+					first(balancer, balance.Key(i+1))
 				}
 			})
 		}

@@ -36,7 +36,7 @@ func (b *Balancer) look(all []*Endpoint, now int64) *view {
 			e.failures.Store(0)
 		}
 		if e.in = in; in {
-			v.first = append(v.first, uint8(i)) //nolint:gosec // there are at most 256
+			v.first = append(v.first, uint8(i))
 		}
 	}
 	v.share(b.config.SlowStart, now)
