@@ -118,3 +118,26 @@ func TestErrorsWithNobodyElseToAsk(t *testing.T) {
 		t.Errorf("%d %q after %d requests", res.StatusCode, body, e.requests.Load())
 	}
 }
+
+// What an upstream has no room for is told when to come again.
+func TestOverloadedUpstream(t *testing.T) {
+	w := newWorld(t, options{})
+	e, release := newEcho(t), make(chan struct{})
+	e.answerWith(func(http.ResponseWriter, *http.Request) { <-release })
+	w.apply(w.usual(plaintext(e.address()) + ", circuitLimits: {maxRequests: 1}"))
+	c := w.client(true, w.tls(host))
+	first := make(chan int)
+	go func() {
+		res, _ := w.ask(c, "GET", "/v1/orders", nil)
+		first <- res.StatusCode
+	}()
+	until(t, "the first request", func() bool { return e.requests.Load() == 1 })
+	res, body := w.ask(c, "GET", "/v1/orders", nil)
+	if p := w.problem(body); res.StatusCode != 503 || p.Reason != "upstream_overloaded" || res.Header.Get("Retry-After") != "1" {
+		t.Errorf("%d %s %v", res.StatusCode, p.Reason, res.Header)
+	}
+	close(release)
+	if got := <-first; got != 200 {
+		t.Errorf("the first request got %d", got)
+	}
+}

@@ -209,13 +209,19 @@ func explain(ctx context.Context, err, broken error) error {
 	case errors.As(err, &known):
 		return known
 	case errors.As(err, &unsent):
-		status := http.StatusBadGateway
-		if unsent.Reason == upstream.IdentityExpired || unsent.Reason == upstream.IdentityMissing {
-			status = http.StatusServiceUnavailable
-		}
-		return failure{reason: string(unsent.Reason), status: status}
+		return failure{reason: string(unsent.Reason), status: statusOf(unsent.Reason)}
 	}
 	return failure{reason: string(upstream.Failed), status: http.StatusBadGateway}
+}
+
+func statusOf(r upstream.Reason) int {
+	switch r {
+	case upstream.IdentityExpired, upstream.IdentityMissing, upstream.Overloaded:
+		return http.StatusServiceUnavailable
+	case upstream.Late:
+		return http.StatusGatewayTimeout
+	}
+	return http.StatusBadGateway
 }
 
 // end records the outcome, and answers if nothing was answered yet. An answer

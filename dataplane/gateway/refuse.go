@@ -34,6 +34,9 @@ func (x *exchange) refuse() {
 	if v.challenge != "" {
 		h["Www-Authenticate"] = []string{v.challenge}
 	}
+	if v.reason == string(upstream.Overloaded) {
+		h["Retry-After"] = []string{"1"} // by then much of what there is to do has ended
+	}
 	v.own.tell(h)
 	if len(v.methods) > 0 {
 		h["Allow"] = []string{strings.Join(v.methods, ", ")}
@@ -161,6 +164,8 @@ func unavailableInWords(reason string) string {
 	switch upstream.Reason(reason) {
 	case upstream.IdentityExpired, upstream.IdentityMissing:
 		return "The gateway cannot prove who it is to the service behind this address."
+	case upstream.Overloaded:
+		return "The service behind this address has too much to do. Try again later."
 	case ReasonListenerEnded:
 		return "The gateway had to end before the request did."
 	}

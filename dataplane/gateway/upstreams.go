@@ -17,6 +17,7 @@ func upstreams(from []*compile.Upstream) []upstream.Spec {
 		to[i] = upstream.Spec{
 			Namespace: u.Key.Namespace, Name: u.Key.Name, Digest: u.Digest, Endpoints: u.Spec.GetEndpoints(),
 			Balancing: balancing(u.Spec.GetBalancing()), Ejection: ejection(u.Spec.GetEjection()), Retries: retries(u.Spec.GetRetries()),
+			Circuit: upstream.Circuit{Requests: int(u.Spec.GetCircuitLimits().GetMaxRequests())},
 		}
 		switch t := u.Spec.GetTransport().(type) {
 		case *resourcev1.Upstream_Plaintext:
@@ -57,7 +58,7 @@ func ejection(from *resourcev1.Ejection) upstream.Ejection {
 
 func retries(from *resourcev1.Retries) upstream.Retries {
 	to := upstream.Retries{
-		Off: from.GetOff(), Attempts: int(from.GetAttempts()),
+		Off: from.GetOff(), Attempts: int(from.GetAttempts()), PerTry: from.GetPerTryTimeout().AsDuration(),
 		BudgetPercent: int(from.GetBudgetPercent()), BudgetPerSecond: int(from.GetBudgetPerSecond()),
 	}
 	for _, on := range from.GetOn() {
@@ -68,6 +69,8 @@ func retries(from *resourcev1.Retries) upstream.Retries {
 			to.On |= upstream.OnReset
 		case resourcev1.RetryOn_RETRY_ON_GATEWAY_ERROR:
 			to.On |= upstream.OnGatewayError
+		case resourcev1.RetryOn_RETRY_ON_TIMEOUT:
+			to.On |= upstream.OnTimeout
 		case resourcev1.RetryOn_RETRY_ON_UNSPECIFIED:
 		}
 	}

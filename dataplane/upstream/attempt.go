@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"time"
 
 	"github.com/sallyport/sallyport/dataplane/upstream/balance"
 	"github.com/sallyport/sallyport/dataplane/upstream/http1"
@@ -22,6 +23,7 @@ const (
 	OnConnect      Faults = 1 << iota // there was no connection to be had
 	OnReset                           // it ended before an answer began
 	OnGatewayError                    // the answer is 502, 503 or 504
+	OnTimeout                         // none has begun in the time for a try
 )
 
 func (f Faults) String() string {
@@ -32,6 +34,8 @@ func (f Faults) String() string {
 		return "reset"
 	case OnGatewayError:
 		return "gateway_error"
+	case OnTimeout:
+		return "timeout"
 	}
 	return "other"
 }
@@ -42,6 +46,37 @@ type attempt struct {
 	endpoint *balance.Endpoint
 	response *http.Response
 	err      error
+}
+
+// try sends r to an endpoint.
+func (u *Upstream) try(r *http.Request, c *Call, e *balance.Endpoint, over way) attempt {
+	c.to(e)
+	a := attempt{request: r, endpoint: e}
+	r.URL.Scheme, r.URL.Host = u.scheme, e.Address()
+	limit := u.spec.Retries.PerTry
+	if limit == 0 {
+		a.response, a.err = over(u.current(), r, c.Hint) //nolint:bodyclose // whoever gets it closes it
+		return a
+	}
+	ctx, cancel := context.WithCancelCause(r.Context())
+	c.cancel = cancel
+	timer := time.AfterFunc(limit, func() { cancel(errTry) })
+	a.response, a.err = over(u.current(), r.WithContext(ctx), c.Hint) //nolint:bodyclose // whoever gets it closes it
+	if !timer.Stop() {
+		a.late()
+	}
+	return a
+}
+
+// late makes an attempt one whose time is over.
+func (a *attempt) late() {
+	if a.response != nil {
+		_ = a.response.Body.Close() // it was cut off
+		a.response = nil
+	}
+	if !isConnect(a.err) { // else nothing was sent
+		a.err = errTry
+	}
 }
 
 // fault says what has become of it that is the endpoint's fault, or zero for nothing,
@@ -82,6 +117,9 @@ func (a *attempt) fault() (f Faults, failed bool) {
 		}
 		return OnConnect, true
 	}
+	if errors.Is(a.err, errTry) {
+		return OnTimeout, true
+	}
 	if _, ok := errors.AsType[*http1.Unanswered](a.err); ok {
 		return OnReset, true
 	}
@@ -109,6 +147,8 @@ func (u *Upstream) repeats(c *Call, a *attempt, f Faults) bool {
 		return c.choice.More()
 	case OnReset:
 		return http1.Repeatable(a.request, a.err) && u.affords(c)
+	case OnTimeout:
+		return isSafe(a.request) && u.affords(c)
 	default:
 		return isSafe(a.request) && c.choice.Better() && u.affords(c)
 	}

@@ -13,7 +13,7 @@ import (
 // labels.
 type Reason string
 
-// The reasons. With all but Failed and Malformed the upstream has not seen the
+// The reasons. With all but Failed, Malformed and Late the upstream has not seen the
 // request, unless that changes nothing and was sent again.
 const (
 	Unreachable     Reason = "upstream_unreachable"   // no endpoint could be connected to
@@ -23,6 +23,8 @@ const (
 	IdentityMissing Reason = "identity_unavailable"   // we have no SVID
 	Malformed       Reason = "upstream_malformed"     // what came is no answer, or could be read as two
 	Failed          Reason = "upstream_failed"        // the connection broke
+	Late            Reason = "upstream_timeout"       // no answer within the time for a try
+	Overloaded      Reason = "upstream_overloaded"    // it has as much to do as it may have
 )
 
 // Error is why there is no answer.
@@ -49,6 +51,10 @@ func explain(err error) *Error {
 		return &Error{Unverified, err}
 	case errors.Is(err, errRoots), errors.Is(err, errNoEndpoint):
 		return &Error{Misconfigured, err}
+	case errors.Is(err, errOverloaded):
+		return &Error{Overloaded, err}
+	case errors.Is(err, errTry):
+		return &Error{Late, err}
 	case errors.As(err, &malformed):
 		return &Error{Malformed, err}
 	case isConnect(err):

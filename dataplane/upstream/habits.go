@@ -39,9 +39,17 @@ type Retries struct {
 	Off      bool
 	Attempts int    // beside the first; 1 when zero
 	On       Faults // those after which it happens; all when zero
+	// PerTry is how long an endpoint has for its answer to begin; as long as the request
+	// has when zero.
+	PerTry time.Duration
 	// BudgetPercent of the requests of the last ten seconds may be sent again, and
 	// BudgetPerSecond more each second; 20 and 3 when zero.
 	BudgetPercent, BudgetPerSecond int
+}
+
+// Circuit is what an upstream may have to do at once.
+type Circuit struct {
+	Requests int // that have not ended; any number when zero
 }
 
 // complete puts in what is meant by zero.
@@ -53,7 +61,7 @@ func (s *Spec) complete() {
 	orElse(&e.Most, max(e.Time, 5*time.Minute))
 	orElse(&e.Percent, 50)
 	orElse(&r.Attempts, 1)
-	orElse(&r.On, OnConnect|OnReset|OnGatewayError)
+	orElse(&r.On, OnConnect|OnReset|OnGatewayError|OnTimeout)
 	orElse(&r.BudgetPercent, 20)
 	orElse(&r.BudgetPerSecond, 3)
 	if e.Off {

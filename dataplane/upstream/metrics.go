@@ -8,6 +8,7 @@ type metrics struct {
 	retries   *prometheus.CounterVec
 	withheld  *prometheus.CounterVec
 	ejections *prometheus.CounterVec
+	overflow  *prometheus.CounterVec
 }
 
 func newMetrics(r prometheus.Registerer) (*metrics, error) {
@@ -18,7 +19,7 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 		}, []string{"upstream"}),
 		retries: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "sallyport_upstream_retries_total",
-			Help: "Requests that were sent again, by upstream and what had become of them (connect_failure, reset or gateway_error).",
+			Help: "Requests that were sent again, by upstream and what had become of them (connect_failure, reset, gateway_error or timeout).",
 		}, []string{"upstream", "after"}),
 		withheld: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "sallyport_upstream_retries_withheld_total",
@@ -28,6 +29,10 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 			Name: "sallyport_upstream_ejections_total",
 			Help: "Times that endpoints were ejected for failures in a row, by upstream.",
 		}, []string{"upstream"}),
+		overflow: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "sallyport_upstream_overflow_total",
+			Help: "Requests that were not sent because the upstream had too much to do, by upstream and limit (requests).",
+		}, []string{"upstream", "limit"}),
 	}
 	if r == nil {
 		return m, nil
@@ -41,7 +46,7 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 }
 
 func (m *metrics) all() []*prometheus.CounterVec {
-	return []*prometheus.CounterVec{m.failures, m.retries, m.withheld, m.ejections}
+	return []*prometheus.CounterVec{m.failures, m.retries, m.withheld, m.ejections, m.overflow}
 }
 
 // forget drops the series of an upstream that is not in service any more.

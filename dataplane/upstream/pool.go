@@ -41,6 +41,7 @@ type Spec struct {
 	Balancing Balancing
 	Ejection  Ejection
 	Retries   Retries
+	Circuit   Circuit
 }
 
 // Key returns the upstream's name.

@@ -280,3 +280,99 @@ func TestHash(t *testing.T) {
 		t.Errorf("30 keys went to %d of 3 endpoints", len(at))
 	}
 }
+
+// An endpoint that takes too long for a try has lost it to another one, if the request
+// changes nothing, and what it says later reaches nobody.
+func TestTimeOfATry(t *testing.T) {
+	release := make(chan struct{})
+	defer close(release)
+	slow := serve(t, "", nil)
+	slow.Config.Handler = http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		select {
+		case <-release:
+		case <-r.Context().Done(): // it is told
+		}
+	})
+	spec := plaintext(answering(t, 200).address(), slow.address()) // the second begins
+	spec.Retries.PerTry = 50 * time.Millisecond
+	p, registry := observed(t, nil)
+	if got := ask(t.Context(), only(p, spec), "GET", "", 0); got.status != 200 || got.attempts != 2 {
+		t.Errorf("GET: %+v", got)
+	}
+	if n := counted(t, registry, "sallyport_upstream_retries_total"); n != 1 {
+		t.Errorf("%v retries were counted", n)
+	}
+	spec.Digest[0]++ // a new one, at which the second begins
+	if got := ask(t.Context(), only(p, spec), "POST", "", 0); got.reason != "upstream_timeout" || got.attempts != 1 {
+		t.Errorf("POST: %+v", got)
+	}
+	spec.Retries.On = upstream.OnReset
+	if got := ask(t.Context(), only(p, spec), "GET", "", 0); got.reason != "upstream_timeout" || got.attempts != 1 {
+		t.Errorf("GET, after resets only: %+v", got)
+	}
+}
+
+// The time of a try is over when the answer begins: its body takes as long as it takes.
+func TestTimeOfATryEndsWithTheHead(t *testing.T) {
+	release := make(chan struct{})
+	s := serve(t, "", nil)
+	s.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_ = http.NewResponseController(w).Flush()
+		<-release
+		_, _ = io.WriteString(w, "late, and whole")
+	})
+	spec := plaintext(s.address())
+	spec.Retries.PerTry = 100 * time.Millisecond
+	p, _ := observed(t, nil)
+	r := (&http.Request{Method: "GET", Host: "a.example", URL: &url.URL{Opaque: "/"}, Header: http.Header{}}).WithContext(t.Context())
+	var c upstream.Call
+	defer c.End()
+	res, err := only(p, spec).Send(r, &c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	time.AfterFunc(200*time.Millisecond, func() { close(release) })
+	if body, err := io.ReadAll(res.Body); err != nil || string(body) != "late, and whole" {
+		t.Errorf("%q %v", body, err)
+	}
+}
+
+// What is more than an upstream may have to do at once is told so, and nothing is left of
+// it when it has ended.
+func TestRequestsAtOnce(t *testing.T) {
+	release := make(chan struct{})
+	busy := answering(t, 200)
+	busy.Config.Handler = http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+		busy.seen.Add(1)
+		<-release
+	})
+	spec := plaintext(busy.address())
+	spec.Circuit.Requests = 3
+	p, registry := observed(t, nil)
+	u := only(p, spec)
+	answers := make(chan outcome, 3)
+	for range 3 {
+		go func() { answers <- ask(t.Context(), u, "POST", "", 0) }()
+	}
+	wait(t, "three requests", func() bool { return busy.seen.Load() == 3 })
+	for range 2 {
+		if got := ask(t.Context(), u, "GET", "", 0); got.reason != "upstream_overloaded" || got.attempts != 0 {
+			t.Errorf("a fourth: %+v", got)
+		}
+	}
+	if n := counted(t, registry, "sallyport_upstream_overflow_total"); n != 2 {
+		t.Errorf("%v were counted", n)
+	}
+	close(release)
+	for range 3 {
+		if got := <-answers; got.status != 200 {
+			t.Errorf("got %+v", got)
+		}
+	}
+	for range 5 {
+		if got := ask(t.Context(), u, "GET", "", 0); got.status != 200 {
+			t.Errorf("afterwards: %+v", got)
+		}
+	}
+}

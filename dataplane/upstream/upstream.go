@@ -24,6 +24,7 @@ type Upstream struct {
 
 	balancer *balance.Balancer
 	budget   *retry.Budget
+	requests atomic.Int64 // that have not ended
 
 	// transport is nil until the first request, and replaced by renew.
 	transport atomic.Pointer[transport]
@@ -49,21 +50,36 @@ type Call struct {
 
 	choice   balance.Choice
 	current  *balance.Endpoint
-	repeated int // without those that could not be connected to
+	cancel   context.CancelCauseFunc // of what goes on at current; nil for nothing
+	counted  *Upstream               // among whose requests it is; nil for none
+	repeated int                     // without those that could not be connected to
 }
 
 // End says that nothing of the request is left. It may be called for a Call that was
 // not used, and again.
 func (c *Call) End() {
+	c.leave()
+	if c.counted != nil {
+		c.counted.requests.Add(-1)
+		c.counted = nil
+	}
+}
+
+// leave ends what goes on at the current endpoint.
+func (c *Call) leave() {
 	if c.current != nil {
 		c.current.End()
 		c.current = nil
+	}
+	if c.cancel != nil {
+		c.cancel(nil)
+		c.cancel = nil
 	}
 }
 
 // to has a request be with an endpoint.
 func (c *Call) to(e *balance.Endpoint) {
-	c.End()
+	c.leave()
 	e.Begin()
 	c.current, c.Endpoint = e, e.Address()
 	c.Attempts++
@@ -102,6 +118,9 @@ func (u *Upstream) send(r *http.Request, c *Call, over way) (*http.Response, err
 	if err := u.identified(); err != nil {
 		return nil, err
 	}
+	if err := u.enter(c); err != nil {
+		return nil, explain(err)
+	}
 	u.budget.Count()
 	c.choice = u.balancer.Choose(c.Key)
 	e := c.choice.Next()
@@ -126,18 +145,25 @@ func (u *Upstream) send(r *http.Request, c *Call, over way) (*http.Response, err
 	}
 }
 
-// try sends r to an endpoint.
-func (u *Upstream) try(r *http.Request, c *Call, e *balance.Endpoint, over way) attempt {
-	c.to(e)
-	r.URL.Scheme, r.URL.Host = u.scheme, e.Address()
-	response, err := over(u.current(), r, c.Hint) //nolint:bodyclose // whoever gets it closes it
-	return attempt{request: r, endpoint: e, response: response, err: err}
+// enter counts a request, unless there are too many.
+func (u *Upstream) enter(c *Call) error {
+	if most := int64(u.spec.Circuit.Requests); u.requests.Add(1) > most && most > 0 {
+		u.requests.Add(-1)
+		u.pool.metrics.overflow.WithLabelValues(u.name, "requests").Inc()
+		return errOverloaded
+	}
+	c.counted = u
+	return nil
 }
 
 // way is how a transport sends a request.
 type way func(*transport, *http.Request, Hint) (*http.Response, error)
 
-var errNoEndpoint = errors.New("upstream has no endpoints")
+var (
+	errNoEndpoint = errors.New("upstream has no endpoints")
+	errOverloaded = errors.New("upstream has too much to do")
+	errTry        = errors.New("no answer in the time for a try")
+)
 
 // again is r for another attempt: a transport may look at what it was given for
 // longer than it takes to fail.

@@ -171,8 +171,8 @@ func TestDecodeFindsAllProblems(t *testing.T) {
 		{of("Upstream", `{endpoints: ["a.example:443"], tls: {}, ejection: {off: true, baseTime: 10s}, retries: {off: true, attempts: 2}}`), []string{
 			"spec.ejection.off conflicting_fields", "spec.retries.off conflicting_fields",
 		}},
-		{of("Upstream", `{endpoints: ["a.example:443"], tls: {}, ejection: {maxTime: 20s}, retries: {on: [RESET, RESET], attempts: 11}}`), []string{
-			"spec.retries.attempts invalid_value", "spec.retries.on invalid_value", "spec.ejection.maxTime invalid_value",
+		{of("Upstream", `{endpoints: ["a.example:443"], tls: {}, ejection: {maxTime: 20s}, retries: {on: [RESET, RESET], attempts: 11, perTryTimeout: 0s}, circuitLimits: {maxRequests: 1000001}}`), []string{
+			"spec.retries.attempts invalid_value", "spec.retries.on invalid_value", "spec.retries.perTryTimeout invalid_value", "spec.circuitLimits.maxRequests invalid_value", "spec.ejection.maxTime invalid_value",
 		}},
 		{of("Upstream", `{endpoints: ["a", "a:0", "a:65536", "a:080", ":443", "fd00::7:443", "A:443", "a:443"], tls: {}}`), []string{
 			"spec.endpoints[0] invalid_value", "spec.endpoints[1] invalid_value", "spec.endpoints[2] invalid_value", "spec.endpoints[3] invalid_value",

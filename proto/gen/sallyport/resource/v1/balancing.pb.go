@@ -90,6 +90,8 @@ const (
 	RetryOn_RETRY_ON_RESET RetryOn = 2
 	// The answer is 502, 503 or 504, and there is another endpoint.
 	RetryOn_RETRY_ON_GATEWAY_ERROR RetryOn = 3
+	// The answer has not begun within per_try_timeout.
+	RetryOn_RETRY_ON_TIMEOUT RetryOn = 4
 )
 
 // Enum value maps for RetryOn.
@@ -99,12 +101,14 @@ var (
 		1: "RETRY_ON_CONNECT_FAILURE",
 		2: "RETRY_ON_RESET",
 		3: "RETRY_ON_GATEWAY_ERROR",
+		4: "RETRY_ON_TIMEOUT",
 	}
 	RetryOn_value = map[string]int32{
 		"RETRY_ON_UNSPECIFIED":     0,
 		"RETRY_ON_CONNECT_FAILURE": 1,
 		"RETRY_ON_RESET":           2,
 		"RETRY_ON_GATEWAY_ERROR":   3,
+		"RETRY_ON_TIMEOUT":         4,
 	}
 )
 
@@ -431,7 +435,10 @@ type Retries struct {
 	// And so many more each second; 3 when 0.
 	BudgetPerSecond uint32 `protobuf:"varint,4,opt,name=budget_per_second,json=budgetPerSecond,proto3" json:"budget_per_second,omitempty"`
 	// Nothing is sent again, and each request to one endpoint only.
-	Off           bool `protobuf:"varint,5,opt,name=off,proto3" json:"off,omitempty"`
+	Off bool `protobuf:"varint,5,opt,name=off,proto3" json:"off,omitempty"`
+	// How long an endpoint has for its answer to begin, each time that a request is sent,
+	// within the timeout of the Route; as long as that when absent.
+	PerTryTimeout *durationpb.Duration `protobuf:"bytes,6,opt,name=per_try_timeout,json=perTryTimeout,proto3" json:"per_try_timeout,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -501,6 +508,60 @@ func (x *Retries) GetOff() bool {
 	return false
 }
 
+func (x *Retries) GetPerTryTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.PerTryTimeout
+	}
+	return nil
+}
+
+// CircuitLimits bound what one proxy has an Upstream do at once. What is more is answered
+// with 503, before an endpoint has seen it.
+type CircuitLimits struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Requests that were sent and have not ended, WebSockets included; any number when 0.
+	MaxRequests   uint32 `protobuf:"varint,1,opt,name=max_requests,json=maxRequests,proto3" json:"max_requests,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CircuitLimits) Reset() {
+	*x = CircuitLimits{}
+	mi := &file_sallyport_resource_v1_balancing_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CircuitLimits) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CircuitLimits) ProtoMessage() {}
+
+func (x *CircuitLimits) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_resource_v1_balancing_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CircuitLimits.ProtoReflect.Descriptor instead.
+func (*CircuitLimits) Descriptor() ([]byte, []int) {
+	return file_sallyport_resource_v1_balancing_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *CircuitLimits) GetMaxRequests() uint32 {
+	if x != nil {
+		return x.MaxRequests
+	}
+	return 0
+}
+
 var File_sallyport_resource_v1_balancing_proto protoreflect.FileDescriptor
 
 const file_sallyport_resource_v1_balancing_proto_rawDesc = "" +
@@ -527,24 +588,28 @@ const file_sallyport_resource_v1_balancing_proto_rawDesc = "" +
 	"\"\x04\b\x80\xa3\x052\x02\b\x01R\amaxTime\x12(\n" +
 	"\vmax_percent\x18\x04 \x01(\rB\a\xbaH\x04*\x02\x18dR\n" +
 	"maxPercent\x12\x10\n" +
-	"\x03off\x18\x05 \x01(\bR\x03off\"\xeb\x01\n" +
+	"\x03off\x18\x05 \x01(\bR\x03off\"\xc1\x02\n" +
 	"\aRetries\x12#\n" +
 	"\battempts\x18\x01 \x01(\rB\a\xbaH\x04*\x02\x18\n" +
 	"R\battempts\x12C\n" +
 	"\x02on\x18\x02 \x03(\x0e2\x1e.sallyport.resource.v1.RetryOnB\x13\xbaH\x10\x92\x01\r\x10\b\x18\x01\"\a\x82\x01\x04\x10\x01 \x00R\x02on\x12.\n" +
 	"\x0ebudget_percent\x18\x03 \x01(\rB\a\xbaH\x04*\x02\x18dR\rbudgetPercent\x124\n" +
 	"\x11budget_per_second\x18\x04 \x01(\rB\b\xbaH\x05*\x03\x18\x90NR\x0fbudgetPerSecond\x12\x10\n" +
-	"\x03off\x18\x05 \x01(\bR\x03off*\x94\x01\n" +
+	"\x03off\x18\x05 \x01(\bR\x03off\x12T\n" +
+	"\x0fper_try_timeout\x18\x06 \x01(\v2\x19.google.protobuf.DurationB\x11\xbaH\x0e\xaa\x01\v\"\x03\b\x90\x1c2\x04\x10\xc0\x84=R\rperTryTimeout\"=\n" +
+	"\rCircuitLimits\x12,\n" +
+	"\fmax_requests\x18\x01 \x01(\rB\t\xbaH\x06*\x04\x18\xc0\x84=R\vmaxRequests*\x94\x01\n" +
 	"\x0fBalancingMethod\x12 \n" +
 	"\x1cBALANCING_METHOD_UNSPECIFIED\x10\x00\x12 \n" +
 	"\x1cBALANCING_METHOD_ROUND_ROBIN\x10\x01\x12\"\n" +
 	"\x1eBALANCING_METHOD_LEAST_REQUEST\x10\x02\x12\x19\n" +
-	"\x15BALANCING_METHOD_HASH\x10\x03*q\n" +
+	"\x15BALANCING_METHOD_HASH\x10\x03*\x87\x01\n" +
 	"\aRetryOn\x12\x18\n" +
 	"\x14RETRY_ON_UNSPECIFIED\x10\x00\x12\x1c\n" +
 	"\x18RETRY_ON_CONNECT_FAILURE\x10\x01\x12\x12\n" +
 	"\x0eRETRY_ON_RESET\x10\x02\x12\x1a\n" +
-	"\x16RETRY_ON_GATEWAY_ERROR\x10\x03B\xec\x01\n" +
+	"\x16RETRY_ON_GATEWAY_ERROR\x10\x03\x12\x14\n" +
+	"\x10RETRY_ON_TIMEOUT\x10\x04B\xec\x01\n" +
 	"\x19com.sallyport.resource.v1B\x0eBalancingProtoP\x01ZIgithub.com/sallyport/sallyport/proto/gen/sallyport/resource/v1;resourcev1\xa2\x02\x03SRX\xaa\x02\x15Sallyport.Resource.V1\xca\x02\x15Sallyport\\Resource\\V1\xe2\x02!Sallyport\\Resource\\V1\\GPBMetadata\xea\x02\x17Sallyport::Resource::V1b\x06proto3"
 
 var (
@@ -560,7 +625,7 @@ func file_sallyport_resource_v1_balancing_proto_rawDescGZIP() []byte {
 }
 
 var file_sallyport_resource_v1_balancing_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_sallyport_resource_v1_balancing_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
+var file_sallyport_resource_v1_balancing_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
 var file_sallyport_resource_v1_balancing_proto_goTypes = []any{
 	(BalancingMethod)(0),        // 0: sallyport.resource.v1.BalancingMethod
 	(RetryOn)(0),                // 1: sallyport.resource.v1.RetryOn
@@ -568,20 +633,22 @@ var file_sallyport_resource_v1_balancing_proto_goTypes = []any{
 	(*HashKey)(nil),             // 3: sallyport.resource.v1.HashKey
 	(*Ejection)(nil),            // 4: sallyport.resource.v1.Ejection
 	(*Retries)(nil),             // 5: sallyport.resource.v1.Retries
-	(*durationpb.Duration)(nil), // 6: google.protobuf.Duration
+	(*CircuitLimits)(nil),       // 6: sallyport.resource.v1.CircuitLimits
+	(*durationpb.Duration)(nil), // 7: google.protobuf.Duration
 }
 var file_sallyport_resource_v1_balancing_proto_depIdxs = []int32{
 	0, // 0: sallyport.resource.v1.Balancing.method:type_name -> sallyport.resource.v1.BalancingMethod
 	3, // 1: sallyport.resource.v1.Balancing.hash:type_name -> sallyport.resource.v1.HashKey
-	6, // 2: sallyport.resource.v1.Balancing.slow_start:type_name -> google.protobuf.Duration
-	6, // 3: sallyport.resource.v1.Ejection.base_time:type_name -> google.protobuf.Duration
-	6, // 4: sallyport.resource.v1.Ejection.max_time:type_name -> google.protobuf.Duration
+	7, // 2: sallyport.resource.v1.Balancing.slow_start:type_name -> google.protobuf.Duration
+	7, // 3: sallyport.resource.v1.Ejection.base_time:type_name -> google.protobuf.Duration
+	7, // 4: sallyport.resource.v1.Ejection.max_time:type_name -> google.protobuf.Duration
 	1, // 5: sallyport.resource.v1.Retries.on:type_name -> sallyport.resource.v1.RetryOn
-	6, // [6:6] is the sub-list for method output_type
-	6, // [6:6] is the sub-list for method input_type
-	6, // [6:6] is the sub-list for extension type_name
-	6, // [6:6] is the sub-list for extension extendee
-	0, // [0:6] is the sub-list for field type_name
+	7, // 6: sallyport.resource.v1.Retries.per_try_timeout:type_name -> google.protobuf.Duration
+	7, // [7:7] is the sub-list for method output_type
+	7, // [7:7] is the sub-list for method input_type
+	7, // [7:7] is the sub-list for extension type_name
+	7, // [7:7] is the sub-list for extension extendee
+	0, // [0:7] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_resource_v1_balancing_proto_init() }
@@ -601,7 +668,7 @@ func file_sallyport_resource_v1_balancing_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_resource_v1_balancing_proto_rawDesc), len(file_sallyport_resource_v1_balancing_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   4,
+			NumMessages:   5,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -2265,7 +2265,9 @@ type Upstream struct {
 	// As with its fields at their defaults when absent.
 	Ejection *Ejection `protobuf:"bytes,11,opt,name=ejection,proto3" json:"ejection,omitempty"`
 	// As with its fields at their defaults when absent.
-	Retries       *Retries `protobuf:"bytes,12,opt,name=retries,proto3" json:"retries,omitempty"`
+	Retries *Retries `protobuf:"bytes,12,opt,name=retries,proto3" json:"retries,omitempty"`
+	// None when absent.
+	CircuitLimits *CircuitLimits `protobuf:"bytes,13,opt,name=circuit_limits,json=circuitLimits,proto3" json:"circuit_limits,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2365,6 +2367,13 @@ func (x *Upstream) GetEjection() *Ejection {
 func (x *Upstream) GetRetries() *Retries {
 	if x != nil {
 		return x.Retries
+	}
+	return nil
+}
+
+func (x *Upstream) GetCircuitLimits() *CircuitLimits {
+	if x != nil {
+		return x.CircuitLimits
 	}
 	return nil
 }
@@ -4053,7 +4062,7 @@ const file_sallyport_resource_v1_resource_proto_rawDesc = "" +
 	"acr_values\x18\x01 \x03(\tB#\xbaH \x92\x01\x1d\x10\x10\x18\x01\"\x17r\x15\x10\x01\x18\x80\x022\x0e^[!#-\\[\\]-~]+$R\tacrValues\x12$\n" +
 	"\x03amr\x18\x02 \x03(\tB\x12\xbaH\x0f\x92\x01\f\x10\x10\x18\x01\"\x06r\x04\x10\x01\x18@R\x03amr\x12E\n" +
 	"\amax_age\x18\x03 \x01(\v2\x19.google.protobuf.DurationB\x11\xbaH\x0e\xaa\x01\v\"\x05\b\x80\xe7\x84\x0f2\x02\b\x01R\x06maxAge:\x81\x01\xbaH~\x1a|\n" +
-	"\x11step_up.something\x12\x1fgive acr_values, amr or max_age\x1aFthis.acr_values.size() > 0 || this.amr.size() > 0 || has(this.max_age)\"\x82\x04\n" +
+	"\x11step_up.something\x12\x1fgive acr_values, amr or max_age\x1aFthis.acr_values.size() > 0 || this.amr.size() > 0 || has(this.max_age)\"\xcf\x04\n" +
 	"\bUpstream\x12/\n" +
 	"\fenvironments\x18\x01 \x03(\tB\v\xbaH\b\x92\x01\x05\x10\x80\x02\x18\x01R\fenvironments\x124\n" +
 	"\tendpoints\x18\x02 \x03(\tB\x16\xbaH\x13\x92\x01\x10\b\x01\x10\x80\x02\x18\x01\"\ar\x05\x10\x01\x18\x85\x02R\tendpoints\x12I\n" +
@@ -4063,7 +4072,8 @@ const file_sallyport_resource_v1_resource_proto_rawDesc = "" +
 	"\tbalancing\x18\n" +
 	" \x01(\v2 .sallyport.resource.v1.BalancingR\tbalancing\x12;\n" +
 	"\bejection\x18\v \x01(\v2\x1f.sallyport.resource.v1.EjectionR\bejection\x128\n" +
-	"\aretries\x18\f \x01(\v2\x1e.sallyport.resource.v1.RetriesR\aretriesB\x12\n" +
+	"\aretries\x18\f \x01(\v2\x1e.sallyport.resource.v1.RetriesR\aretries\x12K\n" +
+	"\x0ecircuit_limits\x18\r \x01(\v2$.sallyport.resource.v1.CircuitLimitsR\rcircuitLimitsB\x12\n" +
 	"\ttransport\x12\x05\xbaH\x02\b\x01\"\x14\n" +
 	"\x12PlaintextTransport\"\\\n" +
 	"\fTLSTransport\x12!\n" +
@@ -4321,7 +4331,8 @@ var file_sallyport_resource_v1_resource_proto_goTypes = []any{
 	(*Balancing)(nil),             // 62: sallyport.resource.v1.Balancing
 	(*Ejection)(nil),              // 63: sallyport.resource.v1.Ejection
 	(*Retries)(nil),               // 64: sallyport.resource.v1.Retries
-	(*timestamppb.Timestamp)(nil), // 65: google.protobuf.Timestamp
+	(*CircuitLimits)(nil),         // 65: sallyport.resource.v1.CircuitLimits
+	(*timestamppb.Timestamp)(nil), // 66: google.protobuf.Timestamp
 }
 var file_sallyport_resource_v1_resource_proto_depIdxs = []int32{
 	48, // 0: sallyport.resource.v1.Document.labels:type_name -> sallyport.resource.v1.Document.LabelsEntry
@@ -4373,32 +4384,33 @@ var file_sallyport_resource_v1_resource_proto_depIdxs = []int32{
 	62, // 46: sallyport.resource.v1.Upstream.balancing:type_name -> sallyport.resource.v1.Balancing
 	63, // 47: sallyport.resource.v1.Upstream.ejection:type_name -> sallyport.resource.v1.Ejection
 	64, // 48: sallyport.resource.v1.Upstream.retries:type_name -> sallyport.resource.v1.Retries
-	12, // 49: sallyport.resource.v1.Policy.routes:type_name -> sallyport.resource.v1.RouteSelector
-	7,  // 50: sallyport.resource.v1.Policy.effect:type_name -> sallyport.resource.v1.Effect
-	36, // 51: sallyport.resource.v1.Policy.principals:type_name -> sallyport.resource.v1.PrincipalMatcher
-	8,  // 52: sallyport.resource.v1.Policy.mode:type_name -> sallyport.resource.v1.Mode
-	51, // 53: sallyport.resource.v1.IdentityProvider.leeway:type_name -> google.protobuf.Duration
-	38, // 54: sallyport.resource.v1.IdentityProvider.required_claims:type_name -> sallyport.resource.v1.RequiredClaim
-	51, // 55: sallyport.resource.v1.IdentityProvider.max_lifetime:type_name -> google.protobuf.Duration
-	39, // 56: sallyport.resource.v1.IdentityProvider.introspection:type_name -> sallyport.resource.v1.Introspection
-	41, // 57: sallyport.resource.v1.IdentityProvider.sign_in:type_name -> sallyport.resource.v1.SignInClient
-	40, // 58: sallyport.resource.v1.IdentityProvider.x509:type_name -> sallyport.resource.v1.X509
-	51, // 59: sallyport.resource.v1.Introspection.timeout:type_name -> google.protobuf.Duration
-	51, // 60: sallyport.resource.v1.Introspection.cache:type_name -> google.protobuf.Duration
-	9,  // 61: sallyport.resource.v1.X509.subject:type_name -> sallyport.resource.v1.X509Subject
-	43, // 62: sallyport.resource.v1.ApiKey.secrets:type_name -> sallyport.resource.v1.ApiKeySecret
-	65, // 63: sallyport.resource.v1.ApiKeySecret.created_at:type_name -> google.protobuf.Timestamp
-	65, // 64: sallyport.resource.v1.ApiKeySecret.not_after:type_name -> google.protobuf.Timestamp
-	45, // 65: sallyport.resource.v1.Revocation.token:type_name -> sallyport.resource.v1.RevokedToken
-	46, // 66: sallyport.resource.v1.Revocation.subject:type_name -> sallyport.resource.v1.RevokedSubject
-	47, // 67: sallyport.resource.v1.Revocation.session:type_name -> sallyport.resource.v1.RevokedSession
-	65, // 68: sallyport.resource.v1.Revocation.issued_before:type_name -> google.protobuf.Timestamp
-	65, // 69: sallyport.resource.v1.Revocation.expires_at:type_name -> google.protobuf.Timestamp
-	70, // [70:70] is the sub-list for method output_type
-	70, // [70:70] is the sub-list for method input_type
-	70, // [70:70] is the sub-list for extension type_name
-	70, // [70:70] is the sub-list for extension extendee
-	0,  // [0:70] is the sub-list for field type_name
+	65, // 49: sallyport.resource.v1.Upstream.circuit_limits:type_name -> sallyport.resource.v1.CircuitLimits
+	12, // 50: sallyport.resource.v1.Policy.routes:type_name -> sallyport.resource.v1.RouteSelector
+	7,  // 51: sallyport.resource.v1.Policy.effect:type_name -> sallyport.resource.v1.Effect
+	36, // 52: sallyport.resource.v1.Policy.principals:type_name -> sallyport.resource.v1.PrincipalMatcher
+	8,  // 53: sallyport.resource.v1.Policy.mode:type_name -> sallyport.resource.v1.Mode
+	51, // 54: sallyport.resource.v1.IdentityProvider.leeway:type_name -> google.protobuf.Duration
+	38, // 55: sallyport.resource.v1.IdentityProvider.required_claims:type_name -> sallyport.resource.v1.RequiredClaim
+	51, // 56: sallyport.resource.v1.IdentityProvider.max_lifetime:type_name -> google.protobuf.Duration
+	39, // 57: sallyport.resource.v1.IdentityProvider.introspection:type_name -> sallyport.resource.v1.Introspection
+	41, // 58: sallyport.resource.v1.IdentityProvider.sign_in:type_name -> sallyport.resource.v1.SignInClient
+	40, // 59: sallyport.resource.v1.IdentityProvider.x509:type_name -> sallyport.resource.v1.X509
+	51, // 60: sallyport.resource.v1.Introspection.timeout:type_name -> google.protobuf.Duration
+	51, // 61: sallyport.resource.v1.Introspection.cache:type_name -> google.protobuf.Duration
+	9,  // 62: sallyport.resource.v1.X509.subject:type_name -> sallyport.resource.v1.X509Subject
+	43, // 63: sallyport.resource.v1.ApiKey.secrets:type_name -> sallyport.resource.v1.ApiKeySecret
+	66, // 64: sallyport.resource.v1.ApiKeySecret.created_at:type_name -> google.protobuf.Timestamp
+	66, // 65: sallyport.resource.v1.ApiKeySecret.not_after:type_name -> google.protobuf.Timestamp
+	45, // 66: sallyport.resource.v1.Revocation.token:type_name -> sallyport.resource.v1.RevokedToken
+	46, // 67: sallyport.resource.v1.Revocation.subject:type_name -> sallyport.resource.v1.RevokedSubject
+	47, // 68: sallyport.resource.v1.Revocation.session:type_name -> sallyport.resource.v1.RevokedSession
+	66, // 69: sallyport.resource.v1.Revocation.issued_before:type_name -> google.protobuf.Timestamp
+	66, // 70: sallyport.resource.v1.Revocation.expires_at:type_name -> google.protobuf.Timestamp
+	71, // [71:71] is the sub-list for method output_type
+	71, // [71:71] is the sub-list for method input_type
+	71, // [71:71] is the sub-list for extension type_name
+	71, // [71:71] is the sub-list for extension extendee
+	0,  // [0:71] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_resource_v1_resource_proto_init() }
