@@ -117,7 +117,7 @@ var rules = []rule{
 	// What servers must not carry.
 	{
 		from: "./cmd/sallyport-proxy/...", linked: true,
-		never: []string{"./internal/identity/issuer/...", "./dataplane/geo/geotest/...", "testing"},
+		never: []string{"./internal/identity/issuer/...", "./dataplane/geo/geotest/...", "./dataplane/upstream/dns/dnstest/...", "testing"},
 		why:   "a development issuer in production would be a forger's workshop; test code does not ship",
 	},
 	{
