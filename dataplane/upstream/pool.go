@@ -9,14 +9,11 @@ import (
 	"fmt"
 	"log/slog"
 	"reflect"
-	"slices"
 	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/sallyport/sallyport/dataplane/upstream/balance"
-	"github.com/sallyport/sallyport/dataplane/upstream/retry"
 	"github.com/sallyport/sallyport/internal/identity"
 )
 
@@ -125,42 +122,46 @@ func New(c Config) (*Pool, error) {
 	return p, nil
 }
 
-// Sync makes specs, whose names are unique, the upstreams in service. One that
-// did not change keeps its connections; those of the others are closed as soon
-// as no request uses them. A Set of before goes on working.
+// Sync makes specs, whose names are unique, the upstreams in service. What is known of
+// an endpoint stays with it, and so do its connections if they are made as before; those
+// to endpoints that are gone are closed as soon as no request uses them. A Set of before
+// goes on working.
 func (p *Pool) Sync(specs []Spec) *Set {
-	set, gone := p.sync(specs)
-	for _, u := range gone {
-		u.retire()
+	set, changed := p.sync(specs)
+	for _, c := range changed {
+		c.leave()
 	}
 	return set
 }
 
-func (p *Pool) sync(specs []Spec) (*Set, []*Upstream) {
+// sync also returns the connections of which some may not be wanted any more.
+func (p *Pool) sync(specs []Spec) (*Set, []*connections) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	next := make(map[Name]*Upstream, len(specs))
+	var changed []*connections
 	for _, spec := range specs {
 		spec.complete()
 		u := p.live[spec.Key()]
 		// All of the spec is compared: a digest that somebody forgot to set
 		// must not keep old endpoints in service.
 		if u == nil || !reflect.DeepEqual(u.spec, spec) {
-			u = p.newUpstream(spec)
+			u = p.newUpstream(spec, u)
+			changed = append(changed, u.connections)
 		}
 		next[spec.Key()] = u
 	}
-	var gone []*Upstream
 	for name, u := range p.live {
-		if next[name] != u {
-			gone = append(gone, u)
+		if now := next[name]; now == nil || now.connections != u.connections {
+			u.connections.want(nil)
+			changed = append(changed, u.connections)
 		}
 		if next[name] == nil {
 			p.metrics.forget(name.String())
 		}
 	}
 	p.live = next
-	return &Set{next}, gone
+	return &Set{next}, changed
 }
 
 // Run keeps connections that rest on our identity from outliving it: whenever
@@ -171,14 +172,14 @@ func (p *Pool) Run(ctx context.Context) error {
 		changed := p.identity.Changed()
 		for _, u := range p.all() {
 			if u.spec.SPIFFE != nil {
-				u.renew()
+				u.connections.renew()
 			}
 		}
 		select {
 		case <-changed:
 		case <-ctx.Done():
 			for _, u := range p.all() {
-				u.retire()
+				u.connections.close()
 			}
 			return nil
 		}
@@ -191,35 +192,6 @@ func (p *Pool) all() []*Upstream {
 	all := make([]*Upstream, 0, len(p.live))
 	for _, u := range p.live {
 		all = append(all, u)
-	}
-	return all
-}
-
-// newUpstream makes one of a Spec that is complete. It connects to nobody yet.
-func (p *Pool) newUpstream(spec Spec) *Upstream {
-	spec.Endpoints = slices.Clone(spec.Endpoints)
-	u := &Upstream{
-		spec: spec, name: spec.Key().String(), pool: p, scheme: "https",
-		balancer: balance.New(spec.balancing(p.avoid, p.now)),
-		budget:   retry.New(spec.Retries.BudgetPercent, spec.Retries.BudgetPerSecond, p.now),
-	}
-	u.balancer.Replace(endpointsAt(spec.Endpoints))
-	switch {
-	case spec.Plaintext:
-		u.scheme = "http"
-	case spec.TLS != nil && spec.TLS.CAFile != "":
-		u.roots = &roots{file: spec.TLS.CAFile}
-	}
-	return u
-}
-
-// endpointsAt returns an endpoint for each address that differs.
-func endpointsAt(addresses []string) []*balance.Endpoint {
-	all := make([]*balance.Endpoint, 0, len(addresses))
-	for i, address := range addresses {
-		if !slices.Contains(addresses[:i], address) {
-			all = append(all, balance.NewEndpoint(address, "", 1))
-		}
 	}
 	return all
 }

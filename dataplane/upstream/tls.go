@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"sync"
 
@@ -21,58 +20,58 @@ var errRoots = errors.New("certificate authorities cannot be read")
 
 // dialTLS connects, for one of some protocols, and finds out who is there, before
 // anything is sent.
-func (u *Upstream) dialTLS(ctx context.Context, address string, protocols ...string) (*tls.Conn, *http1.Socket, error) {
-	cfg, err := u.tlsConfig(address)
+func (c *connections) dialTLS(ctx context.Context, at place, protocols ...string) (*tls.Conn, *http1.Socket, error) {
+	cfg, err := c.tlsConfig(at)
 	if err != nil {
-		return nil, nil, &connectError{address: address, err: err, ours: true}
+		return nil, nil, &connectError{address: at.address, err: err, ours: true}
 	}
 	cfg.NextProtos = protocols
-	ctx, cancel := context.WithTimeout(ctx, 2*u.pool.connectTimeout)
+	ctx, cancel := context.WithTimeout(ctx, 2*c.pool.connectTimeout)
 	defer cancel()
-	socket, err := u.dial(ctx, address)
+	socket, err := c.dial(ctx, at.address)
 	if err != nil {
 		return nil, nil, err
 	}
 	conn := tls.Client(socket, cfg)
 	if err := conn.HandshakeContext(ctx); err != nil {
 		_ = socket.Close()
-		return nil, nil, u.unconnected(ctx, address, err)
+		return nil, nil, c.unconnected(ctx, at.address, err)
 	}
 	return conn, socket, nil
 }
 
-func (u *Upstream) tlsConfig(address string) (*tls.Config, error) {
+func (c *connections) tlsConfig(at place) (*tls.Config, error) {
 	switch {
-	case u.spec.SPIFFE != nil:
-		return identity.ClientConfig(u.pool.identity, identity.Matching(u.spec.SPIFFE.Peers...)), nil
-	case u.spec.TLS != nil:
-		return u.namedConfig(address)
+	case c.spiffe != nil:
+		return identity.ClientConfig(c.pool.identity, identity.Matching(c.spiffe.Peers...)), nil
+	case c.tls != nil:
+		return c.namedConfig(at)
 	}
 	return nil, errors.New("upstream has no transport")
 }
 
 // namedConfig leaves out sessions to resume: a resumed one is not verified
 // against authorities that changed meanwhile.
-func (u *Upstream) namedConfig(address string) (*tls.Config, error) {
-	host, _, err := net.SplitHostPort(address)
+func (c *connections) namedConfig(at place) (*tls.Config, error) {
+	host, err := at.host()
 	if err != nil {
 		return nil, err
 	}
 	cfg := &tls.Config{
 		MinVersion: tls.VersionTLS12,
 		ServerName: host,
-		Time:       u.pool.now,
+		Time:       c.pool.now,
 	}
-	if u.spec.TLS.ServerName != "" {
-		cfg.ServerName = u.spec.TLS.ServerName
+	if c.tls.ServerName != "" {
+		cfg.ServerName = c.tls.ServerName
 	}
-	if u.roots != nil {
+	if c.roots != nil {
 		// Never nil: that would mean the system's.
-		if cfg.RootCAs, err = u.roots.pool(); cfg.RootCAs == nil {
+		if cfg.RootCAs, err = c.roots.pool(); cfg.RootCAs == nil {
 			return nil, fmt.Errorf("%w: %w", errRoots, err)
 		}
 		if err != nil {
-			u.pool.log.Error("certificate authorities cannot be read again", "upstream", u.name, "err", err)
+			c.pool.log.Error("certificate authorities cannot be read again", "upstream", c.upstream, "err", err)
 		}
 	}
 	return cfg, nil

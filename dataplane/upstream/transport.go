@@ -35,49 +35,55 @@ var limits = http1.Limits{
 // HTTP/1.1 is spoken by package http1, and HTTP/2, where an endpoint prefers it, by
 // net/http.
 type transport struct {
-	upstream *Upstream
-	http2    *http.Transport
+	connections *connections
 
 	mu      sync.Mutex
-	origins map[string]*origin // by address
-	closed  bool               // no connection is kept any more
+	origins map[place]*origin
+	closed  bool // no connection is kept any more
 }
 
 // origin is what is known of an endpoint, and the connections to it.
 type origin struct {
-	address string
-	http1   *http1.Pool
+	place
+	http1 *http1.Pool
+	http2 *http.Transport // has connections to this endpoint alone
 	// prefers says that HTTP/2 was agreed on last.
 	prefers atomic.Bool
 	// spare is a new connection on which HTTP/2 was agreed on.
 	spare atomic.Pointer[tls.Conn]
 }
 
-func (u *Upstream) newTransport() *transport {
-	t := &transport{upstream: u, origins: map[string]*origin{}}
+// newOrigin connects to nobody yet.
+func (c *connections) newOrigin(at place) (*origin, error) {
+	pool, err := http1.NewPool(limits, c.pool.now)
+	if err != nil {
+		return nil, err
+	}
+	o := &origin{place: at, http1: pool}
 	protocols := &http.Protocols{}
 	protocols.SetHTTP2(true)
-	t.http2 = &http.Transport{
-		DialTLSContext: t.dialHTTP2, Protocols: protocols, DisableCompression: true,
+	o.http2 = &http.Transport{
+		DialTLSContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return c.dialHTTP2(ctx, o) },
+		Protocols:      protocols, DisableCompression: true,
 		MaxIdleConnsPerHost: limits.Idle, IdleConnTimeout: limits.Rest, ExpectContinueTimeout: limits.Continue,
 		MaxResponseHeaderBytes: int64(limits.Head),
 		HTTP2: &http.HTTP2Config{
 			SendPingTimeout: aliveAfter, PingTimeout: aliveWithin, WriteByteTimeout: aliveAfter,
 		},
 	}
-	return t
+	return o, nil
 }
 
 // RoundTrip is http.RoundTripper's. An endpoint that has ended a connection
 // between requests is asked again over a new one, if it cannot have seen the request
 // or the request changes nothing.
-func (t *transport) RoundTrip(r *http.Request, hint Hint) (*http.Response, error) {
-	o, err := t.origin(r.URL.Host)
+func (t *transport) RoundTrip(r *http.Request, at place, hint Hint) (*http.Response, error) {
+	o, err := t.origin(at)
 	if err != nil {
 		return nil, err
 	}
 	if o.prefers.Load() {
-		response, err := t.roundTripHTTP2(r, hint)
+		response, err := o.roundTripHTTP2(r, hint)
 		if !errors.Is(err, errNotHTTP2) {
 			return response, err
 		}
@@ -89,20 +95,20 @@ func (t *transport) RoundTrip(r *http.Request, hint Hint) (*http.Response, error
 			return response, err
 		}
 	}
-	c, err := t.connect(r.Context(), o)
+	c, err := t.connections.connect(r.Context(), o)
 	switch {
 	case err != nil:
 		return nil, err
 	case c == nil:
 		defer o.set(nil) // unless it was needed
-		return t.roundTripHTTP2(r, hint)
+		return o.roundTripHTTP2(r, hint)
 	}
 	return c.RoundTrip(r, hint)
 }
 
-func (t *transport) roundTripHTTP2(r *http.Request, hint Hint) (*http.Response, error) {
+func (o *origin) roundTripHTTP2(r *http.Request, hint Hint) (*http.Response, error) {
 	ctx := httptrace.WithClientTrace(r.Context(), &httptrace.ClientTrace{Got1xxResponse: hint})
-	response, err := t.http2.RoundTrip(r.WithContext(ctx))
+	response, err := o.http2.RoundTrip(r.WithContext(ctx))
 	if err == nil || hasBody(r) || isConnect(err) || errors.Is(err, errNotHTTP2) {
 		return response, err // what goes wrong with a body may be the fault of who sends it
 	}
@@ -111,11 +117,11 @@ func (t *transport) roundTripHTTP2(r *http.Request, hint Hint) (*http.Response, 
 
 // connect returns a new connection, nil for one on which HTTP/2 was agreed on: that
 // is kept for dialHTTP2.
-func (t *transport) connect(ctx context.Context, o *origin) (*http1.Conn, error) {
-	if t.upstream.spec.Plaintext {
-		return t.connectPlaintext(ctx, o)
+func (c *connections) connect(ctx context.Context, o *origin) (*http1.Conn, error) {
+	if c.plaintext {
+		return c.connectPlaintext(ctx, o)
 	}
-	conn, socket, err := t.upstream.dialTLS(ctx, o.address, "h2", "http/1.1")
+	conn, socket, err := c.dialTLS(ctx, o.place, "h2", "http/1.1")
 	if err != nil {
 		return nil, err
 	}
@@ -127,8 +133,8 @@ func (t *transport) connect(ctx context.Context, o *origin) (*http1.Conn, error)
 	return o.http1.New(conn, socket), nil
 }
 
-func (t *transport) connectPlaintext(ctx context.Context, o *origin) (*http1.Conn, error) {
-	socket, err := t.upstream.dial(ctx, o.address)
+func (c *connections) connectPlaintext(ctx context.Context, o *origin) (*http1.Conn, error) {
+	socket, err := c.dial(ctx, o.address)
 	if err != nil {
 		return nil, err
 	}
@@ -136,11 +142,11 @@ func (t *transport) connectPlaintext(ctx context.Context, o *origin) (*http1.Con
 }
 
 // connectAlone returns a new connection that speaks HTTP/1.1 and nothing else.
-func (t *transport) connectAlone(ctx context.Context, o *origin) (*http1.Conn, error) {
-	if t.upstream.spec.Plaintext {
-		return t.connectPlaintext(ctx, o)
+func (c *connections) connectAlone(ctx context.Context, o *origin) (*http1.Conn, error) {
+	if c.plaintext {
+		return c.connectPlaintext(ctx, o)
 	}
-	conn, socket, err := t.upstream.dialTLS(ctx, o.address, "http/1.1")
+	conn, socket, err := c.dialTLS(ctx, o.place, "http/1.1")
 	if err != nil {
 		return nil, err
 	}
@@ -149,48 +155,47 @@ func (t *transport) connectAlone(ctx context.Context, o *origin) (*http1.Conn, e
 
 // Switch is RoundTrip for a request that asks for another protocol, over a
 // connection of its own.
-func (t *transport) Switch(r *http.Request, hint Hint) (*http.Response, error) {
-	o, err := t.origin(r.URL.Host)
+func (t *transport) Switch(r *http.Request, at place, hint Hint) (*http.Response, error) {
+	o, err := t.origin(at)
 	if err != nil {
 		return nil, err
 	}
-	c, err := t.connectAlone(r.Context(), o)
+	c, err := t.connections.connectAlone(r.Context(), o)
 	if err != nil {
 		return nil, err
 	}
 	return c.RoundTrip(r, hint)
 }
 
-// maxOrigins is how many endpoints are remembered to which there is no connection.
+// maxOrigins bounds the endpoints that are remembered though none of them is wanted: those
+// that requests of before still go to.
 const maxOrigins = 1024
 
-func (t *transport) origin(address string) (*origin, error) {
+func (t *transport) origin(at place) (*origin, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if o := t.origins[address]; o != nil {
+	if o := t.origins[at]; o != nil {
 		return o, nil
 	}
 	if len(t.origins) >= maxOrigins {
-		maps.DeleteFunc(t.origins, func(_ string, o *origin) bool { return o.http1.Idle() == 0 })
+		maps.DeleteFunc(t.origins, func(at place, _ *origin) bool { return !t.connections.wants(at) })
 	}
-	pool, err := http1.NewPool(limits, t.upstream.pool.now)
+	o, err := t.connections.newOrigin(at)
 	if err != nil {
 		return nil, err
 	}
-	if t.closed {
-		pool.Close()
+	if t.closed || !t.connections.wants(at) {
+		o.http1.Close()
 	}
-	o := &origin{address: address, http1: pool}
-	t.origins[address] = o
+	t.origins[at] = o
 	return o, nil
 }
 
 // close closes the connections that no request uses, and has the others not be
 // kept. Requests may still be sent.
 func (t *transport) close() {
-	t.http2.CloseIdleConnections()
 	for _, o := range t.end() {
-		o.http1.Close()
+		o.close()
 	}
 }
 
@@ -199,6 +204,31 @@ func (t *transport) end() []*origin {
 	defer t.mu.Unlock()
 	t.closed = true
 	return slices.Collect(maps.Values(t.origins))
+}
+
+// leave closes the connections to endpoints that are not wanted any more, as close does.
+func (t *transport) leave() {
+	for _, o := range t.unwanted() {
+		o.close()
+	}
+}
+
+func (t *transport) unwanted() (gone []*origin) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for at, o := range t.origins {
+		if !t.connections.wants(at) {
+			gone = append(gone, o)
+			delete(t.origins, at)
+		}
+	}
+	return gone
+}
+
+func (o *origin) close() {
+	o.http1.Close()
+	o.http2.CloseIdleConnections()
+	o.set(nil)
 }
 
 // set keeps conn for the request that needs it, in place of what was kept.
@@ -212,15 +242,11 @@ func (o *origin) set(conn *tls.Conn) {
 var errNotHTTP2 = errors.New("endpoint does not speak HTTP/2 any more")
 
 // dialHTTP2 connects for http2, which takes whatever it is given for HTTP/2.
-func (t *transport) dialHTTP2(ctx context.Context, _, address string) (net.Conn, error) {
-	o, err := t.origin(address)
-	if err != nil {
-		return nil, err
-	}
+func (c *connections) dialHTTP2(ctx context.Context, o *origin) (net.Conn, error) {
 	if conn := o.spare.Swap(nil); conn != nil {
 		return conn, nil
 	}
-	conn, _, err := t.upstream.dialTLS(ctx, address, "h2", "http/1.1")
+	conn, _, err := c.dialTLS(ctx, o.place, "h2", "http/1.1")
 	if err != nil {
 		return nil, err
 	}

@@ -3,13 +3,11 @@ package upstream
 import (
 	"context"
 	"errors"
-	"net"
 	"net/http"
 	"net/textproto"
 	"sync/atomic"
 
 	"github.com/sallyport/sallyport/dataplane/upstream/balance"
-	"github.com/sallyport/sallyport/dataplane/upstream/http1"
 	"github.com/sallyport/sallyport/dataplane/upstream/retry"
 )
 
@@ -20,14 +18,11 @@ type Upstream struct {
 	name   string
 	pool   *Pool
 	scheme string
-	roots  *roots // nil for the system's
 
-	balancer *balance.Balancer
-	budget   *retry.Budget
-	requests atomic.Int64 // that have not ended
-
-	// transport is nil until the first request, and replaced by renew.
-	transport atomic.Pointer[transport]
+	balancer    *balance.Balancer
+	budget      *retry.Budget
+	requests    *atomic.Int64 // that have not ended, of all Specs with this name
+	connections *connections
 }
 
 // Name returns the upstream's name.
@@ -157,7 +152,7 @@ func (u *Upstream) enter(c *Call) error {
 }
 
 // way is how a transport sends a request.
-type way func(*transport, *http.Request, Hint) (*http.Response, error)
+type way func(*transport, *http.Request, place, Hint) (*http.Response, error)
 
 var (
 	errNoEndpoint = errors.New("upstream has no endpoints")
@@ -183,60 +178,4 @@ func (u *Upstream) identified() error {
 		return explain(err)
 	}
 	return nil
-}
-
-func (u *Upstream) current() *transport {
-	for {
-		if t := u.transport.Load(); t != nil {
-			return t
-		}
-		u.transport.CompareAndSwap(nil, u.newTransport())
-	}
-}
-
-// renew lets new requests have new connections. Old ones are closed when no
-// request uses them any more.
-func (u *Upstream) renew() {
-	if old := u.transport.Swap(nil); old != nil {
-		old.close()
-	}
-}
-
-// retire closes connections as soon as no request uses them.
-func (u *Upstream) retire() {
-	if t := u.transport.Load(); t != nil {
-		t.close()
-	}
-}
-
-func (u *Upstream) dial(ctx context.Context, address string) (*http1.Socket, error) {
-	d := net.Dialer{Timeout: u.pool.connectTimeout}
-	conn, err := d.DialContext(ctx, "tcp", address)
-	if err != nil {
-		return nil, u.unconnected(ctx, address, err)
-	}
-	return http1.NewSocket(conn), nil
-}
-
-// unconnected counts a connection that could not be made, unless it was given up.
-func (u *Upstream) unconnected(ctx context.Context, address string, err error) error {
-	if ctx.Err() == nil {
-		u.pool.metrics.failures.WithLabelValues(u.name).Inc()
-	}
-	return &connectError{address: address, err: err}
-}
-
-// connectError is why there is no connection, over which nothing was sent.
-type connectError struct {
-	address string
-	err     error
-	ours    bool // the fault, and not the endpoint's
-}
-
-func (e *connectError) Error() string { return "connect to " + e.address + ": " + e.err.Error() }
-func (e *connectError) Unwrap() error { return e.err }
-
-func isConnect(err error) bool {
-	var c *connectError
-	return errors.As(err, &c)
 }

@@ -6,6 +6,7 @@ package balance
 import (
 	"math"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -102,13 +103,28 @@ func (b *Balancer) Replace(endpoints []*Endpoint) {
 	defer b.mu.Unlock()
 	all := make([]*Endpoint, min(len(endpoints), MostEndpoints))
 	copy(all, endpoints)
-	first := len(b.view.Load().all) == 0
+	first := len(b.view.Load().all) == 0 && !slices.ContainsFunc(all, func(e *Endpoint) bool { return e.known })
 	for _, e := range all {
 		if first {
 			e.in = true // there is nobody whose share it could grow into
 		}
 	}
 	b.renew(all)
+}
+
+// Heir returns an endpoint for another Balancer that is where e is, in a zone and with a
+// weight that may be others, and of which is known what is known of e, which is one of
+// b's. Requests in flight are e's.
+func (b *Balancer) Heir(e *Endpoint, zone string, weight int) *Endpoint {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	h := NewEndpoint(e.address, zone, weight).Named(e.name)
+	h.failures.Store(e.failures.Load())
+	h.ejected.Store(e.ejected.Load())
+	h.avoided.Store(e.avoided.Load())
+	h.unhealthy.Store(e.unhealthy.Load())
+	h.ejections, h.in, h.since, h.known = e.ejections, e.in, e.since, true
+	return h
 }
 
 // renew makes a view of endpoints as they are now. mu is held.

@@ -9,6 +9,7 @@ import (
 // Balancer. Its methods are safe for concurrent use.
 type Endpoint struct {
 	address string
+	name    string
 	zone    string
 	weight  int
 	hash    uint64
@@ -23,6 +24,7 @@ type Endpoint struct {
 	ejections int   // in a row
 	in        bool  // requests went to it when last looked at
 	since     int64 // when that began
+	known     bool  // it is somebody's heir
 }
 
 // mostWeight bounds how much more than another endpoint one gets.
@@ -36,6 +38,15 @@ func NewEndpoint(address, zone string, weight int) *Endpoint {
 
 // Address returns host:port.
 func (e *Endpoint) Address() string { return e.address }
+
+// Named says by which host name e was found, and returns e. Nobody else has it yet.
+func (e *Endpoint) Named(host string) *Endpoint {
+	e.name = host
+	return e
+}
+
+// Name returns the host name that it was found by, empty for none.
+func (e *Endpoint) Name() string { return e.name }
 
 // Zone returns where it is, empty for unknown.
 func (e *Endpoint) Zone() string { return e.zone }
