@@ -12,6 +12,7 @@ import (
 type Pool struct {
 	limits Limits
 	now    func() time.Time
+	free   func() // told of connections that have become free
 
 	mu     sync.Mutex
 	idle   []*Conn     // the one that has rested longest first
@@ -27,8 +28,12 @@ func NewPool(l Limits, now func() time.Time) (*Pool, error) {
 	if now == nil {
 		now = time.Now
 	}
-	return &Pool{limits: l, now: now}, nil
+	return &Pool{limits: l, now: now, free: func() {}}, nil
 }
+
+// OnFree has f be called whenever a connection is kept. It is to be called before
+// the pool has any.
+func (p *Pool) OnFree(f func()) { p.free = f }
 
 // New returns conn, which nothing was sent over, as one of the pool's, for a first
 // request. Conn is socket, or TLS over it.
@@ -73,7 +78,9 @@ func (p *Pool) put(c *Conn) {
 	c.rested = p.now()
 	if !p.fresh(c, c.rested) || !p.keep(c) {
 		c.close()
+		return
 	}
+	p.free()
 }
 
 func (p *Pool) keep(c *Conn) bool {
@@ -113,6 +120,27 @@ func (p *Pool) stale() []*Conn {
 		p.sweep.Reset(p.limits.Rest)
 	}
 	return old
+}
+
+// Drop closes the connection that has rested longest, and reports whether there was one.
+func (p *Pool) Drop() bool {
+	c := p.oldest()
+	if c == nil {
+		return false
+	}
+	c.close()
+	return true
+}
+
+func (p *Pool) oldest() *Conn {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.idle) == 0 {
+		return nil
+	}
+	c := p.idle[0]
+	p.idle = slices.Delete(p.idle, 0, 1)
+	return c
 }
 
 // Idle returns how many connections are kept.

@@ -122,6 +122,41 @@ func TestConnectionsThatAreKept(t *testing.T) {
 	})
 }
 
+// Whoever counts connections hears of those that are free, and of each that ends, once.
+func TestConnectionsAreCounted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPiped(t, limits)
+		defer p.serving.Wait()
+		free, closed := 0, 0
+		p.OnFree(func() { free++ })
+		var all []*http1.Conn
+		for range 3 {
+			near, far := net.Pipe()
+			p.serving.Go(func() {
+				defer far.Close()
+				inTurn(hello, hello)(far)
+			})
+			socket := http1.NewSocket(near)
+			socket.OnClose(func() { closed++ })
+			all = append(all, p.New(socket, socket))
+		}
+		for _, c := range all {
+			p.over(t, c)
+		}
+		if free != 3 || closed != 0 {
+			t.Errorf("%d are free and %d closed", free, closed)
+		}
+		if !p.Drop() || closed != 1 || p.Idle() != 2 || p.Take() != all[2] {
+			t.Errorf("%d are closed and %d kept, want the one gone that has rested longest", closed, p.Idle())
+		}
+		p.Close()
+		p.over(t, all[2]) // which is not kept any more
+		if p.Drop() || closed != 3 || free != 3 {
+			t.Errorf("in the end %d are closed, and %d were free", closed, free)
+		}
+	})
+}
+
 func TestLimits(t *testing.T) {
 	for name, change := range map[string]func(*http1.Limits){
 		"head":     func(l *http1.Limits) { l.Head = 0 },

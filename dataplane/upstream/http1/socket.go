@@ -18,6 +18,9 @@ type Socket struct {
 	net.Conn
 	raw syscall.RawConn // nil for what is no socket
 
+	onClose func() // nil for nothing
+	closed  atomic.Bool
+
 	reads, writes patience
 	written       atomic.Int64 // bytes
 
@@ -37,6 +40,18 @@ func NewSocket(conn net.Conn) *Socket {
 	}
 	s.read.do = s.read.once
 	return s
+}
+
+// OnClose has f be called once when s is closed. It is to be called before s is used.
+func (s *Socket) OnClose(f func()) { s.onClose = f }
+
+// Close implements net.Conn.
+func (s *Socket) Close() error {
+	err := s.Conn.Close()
+	if s.closed.CompareAndSwap(false, true) && s.onClose != nil {
+		s.onClose()
+	}
+	return err
 }
 
 // expect bounds how long the endpoint may be silent from now on; zero is for ever.
