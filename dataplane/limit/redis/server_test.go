@@ -16,6 +16,7 @@ type server struct {
 	t       testing.TB
 	address string
 	dir     string
+	listens func(port string) string // lines of its settings
 	process *exec.Cmd
 }
 
@@ -23,11 +24,16 @@ const password = "only-for-this-test"
 
 func newServer(t testing.TB) *server {
 	t.Helper()
+	return newServerWith(t, func(port string) string { return "port " + port + "\n" })
+}
+
+func newServerWith(t testing.TB, listens func(port string) string) *server {
+	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &server{t: t, address: ln.Addr().String(), dir: t.TempDir()}
+	s := &server{t: t, address: ln.Addr().String(), dir: t.TempDir(), listens: listens}
 	_ = ln.Close()
 	s.start()
 	t.Cleanup(s.kill)
@@ -39,7 +45,7 @@ func (s *server) start() {
 	s.t.Helper()
 	_, port, _ := strings.Cut(s.address, ":")
 	file := filepath.Join(s.dir, "redis.conf")
-	settings := fmt.Sprintf("bind 127.0.0.1\nport %s\nrequirepass %s\nsave \"\"\nappendonly no\ndir %s\n", port, password, s.dir)
+	settings := fmt.Sprintf("bind 127.0.0.1\n%srequirepass %s\nsave \"\"\nappendonly no\ndir %s\n", s.listens(port), password, s.dir)
 	if err := os.WriteFile(file, []byte(settings), 0o600); err != nil {
 		s.t.Fatal(err)
 	}

@@ -31,23 +31,10 @@ func rate(t testing.TB, requests uint32, period time.Duration, burst uint32) quo
 // store is a running one of a proxy.
 func store(t testing.TB, address, instance string) *redis.Store {
 	t.Helper()
-	s, err := redis.New(redis.Config{
+	return running(t, redis.Config{
 		Address: address, Instance: instance, Log: slog.New(slog.DiscardHandler),
 		Password: func() (string, error) { return password, nil }, Timeout: time.Second,
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	ended := make(chan error, 1)
-	go func() { ended <- s.Run(ctx) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-ended; err != nil {
-			t.Error(err)
-		}
-	})
-	return s
 }
 
 // until waits for something that the server brings about.
