@@ -17,7 +17,7 @@ func upstreams(from []*compile.Upstream) []upstream.Spec {
 		to[i] = upstream.Spec{
 			Namespace: u.Key.Namespace, Name: u.Key.Name, Digest: u.Digest, Endpoints: u.Spec.GetEndpoints(),
 			Balancing: balancing(u.Spec.GetBalancing()), Ejection: ejection(u.Spec.GetEjection()), Retries: retries(u.Spec.GetRetries()),
-			Circuit: upstream.Circuit{Requests: int(u.Spec.GetCircuitLimits().GetMaxRequests())},
+			Circuit: circuit(u.Spec.GetCircuitLimits()),
 		}
 		switch t := u.Spec.GetTransport().(type) {
 		case *resourcev1.Upstream_Plaintext:
@@ -75,6 +75,12 @@ func retries(from *resourcev1.Retries) upstream.Retries {
 		}
 	}
 	return to
+}
+
+func circuit(from *resourcev1.CircuitLimits) upstream.Circuit {
+	return upstream.Circuit{
+		Requests: int(from.GetMaxRequests()), Connections: int(from.GetMaxConnections()), Pending: int(from.GetMaxPending()),
+	}
 }
 
 // affinity is what an upstream has the same of it go to the same endpoint by; zero for

@@ -74,7 +74,7 @@ func (a *attempt) late() {
 		_ = a.response.Body.Close() // it was cut off
 		a.response = nil
 	}
-	if !isConnect(a.err) { // else nothing was sent
+	if !isConnect(a.err) && !errors.Is(a.err, errOverloaded) { // else nothing was sent
 		a.err = errTry
 	}
 }
@@ -106,6 +106,9 @@ func (a *attempt) fault() (f Faults, failed bool) {
 		if isGatewayError(a.response.StatusCode) {
 			return OnGatewayError, true
 		}
+		return 0, false
+	}
+	if errors.Is(a.err, errOverloaded) {
 		return 0, false
 	}
 	if ctx := a.request.Context(); ctx.Err() != nil {

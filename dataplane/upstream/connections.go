@@ -11,6 +11,7 @@ import (
 	"syscall"
 
 	"github.com/sallyport/sallyport/dataplane/upstream/http1"
+	"github.com/sallyport/sallyport/dataplane/upstream/slots"
 )
 
 // connections are those to the endpoints of an upstream. Specs that follow on one
@@ -22,6 +23,8 @@ type connections struct {
 	tls       *TLS
 	spiffe    *SPIFFE
 	roots     *roots // nil for the system's
+
+	slots slots.Slots
 
 	// transport is nil until the first request, and replaced by renew.
 	transport atomic.Pointer[transport]

@@ -49,7 +49,9 @@ type Retries struct {
 
 // Circuit is what an upstream may have to do at once.
 type Circuit struct {
-	Requests int // that have not ended; any number when zero
+	Requests    int // that have not ended; any number when zero
+	Connections int // to all endpoints; any number when zero
+	Pending     int // requests that wait for one of them; 1,024 when zero
 }
 
 // complete puts in what is meant by zero.
@@ -64,6 +66,7 @@ func (s *Spec) complete() {
 	orElse(&r.On, OnConnect|OnReset|OnGatewayError|OnTimeout)
 	orElse(&r.BudgetPercent, 20)
 	orElse(&r.BudgetPerSecond, 3)
+	orElse(&s.Circuit.Pending, 1024)
 	if e.Off {
 		e.After = 0
 	}

@@ -197,13 +197,12 @@ func killAndRevive(t *testing.T, secure bool) {
 		killed := time.Now()
 		from := l.served.Load()
 		wait(t, "requests to the others", func() bool { return l.served.Load() > from+500 })
-		each := 1
 		if secure {
 			// Of the end of a connection over HTTP/2 others are told than who sends: for
 			// moments they go on sending, over each connection that there is.
-			killed, each = time.Now(), 3
+			killed = time.Now()
 		}
-		lost += l.blame(t, victim.address, killed, each)
+		lost += l.blame(t, victim.address, killed)
 		victim.start()
 		before := l.answersOf(victim.address)
 		now.advance(31 * time.Second) // its ejection is over
@@ -218,8 +217,10 @@ func killAndRevive(t *testing.T, secure bool) {
 }
 
 // blame returns how many requests have failed, all of which have to be on their way to
-// who was killed, not safe, and so many of each worker at most.
-func (l *load) blame(t *testing.T, address string, killed time.Time, each int) int {
+// who was killed, and not safe. Its connections end one by one, so that a worker may lose
+// a few.
+func (l *load) blame(t *testing.T, address string, killed time.Time) int {
+	const each = 3
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	of := map[int]int{}

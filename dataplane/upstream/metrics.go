@@ -31,7 +31,7 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 		}, []string{"upstream"}),
 		overflow: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "sallyport_upstream_overflow_total",
-			Help: "Requests that were not sent because the upstream had too much to do, by upstream and limit (requests).",
+			Help: "Requests that were not sent because the upstream had too much to do, by upstream and limit (requests or pending).",
 		}, []string{"upstream", "limit"}),
 	}
 	if r == nil {

@@ -51,6 +51,7 @@ func (p *Pool) newUpstream(spec Spec, before *Upstream) *Upstream {
 	} else {
 		u.connections = p.newConnections(&spec)
 	}
+	u.connections.slots.Limit(spec.Circuit.Connections, spec.Circuit.Pending)
 	u.populate(known)
 	return u
 }

@@ -60,6 +60,7 @@ func (c *connections) newOrigin(at place) (*origin, error) {
 		return nil, err
 	}
 	o := &origin{place: at, http1: pool}
+	pool.OnFree(func() { c.slots.Offer(o) })
 	protocols := &http.Protocols{}
 	protocols.SetHTTP2(true)
 	o.http2 = &http.Transport{
@@ -89,7 +90,7 @@ func (t *transport) RoundTrip(r *http.Request, at place, hint Hint) (*http.Respo
 		}
 		r = again(r)
 	}
-	if c := o.http1.Take(); c != nil {
+	if c := t.connections.free(o); c != nil {
 		response, err := c.RoundTrip(r, hint)
 		if err == nil || !http1.Repeatable(r, err) || r.Context().Err() != nil {
 			return response, err
@@ -109,25 +110,38 @@ func (t *transport) RoundTrip(r *http.Request, at place, hint Hint) (*http.Respo
 func (o *origin) roundTripHTTP2(r *http.Request, hint Hint) (*http.Response, error) {
 	ctx := httptrace.WithClientTrace(r.Context(), &httptrace.ClientTrace{Got1xxResponse: hint})
 	response, err := o.http2.RoundTrip(r.WithContext(ctx))
-	if err == nil || hasBody(r) || isConnect(err) || errors.Is(err, errNotHTTP2) {
+	if err == nil || hasBody(r) || isConnect(err) || errors.Is(err, errNotHTTP2) || errors.Is(err, errOverloaded) {
 		return response, err // what goes wrong with a body may be the fault of who sends it
 	}
 	return nil, &http1.Unanswered{Sent: true, Err: err}
 }
 
-// connect returns a new connection, nil for one on which HTTP/2 was agreed on: that
-// is kept for dialHTTP2.
+// free returns a connection that can be used once more, unless others wait for one.
+func (c *connections) free(o *origin) *http1.Conn {
+	if c.slots.Busy() {
+		return nil
+	}
+	return o.http1.Take()
+}
+
+// connect returns a new connection, or one that has become free, nil for one on which
+// HTTP/2 was agreed on: that is kept for dialHTTP2.
 func (c *connections) connect(ctx context.Context, o *origin) (*http1.Conn, error) {
+	if conn, slot, err := c.reserve(ctx, o, true); !slot {
+		return conn, err
+	}
 	if c.plaintext {
 		return c.connectPlaintext(ctx, o)
 	}
 	conn, socket, err := c.dialTLS(ctx, o.place, "h2", "http/1.1")
+	c.charge(socket, err)
 	if err != nil {
 		return nil, err
 	}
 	if conn.ConnectionState().NegotiatedProtocol == "h2" {
 		o.prefers.Store(true)
 		o.set(conn)
+		c.slots.Rouse(o)
 		return nil, nil
 	}
 	return o.http1.New(conn, socket), nil
@@ -135,6 +149,7 @@ func (c *connections) connect(ctx context.Context, o *origin) (*http1.Conn, erro
 
 func (c *connections) connectPlaintext(ctx context.Context, o *origin) (*http1.Conn, error) {
 	socket, err := c.dial(ctx, o.address)
+	c.charge(socket, err)
 	if err != nil {
 		return nil, err
 	}
@@ -143,10 +158,14 @@ func (c *connections) connectPlaintext(ctx context.Context, o *origin) (*http1.C
 
 // connectAlone returns a new connection that speaks HTTP/1.1 and nothing else.
 func (c *connections) connectAlone(ctx context.Context, o *origin) (*http1.Conn, error) {
+	if _, _, err := c.reserve(ctx, o, false); err != nil {
+		return nil, err
+	}
 	if c.plaintext {
 		return c.connectPlaintext(ctx, o)
 	}
 	conn, socket, err := c.dialTLS(ctx, o.place, "http/1.1")
+	c.charge(socket, err)
 	if err != nil {
 		return nil, err
 	}
@@ -246,7 +265,11 @@ func (c *connections) dialHTTP2(ctx context.Context, o *origin) (net.Conn, error
 	if conn := o.spare.Swap(nil); conn != nil {
 		return conn, nil
 	}
-	conn, _, err := c.dialTLS(ctx, o.place, "h2", "http/1.1")
+	if _, _, err := c.reserve(ctx, o, false); err != nil {
+		return nil, err
+	}
+	conn, socket, err := c.dialTLS(ctx, o.place, "h2", "http/1.1")
+	c.charge(socket, err)
 	if err != nil {
 		return nil, err
 	}

@@ -171,6 +171,7 @@ func TestDecodeFindsAllProblems(t *testing.T) {
 		{of("Upstream", `{endpoints: ["a.example:443"], tls: {}, ejection: {off: true, baseTime: 10s}, retries: {off: true, attempts: 2}}`), []string{
 			"spec.ejection.off conflicting_fields", "spec.retries.off conflicting_fields",
 		}},
+		{of("Upstream", `{endpoints: ["a.example:443"], tls: {}, circuitLimits: {maxPending: 10}}`), []string{"spec.circuitLimits.maxPending conflicting_fields"}},
 		{of("Upstream", `{endpoints: ["a.example:443"], tls: {}, ejection: {maxTime: 20s}, retries: {on: [RESET, RESET], attempts: 11, perTryTimeout: 0s}, circuitLimits: {maxRequests: 1000001}}`), []string{
 			"spec.retries.attempts invalid_value", "spec.retries.on invalid_value", "spec.retries.perTryTimeout invalid_value", "spec.circuitLimits.maxRequests invalid_value", "spec.ejection.maxTime invalid_value",
 		}},

@@ -31,6 +31,9 @@ func (d *decoder) upstream(s *resourcev1.Upstream) {
 	d.balancing(s.GetBalancing())
 	d.ejection(s.GetEjection())
 	d.retries(s.GetRetries())
+	if c := s.GetCircuitLimits(); c.GetMaxPending() > 0 && c.GetMaxConnections() == 0 {
+		d.follow(atSpec().to("circuitLimits").to("maxPending").String(), ReasonConflictingFields, "goes with maxConnections only: nobody else waits")
+	}
 }
 
 // balancing refuses a method that lacks what it goes by, and what it does not go by.

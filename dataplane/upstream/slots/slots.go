@@ -124,7 +124,8 @@ func (w *Waiter) wake() bool {
 }
 
 // Join stands in line for a connection to an endpoint, unless that is too long (ErrFull).
-// Who has joined looks whether there is one, and waits if not.
+// Who is alone in it is told to look at once; for others there would be nothing that
+// those before them have not been told of.
 func (s *Slots) Join(of any) (*Waiter, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -132,6 +133,9 @@ func (s *Slots) Join(of any) (*Waiter, error) {
 		return nil, ErrFull
 	}
 	w := &Waiter{slots: s, of: of, woken: make(chan struct{}, 1)}
+	if len(s.line) == 0 {
+		w.wake()
+	}
 	s.line = append(s.line, w)
 	s.waiting.Add(1)
 	return w, nil

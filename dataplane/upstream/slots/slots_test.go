@@ -27,12 +27,14 @@ func acquire(ctx context.Context, s *slots.Slots, of any) error {
 		return err
 	}
 	defer w.Leave()
-	for !w.Take() {
+	for {
 		if err := w.Wait(ctx); err != nil {
 			return err
 		}
+		if w.Take() {
+			return nil
+		}
 	}
-	return nil
 }
 
 func TestNoLimit(t *testing.T) {
@@ -128,6 +130,9 @@ func TestOffer(t *testing.T) {
 	b, errB := s.Join("b")
 	if errA != nil || errB != nil {
 		t.Fatal(errA, errB)
+	}
+	if a.Wait(t.Context()) != nil || a.Take() {
+		t.Error("who is alone was not told to look, or there is a slot too many")
 	}
 	ended, end := context.WithCancel(t.Context())
 	end()

@@ -520,7 +520,12 @@ func (x *Retries) GetPerTryTimeout() *durationpb.Duration {
 type CircuitLimits struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Requests that were sent and have not ended, WebSockets included; any number when 0.
-	MaxRequests   uint32 `protobuf:"varint,1,opt,name=max_requests,json=maxRequests,proto3" json:"max_requests,omitempty"`
+	MaxRequests uint32 `protobuf:"varint,1,opt,name=max_requests,json=maxRequests,proto3" json:"max_requests,omitempty"`
+	// Connections, to all endpoints together; any number when 0.
+	MaxConnections uint32 `protobuf:"varint,2,opt,name=max_connections,json=maxConnections,proto3" json:"max_connections,omitempty"`
+	// Requests that wait for a connection when there are as many as there may be; 1,024
+	// when 0. With max_connections only.
+	MaxPending    uint32 `protobuf:"varint,3,opt,name=max_pending,json=maxPending,proto3" json:"max_pending,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -562,6 +567,20 @@ func (x *CircuitLimits) GetMaxRequests() uint32 {
 	return 0
 }
 
+func (x *CircuitLimits) GetMaxConnections() uint32 {
+	if x != nil {
+		return x.MaxConnections
+	}
+	return 0
+}
+
+func (x *CircuitLimits) GetMaxPending() uint32 {
+	if x != nil {
+		return x.MaxPending
+	}
+	return 0
+}
+
 var File_sallyport_resource_v1_balancing_proto protoreflect.FileDescriptor
 
 const file_sallyport_resource_v1_balancing_proto_rawDesc = "" +
@@ -596,9 +615,12 @@ const file_sallyport_resource_v1_balancing_proto_rawDesc = "" +
 	"\x0ebudget_percent\x18\x03 \x01(\rB\a\xbaH\x04*\x02\x18dR\rbudgetPercent\x124\n" +
 	"\x11budget_per_second\x18\x04 \x01(\rB\b\xbaH\x05*\x03\x18\x90NR\x0fbudgetPerSecond\x12\x10\n" +
 	"\x03off\x18\x05 \x01(\bR\x03off\x12T\n" +
-	"\x0fper_try_timeout\x18\x06 \x01(\v2\x19.google.protobuf.DurationB\x11\xbaH\x0e\xaa\x01\v\"\x03\b\x90\x1c2\x04\x10\xc0\x84=R\rperTryTimeout\"=\n" +
+	"\x0fper_try_timeout\x18\x06 \x01(\v2\x19.google.protobuf.DurationB\x11\xbaH\x0e\xaa\x01\v\"\x03\b\x90\x1c2\x04\x10\xc0\x84=R\rperTryTimeout\"\x9d\x01\n" +
 	"\rCircuitLimits\x12,\n" +
-	"\fmax_requests\x18\x01 \x01(\rB\t\xbaH\x06*\x04\x18\xc0\x84=R\vmaxRequests*\x94\x01\n" +
+	"\fmax_requests\x18\x01 \x01(\rB\t\xbaH\x06*\x04\x18\xc0\x84=R\vmaxRequests\x122\n" +
+	"\x0fmax_connections\x18\x02 \x01(\rB\t\xbaH\x06*\x04\x18\xc0\x84=R\x0emaxConnections\x12*\n" +
+	"\vmax_pending\x18\x03 \x01(\rB\t\xbaH\x06*\x04\x18\xc0\x84=R\n" +
+	"maxPending*\x94\x01\n" +
 	"\x0fBalancingMethod\x12 \n" +
 	"\x1cBALANCING_METHOD_UNSPECIFIED\x10\x00\x12 \n" +
 	"\x1cBALANCING_METHOD_ROUND_ROBIN\x10\x01\x12\"\n" +
