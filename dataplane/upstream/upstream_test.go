@@ -377,13 +377,15 @@ func TestNothingIsAdded(t *testing.T) {
 }
 
 func TestGivingUp(t *testing.T) {
-	release := make(chan struct{})
-	s := serve(t, "", nil)
-	s.Config.Handler = http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-release })
-	defer close(release)
 	ctx, cancel := context.WithCancelCause(t.Context())
 	gaveUp := errors.New("the client gave up")
-	time.AfterFunc(20*time.Millisecond, func() { cancel(gaveUp) })
+	release := make(chan struct{})
+	s := serve(t, "", nil)
+	s.Config.Handler = http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+		cancel(gaveUp)
+		<-release
+	})
+	defer close(release)
 	r := (&http.Request{Method: http.MethodGet, URL: &url.URL{Opaque: "/"}, Header: http.Header{}}).WithContext(ctx)
 	_, err := only(newPool(t, anonymous(t), nil), plaintext(s.address())).Send(r, &upstream.Call{})
 	if !errors.Is(err, gaveUp) {
