@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
 	"sync/atomic"
 	"time"
 
@@ -221,6 +222,8 @@ func (p *Proxy) openLink() error {
 // under way. The last good snapshot is in force before anybody is asked.
 // Losing the control plane or the Workload API ends nothing.
 func (p *Proxy) Run(ctx context.Context) error {
+	ballast := make([]byte, heapFloor) // for the collector
+	defer runtime.KeepAlive(ballast)
 	// Without it every request would be denied: better said now.
 	if p.records != nil {
 		if err := p.records.open(); err != nil {

@@ -3,6 +3,7 @@ package gateway
 import (
 	"errors"
 	"io"
+	"maps"
 	"mime"
 	"net/http"
 	"net/textproto"
@@ -17,10 +18,9 @@ import (
 // carry sends an answer to the client and returns how much of its body. An
 // error is the upstream's unless the client is gone.
 func (x *exchange) carry(answer *http.Response) (int64, error) {
-	h := x.w.Header()
-	changes := &x.verdict.way.route.Rewrites.Response
-	takeOver(h, answer.Header)
+	h := x.takeOver(answer)
 	plainLength(h, answer.ContentLength)
+	changes := &x.verdict.way.route.Rewrites.Response
 	if !x.verdict.way.route.ServerHeaders {
 		anonymise(h)
 	}
@@ -129,30 +129,41 @@ func isStream(answer *http.Response) bool {
 	return err == nil && media == eventStream
 }
 
-// takeOver copies an answer's header, without what is the connection's, and
-// without what would lead clients past the gateway. Names that are ours are
-// not the upstream's to use.
-func takeOver(to, from http.Header) {
-	for name, values := range from {
-		if !isOfConnection(name) && name != "Alt-Svc" && !strings.HasPrefix(name, "Sallyport-") {
-			to[name] = values
-		}
+// takeOver makes the header of an upstream's answer that of ours, and returns it.
+func (x *exchange) takeOver(answer *http.Response) http.Header {
+	h := answer.Header
+	strip(h)
+	if x.http1 != nil {
+		x.http1.UseHeader(h)
+		return h
 	}
-	if cookies := foreign(to["Set-Cookie"]); len(cookies) > 0 {
-		to["Set-Cookie"] = cookies
-	} else {
-		delete(to, "Set-Cookie")
-	}
-	for _, value := range from["Connection"] {
+	ours := x.w.Header()
+	maps.Copy(ours, h)
+	return ours
+}
+
+// strip removes from an answer's header what is the connection's, and what would lead
+// clients past the gateway. Names that are ours are not the upstream's to use.
+func strip(h http.Header) {
+	for _, value := range h["Connection"] {
 		for option := range strings.SplitSeq(value, ",") {
-			delete(to, textproto.CanonicalMIMEHeaderKey(textproto.TrimString(option)))
+			delete(h, textproto.CanonicalMIMEHeaderKey(textproto.TrimString(option)))
 		}
 	}
-	if _, ok := from["Content-Type"]; !ok {
-		to["Content-Type"] = nil // else net/http guesses
+	for name := range h {
+		if isOfConnection(name) || name == "Alt-Svc" || strings.HasPrefix(name, "Sallyport-") {
+			delete(h, name)
+		}
 	}
-	if _, ok := from["Date"]; !ok {
-		to["Date"] = nil
+	if cookies := foreign(h["Set-Cookie"]); len(cookies) > 0 {
+		h["Set-Cookie"] = cookies
+	} else {
+		delete(h, "Set-Cookie")
+	}
+	for _, name := range [...]string{"Content-Type", "Date"} {
+		if _, ok := h[name]; !ok {
+			h[name] = nil // else net/http makes one up
+		}
 	}
 }
 

@@ -83,10 +83,9 @@ func (x *exchange) tunnel(answer *http.Response, o *record.Outcome) error {
 	return err
 }
 
-// switched is the head that ends HTTP on the client's connection.
-func (x *exchange) switched(upstream http.Header) []byte {
-	h := http.Header{}
-	takeOver(h, upstream)
+// switched is the head that ends HTTP on the client's connection, made of the upstream's.
+func (x *exchange) switched(h http.Header) []byte {
+	strip(h)
 	if !x.verdict.way.route.ServerHeaders {
 		anonymise(h)
 	}

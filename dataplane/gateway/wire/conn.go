@@ -125,6 +125,7 @@ func (c *Conn) serve() bool {
 func (c *Conn) conclude(w *Response, whole bool) bool {
 	c.watch.end()
 	whole = whole && w.finish()
+	w.ended.Store(true)
 	w.gone()
 	last := !whole || w.closes || w.timed.Load()
 	if !w.body.end(!last) || w.broken.Load() != nil {

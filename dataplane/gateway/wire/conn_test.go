@@ -292,9 +292,10 @@ func TestContinue(t *testing.T) {
 func TestAfterTheEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var kept *http.Request
-		k := converse(t, func(_ *wire.Response, r *http.Request, _ *request.Error) {
+		var answer *wire.Response
+		k := converse(t, func(w *wire.Response, r *http.Request, _ *request.Error) {
 			if kept == nil {
-				kept = r
+				kept, answer = r, w
 			}
 		})
 		k.say(post + "Content-Length: 4\r\n\r\nbody")
@@ -303,6 +304,15 @@ func TestAfterTheEnd(t *testing.T) {
 		if n, err := kept.Body.Read(make([]byte, 10)); n > 0 || !errors.Is(err, http.ErrBodyReadAfterClose) || kept.Context().Err() == nil {
 			t.Errorf("%d bytes, %v, context %v", n, err, kept.Context().Err())
 		}
+		_, err := answer.Write([]byte("more"))
+		if err == nil || answer.FlushError() == nil || answer.SetReadDeadline(time.Now()) == nil || answer.SetWriteDeadline(time.Now()) == nil {
+			t.Error("the answer goes on")
+		}
+		answer.Cut()
+		k.hear()
+		k.say("body")
+		k.say(get + "\r\n")
+		k.hear()
 		_ = k.Close()
 	})
 }

@@ -29,6 +29,7 @@ type Response struct {
 	upgrades bool // another protocol is asked for
 	closes   bool // the connection, behind the answer
 	switched bool
+	ended    atomic.Bool // with its request
 
 	timed   atomic.Bool                   // a deadline for writes is set, which the connection does not survive
 	broken  atomic.Pointer[request.Error] // what came from the client before it should
@@ -53,6 +54,10 @@ func (w *Response) Header() http.Header {
 	}
 	return w.header
 }
+
+// UseHeader has h be the header, which then belongs to w: it is for an answer that is
+// handed on, whose header nobody else wants.
+func (w *Response) UseHeader(h http.Header) { w.header = h }
 
 // WriteHeader implements http.ResponseWriter. A status from 102 to 199 is that of an
 // interim answer with the present header, 101 excepted. Only the first other status
@@ -116,6 +121,8 @@ func (w *Response) Write(p []byte) (int, error) {
 	}
 	w.written += int64(len(p))
 	switch {
+	case w.ended.Load():
+		return 0, errEnded
 	case w.err != nil:
 		return 0, w.err
 	case w.length >= 0 && w.written > w.length:
@@ -208,6 +215,9 @@ func (w *Response) Flush() { _ = w.FlushError() }
 
 // FlushError is for http.ResponseController.
 func (w *Response) FlushError() error {
+	if w.ended.Load() {
+		return errEnded
+	}
 	if w.status == 0 {
 		w.WriteHeader(http.StatusOK)
 	}
@@ -246,17 +256,32 @@ func (w *Response) finish() bool {
 func (*Response) EnableFullDuplex() error { return nil }
 
 // SetReadDeadline is for http.ResponseController. The next request has none of it.
-func (w *Response) SetReadDeadline(t time.Time) error { return w.conn.reads.handle(t) }
+func (w *Response) SetReadDeadline(t time.Time) error {
+	if w.ended.Load() {
+		return errEnded
+	}
+	return w.conn.reads.handle(t)
+}
 
 // SetWriteDeadline is for http.ResponseController. The connection ends with the answer.
 func (w *Response) SetWriteDeadline(t time.Time) error {
+	if w.ended.Load() {
+		return errEnded
+	}
 	w.timed.Store(true)
 	return w.conn.writes.end(t)
 }
 
 // Cut closes the connection at once. It may be called by any goroutine before the
 // handler has returned.
-func (w *Response) Cut() { w.conn.Cut() }
+func (w *Response) Cut() {
+	if !w.ended.Load() {
+		w.conn.Cut()
+	}
+}
+
+// errEnded is for who goes on when the handler has returned.
+var errEnded = errors.New("request has ended")
 
 // Broken returns what was wrong with what the client has sent instead of waiting for its
 // answer, nil for nothing: then the request's context has ended.

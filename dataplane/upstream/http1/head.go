@@ -33,7 +33,8 @@ func (h *head) parse(text string) error {
 	if count > maxFields {
 		return Malformed("the head has too many fields")
 	}
-	h.header = make(http.Header, count)
+	const more = 4 // that whoever hands the answer on adds to it
+	h.header = make(http.Header, count+more)
 	values := make([]string, 0, count)
 	for len(rest) > 2 {
 		line, rest, _ = strings.Cut(rest, "\r\n")
