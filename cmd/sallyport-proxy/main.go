@@ -14,13 +14,8 @@ import (
 	"syscall"
 
 	"github.com/sallyport/sallyport/dataplane"
-	"github.com/sallyport/sallyport/dataplane/heap"
 	"github.com/sallyport/sallyport/internal/build"
 )
-
-// leastHeap is what requests may leave behind before it is collected: an eighth of the
-// processor was spent on that.
-const leastHeap = 64 << 20
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -61,7 +56,6 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if *debug {
 		level = slog.LevelDebug
 	}
-	heap.Keep(leastHeap)
 	proxy, err := dataplane.New(settings, slog.New(slog.NewJSONHandler(stderr, &slog.HandlerOptions{Level: level})))
 	if err != nil {
 		return err
