@@ -35,6 +35,7 @@ func (r *Resolver) Lookup(ctx context.Context, n Name) (Answer, error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	var heard records
+	defer heard.close()
 	resolver := net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
 		conn, err := r.dial(ctx, network, address)
 		if err != nil {

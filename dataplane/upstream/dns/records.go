@@ -14,9 +14,32 @@ import (
 // another time at worst. The zero value has heard nothing. It is safe for concurrent
 // use.
 type records struct {
-	mu  sync.Mutex
-	ttl time.Duration
-	any bool
+	mu    sync.Mutex
+	ttl   time.Duration
+	any   bool
+	conns []net.Conn
+	over  bool
+}
+
+// close ends what the lookup has left open: package net comes back before its own
+// goroutines do if nobody waits for the answer any more.
+func (r *records) close() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.over = true
+	for _, c := range r.conns {
+		_ = c.Close()
+	}
+}
+
+// add has conn be closed by close.
+func (r *records) add(conn net.Conn) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.over {
+		_ = conn.Close()
+	}
+	r.conns = append(r.conns, conn)
 }
 
 // least returns the shortest time that a record heard of may be kept, and whether
@@ -30,6 +53,7 @@ func (r *records) least() (time.Duration, bool) {
 // listen returns conn with its answers heard: package net treats what is a
 // net.PacketConn as UDP, and all else as TCP.
 func (r *records) listen(conn net.Conn) net.Conn {
+	r.add(conn)
 	if packets, ok := conn.(net.PacketConn); ok {
 		return &overheardPackets{Conn: conn, packets: packets, records: r}
 	}

@@ -4,7 +4,6 @@ package dnstest
 import (
 	"context"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -85,16 +84,11 @@ func (s *Server) Dial(context.Context, string, string) (net.Conn, error) {
 // Listen serves UDP and TCP on one loopback address until ctx ends, and returns how to
 // dial it, whatever the address.
 func (s *Server) Listen(ctx context.Context) (dial func(context.Context, string, string) (net.Conn, error), err error) {
-	var lc net.ListenConfig
-	packets, err := lc.ListenPacket(ctx, "udp", "127.0.0.1:0")
+	packets, streams, err := listen(ctx)
 	if err != nil {
 		return nil, err
 	}
 	at := packets.LocalAddr().String()
-	streams, err := lc.Listen(ctx, "tcp", at)
-	if err != nil {
-		return nil, errors.Join(err, packets.Close())
-	}
 	context.AfterFunc(ctx, func() {
 		_ = packets.Close()
 		_ = streams.Close()
@@ -112,6 +106,21 @@ func (s *Server) Listen(ctx context.Context) (dial func(context.Context, string,
 	return func(ctx context.Context, network, _ string) (net.Conn, error) {
 		return (&net.Dialer{}).DialContext(ctx, network, at)
 	}, nil
+}
+
+// listen tries again where a port that is free for UDP is not for TCP.
+func listen(ctx context.Context) (packets net.PacketConn, streams net.Listener, err error) {
+	var lc net.ListenConfig
+	for range 20 {
+		if packets, err = lc.ListenPacket(ctx, "udp", "127.0.0.1:0"); err != nil {
+			return nil, nil, err
+		}
+		if streams, err = lc.Listen(ctx, "tcp", packets.LocalAddr().String()); err == nil {
+			return packets, streams, nil
+		}
+		_ = packets.Close()
+	}
+	return nil, nil, err
 }
 
 func (s *Server) packets(conn net.PacketConn) {
