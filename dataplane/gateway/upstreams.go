@@ -5,6 +5,7 @@ import (
 
 	"github.com/sallyport/sallyport/dataplane/upstream"
 	"github.com/sallyport/sallyport/dataplane/upstream/balance"
+	"github.com/sallyport/sallyport/dataplane/upstream/dns"
 	"github.com/sallyport/sallyport/internal/compile"
 	"github.com/sallyport/sallyport/internal/policy"
 	"github.com/sallyport/sallyport/internal/session"
@@ -17,7 +18,8 @@ func upstreams(from []*compile.Upstream) []upstream.Spec {
 		to[i] = upstream.Spec{
 			Namespace: u.Key.Namespace, Name: u.Key.Name, Digest: u.Digest, Endpoints: u.Spec.GetEndpoints(),
 			Balancing: balancing(u.Spec.GetBalancing()), Ejection: ejection(u.Spec.GetEjection()), Retries: retries(u.Spec.GetRetries()),
-			Circuit: circuit(u.Spec.GetCircuitLimits()),
+			Circuit:    circuit(u.Spec.GetCircuitLimits()),
+			Resolution: resolution(u.Spec.GetResolution()),
 		}
 		switch t := u.Spec.GetTransport().(type) {
 		case *resourcev1.Upstream_Plaintext:
@@ -81,6 +83,19 @@ func circuit(from *resourcev1.CircuitLimits) upstream.Circuit {
 	return upstream.Circuit{
 		Requests: int(from.GetMaxRequests()), Connections: int(from.GetMaxConnections()), Pending: int(from.GetMaxPending()),
 	}
+}
+
+func resolution(from *resourcev1.Resolution) upstream.Resolution {
+	to := upstream.Resolution{Every: from.GetInterval().AsDuration()}
+	switch from.GetAddresses() {
+	case resourcev1.AddressFamily_ADDRESS_FAMILY_IPV4:
+		to.Family = dns.IPv4
+	case resourcev1.AddressFamily_ADDRESS_FAMILY_IPV6:
+		to.Family = dns.IPv6
+	default:
+		to.Family = dns.Both
+	}
+	return to
 }
 
 // affinity is what an upstream has the same of it go to the same endpoint by; zero for

@@ -15,7 +15,7 @@ import (
 	"github.com/sallyport/sallyport/dataplane/upstream/balance"
 )
 
-// drained is a server whose requests may have to wait to be released, and that tells of
+// drained is a server whose next request may have to wait to be released, and that tells of
 // connections that end.
 type drained struct {
 	*server
@@ -28,9 +28,31 @@ type drained struct {
 // drains starts a server of HTTP/2 if cfg is not nil, else of plain HTTP/1.1.
 func drains(t *testing.T, cfg *tls.Config) *drained {
 	t.Helper()
+	d := newDrained(t)
+	if cfg == nil {
+		d.Start()
+	} else {
+		d.TLS, d.EnableHTTP2 = cfg, true
+		d.StartTLS()
+	}
+	return d
+}
+
+// drainsOn starts a server of plain HTTP/1.1.
+func drainsOn(t *testing.T, ln net.Listener) *drained {
+	t.Helper()
+	d := newDrained(t)
+	_ = d.Listener.Close()
+	d.Listener = ln
+	d.Start()
+	return d
+}
+
+func newDrained(t *testing.T) *drained {
+	t.Helper()
 	d := &drained{server: newServer(t, ""), held: make(chan struct{}), release: make(chan struct{}), ended: make(chan struct{}, 8)}
 	d.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		if d.holds.Load() {
+		if d.holds.CompareAndSwap(true, false) {
 			w.WriteHeader(http.StatusOK)
 			_ = http.NewResponseController(w).Flush()
 			d.held <- struct{}{}
@@ -44,12 +66,6 @@ func drains(t *testing.T, cfg *tls.Config) *drained {
 		if s == http.StateClosed {
 			d.ended <- struct{}{}
 		}
-	}
-	if cfg == nil {
-		d.Start()
-	} else {
-		d.TLS, d.EnableHTTP2 = cfg, true
-		d.StartTLS()
 	}
 	t.Cleanup(d.Close)
 	return d
@@ -111,7 +127,6 @@ func TestDrainOfEndpoints(t *testing.T) {
 			spec.Endpoints = spec.Endpoints[:1]
 			u = only(p, spec)
 			goes.open(t, "a request is under way on it")
-			goes.holds.Store(false)
 			close(goes.release)
 			if got := <-whole; got != "all of it" {
 				t.Errorf("the request that was under way got %q", got)
@@ -151,12 +166,16 @@ func hold(t *testing.T, u *upstream.Upstream, d *drained) <-chan string {
 	return whole
 }
 
+func get(ctx context.Context) *http.Request {
+	r := &http.Request{Method: http.MethodGet, Host: "a.example", URL: &url.URL{Opaque: "/"}, Header: http.Header{}}
+	return r.WithContext(ctx)
+}
+
 // fetch returns which endpoint has answered, and what.
 func fetch(ctx context.Context, u *upstream.Upstream) (endpoint, got string) {
-	r := &http.Request{Method: http.MethodGet, Host: "a.example", URL: &url.URL{Opaque: "/"}, Header: http.Header{}}
 	var c upstream.Call
 	defer c.End()
-	response, err := u.Send(r.WithContext(ctx), &c)
+	response, err := u.Send(get(ctx), &c)
 	if err != nil {
 		return c.Endpoint, reason(err)
 	}

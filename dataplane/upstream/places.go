@@ -2,10 +2,13 @@ package upstream
 
 import (
 	"net"
+	"net/netip"
 	"slices"
 	"sync/atomic"
+	"time"
 
 	"github.com/sallyport/sallyport/dataplane/upstream/balance"
+	"github.com/sallyport/sallyport/dataplane/upstream/dns"
 	"github.com/sallyport/sallyport/dataplane/upstream/retry"
 )
 
@@ -71,13 +74,73 @@ func (u *Upstream) populate(known map[place]*balance.Endpoint) {
 	u.connections.want(wanted)
 }
 
-// places returns where the endpoints are, each address once.
+// Resolution is how the host names of endpoints are looked up.
+type Resolution struct {
+	// Every is the time from one lookup to the next; as their records say when zero.
+	Every  time.Duration
+	Family dns.Family // of the addresses that are used
+}
+
+// named returns the host name of an endpoint, and its port; false for one that is an
+// address already.
+func (s *Spec) named(endpoint string) (n dns.Name, port string, ok bool) {
+	host, port, err := net.SplitHostPort(endpoint)
+	if err != nil {
+		return dns.Name{}, "", false
+	}
+	if _, err := netip.ParseAddr(host); err == nil {
+		return dns.Name{}, "", false
+	}
+	return dns.Name{Host: host, Family: s.Resolution.Family, Every: s.Resolution.Every, Loopback: s.Plaintext}, port, true
+}
+
+// names reports whether a name is among the endpoints.
+func (u *Upstream) names(of dns.Name) bool {
+	return slices.ContainsFunc(u.spec.Endpoints, func(endpoint string) bool {
+		n, _, ok := u.spec.named(endpoint)
+		return ok && timeless(n) == of
+	})
+}
+
+// places returns where the endpoints are, as far as is known, each address once. If they
+// are too many, none has more than its share. Pool.mu is held.
 func (u *Upstream) places() []place {
-	all := make([]place, 0, len(u.spec.Endpoints))
-	for i, address := range u.spec.Endpoints {
-		if !slices.Contains(u.spec.Endpoints[:i], address) {
-			all = append(all, place{address: address})
+	all, longest := make([][]place, len(u.spec.Endpoints)), 0
+	count := 0
+	for i, endpoint := range u.spec.Endpoints {
+		all[i] = u.placesOf(endpoint)
+		count += len(all[i])
+		longest = max(longest, len(all[i]))
+	}
+	if count > balance.MostEndpoints {
+		longest = max(1, balance.MostEndpoints/len(all))
+	}
+	each, seen := make([]place, 0, count), make(map[string]bool, count)
+	for _, some := range all {
+		for _, at := range some[:min(len(some), longest)] {
+			if !seen[at.address] {
+				each, seen[at.address] = append(each, at), true
+			}
 		}
+	}
+	return each
+}
+
+// placesOf returns where an endpoint is. A name that was not looked up yet is a place
+// itself: whoever connects to it looks it up, so that no request waits for more than
+// that.
+func (u *Upstream) placesOf(endpoint string) []place {
+	n, port, ok := u.spec.named(endpoint)
+	if !ok {
+		return []place{{address: endpoint}}
+	}
+	addresses := u.pool.answers[timeless(n)]
+	if len(addresses) == 0 {
+		return []place{{endpoint, n.Host}}
+	}
+	all := make([]place, len(addresses))
+	for i, a := range addresses {
+		all[i] = place{net.JoinHostPort(a.String(), port), n.Host}
 	}
 	return all
 }

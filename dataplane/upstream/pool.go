@@ -8,12 +8,14 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"reflect"
 	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/sallyport/sallyport/dataplane/upstream/dns"
 	"github.com/sallyport/sallyport/internal/identity"
 )
 
@@ -29,16 +31,17 @@ type Spec struct {
 	Namespace, Name string
 	Digest          [32]byte // of its document
 
-	Endpoints []string // host:port
+	Endpoints []string // host:port; each address that a host name has is an endpoint
 
 	Plaintext bool
 	TLS       *TLS
 	SPIFFE    *SPIFFE
 
-	Balancing Balancing
-	Ejection  Ejection
-	Retries   Retries
-	Circuit   Circuit
+	Balancing  Balancing
+	Ejection   Ejection
+	Retries    Retries
+	Circuit    Circuit
+	Resolution Resolution
 }
 
 // Key returns the upstream's name.
@@ -67,6 +70,10 @@ type Config struct {
 	// tried when all others fail; 5 s when zero.
 	Avoid time.Duration
 
+	// Names looks host names of endpoints up; one that asks as the system is set up to
+	// when nil.
+	Names *dns.Resolver
+
 	Now func() time.Time // time.Now when nil
 }
 
@@ -78,10 +85,16 @@ type Pool struct {
 	metrics               *metrics
 	connectTimeout, avoid time.Duration
 	now                   func() time.Time
+	names                 *dns.Resolver
 
 	mu sync.Mutex
 	// live is replaced, never changed: Sets share it.
 	live map[Name]*Upstream
+	// answers are the addresses of names that somebody follows, by name without Every.
+	answers map[dns.Name][]netip.Addr
+
+	// synced, of size one, says that there may be other errands.
+	synced chan struct{}
 }
 
 // Set is the upstreams of one snapshot. It is immutable and safe for concurrent
@@ -109,7 +122,15 @@ func New(c Config) (*Pool, error) {
 	if err != nil {
 		return nil, fmt.Errorf("register metrics of upstreams: %w", err)
 	}
-	p := &Pool{identity: c.Identity, log: c.Log, connectTimeout: c.ConnectTimeout, avoid: c.Avoid, now: c.Now, metrics: m}
+	p := &Pool{
+		identity: c.Identity, log: c.Log, connectTimeout: c.ConnectTimeout, avoid: c.Avoid, now: c.Now, metrics: m, names: c.Names,
+		answers: map[dns.Name][]netip.Addr{}, synced: make(chan struct{}, 1),
+	}
+	if p.names == nil {
+		if p.names, err = dns.New(dns.Config{Log: c.Log, Registerer: c.Registerer}); err != nil {
+			return nil, fmt.Errorf("register metrics of host names: %w", err)
+		}
+	}
 	if p.connectTimeout == 0 {
 		p.connectTimeout = 3 * time.Second
 	}
@@ -131,6 +152,7 @@ func (p *Pool) Sync(specs []Spec) *Set {
 	for _, c := range changed {
 		c.leave()
 	}
+	p.review()
 	return set
 }
 
@@ -164,10 +186,13 @@ func (p *Pool) sync(specs []Spec) (*Set, []*connections) {
 	return &Set{next}, changed
 }
 
-// Run keeps connections that rest on our identity from outliving it: whenever
-// it, or whom it trusts, is renewed, requests go over new ones. It returns nil
-// when ctx ends, with all unused connections closed.
+// Run looks up the names of endpoints, and keeps connections that rest on our identity
+// from outliving it: whenever it, or whom it trusts, is renewed, requests go over new
+// ones. It returns nil when ctx ends, with all unused connections closed.
 func (p *Pool) Run(ctx context.Context) error {
+	var errands sync.WaitGroup
+	defer errands.Wait()
+	errands.Go(func() { p.tend(ctx) })
 	for {
 		changed := p.identity.Changed()
 		for _, u := range p.all() {

@@ -172,6 +172,12 @@ func TestDecodeFindsAllProblems(t *testing.T) {
 			"spec.ejection.off conflicting_fields", "spec.retries.off conflicting_fields",
 		}},
 		{of("Upstream", `{endpoints: ["a.example:443"], tls: {}, circuitLimits: {maxPending: 10}}`), []string{"spec.circuitLimits.maxPending conflicting_fields"}},
+		{of("Upstream", `{endpoints: ["192.0.2.1:443", "[2001:db8::1]:443"], tls: {}, resolution: {interval: 30s}}`), []string{
+			"spec.resolution conflicting_fields",
+		}},
+		{of("Upstream", `{endpoints: ["192.0.2.1:443", "a.example:443"], tls: {}, resolution: {interval: 500ms, addresses: IPV5}}`), []string{
+			"spec.resolution.addresses unknown_value", "spec.resolution.interval invalid_value",
+		}},
 		{of("Upstream", `{endpoints: ["a.example:443"], tls: {}, ejection: {maxTime: 20s}, retries: {on: [RESET, RESET], attempts: 11, perTryTimeout: 0s}, circuitLimits: {maxRequests: 1000001}}`), []string{
 			"spec.retries.attempts invalid_value", "spec.retries.on invalid_value", "spec.retries.perTryTimeout invalid_value", "spec.circuitLimits.maxRequests invalid_value", "spec.ejection.maxTime invalid_value",
 		}},

@@ -34,6 +34,7 @@ func (d *decoder) upstream(s *resourcev1.Upstream) {
 	if c := s.GetCircuitLimits(); c.GetMaxPending() > 0 && c.GetMaxConnections() == 0 {
 		d.follow(atSpec().to("circuitLimits").to("maxPending").String(), ReasonConflictingFields, "goes with maxConnections only: nobody else waits")
 	}
+	d.resolution(s)
 }
 
 // balancing refuses a method that lacks what it goes by, and what it does not go by.
