@@ -1,11 +1,16 @@
 package gateway
 
 import (
+	"cmp"
 	"net/textproto"
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/sallyport/sallyport/dataplane/upstream"
 	"github.com/sallyport/sallyport/dataplane/upstream/balance"
 	"github.com/sallyport/sallyport/dataplane/upstream/dns"
+	"github.com/sallyport/sallyport/dataplane/upstream/health"
 	"github.com/sallyport/sallyport/internal/compile"
 	"github.com/sallyport/sallyport/internal/policy"
 	"github.com/sallyport/sallyport/internal/session"
@@ -19,7 +24,7 @@ func upstreams(from []*compile.Upstream) []upstream.Spec {
 			Namespace: u.Key.Namespace, Name: u.Key.Name, Digest: u.Digest, Endpoints: u.Spec.GetEndpoints(),
 			Balancing: balancing(u.Spec.GetBalancing()), Ejection: ejection(u.Spec.GetEjection()), Retries: retries(u.Spec.GetRetries()),
 			Circuit:    circuit(u.Spec.GetCircuitLimits()),
-			Resolution: resolution(u.Spec.GetResolution()),
+			Resolution: resolution(u.Spec.GetResolution()), Check: healthCheck(u.Spec.GetHealthCheck()),
 		}
 		switch t := u.Spec.GetTransport().(type) {
 		case *resourcev1.Upstream_Plaintext:
@@ -96,6 +101,36 @@ func resolution(from *resourcev1.Resolution) upstream.Resolution {
 		to.Family = dns.Both
 	}
 	return to
+}
+
+// healthCheck is nil for none. What is not given is as package resource documents it.
+func healthCheck(from *resourcev1.HealthCheck) *health.Check {
+	if from == nil {
+		return nil
+	}
+	to := &health.Check{
+		Interval: durationOr(from.GetInterval(), 10*time.Second), Timeout: durationOr(from.GetTimeout(), 2*time.Second),
+		Healthy: int(cmp.Or(from.GetHealthyThreshold(), 2)), Fail: int(cmp.Or(from.GetUnhealthyThreshold(), 3)),
+	}
+	switch of := from.GetCheck().(type) {
+	case *resourcev1.HealthCheck_Http:
+		to.Kind, to.Path, to.Host = health.HTTP, of.Http.GetPath(), of.Http.GetHost()
+		for _, r := range of.Http.GetStatuses() {
+			to.Pass = append(to.Pass, health.Range{From: int(r.GetFrom()), To: int(r.GetTo())})
+		}
+	case *resourcev1.HealthCheck_Tcp:
+		to.Kind = health.TCP
+	case *resourcev1.HealthCheck_Grpc:
+		to.Kind, to.Service = health.GRPC, of.Grpc.GetService()
+	}
+	return to
+}
+
+func durationOr(given *durationpb.Duration, otherwise time.Duration) time.Duration {
+	if given == nil {
+		return otherwise
+	}
+	return given.AsDuration()
 }
 
 // affinity is what an upstream has the same of it go to the same endpoint by; zero for

@@ -45,6 +45,16 @@ func connectAlike(a, b *Spec) bool {
 	return a.Plaintext == b.Plaintext && reflect.DeepEqual(a.TLS, b.TLS) && reflect.DeepEqual(a.SPIFFE, b.SPIFFE)
 }
 
+// identified returns why we cannot prove who we are to a SPIFFE peer, nil if we can. It
+// is asked for each request: connections outlive what they were made with.
+func (c *connections) identified() error {
+	if c.spiffe == nil {
+		return nil
+	}
+	_, err := c.pool.identity.SVID()
+	return err
+}
+
 func (c *connections) current() *transport {
 	for {
 		if t := c.transport.Load(); t != nil {

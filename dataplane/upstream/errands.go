@@ -61,16 +61,27 @@ func (p *Pool) errands() map[any]errand {
 	for _, u := range p.live {
 		for _, endpoint := range u.spec.Endpoints {
 			if n, _, ok := u.spec.named(endpoint); ok {
-				due[n] = func(ctx context.Context) {
-					p.names.Follow(ctx, n, func(addresses []netip.Addr) { p.found(n, addresses) })
-				}
-				followed[timeless(n)] = true
+				due[n], followed[timeless(n)] = p.follow(n), true
 			}
+		}
+		if u.spec.Check == nil {
+			continue
+		}
+		w := watched{upstream: u.Name(), connections: u.connections, by: u.spec.checks()}
+		for _, e := range u.balancer.Endpoints() {
+			w.place = placeOf(e)
+			due[w] = p.watch(w, u.spec.checkOf(w.place))
 		}
 	}
 	// What nobody looks up any more is not known any more.
 	maps.DeleteFunc(p.answers, func(n dns.Name, _ []netip.Addr) bool { return !followed[n] })
 	return due
+}
+
+func (p *Pool) follow(n dns.Name) errand {
+	return func(ctx context.Context) {
+		p.names.Follow(ctx, n, func(addresses []netip.Addr) { p.found(n, addresses) })
+	}
 }
 
 // timeless is n without what does not change its addresses.

@@ -56,6 +56,11 @@ func (p *Pool) newUpstream(spec Spec, before *Upstream) *Upstream {
 	}
 	u.connections.slots.Limit(spec.Circuit.Connections, spec.Circuit.Pending)
 	u.populate(known)
+	if spec.Check == nil { // else the next one tells
+		for _, e := range u.balancer.Endpoints() {
+			u.balancer.SetHealthy(e, true)
+		}
+	}
 	return u
 }
 

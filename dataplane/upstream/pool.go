@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/sallyport/sallyport/dataplane/upstream/dns"
+	"github.com/sallyport/sallyport/dataplane/upstream/health"
 	"github.com/sallyport/sallyport/internal/identity"
 )
 
@@ -42,6 +43,7 @@ type Spec struct {
 	Retries    Retries
 	Circuit    Circuit
 	Resolution Resolution
+	Check      *health.Check // of each endpoint; nil for none
 }
 
 // Key returns the upstream's name.
@@ -86,6 +88,7 @@ type Pool struct {
 	connectTimeout, avoid time.Duration
 	now                   func() time.Time
 	names                 *dns.Resolver
+	prober                *health.Prober
 
 	mu sync.Mutex
 	// live is replaced, never changed: Sets share it.
@@ -131,6 +134,9 @@ func New(c Config) (*Pool, error) {
 			return nil, fmt.Errorf("register metrics of host names: %w", err)
 		}
 	}
+	if p.prober, err = health.New(health.Config{Log: c.Log, Registerer: c.Registerer}); err != nil {
+		return nil, fmt.Errorf("register metrics of checks: %w", err)
+	}
 	if p.connectTimeout == 0 {
 		p.connectTimeout = 3 * time.Second
 	}
@@ -139,6 +145,11 @@ func New(c Config) (*Pool, error) {
 	}
 	if p.now == nil {
 		p.now = time.Now
+	}
+	if c.Registerer != nil {
+		if err := c.Registerer.Register(newStates(p)); err != nil {
+			return nil, fmt.Errorf("register metrics of endpoints: %w", err)
+		}
 	}
 	return p, nil
 }
@@ -186,7 +197,7 @@ func (p *Pool) sync(specs []Spec) (*Set, []*connections) {
 	return &Set{next}, changed
 }
 
-// Run looks up the names of endpoints, and keeps connections that rest on our identity
+// Run looks up the names of endpoints, checks their health, and keeps connections that rest on our identity
 // from outliving it: whenever it, or whom it trusts, is renewed, requests go over new
 // ones. It returns nil when ctx ends, with all unused connections closed.
 func (p *Pool) Run(ctx context.Context) error {

@@ -110,8 +110,8 @@ func (u *Upstream) Switch(r *http.Request, c *Call) (*http.Response, error) {
 }
 
 func (u *Upstream) send(r *http.Request, c *Call, over way) (*http.Response, error) {
-	if err := u.identified(); err != nil {
-		return nil, err
+	if err := u.connections.identified(); err != nil {
+		return nil, explain(err)
 	}
 	if err := u.enter(c); err != nil {
 		return nil, explain(err)
@@ -166,16 +166,4 @@ func again(r *http.Request) *http.Request {
 	next, target := *r, *r.URL
 	next.URL = &target
 	return &next
-}
-
-// identified reports whether we can prove who we are to a SPIFFE peer. It is
-// asked for each request: connections outlive what they were made with.
-func (u *Upstream) identified() error {
-	if u.spec.SPIFFE == nil {
-		return nil
-	}
-	if _, err := u.pool.identity.SVID(); err != nil {
-		return explain(err)
-	}
-	return nil
 }

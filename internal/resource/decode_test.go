@@ -172,6 +172,23 @@ func TestDecodeFindsAllProblems(t *testing.T) {
 			"spec.ejection.off conflicting_fields", "spec.retries.off conflicting_fields",
 		}},
 		{of("Upstream", `{endpoints: ["a.example:443"], tls: {}, circuitLimits: {maxPending: 10}}`), []string{"spec.circuitLimits.maxPending conflicting_fields"}},
+		{of("Upstream", `{endpoints: ["a.example:443"], tls: {}, healthCheck: {}}`), []string{
+			"spec.healthCheck required",
+		}},
+		{of("Upstream", `{endpoints: ["a.example:443"], tls: {}, healthCheck: {http: {path: healthz, host: "A:443", statuses: [{from: 299, to: 200}, {from: 100, to: 600}]}}}`), []string{
+			"spec.healthCheck.http.statuses[1].from invalid_value", "spec.healthCheck.http.statuses[1].to invalid_value",
+			"spec.healthCheck.http.path invalid_value", "spec.healthCheck.http.host invalid_value", "spec.healthCheck.http.statuses[0] invalid_value",
+		}},
+		{of("Upstream", `{endpoints: ["a.example:443"], tls: {}, healthCheck: {http: {path: "/a/../b"}, interval: 0.5s, timeout: 61s, healthyThreshold: 101}}`), []string{
+			"spec.healthCheck.interval invalid_value", "spec.healthCheck.timeout invalid_value", "spec.healthCheck.healthyThreshold invalid_value",
+			"spec.healthCheck.http.path invalid_value",
+		}},
+		{of("Upstream", `{endpoints: ["127.0.0.1:443"], plaintext: {}, healthCheck: {grpc: {service: "a b"}}}`), []string{
+			"spec.healthCheck.grpc conflicting_fields",
+		}},
+		{of("Upstream", `{endpoints: ["127.0.0.1:443"], tls: {}, healthCheck: {grpc: {service: "a b"}}}`), []string{
+			"spec.healthCheck.grpc.service invalid_value",
+		}},
 		{of("Upstream", `{endpoints: ["192.0.2.1:443", "[2001:db8::1]:443"], tls: {}, resolution: {interval: 30s}}`), []string{
 			"spec.resolution conflicting_fields",
 		}},

@@ -1,10 +1,12 @@
 package resource
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
 
+	"github.com/sallyport/sallyport/internal/request"
 	resourcev1 "github.com/sallyport/sallyport/proto/gen/sallyport/resource/v1"
 )
 
@@ -22,4 +24,49 @@ func isNamed(endpoint string) bool {
 	}
 	_, err = netip.ParseAddr(strings.Trim(host, "[]"))
 	return err != nil
+}
+
+func (d *decoder) healthCheck(s *resourcev1.Upstream) {
+	c := s.GetHealthCheck()
+	at := atSpec().to("healthCheck")
+	if c.GetGrpc() != nil && s.GetPlaintext() != nil {
+		d.follow(at.to("grpc").String(), ReasonConflictingFields, "plaintext is HTTP/1.1, and gRPC needs HTTP/2: use tls or spiffe")
+	}
+	d.checked(at.to("grpc").to("service"), c.GetGrpc().GetService(), checkService)
+	if h := c.GetHttp(); h != nil {
+		d.checked(at.to("http").to("path"), h.GetPath(), checkCheckedPath)
+		d.checked(at.to("http").to("host"), h.GetHost(), checkAuthority)
+		for i, r := range h.GetStatuses() {
+			if r.GetTo() < r.GetFrom() {
+				d.follow(at.to("http").to("statuses").element(i).String(), ReasonInvalidValue, "ends before it begins")
+			}
+		}
+	}
+}
+
+// checkCheckedPath accepts what a proxy would forward.
+func checkCheckedPath(path string) error {
+	if strings.HasPrefix(path, "/") {
+		if _, err := request.Canonicalise(request.Raw{Method: "GET", Target: path, Host: "a", ProtoMajor: 2}); err == nil {
+			return nil
+		}
+	}
+	return fmt.Errorf("%s is no path that a request may have", quote(path))
+}
+
+// checkAuthority accepts a host with or without a port, and nothing at all.
+func checkAuthority(text string) error {
+	if text == "" || checkEndpoint(text) == nil {
+		return nil
+	}
+	return checkHost(text)
+}
+
+func checkService(name string) error {
+	for i := range len(name) {
+		if c := name[i]; !isAlphanumeric(c) && c != '.' && c != '_' {
+			return fmt.Errorf("%s is no name of a service, such as shop.v1.Orders", quote(name))
+		}
+	}
+	return nil
 }

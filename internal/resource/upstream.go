@@ -35,6 +35,7 @@ func (d *decoder) upstream(s *resourcev1.Upstream) {
 		d.follow(atSpec().to("circuitLimits").to("maxPending").String(), ReasonConflictingFields, "goes with maxConnections only: nobody else waits")
 	}
 	d.resolution(s)
+	d.healthCheck(s)
 }
 
 // balancing refuses a method that lacks what it goes by, and what it does not go by.

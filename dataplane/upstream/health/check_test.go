@@ -3,6 +3,8 @@ package health_test
 import (
 	"context"
 	"crypto/tls"
+	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -145,6 +147,19 @@ func TestConnections(t *testing.T) {
 	}
 	if got := verdict(t, health.Check{}, endpoint(serve(t, http.NotFound)["plain"])); got == "" {
 		t.Error("a check of no kind passes")
+	}
+}
+
+// Why nobody was asked is told as it is, whatever asks.
+func TestNotAsked(t *testing.T) {
+	e := health.Endpoint{Address: "192.0.2.1:443", Connect: func(context.Context, ...string) (net.Conn, error) {
+		return nil, fmt.Errorf("%w: for a reason", health.ErrNotAsked)
+	}}
+	for _, kind := range []health.Kind{health.HTTP, health.TCP, health.GRPC} {
+		c := health.Check{Kind: kind, Path: "/", Timeout: 10 * time.Second}
+		if err := newProber(t, health.Config{}).Check(t.Context(), c, e); !errors.Is(err, health.ErrNotAsked) {
+			t.Errorf("kind %d: %v", kind, err)
+		}
 	}
 }
 

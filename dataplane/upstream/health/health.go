@@ -55,6 +55,10 @@ type Endpoint struct {
 	Connect func(ctx context.Context, protocols ...string) (net.Conn, error)
 }
 
+// ErrNotAsked says that there is no connection for a reason that is ours: it tells nothing
+// of the endpoint. Connect returns it.
+var ErrNotAsked = errors.New("endpoint was not asked")
+
 // Config is what a Prober needs. Log is required.
 type Config struct {
 	Log *slog.Logger
@@ -109,8 +113,11 @@ func (p *Prober) Watch(ctx context.Context, c Check, e Endpoint, tell func(healt
 			return
 		}
 		err := p.inTurn(ctx, c, e)
-		if ctx.Err() != nil {
+		switch {
+		case ctx.Err() != nil:
 			return
+		case errors.Is(err, ErrNotAsked):
+			continue
 		}
 		p.count(err)
 		if s.take(err == nil, c) {

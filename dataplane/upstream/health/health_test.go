@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"strings"
@@ -24,6 +25,7 @@ var usual = health.Check{Kind: health.TCP, Interval: 10 * time.Second, Timeout: 
 // place is an endpoint in a bubble of synctest, and what was told of it.
 type place struct {
 	away     atomic.Bool  // it refuses
+	ours     atomic.Bool  // it is not asked
 	silent   atomic.Bool  // it does not answer at all
 	asked    atomic.Int64 // how often
 	waiting  atomic.Int64 // how many wait
@@ -38,6 +40,9 @@ func (p *place) connect(ctx context.Context, _ ...string) (net.Conn, error) {
 		<-ctx.Done()
 		p.waiting.Add(-1)
 		return nil, ctx.Err()
+	}
+	if p.ours.Load() {
+		return nil, fmt.Errorf("%w: we have no identity", health.ErrNotAsked)
 	}
 	if p.away.Load() {
 		return nil, errors.New("refused")
@@ -103,6 +108,9 @@ func TestThresholds(t *testing.T) {
 		round("one answer", false, 1, "-")
 		round("a failure between", true, 1, "-")
 		round("two answers", false, 2, "-+")
+		p.ours.Store(true)
+		round("reasons of ours", true, 10, "")
+		p.ours.Store(false)
 		text := log.String()
 		if ill, well := strings.Count(text, "endpoint is unhealthy"), strings.Count(text, "endpoint is healthy"); ill != 1 || well != 1 {
 			t.Errorf("logged %d and %d times:\n%s", ill, well, text)

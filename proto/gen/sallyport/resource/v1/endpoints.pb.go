@@ -130,6 +130,344 @@ func (x *Resolution) GetAddresses() AddressFamily {
 	return AddressFamily_ADDRESS_FAMILY_UNSPECIFIED
 }
 
+// HealthCheck asks each endpoint, on each proxy and over a connection of its own, whether
+// it can take requests. One that was not asked yet is healthy; the first check comes
+// within a second and decides alone.
+type HealthCheck struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Check:
+	//
+	//	*HealthCheck_Http
+	//	*HealthCheck_Tcp
+	//	*HealthCheck_Grpc
+	Check isHealthCheck_Check `protobuf_oneof:"check"`
+	// From the end of one check to the next, a tenth more or less; 10s when absent.
+	Interval *durationpb.Duration `protobuf:"bytes,4,opt,name=interval,proto3" json:"interval,omitempty"`
+	// For a check, its connection included; 2s when absent.
+	Timeout *durationpb.Duration `protobuf:"bytes,5,opt,name=timeout,proto3" json:"timeout,omitempty"`
+	// So many have to pass in a row for an unhealthy endpoint to be healthy; 2 when 0.
+	HealthyThreshold uint32 `protobuf:"varint,6,opt,name=healthy_threshold,json=healthyThreshold,proto3" json:"healthy_threshold,omitempty"`
+	// So many have to fail in a row for a healthy one to be unhealthy; 3 when 0.
+	UnhealthyThreshold uint32 `protobuf:"varint,7,opt,name=unhealthy_threshold,json=unhealthyThreshold,proto3" json:"unhealthy_threshold,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
+}
+
+func (x *HealthCheck) Reset() {
+	*x = HealthCheck{}
+	mi := &file_sallyport_resource_v1_endpoints_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HealthCheck) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HealthCheck) ProtoMessage() {}
+
+func (x *HealthCheck) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_resource_v1_endpoints_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HealthCheck.ProtoReflect.Descriptor instead.
+func (*HealthCheck) Descriptor() ([]byte, []int) {
+	return file_sallyport_resource_v1_endpoints_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *HealthCheck) GetCheck() isHealthCheck_Check {
+	if x != nil {
+		return x.Check
+	}
+	return nil
+}
+
+func (x *HealthCheck) GetHttp() *HTTPCheck {
+	if x != nil {
+		if x, ok := x.Check.(*HealthCheck_Http); ok {
+			return x.Http
+		}
+	}
+	return nil
+}
+
+func (x *HealthCheck) GetTcp() *TCPCheck {
+	if x != nil {
+		if x, ok := x.Check.(*HealthCheck_Tcp); ok {
+			return x.Tcp
+		}
+	}
+	return nil
+}
+
+func (x *HealthCheck) GetGrpc() *GRPCCheck {
+	if x != nil {
+		if x, ok := x.Check.(*HealthCheck_Grpc); ok {
+			return x.Grpc
+		}
+	}
+	return nil
+}
+
+func (x *HealthCheck) GetInterval() *durationpb.Duration {
+	if x != nil {
+		return x.Interval
+	}
+	return nil
+}
+
+func (x *HealthCheck) GetTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.Timeout
+	}
+	return nil
+}
+
+func (x *HealthCheck) GetHealthyThreshold() uint32 {
+	if x != nil {
+		return x.HealthyThreshold
+	}
+	return 0
+}
+
+func (x *HealthCheck) GetUnhealthyThreshold() uint32 {
+	if x != nil {
+		return x.UnhealthyThreshold
+	}
+	return 0
+}
+
+type isHealthCheck_Check interface {
+	isHealthCheck_Check()
+}
+
+type HealthCheck_Http struct {
+	Http *HTTPCheck `protobuf:"bytes,1,opt,name=http,proto3,oneof"`
+}
+
+type HealthCheck_Tcp struct {
+	Tcp *TCPCheck `protobuf:"bytes,2,opt,name=tcp,proto3,oneof"`
+}
+
+type HealthCheck_Grpc struct {
+	// Not with plaintext, which is HTTP/1.1.
+	Grpc *GRPCCheck `protobuf:"bytes,3,opt,name=grpc,proto3,oneof"`
+}
+
+func (*HealthCheck_Http) isHealthCheck_Check() {}
+
+func (*HealthCheck_Tcp) isHealthCheck_Check() {}
+
+func (*HealthCheck_Grpc) isHealthCheck_Check() {}
+
+// HTTPCheck is a GET, whose answer's status decides. Redirects are not followed.
+type HTTPCheck struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// With the query, if there is one.
+	Path string `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
+	// Host of the request; the endpoint as the Upstream has it when empty.
+	Host string `protobuf:"bytes,2,opt,name=host,proto3" json:"host,omitempty"`
+	// Which pass; 200 to 299 when empty.
+	Statuses      []*StatusRange `protobuf:"bytes,3,rep,name=statuses,proto3" json:"statuses,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HTTPCheck) Reset() {
+	*x = HTTPCheck{}
+	mi := &file_sallyport_resource_v1_endpoints_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HTTPCheck) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HTTPCheck) ProtoMessage() {}
+
+func (x *HTTPCheck) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_resource_v1_endpoints_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HTTPCheck.ProtoReflect.Descriptor instead.
+func (*HTTPCheck) Descriptor() ([]byte, []int) {
+	return file_sallyport_resource_v1_endpoints_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *HTTPCheck) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *HTTPCheck) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *HTTPCheck) GetStatuses() []*StatusRange {
+	if x != nil {
+		return x.Statuses
+	}
+	return nil
+}
+
+// StatusRange is some statuses of answers, both ends included.
+type StatusRange struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	From          uint32                 `protobuf:"varint,1,opt,name=from,proto3" json:"from,omitempty"`
+	To            uint32                 `protobuf:"varint,2,opt,name=to,proto3" json:"to,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StatusRange) Reset() {
+	*x = StatusRange{}
+	mi := &file_sallyport_resource_v1_endpoints_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StatusRange) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StatusRange) ProtoMessage() {}
+
+func (x *StatusRange) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_resource_v1_endpoints_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StatusRange.ProtoReflect.Descriptor instead.
+func (*StatusRange) Descriptor() ([]byte, []int) {
+	return file_sallyport_resource_v1_endpoints_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *StatusRange) GetFrom() uint32 {
+	if x != nil {
+		return x.From
+	}
+	return 0
+}
+
+func (x *StatusRange) GetTo() uint32 {
+	if x != nil {
+		return x.To
+	}
+	return 0
+}
+
+// TCPCheck is a connection, with the TLS of the Upstream and proof of who is there.
+type TCPCheck struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TCPCheck) Reset() {
+	*x = TCPCheck{}
+	mi := &file_sallyport_resource_v1_endpoints_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TCPCheck) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TCPCheck) ProtoMessage() {}
+
+func (x *TCPCheck) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_resource_v1_endpoints_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TCPCheck.ProtoReflect.Descriptor instead.
+func (*TCPCheck) Descriptor() ([]byte, []int) {
+	return file_sallyport_resource_v1_endpoints_proto_rawDescGZIP(), []int{4}
+}
+
+// GRPCCheck calls grpc.health.v1.Health/Check.
+type GRPCCheck struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Of which the health is asked for; that of all of the server when empty.
+	Service       string `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GRPCCheck) Reset() {
+	*x = GRPCCheck{}
+	mi := &file_sallyport_resource_v1_endpoints_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GRPCCheck) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GRPCCheck) ProtoMessage() {}
+
+func (x *GRPCCheck) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_resource_v1_endpoints_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GRPCCheck.ProtoReflect.Descriptor instead.
+func (*GRPCCheck) Descriptor() ([]byte, []int) {
+	return file_sallyport_resource_v1_endpoints_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *GRPCCheck) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
 var File_sallyport_resource_v1_endpoints_proto protoreflect.FileDescriptor
 
 const file_sallyport_resource_v1_endpoints_proto_rawDesc = "" +
@@ -138,7 +476,28 @@ const file_sallyport_resource_v1_endpoints_proto_rawDesc = "" +
 	"\n" +
 	"Resolution\x12F\n" +
 	"\binterval\x18\x01 \x01(\v2\x19.google.protobuf.DurationB\x0f\xbaH\f\xaa\x01\t\"\x03\b\x90\x1c2\x02\b\x01R\binterval\x12L\n" +
-	"\taddresses\x18\x02 \x01(\x0e2$.sallyport.resource.v1.AddressFamilyB\b\xbaH\x05\x82\x01\x02\x10\x01R\taddresses*a\n" +
+	"\taddresses\x18\x02 \x01(\x0e2$.sallyport.resource.v1.AddressFamilyB\b\xbaH\x05\x82\x01\x02\x10\x01R\taddresses\"\xc2\x03\n" +
+	"\vHealthCheck\x126\n" +
+	"\x04http\x18\x01 \x01(\v2 .sallyport.resource.v1.HTTPCheckH\x00R\x04http\x123\n" +
+	"\x03tcp\x18\x02 \x01(\v2\x1f.sallyport.resource.v1.TCPCheckH\x00R\x03tcp\x126\n" +
+	"\x04grpc\x18\x03 \x01(\v2 .sallyport.resource.v1.GRPCCheckH\x00R\x04grpc\x12F\n" +
+	"\binterval\x18\x04 \x01(\v2\x19.google.protobuf.DurationB\x0f\xbaH\f\xaa\x01\t\"\x03\b\x90\x1c2\x02\b\x01R\binterval\x12F\n" +
+	"\atimeout\x18\x05 \x01(\v2\x19.google.protobuf.DurationB\x11\xbaH\x0e\xaa\x01\v\"\x02\b<2\x05\x10\x80\xad\xe2\x04R\atimeout\x124\n" +
+	"\x11healthy_threshold\x18\x06 \x01(\rB\a\xbaH\x04*\x02\x18dR\x10healthyThreshold\x128\n" +
+	"\x13unhealthy_threshold\x18\a \x01(\rB\a\xbaH\x04*\x02\x18dR\x12unhealthyThresholdB\x0e\n" +
+	"\x05check\x12\x05\xbaH\x02\b\x01\"\x93\x01\n" +
+	"\tHTTPCheck\x12\x1e\n" +
+	"\x04path\x18\x01 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01\x18\x80\x10R\x04path\x12\x1c\n" +
+	"\x04host\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x85\x02R\x04host\x12H\n" +
+	"\bstatuses\x18\x03 \x03(\v2\".sallyport.resource.v1.StatusRangeB\b\xbaH\x05\x92\x01\x02\x10\x10R\bstatuses\"K\n" +
+	"\vStatusRange\x12\x1f\n" +
+	"\x04from\x18\x01 \x01(\rB\v\xbaH\b*\x06\x18\xd7\x04(\xc8\x01R\x04from\x12\x1b\n" +
+	"\x02to\x18\x02 \x01(\rB\v\xbaH\b*\x06\x18\xd7\x04(\xc8\x01R\x02to\"\n" +
+	"\n" +
+	"\bTCPCheck\"/\n" +
+	"\tGRPCCheck\x12\"\n" +
+	"\aservice\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\xff\x01R\aservice*a\n" +
 	"\rAddressFamily\x12\x1e\n" +
 	"\x1aADDRESS_FAMILY_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13ADDRESS_FAMILY_IPV4\x10\x01\x12\x17\n" +
@@ -158,20 +517,31 @@ func file_sallyport_resource_v1_endpoints_proto_rawDescGZIP() []byte {
 }
 
 var file_sallyport_resource_v1_endpoints_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_sallyport_resource_v1_endpoints_proto_msgTypes = make([]protoimpl.MessageInfo, 1)
+var file_sallyport_resource_v1_endpoints_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
 var file_sallyport_resource_v1_endpoints_proto_goTypes = []any{
 	(AddressFamily)(0),          // 0: sallyport.resource.v1.AddressFamily
 	(*Resolution)(nil),          // 1: sallyport.resource.v1.Resolution
-	(*durationpb.Duration)(nil), // 2: google.protobuf.Duration
+	(*HealthCheck)(nil),         // 2: sallyport.resource.v1.HealthCheck
+	(*HTTPCheck)(nil),           // 3: sallyport.resource.v1.HTTPCheck
+	(*StatusRange)(nil),         // 4: sallyport.resource.v1.StatusRange
+	(*TCPCheck)(nil),            // 5: sallyport.resource.v1.TCPCheck
+	(*GRPCCheck)(nil),           // 6: sallyport.resource.v1.GRPCCheck
+	(*durationpb.Duration)(nil), // 7: google.protobuf.Duration
 }
 var file_sallyport_resource_v1_endpoints_proto_depIdxs = []int32{
-	2, // 0: sallyport.resource.v1.Resolution.interval:type_name -> google.protobuf.Duration
+	7, // 0: sallyport.resource.v1.Resolution.interval:type_name -> google.protobuf.Duration
 	0, // 1: sallyport.resource.v1.Resolution.addresses:type_name -> sallyport.resource.v1.AddressFamily
-	2, // [2:2] is the sub-list for method output_type
-	2, // [2:2] is the sub-list for method input_type
-	2, // [2:2] is the sub-list for extension type_name
-	2, // [2:2] is the sub-list for extension extendee
-	0, // [0:2] is the sub-list for field type_name
+	3, // 2: sallyport.resource.v1.HealthCheck.http:type_name -> sallyport.resource.v1.HTTPCheck
+	5, // 3: sallyport.resource.v1.HealthCheck.tcp:type_name -> sallyport.resource.v1.TCPCheck
+	6, // 4: sallyport.resource.v1.HealthCheck.grpc:type_name -> sallyport.resource.v1.GRPCCheck
+	7, // 5: sallyport.resource.v1.HealthCheck.interval:type_name -> google.protobuf.Duration
+	7, // 6: sallyport.resource.v1.HealthCheck.timeout:type_name -> google.protobuf.Duration
+	4, // 7: sallyport.resource.v1.HTTPCheck.statuses:type_name -> sallyport.resource.v1.StatusRange
+	8, // [8:8] is the sub-list for method output_type
+	8, // [8:8] is the sub-list for method input_type
+	8, // [8:8] is the sub-list for extension type_name
+	8, // [8:8] is the sub-list for extension extendee
+	0, // [0:8] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_resource_v1_endpoints_proto_init() }
@@ -179,13 +549,18 @@ func file_sallyport_resource_v1_endpoints_proto_init() {
 	if File_sallyport_resource_v1_endpoints_proto != nil {
 		return
 	}
+	file_sallyport_resource_v1_endpoints_proto_msgTypes[1].OneofWrappers = []any{
+		(*HealthCheck_Http)(nil),
+		(*HealthCheck_Tcp)(nil),
+		(*HealthCheck_Grpc)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_resource_v1_endpoints_proto_rawDesc), len(file_sallyport_resource_v1_endpoints_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   1,
+			NumMessages:   6,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

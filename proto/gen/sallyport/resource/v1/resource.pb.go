@@ -2269,7 +2269,9 @@ type Upstream struct {
 	// None when absent.
 	CircuitLimits *CircuitLimits `protobuf:"bytes,13,opt,name=circuit_limits,json=circuitLimits,proto3" json:"circuit_limits,omitempty"`
 	// As with its fields at their defaults when absent.
-	Resolution    *Resolution `protobuf:"bytes,20,opt,name=resolution,proto3" json:"resolution,omitempty"`
+	Resolution *Resolution `protobuf:"bytes,20,opt,name=resolution,proto3" json:"resolution,omitempty"`
+	// None when absent.
+	HealthCheck   *HealthCheck `protobuf:"bytes,21,opt,name=health_check,json=healthCheck,proto3" json:"health_check,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2383,6 +2385,13 @@ func (x *Upstream) GetCircuitLimits() *CircuitLimits {
 func (x *Upstream) GetResolution() *Resolution {
 	if x != nil {
 		return x.Resolution
+	}
+	return nil
+}
+
+func (x *Upstream) GetHealthCheck() *HealthCheck {
+	if x != nil {
+		return x.HealthCheck
 	}
 	return nil
 }
@@ -4071,7 +4080,7 @@ const file_sallyport_resource_v1_resource_proto_rawDesc = "" +
 	"acr_values\x18\x01 \x03(\tB#\xbaH \x92\x01\x1d\x10\x10\x18\x01\"\x17r\x15\x10\x01\x18\x80\x022\x0e^[!#-\\[\\]-~]+$R\tacrValues\x12$\n" +
 	"\x03amr\x18\x02 \x03(\tB\x12\xbaH\x0f\x92\x01\f\x10\x10\x18\x01\"\x06r\x04\x10\x01\x18@R\x03amr\x12E\n" +
 	"\amax_age\x18\x03 \x01(\v2\x19.google.protobuf.DurationB\x11\xbaH\x0e\xaa\x01\v\"\x05\b\x80\xe7\x84\x0f2\x02\b\x01R\x06maxAge:\x81\x01\xbaH~\x1a|\n" +
-	"\x11step_up.something\x12\x1fgive acr_values, amr or max_age\x1aFthis.acr_values.size() > 0 || this.amr.size() > 0 || has(this.max_age)\"\x92\x05\n" +
+	"\x11step_up.something\x12\x1fgive acr_values, amr or max_age\x1aFthis.acr_values.size() > 0 || this.amr.size() > 0 || has(this.max_age)\"\xd9\x05\n" +
 	"\bUpstream\x12/\n" +
 	"\fenvironments\x18\x01 \x03(\tB\v\xbaH\b\x92\x01\x05\x10\x80\x02\x18\x01R\fenvironments\x124\n" +
 	"\tendpoints\x18\x02 \x03(\tB\x16\xbaH\x13\x92\x01\x10\b\x01\x10\x80\x02\x18\x01\"\ar\x05\x10\x01\x18\x85\x02R\tendpoints\x12I\n" +
@@ -4085,7 +4094,8 @@ const file_sallyport_resource_v1_resource_proto_rawDesc = "" +
 	"\x0ecircuit_limits\x18\r \x01(\v2$.sallyport.resource.v1.CircuitLimitsR\rcircuitLimits\x12A\n" +
 	"\n" +
 	"resolution\x18\x14 \x01(\v2!.sallyport.resource.v1.ResolutionR\n" +
-	"resolutionB\x12\n" +
+	"resolution\x12E\n" +
+	"\fhealth_check\x18\x15 \x01(\v2\".sallyport.resource.v1.HealthCheckR\vhealthCheckB\x12\n" +
 	"\ttransport\x12\x05\xbaH\x02\b\x01\"\x14\n" +
 	"\x12PlaintextTransport\"\\\n" +
 	"\fTLSTransport\x12!\n" +
@@ -4345,7 +4355,8 @@ var file_sallyport_resource_v1_resource_proto_goTypes = []any{
 	(*Retries)(nil),               // 64: sallyport.resource.v1.Retries
 	(*CircuitLimits)(nil),         // 65: sallyport.resource.v1.CircuitLimits
 	(*Resolution)(nil),            // 66: sallyport.resource.v1.Resolution
-	(*timestamppb.Timestamp)(nil), // 67: google.protobuf.Timestamp
+	(*HealthCheck)(nil),           // 67: sallyport.resource.v1.HealthCheck
+	(*timestamppb.Timestamp)(nil), // 68: google.protobuf.Timestamp
 }
 var file_sallyport_resource_v1_resource_proto_depIdxs = []int32{
 	48, // 0: sallyport.resource.v1.Document.labels:type_name -> sallyport.resource.v1.Document.LabelsEntry
@@ -4399,32 +4410,33 @@ var file_sallyport_resource_v1_resource_proto_depIdxs = []int32{
 	64, // 48: sallyport.resource.v1.Upstream.retries:type_name -> sallyport.resource.v1.Retries
 	65, // 49: sallyport.resource.v1.Upstream.circuit_limits:type_name -> sallyport.resource.v1.CircuitLimits
 	66, // 50: sallyport.resource.v1.Upstream.resolution:type_name -> sallyport.resource.v1.Resolution
-	12, // 51: sallyport.resource.v1.Policy.routes:type_name -> sallyport.resource.v1.RouteSelector
-	7,  // 52: sallyport.resource.v1.Policy.effect:type_name -> sallyport.resource.v1.Effect
-	36, // 53: sallyport.resource.v1.Policy.principals:type_name -> sallyport.resource.v1.PrincipalMatcher
-	8,  // 54: sallyport.resource.v1.Policy.mode:type_name -> sallyport.resource.v1.Mode
-	51, // 55: sallyport.resource.v1.IdentityProvider.leeway:type_name -> google.protobuf.Duration
-	38, // 56: sallyport.resource.v1.IdentityProvider.required_claims:type_name -> sallyport.resource.v1.RequiredClaim
-	51, // 57: sallyport.resource.v1.IdentityProvider.max_lifetime:type_name -> google.protobuf.Duration
-	39, // 58: sallyport.resource.v1.IdentityProvider.introspection:type_name -> sallyport.resource.v1.Introspection
-	41, // 59: sallyport.resource.v1.IdentityProvider.sign_in:type_name -> sallyport.resource.v1.SignInClient
-	40, // 60: sallyport.resource.v1.IdentityProvider.x509:type_name -> sallyport.resource.v1.X509
-	51, // 61: sallyport.resource.v1.Introspection.timeout:type_name -> google.protobuf.Duration
-	51, // 62: sallyport.resource.v1.Introspection.cache:type_name -> google.protobuf.Duration
-	9,  // 63: sallyport.resource.v1.X509.subject:type_name -> sallyport.resource.v1.X509Subject
-	43, // 64: sallyport.resource.v1.ApiKey.secrets:type_name -> sallyport.resource.v1.ApiKeySecret
-	67, // 65: sallyport.resource.v1.ApiKeySecret.created_at:type_name -> google.protobuf.Timestamp
-	67, // 66: sallyport.resource.v1.ApiKeySecret.not_after:type_name -> google.protobuf.Timestamp
-	45, // 67: sallyport.resource.v1.Revocation.token:type_name -> sallyport.resource.v1.RevokedToken
-	46, // 68: sallyport.resource.v1.Revocation.subject:type_name -> sallyport.resource.v1.RevokedSubject
-	47, // 69: sallyport.resource.v1.Revocation.session:type_name -> sallyport.resource.v1.RevokedSession
-	67, // 70: sallyport.resource.v1.Revocation.issued_before:type_name -> google.protobuf.Timestamp
-	67, // 71: sallyport.resource.v1.Revocation.expires_at:type_name -> google.protobuf.Timestamp
-	72, // [72:72] is the sub-list for method output_type
-	72, // [72:72] is the sub-list for method input_type
-	72, // [72:72] is the sub-list for extension type_name
-	72, // [72:72] is the sub-list for extension extendee
-	0,  // [0:72] is the sub-list for field type_name
+	67, // 51: sallyport.resource.v1.Upstream.health_check:type_name -> sallyport.resource.v1.HealthCheck
+	12, // 52: sallyport.resource.v1.Policy.routes:type_name -> sallyport.resource.v1.RouteSelector
+	7,  // 53: sallyport.resource.v1.Policy.effect:type_name -> sallyport.resource.v1.Effect
+	36, // 54: sallyport.resource.v1.Policy.principals:type_name -> sallyport.resource.v1.PrincipalMatcher
+	8,  // 55: sallyport.resource.v1.Policy.mode:type_name -> sallyport.resource.v1.Mode
+	51, // 56: sallyport.resource.v1.IdentityProvider.leeway:type_name -> google.protobuf.Duration
+	38, // 57: sallyport.resource.v1.IdentityProvider.required_claims:type_name -> sallyport.resource.v1.RequiredClaim
+	51, // 58: sallyport.resource.v1.IdentityProvider.max_lifetime:type_name -> google.protobuf.Duration
+	39, // 59: sallyport.resource.v1.IdentityProvider.introspection:type_name -> sallyport.resource.v1.Introspection
+	41, // 60: sallyport.resource.v1.IdentityProvider.sign_in:type_name -> sallyport.resource.v1.SignInClient
+	40, // 61: sallyport.resource.v1.IdentityProvider.x509:type_name -> sallyport.resource.v1.X509
+	51, // 62: sallyport.resource.v1.Introspection.timeout:type_name -> google.protobuf.Duration
+	51, // 63: sallyport.resource.v1.Introspection.cache:type_name -> google.protobuf.Duration
+	9,  // 64: sallyport.resource.v1.X509.subject:type_name -> sallyport.resource.v1.X509Subject
+	43, // 65: sallyport.resource.v1.ApiKey.secrets:type_name -> sallyport.resource.v1.ApiKeySecret
+	68, // 66: sallyport.resource.v1.ApiKeySecret.created_at:type_name -> google.protobuf.Timestamp
+	68, // 67: sallyport.resource.v1.ApiKeySecret.not_after:type_name -> google.protobuf.Timestamp
+	45, // 68: sallyport.resource.v1.Revocation.token:type_name -> sallyport.resource.v1.RevokedToken
+	46, // 69: sallyport.resource.v1.Revocation.subject:type_name -> sallyport.resource.v1.RevokedSubject
+	47, // 70: sallyport.resource.v1.Revocation.session:type_name -> sallyport.resource.v1.RevokedSession
+	68, // 71: sallyport.resource.v1.Revocation.issued_before:type_name -> google.protobuf.Timestamp
+	68, // 72: sallyport.resource.v1.Revocation.expires_at:type_name -> google.protobuf.Timestamp
+	73, // [73:73] is the sub-list for method output_type
+	73, // [73:73] is the sub-list for method input_type
+	73, // [73:73] is the sub-list for extension type_name
+	73, // [73:73] is the sub-list for extension extendee
+	0,  // [0:73] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_resource_v1_resource_proto_init() }
