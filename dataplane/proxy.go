@@ -27,6 +27,7 @@ import (
 	"github.com/sallyport/sallyport/dataplane/record"
 	"github.com/sallyport/sallyport/dataplane/record/otlp"
 	"github.com/sallyport/sallyport/dataplane/signin"
+	"github.com/sallyport/sallyport/dataplane/trace"
 	"github.com/sallyport/sallyport/dataplane/upstream"
 	"github.com/sallyport/sallyport/internal/authn"
 	"github.com/sallyport/sallyport/internal/build"
@@ -49,7 +50,8 @@ type Proxy struct {
 	signin    *signin.Client
 	records   *recordFile // nil when they go to no file
 	recorder  *record.Recorder
-	collector *otlp.Sink // nil for none
+	collector *otlp.Sink    // nil for none
+	traces    *trace.Tracer // nil for none
 	courier   *courier.Courier
 	keys      *assertion.Keys
 	atlas     *geo.Atlas
@@ -119,7 +121,7 @@ func (p *Proxy) openServices() (err error) {
 	if err := p.openRecords(); err != nil {
 		return err
 	}
-	if err := p.openLimits(); err != nil {
+	if err := errors.Join(p.openLimits(), p.openTraces()); err != nil {
 		return err
 	}
 	p.keys, err = assertion.New(assertion.Config{File: filepath.Join(p.settings.StateDirectory, "assertion-keys"), Log: p.log})
@@ -182,6 +184,7 @@ func (p *Proxy) openGateway() (err error) {
 		Record:      p.recorder,
 		SignIn:      p.signin,
 		Limits:      p.store(),
+		Trace:       p.traces,
 		LoggedOut:   func(ctx context.Context, proof *proxyv1.LogoutRequest) error { return p.link.LoggedOut(ctx, proof) },
 		Log:         p.log,
 		Age:         func() (time.Duration, bool) { return p.link.Age() },
@@ -243,6 +246,9 @@ func (p *Proxy) Run(ctx context.Context) error {
 	services.Go(func() error { return p.upstreams.Run(base) })
 	services.Go(func() error { return p.record(base) })
 	services.Go(func() error { return p.courier.Run(base) })
+	if p.traces != nil {
+		services.Go(func() error { return p.traces.Run(base) })
+	}
 	if p.limits != nil {
 		services.Go(func() error { return p.limits.Run(base) })
 	}

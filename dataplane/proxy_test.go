@@ -157,7 +157,8 @@ func answersIn(t *testing.T, address, accepts string) string {
 		t.Fatal(err)
 	}
 	r.Header.Set("Accept", accepts)
-	res, err := http.DefaultClient.Do(r)
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: patience}
+	res, err := client.Do(r)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -69,6 +69,8 @@ type Settings struct {
 	Records string `json:"records"`
 	// Collector takes the same records as logs.
 	Collector Collector `json:"collector"`
+	// Traces are what a collector gets of how requests went.
+	Traces Traces `json:"traces"`
 	// SpoolMiB bounds, in MiB, the records in the state directory that wait for the
 	// control plane, of routes whose requests must be recorded; 256 when 0.
 	SpoolMiB int `json:"spool_mib"`
@@ -209,6 +211,7 @@ func (s *Settings) Validate() error {
 		report("spool_mib", fmt.Errorf("is from 0 to %d", maxSpoolMiB))
 	}
 	s.Collector.validate(report)
+	s.Traces.validate(report)
 	s.Geo.validate(report)
 	s.Limits.Redis.validate(report)
 	return errors.Join(errs...)

@@ -84,6 +84,7 @@ func TestAllSettings(t *testing.T) {
 	}
 	all["geo"] = map[string]any{"databases": []string{"/var/lib/GeoIP/City.mmdb", "/var/lib/GeoIP/ASN.mmdb"}, "max_age_days": 40}
 	all["collector"] = map[string]any{"endpoint": "http://127.0.0.1:4318/v1/logs", "authorization_file": "/etc/sallyport/authorization"}
+	all["traces"] = map[string]any{"endpoint": "http://127.0.0.1:4318/v1/traces", "authorization_file": "/etc/sallyport/authorization", "ratio": 0.01, "sampled_from": []string{"10.0.0.0/8", "fd00::/8"}}
 	all["records"] = "stdout"
 	all["limits"] = map[string]any{"redis": map[string]any{"address": "127.0.0.1:6379", "username": "sallyport", "password_file": "/etc/sallyport/redis-password"}}
 	if _, err := load(t, all); err != nil {
@@ -132,6 +133,12 @@ func TestSettingsThatAreWrong(t *testing.T) {
 		{"collector", map[string]any{"endpoint": "http://collector.example:4318/v1/logs"}, "collector.endpoint: "},
 		{"collector", map[string]any{"endpoint": "https://c.example/v1/logs", "ca_file": "ca.pem"}, "collector.ca_file: "},
 		{"collector", map[string]any{"authorization_file": "/a"}, "collector.authorization_file: is for a collector, and there is no endpoint"},
+		{"traces", map[string]any{"endpoint": "http://collector.example:4318/v1/traces", "ratio": 1}, "traces.endpoint: "},
+		{"traces", map[string]any{"ratio": 1}, "traces.endpoint: is required"},
+		{"traces", map[string]any{"endpoint": "https://c.example/v1/traces"}, "traces.ratio: is required, or sampled_from"},
+		{"traces", map[string]any{"endpoint": "https://c.example/v1/traces", "ratio": 1.5}, "traces.ratio: has to be from 0 to 1"},
+		{"traces", map[string]any{"endpoint": "https://c.example/v1/traces", "ratio": 1, "ca_file": "ca.pem"}, "traces.ca_file: "},
+		{"traces", map[string]any{"endpoint": "https://c.example/v1/traces", "sampled_from": []string{"10.0.0.1/8"}}, "traces.sampled_from: "},
 		{"geo", map[string]any{"databases": []string{"/a", "City.mmdb"}}, "geo.databases[1]: "},
 		{"geo", map[string]any{"databases": []string{"/a", "/b", "/a"}}, "geo.databases[2]: is given twice"},
 		{"geo", map[string]any{"databases": []string{"/a", "/b", "/c", "/d"}}, "geo.databases: 4 files: more than 3"},

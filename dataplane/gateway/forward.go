@@ -50,12 +50,15 @@ func (x *exchange) forward(expects bool) {
 	x.complete(expects)
 	call := &x.call
 	*call = upstream.Call{}
+	if a := x.trace.Attempts(); a != nil {
+		call.Watch = a
+	}
 	defer call.End()
 	answer, err := x.send(call)
 	o.Endpoint, o.Attempts = call.Endpoint, call.Attempts
 	timer.Stop()
 	answered := x.gateway.now()
-	m.answering.observe(answered.Sub(x.began), answered, x.id)
+	m.answering.observe(answered.Sub(x.began), answered, x)
 	if err == nil {
 		done := x.breakOff(answer)
 		defer done()
@@ -110,7 +113,7 @@ func (x *exchange) finish(o *record.Outcome) error {
 }
 
 // addedFields is how many the gateway usually adds to a request.
-const addedFields = 8
+const addedFields = 9
 
 // complete makes out what the upstream gets: what was decided on, and what only
 // a gateway may add.
@@ -135,6 +138,9 @@ func (x *exchange) complete(expects bool) {
 		h["X-Forwarded-For"] = one(x.from.written(x.address.IP))
 	}
 	h["X-Forwarded-Host"], h["X-Forwarded-Proto"] = one(c.Host), one("https")
+	if !x.verdict.way.route.Rewrites.Request.Removes("Traceparent") {
+		x.trace.Tell(h, one)
+	}
 	if h["X-Request-Id"] == nil {
 		h["X-Request-Id"] = one(x.id)
 	}

@@ -19,6 +19,7 @@ import (
 	"github.com/sallyport/sallyport/dataplane/limit"
 	"github.com/sallyport/sallyport/dataplane/record"
 	"github.com/sallyport/sallyport/dataplane/signin"
+	"github.com/sallyport/sallyport/dataplane/trace"
 	"github.com/sallyport/sallyport/dataplane/upstream"
 	"github.com/sallyport/sallyport/internal/authn"
 	"github.com/sallyport/sallyport/internal/compile"
@@ -58,6 +59,9 @@ type Config struct {
 	// Limits counts the rate limits of the fleet. When it is nil, each proxy has a
 	// share of them.
 	Limits LimitStore
+	// Trace has requests take part in traces. When it is nil, what they say of traces is
+	// passed on as it came.
+	Trace *trace.Tracer
 	// Registerer takes the metrics; they are not shown when it is nil.
 	Registerer prometheus.Registerer
 	// Drain is how long requests may take to end when their listener does; 10 s
@@ -85,6 +89,7 @@ type Gateway struct {
 	now         func() time.Time
 	geo         policy.Locator    // nil for none
 	asserts     *assertion.Signer // nil for none
+	trace       *trace.Tracer     // nil for none
 	denials     *denials.Counts
 	metrics     *metrics
 	listeners   *listeners
@@ -162,7 +167,7 @@ func New(c Config) (*Gateway, error) {
 		age: c.Age, secureAge: c.SecurityAge, now: c.Now, geo: c.Geo, asserts: c.Assertions, metrics: m,
 		denials: denials.New(c.Now()),
 	}
-	g.limits, g.store = limit.NewPool(c.Now()), c.Limits
+	g.limits, g.store, g.trace = limit.NewPool(c.Now()), c.Limits, c.Trace
 	g.listeners = newListeners(g, c)
 	g.state.Store(&state{})
 	return g, nil

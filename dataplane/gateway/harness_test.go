@@ -37,6 +37,7 @@ import (
 	"github.com/sallyport/sallyport/dataplane/gateway"
 	"github.com/sallyport/sallyport/dataplane/record"
 	"github.com/sallyport/sallyport/dataplane/signin"
+	"github.com/sallyport/sallyport/dataplane/trace"
 	"github.com/sallyport/sallyport/dataplane/upstream"
 	"github.com/sallyport/sallyport/internal/authn"
 	"github.com/sallyport/sallyport/internal/compile"
@@ -99,6 +100,7 @@ type options struct {
 	remote    record.Remote
 	geo       policy.Locator
 	limits    gateway.LimitStore
+	trace     *trace.Tracer
 }
 
 func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
@@ -131,7 +133,7 @@ func newWorld(t testing.TB, o options) *world {
 	w.gateway, err = gateway.New(gateway.Config{
 		Identity: o.source, Authn: pool, Upstreams: upstreams, Record: w.recorder, SignIn: w.signin, Log: quiet(), Registerer: w.registry,
 		Age: w.configurationAge, SecurityAge: w.securityAge, Drain: o.drain, Reload: 10 * time.Millisecond, Now: w.now,
-		Assertions: assertion.NewSigner(w.keys), LoggedOut: w.cutOff, Geo: o.geo, Limits: o.limits,
+		Assertions: assertion.NewSigner(w.keys), LoggedOut: w.cutOff, Geo: o.geo, Limits: o.limits, Trace: o.trace,
 	})
 	w.must(err)
 	w.run(w.recorder.Run)
@@ -532,6 +534,7 @@ type line struct {
 	Type          string
 	DecisionID    string `json:"decision_id"`
 	Closes        string
+	TraceID       string `json:"trace_id"`
 	Allow         bool
 	Reason        string
 	Status        int

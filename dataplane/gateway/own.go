@@ -47,7 +47,8 @@ func (x *exchange) answer() {
 		x.w.WriteHeader(v.status)
 	}
 	now := x.gateway.now()
-	x.gateway.record.Finish(&record.Outcome{Time: now, ID: x.id, Told: x.told, Target: v.went(), Status: v.status, Took: now.Sub(x.began)})
+	x.outcome = record.Outcome{Time: now, ID: x.id, Told: x.told, Target: v.went(), Status: v.status, Took: now.Sub(x.began)}
+	x.gateway.record.Finish(&x.outcome)
 }
 
 func said(reason string) string {

@@ -9,6 +9,7 @@ import (
 	"github.com/sallyport/sallyport/dataplane/gateway/wire"
 	"github.com/sallyport/sallyport/dataplane/life"
 	"github.com/sallyport/sallyport/dataplane/record"
+	"github.com/sallyport/sallyport/dataplane/trace"
 	"github.com/sallyport/sallyport/dataplane/upstream"
 	"github.com/sallyport/sallyport/internal/authn"
 	"github.com/sallyport/sallyport/internal/clientip"
@@ -39,13 +40,16 @@ type exchange struct {
 	r       *http.Request
 	refused *request.Error // why r was not read; nil if it was
 
+	trace   trace.Request
+	decided *record.Decision // as it was recorded; nil unless somebody looks on
+
 	allowed allowances // what the limits of the route have left
 	holds   holds      // where it is counted until it ends
 
 	// What is let through has these as well.
-	held    int64           // bytes of its body that are in memory
-	decided time.Time       // when it was, before its body was compared with a schema
-	differs schema.Findings // from the schema of its route
+	held     int64           // bytes of its body that are in memory
+	compared time.Time       // when it was decided on, before its body was compared with a schema
+	differs  schema.Findings // from the schema of its route
 
 	stream  Stream
 	sent    *body         // nil for none
@@ -74,7 +78,9 @@ func (g *Gateway) serve(x *exchange) {
 	x.gateway, x.grounds, x.began = g, grounds{g.state.Load(), g.revocations.Load()}, g.now()
 	x.id = newID(x.began)
 	x.address = x.from.locate(x.r.Header)
+	x.trace = g.trace.Begin(x.r.Header, x.from.speaks())
 	defer x.onPanic()
+	defer x.depart()
 	defer x.holds.release()
 	q := x.question()
 	expects := q.raw.Header["Expect"] != nil // package request removes it
@@ -126,8 +132,8 @@ func (x *exchange) question() *question {
 func (x *exchange) write() {
 	v := &x.verdict
 	decided := x.gateway.now()
-	if !x.decided.IsZero() {
-		decided = x.decided
+	if !x.compared.IsZero() {
+		decided = x.compared
 	}
 	d := x.gateway.drafts.get()
 	defer x.gateway.drafts.put(d)
@@ -138,7 +144,7 @@ func (x *exchange) write() {
 		ServerName: x.from.serverName, Protocol: x.r.Proto,
 		Method: v.request.Method, Host: v.request.Host, Path: v.request.Path,
 		Policy: v.policy, Principal: v.principal, Explanation: v.why, Shadow: v.shadow, Place: v.place, Device: v.device,
-		Denials: v.denials, Took: decided.Sub(x.began),
+		Denials: v.denials, Trace: x.trace.Trace, Took: decided.Sub(x.began),
 		ALPN: x.from.alpn, RawQuery: v.request.RawQuery, Header: v.request.Header, Values: v.values(), Rule: x.state.routeless, Closes: x.closes,
 	}
 	if v.way != nil {
@@ -160,13 +166,17 @@ func (x *exchange) write() {
 		_ = x.gateway.record.Decide(x.r.Context(), d) // a denial never fails
 	}
 	x.told = d.Told
+	if x.trace.Attempts() != nil {
+		kept := *d
+		x.decided = &kept
+	}
 	if x.closes != "" {
 		x.gateway.metrics.closed.WithLabelValues(v.reason).Inc()
 		return
 	}
 	x.blame()
 	x.gateway.metrics.decided(v)
-	x.gateway.metrics.deciding.observe(d.Took, decided, x.id)
+	x.gateway.metrics.deciding.observe(d.Took, decided, x)
 }
 
 // tag names the decision in an answer, and hands out a nonce.

@@ -29,9 +29,9 @@ func newTiming(o prometheus.HistogramOpts) *timing {
 	return &timing{Histogram: prometheus.NewHistogram(o), bounds: o.Buckets, named: make([]atomic.Int64, len(o.Buckets)+1)}
 }
 
-// observe counts a request that took as long, and names it by its decision if nobody
-// in its bucket has been for a while.
-func (t *timing) observe(took time.Duration, now time.Time, decision string) {
+// observe counts a request that took as long, and names it by its decision, and its
+// trace if that has spans, if nobody in its bucket has been for a while.
+func (t *timing) observe(took time.Duration, now time.Time, x *exchange) {
 	seconds := took.Seconds()
 	bucket, _ := slices.BinarySearch(t.bounds, seconds)
 	last := t.named[bucket].Load()
@@ -43,5 +43,9 @@ func (t *timing) observe(took time.Duration, now time.Time, decision string) {
 	if !ok {
 		panic("gateway: a histogram that takes no exemplars")
 	}
-	with.ObserveWithExemplar(seconds, prometheus.Labels{"decision_id": decision})
+	named := prometheus.Labels{"decision_id": x.id}
+	if x.trace.Attempts() != nil {
+		named["trace_id"] = x.trace.Trace.String()
+	}
+	with.ObserveWithExemplar(seconds, named)
 }

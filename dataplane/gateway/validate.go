@@ -48,7 +48,7 @@ func (x *exchange) validate() {
 	if v == nil {
 		return
 	}
-	x.decided = x.gateway.now()
+	x.compared = x.gateway.now()
 	c := &x.verdict.request
 	found, body := v.Schema.Head(&schema.Request{
 		Method: c.Method, Path: c.Path, RawQuery: c.RawQuery, Header: c.Header, HasBody: x.sent != nil,

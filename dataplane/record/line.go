@@ -1,6 +1,7 @@
 package record
 
 import (
+	"encoding/hex"
 	"net/http"
 	"net/netip"
 	"strconv"
@@ -57,6 +58,10 @@ type Decision struct {
 	// ask.
 	Authenticated, Took time.Duration
 
+	// Trace is the one that the request is in, as the client says or as it began here;
+	// zero for none.
+	Trace [16]byte
+
 	// Closes is the ID of the Decision that let a request through which is closed by
 	// this one; empty for what is decided on a request that comes.
 	Closes string
@@ -104,6 +109,7 @@ func (d *Decision) appendTo(b []byte) []byte {
 	l.time(d.Time)
 	l.text("decision_id", d.ID)
 	l.text("closes", d.Closes)
+	l.id("trace_id", d.Trace)
 	l.flag("allow", d.Allow)
 	l.text("reason", d.Reason)
 	l.number("status", int64(d.Status))
@@ -171,6 +177,17 @@ func (l *line) text(k, v string) {
 	}
 	l.key(k)
 	l.b = appendString(l.b, v)
+}
+
+// id is in hexadecimal digits.
+func (l *line) id(k string, v [16]byte) {
+	if v == ([16]byte{}) {
+		return
+	}
+	l.key(k)
+	l.b = append(l.b, '"')
+	l.b = hex.AppendEncode(l.b, v[:])
+	l.b = append(l.b, '"')
 }
 
 func (l *line) number(k string, v int64) {

@@ -53,6 +53,7 @@ func (u *Upstream) try(r *http.Request, c *Call, e *balance.Endpoint, over way) 
 	c.to(e)
 	a := attempt{request: r, endpoint: e}
 	r.URL.Scheme, r.URL.Host = u.scheme, e.Address()
+	c.tell(r)
 	limit := u.spec.Retries.PerTry
 	if limit == 0 {
 		a.response, a.err = over(u.connections.current(), r, placeOf(e), c.Hint) //nolint:bodyclose // whoever gets it closes it

@@ -35,8 +35,9 @@ type Hint = func(status int, fields textproto.MIMEHeader) error
 // Call is the way of one request through an upstream. It is for one Send or Switch, and
 // End has to be called when its answer, or what became of it, has ended.
 type Call struct {
-	Hint Hint        // nil for none
-	Key  balance.Key // of the upstream's Hash; zero for none
+	Hint  Hint        // nil for none
+	Key   balance.Key // of the upstream's Hash; zero for none
+	Watch Watcher     // nil for nobody
 
 	// Endpoint is the one that was tried last, empty for none, and Attempts how many
 	// times the request was sent, or was to be.
@@ -124,6 +125,7 @@ func (u *Upstream) send(r *http.Request, c *Call, over way) (*http.Response, err
 	}
 	for {
 		a := u.try(r, c, e, over)
+		c.told(&a)
 		f := u.fault(&a)
 		if !u.repeats(c, &a, f) {
 			if a.err != nil {

@@ -2,6 +2,7 @@ package otlp
 
 import (
 	"bytes"
+	"encoding/hex"
 	"encoding/json"
 	"maps"
 	"slices"
@@ -44,14 +45,26 @@ func entry(line []byte) *logsv1.LogRecord {
 	at, _ := fields["time"].(string)
 	delete(fields, "type")
 	delete(fields, "time")
+	trace := traceOf(fields)
 	e := &logsv1.LogRecord{
-		EventName: "sallyport." + kind, TimeUnixNano: nanoseconds(at), Body: collector.Said(inWords(kind, fields)), Attributes: pairs(fields),
+		TraceId: trace, EventName: "sallyport." + kind, TimeUnixNano: nanoseconds(at), Body: collector.Said(inWords(kind, fields)), Attributes: pairs(fields),
 		SeverityNumber: logsv1.SeverityNumber_SEVERITY_NUMBER_INFO, SeverityText: "INFO",
 	}
 	if allow, _ := fields["allow"].(bool); kind == "decision" && !allow || kind == "outcome" && fields["reason"] != nil {
 		e.SeverityNumber, e.SeverityText = logsv1.SeverityNumber_SEVERITY_NUMBER_WARN, "WARN"
 	}
 	return e
+}
+
+// traceOf takes the ID of the trace out of fields, nil for none.
+func traceOf(fields map[string]any) []byte {
+	text, _ := fields["trace_id"].(string)
+	id, err := hex.DecodeString(text)
+	if err != nil || len(id) != 16 {
+		return nil
+	}
+	delete(fields, "trace_id")
+	return id
 }
 
 func nanoseconds(at string) uint64 {

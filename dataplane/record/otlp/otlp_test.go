@@ -3,6 +3,7 @@ package otlp_test
 import (
 	"bytes"
 	"context"
+	"encoding/hex"
 	"encoding/pem"
 	"fmt"
 	"io"
@@ -154,7 +155,7 @@ func write(t *testing.T, w io.Writer, text string) {
 }
 
 const lines = `{"type":"decision","time":"2026-11-24T09:42:07.123456Z","decision_id":"one","allow":true,"reason":"allowed_by_policy","revision":4711,"method":"GET","host":"api.example","path":"/v1/orders/7","principal":{"kind":"user","id":"al\"ice"},"beside":[{"kind":"key"}],"took_us":1500}
-{"type":"decision","time":"2026-11-24T09:42:07Z","decision_id":"two","allow":false,"reason":"no_matching_policy","status":403}
+{"type":"decision","time":"2026-11-24T09:42:07Z","decision_id":"two","trace_id":"0af7651916cd43dd8448eb211c80319c","allow":false,"reason":"no_matching_policy","status":403}
 {"type":"outcome","time":"2026-11-24T09:42:07Z","decision_id":"one","status":200,"sent":1024}
 {"type":"outcome","time":"2026-11-24T09:42:07Z","decision_id":"one","reason":"upstream_failed","status":502}
 `
@@ -189,6 +190,9 @@ func TestLinesBecomeLogs(t *testing.T) {
 		if told := told(got[i]); told != want {
 			t.Errorf("log %d is\n%s, want\n%s", i, told, want)
 		}
+	}
+	if id := hex.EncodeToString(got[1].GetTraceId()); id != "0af7651916cd43dd8448eb211c80319c" || got[0].GetTraceId() != nil {
+		t.Errorf("the traces are %q and %q", got[0].GetTraceId(), id)
 	}
 	stop()
 	if r.headers[0].Get("Authorization") != "Bearer x" || len(r.resource) != 3 || r.resource[1].GetValue().GetStringValue() != "one" {

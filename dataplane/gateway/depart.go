@@ -1,0 +1,24 @@
+package gateway
+
+import (
+	"net/netip"
+
+	"github.com/sallyport/sallyport/internal/clientip"
+)
+
+// speaks is who has sent what comes over the connection, as far as it tells: the client,
+// or a proxy in front that may pass on what clients say.
+func (c *client) speaks() netip.Addr {
+	if c.address.Source == clientip.ProxyProtocol {
+		return c.address.IP
+	}
+	return c.remote
+}
+
+// depart tells those who look on what has become of a request, once it has ended.
+func (x *exchange) depart() {
+	if x.trace.Attempts() == nil || x.decided == nil {
+		return
+	}
+	x.trace.End(x.decided, &x.outcome, x.gateway.now())
+}
