@@ -17,6 +17,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/sallyport/sallyport/dataplane/access"
 	"github.com/sallyport/sallyport/dataplane/assertion"
 	"github.com/sallyport/sallyport/dataplane/collector"
 	"github.com/sallyport/sallyport/dataplane/courier"
@@ -44,20 +45,22 @@ type Proxy struct {
 	log      *slog.Logger
 	metrics  *prometheus.Registry
 
-	source    *identity.Source
-	authn     *authn.Pool
-	upstreams *upstream.Pool
-	signin    *signin.Client
-	records   *recordFile // nil when they go to no file
-	recorder  *record.Recorder
-	collector *otlp.Sink    // nil for none
-	traces    *trace.Tracer // nil for none
-	courier   *courier.Courier
-	keys      *assertion.Keys
-	atlas     *geo.Atlas
-	limits    *redis.Store // nil for none
-	gateway   *gateway.Gateway
-	link      *link.Link
+	source     *identity.Source
+	authn      *authn.Pool
+	upstreams  *upstream.Pool
+	signin     *signin.Client
+	records    *recordFile // nil when they go to no file
+	recorder   *record.Recorder
+	collector  *otlp.Sink    // nil for none
+	traces     *trace.Tracer // nil for none
+	access     *access.Log   // nil for none
+	accessFile *recordFile   // nil when it goes to no file
+	courier    *courier.Courier
+	keys       *assertion.Keys
+	atlas      *geo.Atlas
+	limits     *redis.Store // nil for none
+	gateway    *gateway.Gateway
+	link       *link.Link
 
 	stopping atomic.Bool
 }
@@ -121,7 +124,7 @@ func (p *Proxy) openServices() (err error) {
 	if err := p.openRecords(); err != nil {
 		return err
 	}
-	if err := errors.Join(p.openLimits(), p.openTraces()); err != nil {
+	if err := errors.Join(p.openLimits(), p.openTraces(), p.openAccessLog()); err != nil {
 		return err
 	}
 	p.keys, err = assertion.New(assertion.Config{File: filepath.Join(p.settings.StateDirectory, "assertion-keys"), Log: p.log})
@@ -185,6 +188,7 @@ func (p *Proxy) openGateway() (err error) {
 		SignIn:      p.signin,
 		Limits:      p.store(),
 		Trace:       p.traces,
+		Access:      p.access,
 		LoggedOut:   func(ctx context.Context, proof *proxyv1.LogoutRequest) error { return p.link.LoggedOut(ctx, proof) },
 		Log:         p.log,
 		Age:         func() (time.Duration, bool) { return p.link.Age() },
@@ -249,6 +253,7 @@ func (p *Proxy) Run(ctx context.Context) error {
 	if p.traces != nil {
 		services.Go(func() error { return p.traces.Run(base) })
 	}
+	services.Go(func() error { return p.writeAccessLog(base) })
 	if p.limits != nil {
 		services.Go(func() error { return p.limits.Run(base) })
 	}

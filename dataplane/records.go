@@ -49,7 +49,7 @@ func (r *recordFile) open() error {
 }
 
 // close closes the file. What was written is in it.
-func (r *recordFile) close() { _ = r.file.Close() }
+func (r *recordFile) close() { _ = r.file.Close() } // that of none fails
 
 // copied has what is written to one writer written to another one as well, which
 // takes everything.

@@ -67,6 +67,8 @@ type Settings struct {
 	// then the control plane alone gets records. A file that was moved away is
 	// created anew.
 	Records string `json:"records"`
+	// AccessLog has a line of each request, when it has ended.
+	AccessLog AccessLog `json:"access_log"`
 	// Collector takes the same records as logs.
 	Collector Collector `json:"collector"`
 	// Traces are what a collector gets of how requests went.
@@ -210,6 +212,7 @@ func (s *Settings) Validate() error {
 	if s.SpoolMiB < 0 || s.SpoolMiB > maxSpoolMiB {
 		report("spool_mib", fmt.Errorf("is from 0 to %d", maxSpoolMiB))
 	}
+	s.AccessLog.validate(s.Records, report)
 	s.Collector.validate(report)
 	s.Traces.validate(report)
 	s.Geo.validate(report)

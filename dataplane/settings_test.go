@@ -85,6 +85,7 @@ func TestAllSettings(t *testing.T) {
 	all["geo"] = map[string]any{"databases": []string{"/var/lib/GeoIP/City.mmdb", "/var/lib/GeoIP/ASN.mmdb"}, "max_age_days": 40}
 	all["collector"] = map[string]any{"endpoint": "http://127.0.0.1:4318/v1/logs", "authorization_file": "/etc/sallyport/authorization"}
 	all["traces"] = map[string]any{"endpoint": "http://127.0.0.1:4318/v1/traces", "authorization_file": "/etc/sallyport/authorization", "ratio": 0.01, "sampled_from": []string{"10.0.0.0/8", "fd00::/8"}}
+	all["access_log"] = map[string]any{"file": "stdout", "fields": []string{"time", "request_header.x-request-id"}}
 	all["records"] = "stdout"
 	all["limits"] = map[string]any{"redis": map[string]any{"address": "127.0.0.1:6379", "username": "sallyport", "password_file": "/etc/sallyport/redis-password"}}
 	if _, err := load(t, all); err != nil {
@@ -134,6 +135,9 @@ func TestSettingsThatAreWrong(t *testing.T) {
 		{"collector", map[string]any{"endpoint": "https://c.example/v1/logs", "ca_file": "ca.pem"}, "collector.ca_file: "},
 		{"collector", map[string]any{"authorization_file": "/a"}, "collector.authorization_file: is for a collector, and there is no endpoint"},
 		{"traces", map[string]any{"endpoint": "http://collector.example:4318/v1/traces", "ratio": 1}, "traces.endpoint: "},
+		{"access_log", map[string]any{"file": "access.jsonl"}, "access_log.file: "},
+		{"access_log", map[string]any{"fields": []string{"time"}}, "access_log.file: is required"},
+		{"access_log", map[string]any{"file": "stdout", "fields": []string{"when"}}, "access_log.fields: "},
 		{"traces", map[string]any{"ratio": 1}, "traces.endpoint: is required"},
 		{"traces", map[string]any{"endpoint": "https://c.example/v1/traces"}, "traces.ratio: is required, or sampled_from"},
 		{"traces", map[string]any{"endpoint": "https://c.example/v1/traces", "ratio": 1.5}, "traces.ratio: has to be from 0 to 1"},

@@ -3,6 +3,7 @@ package gateway
 import (
 	"net/netip"
 
+	"github.com/sallyport/sallyport/dataplane/access"
 	"github.com/sallyport/sallyport/internal/clientip"
 )
 
@@ -17,8 +18,17 @@ func (c *client) speaks() netip.Addr {
 
 // depart tells those who look on what has become of a request, once it has ended.
 func (x *exchange) depart() {
-	if x.trace.Attempts() == nil || x.decided == nil {
+	if x.decided == nil {
 		return
 	}
-	x.trace.End(x.decided, &x.outcome, x.gateway.now())
+	g := x.gateway
+	now := g.now()
+	x.trace.End(x.decided, &x.outcome, now)
+	e := &access.Entry{
+		Decision: x.decided, Outcome: &x.outcome, Took: now.Sub(x.began), Said: int64(x.said), Request: x.r.Header, Response: x.w.Header(),
+	}
+	if !x.answers.IsZero() {
+		e.Answered = x.answers.Sub(x.began)
+	}
+	g.access.Write(e)
 }

@@ -57,8 +57,8 @@ func (x *exchange) forward(expects bool) {
 	answer, err := x.send(call)
 	o.Endpoint, o.Attempts = call.Endpoint, call.Attempts
 	timer.Stop()
-	answered := x.gateway.now()
-	m.answering.observe(answered.Sub(x.began), answered, x)
+	x.answers = x.gateway.now()
+	m.answering.observe(x.answers.Sub(x.began), x.answers, x)
 	if err == nil {
 		done := x.breakOff(answer)
 		defer done()

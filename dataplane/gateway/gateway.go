@@ -14,6 +14,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/sallyport/sallyport/dataplane/access"
 	"github.com/sallyport/sallyport/dataplane/assertion"
 	"github.com/sallyport/sallyport/dataplane/denials"
 	"github.com/sallyport/sallyport/dataplane/limit"
@@ -62,6 +63,8 @@ type Config struct {
 	// Trace has requests take part in traces. When it is nil, what they say of traces is
 	// passed on as it came.
 	Trace *trace.Tracer
+	// Access takes a line of each request; none are made when it is nil.
+	Access *access.Log
 	// Registerer takes the metrics; they are not shown when it is nil.
 	Registerer prometheus.Registerer
 	// Drain is how long requests may take to end when their listener does; 10 s
@@ -90,6 +93,7 @@ type Gateway struct {
 	geo         policy.Locator    // nil for none
 	asserts     *assertion.Signer // nil for none
 	trace       *trace.Tracer     // nil for none
+	access      *access.Log       // nil for none
 	denials     *denials.Counts
 	metrics     *metrics
 	listeners   *listeners
@@ -167,7 +171,7 @@ func New(c Config) (*Gateway, error) {
 		age: c.Age, secureAge: c.SecurityAge, now: c.Now, geo: c.Geo, asserts: c.Assertions, metrics: m,
 		denials: denials.New(c.Now()),
 	}
-	g.limits, g.store, g.trace = limit.NewPool(c.Now()), c.Limits, c.Trace
+	g.limits, g.store, g.trace, g.access = limit.NewPool(c.Now()), c.Limits, c.Trace, c.Access
 	g.listeners = newListeners(g, c)
 	g.state.Store(&state{})
 	return g, nil

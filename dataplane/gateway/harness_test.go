@@ -33,6 +33,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"go.uber.org/goleak"
 
+	"github.com/sallyport/sallyport/dataplane/access"
 	"github.com/sallyport/sallyport/dataplane/assertion"
 	"github.com/sallyport/sallyport/dataplane/gateway"
 	"github.com/sallyport/sallyport/dataplane/record"
@@ -101,6 +102,7 @@ type options struct {
 	geo       policy.Locator
 	limits    gateway.LimitStore
 	trace     *trace.Tracer
+	access    *access.Log
 }
 
 func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
@@ -133,7 +135,7 @@ func newWorld(t testing.TB, o options) *world {
 	w.gateway, err = gateway.New(gateway.Config{
 		Identity: o.source, Authn: pool, Upstreams: upstreams, Record: w.recorder, SignIn: w.signin, Log: quiet(), Registerer: w.registry,
 		Age: w.configurationAge, SecurityAge: w.securityAge, Drain: o.drain, Reload: 10 * time.Millisecond, Now: w.now,
-		Assertions: assertion.NewSigner(w.keys), LoggedOut: w.cutOff, Geo: o.geo, Limits: o.limits, Trace: o.trace,
+		Assertions: assertion.NewSigner(w.keys), LoggedOut: w.cutOff, Geo: o.geo, Limits: o.limits, Trace: o.trace, Access: o.access,
 	})
 	w.must(err)
 	w.run(w.recorder.Run)

@@ -88,7 +88,7 @@ func (x *exchange) page(text string) {
 	h["Referrer-Policy"] = []string{"same-origin"} // else the form has no Origin
 	h["Content-Length"] = []string{strconv.Itoa(b.Len())}
 	x.w.WriteHeader(v.status)
-	_, _ = io.WriteString(x.w, b.String()) // a client that does not hear it has its answer
+	x.said, _ = io.WriteString(x.w, b.String()) // a client that does not hear it has its answer
 }
 
 const (

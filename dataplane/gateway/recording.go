@@ -2,11 +2,9 @@ package gateway
 
 import (
 	"slices"
-	"strings"
 	"sync"
 
 	"github.com/sallyport/sallyport/dataplane/record"
-	"github.com/sallyport/sallyport/internal/authn"
 	"github.com/sallyport/sallyport/internal/compile"
 	"github.com/sallyport/sallyport/internal/policy"
 	resourcev1 "github.com/sallyport/sallyport/proto/gen/sallyport/resource/v1"
@@ -42,21 +40,9 @@ func recording(table *compile.Table, r *compile.Route) *record.Rule {
 // maxValues bounds the fields of a request whose values are recorded.
 const maxValues = 16
 
-// secret are fields and parameters that bear credentials, in lower case. What has one
-// of the words in its name is taken for one.
-var secret = struct{ names, words []string }{
-	names: []string{"authorization", "cookie", "proxy-authorization", strings.ToLower(authn.HeaderAPIKey), strings.ToLower(authn.HeaderDevice), "dpop", "code", "state"},
-	words: []string{"token", "secret", "passw", "api-key", "apikey", "api_key", "credential", "signature", "assertion"},
-}
-
-func isSecret(name string) bool {
-	name = strings.ToLower(name)
-	return slices.Contains(secret.names, name) || slices.ContainsFunc(secret.words, func(w string) bool { return strings.Contains(name, w) })
-}
-
 // fieldsOf returns what conditions of a route look at by name and may be recorded.
 func fieldsOf(set *policy.Set, r *compile.Route) []policy.Field {
-	all := slices.DeleteFunc(set.Fields(r.ID()), func(f policy.Field) bool { return isSecret(f.Header + f.Param) })
+	all := slices.DeleteFunc(set.Fields(r.ID()), func(f policy.Field) bool { return record.IsSecret(f.Header + f.Param) })
 	return all[:min(len(all), maxValues)]
 }
 

@@ -63,7 +63,7 @@ func (x *exchange) refuse() {
 	h["Content-Type"] = []string{"application/problem+json"}
 	h["Content-Length"] = []string{strconv.Itoa(len(body))}
 	x.w.WriteHeader(v.status)
-	_, _ = x.w.Write(body) // a client that does not hear it has its answer
+	x.said, _ = x.w.Write(body) // a client that does not hear it has its answer
 }
 
 // refuseGRPC answers in trailers alone, as gRPC over HTTP/2 asks for.

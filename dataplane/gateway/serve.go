@@ -42,6 +42,8 @@ type exchange struct {
 
 	trace   trace.Request
 	decided *record.Decision // as it was recorded; nil unless somebody looks on
+	answers time.Time        // when the head of the upstream's answer came, or will not any more; zero before
+	said    int              // bytes of a body that is the gateway's own
 
 	allowed allowances // what the limits of the route have left
 	holds   holds      // where it is counted until it ends
@@ -166,7 +168,7 @@ func (x *exchange) write() {
 		_ = x.gateway.record.Decide(x.r.Context(), d) // a denial never fails
 	}
 	x.told = d.Told
-	if x.trace.Attempts() != nil {
+	if x.gateway.access != nil || x.trace.Attempts() != nil {
 		kept := *d
 		x.decided = &kept
 	}

@@ -176,7 +176,7 @@ func (l *line) text(k, v string) {
 		return
 	}
 	l.key(k)
-	l.b = appendString(l.b, v)
+	l.b = AppendString(l.b, v)
 }
 
 // id is in hexadecimal digits.
@@ -255,7 +255,7 @@ func (l *line) principal(p *policy.Principal) {
 
 func (l *line) proven(p *policy.Principal) {
 	l.b = append(l.b, `{"kind":`...)
-	l.b = appendString(l.b, p.Kind.String())
+	l.b = AppendString(l.b, p.Kind.String())
 	l.text("id", p.ID)
 	l.text("issuer", p.Issuer)
 	l.text("provider", p.Provider)
@@ -278,7 +278,7 @@ func (l *line) place(p *policy.Place) {
 			l.b = append(l.b, ',')
 		}
 		l.b = append(l.b, `{"type":`...)
-		l.b = appendString(l.b, d.Type)
+		l.b = AppendString(l.b, d.Type)
 		l.text("built", d.Built.UTC().Format(time.RFC3339))
 		l.b = append(l.b, '}')
 	}
@@ -306,7 +306,7 @@ func (l *line) explanation(steps []policy.Step) {
 	for i, s := range steps {
 		l.b = append(l.b, "[,"[min(i, 1)])
 		l.b = append(l.b, `{"policy":`...)
-		l.b = appendString(l.b, s.Policy)
+		l.b = AppendString(l.b, s.Policy)
 		l.text("effect", s.Effect.String())
 		l.flag("matched", s.Matched)
 		l.text("miss", string(s.Miss))
@@ -323,15 +323,15 @@ func (l *line) shadow(s policy.Shadow) {
 	}
 	l.key("shadow")
 	l.b = append(l.b, `{"policy":`...)
-	l.b = appendString(l.b, s.Policy)
+	l.b = AppendString(l.b, s.Policy)
 	l.flag("allow", s.Allow)
 	l.text("reason", string(s.Reason))
 	l.b = append(l.b, '}')
 }
 
-// appendString appends v as a JSON string (RFC 8259, section 7). Bytes that are
+// AppendString appends v as a JSON string (RFC 8259, section 7). Bytes that are
 // not UTF-8 become U+FFFD.
-func appendString(b []byte, v string) []byte {
+func AppendString(b []byte, v string) []byte {
 	const hex = "0123456789abcdef"
 	b = append(b, '"')
 	start := 0 // of what is still to be copied
