@@ -25,6 +25,7 @@ import (
 	"github.com/sallyport/sallyport/dataplane/geo"
 	"github.com/sallyport/sallyport/dataplane/limit/redis"
 	"github.com/sallyport/sallyport/dataplane/link"
+	"github.com/sallyport/sallyport/dataplane/overload"
 	"github.com/sallyport/sallyport/dataplane/record"
 	"github.com/sallyport/sallyport/dataplane/record/otlp"
 	"github.com/sallyport/sallyport/dataplane/signin"
@@ -51,10 +52,11 @@ type Proxy struct {
 	signin     *signin.Client
 	records    *recordFile // nil when they go to no file
 	recorder   *record.Recorder
-	collector  *otlp.Sink    // nil for none
-	traces     *trace.Tracer // nil for none
-	access     *access.Log   // nil for none
-	accessFile *recordFile   // nil when it goes to no file
+	collector  *otlp.Sink      // nil for none
+	traces     *trace.Tracer   // nil for none
+	access     *access.Log     // nil for none
+	accessFile *recordFile     // nil when it goes to no file
+	overload   *overload.Guard // nil for none
 	courier    *courier.Courier
 	keys       *assertion.Keys
 	atlas      *geo.Atlas
@@ -124,7 +126,7 @@ func (p *Proxy) openServices() (err error) {
 	if err := p.openRecords(); err != nil {
 		return err
 	}
-	if err := errors.Join(p.openLimits(), p.openTraces(), p.openAccessLog()); err != nil {
+	if err := errors.Join(p.openLimits(), p.openTraces(), p.openAccessLog(), p.openOverload()); err != nil {
 		return err
 	}
 	p.keys, err = assertion.New(assertion.Config{File: filepath.Join(p.settings.StateDirectory, "assertion-keys"), Log: p.log})
@@ -187,6 +189,7 @@ func (p *Proxy) openGateway() (err error) {
 		Record:      p.recorder,
 		SignIn:      p.signin,
 		Limits:      p.store(),
+		Overload:    p.overload,
 		Trace:       p.traces,
 		Access:      p.access,
 		LoggedOut:   func(ctx context.Context, proof *proxyv1.LogoutRequest) error { return p.link.LoggedOut(ctx, proof) },
@@ -254,6 +257,9 @@ func (p *Proxy) Run(ctx context.Context) error {
 		services.Go(func() error { return p.traces.Run(base) })
 	}
 	services.Go(func() error { return p.writeAccessLog(base) })
+	if p.overload != nil {
+		services.Go(func() error { return p.overload.Run(base) })
+	}
 	if p.limits != nil {
 		services.Go(func() error { return p.limits.Run(base) })
 	}

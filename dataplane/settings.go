@@ -76,6 +76,8 @@ type Settings struct {
 	// SpoolMiB bounds, in MiB, the records in the state directory that wait for the
 	// control plane, of routes whose requests must be recorded; 256 when 0.
 	SpoolMiB int `json:"spool_mib"`
+	// Overload says when requests are refused because there are too many.
+	Overload Overload `json:"overload"`
 	// Geo says where clients are.
 	Geo Geo `json:"geo"`
 	// Limits say where rate limits of the fleet are counted.
@@ -215,6 +217,7 @@ func (s *Settings) Validate() error {
 	s.AccessLog.validate(s.Records, report)
 	s.Collector.validate(report)
 	s.Traces.validate(report)
+	s.Overload.validate(report)
 	s.Geo.validate(report)
 	s.Limits.Redis.validate(report)
 	return errors.Join(errs...)

@@ -86,6 +86,7 @@ func TestAllSettings(t *testing.T) {
 	all["collector"] = map[string]any{"endpoint": "http://127.0.0.1:4318/v1/logs", "authorization_file": "/etc/sallyport/authorization"}
 	all["traces"] = map[string]any{"endpoint": "http://127.0.0.1:4318/v1/traces", "authorization_file": "/etc/sallyport/authorization", "ratio": 0.01, "sampled_from": []string{"10.0.0.0/8", "fd00::/8"}}
 	all["access_log"] = map[string]any{"file": "stdout", "fields": []string{"time", "request_header.x-request-id"}}
+	all["overload"] = map[string]any{"disabled": false, "delay_ms": 250}
 	all["records"] = "stdout"
 	all["limits"] = map[string]any{"redis": map[string]any{"address": "127.0.0.1:6379", "username": "sallyport", "password_file": "/etc/sallyport/redis-password"}}
 	if _, err := load(t, all); err != nil {
@@ -138,6 +139,9 @@ func TestSettingsThatAreWrong(t *testing.T) {
 		{"access_log", map[string]any{"file": "access.jsonl"}, "access_log.file: "},
 		{"access_log", map[string]any{"fields": []string{"time"}}, "access_log.file: is required"},
 		{"access_log", map[string]any{"file": "stdout", "fields": []string{"when"}}, "access_log.fields: "},
+		{"overload", map[string]any{"delay_ms": -1}, "overload.delay_ms: "},
+		{"overload", map[string]any{"delay_ms": 10_001}, "overload.delay_ms: "},
+		{"overload", map[string]any{"disabled": true, "delay_ms": 1}, "overload.disabled: is given with delay_ms"},
 		{"traces", map[string]any{"ratio": 1}, "traces.endpoint: is required"},
 		{"traces", map[string]any{"endpoint": "https://c.example/v1/traces"}, "traces.ratio: is required, or sampled_from"},
 		{"traces", map[string]any{"endpoint": "https://c.example/v1/traces", "ratio": 1.5}, "traces.ratio: has to be from 0 to 1"},

@@ -33,6 +33,8 @@ func beChild(role string) {
 		beUpstream()
 	case "client":
 		beClient()
+	case "offering":
+		beOffering()
 	case "paced":
 		bePaced()
 	case "accepting":

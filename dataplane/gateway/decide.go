@@ -35,6 +35,7 @@ const (
 	ReasonUnavailable = "control_unavailable"   // a control of the route was rejected
 	ReasonUnrecorded  = "record_unavailable"    // the decision could not be recorded
 	ReasonUnasserted  = "assertion_unavailable" // the upstream could not be told who asks
+	ReasonOverloaded  = "overloaded"            // this process has more to do than it can
 	ReasonLimited     = "rate_limited"          // a limit of the route is used up
 )
 
@@ -110,6 +111,10 @@ type grounds struct {
 func (g *Gateway) decide(ctx context.Context, s grounds, q *question, v *verdict) {
 	if q.refused != nil {
 		*v = denied(q.refused.Status, q.refused.Reason, q.refused.Detail)
+		return
+	}
+	if g.overload.Refuses() { // before it has cost more
+		*v = denied(http.StatusServiceUnavailable, ReasonOverloaded, "")
 		return
 	}
 	c, err := request.Canonicalise(q.raw)

@@ -18,6 +18,7 @@ import (
 	"github.com/sallyport/sallyport/dataplane/assertion"
 	"github.com/sallyport/sallyport/dataplane/denials"
 	"github.com/sallyport/sallyport/dataplane/limit"
+	"github.com/sallyport/sallyport/dataplane/overload"
 	"github.com/sallyport/sallyport/dataplane/record"
 	"github.com/sallyport/sallyport/dataplane/signin"
 	"github.com/sallyport/sallyport/dataplane/trace"
@@ -63,6 +64,8 @@ type Config struct {
 	// Trace has requests take part in traces. When it is nil, what they say of traces is
 	// passed on as it came.
 	Trace *trace.Tracer
+	// Overload says which requests this process is too busy for; none when it is nil.
+	Overload *overload.Guard
 	// Access takes a line of each request; none are made when it is nil.
 	Access *access.Log
 	// Registerer takes the metrics; they are not shown when it is nil.
@@ -94,6 +97,7 @@ type Gateway struct {
 	asserts     *assertion.Signer // nil for none
 	trace       *trace.Tracer     // nil for none
 	access      *access.Log       // nil for none
+	overload    *overload.Guard   // nil for none
 	denials     *denials.Counts
 	metrics     *metrics
 	listeners   *listeners
@@ -171,7 +175,8 @@ func New(c Config) (*Gateway, error) {
 		age: c.Age, secureAge: c.SecurityAge, now: c.Now, geo: c.Geo, asserts: c.Assertions, metrics: m,
 		denials: denials.New(c.Now()),
 	}
-	g.limits, g.store, g.trace, g.access = limit.NewPool(c.Now()), c.Limits, c.Trace, c.Access
+	g.limits, g.store = limit.NewPool(c.Now()), c.Limits
+	g.trace, g.access, g.overload = c.Trace, c.Access, c.Overload
 	g.listeners = newListeners(g, c)
 	g.state.Store(&state{})
 	return g, nil

@@ -36,6 +36,7 @@ import (
 	"github.com/sallyport/sallyport/dataplane/access"
 	"github.com/sallyport/sallyport/dataplane/assertion"
 	"github.com/sallyport/sallyport/dataplane/gateway"
+	"github.com/sallyport/sallyport/dataplane/overload"
 	"github.com/sallyport/sallyport/dataplane/record"
 	"github.com/sallyport/sallyport/dataplane/signin"
 	"github.com/sallyport/sallyport/dataplane/trace"
@@ -103,6 +104,7 @@ type options struct {
 	limits    gateway.LimitStore
 	trace     *trace.Tracer
 	access    *access.Log
+	overload  *overload.Guard
 }
 
 func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
@@ -135,7 +137,7 @@ func newWorld(t testing.TB, o options) *world {
 	w.gateway, err = gateway.New(gateway.Config{
 		Identity: o.source, Authn: pool, Upstreams: upstreams, Record: w.recorder, SignIn: w.signin, Log: quiet(), Registerer: w.registry,
 		Age: w.configurationAge, SecurityAge: w.securityAge, Drain: o.drain, Reload: 10 * time.Millisecond, Now: w.now,
-		Assertions: assertion.NewSigner(w.keys), LoggedOut: w.cutOff, Geo: o.geo, Limits: o.limits, Trace: o.trace, Access: o.access,
+		Assertions: assertion.NewSigner(w.keys), LoggedOut: w.cutOff, Geo: o.geo, Limits: o.limits, Trace: o.trace, Access: o.access, Overload: o.overload,
 	})
 	w.must(err)
 	w.run(w.recorder.Run)

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"encoding/json"
+	"math/rand/v2"
 	"net/http"
 	"strconv"
 	"strings"
@@ -25,6 +26,10 @@ type problem struct {
 	Errors []difference `json:"errors,omitempty"` // from the schema of the route
 }
 
+// maxPause is after how many seconds, at most, clients may come again that were too
+// many: not all at once.
+const maxPause = 3
+
 // refuse answers a request that is not let through, or that got no answer.
 func (x *exchange) refuse() {
 	v := &x.verdict
@@ -36,6 +41,9 @@ func (x *exchange) refuse() {
 	}
 	if v.reason == string(upstream.Overloaded) {
 		h["Retry-After"] = []string{"1"} // by then much of what there is to do has ended
+	}
+	if v.reason == ReasonOverloaded {
+		h["Retry-After"] = []string{strconv.Itoa(1 + rand.IntN(maxPause))} //nolint:gosec // it spreads load, and protects nothing
 	}
 	v.own.tell(h)
 	if len(v.methods) > 0 {
@@ -166,6 +174,8 @@ func unavailableInWords(reason string) string {
 		return "The gateway cannot prove who it is to the service behind this address."
 	case upstream.Overloaded:
 		return "The service behind this address has too much to do. Try again later."
+	case ReasonOverloaded:
+		return "The gateway has more to do than it can. Try again later."
 	case ReasonListenerEnded:
 		return "The gateway had to end before the request did."
 	}

@@ -1,0 +1,224 @@
+package overload_test
+
+import (
+	"bytes"
+	"context"
+	"log/slog"
+	"math"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/goleak"
+
+	"github.com/sallyport/sallyport/dataplane/overload"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const (
+	period = 100 * time.Millisecond
+	target = 100 * time.Millisecond
+)
+
+// server does a second's work in a second, first come, first served. Whether work is
+// refused is said when its turn has come.
+type server struct {
+	control *overload.Control
+	offered float64 // of what there is time for
+	refusal float64 // what refusing costs, of what serving does
+
+	now   float64 // in seconds
+	queue []work
+	share float64
+}
+
+type work struct{ since, seconds float64 }
+
+// period passes, and it returns how much was let through of what there was time for,
+// and how long nine of ten had waited.
+func (s *server) period() (served, delay float64) {
+	const steps = 20
+	var waits []float64
+	for range steps {
+		left := period.Seconds() / steps
+		s.now += left
+		s.queue = append(s.queue, work{s.now, s.offered * left})
+		for cost := 1 - s.share + s.share*s.refusal; left > 1e-9 && len(s.queue) > 0; {
+			done := min(s.queue[0].seconds, left/cost)
+			served += done * (1 - s.share)
+			left -= done * cost
+			waits = append(waits, s.now-s.queue[0].since)
+			if s.queue[0].seconds -= done; s.queue[0].seconds < 1e-9 {
+				s.queue = s.queue[1:]
+			}
+		}
+	}
+	slices.Sort(waits)
+	if len(waits) > 0 {
+		delay = waits[len(waits)*9/10]
+	}
+	s.share = s.control.Step(time.Duration(delay * float64(time.Second)))
+	return served / period.Seconds(), delay
+}
+
+// What is let through of too much is what there is time for, and it does not wait.
+func TestGoodputStays(t *testing.T) {
+	for _, c := range []struct{ offered, refusal float64 }{
+		{0.5, 0.05}, {0.99, 0.05}, {1.1, 0.05}, {1.5, 0.05}, {3, 0.05}, {10, 0.04}, {1.5, 0.25}, {3, 0.25},
+	} {
+		s := server{control: overload.NewControl(target), offered: c.offered, refusal: c.refusal}
+		var served, longest float64
+		for i := range 300 {
+			if i == 200 {
+				served, longest = 0, 0 // it has come to rest
+			}
+			n, delay := s.period()
+			served, longest = served+n, max(longest, delay)
+		}
+		served /= 100
+		possible := min(c.offered, 1, (1-c.offered*c.refusal)/(1-c.refusal))
+		if served < 0.97*possible || longest > 3*target.Seconds() {
+			t.Errorf("of %.2f with refusals at %.2f, %.2f of %.2f are served, after up to %.3f s", c.offered, c.refusal, served, possible, longest)
+		}
+		s.offered = 0.5
+		for range 40 {
+			s.period()
+		}
+		if s.share != 0 {
+			t.Errorf("of %.2f: four seconds after it %.2f are refused", c.offered, s.share)
+		}
+	}
+}
+
+func TestWhatIsNoOverload(t *testing.T) {
+	for name, delays := range map[string][]time.Duration{
+		"a process that is busy":     {90 * time.Millisecond, 99 * time.Millisecond, 95 * time.Millisecond, 99 * time.Millisecond, 99 * time.Millisecond},
+		"a pause":                    {0, 2 * time.Second, 2 * time.Second, 0, 0, 0, 0},
+		"pauses":                     {0, 2 * time.Second, 0, 2 * time.Second, 2 * time.Second, 0, 2 * time.Second},
+		"the first that can be seen": {time.Second, time.Second},
+	} {
+		c := overload.NewControl(target)
+		for i, d := range delays {
+			if share := c.Step(d); share != 0 {
+				t.Errorf("%s: after %v, number %d, %.3f are refused", name, d, i, share)
+			}
+		}
+	}
+}
+
+func TestGuard(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var delay atomic.Int64
+		var said bytes.Buffer
+		metrics := prometheus.NewRegistry()
+		g, err := overload.New(overload.Config{
+			Log: slog.New(slog.NewTextHandler(&said, nil)), Registerer: metrics, Delay: func() time.Duration { return time.Duration(delay.Load()) },
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		var running sync.WaitGroup
+		running.Go(func() {
+			if err := g.Run(ctx); err != nil {
+				t.Error(err)
+			}
+		})
+		refused := func() (n int) {
+			for range 10_000 {
+				if g.Refuses() {
+					n++
+				}
+			}
+			return n
+		}
+		wait := func(d time.Duration) {
+			<-time.After(d)
+			synctest.Wait()
+		}
+		if wait(time.Second); refused() != 0 {
+			t.Error("requests are refused while there is no load")
+		}
+		delay.Store(int64(2 * target))
+		if wait(3 * time.Second); refused() < 5_000 {
+			t.Errorf("%d of 10,000 are refused", refused())
+		}
+		if shown, n := gauge(t, metrics, "sallyport_overload_share"), refused(); math.Abs(shown-float64(n)/10_000) > 0.05 {
+			t.Errorf("shown are %.3f, and %d of 10,000 are refused", shown, n)
+		}
+		if d := gauge(t, metrics, "sallyport_scheduling_delay_seconds"); d != 0.2 {
+			t.Errorf("the delay is shown as %v", d)
+		}
+		delay.Store(0)
+		if wait(5 * time.Second); refused() != 0 {
+			t.Errorf("%d are refused after it", refused())
+		}
+		delay.Store(int64(2 * target))
+		wait(3 * time.Second)
+		cancel()
+		running.Wait()
+		if refused() != 0 {
+			t.Error("who is not looked after is refused")
+		}
+		if text := said.String(); strings.Count(text, "overloaded and refuses requests") != 2 || strings.Count(text, "not overloaded any more") != 1 {
+			t.Errorf("the log is\n%s", text)
+		}
+	})
+	if (*overload.Guard)(nil).Refuses() {
+		t.Error("a guard that is none refuses")
+	}
+	if _, err := overload.New(overload.Config{}); err == nil {
+		t.Error("a guard without a logger is made")
+	}
+}
+
+func gauge(t *testing.T, r *prometheus.Registry, name string) float64 {
+	t.Helper()
+	all, err := r.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range all {
+		if f.GetName() == name {
+			return f.GetMetric()[0].GetGauge().GetValue()
+		}
+	}
+	t.Fatalf("there is no %s", name)
+	return 0
+}
+
+// Go's scheduler tells of those that wait for a processor.
+func TestSchedulingDelay(t *testing.T) {
+	delay := overload.SchedulingDelay()
+	if d := delay(); d != 0 {
+		t.Errorf("before anything was seen the delay is %v", d)
+	}
+	var crowd sync.WaitGroup
+	for range 400 {
+		crowd.Go(func() {
+			for until := time.Now().Add(5 * time.Millisecond); time.Now().Before(until); {
+			}
+		})
+	}
+	crowd.Wait()
+	if d := delay(); d < 20*time.Millisecond {
+		t.Errorf("400 that are busy wait for %v", d)
+	}
+}
+
+func BenchmarkRefuses(b *testing.B) {
+	g, err := overload.New(overload.Config{Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		g.Refuses()
+	}
+}
