@@ -16,6 +16,7 @@ const (
 	overTotal   = "total"
 	overAddress = "address"
 	overRate    = "rate"
+	overTurns   = "handshakes"
 )
 
 // What connections are limited to where nothing is said.

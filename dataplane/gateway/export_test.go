@@ -31,6 +31,23 @@ func (g *Gateway) DecideAgain() (all []func() bool) {
 	return all
 }
 
+// TakeTurns has no handshake get its turn until the returned function is called, and
+// those that wait do so no longer than d.
+func (g *Gateway) TakeTurns(d time.Duration) (end func()) {
+	g.turns.wait = d
+	for range cap(g.turns.places) {
+		g.turns.places <- struct{}{}
+	}
+	return func() {
+		for range cap(g.turns.places) {
+			<-g.turns.places
+		}
+	}
+}
+
+// Turns is how many handshakes are worked on at once.
+func (g *Gateway) Turns() int { return cap(g.turns.places) }
+
 // AcceptFor is how an upstream proves that it has read a key.
 var AcceptFor = acceptFor
 

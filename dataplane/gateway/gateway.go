@@ -98,6 +98,7 @@ type Gateway struct {
 	trace       *trace.Tracer     // nil for none
 	access      *access.Log       // nil for none
 	overload    *overload.Guard   // nil for none
+	turns       turns
 	denials     *denials.Counts
 	metrics     *metrics
 	listeners   *listeners
@@ -176,7 +177,7 @@ func New(c Config) (*Gateway, error) {
 		denials: denials.New(c.Now()),
 	}
 	g.limits, g.store = limit.NewPool(c.Now()), c.Limits
-	g.trace, g.access, g.overload = c.Trace, c.Access, c.Overload
+	g.trace, g.access, g.overload, g.turns = c.Trace, c.Access, c.Overload, newTurns()
 	g.listeners = newListeners(g, c)
 	g.state.Store(&state{})
 	return g, nil

@@ -244,9 +244,17 @@ func (l *listener) greet(ctx context.Context, raw *guest) {
 		l.refuse(raw, over)
 		return
 	}
-	below := wire.NewSocket(carried)
+	greeting := &greeting{Conn: carried, turns: &l.gateway.turns, ctx: ctx}
+	below := wire.NewSocket(greeting)
 	conn := tls.Server(below, s.tls)
-	if err = conn.HandshakeContext(ctx); err == nil {
+	err = conn.HandshakeContext(ctx)
+	greeting.give()
+	if greeting.over {
+		l.refuse(raw, overTurns)
+		return
+	}
+	below.Conn = carried
+	if err == nil {
 		state := conn.ConnectionState()
 		var c *client
 		if c, err = newClient(l.name, &state); err == nil {

@@ -88,7 +88,7 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 		}, []string{"listener"}),
 		overflow: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "sallyport_connections_refused_total",
-			Help: "Connections that were closed because there were too many, by listener and limit (total, address or rate).",
+			Help: "Connections that were closed because there were too many, by listener and limit (total, address, rate or handshakes).",
 		}, []string{"listener", "limit"}),
 		routes: make(map[string]resource.Key),
 	}
