@@ -84,6 +84,12 @@ var rules = []rule{
 	},
 
 	{
+		from: "./...", except: []string{"./dataplane/collector/...", "./dataplane/trace/...", "./dataplane/record/otlp/..."},
+		never: []string{"go.opentelemetry.io/..."},
+		why:   "what leaves for collectors is bounded in one place",
+	},
+
+	{
 		from: "./...", except: []string{"./internal/schema/..."},
 		never: []string{"github.com/santhosh-tekuri/..."},
 		why:   "how much work a schema and a body may make is bounded in one place",
