@@ -2,7 +2,6 @@ package gateway_test
 
 import (
 	"bufio"
-	"bytes"
 	"io"
 	"net"
 	"net/http"
@@ -326,7 +325,7 @@ func TestProtocolConfusion(t *testing.T) {
 	defer conn.Close()
 	w.send(conn, get+"\r\n")
 	answer, _ := io.ReadAll(conn)
-	if bytes.Contains(answer, []byte("200")) || up.requests.Load() != 0 {
+	if len(answer) != 0 || up.requests.Load() != 0 {
 		t.Errorf("answered was %q, after %d requests", answer, up.requests.Load())
 	}
 }

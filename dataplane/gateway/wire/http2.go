@@ -37,6 +37,7 @@ type HTTP2 struct {
 	now    func() time.Time
 
 	written atomic.Int64 // bytes
+	foreign atomic.Bool  // what was read is not HTTP/2
 
 	// These belong to who reads.
 	preface int // bytes of it that were seen
@@ -69,13 +70,18 @@ func (c *HTTP2) Read(p []byte) (int, error) {
 	}
 	n, err := c.Conn.Read(p)
 	if c.err = c.see(p[:n]); c.err != nil {
+		c.foreign.Store(errors.Is(c.err, ErrNotHTTP2))
 		return 0, c.err
 	}
 	return n, err
 }
 
-// Write writes. What the client reads earns it points.
+// Write writes. What the client reads earns it points. One that does not speak HTTP/2
+// is told nothing: net/http would answer it in HTTP/1.1.
 func (c *HTTP2) Write(p []byte) (int, error) {
+	if c.foreign.Load() {
+		return 0, ErrNotHTTP2
+	}
 	n, err := c.Conn.Write(p)
 	c.written.Add(int64(n))
 	return n, err

@@ -104,5 +104,8 @@ func TestHTTP2Preface(t *testing.T) {
 		if _, err := io.ReadAll(w); !errors.Is(err, wire.ErrNotHTTP2) {
 			t.Errorf("%q: %v", sends, err)
 		}
+		if n, err := w.Write([]byte("HTTP/1.1 400 Bad Request\r\n\r\n")); n != 0 || !errors.Is(err, wire.ErrNotHTTP2) {
+			t.Errorf("%q: answered with %d bytes, %v", sends, n, err)
+		}
 	}
 }
