@@ -85,6 +85,13 @@ bin/spire/spire-server: tools/spire/go.mod tools/spire/go.sum
 e2e-spire: postgres bin/spire/spire-server ## run a fleet on a real SPIRE, which is built first (needs a C compiler)
 	go test -count=1 -v -tags spire -run '^TestFleetOnSPIRE$$' -timeout 10m ./test/e2e
 
+bin/conformance/connectconformance: tools/conformance/go.mod tools/conformance/go.sum
+	cd tools/conformance && go build -o ../../bin/conformance/ tool
+
+.PHONY: conformance
+conformance: postgres bin/conformance/connectconformance ## have the suites of Connect, gRPC and HTTP/2 ask through proxies; they are built first
+	go test -count=1 -v -tags conformance -timeout 20m ./test/conformance
+
 .PHONY: generate
 generate: ## write proto/gen anew from the .proto files
 	$(BUF) generate
@@ -110,10 +117,12 @@ lint: ## judge the form of .proto files, Go code and go.mod
 	go vet -tags failpoint ./internal/failpoint
 	go vet -tags spire ./test/e2e
 	go vet -tags peers ./test/bench/peers
+	go vet -tags conformance ./test/conformance
 	$(GOLANGCI) run ./...
 	go mod tidy -diff
 	cd test/bench/engines && go mod tidy -diff
 	cd tools/buf && go mod tidy -diff
+	cd tools/conformance && go mod tidy -diff
 	cd tools/lint && go mod tidy -diff
 	cd tools/openid && go mod tidy -diff
 	cd tools/spire && go mod tidy -diff
