@@ -22,6 +22,10 @@ const (
 	aliveWithin = 15 * time.Second
 )
 
+// maxUnread is how much of one answer over HTTP/2 is taken ahead of whoever reads it, in
+// bytes: net/http's 4 MiB, for each stream of a client that reads none, would be much.
+const maxUnread = 256 << 10
+
 // limits bound the connections to one endpoint.
 var limits = http1.Limits{
 	Head: 64 << 10, Idle: 256, Rest: 90 * time.Second, Age: 30 * time.Minute,
@@ -69,7 +73,8 @@ func (c *connections) newOrigin(at place) (*origin, error) {
 		MaxIdleConnsPerHost: limits.Idle, IdleConnTimeout: limits.Rest, ExpectContinueTimeout: limits.Continue,
 		MaxResponseHeaderBytes: int64(limits.Head),
 		HTTP2: &http.HTTP2Config{
-			SendPingTimeout: aliveAfter, PingTimeout: aliveWithin, WriteByteTimeout: aliveAfter,
+			MaxReceiveBufferPerStream: maxUnread,
+			SendPingTimeout:           aliveAfter, PingTimeout: aliveWithin, WriteByteTimeout: aliveAfter,
 		},
 	}
 	return o, nil
