@@ -89,8 +89,9 @@ bin/conformance/connectconformance: tools/conformance/go.mod tools/conformance/g
 	cd tools/conformance && go build -o ../../bin/conformance/ tool
 
 .PHONY: conformance
-conformance: postgres bin/conformance/connectconformance ## have the suites of Connect, gRPC and HTTP/2 ask through proxies; they are built first
+conformance: postgres bin/conformance/connectconformance ## have the suites of Connect, gRPC and HTTP/2 ask through proxies, and 1 GiB go to slow readers
 	go test -count=1 -v -tags conformance -timeout 20m ./test/conformance
+	go test -count=1 -v -run '^TestSlowReaders$$' -timeout 10m ./test/e2e -mib 1024
 
 .PHONY: generate
 generate: ## write proto/gen anew from the .proto files
