@@ -21,6 +21,7 @@ var errBodyClosed = errors.New("body is closed")
 type body struct {
 	from    io.ReadCloser
 	unblock func() // ends a Read of from that waits
+	hurry   func() // the same in a little while, over HTTP/1.1; nil else
 	whole   bool   // all of it has come
 
 	// trailer is what comes behind the body, as far as it was announced and may:
@@ -30,7 +31,7 @@ type body struct {
 	idle atomic.Pointer[idle] // nil for none
 
 	begun, ended, closed atomic.Bool
-	interrupted          atomic.Bool // by us
+	hurried, interrupted atomic.Bool // by us
 
 	reading sync.Mutex // held while from is read
 	count   int64
@@ -57,6 +58,7 @@ func (x *exchange) body() *body {
 	// To close the body would wait for the read. The connection is lost by this; it
 	// would be anyway, with a client in the middle of a body.
 	b.unblock = func() { _ = x.http1.SetReadDeadline(time.Unix(1, 0)) }
+	b.hurry = func() { _ = x.http1.SetReadDeadline(time.Now().Add(restTime)) }
 	return b
 }
 
@@ -100,10 +102,40 @@ func (b *body) Read(p []byte) (int, error) {
 // Close is for the transport. Before the first Read it does nothing: the body
 // is whole, and may go to another endpoint.
 func (b *body) Close() error {
-	if b.begun.Load() {
+	switch {
+	case !b.begun.Load():
+	case b.hurry == nil:
 		b.stop()
+	default:
+		b.yield()
 	}
 	return nil
+}
+
+// restTime is how long a Read over HTTP/1.1 still waits when nobody wants what it reads.
+// The end of the body is on its way, more often than not, when an upstream has answered
+// without it, and a Read that fails costs the connection.
+const restTime = 100 * time.Millisecond
+
+// yield has nothing more be read for the transport.
+func (b *body) yield() {
+	b.closed.Store(true)
+	if !b.ended.Load() && b.hurried.CompareAndSwap(false, true) {
+		b.hurry()
+	}
+}
+
+// rest leaves what comes behind an answer that is complete to the server, which reads a
+// little of it for the sake of the connection. What is held back of the answer is not
+// to wait for that.
+func (b *body) rest(flush func() error) {
+	if b == nil || b.hurry == nil || !b.begun.Load() || b.ended.Load() || flush() != nil {
+		return
+	}
+	b.yield()
+	b.reading.Lock()
+	defer b.reading.Unlock()
+	b.interrupted.Store(true) // nothing waits any more
 }
 
 func (b *body) stop() {

@@ -1,6 +1,7 @@
 package gateway_test
 
 import (
+	"bufio"
 	"context"
 	"io"
 	"net/http"
@@ -38,6 +39,34 @@ func TestUpstreamBreaksOffFirst(t *testing.T) {
 		}
 		w.settle()
 	})
+}
+
+// A client keeps its connection when an upstream answers before it has seen the end
+// of the request, as most do to a call whose only message has come.
+func TestConnectionIsKeptAfterAnEarlyAnswer(t *testing.T) {
+	w := newWorld(t, options{})
+	for to, upstream := range w.upstreams(func(rw http.ResponseWriter, r *http.Request) {
+		_ = http.NewResponseController(rw).EnableFullDuplex()
+		_, _ = io.ReadFull(r.Body, make([]byte, len("some")))
+		_, _ = io.WriteString(rw, "enough")
+	}) {
+		w.apply(w.usual(upstream))
+		conn := w.dial("http/1.1")
+		answers := bufio.NewReader(conn)
+		for range 3 {
+			w.send(conn, post+"Transfer-Encoding: chunked\r\n\r\n4\r\nsome\r\n")
+			res, err := http.ReadResponse(answers, nil)
+			if err != nil {
+				t.Fatalf("to %s: %v", to, err)
+			}
+			if got := w.read(res); got != "enough" || res.Close {
+				t.Errorf("to %s: %q, closes %t", to, got, res.Close)
+			}
+			w.send(conn, "0\r\n\r\n")
+		}
+		w.must(conn.Close())
+	}
+	w.settle()
 }
 
 // A client that leaves, or is cut off, while the upstream takes nothing of what

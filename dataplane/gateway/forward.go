@@ -72,7 +72,9 @@ func (x *exchange) forward(expects bool) {
 		err = x.tunnel(answer, o)
 	default:
 		o.Status = answer.StatusCode
-		o.Sent, err = x.carry(answer)
+		if o.Sent, err = x.carry(answer); err == nil {
+			x.sent.rest(http.NewResponseController(x.w).Flush)
+		}
 	}
 	// The body goes first: until it is not read any more, an answer over HTTP/2
 	// does not close.
