@@ -141,3 +141,24 @@ func TestOverloadedUpstream(t *testing.T) {
 		t.Errorf("the first request got %d", got)
 	}
 }
+
+// An endpoint that never answers what it was sent is ejected, bodies or not.
+func TestLateEndpoints(t *testing.T) {
+	w := newWorld(t, options{})
+	late, good := newEcho(t), newEcho(t)
+	late.answerWith(func(_ http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		<-r.Context().Done()
+	})
+	resources := w.usual(plaintext(late.address(), good.address()) + ", ejection: {consecutiveFailures: 2}")
+	w.apply(strings.Replace(resources, "upstream: orders, ", "upstream: orders, timeout: 0.5s, ", 1))
+	c := w.client(true, w.tls(host))
+	statuses := map[int]int{}
+	for range 12 {
+		res, _ := w.ask(c, "POST", "/v1/orders", strings.NewReader("an order"))
+		statuses[res.StatusCode]++
+	}
+	if statuses[504] != 2 || statuses[200] != 10 {
+		t.Errorf("got %v, want it to be ejected after two", statuses)
+	}
+}

@@ -73,6 +73,9 @@ func announced(trailer http.Header) http.Header {
 // Whole reports whether reads do not wait, if none was begun.
 func (b *body) Whole() bool { return b.whole }
 
+// Ended implements upstream.Ending.
+func (b *body) Ended() bool { return b.ended.Load() }
+
 // Read implements io.Reader.
 func (b *body) Read(p []byte) (int, error) {
 	b.reading.Lock()

@@ -12,8 +12,15 @@ import (
 )
 
 // ErrLate is the cause of the end of a request's context that says that the time for
-// an answer is over: a failure of the endpoint.
+// an answer is over: a failure of the endpoint, if it has the request.
 var ErrLate = errors.New("no answer in time")
+
+// Ending is what the body of a request may be besides an io.ReadCloser. Of one that is
+// not, it is never known whether an endpoint has it.
+type Ending interface {
+	// Ended reports whether all of the body was read.
+	Ended() bool
+}
 
 // Faults are what may become of a request, as a set.
 type Faults uint8
@@ -113,7 +120,7 @@ func (a *attempt) fault() (f Faults, failed bool) {
 		return 0, false
 	}
 	if ctx := a.request.Context(); ctx.Err() != nil {
-		return 0, errors.Is(context.Cause(ctx), ErrLate)
+		return 0, errors.Is(context.Cause(ctx), ErrLate) && a.whole()
 	}
 	if no, ok := errors.AsType[*connectError](a.err); ok {
 		if no.ours {
@@ -122,7 +129,7 @@ func (a *attempt) fault() (f Faults, failed bool) {
 		return OnConnect, true
 	}
 	if errors.Is(a.err, errTry) {
-		return OnTimeout, true
+		return OnTimeout, a.whole()
 	}
 	if _, ok := errors.AsType[*http1.Unanswered](a.err); ok {
 		return OnReset, true
@@ -132,6 +139,16 @@ func (a *attempt) fault() (f Faults, failed bool) {
 	}
 	// What else goes wrong with a body may be the fault of who sends it.
 	return 0, !hasBody(a.request) && errors.Is(a.err, io.ErrUnexpectedEOF)
+}
+
+// whole reports whether the endpoint has all of the request: who sends the rest slowly
+// must not have it ejected for that.
+func (a *attempt) whole() bool {
+	if !hasBody(a.request) {
+		return true
+	}
+	b, ok := a.request.Body.(Ending)
+	return ok && b.Ended()
 }
 
 func isGatewayError(status int) bool {

@@ -252,6 +252,73 @@ func TestWhoIsToBlame(t *testing.T) {
 	}
 }
 
+// upload is a body that may come slowly.
+type upload struct {
+	io.Reader
+
+	slow  chan struct{} // nil for not
+	ended atomic.Bool
+}
+
+func (u *upload) Read(p []byte) (int, error) {
+	if u.slow != nil {
+		<-u.slow
+	}
+	n, err := u.Reader.Read(p)
+	u.ended.Store(err != nil)
+	return n, err
+}
+
+func (u *upload) Close() error { return nil }
+func (u *upload) Ended() bool  { return u.ended.Load() }
+
+// Who sends slowly has not shown that an endpoint answers late.
+func TestSlowUploadsBlameNobody(t *testing.T) {
+	release := make(chan struct{})
+	defer close(release)
+	s := serve(t, "", nil)
+	s.Config.Handler = http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		select {
+		case <-release:
+		case <-r.Context().Done():
+		}
+	})
+	for _, c := range []struct {
+		name    string
+		slow    bool
+		perTry  time.Duration
+		ejected float64
+	}{
+		{"slow, and late", true, 0, 0}, {"slow, and late for a try", true, 5 * time.Millisecond, 0},
+		{"sent, and late", false, 0, 1}, {"sent, and late for a try", false, 20 * time.Millisecond, 1},
+	} {
+		spec := plaintext(answering(t, 200).address(), s.address()) // the second begins
+		spec.Ejection.After, spec.Retries.PerTry = 1, c.perTry
+		p, registry := observed(t, nil)
+		u := only(p, spec)
+		ctx, cancel := context.WithCancelCause(t.Context())
+		if c.perTry == 0 {
+			time.AfterFunc(20*time.Millisecond, func() { cancel(upstream.ErrLate) })
+		}
+		body := &upload{Reader: strings.NewReader("abc")}
+		if c.slow {
+			body.slow = release
+		}
+		r := (&http.Request{Method: "POST", Host: "a.example", URL: &url.URL{Opaque: "/"}, Header: http.Header{}}).WithContext(ctx)
+		r.Body, r.ContentLength = body, -1
+		var call upstream.Call
+		if _, err := u.Send(r, &call); err == nil {
+			t.Errorf("%s: an answer", c.name)
+		}
+		call.End()
+		cancel(nil)
+		if got := counted(t, registry, "sallyport_upstream_ejections_total"); got != c.ejected {
+			t.Errorf("%s: %v were ejected, want %v", c.name, got, c.ejected)
+		}
+	}
+}
+
 type broken struct{}
 
 func (broken) Read([]byte) (int, error) { return 0, io.ErrUnexpectedEOF }
