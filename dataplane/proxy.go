@@ -116,7 +116,7 @@ func (p *Proxy) openServices() (err error) {
 	if err != nil {
 		return err
 	}
-	p.upstreams, err = upstream.New(upstream.Config{Identity: p.source, Log: p.log, Registerer: p.metrics})
+	p.upstreams, err = upstream.New(upstream.Config{Identity: p.source, Log: p.log, Registerer: p.metrics, Zone: p.settings.Zone})
 	if err != nil {
 		return err
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/sallyport/sallyport/dataplane/collector"
 	"github.com/sallyport/sallyport/dataplane/link"
 	"github.com/sallyport/sallyport/internal/identity"
+	"github.com/sallyport/sallyport/internal/resource"
 	"github.com/sallyport/sallyport/internal/settings"
 )
 
@@ -59,6 +60,9 @@ type Settings struct {
 	// StateDirectory keeps the last good snapshot. It is created if need be,
 	// and belongs to this process alone.
 	StateDirectory string `json:"state_directory"`
+	// Zone is where this process runs, as Upstreams have it of their endpoints:
+	// "REGION/ZONE", "REGION", or empty for nowhere in particular.
+	Zone string `json:"zone"`
 	// Admin is the listener for /healthz, /readyz and /metrics, without TLS;
 	// none when its address is empty.
 	Admin Admin `json:"admin"`
@@ -205,6 +209,9 @@ func (s *Settings) Validate() error {
 		return err
 	}))
 	report("state_directory", required(s.StateDirectory, checkAbsolute))
+	if s.Zone != "" {
+		report("zone", resource.CheckZone(s.Zone))
+	}
 	if s.Admin.Address != "" {
 		report("admin.address", checkAddress(s.Admin.Address))
 	}

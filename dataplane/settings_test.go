@@ -121,6 +121,8 @@ func TestSettingsThatAreWrong(t *testing.T) {
 		{"workload", map[string]any{"socket": "/s", "trust_domain": "spiffe://prod.example"}, "workload.trust_domain: "},
 		{"state_directory", nil, "state_directory: is required"},
 		{"state_directory", "state", "state_directory: "},
+		{"zone", "eu/a/1", "zone: "},
+		{"zone", "/a", "zone: "},
 		{"admin", map[string]any{"address": "localhost"}, "admin.address: "},
 		{"limits", redisOf("address", "redis.example"), "limits.redis.address: "},
 		{"limits", redisOf("address", "redis.example:6379"), "limits.redis.ca_file: is required"},
@@ -181,9 +183,9 @@ func TestSettingsThatAreWrong(t *testing.T) {
 // Who mends settings sees everything that is wrong with them.
 func TestAllProblemsAtOnce(t *testing.T) {
 	_, err := load(t, map[string]any{
-		"instance": "-", "records": "x", "admin": map[string]any{"address": "x", "adr": "y"}, "zone": "a",
+		"instance": "-", "records": "x", "admin": map[string]any{"address": "x", "adr": "y"}, "colour": "a",
 	})
-	for _, key := range []string{": admin.adr: is no key here", ": zone: is no key here"} {
+	for _, key := range []string{": admin.adr: is no key here", ": colour: is no key here"} {
 		if err == nil || !strings.Contains(err.Error(), key) {
 			t.Errorf("%q is not among the problems:\n%v", key, err)
 		}

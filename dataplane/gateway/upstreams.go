@@ -25,6 +25,7 @@ func upstreams(from []*compile.Upstream) []upstream.Spec {
 			Balancing: balancing(u.Spec.GetBalancing()), Ejection: ejection(u.Spec.GetEjection()), Retries: retries(u.Spec.GetRetries()),
 			Circuit:    circuit(u.Spec.GetCircuitLimits()),
 			Resolution: resolution(u.Spec.GetResolution()), Check: healthCheck(u.Spec.GetHealthCheck()),
+			Zones: u.Spec.GetLocality().GetZones(), Near: int(u.Spec.GetLocality().GetThreshold()),
 		}
 		switch t := u.Spec.GetTransport().(type) {
 		case *resourcev1.Upstream_Plaintext:

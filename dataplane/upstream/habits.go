@@ -58,6 +58,7 @@ type Circuit struct {
 func (s *Spec) complete() {
 	e, r := &s.Ejection, &s.Retries
 	orElse(&s.Balancing.Panic, 50)
+	orElse(&s.Near, 70)
 	orElse(&e.After, 5)
 	orElse(&e.Time, 30*time.Second)
 	orElse(&e.Most, max(e.Time, 5*time.Minute))
@@ -82,10 +83,10 @@ func orElse[T int | time.Duration | Faults](value *T, otherwise T) {
 }
 
 // balancing is for a Spec that is complete.
-func (s *Spec) balancing(avoid time.Duration, now func() time.Time) balance.Config {
+func (s *Spec) balancing(p *Pool) balance.Config {
 	e := &s.Ejection
 	return balance.Config{
-		Method: s.Balancing.Method, SlowStart: s.Balancing.SlowStart, Panic: s.Balancing.Panic, Now: now,
-		Ejection: balance.Ejection{After: e.After, Time: e.Time, Most: e.Most, Percent: e.Percent, Avoid: avoid},
+		Method: s.Balancing.Method, SlowStart: s.Balancing.SlowStart, Panic: s.Balancing.Panic, Zone: p.zone, Near: s.Near, Now: p.now,
+		Ejection: balance.Ejection{After: e.After, Time: e.Time, Most: e.Most, Percent: e.Percent, Avoid: p.avoid},
 	}
 }

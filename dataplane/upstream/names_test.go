@@ -27,7 +27,7 @@ func resolving(t *testing.T, s *dnstest.Server) *upstream.Pool {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := upstream.New(upstream.Config{Identity: anonymous(t), Log: quiet(), Names: names})
+	p, err := upstream.New(upstream.Config{Identity: anonymous(t), Log: quiet(), Names: names, Zone: "eu/a"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -220,4 +220,28 @@ func TestManyAddresses(t *testing.T) {
 			t.Errorf("%d addresses of name %s, want 32", n, i)
 		}
 	}
+}
+
+// Requests go to endpoints of our zone, whichever addresses these have, and to others when
+// it has none.
+func TestZonesOfEndpoints(t *testing.T) {
+	s := dnstest.New()
+	s.Set("a.example", 60, "127.0.0.1", "127.0.0.2")
+	s.Set("b.example", 60, "127.0.0.3")
+	servers, port := drainsAt(t, "127.0.0.1", "127.0.0.2", "127.0.0.3")
+	spec := plaintext("a.example:"+port, "b.example:"+port)
+	spec.Resolution = often
+	spec.Zones = map[string]string{"a.example:" + port: "eu/a", "b.example:" + port: "eu/b"}
+	p := resolving(t, s)
+	u := only(p, spec)
+	settle(t, u, port, "127.0.0.1", "127.0.0.2")
+	s.Set("a.example", 60, "127.0.0.2")
+	settle(t, u, port, "127.0.0.2")
+	servers[1].Close()
+	settle(t, u, port, "127.0.0.3")
+	spec.Zones = map[string]string{"b.example:" + port: "eu/a"}
+	settle(t, only(p, spec), port, "127.0.0.3")
+	spec.Zones = nil
+	s.Set("a.example", 60, "127.0.0.1")
+	settle(t, only(p, spec), port, "127.0.0.1", "127.0.0.3")
 }

@@ -30,13 +30,22 @@ func (p place) host() (string, error) {
 	return host, err
 }
 
+// endpoint is what the Spec calls it.
+func (p place) endpoint() string {
+	if p.name == "" {
+		return p.address
+	}
+	_, port, _ := net.SplitHostPort(p.address)
+	return net.JoinHostPort(p.name, port)
+}
+
 // newUpstream makes one of a Spec that is complete, and that follows on before, nil for
 // none. It connects to nobody yet. mu is held.
 func (p *Pool) newUpstream(spec Spec, before *Upstream) *Upstream {
 	spec.Endpoints = slices.Clone(spec.Endpoints)
 	u := &Upstream{
 		spec: spec, name: spec.Key().String(), pool: p, scheme: "https",
-		balancer: balance.New(spec.balancing(p.avoid, p.now)),
+		balancer: balance.New(spec.balancing(p)),
 		budget:   retry.New(spec.Retries.BudgetPercent, spec.Retries.BudgetPerSecond, p.now),
 	}
 	if spec.Plaintext {
@@ -49,7 +58,7 @@ func (p *Pool) newUpstream(spec Spec, before *Upstream) *Upstream {
 	if before != nil && connectAlike(&before.spec, &spec) {
 		u.connections = before.connections
 		for _, e := range before.balancer.Endpoints() {
-			known[placeOf(e)] = before.balancer.Heir(e, "", 1)
+			known[placeOf(e)] = before.balancer.Heir(e, spec.Zones[placeOf(e).endpoint()], 1)
 		}
 	} else {
 		u.connections = p.newConnections(&spec)
@@ -72,7 +81,7 @@ func (u *Upstream) populate(known map[place]*balance.Endpoint) {
 	for i, at := range places {
 		all[i], wanted[at] = known[at], true
 		if all[i] == nil {
-			all[i] = balance.NewEndpoint(at.address, "", 1).Named(at.name)
+			all[i] = balance.NewEndpoint(at.address, u.spec.Zones[at.endpoint()], 1).Named(at.name)
 		}
 	}
 	u.balancer.Replace(all)

@@ -43,7 +43,11 @@ type Spec struct {
 	Retries    Retries
 	Circuit    Circuit
 	Resolution Resolution
-	Check      *health.Check // of each endpoint; nil for none
+	Check      *health.Check     // of each endpoint; nil for none
+	Zones      map[string]string // where endpoints are: "REGION/ZONE" or "REGION"
+	// Near is the percentage of the endpoints of our zone, or of our region, that have to
+	// be able to take requests for the others not to get any; 70 when zero.
+	Near int
 }
 
 // Key returns the upstream's name.
@@ -72,6 +76,9 @@ type Config struct {
 	// tried when all others fail; 5 s when zero.
 	Avoid time.Duration
 
+	// Zone is where we are, in the words of Spec.Zones; empty for unknown.
+	Zone string
+
 	// Names looks host names of endpoints up; one that asks as the system is set up to
 	// when nil.
 	Names *dns.Resolver
@@ -87,6 +94,7 @@ type Pool struct {
 	metrics               *metrics
 	connectTimeout, avoid time.Duration
 	now                   func() time.Time
+	zone                  string
 	names                 *dns.Resolver
 	prober                *health.Prober
 
@@ -126,7 +134,7 @@ func New(c Config) (*Pool, error) {
 		return nil, fmt.Errorf("register metrics of upstreams: %w", err)
 	}
 	p := &Pool{
-		identity: c.Identity, log: c.Log, connectTimeout: c.ConnectTimeout, avoid: c.Avoid, now: c.Now, metrics: m, names: c.Names,
+		identity: c.Identity, log: c.Log, connectTimeout: c.ConnectTimeout, avoid: c.Avoid, now: c.Now, metrics: m, zone: c.Zone, names: c.Names,
 		answers: map[dns.Name][]netip.Addr{}, synced: make(chan struct{}, 1),
 	}
 	if p.names == nil {

@@ -22,9 +22,8 @@ type watched struct {
 // its address is. The Spec has a Check.
 func (s *Spec) checkOf(at place) health.Check {
 	c := *s.Check
-	if c.Host == "" && at.name != "" {
-		_, port, _ := net.SplitHostPort(at.address)
-		c.Host = net.JoinHostPort(at.name, port)
+	if c.Host == "" {
+		c.Host = at.endpoint()
 	}
 	return c
 }

@@ -189,6 +189,11 @@ func TestDecodeFindsAllProblems(t *testing.T) {
 		{of("Upstream", `{endpoints: ["127.0.0.1:443"], tls: {}, healthCheck: {grpc: {service: "a b"}}}`), []string{
 			"spec.healthCheck.grpc.service invalid_value",
 		}},
+		{of("Upstream", `{endpoints: ["a.example:443", "b.example:443", "c.example:443", "d.example:443"], tls: {}, locality: {threshold: 101, zones: {"A.example:443": eu/a, "a.example:443": eu/a/1, "b.example:443": "eu/", "c.example:443": "eu//a", "d.example:443": "e u"}}}`), []string{
+			"spec.locality.threshold invalid_value", `spec.locality.zones["A.example:443"] invalid_value`, `spec.locality.zones["a.example:443"] invalid_value`,
+			`spec.locality.zones["b.example:443"] invalid_value`, `spec.locality.zones["c.example:443"] invalid_value`, `spec.locality.zones["d.example:443"] invalid_value`,
+		}},
+		{of("Upstream", `{endpoints: ["a.example:443"], tls: {}, locality: {threshold: 50}}`), []string{"spec.locality.zones invalid_value"}},
 		{of("Upstream", `{endpoints: ["192.0.2.1:443", "[2001:db8::1]:443"], tls: {}, resolution: {interval: 30s}}`), []string{
 			"spec.resolution conflicting_fields",
 		}},

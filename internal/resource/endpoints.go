@@ -1,6 +1,7 @@
 package resource
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -67,6 +68,27 @@ func checkService(name string) error {
 		if c := name[i]; !isAlphanumeric(c) && c != '.' && c != '_' {
 			return fmt.Errorf("%s is no name of a service, such as shop.v1.Orders", quote(name))
 		}
+	}
+	return nil
+}
+
+// locality refuses zones of endpoints that there are not: they are misspelt.
+func (d *decoder) locality(s *resourcev1.Upstream) {
+	at := atSpec().to("locality").to("zones")
+	for endpoint, zone := range sorted(s.GetLocality().GetZones()) {
+		if !slices.Contains(s.GetEndpoints(), endpoint) {
+			d.follow(at.entry(endpoint).String(), ReasonInvalidValue, "is not among the endpoints")
+			continue
+		}
+		d.checked(at.entry(endpoint), zone, CheckZone)
+	}
+}
+
+// CheckZone accepts a region, and a zone of one.
+func CheckZone(zone string) error {
+	region, within, split := strings.Cut(zone, "/")
+	if !isLabelText(zone) || region == "" || split && (within == "" || strings.Contains(within, "/")) {
+		return errors.New(`is no REGION/ZONE and no REGION, each of letters, digits, ".", "-" and "_"`)
 	}
 	return nil
 }

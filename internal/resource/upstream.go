@@ -36,6 +36,7 @@ func (d *decoder) upstream(s *resourcev1.Upstream) {
 	}
 	d.resolution(s)
 	d.healthCheck(s)
+	d.locality(s)
 }
 
 // balancing refuses a method that lacks what it goes by, and what it does not go by.

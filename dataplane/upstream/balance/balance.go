@@ -32,6 +32,11 @@ type Config struct {
 	// SlowStart is how long the share of an endpoint that comes, or comes back, grows
 	// from a tenth to the whole; it has that at once when zero.
 	SlowStart time.Duration
+	// Zone is where we are, as endpoints have it: "REGION/ZONE", "REGION", or empty for
+	// unknown. Requests go to endpoints of our zone, or, unless Near percent of these can
+	// take them, to those of our region as well, or else to all.
+	Zone string
+	Near int
 	// Panic is the percentage of endpoints below which it does not matter that others
 	// are ejected or unhealthy: requests go to all of them.
 	Panic    int
@@ -62,6 +67,7 @@ func (c Config) bounded() Config {
 		c.Method = RoundRobin
 	}
 	c.SlowStart, c.Panic = max(c.SlowStart, 0), min(max(c.Panic, 0), 100)
+	c.Near = min(max(c.Near, 0), 100)
 	e.After, e.Percent = max(e.After, 0), min(max(e.Percent, 0), 100)
 	e.Time, e.Most, e.Avoid = max(e.Time, 0), max(e.Most, 0), max(e.Avoid, 0)
 	if c.Now == nil {

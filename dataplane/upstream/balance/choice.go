@@ -10,15 +10,15 @@ type Choice struct {
 	balancer *Balancer
 	view     *view
 	key      Key
-	tried    tried
+	tried    set
 	count    int
 }
 
-// tried is a set of endpoints by index.
-type tried [MostEndpoints / 64]uint64
+// set is a set of endpoints by index.
+type set [MostEndpoints / 64]uint64
 
-func (t *tried) add(i uint8)      { t[i/64] |= 1 << (i % 64) }
-func (t *tried) has(i uint8) bool { return t[i/64]>>(i%64)&1 != 0 }
+func (s *set) add(i uint8)      { s[i/64] |= 1 << (i % 64) }
+func (s *set) has(i uint8) bool { return s[i/64]>>(i%64)&1 != 0 }
 
 // Choose begins the choices for a request. Key is for the method Hash, and for others
 // of no matter.
@@ -41,8 +41,8 @@ func (c *Choice) Next() *Endpoint {
 // More reports whether there is an endpoint that was not tried.
 func (c *Choice) More() bool { return c.view != nil && c.count < len(c.view.all) }
 
-// Better reports whether there is one that requests go to.
-func (c *Choice) Better() bool { return c.view != nil && c.count < len(c.view.first) }
+// Better reports whether there is one that is not passed over.
+func (c *Choice) Better() bool { return c.view != nil && c.count < len(c.view.first)+c.view.spare }
 
 func (c *Choice) pick() uint8 {
 	from := c.view.first
@@ -67,11 +67,12 @@ func (c *Choice) pick() uint8 {
 	}
 }
 
-// left returns one of those that requests do not go to.
+// left returns one of those that requests do not go to: that is too far away, or, when
+// there is none of these, that is passed over.
 func (c *Choice) left() uint8 {
-	n := uint64(len(c.view.all))
+	n, far := uint64(len(c.view.all)), c.Better()
 	at := c.balancer.turn.Load() % n
-	for c.tried.has(uint8(at)) { //nolint:gosec // there are at most 256
+	for c.tried.has(uint8(at)) || far && !c.view.well.has(uint8(at)) { //nolint:gosec // there are at most 256
 		at = (at + 1) % n
 	}
 	return uint8(at) //nolint:gosec // there are at most 256

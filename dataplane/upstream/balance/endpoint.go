@@ -1,6 +1,7 @@
 package balance
 
 import (
+	"strings"
 	"sync/atomic"
 	"time"
 )
@@ -48,8 +49,25 @@ func (e *Endpoint) Named(host string) *Endpoint {
 // Name returns the host name that it was found by, empty for none.
 func (e *Endpoint) Name() string { return e.name }
 
-// Zone returns where it is, empty for unknown.
+// Zone returns where it is, as "REGION/ZONE" or "REGION", empty for unknown.
 func (e *Endpoint) Zone() string { return e.zone }
+
+// farthest is the distance to endpoints that are not in our region.
+const farthest = 2
+
+// distance is how far away an endpoint is from a zone, or a region: 0 in the same zone, 1
+// in the same region, or farthest. Nobody knows how far away a place is that is unknown.
+func (e *Endpoint) distance(from string) int {
+	ours, _, _ := strings.Cut(from, "/")
+	theirs, _, _ := strings.Cut(e.zone, "/")
+	switch {
+	case from == "" || ours != theirs:
+		return farthest
+	case from == e.zone:
+		return 0
+	}
+	return 1
+}
 
 // InFlight returns how many requests were begun and have not ended.
 func (e *Endpoint) InFlight() int64 { return e.flight.Load() }

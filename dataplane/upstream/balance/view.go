@@ -9,6 +9,10 @@ import (
 type view struct {
 	all   []*Endpoint
 	first []uint8 // of all, whom requests go to; the others are for when those have failed
+	// well are those of all that are not passed over, and spare is how many of them are
+	// not in first: they are too far away.
+	well  set
+	spare int
 	// shares of first, the largest full; nil when they are equal.
 	shares []uint16
 	until  int64 // when it may be another one, in Unix nanoseconds
@@ -19,18 +23,27 @@ const full = math.MaxUint16
 // look makes the view at a time. mu is held.
 func (b *Balancer) look(all []*Endpoint, now int64) *view {
 	v := &view{all: all, until: never}
-	usable := func(s State) bool { return s < Ejected }
-	if v.count(now, usable)*100 < b.config.Panic*len(all) {
+	usable, reach := func(s State) bool { return s < Ejected }, farthest
+	panics := v.count(now, farthest, b.config.Zone, usable)*100 < b.config.Panic*len(all)
+	if panics {
 		usable = func(State) bool { return true }
 	}
 	live := func(s State) bool { return s != Avoided && usable(s) }
-	if v.count(now, live) == 0 {
+	if v.count(now, farthest, b.config.Zone, live) == 0 {
 		live = usable
+	}
+	if !panics {
+		reach = b.reach(v, now, usable, live)
 	}
 	for i, e := range all {
 		v.expire(now, e.ejected.Load())
 		v.expire(now, e.avoided.Load())
-		in := live(e.state(now))
+		well := live(e.state(now))
+		if well {
+			v.well.add(uint8(i))
+			v.spare++
+		}
+		in := well && e.distance(b.config.Zone) <= reach
 		if in && !e.in {
 			e.since = now
 			e.failures.Store(0)
@@ -39,13 +52,28 @@ func (b *Balancer) look(all []*Endpoint, now int64) *view {
 			v.first = append(v.first, uint8(i))
 		}
 	}
+	v.spare -= len(v.first)
 	v.share(b.config.SlowStart, now)
 	return v
 }
 
-func (v *view) count(now int64, is func(State) bool) (n int) {
+// reach is how far away requests go: as far as there are enough that can take them.
+func (b *Balancer) reach(v *view, now int64, usable, live func(State) bool) int {
+	whoever := func(State) bool { return true }
+	for distance := range farthest {
+		some := v.count(now, distance, b.config.Zone, whoever)
+		can := v.count(now, distance, b.config.Zone, usable)
+		if can*100 >= b.config.Near*some && v.count(now, distance, b.config.Zone, live) > 0 {
+			return distance
+		}
+	}
+	return farthest
+}
+
+// count counts those of some states that are at most at a distance.
+func (v *view) count(now int64, distance int, from string, is func(State) bool) (n int) {
 	for _, e := range v.all {
-		if is(e.state(now)) {
+		if e.distance(from) <= distance && is(e.state(now)) {
 			n++
 		}
 	}

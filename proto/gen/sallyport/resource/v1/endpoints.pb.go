@@ -468,6 +468,63 @@ func (x *GRPCCheck) GetService() string {
 	return ""
 }
 
+// Locality has proxies prefer endpoints that are near: those of their own zone, or, while
+// too few of these can take requests, of their region, or all.
+type Locality struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Where endpoints are, as "REGION/ZONE" or "REGION". The proxy's own is in its
+	// settings. Those left out are far from everybody.
+	Zones map[string]string `protobuf:"bytes,1,rep,name=zones,proto3" json:"zones,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// The percentage of the endpoints that are near of which that is enough; 70 when 0.
+	Threshold     uint32 `protobuf:"varint,2,opt,name=threshold,proto3" json:"threshold,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Locality) Reset() {
+	*x = Locality{}
+	mi := &file_sallyport_resource_v1_endpoints_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Locality) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Locality) ProtoMessage() {}
+
+func (x *Locality) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_resource_v1_endpoints_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Locality.ProtoReflect.Descriptor instead.
+func (*Locality) Descriptor() ([]byte, []int) {
+	return file_sallyport_resource_v1_endpoints_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Locality) GetZones() map[string]string {
+	if x != nil {
+		return x.Zones
+	}
+	return nil
+}
+
+func (x *Locality) GetThreshold() uint32 {
+	if x != nil {
+		return x.Threshold
+	}
+	return 0
+}
+
 var File_sallyport_resource_v1_endpoints_proto protoreflect.FileDescriptor
 
 const file_sallyport_resource_v1_endpoints_proto_rawDesc = "" +
@@ -497,7 +554,14 @@ const file_sallyport_resource_v1_endpoints_proto_rawDesc = "" +
 	"\n" +
 	"\bTCPCheck\"/\n" +
 	"\tGRPCCheck\x12\"\n" +
-	"\aservice\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\xff\x01R\aservice*a\n" +
+	"\aservice\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\xff\x01R\aservice\"\xcc\x01\n" +
+	"\bLocality\x12_\n" +
+	"\x05zones\x18\x01 \x03(\v2*.sallyport.resource.v1.Locality.ZonesEntryB\x1d\xbaH\x1a\x9a\x01\x17\b\x01\x10\x80\x02\"\ar\x05\x10\x01\x18\x85\x02*\ar\x05\x10\x01\x18\x80\x01R\x05zones\x12%\n" +
+	"\tthreshold\x18\x02 \x01(\rB\a\xbaH\x04*\x02\x18dR\tthreshold\x1a8\n" +
+	"\n" +
+	"ZonesEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01*a\n" +
 	"\rAddressFamily\x12\x1e\n" +
 	"\x1aADDRESS_FAMILY_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13ADDRESS_FAMILY_IPV4\x10\x01\x12\x17\n" +
@@ -517,7 +581,7 @@ func file_sallyport_resource_v1_endpoints_proto_rawDescGZIP() []byte {
 }
 
 var file_sallyport_resource_v1_endpoints_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_sallyport_resource_v1_endpoints_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_sallyport_resource_v1_endpoints_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
 var file_sallyport_resource_v1_endpoints_proto_goTypes = []any{
 	(AddressFamily)(0),          // 0: sallyport.resource.v1.AddressFamily
 	(*Resolution)(nil),          // 1: sallyport.resource.v1.Resolution
@@ -526,22 +590,25 @@ var file_sallyport_resource_v1_endpoints_proto_goTypes = []any{
 	(*StatusRange)(nil),         // 4: sallyport.resource.v1.StatusRange
 	(*TCPCheck)(nil),            // 5: sallyport.resource.v1.TCPCheck
 	(*GRPCCheck)(nil),           // 6: sallyport.resource.v1.GRPCCheck
-	(*durationpb.Duration)(nil), // 7: google.protobuf.Duration
+	(*Locality)(nil),            // 7: sallyport.resource.v1.Locality
+	nil,                         // 8: sallyport.resource.v1.Locality.ZonesEntry
+	(*durationpb.Duration)(nil), // 9: google.protobuf.Duration
 }
 var file_sallyport_resource_v1_endpoints_proto_depIdxs = []int32{
-	7, // 0: sallyport.resource.v1.Resolution.interval:type_name -> google.protobuf.Duration
+	9, // 0: sallyport.resource.v1.Resolution.interval:type_name -> google.protobuf.Duration
 	0, // 1: sallyport.resource.v1.Resolution.addresses:type_name -> sallyport.resource.v1.AddressFamily
 	3, // 2: sallyport.resource.v1.HealthCheck.http:type_name -> sallyport.resource.v1.HTTPCheck
 	5, // 3: sallyport.resource.v1.HealthCheck.tcp:type_name -> sallyport.resource.v1.TCPCheck
 	6, // 4: sallyport.resource.v1.HealthCheck.grpc:type_name -> sallyport.resource.v1.GRPCCheck
-	7, // 5: sallyport.resource.v1.HealthCheck.interval:type_name -> google.protobuf.Duration
-	7, // 6: sallyport.resource.v1.HealthCheck.timeout:type_name -> google.protobuf.Duration
+	9, // 5: sallyport.resource.v1.HealthCheck.interval:type_name -> google.protobuf.Duration
+	9, // 6: sallyport.resource.v1.HealthCheck.timeout:type_name -> google.protobuf.Duration
 	4, // 7: sallyport.resource.v1.HTTPCheck.statuses:type_name -> sallyport.resource.v1.StatusRange
-	8, // [8:8] is the sub-list for method output_type
-	8, // [8:8] is the sub-list for method input_type
-	8, // [8:8] is the sub-list for extension type_name
-	8, // [8:8] is the sub-list for extension extendee
-	0, // [0:8] is the sub-list for field type_name
+	8, // 8: sallyport.resource.v1.Locality.zones:type_name -> sallyport.resource.v1.Locality.ZonesEntry
+	9, // [9:9] is the sub-list for method output_type
+	9, // [9:9] is the sub-list for method input_type
+	9, // [9:9] is the sub-list for extension type_name
+	9, // [9:9] is the sub-list for extension extendee
+	0, // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_resource_v1_endpoints_proto_init() }
@@ -560,7 +627,7 @@ func file_sallyport_resource_v1_endpoints_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_resource_v1_endpoints_proto_rawDesc), len(file_sallyport_resource_v1_endpoints_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   6,
+			NumMessages:   8,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

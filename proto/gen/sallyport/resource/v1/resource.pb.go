@@ -2271,7 +2271,9 @@ type Upstream struct {
 	// As with its fields at their defaults when absent.
 	Resolution *Resolution `protobuf:"bytes,20,opt,name=resolution,proto3" json:"resolution,omitempty"`
 	// None when absent.
-	HealthCheck   *HealthCheck `protobuf:"bytes,21,opt,name=health_check,json=healthCheck,proto3" json:"health_check,omitempty"`
+	HealthCheck *HealthCheck `protobuf:"bytes,21,opt,name=health_check,json=healthCheck,proto3" json:"health_check,omitempty"`
+	// All endpoints are equally near when absent.
+	Locality      *Locality `protobuf:"bytes,22,opt,name=locality,proto3" json:"locality,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2392,6 +2394,13 @@ func (x *Upstream) GetResolution() *Resolution {
 func (x *Upstream) GetHealthCheck() *HealthCheck {
 	if x != nil {
 		return x.HealthCheck
+	}
+	return nil
+}
+
+func (x *Upstream) GetLocality() *Locality {
+	if x != nil {
+		return x.Locality
 	}
 	return nil
 }
@@ -4080,7 +4089,7 @@ const file_sallyport_resource_v1_resource_proto_rawDesc = "" +
 	"acr_values\x18\x01 \x03(\tB#\xbaH \x92\x01\x1d\x10\x10\x18\x01\"\x17r\x15\x10\x01\x18\x80\x022\x0e^[!#-\\[\\]-~]+$R\tacrValues\x12$\n" +
 	"\x03amr\x18\x02 \x03(\tB\x12\xbaH\x0f\x92\x01\f\x10\x10\x18\x01\"\x06r\x04\x10\x01\x18@R\x03amr\x12E\n" +
 	"\amax_age\x18\x03 \x01(\v2\x19.google.protobuf.DurationB\x11\xbaH\x0e\xaa\x01\v\"\x05\b\x80\xe7\x84\x0f2\x02\b\x01R\x06maxAge:\x81\x01\xbaH~\x1a|\n" +
-	"\x11step_up.something\x12\x1fgive acr_values, amr or max_age\x1aFthis.acr_values.size() > 0 || this.amr.size() > 0 || has(this.max_age)\"\xd9\x05\n" +
+	"\x11step_up.something\x12\x1fgive acr_values, amr or max_age\x1aFthis.acr_values.size() > 0 || this.amr.size() > 0 || has(this.max_age)\"\x96\x06\n" +
 	"\bUpstream\x12/\n" +
 	"\fenvironments\x18\x01 \x03(\tB\v\xbaH\b\x92\x01\x05\x10\x80\x02\x18\x01R\fenvironments\x124\n" +
 	"\tendpoints\x18\x02 \x03(\tB\x16\xbaH\x13\x92\x01\x10\b\x01\x10\x80\x02\x18\x01\"\ar\x05\x10\x01\x18\x85\x02R\tendpoints\x12I\n" +
@@ -4095,7 +4104,8 @@ const file_sallyport_resource_v1_resource_proto_rawDesc = "" +
 	"\n" +
 	"resolution\x18\x14 \x01(\v2!.sallyport.resource.v1.ResolutionR\n" +
 	"resolution\x12E\n" +
-	"\fhealth_check\x18\x15 \x01(\v2\".sallyport.resource.v1.HealthCheckR\vhealthCheckB\x12\n" +
+	"\fhealth_check\x18\x15 \x01(\v2\".sallyport.resource.v1.HealthCheckR\vhealthCheck\x12;\n" +
+	"\blocality\x18\x16 \x01(\v2\x1f.sallyport.resource.v1.LocalityR\blocalityB\x12\n" +
 	"\ttransport\x12\x05\xbaH\x02\b\x01\"\x14\n" +
 	"\x12PlaintextTransport\"\\\n" +
 	"\fTLSTransport\x12!\n" +
@@ -4356,7 +4366,8 @@ var file_sallyport_resource_v1_resource_proto_goTypes = []any{
 	(*CircuitLimits)(nil),         // 65: sallyport.resource.v1.CircuitLimits
 	(*Resolution)(nil),            // 66: sallyport.resource.v1.Resolution
 	(*HealthCheck)(nil),           // 67: sallyport.resource.v1.HealthCheck
-	(*timestamppb.Timestamp)(nil), // 68: google.protobuf.Timestamp
+	(*Locality)(nil),              // 68: sallyport.resource.v1.Locality
+	(*timestamppb.Timestamp)(nil), // 69: google.protobuf.Timestamp
 }
 var file_sallyport_resource_v1_resource_proto_depIdxs = []int32{
 	48, // 0: sallyport.resource.v1.Document.labels:type_name -> sallyport.resource.v1.Document.LabelsEntry
@@ -4411,32 +4422,33 @@ var file_sallyport_resource_v1_resource_proto_depIdxs = []int32{
 	65, // 49: sallyport.resource.v1.Upstream.circuit_limits:type_name -> sallyport.resource.v1.CircuitLimits
 	66, // 50: sallyport.resource.v1.Upstream.resolution:type_name -> sallyport.resource.v1.Resolution
 	67, // 51: sallyport.resource.v1.Upstream.health_check:type_name -> sallyport.resource.v1.HealthCheck
-	12, // 52: sallyport.resource.v1.Policy.routes:type_name -> sallyport.resource.v1.RouteSelector
-	7,  // 53: sallyport.resource.v1.Policy.effect:type_name -> sallyport.resource.v1.Effect
-	36, // 54: sallyport.resource.v1.Policy.principals:type_name -> sallyport.resource.v1.PrincipalMatcher
-	8,  // 55: sallyport.resource.v1.Policy.mode:type_name -> sallyport.resource.v1.Mode
-	51, // 56: sallyport.resource.v1.IdentityProvider.leeway:type_name -> google.protobuf.Duration
-	38, // 57: sallyport.resource.v1.IdentityProvider.required_claims:type_name -> sallyport.resource.v1.RequiredClaim
-	51, // 58: sallyport.resource.v1.IdentityProvider.max_lifetime:type_name -> google.protobuf.Duration
-	39, // 59: sallyport.resource.v1.IdentityProvider.introspection:type_name -> sallyport.resource.v1.Introspection
-	41, // 60: sallyport.resource.v1.IdentityProvider.sign_in:type_name -> sallyport.resource.v1.SignInClient
-	40, // 61: sallyport.resource.v1.IdentityProvider.x509:type_name -> sallyport.resource.v1.X509
-	51, // 62: sallyport.resource.v1.Introspection.timeout:type_name -> google.protobuf.Duration
-	51, // 63: sallyport.resource.v1.Introspection.cache:type_name -> google.protobuf.Duration
-	9,  // 64: sallyport.resource.v1.X509.subject:type_name -> sallyport.resource.v1.X509Subject
-	43, // 65: sallyport.resource.v1.ApiKey.secrets:type_name -> sallyport.resource.v1.ApiKeySecret
-	68, // 66: sallyport.resource.v1.ApiKeySecret.created_at:type_name -> google.protobuf.Timestamp
-	68, // 67: sallyport.resource.v1.ApiKeySecret.not_after:type_name -> google.protobuf.Timestamp
-	45, // 68: sallyport.resource.v1.Revocation.token:type_name -> sallyport.resource.v1.RevokedToken
-	46, // 69: sallyport.resource.v1.Revocation.subject:type_name -> sallyport.resource.v1.RevokedSubject
-	47, // 70: sallyport.resource.v1.Revocation.session:type_name -> sallyport.resource.v1.RevokedSession
-	68, // 71: sallyport.resource.v1.Revocation.issued_before:type_name -> google.protobuf.Timestamp
-	68, // 72: sallyport.resource.v1.Revocation.expires_at:type_name -> google.protobuf.Timestamp
-	73, // [73:73] is the sub-list for method output_type
-	73, // [73:73] is the sub-list for method input_type
-	73, // [73:73] is the sub-list for extension type_name
-	73, // [73:73] is the sub-list for extension extendee
-	0,  // [0:73] is the sub-list for field type_name
+	68, // 52: sallyport.resource.v1.Upstream.locality:type_name -> sallyport.resource.v1.Locality
+	12, // 53: sallyport.resource.v1.Policy.routes:type_name -> sallyport.resource.v1.RouteSelector
+	7,  // 54: sallyport.resource.v1.Policy.effect:type_name -> sallyport.resource.v1.Effect
+	36, // 55: sallyport.resource.v1.Policy.principals:type_name -> sallyport.resource.v1.PrincipalMatcher
+	8,  // 56: sallyport.resource.v1.Policy.mode:type_name -> sallyport.resource.v1.Mode
+	51, // 57: sallyport.resource.v1.IdentityProvider.leeway:type_name -> google.protobuf.Duration
+	38, // 58: sallyport.resource.v1.IdentityProvider.required_claims:type_name -> sallyport.resource.v1.RequiredClaim
+	51, // 59: sallyport.resource.v1.IdentityProvider.max_lifetime:type_name -> google.protobuf.Duration
+	39, // 60: sallyport.resource.v1.IdentityProvider.introspection:type_name -> sallyport.resource.v1.Introspection
+	41, // 61: sallyport.resource.v1.IdentityProvider.sign_in:type_name -> sallyport.resource.v1.SignInClient
+	40, // 62: sallyport.resource.v1.IdentityProvider.x509:type_name -> sallyport.resource.v1.X509
+	51, // 63: sallyport.resource.v1.Introspection.timeout:type_name -> google.protobuf.Duration
+	51, // 64: sallyport.resource.v1.Introspection.cache:type_name -> google.protobuf.Duration
+	9,  // 65: sallyport.resource.v1.X509.subject:type_name -> sallyport.resource.v1.X509Subject
+	43, // 66: sallyport.resource.v1.ApiKey.secrets:type_name -> sallyport.resource.v1.ApiKeySecret
+	69, // 67: sallyport.resource.v1.ApiKeySecret.created_at:type_name -> google.protobuf.Timestamp
+	69, // 68: sallyport.resource.v1.ApiKeySecret.not_after:type_name -> google.protobuf.Timestamp
+	45, // 69: sallyport.resource.v1.Revocation.token:type_name -> sallyport.resource.v1.RevokedToken
+	46, // 70: sallyport.resource.v1.Revocation.subject:type_name -> sallyport.resource.v1.RevokedSubject
+	47, // 71: sallyport.resource.v1.Revocation.session:type_name -> sallyport.resource.v1.RevokedSession
+	69, // 72: sallyport.resource.v1.Revocation.issued_before:type_name -> google.protobuf.Timestamp
+	69, // 73: sallyport.resource.v1.Revocation.expires_at:type_name -> google.protobuf.Timestamp
+	74, // [74:74] is the sub-list for method output_type
+	74, // [74:74] is the sub-list for method input_type
+	74, // [74:74] is the sub-list for extension type_name
+	74, // [74:74] is the sub-list for extension extendee
+	0,  // [0:74] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_resource_v1_resource_proto_init() }
