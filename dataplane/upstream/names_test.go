@@ -1,6 +1,7 @@
 package upstream_test
 
 import (
+	"context"
 	"crypto/tls"
 	"errors"
 	"net"
@@ -164,12 +165,21 @@ func TestAddressesAreVerifiedByName(t *testing.T) {
 	}
 }
 
-// A name that nobody has looked up yet is looked up by the first request.
+// A name that nobody has looked up yet is looked up by the first request, and localhost by
+// each that connects.
 func TestNamesAtFirst(t *testing.T) {
 	a := serve(t, "a", nil)
 	_, port, _ := net.SplitHostPort(a.address())
-	if got := send(t, only(newPool(t, anonymous(t), nil), plaintext("localhost:"+port)), ""); got != "a"+sent {
-		t.Errorf("got %q", got)
+	u := only(newPool(t, anonymous(t), nil), plaintext("nobody.invalid:"+port))
+	soon, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	if endpoint, got := fetch(soon, u); endpoint != "nobody.invalid:"+port || got != "upstream_unreachable" {
+		t.Errorf("%s got %q", endpoint, got)
+	}
+	s := dnstest.New()
+	u = only(resolving(t, s), plaintext("localhost:"+port))
+	if got := send(t, u, ""); got != "a"+sent || u.Endpoints()[0] != "localhost:"+port {
+		t.Errorf("%s: got %q", u.Endpoints(), got)
 	}
 }
 

@@ -96,16 +96,17 @@ type Resolution struct {
 }
 
 // named returns the host name of an endpoint, and its port; false for one that is an
-// address already.
+// address already, and for localhost: who listens there does so on one of its addresses,
+// as a rule, and whoever connects tries both.
 func (s *Spec) named(endpoint string) (n dns.Name, port string, ok bool) {
 	host, port, err := net.SplitHostPort(endpoint)
 	if err != nil {
 		return dns.Name{}, "", false
 	}
-	if _, err := netip.ParseAddr(host); err == nil {
+	if _, err := netip.ParseAddr(host); err == nil || host == "localhost" {
 		return dns.Name{}, "", false
 	}
-	return dns.Name{Host: host, Family: s.Resolution.Family, Every: s.Resolution.Every, Loopback: s.Plaintext}, port, true
+	return dns.Name{Host: host, Family: s.Resolution.Family, Every: s.Resolution.Every}, port, true
 }
 
 // names reports whether a name is among the endpoints.

@@ -194,7 +194,7 @@ func TestDecodeFindsAllProblems(t *testing.T) {
 			`spec.locality.zones["b.example:443"] invalid_value`, `spec.locality.zones["c.example:443"] invalid_value`, `spec.locality.zones["d.example:443"] invalid_value`,
 		}},
 		{of("Upstream", `{endpoints: ["a.example:443"], tls: {}, locality: {threshold: 50}}`), []string{"spec.locality.zones invalid_value"}},
-		{of("Upstream", `{endpoints: ["192.0.2.1:443", "[2001:db8::1]:443"], tls: {}, resolution: {interval: 30s}}`), []string{
+		{of("Upstream", `{endpoints: ["192.0.2.1:443", "[2001:db8::1]:443", "localhost:443"], tls: {}, resolution: {interval: 30s}}`), []string{
 			"spec.resolution conflicting_fields",
 		}},
 		{of("Upstream", `{endpoints: ["192.0.2.1:443", "a.example:443"], tls: {}, resolution: {interval: 500ms, addresses: IPV5}}`), []string{

@@ -18,9 +18,11 @@ func (d *decoder) resolution(s *resourcev1.Upstream) {
 	}
 }
 
+// isNamed reports whether proxies look an endpoint up: not localhost, which has an
+// address on each machine.
 func isNamed(endpoint string) bool {
 	host, _, err := splitEndpoint(endpoint)
-	if err != nil {
+	if err != nil || host == "localhost" {
 		return false
 	}
 	_, err = netip.ParseAddr(strings.Trim(host, "[]"))

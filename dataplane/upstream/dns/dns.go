@@ -64,8 +64,6 @@ type Name struct {
 	// it, but not less than 5 seconds nor more than 5 minutes; 30 seconds where they say
 	// nothing.
 	Every time.Duration
-	// Loopback has addresses of other machines left out.
-	Loopback bool
 }
 
 // Config is what a Resolver needs. Log is required.

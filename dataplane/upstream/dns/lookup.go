@@ -28,9 +28,8 @@ var errNoAddress = errors.New("no address that can be connected to")
 // Lookup looks n up once. It fails when there is no answer within 15 seconds, or no
 // address of use in it.
 //
-// Left out are addresses that nobody can have, those of other machines where n is to
-// stay on this one, and those that this machine has no route to, as all of IPv6 may be,
-// unless it has a route to none.
+// Left out are addresses that nobody can have, and those that this machine has no route
+// to, as all of IPv6 may be, unless it has a route to none.
 func (r *Resolver) Lookup(ctx context.Context, n Name) (Answer, error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
@@ -47,7 +46,7 @@ func (r *Resolver) Lookup(ctx context.Context, n Name) (Answer, error) {
 	if err != nil {
 		return Answer{}, err
 	}
-	use := r.useful(n, all)
+	use := r.useful(all)
 	if len(use) == 0 {
 		return Answer{}, fmt.Errorf("look up %s: %w", n.Host, errNoAddress)
 	}
@@ -57,11 +56,11 @@ func (r *Resolver) Lookup(ctx context.Context, n Name) (Answer, error) {
 	return answer, nil
 }
 
-func (r *Resolver) useful(n Name, all []netip.Addr) []netip.Addr {
+func (r *Resolver) useful(all []netip.Addr) []netip.Addr {
 	use := make([]netip.Addr, 0, len(all))
 	for _, a := range all {
 		a = a.Unmap()
-		if a.IsUnspecified() || a.IsMulticast() || n.Loopback && !a.IsLoopback() {
+		if a.IsUnspecified() || a.IsMulticast() {
 			continue
 		}
 		use = append(use, a)
