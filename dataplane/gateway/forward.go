@@ -115,7 +115,7 @@ func (x *exchange) finish(o *record.Outcome) error {
 }
 
 // addedFields is how many the gateway usually adds to a request.
-const addedFields = 9
+const addedFields = 7
 
 // complete makes out what the upstream gets: what was decided on, and what only
 // a gateway may add.
