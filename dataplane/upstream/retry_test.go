@@ -290,8 +290,8 @@ func TestSlowUploadsBlameNobody(t *testing.T) {
 		perTry  time.Duration
 		ejected float64
 	}{
-		{"slow, and late", true, 0, 0}, {"slow, and late for a try", true, 5 * time.Millisecond, 0},
-		{"sent, and late", false, 0, 1}, {"sent, and late for a try", false, 20 * time.Millisecond, 1},
+		{"slow, and late", true, 0, 0}, {"slow, and late for a try", true, 300 * time.Millisecond, 0},
+		{"sent, and late", false, 0, 1}, {"sent, and late for a try", false, 300 * time.Millisecond, 1},
 	} {
 		spec := plaintext(answering(t, 200).address(), s.address()) // the second begins
 		spec.Ejection.After, spec.Retries.PerTry = 1, c.perTry
@@ -299,7 +299,7 @@ func TestSlowUploadsBlameNobody(t *testing.T) {
 		u := only(p, spec)
 		ctx, cancel := context.WithCancelCause(t.Context())
 		if c.perTry == 0 {
-			time.AfterFunc(20*time.Millisecond, func() { cancel(upstream.ErrLate) })
+			time.AfterFunc(300*time.Millisecond, func() { cancel(upstream.ErrLate) })
 		}
 		body := &upload{Reader: strings.NewReader("abc")}
 		if c.slow {
@@ -361,7 +361,7 @@ func TestTimeOfATry(t *testing.T) {
 		}
 	})
 	spec := plaintext(answering(t, 200).address(), slow.address()) // the second begins
-	spec.Retries.PerTry = 50 * time.Millisecond
+	spec.Retries.PerTry = 300 * time.Millisecond
 	p, registry := observed(t, nil)
 	if got := ask(t.Context(), only(p, spec), "GET", "", 0); got.status != 200 || got.attempts != 2 {
 		t.Errorf("GET: %+v", got)
@@ -389,7 +389,7 @@ func TestTimeOfATryEndsWithTheHead(t *testing.T) {
 		_, _ = io.WriteString(w, "late, and whole")
 	})
 	spec := plaintext(s.address())
-	spec.Retries.PerTry = 100 * time.Millisecond
+	spec.Retries.PerTry = 500 * time.Millisecond
 	p, _ := observed(t, nil)
 	r := (&http.Request{Method: "GET", Host: "a.example", URL: &url.URL{Opaque: "/"}, Header: http.Header{}}).WithContext(t.Context())
 	var c upstream.Call
@@ -399,7 +399,7 @@ func TestTimeOfATryEndsWithTheHead(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer res.Body.Close()
-	time.AfterFunc(200*time.Millisecond, func() { close(release) })
+	time.AfterFunc(time.Second, func() { close(release) })
 	if body, err := io.ReadAll(res.Body); err != nil || string(body) != "late, and whole" {
 		t.Errorf("%q %v", body, err)
 	}
