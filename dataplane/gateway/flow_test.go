@@ -20,7 +20,7 @@ func TestNobodyReadsTheAnswers(t *testing.T) {
 	for range streams {
 		res, err := c.Do(w.request(t.Context(), "GET", nil))
 		w.must(err)
-		defer res.Body.Close()
+		t.Cleanup(func() { _ = res.Body.Close() })
 	}
 	taken.settle()
 	if n := taken.n.Load(); n < streams || n > streams*most {

@@ -3,6 +3,7 @@ package e2e_test
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -107,7 +108,7 @@ func (p *pace) drain(r io.Reader) error {
 		n, err := r.Read(buffer)
 		p.taken(n)
 		switch {
-		case err == io.EOF: //nolint:errorlint // as io.Reader says
+		case err == io.EOF:
 			return nil
 		case err != nil:
 			return err
@@ -281,7 +282,7 @@ func (s *slow) call(t *testing.T, p *pace) {
 	for {
 		message, err := stream.Recv()
 		if err != nil {
-			if err != io.EOF { //nolint:errorlint // as Recv says
+			if !errors.Is(err, io.EOF) {
 				t.Error(err)
 			}
 			return
