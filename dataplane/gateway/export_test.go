@@ -4,6 +4,8 @@ import (
 	"context"
 	"time"
 
+	"github.com/sallyport/sallyport/dataplane/upstream"
+	"github.com/sallyport/sallyport/internal/compile"
 	"github.com/sallyport/sallyport/internal/policy"
 )
 
@@ -98,3 +100,6 @@ func Idle(limit time.Duration, over func()) (touch, stop func()) {
 	i := newIdle(limit, over)
 	return i.touch, i.stop
 }
+
+// Upstreams is what the resources say.
+func Upstreams(from []*compile.Upstream) []upstream.Spec { return upstreams(from) }

@@ -3,7 +3,9 @@ package upstream_test
 import (
 	"context"
 	"errors"
+	"net"
 	"net/http"
+	"runtime"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -13,6 +15,7 @@ import (
 
 	"github.com/sallyport/sallyport/dataplane/upstream"
 	"github.com/sallyport/sallyport/dataplane/upstream/balance"
+	"github.com/sallyport/sallyport/dataplane/upstream/dns/dnstest"
 	"github.com/sallyport/sallyport/dataplane/upstream/health"
 	"github.com/sallyport/sallyport/internal/identity"
 )
@@ -258,4 +261,47 @@ func TestEndpointsThatAreNew(t *testing.T) {
 	if avoided, live := endpoints(t, registry, "avoided"), endpoints(t, registry, "live"); avoided != 1 || live != 1 {
 		t.Errorf("%v avoided and %v live, want one each", avoided, live)
 	}
+}
+
+// However often a document changes, what goes on for it does so once, and ends with it.
+func TestManyDocuments(t *testing.T) {
+	a := newChecked(t)
+	a.Start()
+	_, port, _ := net.SplitHostPort(a.address())
+	s := dnstest.New()
+	s.Set("orders.example", 60, "127.0.0.1")
+	p := resolving(t, s)
+	spec := plaintext("orders.example:" + port)
+	spec.Check, spec.Resolution = quick(), often
+	for u := only(p, spec); u.Endpoints()[0] != a.address(); {
+		a.after(t, 0)
+	}
+	const documents = 1000
+	most := 0
+	for i := range documents {
+		spec.Retries.Attempts = 1 + i%2
+		u := only(p, spec)
+		if i%10 == 0 {
+			if o := ask(t.Context(), u, "GET", "", 0); o.status != 200 {
+				t.Fatalf("document %d: %+v", i, o)
+			}
+		}
+		most = max(most, runtime.NumGoroutine())
+	}
+	if most > 100 {
+		t.Errorf("%d goroutines at once", most)
+	}
+	if asked, looked := a.asked.Load(), s.Asked("orders.example"); asked > documents || looked > documents {
+		t.Errorf("checked %d times and looked up %d times: as often as there were documents", asked, looked)
+	}
+	a.after(t, 3) // it goes on
+	p.Sync(nil)
+	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); {
+		asked, looked := a.asked.Load(), s.Asked("orders.example")
+		time.Sleep(50 * time.Millisecond) //nolint:forbidigo // ten times as long as to the next check
+		if a.asked.Load() == asked && s.Asked("orders.example") == looked {
+			return
+		}
+	}
+	t.Error("it is still checked and looked up")
 }
