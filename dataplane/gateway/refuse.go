@@ -33,6 +33,9 @@ const maxPause = 3
 // refuse answers a request that is not let through, or that got no answer.
 func (x *exchange) refuse() {
 	v := &x.verdict
+	if v.reason == ReasonOverloaded {
+		x.gateway.overload.Hold()
+	}
 	h := x.w.Header()
 	x.tag(h)
 	h["Cache-Control"] = []string{"no-store"}

@@ -18,10 +18,10 @@ type control struct {
 }
 
 const (
-	// standing is for how many periods a queue has to stand before anything is refused: a
-	// pause of the whole process, or a burst, is over sooner (RFC 8033 calls it the burst
-	// allowance).
-	standing = 3
+	// standing is of how many periods most have to be beyond the target before anything is
+	// refused: a pause of the whole process, or a burst, is over sooner (RFC 8033 calls it
+	// the burst allowance). Afterwards fewer have a say, so that the share follows.
+	standing, following = 5, 3
 	// alpha and beta weigh the distance from the target, and the change since the period
 	// before, both in targets. What has waited has come when another share was refused: with
 	// more of alpha it swings.
@@ -37,7 +37,9 @@ func (c *control) step(delay time.Duration) float64 {
 	copy(c.seen[1:], c.seen[:])
 	c.seen[0] = delay
 	if c.share == 0 {
-		delay = slices.Min(c.seen[:])
+		delay = median(c.seen[:])
+	} else {
+		delay = median(c.seen[:following])
 	}
 	now := float64(delay) / float64(c.target)
 	change := alpha*min(now-1, farthest) + beta*min(max(now-c.before, -farthest), farthest)
@@ -57,4 +59,10 @@ func (c *control) step(delay time.Duration) float64 {
 		c.share = 0
 	}
 	return c.share
+}
+
+// median is that of an odd number of delays: a single one that is off says nothing.
+func median(delays []time.Duration) time.Duration {
+	sorted := slices.Sorted(slices.Values(delays))
+	return sorted[len(sorted)/2]
 }

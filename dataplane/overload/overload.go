@@ -21,6 +21,11 @@ const (
 	DefaultTarget = 100 * time.Millisecond
 	// period is how often it is looked how long things wait.
 	period = 100 * time.Millisecond
+	// Who is refused is told after a time between half of hold and all of it: to refuse
+	// costs a part of what serving does, and a client that is told at once may ask anew at
+	// once. maxHeld bounds those who wait for it.
+	hold    = time.Second
+	maxHeld = 10_000
 )
 
 // Config is what a Guard needs. Log is required.
@@ -45,6 +50,7 @@ type Guard struct {
 
 	share  atomic.Uint32 // of 2^32 requests, so many are refused
 	waited atomic.Int64  // the delay that was seen last, in nanoseconds
+	held   atomic.Int64  // those in Hold
 }
 
 // New returns a Guard that has started nothing.
@@ -81,6 +87,14 @@ func (g *Guard) Refuses() bool {
 	}
 	share := g.share.Load()
 	return share != 0 && rand.Uint32() < share //nolint:gosec // it spreads, and protects nothing
+}
+
+// Hold keeps who is refused waiting for up to a second, unless too many do already.
+func (g *Guard) Hold() {
+	defer g.held.Add(-1)
+	if g.held.Add(1) <= maxHeld {
+		<-time.After(hold/2 + rand.N(hold/2)) //nolint:gosec // it spreads load, and protects nothing
+	}
 }
 
 // refused is the share that is.

@@ -100,7 +100,7 @@ func TestWhatIsNoOverload(t *testing.T) {
 	for name, delays := range map[string][]time.Duration{
 		"a process that is busy":     {90 * time.Millisecond, 99 * time.Millisecond, 95 * time.Millisecond, 99 * time.Millisecond, 99 * time.Millisecond},
 		"a pause":                    {0, 2 * time.Second, 2 * time.Second, 0, 0, 0, 0},
-		"pauses":                     {0, 2 * time.Second, 0, 2 * time.Second, 2 * time.Second, 0, 2 * time.Second},
+		"pauses":                     {0, 2 * time.Second, 0, 0, 2 * time.Second, 0, 0, 2 * time.Second},
 		"the first that can be seen": {time.Second, time.Second},
 	} {
 		c := overload.NewControl(target)
@@ -170,11 +170,39 @@ func TestGuard(t *testing.T) {
 			t.Errorf("the log is\n%s", text)
 		}
 	})
+	synctest.Test(t, testHold)
 	if (*overload.Guard)(nil).Refuses() {
 		t.Error("a guard that is none refuses")
 	}
 	if _, err := overload.New(overload.Config{}); err == nil {
 		t.Error("a guard without a logger is made")
+	}
+}
+
+// Who is refused waits a while to be told, unless very many do.
+func testHold(t *testing.T) {
+	g, err := overload.New(overload.Config{Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	var waiting sync.WaitGroup
+	for range 10_000 {
+		waiting.Go(func() {
+			g.Hold()
+			if d := time.Since(began); d < 500*time.Millisecond || d > time.Second {
+				t.Errorf("one has waited for %v", d)
+			}
+		})
+	}
+	synctest.Wait()
+	if g.Hold(); time.Since(began) > 0 {
+		t.Errorf("one more has waited for %v", time.Since(began))
+	}
+	waiting.Wait()
+	again := time.Now()
+	if g.Hold(); time.Since(again) == 0 {
+		t.Error("nobody waits any more")
 	}
 }
 
