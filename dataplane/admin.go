@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/http"
 	"strings"
 	"time"
@@ -29,7 +28,7 @@ func (p *Proxy) admin(ctx context.Context) error {
 	if p.settings.Admin.Address == "" {
 		return nil
 	}
-	ln, err := net.Listen("tcp", p.settings.Admin.Address)
+	ln, err := p.sockets.Alone(ctx, p.settings.Admin.Address)
 	if err != nil {
 		return fmt.Errorf("listen for admin: %w", err)
 	}

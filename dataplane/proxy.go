@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -23,6 +24,7 @@ import (
 	"github.com/sallyport/sallyport/dataplane/courier"
 	"github.com/sallyport/sallyport/dataplane/gateway"
 	"github.com/sallyport/sallyport/dataplane/geo"
+	"github.com/sallyport/sallyport/dataplane/handover"
 	"github.com/sallyport/sallyport/dataplane/limit/redis"
 	"github.com/sallyport/sallyport/dataplane/link"
 	"github.com/sallyport/sallyport/dataplane/overload"
@@ -46,6 +48,8 @@ type Proxy struct {
 	log      *slog.Logger
 	metrics  *prometheus.Registry
 
+	sockets    *handover.Sockets
+	manager    *handover.Manager
 	source     *identity.Source
 	authn      *authn.Pool
 	upstreams  *upstream.Pool
@@ -67,20 +71,32 @@ type Proxy struct {
 	stopping atomic.Bool
 }
 
-// New checks the settings and builds a proxy. It reads the file that they name
-// and connects to nothing.
+// New checks the settings and builds a proxy. It reads the file that they name,
+// takes the sockets that the service manager has opened, and connects to nothing.
 func New(s Settings, log *slog.Logger) (*Proxy, error) {
 	if err := s.Validate(); err != nil {
 		return nil, err
 	}
 	p := &Proxy{settings: s, log: log, metrics: prometheus.NewRegistry()}
 	p.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	for _, open := range []func() error{p.openIdentity, p.openServices, p.openGateway, p.openLink} {
+	for _, open := range []func() error{p.inherit, p.openIdentity, p.openServices, p.openGateway, p.openLink} {
 		if err := open(); err != nil {
 			return nil, err
 		}
 	}
 	return p, nil
+}
+
+// inherit takes what the service manager has for us.
+func (p *Proxy) inherit() (err error) {
+	if p.sockets, err = handover.Inherit(); err != nil {
+		return err
+	}
+	if n := p.sockets.Len(); n > 0 {
+		p.log.Info("sockets were inherited", "sockets", n)
+	}
+	p.manager, err = handover.FindManager(p.log)
+	return err
 }
 
 func (p *Proxy) openIdentity() error {
@@ -199,6 +215,8 @@ func (p *Proxy) openGateway() (err error) {
 		Geo:         p.atlas,
 		Assertions:  assertion.NewSigner(p.keys),
 		Registerer:  p.metrics,
+		Listen:      func(address string) (net.Listener, error) { return p.sockets.Share(context.Background(), address) },
+		Drain:       time.Duration(p.settings.Stop.DrainSeconds) * time.Second,
 	})
 	return err
 }
@@ -228,9 +246,10 @@ func (p *Proxy) openLink() error {
 	return err
 }
 
-// Run serves until ctx ends or a part fails, then lets requests end that are
-// under way. The last good snapshot is in force before anybody is asked.
-// Losing the control plane or the Workload API ends nothing.
+// Run serves until ctx ends or a part fails, and as long after that as the settings
+// give notice, then lets requests end that are under way. The last good snapshot is in
+// force before anybody is asked. Losing the control plane or the Workload API ends
+// nothing.
 func (p *Proxy) Run(ctx context.Context) error {
 	ballast := make([]byte, heapFloor) // for the collector
 	defer runtime.KeepAlive(ballast)
@@ -269,13 +288,21 @@ func (p *Proxy) Run(ctx context.Context) error {
 	p.atlas.Refresh()
 	services.Go(func() error { return p.atlas.Run(base) })
 
-	serving, ctx := errgroup.WithContext(ctx)
-	serving.Go(func() error { return p.link.Run(ctx) })
-	serving.Go(func() error { return p.gateway.Run(ctx) })
+	services.Go(func() error { p.tell(base); return nil })
+
+	serving, failing := errgroup.WithContext(context.WithoutCancel(ctx))
+	serve, stop := context.WithCancel(failing)
+	serving.Go(func() error { return p.link.Run(serve) })
+	serving.Go(func() error { return p.gateway.Run(serve) })
 	serving.Go(func() error {
+		defer stop()
 		select {
 		case <-ctx.Done():
 			p.stopping.Store(true)
+			p.manager.Stopping()
+			p.notice(base, failing)
+			return nil
+		case <-failing.Done():
 			return nil
 		case <-base.Done():
 			return errServices
@@ -287,6 +314,36 @@ func (p *Proxy) Run(ctx context.Context) error {
 		return broken
 	}
 	return err
+}
+
+// notice goes on for the time that load balancers get to hear that we are stopping.
+func (p *Proxy) notice(base, failing context.Context) {
+	timer := time.NewTimer(time.Duration(p.settings.Stop.NoticeSeconds) * time.Second)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-failing.Done():
+	case <-base.Done():
+	}
+}
+
+// tell tells the service manager how we are until ctx ends. It asks those parts that
+// have locks: if one is never given back, nothing is told any more.
+func (p *Proxy) tell(ctx context.Context) {
+	every := p.manager.Every()
+	if every == 0 {
+		return
+	}
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for {
+		p.manager.Tell(p.unready())
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
 }
 
 // record has records written until ctx ends, and the last of them sent.

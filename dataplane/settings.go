@@ -37,6 +37,9 @@ const (
 	maxGeoDatabases = 3
 	// maxGeoDays bounds for how long old databases may be asked.
 	maxGeoDays = 366
+	// maxNotice and maxDrain bound how long a proxy takes to end, in seconds.
+	maxNotice = 300
+	maxDrain  = 3600
 )
 
 // Settings are the file of a proxy process. What it enforces comes from the
@@ -86,6 +89,27 @@ type Settings struct {
 	Geo Geo `json:"geo"`
 	// Limits say where rate limits of the fleet are counted.
 	Limits Limits `json:"limits"`
+	// Stop says how this process ends when it is told to.
+	Stop Stop `json:"stop"`
+}
+
+// Stop is how long a proxy takes to end.
+type Stop struct {
+	// NoticeSeconds is how long it goes on as before, while /readyz says that it does
+	// not, so that load balancers stop sending; from 0 to 300.
+	NoticeSeconds int `json:"notice_seconds"`
+	// DrainSeconds is how long what is under way then may take to end; from 1 to 3600,
+	// or 0 for 10.
+	DrainSeconds int `json:"drain_seconds"`
+}
+
+func (s Stop) validate(report func(field string, err error)) {
+	if s.NoticeSeconds < 0 || s.NoticeSeconds > maxNotice {
+		report("stop.notice_seconds", fmt.Errorf("is from 0 to %d", maxNotice))
+	}
+	if s.DrainSeconds < 0 || s.DrainSeconds > maxDrain {
+		report("stop.drain_seconds", fmt.Errorf("has to be from 1 to %d, or 0 for 10", maxDrain))
+	}
 }
 
 // Collector names a collector of OpenTelemetry logs.
@@ -227,6 +251,7 @@ func (s *Settings) Validate() error {
 	s.Overload.validate(report)
 	s.Geo.validate(report)
 	s.Limits.Redis.validate(report)
+	s.Stop.validate(report)
 	return errors.Join(errs...)
 }
 

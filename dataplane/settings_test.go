@@ -184,6 +184,7 @@ func TestSettingsThatAreWrong(t *testing.T) {
 func TestAllProblemsAtOnce(t *testing.T) {
 	_, err := load(t, map[string]any{
 		"instance": "-", "records": "x", "admin": map[string]any{"address": "x", "adr": "y"}, "colour": "a",
+		"stop": map[string]any{"notice_seconds": 301, "drain_seconds": -1},
 	})
 	for _, key := range []string{": admin.adr: is no key here", ": colour: is no key here"} {
 		if err == nil || !strings.Contains(err.Error(), key) {
@@ -192,7 +193,7 @@ func TestAllProblemsAtOnce(t *testing.T) {
 	}
 	for _, field := range []string{
 		"instance", "control_planes", "control_plane_id", "root_public_key", "workload.socket", "workload.trust_domain",
-		"state_directory", "admin.address", "records",
+		"state_directory", "admin.address", "records", "stop.notice_seconds", "stop.drain_seconds",
 	} {
 		if err == nil || !strings.Contains(err.Error(), "\n"+field+": ") {
 			t.Errorf("%s is not among the problems:\n%v", field, err)

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -70,6 +71,8 @@ type Config struct {
 	Access *access.Log
 	// Registerer takes the metrics; they are not shown when it is nil.
 	Registerer prometheus.Registerer
+	// Listen opens the socket of an address; net.Listen, of TCP, when it is nil.
+	Listen func(address string) (net.Listener, error)
 	// Drain is how long requests may take to end when their listener does; 10 s
 	// when zero.
 	Drain time.Duration
@@ -169,6 +172,9 @@ func New(c Config) (*Gateway, error) {
 	}
 	if c.Now == nil {
 		c.Now = time.Now
+	}
+	if c.Listen == nil {
+		c.Listen = func(address string) (net.Listener, error) { return net.Listen("tcp", address) }
 	}
 	g := &Gateway{
 		identity: c.Identity, authn: c.Authn, authorities: authorities, upstreams: c.Upstreams, record: c.Record,

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"net"
+	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -13,11 +14,15 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/sallyport/sallyport/dataplane/gateway/wire"
+	"github.com/sallyport/sallyport/dataplane/handover"
 	"github.com/sallyport/sallyport/internal/compile"
 	"github.com/sallyport/sallyport/internal/identity"
 	"github.com/sallyport/sallyport/internal/resource"
 	"github.com/sallyport/sallyport/internal/snapshot"
 )
+
+// greetTime is how long handshakes may go on when nobody is let in any more.
+const greetTime = 2 * time.Second
 
 // What a client may take its time for.
 const (
@@ -32,6 +37,7 @@ const (
 type listener struct {
 	gateway  *Gateway
 	identity *identity.Source
+	listen   func(address string) (net.Listener, error)
 	drain    time.Duration
 	changed  func() // its status did
 
@@ -82,7 +88,7 @@ func (l *listener) bind() {
 		return
 	}
 	was := l.err
-	l.socket, l.err = net.Listen("tcp", l.address)
+	l.socket, l.err = l.listen(l.address)
 	up := 1.0
 	if l.err != nil {
 		up, l.socket = 0, nil
@@ -119,12 +125,22 @@ func (l *listener) end() {
 }
 
 func (l *listener) unbind() {
+	for _, raw := range l.leave() {
+		_ = raw.Close() // nothing was said over it
+	}
+}
+
+// leave closes the socket, if it is open, and returns those who have connected and
+// were not let in yet.
+func (l *listener) leave() []net.Conn {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.socket != nil {
-		_ = l.socket.Close() // it was only listened on
-		l.socket = nil
+	if l.socket == nil {
+		return nil
 	}
+	waiting := handover.Leave(l.socket)
+	l.socket = nil
+	return waiting
 }
 
 func (l *listener) bound() net.Listener {
@@ -173,15 +189,19 @@ func (l *listener) refresh() {
 func (l *listener) run(ctx context.Context) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	stop := context.AfterFunc(ctx, l.unbind)
+	greeting, hangUp := context.WithCancel(context.WithoutCancel(ctx))
+	defer hangUp()
+	stop := context.AfterFunc(ctx, l.retire)
 	defer stop()
 	var handshakes sync.WaitGroup
 	const first, longest = 250 * time.Millisecond, 5 * time.Second
 	for wait := first; ctx.Err() == nil && !l.isEnded(); wait = min(2*wait, longest) {
 		if socket := l.bound(); socket != nil {
-			l.accept(ctx, socket, &handshakes)
+			l.accept(ctx, greeting, socket, &handshakes)
 			wait = first
-			l.unbind()
+			for _, raw := range l.leave() {
+				l.welcome(greeting, raw, &handshakes)
+			}
 		}
 		select {
 		case <-ctx.Done():
@@ -192,6 +212,8 @@ func (l *listener) run(ctx context.Context) {
 	}
 	cancel()
 	l.unbind()
+	late := time.AfterFunc(greetTime, hangUp)
+	defer late.Stop()
 	handshakes.Wait()
 	l.mu.Lock()
 	l.finished = true
@@ -200,8 +222,27 @@ func (l *listener) run(ctx context.Context) {
 	l.draining.Wait()
 }
 
-// accept takes connections until the socket is closed, or beyond hope.
-func (l *listener) accept(ctx context.Context, socket net.Listener, handshakes *sync.WaitGroup) {
+// retire ends accept, which leaves the socket open for those who have connected.
+func (l *listener) retire() {
+	socket, ok := l.bound().(interface{ SetDeadline(time.Time) error })
+	if !ok || socket.SetDeadline(time.Unix(1, 0)) != nil {
+		l.unbind()
+	}
+}
+
+// welcome counts a connection, and makes its handshake in a goroutine.
+func (l *listener) welcome(greeting context.Context, raw net.Conn, handshakes *sync.WaitGroup) {
+	c := l.door.enter(raw, l.current.Load().limits)
+	if c == nil {
+		l.refuse(raw, overTotal)
+		return
+	}
+	handshakes.Go(func() { l.greet(greeting, c) })
+}
+
+// accept takes connections until the socket is closed or retired, or beyond hope.
+// Their handshakes are under way until greeting ends.
+func (l *listener) accept(ctx, greeting context.Context, socket net.Listener, handshakes *sync.WaitGroup) {
 	const first, longest = 5 * time.Millisecond, time.Second
 	wait := first
 	for {
@@ -210,13 +251,9 @@ func (l *listener) accept(ctx context.Context, socket net.Listener, handshakes *
 		switch {
 		case err == nil:
 			wait = first
-			if c := l.door.enter(raw, l.current.Load().limits); c != nil {
-				handshakes.Go(func() { l.greet(ctx, c) })
-			} else {
-				l.refuse(raw, overTotal)
-			}
+			l.welcome(greeting, raw, handshakes)
 			continue
-		case !errors.As(err, &temporary) || !temporary.Temporary():
+		case errors.Is(err, os.ErrDeadlineExceeded), !errors.As(err, &temporary) || !temporary.Temporary():
 			return
 		}
 		l.gateway.log.Warn("connection could not be accepted", "listener", l.name, "err", err)

@@ -59,7 +59,7 @@ func newListeners(g *Gateway, c Config) *listeners {
 	}
 	ls.new = func(spec *compile.Listener) *listener {
 		return &listener{
-			gateway: g, identity: c.Identity, drain: drain, changed: func() { signal(ls.changed) },
+			gateway: g, identity: c.Identity, listen: c.Listen, drain: drain, changed: func() { signal(ls.changed) },
 			key: spec.Key, name: name(spec.Key), address: spec.Spec.GetAddress(), ended: make(chan struct{}),
 		}
 	}

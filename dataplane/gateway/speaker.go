@@ -97,13 +97,13 @@ func (s *speaker) serve(conn *tls.Conn, below *wire.Socket, c *client) {
 func (s *speaker) shutdown(within time.Duration) {
 	s.queue.stop()
 	s.start.Do(func() { close(s.ended) }) // it never served
+	<-s.ended                             // now the server knows of all connections that it was handed
 	if !s.drain(within) {
 		s.gateway.CloseStreams(s.mine, Cause{Reason: ReasonListenerEnded, Status: http.StatusServiceUnavailable})
 		s.drain(2 * closePatience)
 	}
 	s.http1.Close()
 	_ = s.http2.Close() // nobody is left to tell
-	<-s.ended
 }
 
 // drain reports whether everything has ended in time.

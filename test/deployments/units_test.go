@@ -16,7 +16,7 @@ import (
 var directives = map[string][]string{
 	"Unit": {"Description", "Documentation", "Wants", "After", "StartLimitIntervalSec", "StartLimitBurst"},
 	"Service": {
-		"Type", "User", "Group", "ExecStartPre", "ExecStart", "Restart", "RestartSec", "TimeoutStopSec",
+		"Type", "TimeoutStartSec", "WatchdogSec", "NonBlocking", "User", "Group", "ExecStartPre", "ExecStart", "Restart", "RestartSec", "TimeoutStopSec",
 		"StateDirectory", "StateDirectoryMode", "LogsDirectory", "LogsDirectoryMode", "LimitNOFILE", "LimitCORE", "UMask",
 		"NoNewPrivileges", "CapabilityBoundingSet", "AmbientCapabilities",
 		"ProtectSystem", "ProtectHome", "ProtectHostname", "ProtectClock", "ProtectControlGroups", "ProtectKernelLogs",
@@ -30,7 +30,7 @@ var directives = map[string][]string{
 
 // hardened is what both units have to say, word for word.
 var hardened = map[string][]string{
-	"Type": {"exec"}, "Restart": {"on-failure"}, "LimitCORE": {"0"}, "UMask": {"0077"},
+	"Restart": {"on-failure"}, "LimitCORE": {"0"}, "UMask": {"0077"},
 	"NoNewPrivileges": {"true"}, "ProtectSystem": {"strict"}, "ProtectHome": {"true"}, "ProtectHostname": {"true"},
 	"ProtectClock": {"true"}, "ProtectControlGroups": {"true"}, "ProtectKernelLogs": {"true"},
 	"ProtectKernelModules": {"true"}, "ProtectKernelTunables": {"true"}, "ProtectProc": {"invisible"},
@@ -44,10 +44,10 @@ var hardened = map[string][]string{
 // apart is what differs: only proxies may bind ports below 1024 or keep state.
 var apart = map[string]map[string][]string{
 	"sallyport-controlplane": {
-		"CapabilityBoundingSet": {""}, "AmbientCapabilities": {""}, "PrivateUsers": {"true"}, "StateDirectory": nil,
+		"Type": {"exec"}, "CapabilityBoundingSet": {""}, "AmbientCapabilities": {""}, "PrivateUsers": {"true"}, "StateDirectory": nil,
 	},
 	"sallyport-proxy": {
-		"CapabilityBoundingSet": {"CAP_NET_BIND_SERVICE"}, "AmbientCapabilities": {"CAP_NET_BIND_SERVICE"},
+		"Type": {"notify"}, "WatchdogSec": {"30s"}, "NonBlocking": {"true"}, "CapabilityBoundingSet": {"CAP_NET_BIND_SERVICE"}, "AmbientCapabilities": {"CAP_NET_BIND_SERVICE"},
 		"PrivateUsers": nil, "StateDirectory": {"sallyport-proxy"}, "StateDirectoryMode": {"0700"},
 	},
 }

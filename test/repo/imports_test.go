@@ -88,6 +88,11 @@ var rules = []rule{
 		never: []string{"go.opentelemetry.io/..."},
 		why:   "what leaves for collectors is bounded in one place",
 	},
+	{
+		from: "./...", except: []string{"./dataplane/handover/..."},
+		never: []string{"github.com/coreos/go-systemd/..."},
+		why:   "what a service manager hands over is taken once, in one place",
+	},
 
 	{
 		from: "./...", except: []string{"./internal/schema/..."},
