@@ -1,10 +1,43 @@
 package gateway_test
 
 import (
+	"bytes"
 	"io"
 	"net/http"
 	"testing"
+	"time"
 )
+
+// Parts of a file are asked for, and answered, as if nobody stood between.
+func TestRanges(t *testing.T) {
+	const etag = `"v1"`
+	eachWay(t, func(rw http.ResponseWriter, r *http.Request) {
+		rw.Header().Set("Etag", etag)
+		http.ServeContent(rw, r, "alphabet.txt", time.Time{}, bytes.NewReader([]byte("abcdefghijklmnopqrstuvwxyz")))
+	}, func(t *testing.T, w *world, c *http.Client) {
+		for _, want := range []struct {
+			asks, condition string
+			status          int
+			part, body      string
+		}{
+			{"bytes=2-5", "", 206, "bytes 2-5/26", "cdef"},
+			{"bytes=-3", etag, 206, "bytes 23-25/26", "xyz"},
+			{"bytes=2-5", `"v0"`, 200, "", "abcdefghijklmnopqrstuvwxyz"},
+			{"bytes=26-", "", 416, "bytes */26", "invalid range: failed to overlap\n"},
+		} {
+			r := w.request(t.Context(), "GET", nil)
+			r.Header.Set("Range", want.asks)
+			if want.condition != "" {
+				r.Header.Set("If-Range", want.condition)
+			}
+			res, err := c.Do(r)
+			w.must(err)
+			if got := w.read(res); res.StatusCode != want.status || res.Header.Get("Content-Range") != want.part || got != want.body {
+				t.Errorf("%s if %q: %d %q of %q", want.asks, want.condition, res.StatusCode, got, res.Header.Get("Content-Range"))
+			}
+		}
+	})
+}
 
 // Clients that do not read have little kept for them, however much an upstream would
 // send: over HTTP/2 one connection has hundreds of such streams.
