@@ -286,6 +286,19 @@ func TestContinue(t *testing.T) {
 		}
 		_ = k.Close()
 	})
+	synctest.Test(t, func(t *testing.T) { // who has an answer is not told to go on
+		k := converse(t, func(w *wire.Response, r *http.Request, _ *request.Error) {
+			_, _ = io.WriteString(w, "no ")
+			w.Flush()
+			_, _ = io.Copy(w, r.Body)
+		})
+		k.say(post + "Expect: 100-continue\r\nContent-Length: 4\r\n\r\n")
+		k.sayMeanwhile("body")
+		if res, body := k.hear(); body != "no body" || !res.Close {
+			t.Errorf("heard %q, close %t", body, res.Close)
+		}
+		_ = k.Close()
+	})
 }
 
 // Nothing of a request may be used when it has ended.
