@@ -239,7 +239,7 @@ func TestLeave(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer conn.Close()
+		t.Cleanup(func() { _ = conn.Close() })
 		clients = append(clients, conn)
 	}
 	waiting := handover.Leave(ln)
