@@ -199,9 +199,19 @@ func TestHTTP2Floods(t *testing.T) {
 		"pings":        func() string { return frame(framePing, 0, 0, "12345678") },
 		"settings":     func() string { return frame(frameSettings, 0, 0, "") },
 		"empty data":   func() string { return frame(frameData, 0, 1, "") },
+		"padding":      func() string { return frame(frameData, 8, 1, "\x00") },
+
+		"window updates": func() string { return frame(8, 0, 0, "\x00\x00\x00\x01") },
+		"priorities":     func() string { return frame(2, 0, 1, "\x00\x00\x00\x00\x10") },
+		"unknown frames": func() string { return frame(0xbb, 0, 0, "") },
+		"continuations":  func() string { return frame(9, 0, 1, "") },
 	} {
 		conn := w.begin()
-		if name == "empty data" {
+		switch name {
+		case "continuations":
+			_, err := io.WriteString(conn, frame(frameHeaders, 0, 1, block(":method: GET")))
+			w.must(err)
+		case "empty data", "padding":
 			_, err := io.WriteString(conn, frame(frameHeaders, endHeaders, 1, block(
 				":method: POST", ":scheme: https", ":authority: api.shop.example", ":path: /v1/orders", "authorization: Bearer "+w.tokens.sign(nil))))
 			w.must(err)

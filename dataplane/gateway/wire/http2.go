@@ -16,8 +16,8 @@ var ErrNotHTTP2 = errors.New("connection does not begin as HTTP/2 does")
 var ErrFlood = errors.New("too many HTTP/2 frames that carry nothing")
 
 // Budget is what a connection may spend on frames that carry nothing: settings,
-// pings, resets, priorities, window updates, continuations and empty data, one
-// point each. A request costs a point too, as it may be reset the moment after.
+// pings, resets, priorities, window updates, continuations, and data that is empty
+// or may be padding alone, one point each. A request costs a point too, as it may be reset the moment after.
 type Budget struct {
 	Burst     int // points at the start, and the most that are ever saved
 	PerSecond int // points that time brings
@@ -115,10 +115,12 @@ func (c *HTTP2) see(p []byte) error {
 
 // frame begins a frame and reports whether it can be afforded.
 func (c *HTTP2) frame() bool {
-	const data, endStream = 0, 1 // RFC 9113, section 6.1
+	// RFC 9113, section 6.1. What is padded may be padding alone, up to its longest.
+	const data, endStream, padded, maxPadding = 0, 1, 8, 256
 	h := c.header
 	c.headed, c.payload = 0, int(h[0])<<16|int(h[1])<<8|int(h[2])
-	if h[3] == data && (c.payload > 0 || h[4]&endStream != 0) {
+	carries := c.payload > 0 && (h[4]&padded == 0 || c.payload > maxPadding)
+	if h[3] == data && (carries || h[4]&endStream != 0) {
 		return true
 	}
 	if c.points == 0 {
