@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"runtime"
 	"runtime/debug"
 	"sync/atomic"
 	"time"
@@ -78,6 +79,9 @@ func (c *Conn) await() bool {
 		if c.state.Load() == ended || c.server.closing.Load() && from == idle {
 			return false
 		}
+		// Who has just been answered has not asked again yet. Others go first: a read
+		// that finds nothing, and being woken, cost more.
+		runtime.Gosched()
 		if n, _ := c.conn.Read(c.early[:]); n == 0 { // the end, or too long a wait
 			return false
 		}
