@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -44,10 +45,24 @@ func (s *stage) startUs(b *testing.B) {
 
 	m := f.Members[0]
 	must(b, m.Stop())
+	writeNoLog(b, m.Args[len(m.Args)-1])
 	m.Args = append([]string{"taskset", "-c", proxyCore}, m.Args...)
 	must(b, m.Start())
 	must(b, f.MemberReady(b.Context(), m))
 	s.peers = append(s.peers, &peer{name: us, address: strings.TrimPrefix(m.URL, "https://"), pids: []int{m.PID()}, secures: true})
+}
+
+// writeNoLog has a proxy bring its records to the control plane alone: what it writes to
+// a file beside that is a log, and the others write none.
+func writeNoLog(b *testing.B, settings string) {
+	b.Helper()
+	text, err := os.ReadFile(settings)
+	must(b, err)
+	lines := regexp.MustCompile(`(?m)^records: .*$`)
+	if !lines.Match(text) {
+		b.Fatal("the fleet's proxies write no records to files any more")
+	}
+	must(b, os.WriteFile(settings, lines.ReplaceAll(text, []byte("records: none")), 0o600))
 }
 
 // readFiles has the other proxies present what the fleet's present, and verify
