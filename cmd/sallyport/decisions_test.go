@@ -38,6 +38,7 @@ func decided(t *testing.T, ts *testscript.TestScript, p *controlplanetest.Plane,
 	m := &decisionv1.Decision{
 		Id: d.ID.String(), Time: timestamppb.New(now), Environment: "aws", Revision: 7, Allow: d.Allow, Reason: d.Reason, Route: d.Route,
 		Principal: &decisionv1.Principal{Kind: "user", Id: d.Principal},
+		TraceId:   strings.Repeat("0a", 16),
 		Request:   &decisionv1.Request{Method: "GET", Host: "api.example", Path: args[2]},
 	}
 	if !d.Allow {
@@ -67,7 +68,8 @@ func recordsOf(ts *testscript.TestScript, p *controlplanetest.Plane) *postgres.D
 	return store
 }
 
-// ended records how the request of $DECISION ended: ended STATUS [REASON].
+// ended records how the request of $DECISION ended: ended STATUS [REASON [PATH]],
+// the last by several attempts, with the path at the upstream.
 func ended(t *testing.T, ts *testscript.TestScript, p *controlplanetest.Plane, args []string) {
 	store := recordsOf(ts, p)
 	defer store.Close()
@@ -76,8 +78,11 @@ func ended(t *testing.T, ts *testscript.TestScript, p *controlplanetest.Plane, a
 	status, err := strconv.ParseInt(args[0], 10, 32)
 	ts.Check(err)
 	out := &decisionv1.Outcome{
-		Time: timestamppb.Now(), Status: int32(status), Reason: strings.Join(args[1:], ""), Endpoint: "10.0.0.1:443", Sent: 1024,
+		Time: timestamppb.Now(), Status: int32(status), Reason: strings.Join(args[1:min(2, len(args))], ""), Endpoint: "10.0.0.1:443", Sent: 1024,
 		Took: durationpb.New(1500 * time.Millisecond),
+	}
+	if len(args) > 2 {
+		out.Target, out.Upstream, out.Attempts = "orders.internal"+args[2], "shop/next", proto.Int32(3)
 	}
 	record, err := proto.Marshal(&decisionv1.Decision{Outcome: out})
 	o := storage.Outcome{ID: id, Sequence: time.Now().UnixNano(), Record: record}

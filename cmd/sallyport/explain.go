@@ -98,7 +98,9 @@ func account(res *adminv1.ExplainResponse) string {
 	t.fact("rule", d.GetPolicy())
 	t.fact("revision", strconv.FormatInt(d.GetRevision(), 10))
 	t.fact("detail", d.GetDetail())
+	t.fact("trace", d.GetTraceId())
 	t.fact("closes", named("what was let through by decision ", d.GetCloses()))
+	t.fact("went to", d.GetOutcome().GetTarget())
 	t.fact("ended", ended(d))
 	if n := d.GetCount(); n > 1 {
 		t.fact("stands for", count(int(n), "request")+" like it")
@@ -125,7 +127,16 @@ func ended(d *decisionv1.Decision) string {
 	}
 	status := strings.TrimSpace(strconv.Itoa(int(o.GetStatus())) + " " + http.StatusText(int(o.GetStatus())))
 	return joined(", ", status, o.GetReason(), "after "+o.GetTook().AsDuration().Round(time.Millisecond/10).String(),
-		count(int(o.GetSent()), "byte")+" sent", received(o), named("by ", o.GetEndpoint()), named("closed by decision ", o.GetClosedBy()))
+		count(int(o.GetSent()), "byte")+" sent", received(o), named("by ", o.GetEndpoint()),
+		named("of upstream ", o.GetUpstream()), tried(o), named("closed by decision ", o.GetClosedBy()))
+}
+
+// tried says how often it was tried to send a request on, if that was not once.
+func tried(o *decisionv1.Outcome) string {
+	if o.GetAttempts() < 2 {
+		return ""
+	}
+	return "in " + count(int(o.GetAttempts()), "attempt")
 }
 
 func received(o *decisionv1.Outcome) string {

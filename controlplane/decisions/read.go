@@ -2,6 +2,7 @@ package decisions
 
 import (
 	"errors"
+	"strings"
 	"sync"
 	"time"
 
@@ -22,6 +23,10 @@ const (
 	maxID   = 2048
 	maxName = 127
 	maxWord = 63
+	// Bounds of what is told of how requests went, in bytes and in number.
+	maxTarget   = 2048
+	maxEndpoint = 261
+	maxAttempts = 100
 )
 
 // batch is what a push holds.
@@ -64,6 +69,7 @@ func (n *intake) add(b *batch, raw []byte, sequence int64) error {
 	if err != nil {
 		return err
 	}
+	confine(&m)
 	at, gone := id.Time(), n.now.Add(-n.Retention)
 	switch ends := m.GetTime() == nil && m.GetOutcome() != nil; {
 	case at.After(n.now.Add(ahead)):
@@ -96,6 +102,31 @@ func (n *intake) decision(d *storage.Decision, m *decisionv1.Decision) (err erro
 	d.Record, err = proto.Marshal(m)
 	return err
 }
+
+// confine holds what a record says of a trace, and of how the request went, to the
+// bounds of decision.v1, whoever made it.
+func confine(m *decisionv1.Decision) {
+	if !isTrace(m.GetTraceId()) {
+		m.TraceId = ""
+	}
+	o := m.GetOutcome()
+	if o == nil {
+		return
+	}
+	o.Target, o.Upstream, o.Endpoint = text(o.GetTarget(), maxTarget), text(o.GetUpstream(), maxName), text(o.GetEndpoint(), maxEndpoint)
+	if o.Attempts != nil {
+		*o.Attempts = min(max(*o.Attempts, 0), maxAttempts)
+	}
+}
+
+// isTrace reports whether an ID of a trace is written as W3C Trace Context does
+// (section 3.2.2.3).
+func isTrace(id string) bool {
+	return len(id) == 32 && strings.Trim(id, "0123456789abcdef") == "" && strings.Trim(id, "0") != ""
+}
+
+// text returns s as text of at most n bytes.
+func text(s string, n int) string { return strings.ToValidUTF8(clip(s, n), "\ufffd") }
 
 func clip(s string, n int) string { return s[:min(len(s), n)] }
 

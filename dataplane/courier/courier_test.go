@@ -87,7 +87,7 @@ func FuzzRecord(f *testing.F) {
 				ID: text, Issuer: text, SPIFFEID: text, KeyID: text, ACR: text, Groups: []string{text}, Claims: map[string]any{text: text},
 			},
 		})
-		c.Finish(&record.Outcome{ID: allows.ID, Endpoint: text})
+		c.Finish(&record.Outcome{ID: allows.ID, Endpoint: text, Target: text})
 		if c.Dropped() != was {
 			t.Error("no record was made")
 		}
@@ -168,6 +168,47 @@ func TestRecordsOfDenials(t *testing.T) {
 		}
 		if d := got.GetSignals().GetDenials(); !proto.Equal(d, want) || (d == nil) != (want == nil) {
 			t.Errorf("record %d: %v", i, d)
+		}
+	}
+}
+
+// A record has the trace of its request, and never that of the one before.
+func TestRecordsOfTraces(t *testing.T) {
+	traced := *allows
+	traced.Trace = [16]byte{0: 0x0a, 15: 0xf1}
+	all := courier.Encode(&traced, allows)
+	for i, want := range []string{"0a0000000000000000000000000000f1", ""} {
+		var got decisionv1.Decision
+		if err := proto.Unmarshal(all[i], &got); err != nil {
+			t.Fatal(err)
+		}
+		if got.GetTraceId() != want {
+			t.Errorf("record %d is of the trace %q, want %q", i, got.GetTraceId(), want)
+		}
+	}
+}
+
+// How a request was carried is recorded within bounds; no attempt is not the same
+// as a number of them that is not known.
+func TestRecordsOfOutcomes(t *testing.T) {
+	long := strings.Repeat("x", 3000)
+	all := courier.EncodeEndings(
+		&record.Outcome{ID: allows.ID, Target: "orders.internal/v2", Upstream: "shop/next", Endpoint: "10.0.0.1:443", Attempts: 2},
+		&record.Outcome{ID: allows.ID, Target: long, Endpoint: long, Attempts: 1 << 40},
+		&record.Outcome{ID: allows.ID},
+	)
+	for i, want := range []*decisionv1.Outcome{
+		{Target: "orders.internal/v2", Upstream: "shop/next", Endpoint: "10.0.0.1:443", Attempts: proto.Int32(2)},
+		{Target: long[:2048], Endpoint: long[:261], Attempts: proto.Int32(100)},
+		{Attempts: proto.Int32(0)},
+	} {
+		var got decisionv1.Decision
+		if err := proto.Unmarshal(all[i], &got); err != nil {
+			t.Fatal(err)
+		}
+		o := got.GetOutcome()
+		if o.Time, o.Took = nil, nil; !proto.Equal(o, want) {
+			t.Errorf("record %d: %v", i, o)
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package courier
 
 import (
+	"encoding/hex"
 	"encoding/json"
 	"hash/maphash"
 	"net/netip"
@@ -23,8 +24,11 @@ import (
 // Bounds of what a record holds of a request, in bytes and in number.
 const (
 	maxPath    = 2048
+	maxTarget  = 2048
 	maxDetail  = 1024
 	maxValue   = 256
+	maxAddress = 261 // [host]:port
+	maxTries   = 100
 	maxName    = 128
 	maxHeaders = 64
 	maxQueries = 32
@@ -107,6 +111,7 @@ func (m *draft) write(d *record.Decision, count int64) {
 	to.Allow, to.Reason, to.Detail = d.Allow, d.Reason, clip(d.Detail, maxDetail)
 	to.Status, to.Closes = int32(d.Status), d.Closes //nolint:gosec // of HTTP
 	to.Request, to.Signals, to.Timings = &m.request, &m.signals, &m.timings
+	to.TraceId = traced(d.Trace)
 	m.explain(d)
 	m.ask(d)
 	m.signal(d)
@@ -115,6 +120,16 @@ func (m *draft) write(d *record.Decision, count int64) {
 		m.timings.Authenticated = since(&m.known, d.Authenticated)
 	}
 	m.timings.Decided = since(&m.decided, d.Took)
+}
+
+// traced is a trace's ID in hexadecimal digits; empty for none.
+func traced(id [16]byte) string {
+	if id == ([16]byte{}) {
+		return ""
+	}
+	var digits [2 * len(id)]byte
+	hex.Encode(digits[:], id[:])
+	return string(digits[:])
 }
 
 func since(to *durationpb.Duration, d time.Duration) *durationpb.Duration {

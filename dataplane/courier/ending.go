@@ -14,6 +14,7 @@ type ending struct {
 	outcome  decisionv1.Outcome
 	at       timestamppb.Timestamp
 	took     durationpb.Duration
+	attempts int32
 }
 
 // ending returns the record of how a request ended, until release.
@@ -26,7 +27,9 @@ func (p *drafts) ending(o *record.Outcome) *[]byte {
 	m.decision.Id, m.decision.Outcome = o.ID, &m.outcome
 	to := &m.outcome
 	to.Time, to.Took = at(&m.at, o.Time), since(&m.took, o.Took)
-	to.Reason, to.ClosedBy, to.Endpoint = o.Reason, o.ClosedBy, clip(o.Endpoint, maxValue)
-	to.Status, to.Sent, to.Received = int32(o.Status), o.Sent, o.Received //nolint:gosec // of HTTP
+	to.Reason, to.ClosedBy = o.Reason, o.ClosedBy
+	to.Target, to.Upstream, to.Endpoint = clip(o.Target, maxTarget), o.Upstream, clip(o.Endpoint, maxAddress)
+	m.attempts, to.Attempts = int32(min(o.Attempts, maxTries)), &m.attempts //nolint:gosec // bounded
+	to.Status, to.Sent, to.Received = int32(o.Status), o.Sent, o.Received   //nolint:gosec // of HTTP
 	return p.bytes(&m.decision)
 }

@@ -120,7 +120,9 @@ func TestRecordsReachTheDatabase(t *testing.T) {
 	f.commit(clouds)
 	r := f.replica("one")
 	p := f.recorder("aws/1", courier.Config{}, r.url)
-	p.Decide(decision(1, true))
+	traced := decision(1, true)
+	traced.Trace = [16]byte{0: 0x0a, 15: 0xf1}
+	p.Decide(traced)
 	f.await(1)
 	d := f.kept()[0]
 	if d.Environment != "aws" || d.Proxy != "spiffe://prod.example/proxy/aws/1#one" || d.Principal != "alice" || d.Route != "shop/orders" || !d.Allow || d.Sequence != 1 {
@@ -138,7 +140,8 @@ func TestRecordsReachTheDatabase(t *testing.T) {
 			t.Errorf("of %s is recorded %q", h.GetName(), h.GetValue())
 		}
 	}
-	if m.GetPrincipal().GetClaims() != `{"email":"alice@shop.example"}` || m.GetTimings().GetDecided().AsDuration() != 2*time.Millisecond {
+	if m.GetPrincipal().GetClaims() != `{"email":"alice@shop.example"}` || m.GetTimings().GetDecided().AsDuration() != 2*time.Millisecond ||
+		m.GetTraceId() != "0a0000000000000000000000000000f1" {
 		t.Errorf("the record is %v", m)
 	}
 }
@@ -153,6 +156,7 @@ func TestOutcomesReachTheDatabase(t *testing.T) {
 	ends := func(d *record.Decision, status int, reason string) {
 		p.Finish(&record.Outcome{
 			Time: d.Time.Add(time.Second), ID: d.ID, Status: status, Reason: reason, Sent: 7, Endpoint: "10.0.0.1:443", Took: time.Second, ClosedBy: d.Closes,
+			Target: "orders.internal/v2", Upstream: "shop/next", Attempts: 2,
 		})
 	}
 	short, long, required := decision(1, true), decision(2, true), decision(3, true)
@@ -186,7 +190,11 @@ func TestOutcomesReachTheDatabase(t *testing.T) {
 	if p.Dropped() != 0 {
 		t.Errorf("%d records were dropped", p.Dropped())
 	}
-	if o := f.read(f.kept()[0]).GetOutcome(); o.GetTook().AsDuration() != time.Second || o.GetSent() != 7 || o.GetEndpoint() != "10.0.0.1:443" || o.GetTime() == nil {
+	o := f.read(f.kept()[0]).GetOutcome()
+	if o.GetTook().AsDuration() != time.Second || o.GetSent() != 7 || o.GetEndpoint() != "10.0.0.1:443" || o.GetTime() == nil {
+		t.Errorf("the outcome is %v", o)
+	}
+	if o.GetTarget() != "orders.internal/v2" || o.GetUpstream() != "shop/next" || o.GetAttempts() != 2 {
 		t.Errorf("the outcome is %v", o)
 	}
 }

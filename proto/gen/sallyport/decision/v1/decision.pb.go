@@ -84,7 +84,10 @@ type Decision struct {
 	Closes string `protobuf:"bytes,26,opt,name=closes,proto3" json:"closes,omitempty"`
 	// How the request ended that was let through. Absent where it was not, while it
 	// goes on, and where the proxy could not tell any more.
-	Outcome       *Outcome `protobuf:"bytes,27,opt,name=outcome,proto3" json:"outcome,omitempty"`
+	Outcome *Outcome `protobuf:"bytes,27,opt,name=outcome,proto3" json:"outcome,omitempty"`
+	// The trace that the request is in (W3C Trace Context), as 32 digits of lower-case
+	// hexadecimal: as the client says, or as it began at the proxy. Empty for none.
+	TraceId       string `protobuf:"bytes,28,opt,name=trace_id,json=traceId,proto3" json:"trace_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -308,6 +311,13 @@ func (x *Decision) GetOutcome() *Outcome {
 	return nil
 }
 
+func (x *Decision) GetTraceId() string {
+	if x != nil {
+		return x.TraceId
+	}
+	return ""
+}
+
 // Outcome is how a request ended that was let through.
 type Outcome struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -315,7 +325,8 @@ type Outcome struct {
 	Time *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=time,proto3" json:"time,omitempty"`
 	// Why it failed, such as upstream_timeout; empty when it did not.
 	Reason string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
-	// Of the upstream, as host:port; empty where none was reached.
+	// Of the upstream, as host:port, that it was sent to last; empty where none was
+	// reached. At most 261 bytes.
 	Endpoint string `protobuf:"bytes,3,opt,name=endpoint,proto3" json:"endpoint,omitempty"`
 	// Of the answer; 499 where the client left before there was one.
 	Status int32 `protobuf:"varint,4,opt,name=status,proto3" json:"status,omitempty"`
@@ -325,7 +336,16 @@ type Outcome struct {
 	// Since the request was received.
 	Took *durationpb.Duration `protobuf:"bytes,7,opt,name=took,proto3" json:"took,omitempty"`
 	// The id of the decision that closed it; empty where none did.
-	ClosedBy      string `protobuf:"bytes,8,opt,name=closed_by,json=closedBy,proto3" json:"closed_by,omitempty"`
+	ClosedBy string `protobuf:"bytes,8,opt,name=closed_by,json=closedBy,proto3" json:"closed_by,omitempty"`
+	// Where it was sent, if that is not where it was asked to: host and path at the
+	// upstream, or of a redirect the Location without its query. Empty where it is. At
+	// most 2048 bytes of it.
+	Target string `protobuf:"bytes,9,opt,name=target,proto3" json:"target,omitempty"`
+	// namespace/name of the one that had it, of a route that has several.
+	Upstream string `protobuf:"bytes,10,opt,name=upstream,proto3" json:"upstream,omitempty"`
+	// How often it was tried to send it, or to connect for that; 0 for what the proxy
+	// answers itself, absent where the proxy does not tell. At most 100.
+	Attempts      *int32 `protobuf:"varint,11,opt,name=attempts,proto3,oneof" json:"attempts,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -414,6 +434,27 @@ func (x *Outcome) GetClosedBy() string {
 		return x.ClosedBy
 	}
 	return ""
+}
+
+func (x *Outcome) GetTarget() string {
+	if x != nil {
+		return x.Target
+	}
+	return ""
+}
+
+func (x *Outcome) GetUpstream() string {
+	if x != nil {
+		return x.Upstream
+	}
+	return ""
+}
+
+func (x *Outcome) GetAttempts() int32 {
+	if x != nil && x.Attempts != nil {
+		return *x.Attempts
+	}
+	return 0
 }
 
 // Request is what was asked, in canonical form.
@@ -1907,7 +1948,7 @@ var File_sallyport_decision_v1_decision_proto protoreflect.FileDescriptor
 
 const file_sallyport_decision_v1_decision_proto_rawDesc = "" +
 	"\n" +
-	"$sallyport/decision/v1/decision.proto\x12\x15sallyport.decision.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe5\a\n" +
+	"$sallyport/decision/v1/decision.proto\x12\x15sallyport.decision.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x80\b\n" +
 	"\bDecision\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12.\n" +
 	"\x04time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12 \n" +
@@ -1936,7 +1977,8 @@ const file_sallyport_decision_v1_decision_proto_rawDesc = "" +
 	"\aomitted\x18\x18 \x01(\x05R\aomitted\x128\n" +
 	"\x06beside\x18\x19 \x03(\v2 .sallyport.decision.v1.PrincipalR\x06beside\x12\x16\n" +
 	"\x06closes\x18\x1a \x01(\tR\x06closes\x128\n" +
-	"\aoutcome\x18\x1b \x01(\v2\x1e.sallyport.decision.v1.OutcomeR\aoutcome\"\x81\x02\n" +
+	"\aoutcome\x18\x1b \x01(\v2\x1e.sallyport.decision.v1.OutcomeR\aoutcome\x12\x19\n" +
+	"\btrace_id\x18\x1c \x01(\tR\atraceId\"\xe3\x02\n" +
 	"\aOutcome\x12.\n" +
 	"\x04time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x1a\n" +
@@ -1945,7 +1987,12 @@ const file_sallyport_decision_v1_decision_proto_rawDesc = "" +
 	"\x04sent\x18\x05 \x01(\x03R\x04sent\x12\x1a\n" +
 	"\breceived\x18\x06 \x01(\x03R\breceived\x12-\n" +
 	"\x04took\x18\a \x01(\v2\x19.google.protobuf.DurationR\x04took\x12\x1b\n" +
-	"\tclosed_by\x18\b \x01(\tR\bclosedBy\"\xf5\x01\n" +
+	"\tclosed_by\x18\b \x01(\tR\bclosedBy\x12\x16\n" +
+	"\x06target\x18\t \x01(\tR\x06target\x12\x1a\n" +
+	"\bupstream\x18\n" +
+	" \x01(\tR\bupstream\x12\x1f\n" +
+	"\battempts\x18\v \x01(\x05H\x00R\battempts\x88\x01\x01B\v\n" +
+	"\t_attempts\"\xf5\x01\n" +
 	"\aRequest\x12\x1a\n" +
 	"\bprotocol\x18\x01 \x01(\tR\bprotocol\x12\x16\n" +
 	"\x06method\x18\x02 \x01(\tR\x06method\x12\x12\n" +
@@ -2159,6 +2206,7 @@ func file_sallyport_decision_v1_decision_proto_init() {
 	if File_sallyport_decision_v1_decision_proto != nil {
 		return
 	}
+	file_sallyport_decision_v1_decision_proto_msgTypes[1].OneofWrappers = []any{}
 	file_sallyport_decision_v1_decision_proto_msgTypes[6].OneofWrappers = []any{}
 	file_sallyport_decision_v1_decision_proto_msgTypes[7].OneofWrappers = []any{}
 	type x struct{}
