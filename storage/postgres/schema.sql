@@ -33,7 +33,8 @@ CREATE TABLE public.decision (
     route text NOT NULL COLLATE pg_catalog."C",
     allow boolean NOT NULL,
     reason text NOT NULL COLLATE pg_catalog."C",
-    record bytea NOT NULL
+    record bytea NOT NULL,
+    trace bytea DEFAULT '\x'::bytea NOT NULL
 )
 PARTITION BY RANGE (id);
 
@@ -235,6 +236,8 @@ CREATE INDEX decision_by_id ON ONLY public.decision USING btree (id);
 CREATE INDEX decision_by_principal ON ONLY public.decision USING btree (principal, id) WHERE (principal <> ''::text);
 
 CREATE INDEX decision_by_route ON ONLY public.decision USING btree (route, id) WHERE (route <> ''::text);
+
+CREATE INDEX decision_by_trace ON ONLY public.decision USING btree (trace, id) WHERE (trace <> '\x'::bytea);
 
 CREATE INDEX denial_by_id ON ONLY public.decision USING btree (id) WHERE (NOT allow);
 
