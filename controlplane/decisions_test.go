@@ -87,6 +87,7 @@ func TestDecisions(t *testing.T) {
 		code connect.Code
 	}{
 		{&adminv1.QueryRequest{Filter: &adminv1.DecisionFilter{Id: "x"}}, connect.CodeInvalidArgument},
+		{&adminv1.QueryRequest{Filter: &adminv1.DecisionFilter{Trace: strings.Repeat("0A", 16)}}, connect.CodeInvalidArgument},
 		{&adminv1.QueryRequest{PageToken: "x"}, connect.CodeInvalidArgument},
 		{&adminv1.QueryRequest{PageSize: 1001}, connect.CodeInvalidArgument},
 	} {

@@ -43,6 +43,22 @@ func (d DecisionID) Time() time.Time {
 	return time.UnixMilli(int64(binary.BigEndian.Uint64(d[:8]) >> 16)).UTC()
 }
 
+// TraceID tells traces apart (W3C Trace Context). The zero value is no trace.
+type TraceID [16]byte
+
+var errTraceID = errors.New("a trace's ID has 32 digits of lower-case hexadecimal, not all of them 0")
+
+// ParseTraceID reads an ID as traceparent has it (section 3.2.2.3).
+func ParseTraceID(s string) (id TraceID, err error) {
+	if len(s) != 2*len(id) {
+		return id, errTraceID
+	}
+	if _, err := hex.Decode(id[:], []byte(s)); err != nil || id == (TraceID{}) || hex.EncodeToString(id[:]) != s {
+		return TraceID{}, errTraceID
+	}
+	return id, nil
+}
+
 // Journal is where records of a proxy come from, in sequence.
 type Journal struct {
 	Proxy ProxyID
@@ -60,6 +76,7 @@ type Decision struct {
 	Route       string // namespace/name; empty for none
 	Allow       bool
 	Reason      string
+	Trace       TraceID
 	Record      []byte // the serialized decision.v1.Decision, without what is above of Journal
 }
 
@@ -89,6 +106,7 @@ type DecisionFilter struct {
 	Reason      string
 	Proxy       ProxyID
 	Environment string
+	Trace       TraceID
 }
 
 // DecisionPage is a part of the decisions that match, newest first.

@@ -60,6 +60,7 @@ func newDecisions(server *connection) *cobra.Command {
 	f.StringVar(&d.filter.Reason, "reason", "", "only those for this `reason`, such as no_matching_policy")
 	f.StringVar(&d.filter.Proxy, "proxy", "", "only those of this proxy, by the `ID` that fleet -o json shows")
 	f.StringVarP(&d.filter.Environment, "environment", "e", "", "only those of this environment")
+	f.StringVar(&d.filter.Trace, "trace", "", "only those of this trace, by its `ID`")
 	f.BoolVar(&d.allowed, "allowed", false, "only what was allowed")
 	f.BoolVar(&d.denied, "denied", false, "only what was denied")
 	f.BoolVar(&d.follow, "follow", false, "show those to come, until interrupted")

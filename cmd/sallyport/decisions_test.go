@@ -35,10 +35,14 @@ func decided(t *testing.T, ts *testscript.TestScript, p *controlplanetest.Plane,
 		Allow: args[1] == "allowed_by_policy", Reason: args[1],
 	}
 	d.ID[6] |= 0x70
+	const trace = "0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a"
+	var err error
+	d.Trace, err = storage.ParseTraceID(trace)
+	ts.Check(err)
 	m := &decisionv1.Decision{
 		Id: d.ID.String(), Time: timestamppb.New(now), Environment: "aws", Revision: 7, Allow: d.Allow, Reason: d.Reason, Route: d.Route,
 		Principal: &decisionv1.Principal{Kind: "user", Id: d.Principal},
-		TraceId:   strings.Repeat("0a", 16),
+		TraceId:   trace,
 		Request:   &decisionv1.Request{Method: "GET", Host: "api.example", Path: args[2]},
 	}
 	if !d.Allow {
@@ -53,7 +57,6 @@ func decided(t *testing.T, ts *testscript.TestScript, p *controlplanetest.Plane,
 		}}
 	}
 	ts.Setenv("DECISION", m.GetId())
-	var err error
 	d.Record, err = proto.Marshal(m)
 	ts.Check(errors.Join(err, store.SaveDecisions(t.Context(), storage.Records{Journal: journal, Last: d.Sequence, Decisions: []storage.Decision{d}})))
 }

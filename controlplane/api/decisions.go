@@ -35,6 +35,7 @@ var _ adminv1connect.DecisionServiceHandler = decisionService{}
 
 var (
 	errID    = connect.NewError(connect.CodeInvalidArgument, errors.New("filter.id is not the ID of a decision"))
+	errTrace = connect.NewError(connect.CodeInvalidArgument, errors.New("filter.trace is not the ID of a trace"))
 	errTails = connect.NewError(connect.CodeResourceExhausted, errors.New("too many callers tail decisions"))
 )
 
@@ -46,6 +47,11 @@ func (s decisionService) filter(f *adminv1.DecisionFilter) (to storage.DecisionF
 	if f.GetId() != "" {
 		if to.ID, err = storage.ParseDecisionID(f.GetId()); err != nil {
 			return to, errID
+		}
+	}
+	if f.GetTrace() != "" {
+		if to.Trace, err = storage.ParseTraceID(f.GetTrace()); err != nil {
+			return to, errTrace
 		}
 	}
 	if f.GetPrincipal() != "" {

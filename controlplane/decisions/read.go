@@ -69,7 +69,7 @@ func (n *intake) add(b *batch, raw []byte, sequence int64) error {
 	if err != nil {
 		return err
 	}
-	confine(&m)
+	trace := confine(&m)
 	at, gone := id.Time(), n.now.Add(-n.Retention)
 	switch ends := m.GetTime() == nil && m.GetOutcome() != nil; {
 	case at.After(n.now.Add(ahead)):
@@ -84,7 +84,7 @@ func (n *intake) add(b *batch, raw []byte, sequence int64) error {
 	case at.Before(gone), at.UnixMilli() != m.GetTime().AsTime().UnixMilli():
 		return errImplausible
 	}
-	d := storage.Decision{ID: id, Sequence: sequence}
+	d := storage.Decision{ID: id, Sequence: sequence, Trace: trace}
 	err = n.decision(&d, &m)
 	b.Decisions = append(b.Decisions, d)
 	return err
@@ -104,25 +104,21 @@ func (n *intake) decision(d *storage.Decision, m *decisionv1.Decision) (err erro
 }
 
 // confine holds what a record says of a trace, and of how the request went, to the
-// bounds of decision.v1, whoever made it.
-func confine(m *decisionv1.Decision) {
-	if !isTrace(m.GetTraceId()) {
+// bounds of decision.v1, whoever made it. It returns the trace, zero for none.
+func confine(m *decisionv1.Decision) storage.TraceID {
+	trace, err := storage.ParseTraceID(m.GetTraceId())
+	if err != nil {
 		m.TraceId = ""
 	}
 	o := m.GetOutcome()
 	if o == nil {
-		return
+		return trace
 	}
 	o.Target, o.Upstream, o.Endpoint = text(o.GetTarget(), maxTarget), text(o.GetUpstream(), maxName), text(o.GetEndpoint(), maxEndpoint)
 	if o.Attempts != nil {
 		*o.Attempts = min(max(*o.Attempts, 0), maxAttempts)
 	}
-}
-
-// isTrace reports whether an ID of a trace is written as W3C Trace Context does
-// (section 3.2.2.3).
-func isTrace(id string) bool {
-	return len(id) == 32 && strings.Trim(id, "0123456789abcdef") == "" && strings.Trim(id, "0") != ""
+	return trace
 }
 
 // text returns s as text of at most n bytes.

@@ -41,7 +41,7 @@ const (
 )
 
 var (
-	decisionColumns = []string{"id", "journal", "sequence", "environment", "principal", "route", "allow", "reason", "record"}
+	decisionColumns = []string{"id", "journal", "sequence", "environment", "principal", "route", "allow", "reason", "trace", "record"}
 	outcomeColumns  = []string{"id", "journal", "sequence", "record"}
 )
 
@@ -123,10 +123,18 @@ func copyDecisions(ctx context.Context, tx pgx.Tx, journal int64, all []storage.
 	_, err := tx.CopyFrom(ctx, pgx.Identifier{"decision"}, decisionColumns, pgx.CopyFromSlice(len(all), func(i int) ([]any, error) {
 		r := &all[i]
 		return []any{
-			[16]byte(r.ID), journal, r.Sequence, text(r.Environment), text(r.Principal), text(r.Route), r.Allow, text(r.Reason), notNull(r.Record),
+			[16]byte(r.ID), journal, r.Sequence, text(r.Environment), text(r.Principal), text(r.Route), r.Allow, text(r.Reason), traceBytes(r.Trace), notNull(r.Record),
 		}, nil
 	}))
 	return err
+}
+
+// traceBytes returns those that the database has of a trace: none for none.
+func traceBytes(id storage.TraceID) []byte {
+	if id == (storage.TraceID{}) {
+		return []byte{}
+	}
+	return id[:]
 }
 
 func copyOutcomes(ctx context.Context, tx pgx.Tx, journal int64, all []storage.Outcome) error {

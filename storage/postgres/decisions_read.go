@@ -14,12 +14,14 @@ import (
 	"github.com/sallyport/sallyport/storage"
 )
 
-const selectDecisions = `select d.id, j.proxy, j.boot, d.sequence, d.environment, d.principal, d.route, d.allow, d.reason, d.record
+const selectDecisions = `select d.id, j.proxy, j.boot, d.sequence, d.environment, d.principal, d.route, d.allow, d.reason, d.trace, d.record
 	from decision d join decision_journal j on j.id = d.journal`
 
 func scanDecision(row pgx.CollectableRow) (storage.Decision, error) {
 	var d storage.Decision
-	err := row.Scan((*[16]byte)(&d.ID), &d.Proxy, &d.Boot, &d.Sequence, &d.Environment, &d.Principal, &d.Route, &d.Allow, &d.Reason, &d.Record)
+	var trace []byte
+	err := row.Scan((*[16]byte)(&d.ID), &d.Proxy, &d.Boot, &d.Sequence, &d.Environment, &d.Principal, &d.Route, &d.Allow, &d.Reason, &trace, &d.Record)
+	copy(d.Trace[:], trace)
 	return d, err
 }
 
@@ -56,6 +58,9 @@ func (c *conditions) filter(f storage.DecisionFilter, journals []int64) {
 	}
 	if f.Route != "" {
 		c.add("d.route = $ and d.route <> ''", f.Route)
+	}
+	if f.Trace != (storage.TraceID{}) {
+		c.add("d.trace = $ and d.trace <> ''", traceBytes(f.Trace))
 	}
 	if f.Allow != nil {
 		c.clauses = append(c.clauses, map[bool]string{true: "d.allow", false: "not d.allow"}[*f.Allow])

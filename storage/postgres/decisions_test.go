@@ -135,7 +135,10 @@ func TestDecisionsAreFound(t *testing.T) {
 	two := storage.Journal{Proxy: "spiffe://prod.example/proxy/gcp#2", Boot: []byte("b")}
 	r.save(t, one, 1, decided(time.Millisecond, nil), decided(2*time.Millisecond, denied),
 		decided(-2*time.Hour, func(d *storage.Decision) { denied(d); d.Principal, d.Route = "bob", "shop/carts" })) // yesterday
-	r.save(t, two, 1, decided(3*time.Millisecond, func(d *storage.Decision) { d.Environment, d.Principal, d.Route = "gcp", "", "" }))
+	trace := storage.TraceID{0: 1, 15: 0xff}
+	r.save(t, two, 1, decided(3*time.Millisecond, func(d *storage.Decision) {
+		d.Environment, d.Principal, d.Route, d.Trace = "gcp", "", "", trace
+	}))
 	yes, no := true, false
 	filter := func(f storage.DecisionFilter) storage.DecisionPage { return storage.DecisionPage{DecisionFilter: f} }
 	for _, c := range []struct {
@@ -155,6 +158,8 @@ func TestDecisionsAreFound(t *testing.T) {
 		{"one proxy", filter(storage.DecisionFilter{Proxy: two.Proxy}), "3ms"},
 		{"another proxy", filter(storage.DecisionFilter{Proxy: "spiffe://prod.example/proxy/gcp#3"}), ""},
 		{"one environment", filter(storage.DecisionFilter{Environment: "gcp"}), "3ms"},
+		{"one trace", filter(storage.DecisionFilter{Trace: trace}), "3ms"},
+		{"another trace", filter(storage.DecisionFilter{Trace: storage.TraceID{0: 1}}), ""},
 		{"a time", storage.DecisionPage{From: storage.DecisionsFrom(today), Before: storage.DecisionsFrom(today.Add(2 * time.Millisecond))}, "1ms"},
 		{"a page", storage.DecisionPage{Limit: 2}, "3ms 2ms"},
 	} {
@@ -333,5 +338,22 @@ func TestDecisionIDs(t *testing.T) {
 	id := storage.DecisionsFrom(noon)
 	if !id.Time().Equal(noon.Truncate(time.Millisecond)) || binary.BigEndian.Uint64(id[8:]) != 0 {
 		t.Errorf("%s is of %v", id, id.Time())
+	}
+}
+
+func TestTraceIDs(t *testing.T) {
+	for text, good := range map[string]bool{
+		"4bf92f3577b34da6a3ce929d0e0e4736":   true,
+		"4BF92F3577B34DA6A3CE929D0E0E4736":   false,
+		"4bf92f3577b34da6a3ce929d0e0e473":    false,
+		"4bf92f3577b34da6a3ce929d0e0e473600": false,
+		"4bf92f3577b34da6a3ce929d0e0e473g":   false,
+		"00000000000000000000000000000000":   false,
+		"":                                   false,
+	} {
+		id, err := storage.ParseTraceID(text)
+		if (err == nil) != good || good != (id != storage.TraceID{}) {
+			t.Errorf("%q: %x, %v", text, id, err)
+		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"flag"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,6 +17,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/sallyport/sallyport/internal/snapshot"
+	"github.com/sallyport/sallyport/storage"
 	"github.com/sallyport/sallyport/storage/postgres"
 	"github.com/sallyport/sallyport/storage/storagetest"
 )
@@ -112,10 +114,9 @@ func TestMigrate(t *testing.T) {
 	}
 }
 
-// A fleet from before the security lane keeps what it has, and gets the lane.
-func TestMigrateAddsTheSecurityLane(t *testing.T) {
-	t.Parallel()
-	dsn := storagetest.Postgres(t, nil)
+// migrateTo makes the schema of an earlier version.
+func migrateTo(t *testing.T, dsn string, version int64) {
+	t.Helper()
 	db, err := sql.Open("pgx", dsn)
 	if err != nil {
 		t.Fatal(err)
@@ -126,9 +127,16 @@ func TestMigrateAddsTheSecurityLane(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := before.UpTo(t.Context(), 1); err != nil {
+	if _, err := before.UpTo(t.Context(), version); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// A fleet from before the security lane keeps what it has, and gets the lane.
+func TestMigrateAddsTheSecurityLane(t *testing.T) {
+	t.Parallel()
+	dsn := storagetest.Postgres(t, nil)
+	migrateTo(t, dsn, 1)
 	digest := snapshot.DocumentDigest([]byte("a"))
 	alter(t, dsn, `update fleet set revision = 1`)
 	alter(t, dsn, `insert into revision values (1, now(), 'ann', 'first', 1)`)
@@ -153,6 +161,43 @@ func TestMigrateAddsTheSecurityLane(t *testing.T) {
 	}
 	if c := f.apply(t, environment("gcp")); c.Revision != 2 {
 		t.Errorf("the next revision is %d", c.Revision)
+	}
+}
+
+// Records from before they had traces are there still, and replicas of before go on
+// writing. Days that come are indexed by trace; those that were there are not.
+func TestMigrateAddsTraces(t *testing.T) {
+	t.Parallel()
+	dsn := storagetest.Postgres(t, nil)
+	migrateTo(t, dsn, 5)
+	day := func(d storage.Decision) string { return "decision_" + d.ID.Time().Format("20060102") }
+	old, late, next := decided(0, nil), decided(time.Minute, nil), decided(24*time.Hour, nil)
+	alter(t, dsn, `create table `+day(old)+` (like decision including all)`)
+	alter(t, dsn, fmt.Sprintf(`alter table decision attach partition %s for values from ('%s') to ('%s')`, day(old),
+		storage.DecisionsFrom(today.Truncate(24*time.Hour)), storage.DecisionsFrom(today.Truncate(24*time.Hour).Add(24*time.Hour))))
+	alter(t, dsn, `insert into decision_journal (proxy, boot, sequence, updated_at) values ('p', 'b', 2, now())`)
+	const write = `insert into decision (id, journal, sequence, environment, principal, route, allow, reason, record)
+		values ($1, 1, $2, 'aws', 'alice', 'shop/orders', false, 'r', $3)`
+	alter(t, dsn, write, old.ID.String(), 1, []byte("old"))
+	if err := postgres.Migrate(t.Context(), dsn); err != nil {
+		t.Fatal(err)
+	}
+	alter(t, dsn, write, late.ID.String(), 2, []byte("late"))
+	r := records{connectRecords(t, dsn), dsn}
+	next.Trace, next.Record = storage.TraceID{15: 1}, []byte("next")
+	r.save(t, one, 1, next)
+	if got := r.found(t, storage.DecisionPage{}); got != "next late old" {
+		t.Errorf("found were %s", got)
+	}
+	if got := r.found(t, storage.DecisionPage{DecisionFilter: storage.DecisionFilter{Trace: next.Trace}}); got != "next" {
+		t.Errorf("found by the trace were %s", got)
+	}
+	for table, want := range map[string]int{day(old): 0, day(next): 1} {
+		var got int
+		err := session(t, dsn).QueryRow(t.Context(), `select count(*) from pg_indexes where tablename = $1 and indexdef like '%(trace, id)%'`, table).Scan(&got)
+		if err != nil || got != want {
+			t.Errorf("%s has %d indexes by trace, want %d (%v)", table, got, want, err)
+		}
 	}
 }
 

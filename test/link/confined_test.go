@@ -13,6 +13,7 @@ import (
 	decisionv1 "github.com/sallyport/sallyport/proto/gen/sallyport/decision/v1"
 	proxyv1 "github.com/sallyport/sallyport/proto/gen/sallyport/proxy/v1"
 	"github.com/sallyport/sallyport/proto/gen/sallyport/proxy/v1/proxyv1connect"
+	"github.com/sallyport/sallyport/storage"
 )
 
 // push has a proxy of aws, of whatever version, push records.
@@ -65,9 +66,13 @@ func TestRecordsAreConfined(t *testing.T) {
 		{},
 		{TraceId: trace, Outcome: &decisionv1.Outcome{Endpoint: long[:260] + "\ufffd"}},
 	} {
-		m := f.read(f.kept()[i])
+		d := f.kept()[i]
+		m := f.read(d)
 		if got := (&decisionv1.Decision{TraceId: m.GetTraceId(), Outcome: m.GetOutcome()}); !proto.Equal(got, want) {
 			t.Errorf("record %d: %v", i+1, got)
+		}
+		if kept := d.Trace != (storage.TraceID{}); kept != (want.GetTraceId() != "") {
+			t.Errorf("record %d is found by the trace %x", i+1, d.Trace)
 		}
 	}
 }

@@ -84,8 +84,10 @@ type DecisionFilter struct {
 	Verdict Verdict `protobuf:"varint,4,opt,name=verdict,proto3,enum=sallyport.admin.v1.Verdict" json:"verdict,omitempty"`
 	Reason  string  `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
 	// As in Proxy.id.
-	Proxy         string `protobuf:"bytes,6,opt,name=proxy,proto3" json:"proxy,omitempty"`
-	Environment   string `protobuf:"bytes,7,opt,name=environment,proto3" json:"environment,omitempty"`
+	Proxy       string `protobuf:"bytes,6,opt,name=proxy,proto3" json:"proxy,omitempty"`
+	Environment string `protobuf:"bytes,7,opt,name=environment,proto3" json:"environment,omitempty"`
+	// As in Decision.trace_id.
+	Trace         string `protobuf:"bytes,8,opt,name=trace,proto3" json:"trace,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -165,6 +167,13 @@ func (x *DecisionFilter) GetProxy() string {
 func (x *DecisionFilter) GetEnvironment() string {
 	if x != nil {
 		return x.Environment
+	}
+	return ""
+}
+
+func (x *DecisionFilter) GetTrace() string {
+	if x != nil {
+		return x.Trace
 	}
 	return ""
 }
@@ -403,7 +412,7 @@ var File_sallyport_admin_v1_decision_proto protoreflect.FileDescriptor
 
 const file_sallyport_admin_v1_decision_proto_rawDesc = "" +
 	"\n" +
-	"!sallyport/admin/v1/decision.proto\x12\x12sallyport.admin.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a$sallyport/decision/v1/decision.proto\"\x9d\x02\n" +
+	"!sallyport/admin/v1/decision.proto\x12\x12sallyport.admin.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a$sallyport/decision/v1/decision.proto\"\xbc\x02\n" +
 	"\x0eDecisionFilter\x12\x17\n" +
 	"\x02id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x18$R\x02id\x12&\n" +
 	"\tprincipal\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x10R\tprincipal\x12\x1d\n" +
@@ -411,7 +420,8 @@ const file_sallyport_admin_v1_decision_proto_rawDesc = "" +
 	"\averdict\x18\x04 \x01(\x0e2\x1b.sallyport.admin.v1.VerdictB\b\xbaH\x05\x82\x01\x02\x10\x01R\averdict\x12\x1f\n" +
 	"\x06reason\x18\x05 \x01(\tB\a\xbaH\x04r\x02\x18?R\x06reason\x12\x1e\n" +
 	"\x05proxy\x18\x06 \x01(\tB\b\xbaH\x05r\x03\x18\x80 R\x05proxy\x12)\n" +
-	"\venvironment\x18\a \x01(\tB\a\xbaH\x04r\x02\x18?R\venvironment\"\x80\x02\n" +
+	"\venvironment\x18\a \x01(\tB\a\xbaH\x04r\x02\x18?R\venvironment\x12\x1d\n" +
+	"\x05trace\x18\b \x01(\tB\a\xbaH\x04r\x02\x18 R\x05trace\"\x80\x02\n" +
 	"\fQueryRequest\x12:\n" +
 	"\x06filter\x18\x01 \x01(\v2\".sallyport.admin.v1.DecisionFilterR\x06filter\x120\n" +
 	"\x05since\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x120\n" +
