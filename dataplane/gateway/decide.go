@@ -183,6 +183,9 @@ func (g *Gateway) route(s grounds, c *request.Canonical) verdict {
 	if r != nil {
 		return verdict{way: g.way(s.state, r)}
 	}
+	if ambiguous := c.Ambiguity(); ambiguous != nil {
+		return malformed(ambiguous) // whether there would have been a route or not
+	}
 	if unclear := result.Unclear(); unclear != "" {
 		return denied(http.StatusBadRequest, ReasonAmbiguous, unclear)
 	}

@@ -45,6 +45,9 @@ type visit struct {
 
 // reserved answers for the gateway's own paths.
 func (g *Gateway) reserved(ctx context.Context, v *visit) verdict {
+	if ambiguous := v.request.Ambiguity(); ambiguous != nil {
+		return malformed(ambiguous)
+	}
 	methods, answer := []string{http.MethodGet}, g.callback
 	switch v.request.Path {
 	case signin.Callback:

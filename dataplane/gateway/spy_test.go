@@ -209,9 +209,12 @@ func (w *world) everybody(upstream string) string {
 {apiVersion: sallyport/v1, kind: Route, metadata: {namespace: shop, name: orders},
  spec: {hosts: [%s], paths: ["/v1/**"], upstream: orders, authentication: {anonymous: true}}}
 ---
+{apiVersion: sallyport/v1, kind: Route, metadata: {namespace: shop, name: files},
+ spec: {hosts: [%s], paths: ["/files/{name}/raw", "/files/a/raw"], upstream: orders, authentication: {anonymous: true}, encodedSlashes: KEEP}}
+---
 {apiVersion: sallyport/v1, kind: Policy, metadata: {namespace: shop, name: everybody},
- spec: {routes: {names: [orders]}, effect: ALLOW, principals: [{anonymous: true}]}}
-`, upstream, host)
+ spec: {routes: {names: [orders, files]}, effect: ALLOW, principals: [{anonymous: true}]}}
+`, upstream, host, host)
 }
 
 // inStep is a request that follows on what may have confused somebody.

@@ -277,6 +277,7 @@ func (t *Table) refer(r *Route, spec *resourcev1.Route) {
 	r.Assertion, r.IdentityHeaders = spec.GetAssertion(), spec.GetIdentityHeaders()
 	r.Record, r.CORS = spec.GetRecord(), corsOf(spec.GetCors())
 	r.IdleTimeout, r.ServerHeaders, r.ErrorPages = spec.GetIdleTimeout().AsDuration(), spec.GetServerHeaders(), spec.GetErrorPages()
+	r.EscapedSlashes = spec.GetEncodedSlashes() == resourcev1.EncodedSlashes_ENCODED_SLASHES_KEEP
 	r.Timeout = defaultTimeout
 	if spec.GetTimeout() != nil {
 		r.Timeout = spec.GetTimeout().AsDuration()

@@ -171,6 +171,49 @@ func TestCompile(t *testing.T) {
 	}
 }
 
+// A route says for itself whether escaped slashes are parts of segments, and one that
+// does not leaves no request to the next.
+func TestEscapedSlashesAreForRoutesThatKeepThem(t *testing.T) {
+	route := func(name, spec string) string {
+		return "\n---\n{apiVersion: sallyport/v1, kind: Route, metadata: {namespace: shop, name: " + name +
+			"}, spec: {hosts: [files.example], " + spec + ", upstream: orders, authentication: {anonymous: true}}}"
+	}
+	once := compile.Compile(nil, snap(t, 7, documents(t, fleet+route("kept", `paths: ["/files/{id}", /files/a], encodedSlashes: KEEP`)+
+		route("strict", `paths: ["/strict/{id}"], encodedSlashes: REFUSE, cors: {origins: ["https://app.example"]}`)+route("rest", `encodedSlashes: KEEP, methods: [GET]`))))
+	if len(once.Rejects()) > 0 {
+		t.Fatalf("rejects %v", once.Rejects())
+	}
+	for _, c := range []struct{ method, path, want string }{
+		{"GET", "/files/a", "kept"},
+		{"GET", "/files/a%2Fb", "kept"},
+		{"GET", "/files%2Fa", "rest"},
+		{"GET", "/.sallyportal%2Fa", "rest"},
+		{"GET", "/.sallyport%2Fa", ""}, // the gateway's own, for whoever splits there
+		{"GET", "/strict/a", "strict"},
+		{"GET", "/strict/a%2Fb", ""},
+		{"GET", "/strict/a/b%2Fc", "rest"},
+		{"POST", "/a%2Fb", ""},
+	} {
+		got := ""
+		r, result := once.Match(ask(c.method, "files.example", c.path))
+		if r != nil {
+			got = r.Key.Name
+		}
+		if got != c.want || result.Found() != (r != nil) {
+			t.Errorf("%s %s: %q, want %q", c.method, c.path, got, c.want)
+		}
+	}
+	asks := ask("OPTIONS", "files.example", "/strict/a%2Fb")
+	asks.Header = map[string][]string{"Origin": {"https://app.example"}, "Access-Control-Request-Method": {"GET"}}
+	if once.Preflight(asks) != nil {
+		t.Error("a preflight is for a request that would be refused")
+	}
+	then := compile.Compile(once, snap(t, 8, documents(t, fleet+route("kept", `paths: ["/files/{id}", /files/a]`))))
+	if r, _ := then.Match(ask("GET", "files.example", "/files/a%2Fb")); r != nil {
+		t.Errorf("%v keeps what it does not any more", r.Key)
+	}
+}
+
 // What belongs into the security lane would be in force nowhere in a snapshot of
 // an environment: there it is rejected, and everything denied.
 func TestRevocationsAreNotForSnapshots(t *testing.T) {

@@ -2,6 +2,7 @@ package compile
 
 import (
 	"iter"
+	"strings"
 	"time"
 
 	"github.com/sallyport/sallyport/internal/cors"
@@ -79,7 +80,8 @@ type Route struct {
 	ServerHeaders bool                   // what names the upstream's software stays
 	ErrorPages    *resourcev1.ErrorPages // nil for none; not to be modified
 
-	WebSocket bool // requests may become one
+	WebSocket      bool // requests may become one
+	EscapedSlashes bool // they are kept, as parts of segments
 
 	Assertion       *resourcev1.Assertion // nil for none; not to be modified
 	IdentityHeaders []resourcev1.IdentityHeader
@@ -166,8 +168,9 @@ func (t *Table) Snapshot() *snapshot.Snapshot {
 	return t.snapshot
 }
 
-// Match returns the route that a canonical request takes, nil when none does.
-// It does not allocate.
+// Match returns the route that a canonical request takes, nil when none does, and
+// when that route does not keep the escaped slashes of its path: c.Ambiguity says so.
+// It does not allocate for those that have a route.
 func (t *Table) Match(c *request.Canonical) (*Route, route.Result) {
 	if t == nil || t.matcher == nil {
 		return nil, route.Result{}
@@ -176,7 +179,16 @@ func (t *Table) Match(c *request.Canonical) (*Route, route.Result) {
 	if !result.Found() {
 		return nil, result
 	}
-	return t.routes[slot], result
+	if r := t.routes[slot]; r.keeps(c) || c.Ambiguity() == nil {
+		return r, result
+	}
+	return nil, route.Result{}
+}
+
+// keeps reports whether the escaped slashes of a path are kept. They never are where
+// slashes would make it one of the gateway's own.
+func (r *Route) keeps(c *request.Canonical) bool {
+	return r.EscapedSlashes && !strings.HasPrefix(c.Path, resource.ReservedPath+"%2F")
 }
 
 // Preflight returns the route of the request that a browser asks about before it sends
@@ -194,7 +206,8 @@ func (t *Table) Preflight(c *request.Canonical) *Route {
 }
 
 // Candidates yields all routes that claim a request, each once, in the order in which
-// they would take it: the first is the one of Match.
+// they would take it: the first is the one of Match, if it keeps what the path has of
+// escaped slashes.
 func (t *Table) Candidates(c *request.Canonical) iter.Seq[*Route] {
 	return func(yield func(*Route) bool) {
 		if t == nil || t.matcher == nil {

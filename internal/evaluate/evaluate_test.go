@@ -23,6 +23,8 @@ const fleet = `
 ---
 {apiVersion: sallyport/v1, kind: Route, metadata: {namespace: shop, name: orders}, spec: {hosts: [api.example], paths: ["/orders/{id}"], methods: [GET, PUT], upstream: orders, authentication: {identityProviders: [login]}}}
 ---
+{apiVersion: sallyport/v1, kind: Route, metadata: {namespace: shop, name: files}, spec: {hosts: [api.example], paths: ["/files/{name}"], upstream: orders, authentication: {identityProviders: [login]}, encodedSlashes: KEEP}}
+---
 {apiVersion: sallyport/v1, kind: Policy, metadata: {namespace: shop, name: reads}, spec: {routes: {all: true}, effect: ALLOW, principals: [{group: shop}, {subject: bob, identityProvider: login}], methods: [GET]}}
 ---
 {apiVersion: sallyport/v1, kind: Policy, metadata: {namespace: shop, name: tenants}, spec: {routes: {all: true}, effect: DENY, methods: [PUT], when: 'request.headers["x-tenant"] != "shop"'}}
@@ -107,6 +109,10 @@ func TestAsk(t *testing.T) {
 		{"elsewhere", &adminv1.Question{Principal: user("alice", "shop"), Path: "/carts"}, "no_route", ""},
 		{"method", &adminv1.Question{Method: "POST", Principal: user("alice", "shop"), Path: "/orders/7"}, "method_not_allowed", ""},
 		{"dots", &adminv1.Question{Principal: user("alice", "shop"), Path: "/orders/../7"}, "path_dot_segment", ""},
+		{"an escaped slash", &adminv1.Question{Principal: user("alice", "shop"), Path: "/orders/a%2Fb"}, "path_ambiguous_escape", ""},
+		{"an escaped slash that is kept", &adminv1.Question{Principal: user("alice", "shop"), Path: "/files/a%2fb"}, "allowed_by_policy", "shop/reads"},
+		{"an escaped slash and dots", &adminv1.Question{Principal: user("alice", "shop"), Path: "/files/..%2fb"}, "path_ambiguous_escape", ""},
+		{"an escaped slash that nobody takes", &adminv1.Question{Principal: user("alice", "shop"), Path: "/files%2fb"}, "path_ambiguous_escape", ""},
 		{"another server", &adminv1.Question{Principal: user("alice", "shop"), Path: "/orders/7", Signals: &decisionv1.Signals{Tls: &decisionv1.TLS{Version: "1.3", Sni: "x.example"}}}, "misdirected_request", ""},
 	} {
 		c.question.Host = "api.example"
@@ -221,6 +227,15 @@ func TestExplainOfRecords(t *testing.T) {
 		{"on a device with a pseudonym", record("allowed_by_policy", "shop/own", "GET", func(d *decisionv1.Decision) {
 			d.Principal, d.Signals = user("eve", "owners"), &decisionv1.Signals{Device: &decisionv1.Device{Id: "~a", Owner: "~b", Pseudonymised: true}}
 		}), unknown, `shop/own: the condition reads signals.device["owner"], and a pseudonym is recorded`},
+		{"an escaped slash that is kept", record("allowed_by_policy", "shop/reads", "GET", func(d *decisionv1.Decision) {
+			d.Route, d.Request.Path = "shop/files", "/files/a%2Fb"
+		}), same, ""},
+		{"an escaped slash", record("path_ambiguous_escape", "", "GET", func(d *decisionv1.Decision) {
+			d.Route, d.Request.Path = "", "/orders/a%2Fb"
+		}), same, ""},
+		{"an escape that nobody keeps", record("path_ambiguous_escape", "", "", func(d *decisionv1.Decision) {
+			d.Route, d.Request.Path, d.Status = "", "/orders/a%5Cb", 400
+		}), notAsked, ""},
 		{"nobody got to ask", record("token_expired", "", "GET", func(d *decisionv1.Decision) { d.Status = 401 }), notAsked, ""},
 	} {
 		note, ok := evaluate.Repeatable(c.record)
@@ -254,7 +269,7 @@ func TestWhoCan(t *testing.T) {
 	if len(puts.GetDenies()) != 2 || puts.GetDenies()[0].GetWhen() != `request.headers["x-tenant"] != "shop"` {
 		t.Errorf("denied are %v", puts.GetDenies())
 	}
-	for _, m := range []*adminv1.WhoCanRequest{{Route: "shop/x"}, {Route: "x"}, {Host: "x.example", Path: "/"}} {
+	for _, m := range []*adminv1.WhoCanRequest{{Route: "shop/x"}, {Route: "x"}, {Host: "x.example", Path: "/"}, {Host: "api.example", Path: "/orders/a%2Fb"}} {
 		if res := evaluate.WhoCan(made, m); res != nil {
 			t.Errorf("%v finds %v", m, res)
 		}

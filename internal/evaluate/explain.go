@@ -5,6 +5,7 @@ import (
 
 	"github.com/sallyport/sallyport/internal/compile"
 	"github.com/sallyport/sallyport/internal/policy"
+	"github.com/sallyport/sallyport/internal/request"
 	"github.com/sallyport/sallyport/internal/schema"
 	adminv1 "github.com/sallyport/sallyport/proto/gen/sallyport/admin/v1"
 	decisionv1 "github.com/sallyport/sallyport/proto/gen/sallyport/decision/v1"
@@ -18,6 +19,10 @@ func Repeatable(d *decisionv1.Decision) (note string, ok bool) {
 		return "", true
 	case string(policy.ReasonAllowed), string(policy.ReasonDenied), string(policy.ReasonNoMatch), string(policy.ReasonEvaluationError):
 		return "", d.GetRoute() != ""
+	case request.ReasonPathAmbiguous: // of a path that another route might keep as it is
+		if d.GetRequest().GetMethod() != "" {
+			return "", true
+		}
 	case ReasonUnavailable:
 		if d.GetRoute() != "" {
 			return "", true

@@ -27,8 +27,11 @@ func match(a *adminv1.Answer, t *compile.Table, q *Question) *compile.Route {
 		return r
 	}
 	r, result := t.Match(c)
+	ambiguous := c.Ambiguity()
 	switch methods := result.Allow(); {
 	case r != nil:
+	case ambiguous != nil:
+		deny(a, ambiguous.Status, ambiguous.Reason, ambiguous.Detail)
 	case result.Unclear() != "":
 		deny(a, http.StatusBadRequest, ReasonAmbiguous, result.Unclear())
 	case len(methods) > 0:

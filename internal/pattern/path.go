@@ -145,7 +145,9 @@ func checkEscape(s string) (byte, error) {
 	switch {
 	case !ok:
 		return 0, errors.New("an escape is % and two hexadecimal digits")
-	case c < 0x20 || c == 0x7f || c == '/' || c == '\\' || c == ';':
+	case c == '/':
+		return 0, errors.New("escape %2F is for {name}, * and ** to match, where a route keeps it")
+	case c < 0x20 || c == 0x7f || c == '\\' || c == ';':
 		return 0, fmt.Errorf("escape %s is never let through", s[:3])
 	case standsForItself(c):
 		return 0, fmt.Errorf("escape %s is written %c", s[:3], c)

@@ -26,7 +26,7 @@ func TestPathMatch(t *testing.T) {
 		{"/", []string{"/"}, []string{"", "//", "/a", "x"}},
 		{"/orders", []string{"/orders"}, []string{"/orders/", "/Orders", "/orders2", "/order", "/orders/7", "orders", "/v1/orders"}},
 		{"/orders/", []string{"/orders/"}, []string{"/orders", "/orders//", "/orders/7"}},
-		{"/orders/{id}", []string{"/orders/7", "/orders/..x", "/orders/a%20b"},
+		{"/orders/{id}", []string{"/orders/7", "/orders/..x", "/orders/a%20b", "/orders/a%2Fb"},
 			[]string{"/orders", "/orders/", "/orders/7/", "/orders/7/items", "/orders/.", "/orders/..", "/Orders/7"}},
 		{"/*/items", []string{"/7/items"}, []string{"//items", "/items", "/7/8/items", "/7/items/"}},
 		{"/orders/**", []string{"/orders", "/orders/", "/orders/a", "/orders/a/b", "/orders/a/b/", "/orders/.well-known/..x"},

@@ -17,7 +17,7 @@ const (
 	ReasonPathByte          = "path_invalid_byte"     // a raw byte that RFC 3986 does not allow in a path
 	ReasonPathEscape        = "path_invalid_escape"   // "%" without two hexadecimal digits
 	ReasonPathControl       = "path_control_byte"     // "%00", "%0a", "%7f"
-	ReasonPathAmbiguous     = "path_ambiguous_escape" // "%2f", "%5c", "%3b", and "%25" before what would decode again
+	ReasonPathAmbiguous     = "path_ambiguous_escape" // "%2f" (see Ambiguity), "%5c", "%3b", and "%25" before what would decode again
 	ReasonPathUTF8          = "path_invalid_utf8"     // overlong or broken: "%c0%af"
 	ReasonPathDots          = "path_dot_segment"      // ".", "..", "..;x", also when escaped
 	ReasonPathEmpty         = "path_empty_segment"    // "//", "/;x"

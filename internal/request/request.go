@@ -45,7 +45,8 @@ type Canonical struct {
 	Host string
 
 	// Target is what is forwarded. Path and RawQuery are its two parts, the
-	// query without its question mark and as the client spelled it.
+	// query without its question mark and as the client spelled it. "%2F" is the one
+	// escape of Path that not every route takes: see Ambiguity.
 	Target   string
 	Path     string
 	RawQuery string
@@ -61,7 +62,8 @@ type Canonical struct {
 }
 
 // Canonicalise returns the canonical form of raw, or an *Error that says why
-// there is none. Applied to a canonical form it changes nothing.
+// there is none. Applied to a canonical form it changes nothing. Whoever does not look
+// for a route by the form asks its Ambiguity as well.
 //
 // It takes over raw.Header and cleans it in place, which keeps the usual
 // request free of allocations; after an error the map is in an undefined state.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"testing"
@@ -120,7 +121,20 @@ func TestTricksAndTheirHonestSiblings(t *testing.T) {
 		{request.ReasonPathControl, target("/a%0d%0aHost:%20evil"), target("/a%20evil")},
 		{request.ReasonPathControl, target("/a%7f"), target("/a%7e")},
 		{request.ReasonPathAmbiguous, target("/pub%2f..%2fadmin"), target("/pub..admin")},
-		{request.ReasonPathAmbiguous, target("/a%2Fb"), target("/a/b")},
+		{request.ReasonPathAmbiguous, target("/..%2fadmin"), target("/...%2fadmin")},
+		{request.ReasonPathAmbiguous, target("/pub%2F.."), target("/pub%2F...")},
+		{request.ReasonPathAmbiguous, target("/%2e%2e%2fadmin"), target("/%2e%2e%2dadmin")},
+		{request.ReasonPathAmbiguous, target("/a%2F.%2Fb"), target("/a%2F.b")},
+		{request.ReasonPathAmbiguous, target("/a%2F..;v=1%2Fb"), target("/a%2F..a;v=1%2Fb")},
+		{request.ReasonPathAmbiguous, target("/a%2F;v=1"), target("/a%2Fb;v=1")},
+		{request.ReasonPathAmbiguous, target("/%2Fetc"), target("/etc%2Fx")},
+		{request.ReasonPathAmbiguous, target("/a%2F%2Fb"), target("/a%2Fc%2Fb")},
+		{request.ReasonPathAmbiguous, target("/a%2F/b"), target("/a%2Fc/b")},
+		{request.ReasonPathAmbiguous, target("/a%2F"), target("/a%2Fb/")},
+		{request.ReasonPathAmbiguous, target("/a%2F%5Cb"), target("/a%2F%5Bb")},
+		{request.ReasonPathControl, target("/a%2F%00"), target("/a%2F%200")},
+		{request.ReasonPathUTF8, target("/a%2F%c0%af"), target("/a%2F%c3%af")},
+		{request.ReasonPathUTF8, target("/%c3%2F%af"), target("/%c3%af%2Fa")},
 		{request.ReasonPathAmbiguous, target("/a%5cb"), target("/a%5bb")},
 		{request.ReasonPathAmbiguous, target("/..%3b/admin"), target("/..%3a/admin")},
 		{request.ReasonPathAmbiguous, target("/%252e%252e/admin"), target("/%252d/admin")},
@@ -292,6 +306,7 @@ func TestOneSpellingForEveryPath(t *testing.T) {
 		{"/100%25", "/100%25", ""},
 		{"/a%2eb", "/a.b", ""},
 		{"/m;v=1;w=%2e", "/m;v=1;w=.", ""},
+		{"/group%2fname%2F%2e%41/x", "/group%2Fname%2F.A/x", ""},
 	} {
 		got, err := request.Canonicalise(raw(target(c.target)))
 		if err != nil {
@@ -302,6 +317,22 @@ func TestOneSpellingForEveryPath(t *testing.T) {
 		}
 		if want := strings.TrimSuffix(c.path+"?"+c.query, "?"); got.Target != want {
 			t.Errorf("%s: forwards %q, want %q", c.target, got.Target, want)
+		}
+	}
+}
+
+// Only a path whose segments hold slashes is another one for some servers.
+func TestAmbiguity(t *testing.T) {
+	for path, ambiguous := range map[string]bool{
+		"/": false, "/a/b": false, "/a%252A": false, "/%252": false, "/a?b=%2F": false, "/a%2fb": true, "/a%2Fb": true, "/%61%2F%62/c": true,
+	} {
+		c, err := request.Canonicalise(raw(target(path)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		err1 := c.Ambiguity()
+		if (err1 != nil) != ambiguous || ambiguous && (err1.Reason != request.ReasonPathAmbiguous || err1.Status != http.StatusBadRequest) {
+			t.Errorf("%s: %v", path, err1)
 		}
 	}
 }
@@ -464,7 +495,7 @@ func TestStatus(t *testing.T) {
 
 func FuzzCanonicalise(f *testing.F) {
 	for _, s := range []string{
-		"/", "/a/b?c=d", "/%2e%2e/x", "/a%2fb", "/a+b;c", "/%25%32%65", "/%c3%a9", "//", "/..;/", "/%255c?%", "*", "http://a/",
+		"/", "/a/b?c=d", "/%2e%2e/x", "/a%2fb", "/a%2F..%2Fb", "/%252f%2f", "/a+b;c", "/%25%32%65", "/%c3%a9", "//", "/..;/", "/%255c?%", "*", "http://a/",
 	} {
 		f.Add("GET", s, "api.example:443", "Te", "trailers, gzip", 1)
 		f.Add("POST", s, "[::1]", "Connection", "close, x-a", 1)
@@ -479,10 +510,13 @@ func FuzzCanonicalise(f *testing.F) {
 		if err != nil {
 			return
 		}
-		for _, never := range []string{"//", "/./", "/../", "/..;", "%2e", "%2E", "%2f", "%2F", "%5C", "%5c", "%00", " ", "\\", "+", "?", "#"} {
+		for _, never := range []string{"//", "/./", "/../", "/..;", "%2e", "%2E", "%2f", "/%2F", "%2F%2F", "%2F/", "%2F./", "%2F../", "/..%2F", "/.%2F", "%2F.%2F", "%2F..%2F", "%2F..;", "%5C", "%5c", "%00", " ", "\\", "+", "?", "#"} {
 			if strings.Contains(once.Path, never) {
 				t.Errorf("path %q of target %q holds %q", once.Path, target, never)
 			}
+		}
+		if decoded, err := url.PathUnescape(once.Path); err != nil || (once.Ambiguity() == nil) != (strings.Count(decoded, "/") == strings.Count(once.Path, "/")) {
+			t.Errorf("path %q of target %q has more segments, decoded: %v, %v", once.Path, target, err, once.Ambiguity())
 		}
 		twice, err := request.Canonicalise(request.Raw{
 			Method: once.Method, Target: once.Target, Host: once.Host, ProtoMajor: major, ProtoMinor: major & 1,
@@ -511,7 +545,7 @@ func FuzzTemplatesSpellLikeRequests(f *testing.F) {
 		}
 		p, templateErr := pattern.ParsePath(s)
 		c, err := request.Canonicalise(raw(target(s)))
-		if spelled := err == nil && c.Path == s; spelled != (templateErr == nil) {
+		if spelled := err == nil && c.Path == s && c.Ambiguity() == nil; spelled != (templateErr == nil) {
 			t.Errorf("%q: as a template %v, as a target %q, %v", s, templateErr, c.Path, err)
 		}
 		if templateErr == nil && !p.Match(c.Path) {

@@ -72,10 +72,11 @@ func checkQuery(query string) *Error {
 
 // canonicalPath gives every path that servers take for the same one spelling:
 // bytes that RFC 3986, section 3.3, allows in a segment stand for themselves
-// and all others are upper-case escapes. Three of them are special. "+" is
-// escaped, since some servers read it as a space. "%2F" and "%5C" are refused,
-// since some servers split segments at them. ";" stays as it is, but is refused
-// when escaped, since some servers cut a segment at the one and not the other.
+// and all others are upper-case escapes. Some of them are special. "+" is
+// escaped, since some servers read it as a space. "%5C" is refused, since some
+// servers split segments at it; "%2F" stays, for Ambiguity to tell of. ";" stays as
+// it is, but is refused when escaped, since some servers cut a segment at the one
+// and not the other.
 func canonicalPath(path string) (string, *Error) {
 	plain := true
 	for i := range len(path) {
@@ -94,10 +95,14 @@ func canonicalPath(path string) (string, *Error) {
 			return "", err
 		}
 	}
-	return path, checkSegments(path)
+	if err := checkSegments(path); err != nil || plain {
+		return path, err
+	}
+	return path, checkEscapedSlashes(path)
 }
 
-// IsPath reports whether path is the Path that some canonical request has.
+// IsPath reports whether path is the Path that some canonical request has, if only one
+// for a route that keeps escaped slashes.
 func IsPath(path string) bool {
 	if len(path) > MaxPathLength || !strings.HasPrefix(path, "/") {
 		return false
@@ -110,7 +115,8 @@ func rewriteEscapes(path string) (string, *Error) {
 	out, decoded := make([]byte, 0, len(path)+16), make([]byte, 0, len(path))
 	for i := 0; i < len(path); i++ {
 		c := path[i]
-		if c == '%' {
+		escaped := c == '%'
+		if escaped {
 			var err *Error
 			if c, err = decodeEscape(path[i:]); err != nil {
 				return "", err
@@ -118,7 +124,7 @@ func rewriteEscapes(path string) (string, *Error) {
 			i += 2
 		}
 		decoded = append(decoded, c)
-		if standsForItself(c) || c == '/' {
+		if standsForItself(c) || c == '/' && !escaped {
 			out = append(out, c)
 		} else {
 			const upper = "0123456789ABCDEF"
@@ -146,8 +152,8 @@ func decodeEscape(s string) (byte, *Error) {
 		return 0, refuse(ReasonPathEscape, "the path holds a % without two hexadecimal digits")
 	case isControl(c):
 		return 0, refuse(ReasonPathControl, "the path holds an escaped control byte")
-	case c == '/' || c == '\\' || c == ';':
-		return 0, refuse(ReasonPathAmbiguous, "the path holds an escaped slash, backslash or semicolon")
+	case c == '\\' || c == ';':
+		return 0, refuse(ReasonPathAmbiguous, "the path holds an escaped backslash or semicolon")
 	}
 	return c, nil
 }
@@ -185,6 +191,33 @@ func checkSegments(path string) *Error {
 		}
 	}
 	return nil
+}
+
+// escapedSlash is how canonical paths spell a slash that is part of a segment. Since
+// none of them is escaped twice, it stands for nothing else.
+const escapedSlash = "%2F"
+
+// checkEscapedSlashes wants what is between escaped slashes to be what segments are, and
+// not empty: who keeps them apart may still make the name of a file of a segment, and
+// wherever a rewrite puts one, it is as good.
+func checkEscapedSlashes(path string) *Error {
+	if !strings.Contains(path, escapedSlash) {
+		return nil
+	}
+	if strings.HasSuffix(path, escapedSlash) || checkSegments(strings.ReplaceAll(path, escapedSlash, "/")) != nil {
+		return refuse(ReasonPathAmbiguous, "the path holds an escaped slash beside dots, or at the end of a segment")
+	}
+	return nil
+}
+
+// Ambiguity says why c is refused unless it is for a route that keeps escaped slashes:
+// its path has one, which some servers split segments at. It is nil for all other
+// requests. It reads the path itself, so that no copy of c can lack it.
+func (c Canonical) Ambiguity() *Error {
+	if !strings.Contains(c.Path, escapedSlash) {
+		return nil
+	}
+	return refuse(ReasonPathAmbiguous, "the path holds an escaped slash")
 }
 
 // unescape decodes the two hexadecimal digits behind the first byte of s.

@@ -94,6 +94,11 @@ func TestDecodeFindsAllProblems(t *testing.T) {
 			"spec.headers[3] invalid_value", "spec.headers[5].name invalid_value",
 		}},
 		{of("Route", `{hosts: [a], upstream: u, authentication: {anonymous: true}, headers: [{name: x-a, exact: a}, {name: x-b, exact: a}, {name: x-c, exact: a}, {name: x-d, exact: a}, {name: x-e, exact: a}], query: [{name: a, exact: a}, {name: b, exact: a}, {name: c, exact: a}, {name: d, exact: a}]}`), []string{"spec.query invalid_value"}},
+		{of("Route", `{hosts: [a], upstream: u, authentication: {anonymous: true}, encodedSlashes: KEEP}`), nil},
+		{of("Route", `{hosts: [a], paths: [/a, "/b/{id}"], upstream: u, authentication: {anonymous: true}, encodedSlashes: KEEP}`), nil},
+		{of("Route", `{hosts: [a], paths: [/a], upstream: u, authentication: {anonymous: true}, encodedSlashes: REFUSE}`), nil},
+		{of("Route", `{hosts: [a], paths: [/a, /b/c], upstream: u, authentication: {anonymous: true}, encodedSlashes: KEEP}`), []string{"spec.encodedSlashes invalid_value"}},
+		{of("Route", `{hosts: [a], paths: ["/a%2Fb", "/{id}"], upstream: u, authentication: {anonymous: true}, encodedSlashes: DECODE}`), []string{"spec.encodedSlashes unknown_value", "spec.paths[0] invalid_value"}},
 		{of("Route", `{hosts: [a], authentication: {anonymous: true}}`), []string{"spec.upstream invalid_value"}},
 		{of("Route", `{hosts: [a], upstream: u, redirect: {host: b.example}, authentication: {anonymous: true}}`), []string{"spec.upstream invalid_value"}},
 		{of("Route", `{hosts: [a], redirect: {status: 307, scheme: http, host: "b.example:8080", path: /x/**}, authentication: {anonymous: true}}`), nil},
@@ -179,7 +184,7 @@ func TestDecodeFindsAllProblems(t *testing.T) {
 			"spec.healthCheck.http.statuses[1].from invalid_value", "spec.healthCheck.http.statuses[1].to invalid_value",
 			"spec.healthCheck.http.path invalid_value", "spec.healthCheck.http.host invalid_value", "spec.healthCheck.http.statuses[0] invalid_value",
 		}},
-		{of("Upstream", `{endpoints: ["a.example:443"], tls: {}, healthCheck: {http: {path: "/a/../b"}, interval: 0.5s, timeout: 61s, healthyThreshold: 101}}`), []string{
+		{of("Upstream", `{endpoints: ["a.example:443"], tls: {}, healthCheck: {http: {path: "/a%2Fb"}, interval: 0.5s, timeout: 61s, healthyThreshold: 101}}`), []string{
 			"spec.healthCheck.interval invalid_value", "spec.healthCheck.timeout invalid_value", "spec.healthCheck.healthyThreshold invalid_value",
 			"spec.healthCheck.http.path invalid_value",
 		}},

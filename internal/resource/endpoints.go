@@ -50,7 +50,8 @@ func (d *decoder) healthCheck(s *resourcev1.Upstream) {
 // checkCheckedPath accepts what a proxy would forward.
 func checkCheckedPath(path string) error {
 	if strings.HasPrefix(path, "/") {
-		if _, err := request.Canonicalise(request.Raw{Method: "GET", Target: path, Host: "a", ProtoMajor: 2}); err == nil {
+		c, err := request.Canonicalise(request.Raw{Method: "GET", Target: path, Host: "a", ProtoMajor: 2})
+		if err == nil && c.Ambiguity() == nil {
 			return nil
 		}
 	}

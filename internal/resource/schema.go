@@ -22,7 +22,7 @@ func checkBasePath(base string) error {
 		return errors.New("ends in a slash: leave it out")
 	}
 	c, err := request.Canonicalise(request.Raw{Method: "GET", Target: base, Host: "a", ProtoMajor: 2})
-	if err != nil || c.Path != base || c.RawQuery != "" {
+	if err != nil || c.Path != base || c.RawQuery != "" || c.Ambiguity() != nil {
 		return fmt.Errorf("%s is no beginning of a path that is served, as /api/v1", quote(base))
 	}
 	return nil

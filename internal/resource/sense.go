@@ -300,13 +300,14 @@ func checkText(text string) error {
 
 // checkReserved keeps routes off the paths that the gateway answers itself.
 func checkReserved(path string) error {
-	if path == reserved || strings.HasPrefix(path, reserved+"/") {
-		return fmt.Errorf("%s is the gateway's own", quote(reserved))
+	if path == ReservedPath || strings.HasPrefix(path, ReservedPath+"/") {
+		return fmt.Errorf("%s is the gateway's own", quote(ReservedPath))
 	}
 	return nil
 }
 
-const reserved = "/.sallyport"
+// ReservedPath is, with all below it, no route's.
+const ReservedPath = "/.sallyport"
 
 // checkTrusted asks the one who will have to trust it.
 func checkTrusted(text string) error {

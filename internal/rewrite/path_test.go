@@ -22,6 +22,10 @@ func TestPath(t *testing.T) {
 		{"/{a}/{b}", "/{b}-/{a}", "/1/2", refused},
 		{"/{a}/{b}", "/{b}/{a}", "/1%20x;y/2", "/2/1%20x;y"},
 		{"/a/{id} /a/{x}/{id}", "/b/{id}", "/a/1/2", "/b/2"},
+		{"/a/{id}", "/b/{id}/c", "/a/x%2Fy", "/b/x%2Fy/c"}, // where the route keeps it
+		{"/a/**", "/**", "/a/x%2Fy/z", "/x%2Fy/z"},
+		{"/a/b", "/c", "/a%2Fb", untaken},
+		{"/a", "/b%2Fc", "", refused},
 		{"/a/{id} /a/{x}/{id}", "/b/{x}", "", refused},
 		{"/a/**", "/b/**", "/a", "/b"},
 		{"/a/**", "/b/**", "/a/", "/b/"},
@@ -75,6 +79,7 @@ func FuzzPath(f *testing.F) {
 	f.Add("/a/{id}/**", "/b/{id}/**", "/a/%20;x/y/")
 	f.Add("/**", "/**", "/%25/41")
 	f.Add("/{a}/{b}", "/{b}/{a}", "/%25/2e")
+	f.Add("/{a}/{b}", "/{b}/{a}", "/x%2Fy/..z%2F.z")
 	f.Fuzz(func(t *testing.T, template, target, path string) {
 		c, err := request.Canonicalise(request.Raw{Method: "GET", Target: path, Host: "a", ProtoMajor: 2})
 		if err != nil {

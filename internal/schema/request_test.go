@@ -130,6 +130,10 @@ func TestRequestsByOpenAPI(t *testing.T) {
 		{"DELETE /v1/orders/7", "operation_unknown\nis no operation of the document"},
 		{"GET /v1/reports/2026-11.csv", ""},
 		{"GET /v1/reports/2026.doc", "parameters_invalid\n/path/format is none of the values that are taken"},
+		{"GET /v1/reports/a%2Fb.csv", ""}, // a slash within a segment, of a route that keeps it
+		{"GET /v1/reports/a%2Fb%2Fc.doc", "parameters_invalid\n/path/format is none of the values that are taken"},
+		{"GET /v1/orders%2Flatest" + list, "operation_unknown\nis no operation of the document"},
+		{"GET /v1%2Forders" + list, "operation_unknown\nis no operation of the document"},
 		{"GET /v1/reports/.csv", "operation_unknown\nis no operation of the document"},
 		{"POST /v1/orders" + json + `{"items":[{"sku":"a","parts":[{"sku":"b"}]}],"note":null,"total":0.5}`, ""},
 		{"POST /v1/orders" + json + `{"items":[{"sku":"a","parts":[{"sku":1,"x":2}]}]}`,

@@ -242,6 +242,58 @@ func (ClientCertificates) EnumDescriptor() ([]byte, []int) {
 	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{3}
 }
 
+// EncodedSlashes is what a route makes of %2F in a path.
+type EncodedSlashes int32
+
+const (
+	EncodedSlashes_ENCODED_SLASHES_UNSPECIFIED EncodedSlashes = 0
+	// Requests with one are refused.
+	EncodedSlashes_ENCODED_SLASHES_REFUSE EncodedSlashes = 1
+	// It is a part of its segment, and goes on as %2F. The upstream has to read it so.
+	EncodedSlashes_ENCODED_SLASHES_KEEP EncodedSlashes = 2
+)
+
+// Enum value maps for EncodedSlashes.
+var (
+	EncodedSlashes_name = map[int32]string{
+		0: "ENCODED_SLASHES_UNSPECIFIED",
+		1: "ENCODED_SLASHES_REFUSE",
+		2: "ENCODED_SLASHES_KEEP",
+	}
+	EncodedSlashes_value = map[string]int32{
+		"ENCODED_SLASHES_UNSPECIFIED": 0,
+		"ENCODED_SLASHES_REFUSE":      1,
+		"ENCODED_SLASHES_KEEP":        2,
+	}
+)
+
+func (x EncodedSlashes) Enum() *EncodedSlashes {
+	p := new(EncodedSlashes)
+	*p = x
+	return p
+}
+
+func (x EncodedSlashes) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (EncodedSlashes) Descriptor() protoreflect.EnumDescriptor {
+	return file_sallyport_resource_v1_resource_proto_enumTypes[4].Descriptor()
+}
+
+func (EncodedSlashes) Type() protoreflect.EnumType {
+	return &file_sallyport_resource_v1_resource_proto_enumTypes[4]
+}
+
+func (x EncodedSlashes) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use EncodedSlashes.Descriptor instead.
+func (EncodedSlashes) EnumDescriptor() ([]byte, []int) {
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{4}
+}
+
 // IdentityHeader is a field of a request to an upstream. Bytes other than visible
 // ASCII, "%" and "," are escaped as in URLs. One that has nothing to say is left
 // out.
@@ -296,11 +348,11 @@ func (x IdentityHeader) String() string {
 }
 
 func (IdentityHeader) Descriptor() protoreflect.EnumDescriptor {
-	return file_sallyport_resource_v1_resource_proto_enumTypes[4].Descriptor()
+	return file_sallyport_resource_v1_resource_proto_enumTypes[5].Descriptor()
 }
 
 func (IdentityHeader) Type() protoreflect.EnumType {
-	return &file_sallyport_resource_v1_resource_proto_enumTypes[4]
+	return &file_sallyport_resource_v1_resource_proto_enumTypes[5]
 }
 
 func (x IdentityHeader) Number() protoreflect.EnumNumber {
@@ -309,7 +361,7 @@ func (x IdentityHeader) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use IdentityHeader.Descriptor instead.
 func (IdentityHeader) EnumDescriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{4}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{5}
 }
 
 // Require says how many of several kinds of credentials a request needs.
@@ -352,11 +404,11 @@ func (x Require) String() string {
 }
 
 func (Require) Descriptor() protoreflect.EnumDescriptor {
-	return file_sallyport_resource_v1_resource_proto_enumTypes[5].Descriptor()
+	return file_sallyport_resource_v1_resource_proto_enumTypes[6].Descriptor()
 }
 
 func (Require) Type() protoreflect.EnumType {
-	return &file_sallyport_resource_v1_resource_proto_enumTypes[5]
+	return &file_sallyport_resource_v1_resource_proto_enumTypes[6]
 }
 
 func (x Require) Number() protoreflect.EnumNumber {
@@ -365,7 +417,7 @@ func (x Require) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Require.Descriptor instead.
 func (Require) EnumDescriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{5}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{6}
 }
 
 // Proof says how who sends a bearer token shows that it is theirs.
@@ -409,11 +461,11 @@ func (x Proof) String() string {
 }
 
 func (Proof) Descriptor() protoreflect.EnumDescriptor {
-	return file_sallyport_resource_v1_resource_proto_enumTypes[6].Descriptor()
+	return file_sallyport_resource_v1_resource_proto_enumTypes[7].Descriptor()
 }
 
 func (Proof) Type() protoreflect.EnumType {
-	return &file_sallyport_resource_v1_resource_proto_enumTypes[6]
+	return &file_sallyport_resource_v1_resource_proto_enumTypes[7]
 }
 
 func (x Proof) Number() protoreflect.EnumNumber {
@@ -422,7 +474,7 @@ func (x Proof) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Proof.Descriptor instead.
 func (Proof) EnumDescriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{6}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{7}
 }
 
 type Effect int32
@@ -458,11 +510,11 @@ func (x Effect) String() string {
 }
 
 func (Effect) Descriptor() protoreflect.EnumDescriptor {
-	return file_sallyport_resource_v1_resource_proto_enumTypes[7].Descriptor()
+	return file_sallyport_resource_v1_resource_proto_enumTypes[8].Descriptor()
 }
 
 func (Effect) Type() protoreflect.EnumType {
-	return &file_sallyport_resource_v1_resource_proto_enumTypes[7]
+	return &file_sallyport_resource_v1_resource_proto_enumTypes[8]
 }
 
 func (x Effect) Number() protoreflect.EnumNumber {
@@ -471,7 +523,7 @@ func (x Effect) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Effect.Descriptor instead.
 func (Effect) EnumDescriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{7}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{8}
 }
 
 // Mode says what becomes of what a policy says.
@@ -509,11 +561,11 @@ func (x Mode) String() string {
 }
 
 func (Mode) Descriptor() protoreflect.EnumDescriptor {
-	return file_sallyport_resource_v1_resource_proto_enumTypes[8].Descriptor()
+	return file_sallyport_resource_v1_resource_proto_enumTypes[9].Descriptor()
 }
 
 func (Mode) Type() protoreflect.EnumType {
-	return &file_sallyport_resource_v1_resource_proto_enumTypes[8]
+	return &file_sallyport_resource_v1_resource_proto_enumTypes[9]
 }
 
 func (x Mode) Number() protoreflect.EnumNumber {
@@ -522,7 +574,7 @@ func (x Mode) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Mode.Descriptor instead.
 func (Mode) EnumDescriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{8}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{9}
 }
 
 type X509Subject int32
@@ -564,11 +616,11 @@ func (x X509Subject) String() string {
 }
 
 func (X509Subject) Descriptor() protoreflect.EnumDescriptor {
-	return file_sallyport_resource_v1_resource_proto_enumTypes[9].Descriptor()
+	return file_sallyport_resource_v1_resource_proto_enumTypes[10].Descriptor()
 }
 
 func (X509Subject) Type() protoreflect.EnumType {
-	return &file_sallyport_resource_v1_resource_proto_enumTypes[9]
+	return &file_sallyport_resource_v1_resource_proto_enumTypes[10]
 }
 
 func (x X509Subject) Number() protoreflect.EnumNumber {
@@ -577,7 +629,7 @@ func (x X509Subject) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use X509Subject.Descriptor instead.
 func (X509Subject) EnumDescriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{9}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{10}
 }
 
 type RecordRule_Mode int32
@@ -622,11 +674,11 @@ func (x RecordRule_Mode) String() string {
 }
 
 func (RecordRule_Mode) Descriptor() protoreflect.EnumDescriptor {
-	return file_sallyport_resource_v1_resource_proto_enumTypes[10].Descriptor()
+	return file_sallyport_resource_v1_resource_proto_enumTypes[11].Descriptor()
 }
 
 func (RecordRule_Mode) Type() protoreflect.EnumType {
-	return &file_sallyport_resource_v1_resource_proto_enumTypes[10]
+	return &file_sallyport_resource_v1_resource_proto_enumTypes[11]
 }
 
 func (x RecordRule_Mode) Number() protoreflect.EnumNumber {
@@ -1631,6 +1683,9 @@ type Route struct {
 	// Answer in place of the upstream when that fails. Absent: its own answers are
 	// handed on.
 	ErrorPages *ErrorPages `protobuf:"bytes,30,opt,name=error_pages,json=errorPages,proto3" json:"error_pages,omitempty"`
+	// What becomes of requests whose path has an escaped slash, %2F; ENCODED_SLASHES_REFUSE
+	// when unspecified.
+	EncodedSlashes EncodedSlashes `protobuf:"varint,31,opt,name=encoded_slashes,json=encodedSlashes,proto3,enum=sallyport.resource.v1.EncodedSlashes" json:"encoded_slashes,omitempty"`
 	// Compare requests with a Schema. Absent: they are not.
 	Validation    *Validation `protobuf:"bytes,45,opt,name=validation,proto3" json:"validation,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -1819,6 +1874,13 @@ func (x *Route) GetErrorPages() *ErrorPages {
 		return x.ErrorPages
 	}
 	return nil
+}
+
+func (x *Route) GetEncodedSlashes() EncodedSlashes {
+	if x != nil {
+		return x.EncodedSlashes
+	}
+	return EncodedSlashes_ENCODED_SLASHES_UNSPECIFIED
 }
 
 func (x *Route) GetValidation() *Validation {
@@ -4006,7 +4068,7 @@ const file_sallyport_resource_v1_resource_proto_rawDesc = "" +
 	"\x18listener_tls.certificate\x12:give certificates or workload_identity: true, and not both\x1a8(this.certificates.size() > 0) != this.workload_identity\"\x81\x01\n" +
 	"\x10CertificateFiles\x126\n" +
 	"\x10certificate_file\x18\x01 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\x18\x80 R\x0fcertificateFile\x125\n" +
-	"\x10private_key_file\x18\x02 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\x18\x80 R\x0eprivateKeyFile\"\xf8\x10\n" +
+	"\x10private_key_file\x18\x02 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\x18\x80 R\x0eprivateKeyFile\"\xc3\x13\n" +
 	"\x05Route\x12/\n" +
 	"\fenvironments\x18\x01 \x03(\tB\v\xbaH\b\x92\x01\x05\x10\x80\x02\x18\x01R\fenvironments\x12+\n" +
 	"\x05hosts\x18\x02 \x03(\tB\x15\xbaH\x12\x92\x01\x0f\b\x01\x10@\x18\x01\"\ar\x05\x10\x01\x18\xff\x01R\x05hosts\x12)\n" +
@@ -4034,12 +4096,14 @@ const file_sallyport_resource_v1_resource_proto_rawDesc = "" +
 	"\"\x04\b\x80\xa3\x052\x02\b\x01R\vidleTimeout\x12%\n" +
 	"\x0eserver_headers\x18\x1d \x01(\bR\rserverHeaders\x12B\n" +
 	"\verror_pages\x18\x1e \x01(\v2!.sallyport.resource.v1.ErrorPagesR\n" +
-	"errorPages\x12A\n" +
+	"errorPages\x12X\n" +
+	"\x0fencoded_slashes\x18\x1f \x01(\x0e2%.sallyport.resource.v1.EncodedSlashesB\b\xbaH\x05\x82\x01\x02\x10\x01R\x0eencodedSlashes\x12A\n" +
 	"\n" +
 	"validation\x18- \x01(\v2!.sallyport.resource.v1.ValidationR\n" +
-	"validation:\xf2\x05\xbaH\xee\x05\x1ag\n" +
+	"validation:\xe3\a\xbaH\xdf\a\x1ag\n" +
 	"\vroute.query\x12*headers and query are more than 8 together\x1a,this.headers.size() + this.query.size() <= 8\x1a\x99\x01\n" +
-	"\x0eroute.upstream\x12(give one of upstream, split and redirect\x1a](this.upstream != '' ? 1 : 0) + (has(this.redirect) ? 1 : 0) + (has(this.split) ? 1 : 0) == 1\x1a\xe6\x03\n" +
+	"\x0eroute.upstream\x12(give one of upstream, split and redirect\x1a](this.upstream != '' ? 1 : 0) + (has(this.redirect) ? 1 : 0) + (has(this.split) ? 1 : 0) == 1\x1a\xee\x01\n" +
+	"\x15route.encoded_slashes\x12dno segment of paths could hold an escaped slash: give one a name, as in /files/{id}, or leave it out\x1aothis.encoded_slashes != 2 || this.paths.size() == 0 || this.paths.exists(p, p.contains('{') || p.contains('*'))\x1a\xe6\x03\n" +
 	"\x0eroute.redirect\x12\xb6\x01nothing is sent on by a redirect: leave rewrite, request_headers, response_headers, assertion, identity_headers, web_socket, timeout, idle_timeout, server_headers and error_pages out\x1a\x9a\x02!has(this.redirect) || !has(this.rewrite) && !has(this.request_headers) && !has(this.response_headers) && !has(this.assertion) && this.identity_headers.size() == 0 && !this.web_socket && !has(this.timeout) && !has(this.idle_timeout) && !this.server_headers && !has(this.error_pages)\"\xf7\x02\n" +
 	"\n" +
 	"RecordRule\x12D\n" +
@@ -4248,7 +4312,11 @@ const file_sallyport_resource_v1_resource_proto_rawDesc = "" +
 	"\x12ClientCertificates\x12#\n" +
 	"\x1fCLIENT_CERTIFICATES_UNSPECIFIED\x10\x00\x12 \n" +
 	"\x1cCLIENT_CERTIFICATES_OPTIONAL\x10\x01\x12 \n" +
-	"\x1cCLIENT_CERTIFICATES_REQUIRED\x10\x02*\xda\x01\n" +
+	"\x1cCLIENT_CERTIFICATES_REQUIRED\x10\x02*g\n" +
+	"\x0eEncodedSlashes\x12\x1f\n" +
+	"\x1bENCODED_SLASHES_UNSPECIFIED\x10\x00\x12\x1a\n" +
+	"\x16ENCODED_SLASHES_REFUSE\x10\x01\x12\x18\n" +
+	"\x14ENCODED_SLASHES_KEEP\x10\x02*\xda\x01\n" +
 	"\x0eIdentityHeader\x12\x1f\n" +
 	"\x1bIDENTITY_HEADER_UNSPECIFIED\x10\x00\x12\x1b\n" +
 	"\x17IDENTITY_HEADER_SUBJECT\x10\x01\x12\x1a\n" +
@@ -4295,160 +4363,162 @@ func file_sallyport_resource_v1_resource_proto_rawDescGZIP() []byte {
 	return file_sallyport_resource_v1_resource_proto_rawDescData
 }
 
-var file_sallyport_resource_v1_resource_proto_enumTypes = make([]protoimpl.EnumInfo, 11)
+var file_sallyport_resource_v1_resource_proto_enumTypes = make([]protoimpl.EnumInfo, 12)
 var file_sallyport_resource_v1_resource_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
 var file_sallyport_resource_v1_resource_proto_goTypes = []any{
 	(Reach)(0),                    // 0: sallyport.resource.v1.Reach
 	(StalenessAction)(0),          // 1: sallyport.resource.v1.StalenessAction
 	(TLSVersion)(0),               // 2: sallyport.resource.v1.TLSVersion
 	(ClientCertificates)(0),       // 3: sallyport.resource.v1.ClientCertificates
-	(IdentityHeader)(0),           // 4: sallyport.resource.v1.IdentityHeader
-	(Require)(0),                  // 5: sallyport.resource.v1.Require
-	(Proof)(0),                    // 6: sallyport.resource.v1.Proof
-	(Effect)(0),                   // 7: sallyport.resource.v1.Effect
-	(Mode)(0),                     // 8: sallyport.resource.v1.Mode
-	(X509Subject)(0),              // 9: sallyport.resource.v1.X509Subject
-	(RecordRule_Mode)(0),          // 10: sallyport.resource.v1.RecordRule.Mode
-	(*Document)(nil),              // 11: sallyport.resource.v1.Document
-	(*RouteSelector)(nil),         // 12: sallyport.resource.v1.RouteSelector
-	(*Environment)(nil),           // 13: sallyport.resource.v1.Environment
-	(*Records)(nil),               // 14: sallyport.resource.v1.Records
-	(*StalenessRule)(nil),         // 15: sallyport.resource.v1.StalenessRule
-	(*Enrollment)(nil),            // 16: sallyport.resource.v1.Enrollment
-	(*TrustDomain)(nil),           // 17: sallyport.resource.v1.TrustDomain
-	(*BundleEndpoint)(nil),        // 18: sallyport.resource.v1.BundleEndpoint
-	(*WebProfile)(nil),            // 19: sallyport.resource.v1.WebProfile
-	(*SPIFFEProfile)(nil),         // 20: sallyport.resource.v1.SPIFFEProfile
-	(*Listener)(nil),              // 21: sallyport.resource.v1.Listener
-	(*ListenerTLS)(nil),           // 22: sallyport.resource.v1.ListenerTLS
-	(*CertificateFiles)(nil),      // 23: sallyport.resource.v1.CertificateFiles
-	(*Route)(nil),                 // 24: sallyport.resource.v1.Route
-	(*RecordRule)(nil),            // 25: sallyport.resource.v1.RecordRule
-	(*Assertion)(nil),             // 26: sallyport.resource.v1.Assertion
-	(*Authentication)(nil),        // 27: sallyport.resource.v1.Authentication
-	(*JWTSVIDs)(nil),              // 28: sallyport.resource.v1.JWTSVIDs
-	(*SignIn)(nil),                // 29: sallyport.resource.v1.SignIn
-	(*StepUp)(nil),                // 30: sallyport.resource.v1.StepUp
-	(*Upstream)(nil),              // 31: sallyport.resource.v1.Upstream
-	(*PlaintextTransport)(nil),    // 32: sallyport.resource.v1.PlaintextTransport
-	(*TLSTransport)(nil),          // 33: sallyport.resource.v1.TLSTransport
-	(*SPIFFETransport)(nil),       // 34: sallyport.resource.v1.SPIFFETransport
-	(*Policy)(nil),                // 35: sallyport.resource.v1.Policy
-	(*PrincipalMatcher)(nil),      // 36: sallyport.resource.v1.PrincipalMatcher
-	(*IdentityProvider)(nil),      // 37: sallyport.resource.v1.IdentityProvider
-	(*RequiredClaim)(nil),         // 38: sallyport.resource.v1.RequiredClaim
-	(*Introspection)(nil),         // 39: sallyport.resource.v1.Introspection
-	(*X509)(nil),                  // 40: sallyport.resource.v1.X509
-	(*SignInClient)(nil),          // 41: sallyport.resource.v1.SignInClient
-	(*ApiKey)(nil),                // 42: sallyport.resource.v1.ApiKey
-	(*ApiKeySecret)(nil),          // 43: sallyport.resource.v1.ApiKeySecret
-	(*Revocation)(nil),            // 44: sallyport.resource.v1.Revocation
-	(*RevokedToken)(nil),          // 45: sallyport.resource.v1.RevokedToken
-	(*RevokedSubject)(nil),        // 46: sallyport.resource.v1.RevokedSubject
-	(*RevokedSession)(nil),        // 47: sallyport.resource.v1.RevokedSession
-	nil,                           // 48: sallyport.resource.v1.Document.LabelsEntry
-	nil,                           // 49: sallyport.resource.v1.RouteSelector.LabelsEntry
-	nil,                           // 50: sallyport.resource.v1.Enrollment.LabelsEntry
-	(*durationpb.Duration)(nil),   // 51: google.protobuf.Duration
-	(*ClientAddress)(nil),         // 52: sallyport.resource.v1.ClientAddress
-	(*ConnectionLimits)(nil),      // 53: sallyport.resource.v1.ConnectionLimits
-	(*FieldMatch)(nil),            // 54: sallyport.resource.v1.FieldMatch
-	(*Rewrite)(nil),               // 55: sallyport.resource.v1.Rewrite
-	(*Redirect)(nil),              // 56: sallyport.resource.v1.Redirect
-	(*HeaderChanges)(nil),         // 57: sallyport.resource.v1.HeaderChanges
-	(*CORS)(nil),                  // 58: sallyport.resource.v1.CORS
-	(*Split)(nil),                 // 59: sallyport.resource.v1.Split
-	(*ErrorPages)(nil),            // 60: sallyport.resource.v1.ErrorPages
-	(*Validation)(nil),            // 61: sallyport.resource.v1.Validation
-	(*Balancing)(nil),             // 62: sallyport.resource.v1.Balancing
-	(*Ejection)(nil),              // 63: sallyport.resource.v1.Ejection
-	(*Retries)(nil),               // 64: sallyport.resource.v1.Retries
-	(*CircuitLimits)(nil),         // 65: sallyport.resource.v1.CircuitLimits
-	(*Resolution)(nil),            // 66: sallyport.resource.v1.Resolution
-	(*HealthCheck)(nil),           // 67: sallyport.resource.v1.HealthCheck
-	(*Locality)(nil),              // 68: sallyport.resource.v1.Locality
-	(*timestamppb.Timestamp)(nil), // 69: google.protobuf.Timestamp
+	(EncodedSlashes)(0),           // 4: sallyport.resource.v1.EncodedSlashes
+	(IdentityHeader)(0),           // 5: sallyport.resource.v1.IdentityHeader
+	(Require)(0),                  // 6: sallyport.resource.v1.Require
+	(Proof)(0),                    // 7: sallyport.resource.v1.Proof
+	(Effect)(0),                   // 8: sallyport.resource.v1.Effect
+	(Mode)(0),                     // 9: sallyport.resource.v1.Mode
+	(X509Subject)(0),              // 10: sallyport.resource.v1.X509Subject
+	(RecordRule_Mode)(0),          // 11: sallyport.resource.v1.RecordRule.Mode
+	(*Document)(nil),              // 12: sallyport.resource.v1.Document
+	(*RouteSelector)(nil),         // 13: sallyport.resource.v1.RouteSelector
+	(*Environment)(nil),           // 14: sallyport.resource.v1.Environment
+	(*Records)(nil),               // 15: sallyport.resource.v1.Records
+	(*StalenessRule)(nil),         // 16: sallyport.resource.v1.StalenessRule
+	(*Enrollment)(nil),            // 17: sallyport.resource.v1.Enrollment
+	(*TrustDomain)(nil),           // 18: sallyport.resource.v1.TrustDomain
+	(*BundleEndpoint)(nil),        // 19: sallyport.resource.v1.BundleEndpoint
+	(*WebProfile)(nil),            // 20: sallyport.resource.v1.WebProfile
+	(*SPIFFEProfile)(nil),         // 21: sallyport.resource.v1.SPIFFEProfile
+	(*Listener)(nil),              // 22: sallyport.resource.v1.Listener
+	(*ListenerTLS)(nil),           // 23: sallyport.resource.v1.ListenerTLS
+	(*CertificateFiles)(nil),      // 24: sallyport.resource.v1.CertificateFiles
+	(*Route)(nil),                 // 25: sallyport.resource.v1.Route
+	(*RecordRule)(nil),            // 26: sallyport.resource.v1.RecordRule
+	(*Assertion)(nil),             // 27: sallyport.resource.v1.Assertion
+	(*Authentication)(nil),        // 28: sallyport.resource.v1.Authentication
+	(*JWTSVIDs)(nil),              // 29: sallyport.resource.v1.JWTSVIDs
+	(*SignIn)(nil),                // 30: sallyport.resource.v1.SignIn
+	(*StepUp)(nil),                // 31: sallyport.resource.v1.StepUp
+	(*Upstream)(nil),              // 32: sallyport.resource.v1.Upstream
+	(*PlaintextTransport)(nil),    // 33: sallyport.resource.v1.PlaintextTransport
+	(*TLSTransport)(nil),          // 34: sallyport.resource.v1.TLSTransport
+	(*SPIFFETransport)(nil),       // 35: sallyport.resource.v1.SPIFFETransport
+	(*Policy)(nil),                // 36: sallyport.resource.v1.Policy
+	(*PrincipalMatcher)(nil),      // 37: sallyport.resource.v1.PrincipalMatcher
+	(*IdentityProvider)(nil),      // 38: sallyport.resource.v1.IdentityProvider
+	(*RequiredClaim)(nil),         // 39: sallyport.resource.v1.RequiredClaim
+	(*Introspection)(nil),         // 40: sallyport.resource.v1.Introspection
+	(*X509)(nil),                  // 41: sallyport.resource.v1.X509
+	(*SignInClient)(nil),          // 42: sallyport.resource.v1.SignInClient
+	(*ApiKey)(nil),                // 43: sallyport.resource.v1.ApiKey
+	(*ApiKeySecret)(nil),          // 44: sallyport.resource.v1.ApiKeySecret
+	(*Revocation)(nil),            // 45: sallyport.resource.v1.Revocation
+	(*RevokedToken)(nil),          // 46: sallyport.resource.v1.RevokedToken
+	(*RevokedSubject)(nil),        // 47: sallyport.resource.v1.RevokedSubject
+	(*RevokedSession)(nil),        // 48: sallyport.resource.v1.RevokedSession
+	nil,                           // 49: sallyport.resource.v1.Document.LabelsEntry
+	nil,                           // 50: sallyport.resource.v1.RouteSelector.LabelsEntry
+	nil,                           // 51: sallyport.resource.v1.Enrollment.LabelsEntry
+	(*durationpb.Duration)(nil),   // 52: google.protobuf.Duration
+	(*ClientAddress)(nil),         // 53: sallyport.resource.v1.ClientAddress
+	(*ConnectionLimits)(nil),      // 54: sallyport.resource.v1.ConnectionLimits
+	(*FieldMatch)(nil),            // 55: sallyport.resource.v1.FieldMatch
+	(*Rewrite)(nil),               // 56: sallyport.resource.v1.Rewrite
+	(*Redirect)(nil),              // 57: sallyport.resource.v1.Redirect
+	(*HeaderChanges)(nil),         // 58: sallyport.resource.v1.HeaderChanges
+	(*CORS)(nil),                  // 59: sallyport.resource.v1.CORS
+	(*Split)(nil),                 // 60: sallyport.resource.v1.Split
+	(*ErrorPages)(nil),            // 61: sallyport.resource.v1.ErrorPages
+	(*Validation)(nil),            // 62: sallyport.resource.v1.Validation
+	(*Balancing)(nil),             // 63: sallyport.resource.v1.Balancing
+	(*Ejection)(nil),              // 64: sallyport.resource.v1.Ejection
+	(*Retries)(nil),               // 65: sallyport.resource.v1.Retries
+	(*CircuitLimits)(nil),         // 66: sallyport.resource.v1.CircuitLimits
+	(*Resolution)(nil),            // 67: sallyport.resource.v1.Resolution
+	(*HealthCheck)(nil),           // 68: sallyport.resource.v1.HealthCheck
+	(*Locality)(nil),              // 69: sallyport.resource.v1.Locality
+	(*timestamppb.Timestamp)(nil), // 70: google.protobuf.Timestamp
 }
 var file_sallyport_resource_v1_resource_proto_depIdxs = []int32{
-	48, // 0: sallyport.resource.v1.Document.labels:type_name -> sallyport.resource.v1.Document.LabelsEntry
+	49, // 0: sallyport.resource.v1.Document.labels:type_name -> sallyport.resource.v1.Document.LabelsEntry
 	0,  // 1: sallyport.resource.v1.Document.reach:type_name -> sallyport.resource.v1.Reach
-	12, // 2: sallyport.resource.v1.Document.routes:type_name -> sallyport.resource.v1.RouteSelector
-	49, // 3: sallyport.resource.v1.RouteSelector.labels:type_name -> sallyport.resource.v1.RouteSelector.LabelsEntry
-	15, // 4: sallyport.resource.v1.Environment.configuration_age:type_name -> sallyport.resource.v1.StalenessRule
-	15, // 5: sallyport.resource.v1.Environment.security_age:type_name -> sallyport.resource.v1.StalenessRule
-	14, // 6: sallyport.resource.v1.Environment.records:type_name -> sallyport.resource.v1.Records
-	51, // 7: sallyport.resource.v1.StalenessRule.limit:type_name -> google.protobuf.Duration
+	13, // 2: sallyport.resource.v1.Document.routes:type_name -> sallyport.resource.v1.RouteSelector
+	50, // 3: sallyport.resource.v1.RouteSelector.labels:type_name -> sallyport.resource.v1.RouteSelector.LabelsEntry
+	16, // 4: sallyport.resource.v1.Environment.configuration_age:type_name -> sallyport.resource.v1.StalenessRule
+	16, // 5: sallyport.resource.v1.Environment.security_age:type_name -> sallyport.resource.v1.StalenessRule
+	15, // 6: sallyport.resource.v1.Environment.records:type_name -> sallyport.resource.v1.Records
+	52, // 7: sallyport.resource.v1.StalenessRule.limit:type_name -> google.protobuf.Duration
 	1,  // 8: sallyport.resource.v1.StalenessRule.action:type_name -> sallyport.resource.v1.StalenessAction
-	50, // 9: sallyport.resource.v1.Enrollment.labels:type_name -> sallyport.resource.v1.Enrollment.LabelsEntry
-	18, // 10: sallyport.resource.v1.TrustDomain.bundle_endpoint:type_name -> sallyport.resource.v1.BundleEndpoint
-	19, // 11: sallyport.resource.v1.BundleEndpoint.web:type_name -> sallyport.resource.v1.WebProfile
-	20, // 12: sallyport.resource.v1.BundleEndpoint.spiffe:type_name -> sallyport.resource.v1.SPIFFEProfile
-	22, // 13: sallyport.resource.v1.Listener.tls:type_name -> sallyport.resource.v1.ListenerTLS
-	52, // 14: sallyport.resource.v1.Listener.client_ip:type_name -> sallyport.resource.v1.ClientAddress
-	53, // 15: sallyport.resource.v1.Listener.connections:type_name -> sallyport.resource.v1.ConnectionLimits
-	23, // 16: sallyport.resource.v1.ListenerTLS.certificates:type_name -> sallyport.resource.v1.CertificateFiles
+	51, // 9: sallyport.resource.v1.Enrollment.labels:type_name -> sallyport.resource.v1.Enrollment.LabelsEntry
+	19, // 10: sallyport.resource.v1.TrustDomain.bundle_endpoint:type_name -> sallyport.resource.v1.BundleEndpoint
+	20, // 11: sallyport.resource.v1.BundleEndpoint.web:type_name -> sallyport.resource.v1.WebProfile
+	21, // 12: sallyport.resource.v1.BundleEndpoint.spiffe:type_name -> sallyport.resource.v1.SPIFFEProfile
+	23, // 13: sallyport.resource.v1.Listener.tls:type_name -> sallyport.resource.v1.ListenerTLS
+	53, // 14: sallyport.resource.v1.Listener.client_ip:type_name -> sallyport.resource.v1.ClientAddress
+	54, // 15: sallyport.resource.v1.Listener.connections:type_name -> sallyport.resource.v1.ConnectionLimits
+	24, // 16: sallyport.resource.v1.ListenerTLS.certificates:type_name -> sallyport.resource.v1.CertificateFiles
 	3,  // 17: sallyport.resource.v1.ListenerTLS.client_certificates:type_name -> sallyport.resource.v1.ClientCertificates
 	2,  // 18: sallyport.resource.v1.ListenerTLS.min_version:type_name -> sallyport.resource.v1.TLSVersion
-	27, // 19: sallyport.resource.v1.Route.authentication:type_name -> sallyport.resource.v1.Authentication
-	51, // 20: sallyport.resource.v1.Route.timeout:type_name -> google.protobuf.Duration
-	26, // 21: sallyport.resource.v1.Route.assertion:type_name -> sallyport.resource.v1.Assertion
-	4,  // 22: sallyport.resource.v1.Route.identity_headers:type_name -> sallyport.resource.v1.IdentityHeader
-	25, // 23: sallyport.resource.v1.Route.record:type_name -> sallyport.resource.v1.RecordRule
-	54, // 24: sallyport.resource.v1.Route.headers:type_name -> sallyport.resource.v1.FieldMatch
-	54, // 25: sallyport.resource.v1.Route.query:type_name -> sallyport.resource.v1.FieldMatch
-	55, // 26: sallyport.resource.v1.Route.rewrite:type_name -> sallyport.resource.v1.Rewrite
-	56, // 27: sallyport.resource.v1.Route.redirect:type_name -> sallyport.resource.v1.Redirect
-	57, // 28: sallyport.resource.v1.Route.request_headers:type_name -> sallyport.resource.v1.HeaderChanges
-	57, // 29: sallyport.resource.v1.Route.response_headers:type_name -> sallyport.resource.v1.HeaderChanges
-	58, // 30: sallyport.resource.v1.Route.cors:type_name -> sallyport.resource.v1.CORS
-	59, // 31: sallyport.resource.v1.Route.split:type_name -> sallyport.resource.v1.Split
-	51, // 32: sallyport.resource.v1.Route.idle_timeout:type_name -> google.protobuf.Duration
-	60, // 33: sallyport.resource.v1.Route.error_pages:type_name -> sallyport.resource.v1.ErrorPages
-	61, // 34: sallyport.resource.v1.Route.validation:type_name -> sallyport.resource.v1.Validation
-	10, // 35: sallyport.resource.v1.RecordRule.mode:type_name -> sallyport.resource.v1.RecordRule.Mode
-	5,  // 36: sallyport.resource.v1.Authentication.require:type_name -> sallyport.resource.v1.Require
-	28, // 37: sallyport.resource.v1.Authentication.jwt_svids:type_name -> sallyport.resource.v1.JWTSVIDs
-	6,  // 38: sallyport.resource.v1.Authentication.proof:type_name -> sallyport.resource.v1.Proof
-	30, // 39: sallyport.resource.v1.Authentication.step_up:type_name -> sallyport.resource.v1.StepUp
-	29, // 40: sallyport.resource.v1.Authentication.sign_in:type_name -> sallyport.resource.v1.SignIn
-	51, // 41: sallyport.resource.v1.SignIn.session_lifetime:type_name -> google.protobuf.Duration
-	51, // 42: sallyport.resource.v1.StepUp.max_age:type_name -> google.protobuf.Duration
-	32, // 43: sallyport.resource.v1.Upstream.plaintext:type_name -> sallyport.resource.v1.PlaintextTransport
-	33, // 44: sallyport.resource.v1.Upstream.tls:type_name -> sallyport.resource.v1.TLSTransport
-	34, // 45: sallyport.resource.v1.Upstream.spiffe:type_name -> sallyport.resource.v1.SPIFFETransport
-	62, // 46: sallyport.resource.v1.Upstream.balancing:type_name -> sallyport.resource.v1.Balancing
-	63, // 47: sallyport.resource.v1.Upstream.ejection:type_name -> sallyport.resource.v1.Ejection
-	64, // 48: sallyport.resource.v1.Upstream.retries:type_name -> sallyport.resource.v1.Retries
-	65, // 49: sallyport.resource.v1.Upstream.circuit_limits:type_name -> sallyport.resource.v1.CircuitLimits
-	66, // 50: sallyport.resource.v1.Upstream.resolution:type_name -> sallyport.resource.v1.Resolution
-	67, // 51: sallyport.resource.v1.Upstream.health_check:type_name -> sallyport.resource.v1.HealthCheck
-	68, // 52: sallyport.resource.v1.Upstream.locality:type_name -> sallyport.resource.v1.Locality
-	12, // 53: sallyport.resource.v1.Policy.routes:type_name -> sallyport.resource.v1.RouteSelector
-	7,  // 54: sallyport.resource.v1.Policy.effect:type_name -> sallyport.resource.v1.Effect
-	36, // 55: sallyport.resource.v1.Policy.principals:type_name -> sallyport.resource.v1.PrincipalMatcher
-	8,  // 56: sallyport.resource.v1.Policy.mode:type_name -> sallyport.resource.v1.Mode
-	51, // 57: sallyport.resource.v1.IdentityProvider.leeway:type_name -> google.protobuf.Duration
-	38, // 58: sallyport.resource.v1.IdentityProvider.required_claims:type_name -> sallyport.resource.v1.RequiredClaim
-	51, // 59: sallyport.resource.v1.IdentityProvider.max_lifetime:type_name -> google.protobuf.Duration
-	39, // 60: sallyport.resource.v1.IdentityProvider.introspection:type_name -> sallyport.resource.v1.Introspection
-	41, // 61: sallyport.resource.v1.IdentityProvider.sign_in:type_name -> sallyport.resource.v1.SignInClient
-	40, // 62: sallyport.resource.v1.IdentityProvider.x509:type_name -> sallyport.resource.v1.X509
-	51, // 63: sallyport.resource.v1.Introspection.timeout:type_name -> google.protobuf.Duration
-	51, // 64: sallyport.resource.v1.Introspection.cache:type_name -> google.protobuf.Duration
-	9,  // 65: sallyport.resource.v1.X509.subject:type_name -> sallyport.resource.v1.X509Subject
-	43, // 66: sallyport.resource.v1.ApiKey.secrets:type_name -> sallyport.resource.v1.ApiKeySecret
-	69, // 67: sallyport.resource.v1.ApiKeySecret.created_at:type_name -> google.protobuf.Timestamp
-	69, // 68: sallyport.resource.v1.ApiKeySecret.not_after:type_name -> google.protobuf.Timestamp
-	45, // 69: sallyport.resource.v1.Revocation.token:type_name -> sallyport.resource.v1.RevokedToken
-	46, // 70: sallyport.resource.v1.Revocation.subject:type_name -> sallyport.resource.v1.RevokedSubject
-	47, // 71: sallyport.resource.v1.Revocation.session:type_name -> sallyport.resource.v1.RevokedSession
-	69, // 72: sallyport.resource.v1.Revocation.issued_before:type_name -> google.protobuf.Timestamp
-	69, // 73: sallyport.resource.v1.Revocation.expires_at:type_name -> google.protobuf.Timestamp
-	74, // [74:74] is the sub-list for method output_type
-	74, // [74:74] is the sub-list for method input_type
-	74, // [74:74] is the sub-list for extension type_name
-	74, // [74:74] is the sub-list for extension extendee
-	0,  // [0:74] is the sub-list for field type_name
+	28, // 19: sallyport.resource.v1.Route.authentication:type_name -> sallyport.resource.v1.Authentication
+	52, // 20: sallyport.resource.v1.Route.timeout:type_name -> google.protobuf.Duration
+	27, // 21: sallyport.resource.v1.Route.assertion:type_name -> sallyport.resource.v1.Assertion
+	5,  // 22: sallyport.resource.v1.Route.identity_headers:type_name -> sallyport.resource.v1.IdentityHeader
+	26, // 23: sallyport.resource.v1.Route.record:type_name -> sallyport.resource.v1.RecordRule
+	55, // 24: sallyport.resource.v1.Route.headers:type_name -> sallyport.resource.v1.FieldMatch
+	55, // 25: sallyport.resource.v1.Route.query:type_name -> sallyport.resource.v1.FieldMatch
+	56, // 26: sallyport.resource.v1.Route.rewrite:type_name -> sallyport.resource.v1.Rewrite
+	57, // 27: sallyport.resource.v1.Route.redirect:type_name -> sallyport.resource.v1.Redirect
+	58, // 28: sallyport.resource.v1.Route.request_headers:type_name -> sallyport.resource.v1.HeaderChanges
+	58, // 29: sallyport.resource.v1.Route.response_headers:type_name -> sallyport.resource.v1.HeaderChanges
+	59, // 30: sallyport.resource.v1.Route.cors:type_name -> sallyport.resource.v1.CORS
+	60, // 31: sallyport.resource.v1.Route.split:type_name -> sallyport.resource.v1.Split
+	52, // 32: sallyport.resource.v1.Route.idle_timeout:type_name -> google.protobuf.Duration
+	61, // 33: sallyport.resource.v1.Route.error_pages:type_name -> sallyport.resource.v1.ErrorPages
+	4,  // 34: sallyport.resource.v1.Route.encoded_slashes:type_name -> sallyport.resource.v1.EncodedSlashes
+	62, // 35: sallyport.resource.v1.Route.validation:type_name -> sallyport.resource.v1.Validation
+	11, // 36: sallyport.resource.v1.RecordRule.mode:type_name -> sallyport.resource.v1.RecordRule.Mode
+	6,  // 37: sallyport.resource.v1.Authentication.require:type_name -> sallyport.resource.v1.Require
+	29, // 38: sallyport.resource.v1.Authentication.jwt_svids:type_name -> sallyport.resource.v1.JWTSVIDs
+	7,  // 39: sallyport.resource.v1.Authentication.proof:type_name -> sallyport.resource.v1.Proof
+	31, // 40: sallyport.resource.v1.Authentication.step_up:type_name -> sallyport.resource.v1.StepUp
+	30, // 41: sallyport.resource.v1.Authentication.sign_in:type_name -> sallyport.resource.v1.SignIn
+	52, // 42: sallyport.resource.v1.SignIn.session_lifetime:type_name -> google.protobuf.Duration
+	52, // 43: sallyport.resource.v1.StepUp.max_age:type_name -> google.protobuf.Duration
+	33, // 44: sallyport.resource.v1.Upstream.plaintext:type_name -> sallyport.resource.v1.PlaintextTransport
+	34, // 45: sallyport.resource.v1.Upstream.tls:type_name -> sallyport.resource.v1.TLSTransport
+	35, // 46: sallyport.resource.v1.Upstream.spiffe:type_name -> sallyport.resource.v1.SPIFFETransport
+	63, // 47: sallyport.resource.v1.Upstream.balancing:type_name -> sallyport.resource.v1.Balancing
+	64, // 48: sallyport.resource.v1.Upstream.ejection:type_name -> sallyport.resource.v1.Ejection
+	65, // 49: sallyport.resource.v1.Upstream.retries:type_name -> sallyport.resource.v1.Retries
+	66, // 50: sallyport.resource.v1.Upstream.circuit_limits:type_name -> sallyport.resource.v1.CircuitLimits
+	67, // 51: sallyport.resource.v1.Upstream.resolution:type_name -> sallyport.resource.v1.Resolution
+	68, // 52: sallyport.resource.v1.Upstream.health_check:type_name -> sallyport.resource.v1.HealthCheck
+	69, // 53: sallyport.resource.v1.Upstream.locality:type_name -> sallyport.resource.v1.Locality
+	13, // 54: sallyport.resource.v1.Policy.routes:type_name -> sallyport.resource.v1.RouteSelector
+	8,  // 55: sallyport.resource.v1.Policy.effect:type_name -> sallyport.resource.v1.Effect
+	37, // 56: sallyport.resource.v1.Policy.principals:type_name -> sallyport.resource.v1.PrincipalMatcher
+	9,  // 57: sallyport.resource.v1.Policy.mode:type_name -> sallyport.resource.v1.Mode
+	52, // 58: sallyport.resource.v1.IdentityProvider.leeway:type_name -> google.protobuf.Duration
+	39, // 59: sallyport.resource.v1.IdentityProvider.required_claims:type_name -> sallyport.resource.v1.RequiredClaim
+	52, // 60: sallyport.resource.v1.IdentityProvider.max_lifetime:type_name -> google.protobuf.Duration
+	40, // 61: sallyport.resource.v1.IdentityProvider.introspection:type_name -> sallyport.resource.v1.Introspection
+	42, // 62: sallyport.resource.v1.IdentityProvider.sign_in:type_name -> sallyport.resource.v1.SignInClient
+	41, // 63: sallyport.resource.v1.IdentityProvider.x509:type_name -> sallyport.resource.v1.X509
+	52, // 64: sallyport.resource.v1.Introspection.timeout:type_name -> google.protobuf.Duration
+	52, // 65: sallyport.resource.v1.Introspection.cache:type_name -> google.protobuf.Duration
+	10, // 66: sallyport.resource.v1.X509.subject:type_name -> sallyport.resource.v1.X509Subject
+	44, // 67: sallyport.resource.v1.ApiKey.secrets:type_name -> sallyport.resource.v1.ApiKeySecret
+	70, // 68: sallyport.resource.v1.ApiKeySecret.created_at:type_name -> google.protobuf.Timestamp
+	70, // 69: sallyport.resource.v1.ApiKeySecret.not_after:type_name -> google.protobuf.Timestamp
+	46, // 70: sallyport.resource.v1.Revocation.token:type_name -> sallyport.resource.v1.RevokedToken
+	47, // 71: sallyport.resource.v1.Revocation.subject:type_name -> sallyport.resource.v1.RevokedSubject
+	48, // 72: sallyport.resource.v1.Revocation.session:type_name -> sallyport.resource.v1.RevokedSession
+	70, // 73: sallyport.resource.v1.Revocation.issued_before:type_name -> google.protobuf.Timestamp
+	70, // 74: sallyport.resource.v1.Revocation.expires_at:type_name -> google.protobuf.Timestamp
+	75, // [75:75] is the sub-list for method output_type
+	75, // [75:75] is the sub-list for method input_type
+	75, // [75:75] is the sub-list for extension type_name
+	75, // [75:75] is the sub-list for extension extendee
+	0,  // [0:75] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_resource_v1_resource_proto_init() }
@@ -4505,7 +4575,7 @@ func file_sallyport_resource_v1_resource_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_resource_v1_resource_proto_rawDesc), len(file_sallyport_resource_v1_resource_proto_rawDesc)),
-			NumEnums:      11,
+			NumEnums:      12,
 			NumMessages:   40,
 			NumExtensions: 0,
 			NumServices:   0,
