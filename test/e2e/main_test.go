@@ -22,7 +22,13 @@ import (
 // bin holds our binaries, built once, with failpoints.
 var bin string
 
-func TestMain(m *testing.M) { os.Exit(run(m)) }
+func TestMain(m *testing.M) {
+	if os.Getenv(attackerVariable) != "" {
+		beAttacker()
+		return
+	}
+	os.Exit(run(m))
+}
 
 func run(m *testing.M) int {
 	dir, err := os.MkdirTemp("", "sallyport-e2e-")
@@ -48,14 +54,14 @@ func run(m *testing.M) int {
 }
 
 // start runs a fleet for the test.
-func start(t *testing.T) *fleet.Fleet {
+func start(t testing.TB) *fleet.Fleet {
 	t.Helper()
 	return startWith(t, nil)
 }
 
 // startWith runs a fleet with the given identities, or those of the
 // development issuer when they are nil.
-func startWith(t *testing.T, identities fleet.Identities) *fleet.Fleet {
+func startWith(t testing.TB, identities fleet.Identities) *fleet.Fleet {
 	t.Helper()
 	f, err := fleet.Start(t.Context(), fleet.Config{
 		Dir: folder(t), Bin: bin, Log: slog.New(slog.DiscardHandler), Identities: identities,
@@ -73,7 +79,7 @@ func startWith(t *testing.T, identities fleet.Identities) *fleet.Fleet {
 
 // folder returns a folder for the test, and shows the logs in it should the
 // test fail.
-func folder(t *testing.T) string {
+func folder(t testing.TB) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "sallyport-e2e-") // short: sockets have short paths
 	if err != nil {
@@ -88,7 +94,7 @@ func folder(t *testing.T) string {
 	return dir
 }
 
-func showLogs(t *testing.T, dir string) {
+func showLogs(t testing.TB, dir string) {
 	logs, _ := filepath.Glob(filepath.Join(dir, "*.log")) // the pattern is well-formed
 	for _, file := range logs {
 		b, err := os.ReadFile(file)
