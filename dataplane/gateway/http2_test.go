@@ -4,9 +4,12 @@ import (
 	"crypto/tls"
 	"encoding/binary"
 	"io"
+	"net/http"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // Frames of HTTP/2 (RFC 9113, section 6), written by hand: no client would send
@@ -235,5 +238,30 @@ func TestHTTP2Floods(t *testing.T) {
 	w.settle()
 	if res, body := w.ask(w.client(true, w.tls(host)), "GET", "/v1/orders", nil); res.StatusCode != 200 {
 		t.Errorf("afterwards: %d %s", res.StatusCode, body)
+	}
+}
+
+// Who is answered may ask as much as they like, however little there is to say.
+func TestHTTP2ManySmallAnswers(t *testing.T) {
+	w := newWorld(t, options{})
+	up := newEcho(t)
+	up.answerWith(func(rw http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(rw, "ok") })
+	w.apply(w.everybody(plaintext(up.address())))
+	c := w.client(true, w.tls(host))
+	var asking errgroup.Group
+	for range 20 {
+		asking.Go(func() error {
+			for range 300 {
+				res, err := c.Get("https://" + host + "/v1/orders")
+				if err != nil {
+					return err
+				}
+				_ = res.Body.Close()
+			}
+			return nil
+		})
+	}
+	if err := asking.Wait(); err != nil {
+		t.Error(err)
 	}
 }

@@ -22,10 +22,11 @@ type Budget struct {
 	Burst     int // points at the start, and the most that are ever saved
 	PerSecond int // points that time brings
 	PerKiB    int // points that each KiB of answers brings
+	PerAnswer int // points that each answer brings which is complete, however small
 }
 
 // DefaultBudget is far more than clients need that want answers.
-var DefaultBudget = Budget{Burst: 2000, PerSecond: 500, PerKiB: 1}
+var DefaultBudget = Budget{Burst: 2000, PerSecond: 500, PerKiB: 1, PerAnswer: 2}
 
 // HTTP2 is a connection from which HTTP/2 is read within a budget. It looks at
 // frame headers alone and changes nothing.
@@ -36,8 +37,9 @@ type HTTP2 struct {
 	budget Budget
 	now    func() time.Time
 
-	written atomic.Int64 // bytes
-	foreign atomic.Bool  // what was read is not HTTP/2
+	written  atomic.Int64 // bytes
+	answered atomic.Int64 // streams
+	foreign  atomic.Bool  // what was read is not HTTP/2
 
 	// These belong to who reads.
 	preface int // bytes of it that were seen
@@ -47,7 +49,13 @@ type HTTP2 struct {
 	points  int
 	last    time.Time // when time was last paid for
 	paid    int64     // written bytes that were paid for
+	settled int64     // answers that were
 	err     error     // of all further reads
+
+	// These belong to who writes.
+	out     [frameHeader]byte
+	outHead int // bytes of out that were seen
+	outLeft int // bytes of the frame that are still to come
 }
 
 const (
@@ -84,7 +92,32 @@ func (c *HTTP2) Write(p []byte) (int, error) {
 	}
 	n, err := c.Conn.Write(p)
 	c.written.Add(int64(n))
+	c.sees(p[:n])
 	return n, err
+}
+
+// sees counts the frames that end a stream.
+func (c *HTTP2) sees(p []byte) {
+	const data, headers, endStream = 0, 1, 1
+	for len(p) > 0 {
+		if c.outLeft > 0 {
+			n := min(len(p), c.outLeft)
+			c.outLeft -= n
+			p = p[n:]
+			continue
+		}
+		n := copy(c.out[c.outHead:], p)
+		c.outHead += n
+		p = p[n:]
+		if c.outHead < frameHeader {
+			return
+		}
+		h := c.out
+		c.outHead, c.outLeft = 0, int(h[0])<<16|int(h[1])<<8|int(h[2])
+		if (h[3] == data || h[3] == headers) && h[4]&endStream != 0 {
+			c.answered.Add(1)
+		}
+	}
 }
 
 func (c *HTTP2) see(p []byte) error {
@@ -135,8 +168,9 @@ func (c *HTTP2) frame() bool {
 
 // earn pays for time and answers since it last did.
 func (c *HTTP2) earn() {
-	now, written := c.now(), c.written.Load()
-	earned := int64(now.Sub(c.last).Seconds()*float64(c.budget.PerSecond)) + (written-c.paid)>>10*int64(c.budget.PerKiB)
+	now, written, answered := c.now(), c.written.Load(), c.answered.Load()
+	earned := int64(now.Sub(c.last).Seconds()*float64(c.budget.PerSecond)) + (written-c.paid)>>10*int64(c.budget.PerKiB) +
+		(answered-c.settled)*int64(c.budget.PerAnswer)
 	c.points = int(min(max(earned, 0), int64(c.budget.Burst)))
-	c.last, c.paid = now, written
+	c.last, c.paid, c.settled = now, written, answered
 }

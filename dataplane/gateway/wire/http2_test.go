@@ -98,6 +98,28 @@ func TestHTTP2BudgetIsEarned(t *testing.T) {
 	}
 }
 
+// However many requests there are, and however small the answers: a client that is
+// answered is none that floods.
+func TestHTTP2AnswersAreWorthTheirRequests(t *testing.T) {
+	const headers, endStream = 1, 1
+	request, answer := frame(headers, endStream, 20), frame(headers, endStream, 10)
+	sends := preface + string(bytes.Repeat([]byte(request), 1000))
+	w := wire.NewHTTP2(newSent(bytes.NewReader([]byte(sends))), wire.Budget{Burst: 10, PerAnswer: 1}, standing)
+	if _, err := io.ReadFull(w, make([]byte, len(preface))); err != nil {
+		t.Fatal(err)
+	}
+	for n := range 1000 {
+		if _, err := io.ReadFull(w, make([]byte, len(request))); err != nil {
+			t.Fatalf("after %d requests: %v", n, err)
+		}
+		for _, part := range []string{answer[:5], answer[5:]} {
+			if _, err := io.WriteString(w, part); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
 func TestHTTP2Preface(t *testing.T) {
 	for _, sends := range []string{get + "\r\n", "PRI * HTTP/2.0\r\n\r\nXX", "\r\n" + preface} {
 		w := wire.NewHTTP2(newSent(iotest.OneByteReader(bytes.NewReader([]byte(sends)))), wire.DefaultBudget, nil)
