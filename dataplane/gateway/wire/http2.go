@@ -16,17 +16,20 @@ var ErrNotHTTP2 = errors.New("connection does not begin as HTTP/2 does")
 var ErrFlood = errors.New("too many HTTP/2 frames that carry nothing")
 
 // Budget is what a connection may spend on frames that carry nothing: settings,
-// pings, resets, priorities, window updates, continuations, and data that is empty
-// or may be padding alone, one point each. A request costs a point too, as it may be reset the moment after.
+// pings, priorities, window updates, continuations, and data that is empty or may be
+// padding alone, one point each. A request costs a point too, and a reset PerReset: by
+// then the request has been decided on and sent on, for nothing.
 type Budget struct {
 	Burst     int // points at the start, and the most that are ever saved
 	PerSecond int // points that time brings
 	PerKiB    int // points that each KiB of answers brings
 	PerAnswer int // points that each answer brings which is complete, however small
+	PerReset  int // points that a reset costs; 1 when 0
 }
 
-// DefaultBudget is far more than clients need that want answers.
-var DefaultBudget = Budget{Burst: 2000, PerSecond: 500, PerKiB: 1, PerAnswer: 2}
+// DefaultBudget is far more than clients need that want answers: an answer pays for its
+// request, and for being reset by who does not read it to its end.
+var DefaultBudget = Budget{Burst: 2000, PerSecond: 500, PerKiB: 1, PerAnswer: 12, PerReset: 10}
 
 // HTTP2 is a connection from which HTTP/2 is read within a budget. It looks at
 // frame headers alone and changes nothing.
@@ -149,20 +152,24 @@ func (c *HTTP2) see(p []byte) error {
 // frame begins a frame and reports whether it can be afforded.
 func (c *HTTP2) frame() bool {
 	// RFC 9113, section 6.1. What is padded may be padding alone, up to its longest.
-	const data, endStream, padded, maxPadding = 0, 1, 8, 256
+	const data, reset, endStream, padded, maxPadding = 0, 3, 1, 8, 256
 	h := c.header
 	c.headed, c.payload = 0, int(h[0])<<16|int(h[1])<<8|int(h[2])
 	carries := c.payload > 0 && (h[4]&padded == 0 || c.payload > maxPadding)
 	if h[3] == data && (carries || h[4]&endStream != 0) {
 		return true
 	}
-	if c.points == 0 {
+	costs := 1
+	if h[3] == reset {
+		costs = max(c.budget.PerReset, 1)
+	}
+	if c.points < costs {
 		c.earn()
 	}
-	if c.points == 0 {
+	if c.points < costs {
 		return false
 	}
-	c.points--
+	c.points -= costs
 	return true
 }
 
@@ -171,6 +178,6 @@ func (c *HTTP2) earn() {
 	now, written, answered := c.now(), c.written.Load(), c.answered.Load()
 	earned := int64(now.Sub(c.last).Seconds()*float64(c.budget.PerSecond)) + (written-c.paid)>>10*int64(c.budget.PerKiB) +
 		(answered-c.settled)*int64(c.budget.PerAnswer)
-	c.points = int(min(max(earned, 0), int64(c.budget.Burst)))
+	c.points = int(min(int64(c.points)+max(earned, 0), int64(c.budget.Burst)))
 	c.last, c.paid, c.settled = now, written, answered
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
+	"strings"
 	"testing"
 	"testing/iotest"
 	"time"
@@ -57,6 +58,26 @@ func TestHTTP2Budget(t *testing.T) {
 			if n, again := w.Read(make([]byte, 1)); err != nil && (n != 0 || !errors.Is(again, err)) {
 				t.Errorf("%s %s: %v, and then %v", c.name, name, err, again)
 			}
+		}
+	}
+}
+
+// A request that is reset has been decided on, and sent on, for nothing.
+func TestResetsCostMore(t *testing.T) {
+	const headers, reset, ping, endStream = 1, 3, 6, 1
+	request, cancel := frame(headers, endStream, 20), frame(reset, 0, 4)
+	for _, c := range []struct {
+		name  string
+		sends string
+		ok    bool
+	}{
+		{"as many as can be afforded", request + cancel + request + cancel, true},
+		{"one more", request + cancel + request + cancel + request + cancel, false},
+		{"what is left pays for less", request + cancel + request + cancel + frame(ping, 0, 8), true},
+	} {
+		w := wire.NewHTTP2(newSent(strings.NewReader(preface+c.sends)), wire.Budget{Burst: 25, PerReset: 10}, standing)
+		if _, err := io.ReadAll(w); c.ok != (err == nil) || !c.ok && !errors.Is(err, wire.ErrFlood) {
+			t.Errorf("%s: %v", c.name, err)
 		}
 	}
 }
