@@ -42,11 +42,11 @@ demo: postgres build ## run the whole system on this machine: make demo ARGS=--o
 
 .PHONY: test
 test: postgres curl redis-server ## run every test, against real Postgres and etcd
-	go test -timeout 10m ./...
+	go test -timeout 20m ./...
 
 .PHONY: race
 race: postgres curl redis-server ## run every test with the race detector (needs a C compiler)
-	go test -race -timeout 15m ./...
+	go test -race -timeout 30m ./...
 
 .PHONY: bench
 bench: postgres ## run the benchmarks, or those that match BENCH
