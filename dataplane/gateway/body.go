@@ -132,7 +132,7 @@ func (b *body) yield() {
 // little of it for the sake of the connection. What is held back of the answer is not
 // to wait for that.
 func (b *body) rest(flush func() error) {
-	if b == nil || b.hurry == nil || !b.begun.Load() || b.ended.Load() || flush() != nil {
+	if b.hurry == nil || !b.begun.Load() || b.ended.Load() || flush() != nil {
 		return
 	}
 	b.yield()

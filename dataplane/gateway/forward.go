@@ -49,7 +49,6 @@ func (x *exchange) forward(expects bool) {
 	*o = record.Outcome{ID: x.id, Told: x.told, Target: x.verdict.went(), Upstream: x.verdict.share}
 	x.complete(expects)
 	call := &x.call
-	*call = upstream.Call{}
 	if a := x.trace.Attempts(); a != nil {
 		call.Watch = a
 	}
@@ -72,7 +71,7 @@ func (x *exchange) forward(expects bool) {
 		err = x.tunnel(answer, o)
 	default:
 		o.Status = answer.StatusCode
-		if o.Sent, err = x.carry(answer); err == nil {
+		if o.Sent, err = x.carry(answer); err == nil && x.sent != nil {
 			x.sent.rest(http.NewResponseController(x.w).Flush)
 		}
 	}

@@ -20,7 +20,7 @@ type Life struct {
 	mu    sync.Mutex
 	done  chan struct{} // nil until somebody asks
 	cause error
-	calls []*func() // for the end; nil for what was stopped
+	calls []*func() // for the end
 
 	first [2]*func() // room for calls
 }

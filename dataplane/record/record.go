@@ -22,10 +22,10 @@ var ErrUnavailable = errors.New("decision records cannot be written")
 // keeps nothing of what it is given.
 type Remote interface {
 	// Decide takes a decision, unless there is no room or its rule leaves it out, and
-	// reports whether it did. It never waits.
+	// reports whether it did. It never waits, and does not keep d, which is used again.
 	Decide(d *Decision) (taken bool)
 	// Require takes an allowed request whose rule is Required, and returns when its
-	// record is safe, or ErrUnavailable.
+	// record is safe, or ErrUnavailable. It does not keep d.
 	Require(ctx context.Context, d *Decision) error
 	// Finish takes how a request ended whose decision was taken, unless there is no
 	// room. It never waits.
