@@ -6,9 +6,11 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/sallyport/sallyport/internal/profile"
 )
 
-// health serves /healthz, /readyz and /metrics until ctx ends.
+// health serves /healthz, /readyz, /metrics and profiles until ctx ends.
 func (s *Server) health(ctx context.Context) error {
 	if s.settings.Health.Address == "" {
 		return nil
@@ -25,10 +27,13 @@ func (s *Server) health(ctx context.Context) error {
 		w.WriteHeader(http.StatusOK)
 	})
 	mux.Handle("GET /metrics", promhttp.HandlerFor(s.metrics, promhttp.HandlerOpts{EnableOpenMetrics: true}))
+	all := http.NewServeMux()
+	all.Handle("GET /debug/", profile.Handler()) // which may take longer
+	all.Handle("/", http.TimeoutHandler(mux, 10*time.Second, "took too long"))
 	return s.serve(ctx, listener{
 		name:    ListenerHealth,
 		address: s.settings.Health.Address,
-		handler: http.TimeoutHandler(mux, 10*time.Second, "took too long"),
+		handler: all,
 	})
 }
 

@@ -64,6 +64,9 @@ func TestAReplicaTellsWhatItWaitsFor(t *testing.T) {
 	if status, _ := get(t, p.HealthURL()+"/healthz"); status != 200 {
 		t.Errorf("a replica that waits is not healthy: %d", status)
 	}
+	if status, _ := get(t, p.HealthURL()+"/debug/pprof/heap?gc=1"); status != 200 {
+		t.Errorf("a replica that waits has no profiles: %d", status)
+	}
 	if err := os.Symlink(socket, p.Settings.Workload.Socket); err != nil {
 		t.Fatal(err)
 	}

@@ -48,7 +48,7 @@ type Settings struct {
 	Admin Admin `json:"admin"`
 	// Proxies is the listener for proxies.
 	Proxies Listen `json:"proxies"`
-	// Health is the listener for /healthz, /readyz and /metrics, without TLS;
+	// Health is the listener for /healthz, /readyz, /metrics and profiles, without TLS;
 	// none when its address is empty.
 	Health Listen `json:"health"`
 }

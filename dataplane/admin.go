@@ -11,6 +11,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/sallyport/sallyport/internal/profile"
 	"github.com/sallyport/sallyport/internal/token"
 )
 
@@ -75,7 +76,7 @@ func (p *Proxy) adminHandler() http.Handler {
 		w.WriteHeader(http.StatusOK)
 	})
 	mux.HandleFunc("GET /.well-known/sallyport/jwks.json", p.publishKeys)
-	mux.Handle("GET /debug/", debugHandler())
+	mux.Handle("GET /debug/", profile.Handler())
 	mux.Handle("GET /metrics", promhttp.HandlerFor(p.metrics, promhttp.HandlerOpts{EnableOpenMetrics: true}))
 	return mux
 }

@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -164,21 +163,6 @@ func answersIn(t *testing.T, address, accepts string) string {
 	}
 	_ = res.Body.Close()
 	return res.Header.Get("Content-Type")
-}
-
-func TestProfilesAreForThisMachine(t *testing.T) {
-	for from, want := range map[string]int{
-		"127.0.0.1:4711": http.StatusOK, "[::1]:4711": http.StatusOK, "[::ffff:127.0.0.1]:4711": http.StatusOK,
-		"192.0.2.7:4711": http.StatusForbidden, "[2001:db8::7]:4711": http.StatusForbidden, "@": http.StatusForbidden, "": http.StatusForbidden,
-	} {
-		r := httptest.NewRequest(http.MethodGet, "/debug/pprof/heap", nil)
-		r.RemoteAddr = from
-		w := httptest.NewRecorder()
-		dataplane.DebugHandler().ServeHTTP(w, r)
-		if w.Code != want {
-			t.Errorf("from %q: %d, not %d", from, w.Code, want)
-		}
-	}
 }
 
 // What cannot work ends the process, with a reason, at once.

@@ -1,9 +1,12 @@
-package dataplane
+// Package profile serves what a process says of its own work: Go's profiles, to
+// clients on the same machine.
+package profile
 
 import (
 	"fmt"
 	"net/http"
 	"net/netip"
+	"runtime/debug"
 	"runtime/pprof"
 	"strconv"
 	"time"
@@ -13,15 +16,19 @@ import (
 const (
 	usualProfile   = 30
 	longestProfile = 120
+
+	// writeWithin is how long a client may take to read one, beside the time that
+	// it is made in.
+	writeWithin = 10 * time.Second
 )
 
-// debugHandler serves Go's profiles below /debug/pprof/, in the form that go tool
-// pprof reads, to clients on this machine alone: the address is often open to
-// whoever reads metrics. net/http/pprof would publish itself on other servers, too.
-func debugHandler() http.Handler {
+// Handler serves Go's profiles below /debug/pprof/, in the form that go tool pprof
+// reads, to clients on this machine alone: the address is often open to whoever
+// reads metrics. net/http/pprof would publish itself on other servers, too.
+func Handler() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /debug/pprof/profile", profileProcessor)
-	mux.HandleFunc("GET /debug/pprof/{name}", profile)
+	mux.HandleFunc("GET /debug/pprof/profile", processor)
+	mux.HandleFunc("GET /debug/pprof/{name}", named)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if from, err := netip.ParseAddrPort(r.RemoteAddr); err != nil || !from.Addr().Unmap().IsLoopback() {
 			http.Error(w, "profiles are for clients on this machine", http.StatusForbidden)
@@ -31,19 +38,23 @@ func debugHandler() http.Handler {
 	})
 }
 
-// profile serves heap, goroutine and the like.
-func profile(w http.ResponseWriter, r *http.Request) {
+// named serves heap, goroutine and the like. Asked with gc=1, it collects garbage
+// first and gives back to the system what is free.
+func named(w http.ResponseWriter, r *http.Request) {
 	p := pprof.Lookup(r.PathValue("name"))
 	if p == nil {
 		http.NotFound(w, r)
 		return
 	}
+	if r.FormValue("gc") == "1" {
+		debug.FreeOSMemory()
+	}
 	w.Header().Set("Content-Type", "application/octet-stream")
 	_ = p.WriteTo(w, 0) // the client is gone
 }
 
-// profileProcessor profiles for as many seconds as are asked for.
-func profileProcessor(w http.ResponseWriter, r *http.Request) {
+// processor profiles for as many seconds as are asked for.
+func processor(w http.ResponseWriter, r *http.Request) {
 	seconds := usualProfile
 	if text := r.FormValue("seconds"); text != "" {
 		n, err := strconv.Atoi(text)
@@ -54,7 +65,7 @@ func profileProcessor(w http.ResponseWriter, r *http.Request) {
 		seconds = n
 	}
 	lasts := time.Duration(seconds) * time.Second
-	if err := http.NewResponseController(w).SetWriteDeadline(time.Now().Add(lasts + adminTimeout)); err != nil {
+	if err := http.NewResponseController(w).SetWriteDeadline(time.Now().Add(lasts + writeWithin)); err != nil {
 		http.Error(w, "internal", http.StatusInternalServerError)
 		return
 	}
