@@ -65,6 +65,10 @@ nginx haproxy caddy:
 bench-peers: postgres nginx haproxy caddy ## compare a proxy with nginx, HAProxy and Caddy, each on one core (two cores, 6 minutes)
 	go test -count=1 -v -tags peers -run '^$$' -bench Peers -benchtime 1x -timeout 20m ./test/bench/peers
 
+.PHONY: bench-fleet
+bench-fleet: postgres ## have 1,000 and then 5,000 simulated proxies follow a control plane, and lose it (two cores, 20,000 open files, 8 minutes)
+	go test -count=1 -v -run '^TestFleet$$' -timeout 30m ./test/bench/fleet -proxies 1000,5000 -changes 30 -judge
+
 .PHONY: fuzz
 fuzz: ## fuzz every fuzz test for FUZZTIME (20s)
 	@tools/fuzz $(FUZZTIME)

@@ -65,7 +65,7 @@ func processor(w http.ResponseWriter, r *http.Request) {
 		seconds = n
 	}
 	lasts := time.Duration(seconds) * time.Second
-	if err := http.NewResponseController(w).SetWriteDeadline(time.Now().Add(lasts + writeWithin)); err != nil {
+	if err := http.NewResponseController(w).SetWriteDeadline(time.Now().Add(lasts + writeWithin)); err != nil { //nolint:forbidigo // a profile takes real time
 		http.Error(w, "internal", http.StatusInternalServerError)
 		return
 	}
@@ -77,6 +77,6 @@ func processor(w http.ResponseWriter, r *http.Request) {
 	defer pprof.StopCPUProfile()
 	select {
 	case <-r.Context().Done():
-	case <-time.After(lasts):
+	case <-time.After(lasts): //nolint:forbidigo // a profile takes real time
 	}
 }
