@@ -55,17 +55,7 @@ func measure(t *testing.T, n int) {
 	figure(t, fmt.Sprint("connect_all_", n), since(began, h.enforced(t, revision)).max().Seconds(), "s", 0)
 	proven(t, s.first, revision, n)
 
-	var enforced, proof durations
-	ratio := 0.0
-	for i := range *changes {
-		one := h.change(t, s.first, r, i)
-		enforced, proof = append(enforced, one.enforced...), append(proof, one.proof)
-		ratio = max(ratio, float64(one.received)/float64(one.size))
-		<-time.After(min(time.Duration(n)*pace, longestPace))
-	}
-	enforced.figures(t, "enforced", n, promised[n])
-	proof.figures(t, "proven", n, 0)
-	figure(t, fmt.Sprint("bytes_per_change_ratio_", n), ratio, "times", 2)
+	h.change(t, s.first, r)
 	figure(t, fmt.Sprint("replica_kib_per_proxy_", n), float64(s.first.memory(t)-empty)/float64(n), "KiB", 128)
 
 	h.outlive(t, s, n)
@@ -99,6 +89,29 @@ func (h *herd) enforced(t *testing.T, revision int64) []time.Time {
 	return at
 }
 
+// change makes changes and says what they took.
+func (h *herd) change(t *testing.T, r *replica, relay *relay) {
+	t.Helper()
+	n, pause := len(h.all), min(time.Duration(len(h.all))*pace, longestPace)
+	if *profile != "" {
+		defer r.profile(t, *profile, time.Duration(*changes)*(pause+time.Second))()
+	}
+	var enforced, proof durations
+	var ratio float64
+	before := r.cpu(t)
+	for i := range *changes {
+		one := h.changeOnce(t, r, relay, i)
+		enforced, proof = append(enforced, one.enforced...), append(proof, one.proof)
+		ratio = max(ratio, float64(one.received)/float64(one.size))
+		<-time.After(pause)
+	}
+	spent := r.cpu(t) - before
+	enforced.figures(t, "enforced", n, promised[n])
+	proof.figures(t, "proven", n, 0)
+	figure(t, fmt.Sprint("bytes_per_change_ratio_", n), ratio, "times", 2)
+	figure(t, fmt.Sprint("replica_cpu_per_change_", n), float64(spent.Milliseconds())/float64(*changes), "ms", 0)
+}
+
 // changed is what one change took.
 type changed struct {
 	enforced       durations     // from the call of Apply, by proxy
@@ -106,7 +119,7 @@ type changed struct {
 	size, received int           // bytes of the document, and what came to one proxy
 }
 
-func (h *herd) change(t *testing.T, r *replica, relay *relay, i int) (c changed) {
+func (h *herd) changeOnce(t *testing.T, r *replica, relay *relay, i int) (c changed) {
 	t.Helper()
 	text := policy("changing", fmt.Sprint("version ", i))
 	c.size = size(t, text)

@@ -19,6 +19,7 @@ import (
 var (
 	sizes   = flag.String("proxies", "20", "how many simulated proxies a replica serves, one fleet after another")
 	changes = flag.Int("changes", 3, "how many changes of a policy are measured in each fleet")
+	profile = flag.String("profile", "", "the file that a profile of the replica's processor goes to, through the changes")
 	judge   = flag.Bool("judge", false, "fail where a figure is not what is promised")
 )
 

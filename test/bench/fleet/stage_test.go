@@ -216,7 +216,7 @@ func (r *replica) get(t *testing.T, path string) ([]byte, error) {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, r.status+path, nil)
 	must(t, err)
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: time.Minute}
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 3 * time.Minute}
 	res, err := client.Do(req)
 	if err != nil {
 		return nil, err
@@ -246,6 +246,36 @@ func rss(t *testing.T, pid int) int {
 	n, err := strconv.Atoi(string(bytes.Fields(after)[0]))
 	must(t, err)
 	return n
+}
+
+// cpu is what the replica has used so far, in steps of 10 ms.
+func (r *replica) cpu(t *testing.T) (sum time.Duration) {
+	t.Helper()
+	const tick = 10 * time.Millisecond // USER_HZ
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", r.PID()))
+	must(t, err)
+	_, after, _ := bytes.Cut(stat, []byte(") ")) // the name may hold anything
+	for _, i := range []int{11, 12} {
+		n, err := strconv.Atoi(string(bytes.Fields(after)[i]))
+		must(t, err)
+		sum += time.Duration(n) * tick
+	}
+	return sum
+}
+
+// profile begins a profile of the processor that goes to a file. Who calls what it
+// returns waits for its end.
+func (r *replica) profile(t *testing.T, file string, lasts time.Duration) (wait func()) {
+	t.Helper()
+	made := make(chan []byte)
+	go func() {
+		b, err := r.get(t, fmt.Sprintf("/debug/pprof/profile?seconds=%d", min(int(lasts.Seconds()), 120)))
+		if err != nil {
+			t.Error(err)
+		}
+		made <- b
+	}()
+	return func() { must(t, os.WriteFile(file, <-made, 0o600)) }
 }
 
 // eventually waits until ok.
