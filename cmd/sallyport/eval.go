@@ -10,6 +10,7 @@ import (
 	"connectrpc.com/connect"
 	"github.com/spf13/cobra"
 	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	adminv1 "github.com/sallyport/sallyport/proto/gen/sallyport/admin/v1"
@@ -28,6 +29,8 @@ type evaluation struct {
 	candidates []string
 	revision   int64
 	out        output
+
+	configurationAge, securityAge time.Duration // negative for not known
 }
 
 func newEval(server *connection) *cobra.Command {
@@ -70,6 +73,8 @@ looked at. Nobody asks who is not named: the request is anonymous.`,
 	f.StringVar(&e.device, "device", "", `the device that is proven, a JSON object such as {"id": "laptop-7", "compliant": true}`)
 	f.StringVar(&e.tls, "tls", "1.3", "the `version` of TLS")
 	f.StringToInt64Var(&e.denials, "denials", nil, "how often requests were denied, as `principal=3,address=20`; not known when left out")
+	f.DurationVar(&e.configurationAge, "configuration-age", -1, "since the proxy's configuration was confirmed, as `5m`; not known when left out")
+	f.DurationVar(&e.securityAge, "security-age", -1, "since what it knows of revocations was confirmed, as `5m`; not known when left out")
 	f.StringVar(&e.at, "time", "", "when it is asked, as `2026-11-26T09:00:00Z`; now when left out")
 	f.StringArrayVarP(&e.candidates, "file", "f", nil, "a `file` or folder as if it were applied; may be repeated")
 	f.Int64Var(&e.revision, "revision", 0, "at this revision; the newest when 0")
@@ -101,6 +106,7 @@ func (e *evaluation) describe(args []string) error {
 			return fmt.Errorf("--device: it is a JSON object such as {\"id\": \"laptop-7\"}: %w", err)
 		}
 	}
+	q.Signals.ConfigurationAge, q.Signals.SecurityAge = span(e.configurationAge), span(e.securityAge)
 	if err := e.denied(q.Signals); err != nil {
 		return err
 	}
@@ -113,6 +119,14 @@ func (e *evaluation) describe(args []string) error {
 	}
 	e.identify()
 	return nil
+}
+
+// span is a time that has passed, nil for a negative one.
+func span(d time.Duration) *durationpb.Duration {
+	if d < 0 {
+		return nil
+	}
+	return durationpb.New(d)
 }
 
 // denied says how often there were denials.

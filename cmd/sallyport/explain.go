@@ -11,6 +11,7 @@ import (
 
 	"connectrpc.com/connect"
 	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	adminv1 "github.com/sallyport/sallyport/proto/gen/sallyport/admin/v1"
 	decisionv1 "github.com/sallyport/sallyport/proto/gen/sallyport/decision/v1"
@@ -93,6 +94,7 @@ func account(res *adminv1.ExplainResponse) string {
 	t.fact("device", device(d.GetSignals().GetDevice(), d.GetTime().AsTime()))
 	t.fact("denied before", deniedBefore(d.GetSignals().GetDenials()))
 	t.fact("at", joined(", ", "environment "+d.GetEnvironment(), named("listener ", d.GetListener()), named("proxy ", d.GetProxy())))
+	t.fact("confirmed", confirmed(d.GetSignals()))
 	t.fact("route", d.GetRoute())
 	t.fact("accepts", strings.Join(a.GetAccepts(), ", "))
 	t.fact("rule", d.GetPolicy())
@@ -208,6 +210,18 @@ func deniedBefore(d *decisionv1.Denials) string {
 		return ""
 	}
 	return text + ", in five minutes"
+}
+
+// confirmed is for how long the proxy had not heard that what it knew was still so;
+// empty where the record does not say.
+func confirmed(s *decisionv1.Signals) string {
+	ago := func(of string, d *durationpb.Duration) string {
+		if d == nil {
+			return ""
+		}
+		return of + " " + d.AsDuration().Round(time.Second).String() + " before"
+	}
+	return joined(", ", ago("configuration", s.GetConfigurationAge()), ago("revocations", s.GetSecurityAge()))
 }
 
 // named puts a name before what is there.

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/sallyport/sallyport/dataplane/courier"
@@ -168,6 +169,24 @@ func TestRecordsOfDenials(t *testing.T) {
 		}
 		if d := got.GetSignals().GetDenials(); !proto.Equal(d, want) || (d == nil) != (want == nil) {
 			t.Errorf("record %d: %v", i, d)
+		}
+	}
+}
+
+// A record has the ages by which it was decided, as far as they are known.
+func TestRecordsOfAges(t *testing.T) {
+	aged, fresh := *allows, *allows
+	aged.Ages = policy.Ages{Security: policy.Age{Is: 90*time.Second + 1, Known: true}}
+	fresh.Ages = policy.Ages{Configuration: policy.Age{Known: true}}
+	all := courier.Encode(&aged, &fresh, allows)
+	for i, want := range []*decisionv1.Signals{{SecurityAge: durationpb.New(90*time.Second + 1)}, {ConfigurationAge: durationpb.New(0)}, {}} {
+		var got decisionv1.Decision
+		if err := proto.Unmarshal(all[i], &got); err != nil {
+			t.Fatal(err)
+		}
+		s := got.GetSignals()
+		if !proto.Equal(s.GetConfigurationAge(), want.GetConfigurationAge()) || !proto.Equal(s.GetSecurityAge(), want.GetSecurityAge()) {
+			t.Errorf("record %d: %v", i, s)
 		}
 	}
 }

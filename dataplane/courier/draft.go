@@ -55,6 +55,7 @@ type draft struct {
 	timings  decisionv1.Timings
 	known    durationpb.Duration
 	decided  durationpb.Duration
+	ages     [2]durationpb.Duration
 	headers  [maxHeaders]decisionv1.Header
 
 	client, peer text
@@ -179,6 +180,7 @@ func queryNames(to []string, query string) []string {
 func (m *draft) signal(d *record.Decision) {
 	m.signals.Ip, m.signals.Tls, m.signals.Geo, m.signals.Device = nil, nil, located(d.Place), m.device.write(d.Device)
 	m.signals.Denials = counted(d.Denials)
+	m.signals.ConfigurationAge, m.signals.SecurityAge = aged(&m.ages[0], d.Ages.Configuration), aged(&m.ages[1], d.Ages.Security)
 	if d.ClientIP.IsValid() || d.PeerIP.IsValid() {
 		m.address.Address, m.address.Peer = m.client.written(d.ClientIP), m.peer.written(d.PeerIP)
 		m.address.Source, m.address.Unknown = d.ClientIPSource, d.ClientIPUnknown
@@ -206,6 +208,14 @@ func located(p *policy.Place) *decisionv1.Geo {
 		to.Anonymity = &decisionv1.Anonymity{Anonymous: a.Any, Vpn: a.VPN, Hosting: a.Hosting, Tor: a.Tor, Proxy: a.Proxy}
 	}
 	return to
+}
+
+// aged is an age, nil where it is not known.
+func aged(to *durationpb.Duration, a policy.Age) *durationpb.Duration {
+	if !a.Known {
+		return nil
+	}
+	return since(to, a.Is)
 }
 
 // counted is how often there were denials, nil where no policy asked.

@@ -80,6 +80,7 @@ type verdict struct {
 	shadow    policy.Shadow
 	place     *policy.Place // nil unless a policy asked
 	denials   policy.Denials
+	ages      policy.Ages
 
 	upstream     *upstream.Upstream // nil for one that is not there
 	share        string             // its name, where there are several; else empty
@@ -128,6 +129,8 @@ func (g *Gateway) decide(ctx context.Context, s grounds, q *question, v *verdict
 // consider is decide for a request in its canonical form. Of one that is decided on
 // again it changes nothing.
 func (g *Gateway) consider(ctx context.Context, s grounds, q *question, c *request.Canonical, v *verdict) {
+	ages := g.ages(q.now)
+	q.input.Ages = ages
 	*v = g.serves(s, q, c)
 	switch {
 	case v.reason != "":
@@ -136,7 +139,7 @@ func (g *Gateway) consider(ctx context.Context, s grounds, q *question, c *reque
 	default:
 		*v = g.route(s, c)
 	}
-	v.request = *c
+	v.request, v.ages = *c, ages
 	if v.reason == "" {
 		g.authorise(ctx, s, q, v)
 	}
@@ -159,9 +162,9 @@ func (g *Gateway) serves(s grounds, q *question, c *request.Canonical) verdict {
 		return denied(http.StatusServiceUnavailable, ReasonNoSnapshot, "")
 	case s.revocations == nil:
 		return denied(http.StatusServiceUnavailable, ReasonNoSecurity, "")
-	case exceeds(g.age, s.maxAge):
+	case s.limit.denies(q.input.Ages.Configuration):
 		return denied(http.StatusServiceUnavailable, ReasonStale, "")
-	case exceeds(g.secureAge, s.maxSecurityAge):
+	case s.securityLimit.denies(q.input.Ages.Security):
 		return denied(http.StatusServiceUnavailable, ReasonOutdated, "")
 	case s.revocations.Unavailable() != "":
 		return denied(http.StatusForbidden, ReasonUnavailable, s.revocations.Unavailable())
@@ -197,16 +200,6 @@ func (g *Gateway) route(s grounds, c *request.Canonical) verdict {
 	return denied(http.StatusNotFound, ReasonNoRoute, "")
 }
 
-// exceeds reports whether the environment has the gateway deny for an age. One
-// that nobody knows is too high.
-func exceeds(age func() (time.Duration, bool), limit time.Duration) bool {
-	if limit == 0 {
-		return false
-	}
-	is, known := age()
-	return !known || is > limit
-}
-
 // authorise finds out who asks, and whether they may.
 func (g *Gateway) authorise(ctx context.Context, s grounds, q *question, v *verdict) {
 	route := v.way.route
@@ -219,7 +212,7 @@ func (g *Gateway) authorise(ctx context.Context, s grounds, q *question, v *verd
 		Method: v.request.Method, Host: v.request.Host, Path: v.request.Path,
 		Query: v.request.RawQuery, Header: v.request.Header, Route: route.ID(), RouteLabels: route.Labels, Templates: route.Paths,
 		ClientIP: q.address.IP, Geo: g.geo, Now: q.now, TLSVersion: q.from.tlsVersion, ServerName: q.from.serverName, ALPN: q.from.alpn,
-		Denials: g.denials,
+		Denials: g.denials, Ages: in.Ages,
 	}
 	if g.exhausted(ctx, q, v, v.way.limits.outer, in) {
 		return

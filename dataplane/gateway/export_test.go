@@ -103,3 +103,6 @@ func Idle(limit time.Duration, over func()) (touch, stop func()) {
 
 // Upstreams is what the resources say.
 func Upstreams(from []*compile.Upstream) []upstream.Spec { return upstreams(from) }
+
+// WatchAges holds ages against their limits now.
+func (g *Gateway) WatchAges() { g.watchAges(context.Background()) }

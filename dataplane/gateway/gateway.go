@@ -33,7 +33,6 @@ import (
 	"github.com/sallyport/sallyport/internal/revocation"
 	"github.com/sallyport/sallyport/internal/session"
 	proxyv1 "github.com/sallyport/sallyport/proto/gen/sallyport/proxy/v1"
-	resourcev1 "github.com/sallyport/sallyport/proto/gen/sallyport/resource/v1"
 )
 
 // Config is what a Gateway needs. All fields but the last ones are required.
@@ -45,10 +44,10 @@ type Config struct {
 	SignIn    *signin.Client
 	Log       *slog.Logger
 
-	// Age says how long ago the control plane last confirmed the table in force,
-	// and SecurityAge the revocations; known is false if it never has. They are
-	// asked for each request when the environment limits the age.
-	Age, SecurityAge func() (age time.Duration, known bool)
+	// Age says how long before now the control plane last confirmed the table in
+	// force, and SecurityAge the revocations; known is false if it never has. They are
+	// asked for each request.
+	Age, SecurityAge func(now time.Time) (age time.Duration, known bool)
 
 	// Geo says where clients are, for policies that ask; nothing is known of that when
 	// it is nil.
@@ -93,8 +92,8 @@ type Gateway struct {
 	signin      *signin.Client
 	logouts     logouts
 	log         *slog.Logger
-	age         func() (time.Duration, bool)
-	secureAge   func() (time.Duration, bool)
+	age         func(now time.Time) (time.Duration, bool)
+	secureAge   func(now time.Time) (time.Duration, bool)
 	now         func() time.Time
 	geo         policy.Locator    // nil for none
 	asserts     *assertion.Signer // nil for none
@@ -106,6 +105,7 @@ type Gateway struct {
 	metrics     *metrics
 	listeners   *listeners
 	explained   explained
+	vigil       vigil
 	buffers     buffers
 	drafts      drafts
 	streams     streams
@@ -137,7 +137,7 @@ type state struct {
 	authn     *authn.Authenticator
 	upstreams *upstream.Set
 
-	maxAge, maxSecurityAge time.Duration // none when zero
+	limit, securityLimit staleness
 
 	revision  string       // as answers name it
 	routeless *record.Rule // of what is allowed without a route; nil for none
@@ -223,6 +223,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	deciding, end := context.WithCancel(context.WithoutCancel(ctx))
 	var other sync.WaitGroup
 	other.Go(func() { g.keepDeciding(deciding) })
+	other.Go(func() { g.keepVigil(deciding) })
 	g.listeners.run(ctx)
 	end()
 	other.Wait()
@@ -236,7 +237,7 @@ func (g *Gateway) prepare(before *state, table *compile.Table) *state {
 		revision: strconv.FormatInt(int64(table.Head().Revision), 10),
 	}
 	next.routeless = recording(table, nil)
-	next.maxAge, next.maxSecurityAge = limitOf(table.Staleness()), limitOf(table.SecurityStaleness())
+	next.limit, next.securityLimit = limitOf(table.Staleness()), limitOf(table.SecurityStaleness())
 	next.limits = before.limits
 	if before.table == nil || !same(before.table.RateLimits(), table.RateLimits()) {
 		next.limits = g.newLimiters(table.RateLimits())
@@ -257,14 +258,6 @@ func (g *Gateway) prepare(before *state, table *compile.Table) *state {
 		next.upstreams = g.upstreams.Sync(upstreams(table.Upstreams()))
 	}
 	return next
-}
-
-// limitOf returns from which age on requests are denied, zero for none.
-func limitOf(age time.Duration, action resourcev1.StalenessAction) time.Duration {
-	if action != resourcev1.StalenessAction_STALENESS_ACTION_DENY {
-		return 0
-	}
-	return age
 }
 
 // refresh looks at the files that say whose certificates are trusted.

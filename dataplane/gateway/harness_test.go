@@ -105,6 +105,7 @@ type options struct {
 	trace     *trace.Tracer
 	access    *access.Log
 	overload  *overload.Guard
+	log       *slog.Logger // quiet when nil
 }
 
 func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
@@ -123,6 +124,9 @@ func newWorld(t testing.TB, o options) *world {
 	if o.writer == nil {
 		o.writer = w.records
 	}
+	if o.log == nil {
+		o.log = quiet()
+	}
 	pool, err := authn.New(authn.Config{Log: quiet(), Client: w.tokens.server.Client(), Now: w.now})
 	w.must(err)
 	w.keys, err = assertion.New(assertion.Config{File: filepath.Join(w.dir, "assertion-keys"), Log: quiet(), Now: w.now})
@@ -135,7 +139,7 @@ func newWorld(t testing.TB, o options) *world {
 	w.signin, err = signin.New(signin.Config{Log: quiet()})
 	w.must(err)
 	w.gateway, err = gateway.New(gateway.Config{
-		Identity: o.source, Authn: pool, Upstreams: upstreams, Record: w.recorder, SignIn: w.signin, Log: quiet(), Registerer: w.registry,
+		Identity: o.source, Authn: pool, Upstreams: upstreams, Record: w.recorder, SignIn: w.signin, Log: o.log, Registerer: w.registry,
 		Age: w.configurationAge, SecurityAge: w.securityAge, Drain: o.drain, Reload: 10 * time.Millisecond, Now: w.now,
 		Assertions: assertion.NewSigner(w.keys), LoggedOut: w.cutOff, Geo: o.geo, Limits: o.limits, Trace: o.trace, Access: o.access, Overload: o.overload,
 	})
@@ -167,13 +171,13 @@ func (w *world) must(err error) {
 	}
 }
 
-func (w *world) configurationAge() (time.Duration, bool) {
+func (w *world) configurationAge(time.Time) (time.Duration, bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.age, w.known
 }
 
-func (w *world) securityAge() (time.Duration, bool) {
+func (w *world) securityAge(time.Time) (time.Duration, bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.since, w.known
@@ -572,6 +576,8 @@ type line struct {
 
 	DenialsOfPrincipal *int `json:"denials_of_principal"`
 	DenialsOfAddress   *int `json:"denials_of_address"`
+	ConfigurationAge   *int `json:"configuration_age_ms"`
+	SecurityAge        *int `json:"security_age_ms"`
 }
 
 // of waits for the line of a kind about a decision.

@@ -25,6 +25,8 @@ type metrics struct {
 	handshakes  *prometheus.CounterVec
 	unannounced *prometheus.CounterVec
 	overflow    *prometheus.CounterVec
+	ageLimits   *prometheus.GaugeVec
+	stale       *prometheus.GaugeVec
 
 	mu     sync.Mutex
 	routes map[string]resource.Key // those that have series
@@ -90,12 +92,20 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 			Name: "sallyport_connections_refused_total",
 			Help: "Connections that were closed because there were too many, by listener and limit (total, address, rate or handshakes).",
 		}, []string{"listener", "limit"}),
+		ageLimits: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "sallyport_age_limit_seconds",
+			Help: "From which age on what is in force is stale, by clock (configuration or security) and what the environment says then (SERVE or DENY).",
+		}, []string{"clock", "action"}),
+		stale: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "sallyport_stale",
+			Help: "1 while what is in force is older than its limit, by clock (configuration or security).",
+		}, []string{"clock"}),
 		routes: make(map[string]resource.Key),
 	}
 	if r == nil {
 		return m, nil
 	}
-	for _, c := range []prometheus.Collector{m.requests, m.failures, m.shadows, m.limited, m.differing, m.closed, m.again, m.deciding, m.answering, m.inFlight, m.up, m.handshakes, m.unannounced, m.overflow} {
+	for _, c := range []prometheus.Collector{m.requests, m.failures, m.shadows, m.limited, m.differing, m.closed, m.again, m.deciding, m.answering, m.inFlight, m.up, m.handshakes, m.unannounced, m.overflow, m.ageLimits, m.stale} {
 		if err := r.Register(c); err != nil {
 			return nil, err
 		}

@@ -146,7 +146,7 @@ func (x *exchange) write() {
 		ServerName: x.from.serverName, Protocol: x.r.Proto,
 		Method: v.request.Method, Host: v.request.Host, Path: v.request.Path,
 		Policy: v.policy, Principal: v.principal, Explanation: v.why, Shadow: v.shadow, Place: v.place, Device: v.device,
-		Denials: v.denials, Trace: x.trace.Trace, Took: decided.Sub(x.began),
+		Denials: v.denials, Ages: v.ages, Trace: x.trace.Trace, Took: decided.Sub(x.began),
 		ALPN: x.from.alpn, RawQuery: v.request.RawQuery, Header: v.request.Header, Values: v.values(), Rule: x.state.routeless, Closes: x.closes,
 	}
 	if v.way != nil {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"strconv"
@@ -118,6 +119,81 @@ spec: {configurationAge: {limit: 60s, action: ` + action + `}}
 		if res.StatusCode != step.status || step.status == 503 && w.problem(body).Reason != "configuration_stale" {
 			t.Errorf("%+v: %d %s", step, res.StatusCode, body)
 		}
+	}
+}
+
+// transcript is a log as it was written.
+type transcript struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+// Write implements io.Writer.
+func (s *transcript) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.text.Write(p)
+}
+
+func (s *transcript) all() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.text.String()
+}
+
+// An age that crosses its limit is alarmed once, and so is the way back, whatever the
+// environment has done with requests meanwhile. Each clock has its own.
+func TestStalenessIsAlarmed(t *testing.T) {
+	for _, c := range []struct{ name, spec, action string }{
+		{"by rule", "{configurationAge: {limit: 900s, action: DENY}, securityAge: {limit: 300s, action: DENY}}", "DENY"},
+		{"by default", "{}", "SERVE"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var said transcript
+			w := newWorld(t, options{log: slog.New(slog.NewTextHandler(&said, nil))})
+			w.apply(w.usual(plaintext(newEcho(t).address())) + "\n---\n{apiVersion: sallyport/v1, kind: Environment, metadata: {name: aws}, spec: " + c.spec + "}\n")
+			for _, step := range []struct {
+				configuration, security time.Duration
+				stale                   string // of both
+			}{
+				{time.Minute, time.Minute, "0 0"},
+				{15*time.Minute + 1, 5 * time.Minute, "1 0"},
+				{time.Hour, time.Hour, "1 1"},
+				{0, time.Hour, "0 1"},
+				{0, 0, "0 0"},
+			} {
+				w.set(func() { w.age, w.since = step.configuration, step.security })
+				w.gateway.WatchAges()
+				w.gateway.WatchAges()
+				if got := w.metric(`sallyport_stale{clock="configuration"}`) + " " + w.metric(`sallyport_stale{clock="security"}`); got != step.stale {
+					t.Errorf("%+v: stale are %s", step, got)
+				}
+			}
+			if limit := w.metric(`sallyport_age_limit_seconds{action="` + c.action + `",clock="security"}`); limit != "300" {
+				t.Errorf("the limit is %q", limit)
+			}
+			for text, want := range map[string]int{
+				`msg="staleness limit exceeded" clock=configuration age=15m0s limit=15m0s action=` + c.action: 1,
+				`msg="staleness limit exceeded" clock=security age=1h0m0s limit=5m0s action=` + c.action:      1,
+				"staleness limit exceeded": 2, "level=ERROR": 2, "staleness ended": 2,
+			} {
+				if n := strings.Count(said.all(), text); n != want {
+					t.Errorf("%d times %q in\n%s", n, text, said.all())
+				}
+			}
+		})
+	}
+}
+
+// Records have the ages by which a request was decided.
+func TestAgesAreRecorded(t *testing.T) {
+	w := newWorld(t, options{})
+	w.apply(w.usual(plaintext(newEcho(t).address())))
+	w.set(func() { w.age, w.since = 7*time.Second, 1500*time.Millisecond })
+	res, _ := w.ask(w.client(false, w.tls(host)), "GET", "/v1/orders", nil)
+	d := w.records.of(t, "decision", res.Header.Get("Sallyport-Decision-Id"))
+	if d.ConfigurationAge == nil || *d.ConfigurationAge != 7000 || d.SecurityAge == nil || *d.SecurityAge != 1500 {
+		t.Errorf("%v, %v", d.ConfigurationAge, d.SecurityAge)
 	}
 }
 

@@ -235,8 +235,14 @@ func (l *Link) Run(ctx context.Context) error {
 // enforced; false if it never has. It is cheap enough to ask for each request.
 func (l *Link) Age() (time.Duration, bool) { return l.policy.age() }
 
+// AgeAt returns the same as of a time.
+func (l *Link) AgeAt(now time.Time) (time.Duration, bool) { return l.policy.clock.age(now) }
+
 // SecurityAge returns the same of what is enforced of the security lane.
 func (l *Link) SecurityAge() (time.Duration, bool) { return l.security.age() }
+
+// SecurityAgeAt returns the same as of a time.
+func (l *Link) SecurityAgeAt(now time.Time) (time.Duration, bool) { return l.security.clock.age(now) }
 
 // Enforcing reports whether a snapshot of an environment was put in force.
 func (l *Link) Enforcing() bool { return l.policy.said.Load() != nil }

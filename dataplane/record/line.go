@@ -38,6 +38,8 @@ type Decision struct {
 	// How often requests of Principal and ClientIP had been denied; zero unless a
 	// policy asked.
 	Denials policy.Denials
+	// For how long what was in force had not been confirmed.
+	Ages policy.Ages
 
 	TLSVersion string
 	ServerName string
@@ -117,6 +119,8 @@ func (d *Decision) appendTo(b []byte) []byte {
 	l.text("environment", d.Environment)
 	l.number("epoch", d.Epoch)
 	l.number("revision", d.Revision)
+	l.age("configuration_age_ms", d.Ages.Configuration)
+	l.age("security_age_ms", d.Ages.Security)
 	l.text("listener", d.Listener)
 	l.address("client_ip", d.ClientIP)
 	l.text("client_ip_source", d.ClientIPSource)
@@ -204,6 +208,10 @@ func (l *line) count(k string, c policy.Count) {
 	}
 	l.key(k)
 	l.b = strconv.AppendInt(l.b, c.Number, 10)
+}
+
+func (l *line) age(k string, a policy.Age) {
+	l.count(k, policy.Count{Number: a.Is.Milliseconds(), Known: a.Known})
 }
 
 func (l *line) flag(k string, v bool) {

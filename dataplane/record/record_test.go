@@ -128,6 +128,7 @@ func TestLines(t *testing.T) {
 				Kind: policy.User, ID: `al"ice`, Issuer: "https://id.example", Provider: "shop/idp", AuthenticatedBy: "jwt",
 				Claims: map[string]any{"email": "alice@shop.example"},
 			},
+			Ages: policy.Ages{Configuration: policy.Age{Is: 7123456 * time.Microsecond, Known: true}, Security: policy.Age{Known: true}},
 			Took: 1500 * time.Microsecond, Shadow: policy.Shadow{Policy: "shop/no-al\"ice", Reason: policy.ReasonDenied},
 		},
 		{
@@ -151,7 +152,7 @@ func TestLines(t *testing.T) {
 	r.Finish(&record.Outcome{Time: at, ID: "one", Reason: "upstream_timeout", Status: 504})
 	stop()
 	want := `{"type":"decision","time":"2026-11-24T09:42:07.123456Z","decision_id":"one","allow":true,"reason":"allowed_by_policy",` +
-		`"environment":"aws-prod","epoch":1,"revision":4711,"listener":"edge/public","client_ip":"192.0.2.7","client_ip_source":"direct","peer_ip":"192.0.2.8",` +
+		`"environment":"aws-prod","epoch":1,"revision":4711,"configuration_age_ms":7123,"security_age_ms":0,"listener":"edge/public","client_ip":"192.0.2.7","client_ip_source":"direct","peer_ip":"192.0.2.8",` +
 		`"geo":{"databases":[{"type":"GeoLite2-City","built":"2026-11-24T09:42:07Z"},{"type":"a\"b","built":"2026-11-24T09:42:07Z"}],` +
 		`"country":"CI","continent":"AF","city":"Yamou\"ssoukro","asn":64500,"as_organization":"Example",` +
 		`"anonymous":true,"vpn":false,"hosting":false,"tor":true,"proxy":false},"tls":"1.3",` +

@@ -240,11 +240,11 @@ func TestNothingDeniesAll(t *testing.T) {
 		if table.EnforcedRoot() != compile.Compile(nil, nil).EnforcedRoot() || len(table.Rejects())+len(table.Listeners())+len(table.Upstreams())+len(table.Providers()) > 0 {
 			t.Errorf("%s: holds something", name)
 		}
-		if limit, _ := table.Staleness(); limit != 0 {
-			t.Errorf("%s: staleness %s", name, limit)
+		if limit, action := table.Staleness(); limit != 15*time.Minute || action != resourcev1.StalenessAction_STALENESS_ACTION_SERVE {
+			t.Errorf("%s: staleness %s %s", name, limit, action)
 		}
-		if limit, _ := table.SecurityStaleness(); limit != 0 {
-			t.Errorf("%s: staleness of revocations %s", name, limit)
+		if limit, action := table.SecurityStaleness(); limit != 5*time.Minute || action != resourcev1.StalenessAction_STALENESS_ACTION_SERVE {
+			t.Errorf("%s: staleness of revocations %s %s", name, limit, action)
 		}
 		if d := table.Policies().Decide(nil); d.Allow {
 			t.Errorf("%s: allows", name)

@@ -284,15 +284,21 @@ func (t *Table) TrustDomains() []*TrustDomain {
 	return t.domains
 }
 
-// Staleness returns how old the configuration may get before action is taken;
-// no limit when it is 0.
+// The ages from which on what is in force is called stale where the environment does
+// not say. Proxies serve on then: see docs/decisions/0020-staleness.md.
+const (
+	DefaultConfigurationAge = 15 * time.Minute
+	DefaultSecurityAge      = 5 * time.Minute
+)
+
+// Staleness returns how old the configuration may get before action is taken.
 func (t *Table) Staleness() (limit time.Duration, action resourcev1.StalenessAction) {
-	return t.rule((*resourcev1.Environment).GetConfigurationAge)
+	return t.rule((*resourcev1.Environment).GetConfigurationAge, DefaultConfigurationAge)
 }
 
 // SecurityStaleness returns the same of what is known of revocations.
 func (t *Table) SecurityStaleness() (limit time.Duration, action resourcev1.StalenessAction) {
-	return t.rule((*resourcev1.Environment).GetSecurityAge)
+	return t.rule((*resourcev1.Environment).GetSecurityAge, DefaultSecurityAge)
 }
 
 // Records returns how decisions are recorded, nil where nothing is said. It is not to
@@ -305,12 +311,14 @@ func (t *Table) Records() *resourcev1.Records {
 	return spec.GetRecords()
 }
 
-func (t *Table) rule(of func(*resourcev1.Environment) *resourcev1.StalenessRule) (time.Duration, resourcev1.StalenessAction) {
-	if t == nil || t.environment == nil {
-		return 0, resourcev1.StalenessAction_STALENESS_ACTION_UNSPECIFIED
+func (t *Table) rule(of func(*resourcev1.Environment) *resourcev1.StalenessRule, otherwise time.Duration) (time.Duration, resourcev1.StalenessAction) {
+	if t != nil && t.environment != nil {
+		spec, _ := t.environment.spec.(*resourcev1.Environment)
+		if rule := of(spec); rule != nil {
+			return rule.GetLimit().AsDuration(), rule.GetAction()
+		}
 	}
-	spec, _ := t.environment.spec.(*resourcev1.Environment)
-	return of(spec).GetLimit().AsDuration(), of(spec).GetAction()
+	return otherwise, resourcev1.StalenessAction_STALENESS_ACTION_SERVE
 }
 
 // Rejects returns what of the snapshot is not enforced, ordered by key. It is

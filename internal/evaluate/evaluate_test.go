@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/sallyport/sallyport/internal/compile"
@@ -38,6 +39,8 @@ const fleet = `
 {apiVersion: sallyport/v1, kind: Policy, metadata: {namespace: shop, name: laptops}, spec: {routes: {all: true}, effect: ALLOW, principals: [{group: ours}], methods: [GET], when: signals.device.compliant}}
 ---
 {apiVersion: sallyport/v1, kind: Policy, metadata: {namespace: shop, name: own}, spec: {routes: {all: true}, effect: ALLOW, principals: [{group: owners}], methods: [GET], when: signals.device.owner == principal.id}}
+---
+{apiVersion: sallyport/v1, kind: Policy, metadata: {namespace: shop, name: up-to-date}, spec: {routes: {all: true}, effect: ALLOW, principals: [{group: careful}], methods: [GET], when: signals.security_age < duration("1m")}}
 ---
 {apiVersion: sallyport/v1, kind: Policy, metadata: {namespace: shop, name: calm}, spec: {routes: {all: true}, effect: ALLOW, principals: [{group: guests}], methods: [GET], when: signals.denials.principal < 10 && signals.denials.address < 100}}
 `
@@ -215,6 +218,12 @@ func TestExplainOfRecords(t *testing.T) {
 		{"denied nobody asked how often", record("allowed_by_policy", "shop/calm", "GET", func(d *decisionv1.Decision) {
 			d.Principal = user("eve", "guests")
 		}), unknown, `shop/calm: the condition reads signals.denials["address"], and no policy that was asked wanted to know`},
+		{"up to date", record("allowed_by_policy", "shop/up-to-date", "GET", func(d *decisionv1.Decision) {
+			d.Principal, d.Signals = user("eve", "careful"), &decisionv1.Signals{SecurityAge: durationpb.New(59 * time.Second)}
+		}), same, ""},
+		{"not known to be up to date", record("allowed_by_policy", "shop/up-to-date", "GET", func(d *decisionv1.Decision) {
+			d.Principal = user("eve", "careful")
+		}), unknown, `shop/up-to-date: the condition reads signals.security_age, and it is not recorded`},
 		{"on a device", record("allowed_by_policy", "shop/laptops", "GET", func(d *decisionv1.Decision) {
 			d.Principal, d.Signals = user("eve", "ours"), &decisionv1.Signals{Device: laptop(true)}
 		}), same, ""},
@@ -258,7 +267,7 @@ func TestWhoCan(t *testing.T) {
 	made := table(t)
 	for _, m := range []*adminv1.WhoCanRequest{{Route: "shop/orders", Method: "GET"}, {Host: "api.example", Path: "/orders/7", Method: "GET"}} {
 		res := evaluate.WhoCan(made, m)
-		if len(res.GetAllows()) != 5 || strings.Join(res.GetAllows()[4].GetPrincipals(), "; ") != "group: shop; subject: bob, identityProvider: login" {
+		if len(res.GetAllows()) != 6 || strings.Join(res.GetAllows()[4].GetPrincipals(), "; ") != "group: shop; subject: bob, identityProvider: login" {
 			t.Errorf("allowed are %v", res.GetAllows())
 		}
 		if len(res.GetDenies()) != 1 || !res.GetDenies()[0].GetShadow() {
@@ -292,6 +301,7 @@ func TestParseTests(t *testing.T) {
 		strings.Replace(good, "request:", "signals: {ip: x}, request:", 1):                     "2: given.signals.ip.address",
 		strings.Replace(good, "request:", "signals: {device: {compliant: true}}, request:", 1): "2: given.signals.device.id",
 		strings.Replace(good, "request:", "signals: {denials: {address: -1}}, request:", 1):    "2: given.signals.denials",
+		strings.Replace(good, "request:", "signals: {securityAge: -1s}, request:", 1):          "2: given.signals.security_age",
 		strings.Replace(good, "{decision: deny}", "&a {decision: deny}", 1):                    "4: anchors",
 		good + "---\n" + good:            "1: holds a second document",
 		strings.Repeat("#", 1<<20) + "#": "1: is larger",

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/sallyport/sallyport/internal/policy"
@@ -29,6 +30,7 @@ type Question struct {
 	Place              *policy.Place // where that is; nil for not known
 	Device             *policy.Device
 	Denials            *policy.Denials // nil for not known
+	Ages               policy.Ages
 	Now                time.Time
 	TLSVersion         string
 	ServerName, ALPN   string
@@ -99,6 +101,9 @@ func (q *Question) signal(s *decisionv1.Signals) error {
 		q.Denials = &policy.Denials{Principal: count(d.Principal), Address: count(d.Address)}
 	}
 	var err error
+	if q.Ages, err = agesOf(s); err != nil {
+		return err
+	}
 	if q.Device, err = deviceOf(s.GetDevice(), q.Now); err != nil {
 		return err
 	}
@@ -178,6 +183,11 @@ func (q *Question) forget(d *decisionv1.Decision) {
 	if q.Denials == nil {
 		q.unknown["signals.denials"] = "no policy that was asked wanted to know how often requests were denied"
 	}
+	for name, age := range map[string]policy.Age{"configuration_age": q.Ages.Configuration, "security_age": q.Ages.Security} {
+		if !age.Known {
+			q.unknown["signals."+name] = "it is not recorded"
+		}
+	}
 	p := d.GetPrincipal()
 	if p.GetClaimsOmitted() {
 		q.unknown["principal.claims"] = "they are not recorded"
@@ -240,7 +250,7 @@ func valuesOf(r *decisionv1.Request, name func(policy.Field) string) map[string]
 func (q *Question) input() policy.Input {
 	in := policy.Input{
 		Principal: q.Principal, Method: q.Method, Host: q.Host, Path: q.Path, Query: q.Query, Header: q.Header,
-		ClientIP: q.ClientIP, Device: q.Device, Now: q.Now, TLSVersion: q.TLSVersion, ServerName: q.ServerName, ALPN: q.ALPN,
+		ClientIP: q.ClientIP, Device: q.Device, Ages: q.Ages, Now: q.Now, TLSVersion: q.TLSVersion, ServerName: q.ServerName, ALPN: q.ALPN,
 	}
 	if q.Place != nil {
 		in.Geo = q.Place
@@ -266,6 +276,28 @@ func placeOf(g *decisionv1.Geo) *policy.Place {
 		p.Databases = append(p.Databases, policy.Database{Type: d.GetType(), Built: d.GetBuilt().AsTime()})
 	}
 	return p
+}
+
+// agesOf are those that a record has.
+func agesOf(s *decisionv1.Signals) (a policy.Ages, err error) {
+	if a.Configuration, err = age(s.GetConfigurationAge()); err != nil {
+		return a, fmt.Errorf("signals.configuration_age: %w", err)
+	}
+	if a.Security, err = age(s.GetSecurityAge()); err != nil {
+		return a, fmt.Errorf("signals.security_age: %w", err)
+	}
+	return a, nil
+}
+
+// age is one as a record has it, nil for not known.
+func age(d *durationpb.Duration) (policy.Age, error) {
+	switch {
+	case d == nil:
+		return policy.Age{}, nil
+	case d.CheckValid() != nil, d.AsDuration() < 0:
+		return policy.Age{}, errors.New("is no time that has passed")
+	}
+	return policy.Age{Is: d.AsDuration(), Known: true}, nil
 }
 
 // count is a number as a record has it, nil for not known.

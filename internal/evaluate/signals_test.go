@@ -100,6 +100,10 @@ func TestSignals(t *testing.T) {
 			"signals: {denials: {principal: 9, address: 99}}": holds, "signals: {denials: {principal: 10, address: 0}}": fails,
 			"signals: {denials: {principal: 9}}": unknown, "signals: {}": unknown,
 		}},
+		{`signals.security_age < duration("1m") && signals.configuration_age < duration("1h")`, map[string]outcome{
+			"signals: {configurationAge: 59m, securityAge: 59s}": holds, "signals: {configurationAge: 0s, securityAge: 1m}": fails,
+			"signals: {configurationAge: 59m}": unknown, "signals: {}": unknown,
+		}},
 		{`principal.acr == "phrh" && "hwk" in principal.amr`, map[string]outcome{
 			"principal: {kind: user, id: ann, acr: phrh, amr: [pin, hwk]}": holds, "principal: {kind: user, id: ann, acr: phrh, amr: [pwd]}": fails,
 			"principal: {kind: user, id: ann}": fails, "principal: null": fails,

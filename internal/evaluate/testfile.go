@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"go.yaml.in/yaml/v3"
+	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/sallyport/sallyport/internal/resource"
@@ -89,6 +90,9 @@ type signals struct {
 
 	Device  *machine `yaml:"device"`
 	Denials *counts  `yaml:"denials"`
+
+	ConfigurationAge *time.Duration `yaml:"configurationAge"`
+	SecurityAge      *time.Duration `yaml:"securityAge"`
 }
 
 // machine is the device that is proven. What is left out is not known of it.
@@ -309,6 +313,12 @@ func (g *given) question() (*adminv1.Question, error) {
 	q.Signals.Device = g.Signals.Device.message()
 	if d := g.Signals.Denials; d != nil {
 		q.Signals.Denials = &decisionv1.Denials{Principal: d.Principal, Address: d.Address}
+	}
+	if age := g.Signals.ConfigurationAge; age != nil {
+		q.Signals.ConfigurationAge = durationpb.New(*age)
+	}
+	if age := g.Signals.SecurityAge; age != nil {
+		q.Signals.SecurityAge = durationpb.New(*age)
 	}
 	var err error
 	q.Principal, err = g.Principal.message()

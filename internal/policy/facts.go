@@ -103,6 +103,9 @@ func objects() []*object {
 
 			"device":  devicePart(device),
 			"denials": part(denials),
+
+			"configuration_age": age(func(a *Ages) Age { return a.Configuration }),
+			"security_age":      age(func(a *Ages) Age { return a.Security }),
 		}),
 	}
 }

@@ -37,6 +37,7 @@ type Input struct {
 	ALPN        string
 	Device      *Device // nil: the request proves none
 	Denials     Tally   // asked once, if a condition asks; nil knows nothing
+	Ages        Ages
 
 	place  *Place  // what Geo said of ClientIP; nil until it was asked
 	denied Denials // what Denials said

@@ -678,9 +678,13 @@ type Signals struct {
 	// What the request proved to come from; absent for nothing.
 	Device *Device `protobuf:"bytes,4,opt,name=device,proto3" json:"device,omitempty"`
 	// Absent unless a policy asked how often requests were denied.
-	Denials       *Denials `protobuf:"bytes,5,opt,name=denials,proto3" json:"denials,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Denials *Denials `protobuf:"bytes,5,opt,name=denials,proto3" json:"denials,omitempty"`
+	// For how long the control plane had not confirmed the configuration and the
+	// revocations by which this was decided; absent where it never had.
+	ConfigurationAge *durationpb.Duration `protobuf:"bytes,6,opt,name=configuration_age,json=configurationAge,proto3" json:"configuration_age,omitempty"`
+	SecurityAge      *durationpb.Duration `protobuf:"bytes,7,opt,name=security_age,json=securityAge,proto3" json:"security_age,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *Signals) Reset() {
@@ -744,6 +748,20 @@ func (x *Signals) GetDevice() *Device {
 func (x *Signals) GetDenials() *Denials {
 	if x != nil {
 		return x.Denials
+	}
+	return nil
+}
+
+func (x *Signals) GetConfigurationAge() *durationpb.Duration {
+	if x != nil {
+		return x.ConfigurationAge
+	}
+	return nil
+}
+
+func (x *Signals) GetSecurityAge() *durationpb.Duration {
+	if x != nil {
+		return x.SecurityAge
 	}
 	return nil
 }
@@ -2007,13 +2025,15 @@ const file_sallyport_decision_v1_decision_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\tR\x05value\"2\n" +
 	"\x06Header\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value\"\x86\x02\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value\"\x8c\x03\n" +
 	"\aSignals\x12.\n" +
 	"\x02ip\x18\x01 \x01(\v2\x1e.sallyport.decision.v1.AddressR\x02ip\x12,\n" +
 	"\x03tls\x18\x02 \x01(\v2\x1a.sallyport.decision.v1.TLSR\x03tls\x12,\n" +
 	"\x03geo\x18\x03 \x01(\v2\x1a.sallyport.decision.v1.GeoR\x03geo\x125\n" +
 	"\x06device\x18\x04 \x01(\v2\x1d.sallyport.decision.v1.DeviceR\x06device\x128\n" +
-	"\adenials\x18\x05 \x01(\v2\x1e.sallyport.decision.v1.DenialsR\adenials\"\xc8\x03\n" +
+	"\adenials\x18\x05 \x01(\v2\x1e.sallyport.decision.v1.DenialsR\adenials\x12F\n" +
+	"\x11configuration_age\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\x10configurationAge\x12<\n" +
+	"\fsecurity_age\x18\a \x01(\v2\x19.google.protobuf.DurationR\vsecurityAge\"\xc8\x03\n" +
 	"\x06Device\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x0e\n" +
 	"\x02os\x18\x02 \x01(\tR\x02os\x12\x1d\n" +
@@ -2180,25 +2200,27 @@ var file_sallyport_decision_v1_decision_proto_depIdxs = []int32{
 	8,  // 16: sallyport.decision.v1.Signals.geo:type_name -> sallyport.decision.v1.Geo
 	6,  // 17: sallyport.decision.v1.Signals.device:type_name -> sallyport.decision.v1.Device
 	7,  // 18: sallyport.decision.v1.Signals.denials:type_name -> sallyport.decision.v1.Denials
-	21, // 19: sallyport.decision.v1.Device.last_seen:type_name -> google.protobuf.Timestamp
-	21, // 20: sallyport.decision.v1.Device.expires_at:type_name -> google.protobuf.Timestamp
-	9,  // 21: sallyport.decision.v1.Geo.databases:type_name -> sallyport.decision.v1.GeoDatabase
-	10, // 22: sallyport.decision.v1.Geo.anonymity:type_name -> sallyport.decision.v1.Anonymity
-	21, // 23: sallyport.decision.v1.GeoDatabase.built:type_name -> google.protobuf.Timestamp
-	21, // 24: sallyport.decision.v1.Principal.issued_at:type_name -> google.protobuf.Timestamp
-	21, // 25: sallyport.decision.v1.Principal.expires_at:type_name -> google.protobuf.Timestamp
-	21, // 26: sallyport.decision.v1.Principal.authenticated_at:type_name -> google.protobuf.Timestamp
-	16, // 27: sallyport.decision.v1.Step.ways:type_name -> sallyport.decision.v1.Way
-	19, // 28: sallyport.decision.v1.Way.clauses:type_name -> sallyport.decision.v1.Clause
-	18, // 29: sallyport.decision.v1.Change.flips:type_name -> sallyport.decision.v1.Flip
-	19, // 30: sallyport.decision.v1.Flip.clause:type_name -> sallyport.decision.v1.Clause
-	22, // 31: sallyport.decision.v1.Timings.authenticated:type_name -> google.protobuf.Duration
-	22, // 32: sallyport.decision.v1.Timings.decided:type_name -> google.protobuf.Duration
-	33, // [33:33] is the sub-list for method output_type
-	33, // [33:33] is the sub-list for method input_type
-	33, // [33:33] is the sub-list for extension type_name
-	33, // [33:33] is the sub-list for extension extendee
-	0,  // [0:33] is the sub-list for field type_name
+	22, // 19: sallyport.decision.v1.Signals.configuration_age:type_name -> google.protobuf.Duration
+	22, // 20: sallyport.decision.v1.Signals.security_age:type_name -> google.protobuf.Duration
+	21, // 21: sallyport.decision.v1.Device.last_seen:type_name -> google.protobuf.Timestamp
+	21, // 22: sallyport.decision.v1.Device.expires_at:type_name -> google.protobuf.Timestamp
+	9,  // 23: sallyport.decision.v1.Geo.databases:type_name -> sallyport.decision.v1.GeoDatabase
+	10, // 24: sallyport.decision.v1.Geo.anonymity:type_name -> sallyport.decision.v1.Anonymity
+	21, // 25: sallyport.decision.v1.GeoDatabase.built:type_name -> google.protobuf.Timestamp
+	21, // 26: sallyport.decision.v1.Principal.issued_at:type_name -> google.protobuf.Timestamp
+	21, // 27: sallyport.decision.v1.Principal.expires_at:type_name -> google.protobuf.Timestamp
+	21, // 28: sallyport.decision.v1.Principal.authenticated_at:type_name -> google.protobuf.Timestamp
+	16, // 29: sallyport.decision.v1.Step.ways:type_name -> sallyport.decision.v1.Way
+	19, // 30: sallyport.decision.v1.Way.clauses:type_name -> sallyport.decision.v1.Clause
+	18, // 31: sallyport.decision.v1.Change.flips:type_name -> sallyport.decision.v1.Flip
+	19, // 32: sallyport.decision.v1.Flip.clause:type_name -> sallyport.decision.v1.Clause
+	22, // 33: sallyport.decision.v1.Timings.authenticated:type_name -> google.protobuf.Duration
+	22, // 34: sallyport.decision.v1.Timings.decided:type_name -> google.protobuf.Duration
+	35, // [35:35] is the sub-list for method output_type
+	35, // [35:35] is the sub-list for method input_type
+	35, // [35:35] is the sub-list for extension type_name
+	35, // [35:35] is the sub-list for extension extendee
+	0,  // [0:35] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_decision_v1_decision_proto_init() }

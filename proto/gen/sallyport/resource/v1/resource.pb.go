@@ -857,9 +857,10 @@ func (x *RouteSelector) GetAll() bool {
 // resources list under environments, where an empty list means every one.
 type Environment struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Absent: proxies serve whatever the age.
+	// Absent: proxies serve whatever the age, and raise an alarm at 15 minutes.
 	ConfigurationAge *StalenessRule `protobuf:"bytes,1,opt,name=configuration_age,json=configurationAge,proto3" json:"configuration_age,omitempty"`
-	// The age of what is known of revocations. Absent: proxies serve whatever it is.
+	// The age of what is known of revocations. Absent: proxies serve whatever it is,
+	// and raise an alarm at five minutes.
 	SecurityAge *StalenessRule `protobuf:"bytes,2,opt,name=security_age,json=securityAge,proto3" json:"security_age,omitempty"`
 	// Which decisions the control plane keeps a record of, and how.
 	Records       *Records `protobuf:"bytes,3,opt,name=records,proto3" json:"records,omitempty"`
