@@ -35,6 +35,12 @@ type Resources interface {
 	List(ctx context.Context, f Filter) ([]Version, snapshot.Revision, error)
 	// Revisions returns at most limit revisions below before (all when 0), newest first.
 	Revisions(ctx context.Context, before snapshot.Revision, limit int) ([]RevisionInfo, error)
+	// History returns versions of a key below the revision before (all when 0),
+	// newest first, deletions included; none when there never was one.
+	History(ctx context.Context, key resource.Key, before snapshot.Revision, p Page) ([]Past, error)
+	// Differences returns what is not at one revision as it was at another, ordered
+	// by key. ErrNotFound if one of them is not yet.
+	Differences(ctx context.Context, s Span) ([]Difference, error)
 	// Position returns the fleet's epoch and newest revision.
 	Position(ctx context.Context) (snapshot.Position, error)
 	// EnvironmentsAt returns, for each environment that exists or existed, the

@@ -103,6 +103,39 @@ type Filter struct {
 	Bytes int
 }
 
+// Page bounds what is read at once.
+type Page struct {
+	Limit int // at least 1
+	// Bytes ends a page early, like Filter.Bytes.
+	Bytes int
+}
+
+// Past is a version with who made it, and why.
+type Past struct {
+	Version
+	CommittedAt time.Time
+	Caller      string
+	Message     string
+}
+
+// Span asks what is different between two revisions.
+type Span struct {
+	// From and To are in any order; 0 is before the first revision.
+	From, To  snapshot.Revision
+	Kind      resource.Kind // every kind when empty
+	Namespace *string       // every namespace when nil
+	After     resource.Key  // the last one of the page before
+	Page      Page
+}
+
+// Difference is a resource that is not at one revision as it was at another. A
+// side on which it is not there is Deleted, of the revision that deleted it; 0
+// if none did.
+type Difference struct {
+	Key           resource.Key
+	Before, After Version
+}
+
 // CookieKey is a key of session cookies.
 type CookieKey struct {
 	ID       []byte

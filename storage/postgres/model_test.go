@@ -133,6 +133,7 @@ func TestStoreIsItsModel(t *testing.T) {
 		for _, e := range modelEnvironments {
 			compareHistory(rt, f, m, e)
 		}
+		compareVersions(rt, f, m)
 		if n, err := f.verifyAudit(rt.Context()); err != nil || n != int64(m.newest()) {
 			rt.Errorf("verifyAudit: %d, %v", n, err)
 		}
@@ -193,6 +194,7 @@ func compareAt(t *rapid.T, f fleet, m *model, at snapshot.Revision) {
 	if got, err := f.EnvironmentsAt(t.Context(), at); err != nil || !maps.Equal(got, want) {
 		t.Errorf("environments at %d are %v (%v), want %v", at, got, err, want)
 	}
+	compareSpan(t, f, m, at, snapshot.Revision(rapid.IntRange(0, int(m.newest())).Draw(t, "to")))
 	for _, k := range modelKeys {
 		v, err := f.Resource(t.Context(), key(k), at)
 		state := m.states[at]
@@ -201,6 +203,54 @@ func compareAt(t *rapid.T, f fleet, m *model, at snapshot.Revision) {
 		}
 		if w, there := state[key(k)]; there != (err == nil) || there && show(v) != show(w) || !there && !errors.Is(err, storage.ErrNotFound) {
 			t.Errorf("%s at %d is %s (%v), want %s", k, at, show(v), err, show(w))
+		}
+	}
+}
+
+// compareSpan compares what store and model say of two revisions: what makes the
+// one of the other.
+func compareSpan(t *rapid.T, f fleet, m *model, from, to snapshot.Revision) {
+	differences, err := f.Differences(t.Context(), storage.Span{From: from, To: to, Page: storage.Page{Limit: 100}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	state := maps.Clone(m.states[from])
+	for _, d := range differences {
+		if was, there := state[d.Key]; there == d.Before.Deleted || there && show(was) != show(d.Before) || d.Before.Digest == d.After.Digest {
+			t.Errorf("from %d to %d, %s", from, to, both([]storage.Difference{d}))
+		}
+		if state[d.Key] = d.After; d.After.Deleted {
+			delete(state, d.Key)
+		}
+	}
+	for k, v := range state {
+		if want := m.states[to][k]; v.Digest == want.Digest {
+			state[k] = want // given again as it was
+		}
+	}
+	if sorted(state) != sorted(m.states[to]) {
+		t.Errorf("from %d to %d leads to\n%s\nwant\n%s", from, to, sorted(state), sorted(m.states[to]))
+	}
+}
+
+// compareVersions compares the history of each key.
+func compareVersions(t *rapid.T, f fleet, m *model) {
+	for _, k := range modelKeys {
+		past, err := f.History(t.Context(), key(k), 0, storage.Page{Limit: 100})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got, want []storage.Version
+		for _, p := range past {
+			got = append(got, p.Version)
+		}
+		for at := m.newest(); at > 0; at-- {
+			if v, ok := m.changed[at][key(k)]; ok {
+				want = append(want, v)
+			}
+		}
+		if showAll(got) != showAll(want) {
+			t.Errorf("%s was\n%s\nwant\n%s", k, showAll(got), showAll(want))
 		}
 	}
 }
