@@ -85,6 +85,8 @@ var required = map[string]Role{
 	adminv1connect.ConfigServiceGetProcedure:           RoleViewer,
 	adminv1connect.ConfigServiceListProcedure:          RoleViewer,
 	adminv1connect.ConfigServiceListRevisionsProcedure: RoleViewer,
+	adminv1connect.ConfigServiceListVersionsProcedure:  RoleViewer,
+	adminv1connect.ConfigServiceDiffProcedure:          RoleViewer,
 	adminv1connect.FleetServiceListProxiesProcedure:    RoleViewer,
 	adminv1connect.FleetServiceGetProxyProcedure:       RoleViewer,
 	adminv1connect.FleetServiceWaitEnforcedProcedure:   RoleViewer,

@@ -27,6 +27,8 @@ var table = map[string][5]bool{
 	"/sallyport.admin.v1.ConfigService/Get":           {false, false, true, true, false},
 	"/sallyport.admin.v1.ConfigService/List":          {false, false, true, true, false},
 	"/sallyport.admin.v1.ConfigService/ListRevisions": {false, false, true, true, false},
+	"/sallyport.admin.v1.ConfigService/ListVersions":  {false, false, true, true, false},
+	"/sallyport.admin.v1.ConfigService/Diff":          {false, false, true, true, false},
 	"/sallyport.admin.v1.FleetService/ListProxies":    {false, false, true, true, false},
 	"/sallyport.admin.v1.FleetService/GetProxy":       {false, false, true, true, false},
 	"/sallyport.admin.v1.FleetService/WaitEnforced":   {false, false, true, true, false},

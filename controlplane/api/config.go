@@ -93,7 +93,7 @@ func (s configService) List(ctx context.Context, req *connect.Request[adminv1.Li
 		return nil, err
 	}
 	res := &adminv1.ListResponse{Revision: int64(at)}
-	if fit := fitting(versions, limit); fit < len(versions) {
+	if fit := fitting(len(versions), limit, func(i int) int { return len(versions[i].Document) }); fit < len(versions) {
 		versions = versions[:fit]
 		last := versions[fit-1].Key
 		res.NextPageToken = encodeToken(formatRevision(at), string(last.Kind), last.Namespace, last.Name)
@@ -111,15 +111,15 @@ func (s configService) List(ctx context.Context, req *connect.Request[adminv1.Li
 	return connect.NewResponse(res), nil
 }
 
-// fitting returns how many versions a page takes.
-func fitting(versions []storage.Version, limit int) int {
+// fitting returns how many of n, of so many bytes each, a page takes.
+func fitting(n, limit int, size func(int) int) int {
 	bytes := 0
-	for i, v := range versions {
-		if bytes += len(v.Document); i == limit || i > 0 && bytes > maxPageBytes {
+	for i := range n {
+		if bytes += size(i); i == limit || i > 0 && bytes > maxPageBytes {
 			return i
 		}
 	}
-	return len(versions)
+	return n
 }
 
 func (s configService) ListRevisions(ctx context.Context, req *connect.Request[adminv1.ListRevisionsRequest]) (*connect.Response[adminv1.ListRevisionsResponse], error) {

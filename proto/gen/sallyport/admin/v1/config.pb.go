@@ -1106,6 +1106,545 @@ func (x *Revision) GetEnvironments() []string {
 	return nil
 }
 
+type ListVersionsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Not of the security lane, which has no history.
+	Key *Key `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	// 50 when 0.
+	PageSize      int32  `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	PageToken     string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListVersionsRequest) Reset() {
+	*x = ListVersionsRequest{}
+	mi := &file_sallyport_admin_v1_config_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListVersionsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListVersionsRequest) ProtoMessage() {}
+
+func (x *ListVersionsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_admin_v1_config_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListVersionsRequest.ProtoReflect.Descriptor instead.
+func (*ListVersionsRequest) Descriptor() ([]byte, []int) {
+	return file_sallyport_admin_v1_config_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *ListVersionsRequest) GetKey() *Key {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *ListVersionsRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListVersionsRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+type ListVersionsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Versions      []*ResourceVersion     `protobuf:"bytes,1,rep,name=versions,proto3" json:"versions,omitempty"`
+	NextPageToken string                 `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListVersionsResponse) Reset() {
+	*x = ListVersionsResponse{}
+	mi := &file_sallyport_admin_v1_config_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListVersionsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListVersionsResponse) ProtoMessage() {}
+
+func (x *ListVersionsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_admin_v1_config_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListVersionsResponse.ProtoReflect.Descriptor instead.
+func (*ListVersionsResponse) Descriptor() ([]byte, []int) {
+	return file_sallyport_admin_v1_config_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *ListVersionsResponse) GetVersions() []*ResourceVersion {
+	if x != nil {
+		return x.Versions
+	}
+	return nil
+}
+
+func (x *ListVersionsResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+// ResourceVersion is what a revision made of a resource.
+type ResourceVersion struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Revision    int64                  `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
+	CommittedAt *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=committed_at,json=committedAt,proto3" json:"committed_at,omitempty"`
+	// As in Revision.
+	Caller  string `protobuf:"bytes,3,opt,name=caller,proto3" json:"caller,omitempty"`
+	Message string `protobuf:"bytes,4,opt,name=message,proto3" json:"message,omitempty"`
+	// CREATED, REPLACED or DELETED; unspecified when what was before is not known
+	// any more.
+	Type ChangeType `protobuf:"varint,5,opt,name=type,proto3,enum=sallyport.admin.v1.ChangeType" json:"type,omitempty"`
+	// As in StoredResource; empty when deleted.
+	Digest []byte `protobuf:"bytes,6,opt,name=digest,proto3" json:"digest,omitempty"`
+	// What it changed; as in ResourceDiff.
+	Fields        []*FieldChange `protobuf:"bytes,7,rep,name=fields,proto3" json:"fields,omitempty"`
+	MoreFields    int32          `protobuf:"varint,8,opt,name=more_fields,json=moreFields,proto3" json:"more_fields,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResourceVersion) Reset() {
+	*x = ResourceVersion{}
+	mi := &file_sallyport_admin_v1_config_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResourceVersion) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResourceVersion) ProtoMessage() {}
+
+func (x *ResourceVersion) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_admin_v1_config_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResourceVersion.ProtoReflect.Descriptor instead.
+func (*ResourceVersion) Descriptor() ([]byte, []int) {
+	return file_sallyport_admin_v1_config_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *ResourceVersion) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *ResourceVersion) GetCommittedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CommittedAt
+	}
+	return nil
+}
+
+func (x *ResourceVersion) GetCaller() string {
+	if x != nil {
+		return x.Caller
+	}
+	return ""
+}
+
+func (x *ResourceVersion) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *ResourceVersion) GetType() ChangeType {
+	if x != nil {
+		return x.Type
+	}
+	return ChangeType_CHANGE_TYPE_UNSPECIFIED
+}
+
+func (x *ResourceVersion) GetDigest() []byte {
+	if x != nil {
+		return x.Digest
+	}
+	return nil
+}
+
+func (x *ResourceVersion) GetFields() []*FieldChange {
+	if x != nil {
+		return x.Fields
+	}
+	return nil
+}
+
+func (x *ResourceVersion) GetMoreFields() int32 {
+	if x != nil {
+		return x.MoreFields
+	}
+	return 0
+}
+
+type DiffRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The one before "to" when absent; 0 is the fleet before its first revision.
+	// It may be the later one: then this is what going back would change.
+	From *int64 `protobuf:"varint,1,opt,name=from,proto3,oneof" json:"from,omitempty"`
+	// The newest when 0.
+	To int64 `protobuf:"varint,2,opt,name=to,proto3" json:"to,omitempty"`
+	// Every kind when empty.
+	Kind string `protobuf:"bytes,3,opt,name=kind,proto3" json:"kind,omitempty"`
+	// Every namespace when empty.
+	Namespace string `protobuf:"bytes,4,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	// 100 when 0.
+	PageSize      int32  `protobuf:"varint,5,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	PageToken     string `protobuf:"bytes,6,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DiffRequest) Reset() {
+	*x = DiffRequest{}
+	mi := &file_sallyport_admin_v1_config_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DiffRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DiffRequest) ProtoMessage() {}
+
+func (x *DiffRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_admin_v1_config_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DiffRequest.ProtoReflect.Descriptor instead.
+func (*DiffRequest) Descriptor() ([]byte, []int) {
+	return file_sallyport_admin_v1_config_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *DiffRequest) GetFrom() int64 {
+	if x != nil && x.From != nil {
+		return *x.From
+	}
+	return 0
+}
+
+func (x *DiffRequest) GetTo() int64 {
+	if x != nil {
+		return x.To
+	}
+	return 0
+}
+
+func (x *DiffRequest) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *DiffRequest) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *DiffRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *DiffRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+type DiffResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Resources     []*ResourceDiff        `protobuf:"bytes,1,rep,name=resources,proto3" json:"resources,omitempty"`
+	NextPageToken string                 `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	// The revisions that were compared, the same for all pages.
+	From          int64 `protobuf:"varint,3,opt,name=from,proto3" json:"from,omitempty"`
+	To            int64 `protobuf:"varint,4,opt,name=to,proto3" json:"to,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DiffResponse) Reset() {
+	*x = DiffResponse{}
+	mi := &file_sallyport_admin_v1_config_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DiffResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DiffResponse) ProtoMessage() {}
+
+func (x *DiffResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_admin_v1_config_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DiffResponse.ProtoReflect.Descriptor instead.
+func (*DiffResponse) Descriptor() ([]byte, []int) {
+	return file_sallyport_admin_v1_config_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *DiffResponse) GetResources() []*ResourceDiff {
+	if x != nil {
+		return x.Resources
+	}
+	return nil
+}
+
+func (x *DiffResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+func (x *DiffResponse) GetFrom() int64 {
+	if x != nil {
+		return x.From
+	}
+	return 0
+}
+
+func (x *DiffResponse) GetTo() int64 {
+	if x != nil {
+		return x.To
+	}
+	return 0
+}
+
+type ResourceDiff struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Key   *Key                   `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	// CREATED, REPLACED or DELETED, in between.
+	Type ChangeType `protobuf:"varint,2,opt,name=type,proto3,enum=sallyport.admin.v1.ChangeType" json:"type,omitempty"`
+	// At most 200; of one that was created or deleted, all that it has.
+	Fields []*FieldChange `protobuf:"bytes,3,rep,name=fields,proto3" json:"fields,omitempty"`
+	// How many more there are.
+	MoreFields int32 `protobuf:"varint,4,opt,name=more_fields,json=moreFields,proto3" json:"more_fields,omitempty"`
+	// What gave it its content at either revision; 0 where there is none.
+	FromRevision  int64 `protobuf:"varint,5,opt,name=from_revision,json=fromRevision,proto3" json:"from_revision,omitempty"`
+	ToRevision    int64 `protobuf:"varint,6,opt,name=to_revision,json=toRevision,proto3" json:"to_revision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResourceDiff) Reset() {
+	*x = ResourceDiff{}
+	mi := &file_sallyport_admin_v1_config_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResourceDiff) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResourceDiff) ProtoMessage() {}
+
+func (x *ResourceDiff) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_admin_v1_config_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResourceDiff.ProtoReflect.Descriptor instead.
+func (*ResourceDiff) Descriptor() ([]byte, []int) {
+	return file_sallyport_admin_v1_config_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *ResourceDiff) GetKey() *Key {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *ResourceDiff) GetType() ChangeType {
+	if x != nil {
+		return x.Type
+	}
+	return ChangeType_CHANGE_TYPE_UNSPECIFIED
+}
+
+func (x *ResourceDiff) GetFields() []*FieldChange {
+	if x != nil {
+		return x.Fields
+	}
+	return nil
+}
+
+func (x *ResourceDiff) GetMoreFields() int32 {
+	if x != nil {
+		return x.MoreFields
+	}
+	return 0
+}
+
+func (x *ResourceDiff) GetFromRevision() int64 {
+	if x != nil {
+		return x.FromRevision
+	}
+	return 0
+}
+
+func (x *ResourceDiff) GetToRevision() int64 {
+	if x != nil {
+		return x.ToRevision
+	}
+	return 0
+}
+
+type FieldChange struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As in Problem. In a list, the place is the one before for what went, and the
+	// one after for what came.
+	Field string `protobuf:"bytes,1,opt,name=field,proto3" json:"field,omitempty"`
+	// Absent where there was nothing.
+	Before *structpb.Value `protobuf:"bytes,2,opt,name=before,proto3" json:"before,omitempty"`
+	After  *structpb.Value `protobuf:"bytes,3,opt,name=after,proto3" json:"after,omitempty"`
+	// A value is larger than 4 KiB, and only its beginning is here.
+	Shortened     bool `protobuf:"varint,4,opt,name=shortened,proto3" json:"shortened,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FieldChange) Reset() {
+	*x = FieldChange{}
+	mi := &file_sallyport_admin_v1_config_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FieldChange) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FieldChange) ProtoMessage() {}
+
+func (x *FieldChange) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_admin_v1_config_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FieldChange.ProtoReflect.Descriptor instead.
+func (*FieldChange) Descriptor() ([]byte, []int) {
+	return file_sallyport_admin_v1_config_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *FieldChange) GetField() string {
+	if x != nil {
+		return x.Field
+	}
+	return ""
+}
+
+func (x *FieldChange) GetBefore() *structpb.Value {
+	if x != nil {
+		return x.Before
+	}
+	return nil
+}
+
+func (x *FieldChange) GetAfter() *structpb.Value {
+	if x != nil {
+		return x.After
+	}
+	return nil
+}
+
+func (x *FieldChange) GetShortened() bool {
+	if x != nil {
+		return x.Shortened
+	}
+	return false
+}
+
 // Problems is the detail of an error that says what is wrong with a request.
 type Problems struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1119,7 +1658,7 @@ type Problems struct {
 
 func (x *Problems) Reset() {
 	*x = Problems{}
-	mi := &file_sallyport_admin_v1_config_proto_msgTypes[16]
+	mi := &file_sallyport_admin_v1_config_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1131,7 +1670,7 @@ func (x *Problems) String() string {
 func (*Problems) ProtoMessage() {}
 
 func (x *Problems) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_config_proto_msgTypes[16]
+	mi := &file_sallyport_admin_v1_config_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1144,7 +1683,7 @@ func (x *Problems) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Problems.ProtoReflect.Descriptor instead.
 func (*Problems) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_config_proto_rawDescGZIP(), []int{16}
+	return file_sallyport_admin_v1_config_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Problems) GetProblems() []*Problem {
@@ -1182,7 +1721,7 @@ type Problem struct {
 
 func (x *Problem) Reset() {
 	*x = Problem{}
-	mi := &file_sallyport_admin_v1_config_proto_msgTypes[17]
+	mi := &file_sallyport_admin_v1_config_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1194,7 +1733,7 @@ func (x *Problem) String() string {
 func (*Problem) ProtoMessage() {}
 
 func (x *Problem) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_config_proto_msgTypes[17]
+	mi := &file_sallyport_admin_v1_config_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1207,7 +1746,7 @@ func (x *Problem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Problem.ProtoReflect.Descriptor instead.
 func (*Problem) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_config_proto_rawDescGZIP(), []int{17}
+	return file_sallyport_admin_v1_config_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Problem) GetResource() string {
@@ -1344,7 +1883,55 @@ const file_sallyport_admin_v1_config_proto_rawDesc = "" +
 	"\x06caller\x18\x03 \x01(\tR\x06caller\x12\x18\n" +
 	"\amessage\x18\x04 \x01(\tR\amessage\x12\x18\n" +
 	"\achanges\x18\x05 \x01(\x05R\achanges\x12\"\n" +
-	"\fenvironments\x18\x06 \x03(\tR\fenvironments\"Y\n" +
+	"\fenvironments\x18\x06 \x03(\tR\fenvironments\"\x9a\x01\n" +
+	"\x13ListVersionsRequest\x121\n" +
+	"\x03key\x18\x01 \x01(\v2\x17.sallyport.admin.v1.KeyB\x06\xbaH\x03\xc8\x01\x01R\x03key\x12'\n" +
+	"\tpage_size\x18\x02 \x01(\x05B\n" +
+	"\xbaH\a\x1a\x05\x18\xe8\a(\x00R\bpageSize\x12'\n" +
+	"\n" +
+	"page_token\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\tpageToken\"\x7f\n" +
+	"\x14ListVersionsResponse\x12?\n" +
+	"\bversions\x18\x01 \x03(\v2#.sallyport.admin.v1.ResourceVersionR\bversions\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xc4\x02\n" +
+	"\x0fResourceVersion\x12\x1a\n" +
+	"\brevision\x18\x01 \x01(\x03R\brevision\x12=\n" +
+	"\fcommitted_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\vcommittedAt\x12\x16\n" +
+	"\x06caller\x18\x03 \x01(\tR\x06caller\x12\x18\n" +
+	"\amessage\x18\x04 \x01(\tR\amessage\x122\n" +
+	"\x04type\x18\x05 \x01(\x0e2\x1e.sallyport.admin.v1.ChangeTypeR\x04type\x12\x16\n" +
+	"\x06digest\x18\x06 \x01(\fR\x06digest\x127\n" +
+	"\x06fields\x18\a \x03(\v2\x1f.sallyport.admin.v1.FieldChangeR\x06fields\x12\x1f\n" +
+	"\vmore_fields\x18\b \x01(\x05R\n" +
+	"moreFields\"\xe7\x01\n" +
+	"\vDiffRequest\x12 \n" +
+	"\x04from\x18\x01 \x01(\x03B\a\xbaH\x04\"\x02(\x00H\x00R\x04from\x88\x01\x01\x12\x17\n" +
+	"\x02to\x18\x02 \x01(\x03B\a\xbaH\x04\"\x02(\x00R\x02to\x12\x1b\n" +
+	"\x04kind\x18\x03 \x01(\tB\a\xbaH\x04r\x02\x18?R\x04kind\x12%\n" +
+	"\tnamespace\x18\x04 \x01(\tB\a\xbaH\x04r\x02\x18?R\tnamespace\x12'\n" +
+	"\tpage_size\x18\x05 \x01(\x05B\n" +
+	"\xbaH\a\x1a\x05\x18\xe8\a(\x00R\bpageSize\x12'\n" +
+	"\n" +
+	"page_token\x18\x06 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\tpageTokenB\a\n" +
+	"\x05_from\"\x9a\x01\n" +
+	"\fDiffResponse\x12>\n" +
+	"\tresources\x18\x01 \x03(\v2 .sallyport.admin.v1.ResourceDiffR\tresources\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12\x12\n" +
+	"\x04from\x18\x03 \x01(\x03R\x04from\x12\x0e\n" +
+	"\x02to\x18\x04 \x01(\x03R\x02to\"\x8d\x02\n" +
+	"\fResourceDiff\x12)\n" +
+	"\x03key\x18\x01 \x01(\v2\x17.sallyport.admin.v1.KeyR\x03key\x122\n" +
+	"\x04type\x18\x02 \x01(\x0e2\x1e.sallyport.admin.v1.ChangeTypeR\x04type\x127\n" +
+	"\x06fields\x18\x03 \x03(\v2\x1f.sallyport.admin.v1.FieldChangeR\x06fields\x12\x1f\n" +
+	"\vmore_fields\x18\x04 \x01(\x05R\n" +
+	"moreFields\x12#\n" +
+	"\rfrom_revision\x18\x05 \x01(\x03R\ffromRevision\x12\x1f\n" +
+	"\vto_revision\x18\x06 \x01(\x03R\n" +
+	"toRevision\"\x9f\x01\n" +
+	"\vFieldChange\x12\x14\n" +
+	"\x05field\x18\x01 \x01(\tR\x05field\x12.\n" +
+	"\x06before\x18\x02 \x01(\v2\x16.google.protobuf.ValueR\x06before\x12,\n" +
+	"\x05after\x18\x03 \x01(\v2\x16.google.protobuf.ValueR\x05after\x12\x1c\n" +
+	"\tshortened\x18\x04 \x01(\bR\tshortened\"Y\n" +
 	"\bProblems\x127\n" +
 	"\bproblems\x18\x01 \x03(\v2\x1b.sallyport.admin.v1.ProblemR\bproblems\x12\x14\n" +
 	"\x05total\x18\x02 \x01(\x05R\x05total\"\xaf\x01\n" +
@@ -1362,13 +1949,15 @@ const file_sallyport_admin_v1_config_proto_rawDesc = "" +
 	"\x13CHANGE_TYPE_CREATED\x10\x01\x12\x18\n" +
 	"\x14CHANGE_TYPE_REPLACED\x10\x02\x12\x19\n" +
 	"\x15CHANGE_TYPE_UNCHANGED\x10\x03\x12\x17\n" +
-	"\x13CHANGE_TYPE_DELETED\x10\x042\xb6\x03\n" +
+	"\x13CHANGE_TYPE_DELETED\x10\x042\xee\x04\n" +
 	"\rConfigService\x12L\n" +
 	"\x05Apply\x12 .sallyport.admin.v1.ApplyRequest\x1a!.sallyport.admin.v1.ApplyResponse\x12K\n" +
 	"\x03Get\x12\x1e.sallyport.admin.v1.GetRequest\x1a\x1f.sallyport.admin.v1.GetResponse\"\x03\x90\x02\x01\x12N\n" +
 	"\x04List\x12\x1f.sallyport.admin.v1.ListRequest\x1a .sallyport.admin.v1.ListResponse\"\x03\x90\x02\x01\x12O\n" +
 	"\x06Delete\x12!.sallyport.admin.v1.DeleteRequest\x1a\".sallyport.admin.v1.DeleteResponse\x12i\n" +
-	"\rListRevisions\x12(.sallyport.admin.v1.ListRevisionsRequest\x1a).sallyport.admin.v1.ListRevisionsResponse\"\x03\x90\x02\x01B\xd4\x01\n" +
+	"\rListRevisions\x12(.sallyport.admin.v1.ListRevisionsRequest\x1a).sallyport.admin.v1.ListRevisionsResponse\"\x03\x90\x02\x01\x12f\n" +
+	"\fListVersions\x12'.sallyport.admin.v1.ListVersionsRequest\x1a(.sallyport.admin.v1.ListVersionsResponse\"\x03\x90\x02\x01\x12N\n" +
+	"\x04Diff\x12\x1f.sallyport.admin.v1.DiffRequest\x1a .sallyport.admin.v1.DiffResponse\"\x03\x90\x02\x01B\xd4\x01\n" +
 	"\x16com.sallyport.admin.v1B\vConfigProtoP\x01ZCgithub.com/sallyport/sallyport/proto/gen/sallyport/admin/v1;adminv1\xa2\x02\x03SAX\xaa\x02\x12Sallyport.Admin.V1\xca\x02\x12Sallyport\\Admin\\V1\xe2\x02\x1eSallyport\\Admin\\V1\\GPBMetadata\xea\x02\x14Sallyport::Admin::V1b\x06proto3"
 
 var (
@@ -1384,7 +1973,7 @@ func file_sallyport_admin_v1_config_proto_rawDescGZIP() []byte {
 }
 
 var file_sallyport_admin_v1_config_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_sallyport_admin_v1_config_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
+var file_sallyport_admin_v1_config_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
 var file_sallyport_admin_v1_config_proto_goTypes = []any{
 	(ChangeType)(0),               // 0: sallyport.admin.v1.ChangeType
 	(*Resource)(nil),              // 1: sallyport.admin.v1.Resource
@@ -1403,16 +1992,24 @@ var file_sallyport_admin_v1_config_proto_goTypes = []any{
 	(*ListRevisionsRequest)(nil),  // 14: sallyport.admin.v1.ListRevisionsRequest
 	(*ListRevisionsResponse)(nil), // 15: sallyport.admin.v1.ListRevisionsResponse
 	(*Revision)(nil),              // 16: sallyport.admin.v1.Revision
-	(*Problems)(nil),              // 17: sallyport.admin.v1.Problems
-	(*Problem)(nil),               // 18: sallyport.admin.v1.Problem
-	nil,                           // 19: sallyport.admin.v1.Metadata.LabelsEntry
-	(*structpb.Struct)(nil),       // 20: google.protobuf.Struct
-	(*timestamppb.Timestamp)(nil), // 21: google.protobuf.Timestamp
+	(*ListVersionsRequest)(nil),   // 17: sallyport.admin.v1.ListVersionsRequest
+	(*ListVersionsResponse)(nil),  // 18: sallyport.admin.v1.ListVersionsResponse
+	(*ResourceVersion)(nil),       // 19: sallyport.admin.v1.ResourceVersion
+	(*DiffRequest)(nil),           // 20: sallyport.admin.v1.DiffRequest
+	(*DiffResponse)(nil),          // 21: sallyport.admin.v1.DiffResponse
+	(*ResourceDiff)(nil),          // 22: sallyport.admin.v1.ResourceDiff
+	(*FieldChange)(nil),           // 23: sallyport.admin.v1.FieldChange
+	(*Problems)(nil),              // 24: sallyport.admin.v1.Problems
+	(*Problem)(nil),               // 25: sallyport.admin.v1.Problem
+	nil,                           // 26: sallyport.admin.v1.Metadata.LabelsEntry
+	(*structpb.Struct)(nil),       // 27: google.protobuf.Struct
+	(*timestamppb.Timestamp)(nil), // 28: google.protobuf.Timestamp
+	(*structpb.Value)(nil),        // 29: google.protobuf.Value
 }
 var file_sallyport_admin_v1_config_proto_depIdxs = []int32{
 	2,  // 0: sallyport.admin.v1.Resource.metadata:type_name -> sallyport.admin.v1.Metadata
-	20, // 1: sallyport.admin.v1.Resource.spec:type_name -> google.protobuf.Struct
-	19, // 2: sallyport.admin.v1.Metadata.labels:type_name -> sallyport.admin.v1.Metadata.LabelsEntry
+	27, // 1: sallyport.admin.v1.Resource.spec:type_name -> google.protobuf.Struct
+	26, // 2: sallyport.admin.v1.Metadata.labels:type_name -> sallyport.admin.v1.Metadata.LabelsEntry
 	1,  // 3: sallyport.admin.v1.StoredResource.resource:type_name -> sallyport.admin.v1.Resource
 	1,  // 4: sallyport.admin.v1.ApplyRequest.resources:type_name -> sallyport.admin.v1.Resource
 	7,  // 5: sallyport.admin.v1.ApplyResponse.changes:type_name -> sallyport.admin.v1.Change
@@ -1424,23 +2021,38 @@ var file_sallyport_admin_v1_config_proto_depIdxs = []int32{
 	3,  // 11: sallyport.admin.v1.DeleteRequest.keys:type_name -> sallyport.admin.v1.Key
 	7,  // 12: sallyport.admin.v1.DeleteResponse.changes:type_name -> sallyport.admin.v1.Change
 	16, // 13: sallyport.admin.v1.ListRevisionsResponse.revisions:type_name -> sallyport.admin.v1.Revision
-	21, // 14: sallyport.admin.v1.Revision.committed_at:type_name -> google.protobuf.Timestamp
-	18, // 15: sallyport.admin.v1.Problems.problems:type_name -> sallyport.admin.v1.Problem
-	5,  // 16: sallyport.admin.v1.ConfigService.Apply:input_type -> sallyport.admin.v1.ApplyRequest
-	8,  // 17: sallyport.admin.v1.ConfigService.Get:input_type -> sallyport.admin.v1.GetRequest
-	10, // 18: sallyport.admin.v1.ConfigService.List:input_type -> sallyport.admin.v1.ListRequest
-	12, // 19: sallyport.admin.v1.ConfigService.Delete:input_type -> sallyport.admin.v1.DeleteRequest
-	14, // 20: sallyport.admin.v1.ConfigService.ListRevisions:input_type -> sallyport.admin.v1.ListRevisionsRequest
-	6,  // 21: sallyport.admin.v1.ConfigService.Apply:output_type -> sallyport.admin.v1.ApplyResponse
-	9,  // 22: sallyport.admin.v1.ConfigService.Get:output_type -> sallyport.admin.v1.GetResponse
-	11, // 23: sallyport.admin.v1.ConfigService.List:output_type -> sallyport.admin.v1.ListResponse
-	13, // 24: sallyport.admin.v1.ConfigService.Delete:output_type -> sallyport.admin.v1.DeleteResponse
-	15, // 25: sallyport.admin.v1.ConfigService.ListRevisions:output_type -> sallyport.admin.v1.ListRevisionsResponse
-	21, // [21:26] is the sub-list for method output_type
-	16, // [16:21] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	28, // 14: sallyport.admin.v1.Revision.committed_at:type_name -> google.protobuf.Timestamp
+	3,  // 15: sallyport.admin.v1.ListVersionsRequest.key:type_name -> sallyport.admin.v1.Key
+	19, // 16: sallyport.admin.v1.ListVersionsResponse.versions:type_name -> sallyport.admin.v1.ResourceVersion
+	28, // 17: sallyport.admin.v1.ResourceVersion.committed_at:type_name -> google.protobuf.Timestamp
+	0,  // 18: sallyport.admin.v1.ResourceVersion.type:type_name -> sallyport.admin.v1.ChangeType
+	23, // 19: sallyport.admin.v1.ResourceVersion.fields:type_name -> sallyport.admin.v1.FieldChange
+	22, // 20: sallyport.admin.v1.DiffResponse.resources:type_name -> sallyport.admin.v1.ResourceDiff
+	3,  // 21: sallyport.admin.v1.ResourceDiff.key:type_name -> sallyport.admin.v1.Key
+	0,  // 22: sallyport.admin.v1.ResourceDiff.type:type_name -> sallyport.admin.v1.ChangeType
+	23, // 23: sallyport.admin.v1.ResourceDiff.fields:type_name -> sallyport.admin.v1.FieldChange
+	29, // 24: sallyport.admin.v1.FieldChange.before:type_name -> google.protobuf.Value
+	29, // 25: sallyport.admin.v1.FieldChange.after:type_name -> google.protobuf.Value
+	25, // 26: sallyport.admin.v1.Problems.problems:type_name -> sallyport.admin.v1.Problem
+	5,  // 27: sallyport.admin.v1.ConfigService.Apply:input_type -> sallyport.admin.v1.ApplyRequest
+	8,  // 28: sallyport.admin.v1.ConfigService.Get:input_type -> sallyport.admin.v1.GetRequest
+	10, // 29: sallyport.admin.v1.ConfigService.List:input_type -> sallyport.admin.v1.ListRequest
+	12, // 30: sallyport.admin.v1.ConfigService.Delete:input_type -> sallyport.admin.v1.DeleteRequest
+	14, // 31: sallyport.admin.v1.ConfigService.ListRevisions:input_type -> sallyport.admin.v1.ListRevisionsRequest
+	17, // 32: sallyport.admin.v1.ConfigService.ListVersions:input_type -> sallyport.admin.v1.ListVersionsRequest
+	20, // 33: sallyport.admin.v1.ConfigService.Diff:input_type -> sallyport.admin.v1.DiffRequest
+	6,  // 34: sallyport.admin.v1.ConfigService.Apply:output_type -> sallyport.admin.v1.ApplyResponse
+	9,  // 35: sallyport.admin.v1.ConfigService.Get:output_type -> sallyport.admin.v1.GetResponse
+	11, // 36: sallyport.admin.v1.ConfigService.List:output_type -> sallyport.admin.v1.ListResponse
+	13, // 37: sallyport.admin.v1.ConfigService.Delete:output_type -> sallyport.admin.v1.DeleteResponse
+	15, // 38: sallyport.admin.v1.ConfigService.ListRevisions:output_type -> sallyport.admin.v1.ListRevisionsResponse
+	18, // 39: sallyport.admin.v1.ConfigService.ListVersions:output_type -> sallyport.admin.v1.ListVersionsResponse
+	21, // 40: sallyport.admin.v1.ConfigService.Diff:output_type -> sallyport.admin.v1.DiffResponse
+	34, // [34:41] is the sub-list for method output_type
+	27, // [27:34] is the sub-list for method input_type
+	27, // [27:27] is the sub-list for extension type_name
+	27, // [27:27] is the sub-list for extension extendee
+	0,  // [0:27] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_admin_v1_config_proto_init() }
@@ -1450,13 +2062,14 @@ func file_sallyport_admin_v1_config_proto_init() {
 	}
 	file_sallyport_admin_v1_config_proto_msgTypes[4].OneofWrappers = []any{}
 	file_sallyport_admin_v1_config_proto_msgTypes[11].OneofWrappers = []any{}
+	file_sallyport_admin_v1_config_proto_msgTypes[19].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_admin_v1_config_proto_rawDesc), len(file_sallyport_admin_v1_config_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   19,
+			NumMessages:   26,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -45,6 +45,11 @@ const (
 	// ConfigServiceListRevisionsProcedure is the fully-qualified name of the ConfigService's
 	// ListRevisions RPC.
 	ConfigServiceListRevisionsProcedure = "/sallyport.admin.v1.ConfigService/ListRevisions"
+	// ConfigServiceListVersionsProcedure is the fully-qualified name of the ConfigService's
+	// ListVersions RPC.
+	ConfigServiceListVersionsProcedure = "/sallyport.admin.v1.ConfigService/ListVersions"
+	// ConfigServiceDiffProcedure is the fully-qualified name of the ConfigService's Diff RPC.
+	ConfigServiceDiffProcedure = "/sallyport.admin.v1.ConfigService/Diff"
 )
 
 // ConfigServiceClient is a client for the sallyport.admin.v1.ConfigService service.
@@ -65,6 +70,12 @@ type ConfigServiceClient interface {
 	Delete(context.Context, *connect.Request[v1.DeleteRequest]) (*connect.Response[v1.DeleteResponse], error)
 	// ListRevisions returns revisions, newest first.
 	ListRevisions(context.Context, *connect.Request[v1.ListRevisionsRequest]) (*connect.Response[v1.ListRevisionsResponse], error)
+	// ListVersions returns what a resource has been, newest first, with who made
+	// it so, and why. NOT_FOUND if there never was one.
+	ListVersions(context.Context, *connect.Request[v1.ListVersionsRequest]) (*connect.Response[v1.ListVersionsResponse], error)
+	// Diff returns what is different at one revision from what was at another, in
+	// the order of List. NOT_FOUND if one of them is not yet.
+	Diff(context.Context, *connect.Request[v1.DiffRequest]) (*connect.Response[v1.DiffResponse], error)
 }
 
 // NewConfigServiceClient constructs a client for the sallyport.admin.v1.ConfigService service. By
@@ -111,6 +122,20 @@ func NewConfigServiceClient(httpClient connect.HTTPClient, baseURL string, opts 
 			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 			connect.WithClientOptions(opts...),
 		),
+		listVersions: connect.NewClient[v1.ListVersionsRequest, v1.ListVersionsResponse](
+			httpClient,
+			baseURL+ConfigServiceListVersionsProcedure,
+			connect.WithSchema(configServiceMethods.ByName("ListVersions")),
+			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+			connect.WithClientOptions(opts...),
+		),
+		diff: connect.NewClient[v1.DiffRequest, v1.DiffResponse](
+			httpClient,
+			baseURL+ConfigServiceDiffProcedure,
+			connect.WithSchema(configServiceMethods.ByName("Diff")),
+			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -121,6 +146,8 @@ type configServiceClient struct {
 	list          *connect.Client[v1.ListRequest, v1.ListResponse]
 	delete        *connect.Client[v1.DeleteRequest, v1.DeleteResponse]
 	listRevisions *connect.Client[v1.ListRevisionsRequest, v1.ListRevisionsResponse]
+	listVersions  *connect.Client[v1.ListVersionsRequest, v1.ListVersionsResponse]
+	diff          *connect.Client[v1.DiffRequest, v1.DiffResponse]
 }
 
 // Apply calls sallyport.admin.v1.ConfigService.Apply.
@@ -148,6 +175,16 @@ func (c *configServiceClient) ListRevisions(ctx context.Context, req *connect.Re
 	return c.listRevisions.CallUnary(ctx, req)
 }
 
+// ListVersions calls sallyport.admin.v1.ConfigService.ListVersions.
+func (c *configServiceClient) ListVersions(ctx context.Context, req *connect.Request[v1.ListVersionsRequest]) (*connect.Response[v1.ListVersionsResponse], error) {
+	return c.listVersions.CallUnary(ctx, req)
+}
+
+// Diff calls sallyport.admin.v1.ConfigService.Diff.
+func (c *configServiceClient) Diff(ctx context.Context, req *connect.Request[v1.DiffRequest]) (*connect.Response[v1.DiffResponse], error) {
+	return c.diff.CallUnary(ctx, req)
+}
+
 // ConfigServiceHandler is an implementation of the sallyport.admin.v1.ConfigService service.
 type ConfigServiceHandler interface {
 	// Apply creates or replaces resources in one atomic revision. Resources that
@@ -166,6 +203,12 @@ type ConfigServiceHandler interface {
 	Delete(context.Context, *connect.Request[v1.DeleteRequest]) (*connect.Response[v1.DeleteResponse], error)
 	// ListRevisions returns revisions, newest first.
 	ListRevisions(context.Context, *connect.Request[v1.ListRevisionsRequest]) (*connect.Response[v1.ListRevisionsResponse], error)
+	// ListVersions returns what a resource has been, newest first, with who made
+	// it so, and why. NOT_FOUND if there never was one.
+	ListVersions(context.Context, *connect.Request[v1.ListVersionsRequest]) (*connect.Response[v1.ListVersionsResponse], error)
+	// Diff returns what is different at one revision from what was at another, in
+	// the order of List. NOT_FOUND if one of them is not yet.
+	Diff(context.Context, *connect.Request[v1.DiffRequest]) (*connect.Response[v1.DiffResponse], error)
 }
 
 // NewConfigServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -208,6 +251,20 @@ func NewConfigServiceHandler(svc ConfigServiceHandler, opts ...connect.HandlerOp
 		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 		connect.WithHandlerOptions(opts...),
 	)
+	configServiceListVersionsHandler := connect.NewUnaryHandler(
+		ConfigServiceListVersionsProcedure,
+		svc.ListVersions,
+		connect.WithSchema(configServiceMethods.ByName("ListVersions")),
+		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+		connect.WithHandlerOptions(opts...),
+	)
+	configServiceDiffHandler := connect.NewUnaryHandler(
+		ConfigServiceDiffProcedure,
+		svc.Diff,
+		connect.WithSchema(configServiceMethods.ByName("Diff")),
+		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/sallyport.admin.v1.ConfigService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case ConfigServiceApplyProcedure:
@@ -220,6 +277,10 @@ func NewConfigServiceHandler(svc ConfigServiceHandler, opts ...connect.HandlerOp
 			configServiceDeleteHandler.ServeHTTP(w, r)
 		case ConfigServiceListRevisionsProcedure:
 			configServiceListRevisionsHandler.ServeHTTP(w, r)
+		case ConfigServiceListVersionsProcedure:
+			configServiceListVersionsHandler.ServeHTTP(w, r)
+		case ConfigServiceDiffProcedure:
+			configServiceDiffHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -247,4 +308,12 @@ func (UnimplementedConfigServiceHandler) Delete(context.Context, *connect.Reques
 
 func (UnimplementedConfigServiceHandler) ListRevisions(context.Context, *connect.Request[v1.ListRevisionsRequest]) (*connect.Response[v1.ListRevisionsResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("sallyport.admin.v1.ConfigService.ListRevisions is not implemented"))
+}
+
+func (UnimplementedConfigServiceHandler) ListVersions(context.Context, *connect.Request[v1.ListVersionsRequest]) (*connect.Response[v1.ListVersionsResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("sallyport.admin.v1.ConfigService.ListVersions is not implemented"))
+}
+
+func (UnimplementedConfigServiceHandler) Diff(context.Context, *connect.Request[v1.DiffRequest]) (*connect.Response[v1.DiffResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("sallyport.admin.v1.ConfigService.Diff is not implemented"))
 }
