@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"strconv"
 	"time"
 
 	"connectrpc.com/connect"
@@ -62,11 +61,7 @@ func awaited(args []string, sequence int64) (int64, error) {
 	case len(args) != 1:
 		return 0, errors.New("wait for what? give the number of a revision")
 	}
-	revision, err := strconv.ParseInt(args[0], 10, 64)
-	if err != nil || revision < 1 {
-		return 0, fmt.Errorf("%q is not a revision", args[0])
-	}
-	return revision, nil
+	return parseRevision(args[0], 1)
 }
 
 // wait prints progress as it comes. With json or yaml it prints the last
