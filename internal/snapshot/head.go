@@ -1,25 +1,27 @@
 package snapshot
 
 import (
-	"crypto/ed25519"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"time"
 
-	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/types/known/timestamppb"
-
 	proxyv1 "github.com/sallyport/sallyport/proto/gen/sallyport/proxy/v1"
 )
 
-// ErrSignature says that something is not signed by the pinned key.
-var ErrSignature = errors.New("signature does not verify")
+var (
+	// ErrSignature says that something is not signed with a key that signs for the
+	// fleet.
+	ErrSignature = errors.New("signature does not verify")
+	// ErrRetired is an ErrSignature: the key did sign for the fleet, and does not
+	// any more.
+	ErrRetired = fmt.Errorf("%w: its key was retired", ErrSignature)
+)
 
 // Domains of signatures: what was signed as one thing never passes as another.
 const (
 	headDomain      = "sallyport head v1\x00"
 	freshnessDomain = "sallyport freshness v1\x00"
+	keySetDomain    = "sallyport key set v1\x00"
 )
 
 // Statements are small; what is larger is not looked at.
@@ -51,11 +53,12 @@ type Statement struct {
 }
 
 // Head is a signed Statement. The zero Head is no head. Heads are made by
-// Signer.SignHead and Verifier.VerifyHead alone.
+// Signer.SignHead, Signer.SignHeadAgain and Verifier.VerifyHead alone.
 type Head struct {
 	Statement
 	digest Digest
 	signed *proxyv1.SignedHead
+	key    KeyID
 }
 
 // Digest returns the SHA-256 of the head's signed bytes.
@@ -63,6 +66,10 @@ func (h Head) Digest() Digest { return h.digest }
 
 // Signed returns the head as it is stored and sent. It is not to be changed.
 func (h Head) Signed() *proxyv1.SignedHead { return h.signed }
+
+// Key returns the key that the head was signed with. It is no part of what was
+// signed: the same head may be signed again with another.
+func (h Head) Key() KeyID { return h.key }
 
 // IsZero reports whether h is no head.
 func (h Head) IsZero() bool { return h.signed == nil }
@@ -94,156 +101,4 @@ type Freshness struct {
 	Revision    Revision
 	HeadDigest  Digest
 	IssuedAt    time.Time
-}
-
-// Signer signs with the fleet's key. It is safe for concurrent use.
-type Signer struct {
-	key ed25519.PrivateKey
-}
-
-// NewSigner returns a signer for the key. It panics on a key of another size.
-func NewSigner(key ed25519.PrivateKey) *Signer {
-	if len(key) != ed25519.PrivateKeySize {
-		panic("snapshot: not an Ed25519 private key")
-	}
-	return &Signer{key: key}
-}
-
-// Verifier returns the verifier of what s signs.
-func (s *Signer) Verifier() *Verifier {
-	return NewVerifier(s.key.Public().(ed25519.PublicKey)) //nolint:forcetypeassert // documented by ed25519
-}
-
-// SignHead signs a statement. Equal statements make equal heads.
-func (s *Signer) SignHead(st Statement) (Head, error) {
-	head := &proxyv1.Head{
-		Epoch:       int64(st.Epoch),
-		Environment: st.Environment,
-		Revision:    int64(st.Revision),
-		Root:        st.Root[:],
-		Documents:   int64(st.Documents),
-	}
-	if !st.Previous.IsZero() {
-		head.Previous = st.Previous[:]
-	}
-	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(head)
-	if err != nil {
-		return Head{}, fmt.Errorf("marshal head: %w", err)
-	}
-	return Head{
-		Statement: st,
-		digest:    sha256.Sum256(b),
-		signed:    &proxyv1.SignedHead{Head: b, Signature: s.sign(headDomain, b)},
-	}, nil
-}
-
-// SignFreshness signs a freshness statement.
-func (s *Signer) SignFreshness(f Freshness) (*proxyv1.SignedFreshness, error) {
-	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(&proxyv1.Freshness{
-		Epoch:       int64(f.Epoch),
-		Environment: f.Environment,
-		Revision:    int64(f.Revision),
-		HeadDigest:  f.HeadDigest[:],
-		IssuedAt:    timestamppb.New(f.IssuedAt),
-	})
-	if err != nil {
-		return nil, fmt.Errorf("marshal freshness: %w", err)
-	}
-	return &proxyv1.SignedFreshness{Statement: b, Signature: s.sign(freshnessDomain, b)}, nil
-}
-
-func (s *Signer) sign(domain string, b []byte) []byte {
-	return ed25519.Sign(s.key, append([]byte(domain), b...))
-}
-
-// Verifier checks what was signed with the pinned key. It is safe for
-// concurrent use.
-type Verifier struct {
-	key ed25519.PublicKey
-}
-
-// NewVerifier returns a verifier for the key. It panics on a key of another
-// size.
-func NewVerifier(key ed25519.PublicKey) *Verifier {
-	if len(key) != ed25519.PublicKeySize {
-		panic("snapshot: not an Ed25519 public key")
-	}
-	return &Verifier{key: key}
-}
-
-// VerifyHead returns the head if its signature verifies and its bytes are
-// understood whole; ErrSignature if the signature does not verify.
-func (v *Verifier) VerifyHead(signed *proxyv1.SignedHead) (Head, error) {
-	b := signed.GetHead()
-	if err := v.verify(headDomain, b, signed.GetSignature()); err != nil {
-		return Head{}, fmt.Errorf("head: %w", err)
-	}
-	var m proxyv1.Head
-	if err := unmarshalKnown(b, &m); err != nil {
-		return Head{}, fmt.Errorf("head: %w", err)
-	}
-	root, ok := ParseDigest(m.GetRoot())
-	previous, okPrevious := ParseDigest(m.GetPrevious())
-	if !ok || !okPrevious && len(m.GetPrevious()) != 0 ||
-		m.GetEpoch() < 1 || m.GetRevision() < 1 || m.GetEnvironment() == "" || m.GetDocuments() < 0 {
-		return Head{}, errors.New("head: a field is missing or out of range")
-	}
-	return Head{
-		Statement: Statement{
-			Epoch:       Epoch(m.GetEpoch()),
-			Environment: m.GetEnvironment(),
-			Revision:    Revision(m.GetRevision()),
-			Previous:    previous,
-			Root:        root,
-			Documents:   int(m.GetDocuments()),
-		},
-		digest: sha256.Sum256(b),
-		signed: signed,
-	}, nil
-}
-
-// VerifyFreshness returns the statement if its signature verifies and its
-// bytes are understood whole; ErrSignature if the signature does not verify.
-func (v *Verifier) VerifyFreshness(signed *proxyv1.SignedFreshness) (Freshness, error) {
-	b := signed.GetStatement()
-	if err := v.verify(freshnessDomain, b, signed.GetSignature()); err != nil {
-		return Freshness{}, fmt.Errorf("freshness: %w", err)
-	}
-	var m proxyv1.Freshness
-	if err := unmarshalKnown(b, &m); err != nil {
-		return Freshness{}, fmt.Errorf("freshness: %w", err)
-	}
-	digest, ok := ParseDigest(m.GetHeadDigest())
-	if !ok || m.GetEpoch() < 1 || m.GetRevision() < 1 || m.GetEnvironment() == "" || m.GetIssuedAt().CheckValid() != nil {
-		return Freshness{}, errors.New("freshness: a field is missing or out of range")
-	}
-	return Freshness{
-		Epoch:       Epoch(m.GetEpoch()),
-		Environment: m.GetEnvironment(),
-		Revision:    Revision(m.GetRevision()),
-		HeadDigest:  digest,
-		IssuedAt:    m.GetIssuedAt().AsTime(),
-	}, nil
-}
-
-func (v *Verifier) verify(domain string, b, signature []byte) error {
-	if len(b) == 0 || len(b) > maxStatement || len(signature) != ed25519.SignatureSize {
-		return ErrSignature
-	}
-	if !ed25519.Verify(v.key, append([]byte(domain), b...), signature) {
-		return ErrSignature
-	}
-	return nil
-}
-
-// unmarshalKnown refuses fields that this build does not know: a statement
-// that says more than is understood is not acted on.
-func unmarshalKnown(b []byte, m proto.Message) error {
-	if err := proto.Unmarshal(b, m); err != nil {
-		return err
-	}
-	if len(m.ProtoReflect().GetUnknown()) > 0 {
-		return errors.New("has a field that this build does not know")
-	}
-	return nil
 }

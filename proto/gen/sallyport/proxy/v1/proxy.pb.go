@@ -998,6 +998,7 @@ type StreamResponse struct {
 	//	*StreamResponse_Directive
 	//	*StreamResponse_Security
 	//	*StreamResponse_Keys
+	//	*StreamResponse_KeySets
 	Lane          isStreamResponse_Lane `protobuf_oneof:"lane"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1085,6 +1086,15 @@ func (x *StreamResponse) GetKeys() *SealedKeys {
 	return nil
 }
 
+func (x *StreamResponse) GetKeySets() *KeySets {
+	if x != nil {
+		if x, ok := x.Lane.(*StreamResponse_KeySets); ok {
+			return x.KeySets
+		}
+	}
+	return nil
+}
+
 type isStreamResponse_Lane interface {
 	isStreamResponse_Lane()
 }
@@ -1112,6 +1122,12 @@ type StreamResponse_Keys struct {
 	Keys *SealedKeys `protobuf:"bytes,5,opt,name=keys,proto3,oneof"`
 }
 
+type StreamResponse_KeySets struct {
+	// Which keys sign for the fleet. It is sent before whatever is signed with one
+	// of them; later ones follow when there are any.
+	KeySets *KeySets `protobuf:"bytes,6,opt,name=key_sets,json=keySets,proto3,oneof"`
+}
+
 func (*StreamResponse_Update) isStreamResponse_Lane() {}
 
 func (*StreamResponse_Freshness) isStreamResponse_Lane() {}
@@ -1121,6 +1137,184 @@ func (*StreamResponse_Directive) isStreamResponse_Lane() {}
 func (*StreamResponse_Security) isStreamResponse_Lane() {}
 
 func (*StreamResponse_Keys) isStreamResponse_Lane() {}
+
+func (*StreamResponse_KeySets) isStreamResponse_Lane() {}
+
+// KeySets are key sets by ascending generation. Long chains come in several.
+type KeySets struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Sets          []*SignedKeySet        `protobuf:"bytes,1,rep,name=sets,proto3" json:"sets,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KeySets) Reset() {
+	*x = KeySets{}
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KeySets) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KeySets) ProtoMessage() {}
+
+func (x *KeySets) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KeySets.ProtoReflect.Descriptor instead.
+func (*KeySets) Descriptor() ([]byte, []int) {
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *KeySets) GetSets() []*SignedKeySet {
+	if x != nil {
+		return x.Sets
+	}
+	return nil
+}
+
+// KeySet says with which keys heads and freshness statements are signed from its
+// generation on, and with no others. Before the first set that is the key alone
+// that proxies pin.
+type KeySet struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// From 1, each one more than the one before it.
+	Generation int64 `protobuf:"varint,1,opt,name=generation,proto3" json:"generation,omitempty"`
+	// SHA-256 of the bytes of the KeySet before it; empty for the first.
+	Previous []byte `protobuf:"bytes,2,opt,name=previous,proto3" json:"previous,omitempty"`
+	// From 1 to 8 public keys, each a SubjectPublicKeyInfo (RFC 5280) in DER of
+	// Ed25519 or of ECDSA on P-256. A key's ID is the SHA-256 of these bytes.
+	Keys          [][]byte `protobuf:"bytes,3,rep,name=keys,proto3" json:"keys,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KeySet) Reset() {
+	*x = KeySet{}
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KeySet) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KeySet) ProtoMessage() {}
+
+func (x *KeySet) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KeySet.ProtoReflect.Descriptor instead.
+func (*KeySet) Descriptor() ([]byte, []int) {
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *KeySet) GetGeneration() int64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *KeySet) GetPrevious() []byte {
+	if x != nil {
+		return x.Previous
+	}
+	return nil
+}
+
+func (x *KeySet) GetKeys() [][]byte {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
+}
+
+type SignedKeySet struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Bytes of a KeySet.
+	Set []byte `protobuf:"bytes,1,opt,name=set,proto3" json:"set,omitempty"`
+	// Over "sallyport key set v1\0" and set, with a key of the set before it; of the
+	// first, with the pinned key.
+	Signature []byte `protobuf:"bytes,2,opt,name=signature,proto3" json:"signature,omitempty"`
+	// The key that it was signed with.
+	KeyId         []byte `protobuf:"bytes,3,opt,name=key_id,json=keyId,proto3" json:"key_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SignedKeySet) Reset() {
+	*x = SignedKeySet{}
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SignedKeySet) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SignedKeySet) ProtoMessage() {}
+
+func (x *SignedKeySet) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SignedKeySet.ProtoReflect.Descriptor instead.
+func (*SignedKeySet) Descriptor() ([]byte, []int) {
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *SignedKeySet) GetSet() []byte {
+	if x != nil {
+		return x.Set
+	}
+	return nil
+}
+
+func (x *SignedKeySet) GetSignature() []byte {
+	if x != nil {
+		return x.Signature
+	}
+	return nil
+}
+
+func (x *SignedKeySet) GetKeyId() []byte {
+	if x != nil {
+		return x.KeyId
+	}
+	return nil
+}
 
 // SealedKeys are cookie keys that the process alone can read to which they are
 // sent.
@@ -1136,7 +1330,7 @@ type SealedKeys struct {
 
 func (x *SealedKeys) Reset() {
 	*x = SealedKeys{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[13]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1148,7 +1342,7 @@ func (x *SealedKeys) String() string {
 func (*SealedKeys) ProtoMessage() {}
 
 func (x *SealedKeys) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[13]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1161,7 +1355,7 @@ func (x *SealedKeys) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SealedKeys.ProtoReflect.Descriptor instead.
 func (*SealedKeys) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{13}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *SealedKeys) GetSealed() []byte {
@@ -1182,7 +1376,7 @@ type CookieKeys struct {
 
 func (x *CookieKeys) Reset() {
 	*x = CookieKeys{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[14]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1194,7 +1388,7 @@ func (x *CookieKeys) String() string {
 func (*CookieKeys) ProtoMessage() {}
 
 func (x *CookieKeys) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[14]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1207,7 +1401,7 @@ func (x *CookieKeys) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CookieKeys.ProtoReflect.Descriptor instead.
 func (*CookieKeys) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{14}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *CookieKeys) GetEnvironment() string {
@@ -1237,7 +1431,7 @@ type CookieKey struct {
 
 func (x *CookieKey) Reset() {
 	*x = CookieKey{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[15]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1249,7 +1443,7 @@ func (x *CookieKey) String() string {
 func (*CookieKey) ProtoMessage() {}
 
 func (x *CookieKey) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[15]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1262,7 +1456,7 @@ func (x *CookieKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CookieKey.ProtoReflect.Descriptor instead.
 func (*CookieKey) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{15}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *CookieKey) GetId() []byte {
@@ -1308,7 +1502,7 @@ type Update struct {
 
 func (x *Update) Reset() {
 	*x = Update{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[16]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1320,7 +1514,7 @@ func (x *Update) String() string {
 func (*Update) ProtoMessage() {}
 
 func (x *Update) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[16]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1333,7 +1527,7 @@ func (x *Update) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Update.ProtoReflect.Descriptor instead.
 func (*Update) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{16}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Update) GetBaseRoot() []byte {
@@ -1382,7 +1576,7 @@ type DocumentKey struct {
 
 func (x *DocumentKey) Reset() {
 	*x = DocumentKey{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[17]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1394,7 +1588,7 @@ func (x *DocumentKey) String() string {
 func (*DocumentKey) ProtoMessage() {}
 
 func (x *DocumentKey) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[17]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1407,7 +1601,7 @@ func (x *DocumentKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DocumentKey.ProtoReflect.Descriptor instead.
 func (*DocumentKey) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{17}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *DocumentKey) GetKind() string {
@@ -1444,7 +1638,7 @@ type Directive struct {
 
 func (x *Directive) Reset() {
 	*x = Directive{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[18]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1456,7 +1650,7 @@ func (x *Directive) String() string {
 func (*Directive) ProtoMessage() {}
 
 func (x *Directive) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[18]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1469,7 +1663,7 @@ func (x *Directive) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Directive.ProtoReflect.Descriptor instead.
 func (*Directive) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{18}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Directive) GetDirective() isDirective_Directive {
@@ -1509,7 +1703,7 @@ type Reconnect struct {
 
 func (x *Reconnect) Reset() {
 	*x = Reconnect{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[19]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1521,7 +1715,7 @@ func (x *Reconnect) String() string {
 func (*Reconnect) ProtoMessage() {}
 
 func (x *Reconnect) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[19]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1534,7 +1728,7 @@ func (x *Reconnect) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reconnect.ProtoReflect.Descriptor instead.
 func (*Reconnect) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{19}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Reconnect) GetWithin() *durationpb.Duration {
@@ -1565,7 +1759,7 @@ type Head struct {
 
 func (x *Head) Reset() {
 	*x = Head{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[20]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1577,7 +1771,7 @@ func (x *Head) String() string {
 func (*Head) ProtoMessage() {}
 
 func (x *Head) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[20]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1590,7 +1784,7 @@ func (x *Head) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Head.ProtoReflect.Descriptor instead.
 func (*Head) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{20}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Head) GetEpoch() int64 {
@@ -1639,15 +1833,18 @@ type SignedHead struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Bytes of a Head.
 	Head []byte `protobuf:"bytes,1,opt,name=head,proto3" json:"head,omitempty"`
-	// Ed25519 over "sallyport head v1\0" and head.
-	Signature     []byte `protobuf:"bytes,2,opt,name=signature,proto3" json:"signature,omitempty"`
+	// Over "sallyport head v1\0" and head: of Ed25519 (RFC 8032), or of ECDSA with
+	// SHA-256 in the form of ASN.1.
+	Signature []byte `protobuf:"bytes,2,opt,name=signature,proto3" json:"signature,omitempty"`
+	// The key that it was signed with; empty: the pinned one.
+	KeyId         []byte `protobuf:"bytes,3,opt,name=key_id,json=keyId,proto3" json:"key_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SignedHead) Reset() {
 	*x = SignedHead{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[21]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1659,7 +1856,7 @@ func (x *SignedHead) String() string {
 func (*SignedHead) ProtoMessage() {}
 
 func (x *SignedHead) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[21]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1672,7 +1869,7 @@ func (x *SignedHead) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignedHead.ProtoReflect.Descriptor instead.
 func (*SignedHead) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{21}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *SignedHead) GetHead() []byte {
@@ -1685,6 +1882,13 @@ func (x *SignedHead) GetHead() []byte {
 func (x *SignedHead) GetSignature() []byte {
 	if x != nil {
 		return x.Signature
+	}
+	return nil
+}
+
+func (x *SignedHead) GetKeyId() []byte {
+	if x != nil {
+		return x.KeyId
 	}
 	return nil
 }
@@ -1704,7 +1908,7 @@ type Freshness struct {
 
 func (x *Freshness) Reset() {
 	*x = Freshness{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[22]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1716,7 +1920,7 @@ func (x *Freshness) String() string {
 func (*Freshness) ProtoMessage() {}
 
 func (x *Freshness) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[22]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1729,7 +1933,7 @@ func (x *Freshness) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Freshness.ProtoReflect.Descriptor instead.
 func (*Freshness) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{22}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Freshness) GetEpoch() int64 {
@@ -1771,15 +1975,17 @@ type SignedFreshness struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Bytes of a Freshness.
 	Statement []byte `protobuf:"bytes,1,opt,name=statement,proto3" json:"statement,omitempty"`
-	// Ed25519 over "sallyport freshness v1\0" and statement.
-	Signature     []byte `protobuf:"bytes,2,opt,name=signature,proto3" json:"signature,omitempty"`
+	// Over "sallyport freshness v1\0" and statement, as that of a SignedHead.
+	Signature []byte `protobuf:"bytes,2,opt,name=signature,proto3" json:"signature,omitempty"`
+	// As in SignedHead.
+	KeyId         []byte `protobuf:"bytes,3,opt,name=key_id,json=keyId,proto3" json:"key_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SignedFreshness) Reset() {
 	*x = SignedFreshness{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[23]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1791,7 +1997,7 @@ func (x *SignedFreshness) String() string {
 func (*SignedFreshness) ProtoMessage() {}
 
 func (x *SignedFreshness) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[23]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1804,7 +2010,7 @@ func (x *SignedFreshness) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignedFreshness.ProtoReflect.Descriptor instead.
 func (*SignedFreshness) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{23}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *SignedFreshness) GetStatement() []byte {
@@ -1817,6 +2023,13 @@ func (x *SignedFreshness) GetStatement() []byte {
 func (x *SignedFreshness) GetSignature() []byte {
 	if x != nil {
 		return x.Signature
+	}
+	return nil
+}
+
+func (x *SignedFreshness) GetKeyId() []byte {
+	if x != nil {
+		return x.KeyId
 	}
 	return nil
 }
@@ -1889,14 +2102,27 @@ const file_sallyport_proxy_v1_proxy_proto_rawDesc = "" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\"\n" +
 	"\aaddress\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x85\x02R\aaddress\x12\x1e\n" +
-	"\x05error\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\x05error\"\xc2\x02\n" +
+	"\x05error\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\x05error\"\xfc\x02\n" +
 	"\x0eStreamResponse\x124\n" +
 	"\x06update\x18\x01 \x01(\v2\x1a.sallyport.proxy.v1.UpdateH\x00R\x06update\x12C\n" +
 	"\tfreshness\x18\x02 \x01(\v2#.sallyport.proxy.v1.SignedFreshnessH\x00R\tfreshness\x12=\n" +
 	"\tdirective\x18\x03 \x01(\v2\x1d.sallyport.proxy.v1.DirectiveH\x00R\tdirective\x128\n" +
 	"\bsecurity\x18\x04 \x01(\v2\x1a.sallyport.proxy.v1.UpdateH\x00R\bsecurity\x124\n" +
-	"\x04keys\x18\x05 \x01(\v2\x1e.sallyport.proxy.v1.SealedKeysH\x00R\x04keysB\x06\n" +
-	"\x04lane\"$\n" +
+	"\x04keys\x18\x05 \x01(\v2\x1e.sallyport.proxy.v1.SealedKeysH\x00R\x04keys\x128\n" +
+	"\bkey_sets\x18\x06 \x01(\v2\x1b.sallyport.proxy.v1.KeySetsH\x00R\akeySetsB\x06\n" +
+	"\x04lane\"?\n" +
+	"\aKeySets\x124\n" +
+	"\x04sets\x18\x01 \x03(\v2 .sallyport.proxy.v1.SignedKeySetR\x04sets\"X\n" +
+	"\x06KeySet\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x01 \x01(\x03R\n" +
+	"generation\x12\x1a\n" +
+	"\bprevious\x18\x02 \x01(\fR\bprevious\x12\x12\n" +
+	"\x04keys\x18\x03 \x03(\fR\x04keys\"U\n" +
+	"\fSignedKeySet\x12\x10\n" +
+	"\x03set\x18\x01 \x01(\fR\x03set\x12\x1c\n" +
+	"\tsignature\x18\x02 \x01(\fR\tsignature\x12\x15\n" +
+	"\x06key_id\x18\x03 \x01(\fR\x05keyId\"$\n" +
 	"\n" +
 	"SealedKeys\x12\x16\n" +
 	"\x06sealed\x18\x01 \x01(\fR\x06sealed\"a\n" +
@@ -1931,21 +2157,23 @@ const file_sallyport_proxy_v1_proxy_proto_rawDesc = "" +
 	"\brevision\x18\x03 \x01(\x03R\brevision\x12\x1a\n" +
 	"\bprevious\x18\x04 \x01(\fR\bprevious\x12\x12\n" +
 	"\x04root\x18\x05 \x01(\fR\x04root\x12\x1c\n" +
-	"\tdocuments\x18\x06 \x01(\x03R\tdocuments\">\n" +
+	"\tdocuments\x18\x06 \x01(\x03R\tdocuments\"U\n" +
 	"\n" +
 	"SignedHead\x12\x12\n" +
 	"\x04head\x18\x01 \x01(\fR\x04head\x12\x1c\n" +
-	"\tsignature\x18\x02 \x01(\fR\tsignature\"\xb9\x01\n" +
+	"\tsignature\x18\x02 \x01(\fR\tsignature\x12\x15\n" +
+	"\x06key_id\x18\x03 \x01(\fR\x05keyId\"\xb9\x01\n" +
 	"\tFreshness\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x03R\x05epoch\x12 \n" +
 	"\venvironment\x18\x02 \x01(\tR\venvironment\x12\x1a\n" +
 	"\brevision\x18\x03 \x01(\x03R\brevision\x12\x1f\n" +
 	"\vhead_digest\x18\x04 \x01(\fR\n" +
 	"headDigest\x127\n" +
-	"\tissued_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\bissuedAt\"M\n" +
+	"\tissued_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\bissuedAt\"d\n" +
 	"\x0fSignedFreshness\x12\x1c\n" +
 	"\tstatement\x18\x01 \x01(\fR\tstatement\x12\x1c\n" +
-	"\tsignature\x18\x02 \x01(\fR\tsignature*U\n" +
+	"\tsignature\x18\x02 \x01(\fR\tsignature\x12\x15\n" +
+	"\x06key_id\x18\x03 \x01(\fR\x05keyId*U\n" +
 	"\tAdmission\x12\x19\n" +
 	"\x15ADMISSION_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12ADMISSION_ADMITTED\x10\x01\x12\x15\n" +
@@ -1970,7 +2198,7 @@ func file_sallyport_proxy_v1_proxy_proto_rawDescGZIP() []byte {
 }
 
 var file_sallyport_proxy_v1_proxy_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_sallyport_proxy_v1_proxy_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
+var file_sallyport_proxy_v1_proxy_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
 var file_sallyport_proxy_v1_proxy_proto_goTypes = []any{
 	(Admission)(0),                // 0: sallyport.proxy.v1.Admission
 	(*RegisterRequest)(nil),       // 1: sallyport.proxy.v1.RegisterRequest
@@ -1986,23 +2214,26 @@ var file_sallyport_proxy_v1_proxy_proto_goTypes = []any{
 	(*Heartbeat)(nil),             // 11: sallyport.proxy.v1.Heartbeat
 	(*ListenerStatus)(nil),        // 12: sallyport.proxy.v1.ListenerStatus
 	(*StreamResponse)(nil),        // 13: sallyport.proxy.v1.StreamResponse
-	(*SealedKeys)(nil),            // 14: sallyport.proxy.v1.SealedKeys
-	(*CookieKeys)(nil),            // 15: sallyport.proxy.v1.CookieKeys
-	(*CookieKey)(nil),             // 16: sallyport.proxy.v1.CookieKey
-	(*Update)(nil),                // 17: sallyport.proxy.v1.Update
-	(*DocumentKey)(nil),           // 18: sallyport.proxy.v1.DocumentKey
-	(*Directive)(nil),             // 19: sallyport.proxy.v1.Directive
-	(*Reconnect)(nil),             // 20: sallyport.proxy.v1.Reconnect
-	(*Head)(nil),                  // 21: sallyport.proxy.v1.Head
-	(*SignedHead)(nil),            // 22: sallyport.proxy.v1.SignedHead
-	(*Freshness)(nil),             // 23: sallyport.proxy.v1.Freshness
-	(*SignedFreshness)(nil),       // 24: sallyport.proxy.v1.SignedFreshness
-	(*durationpb.Duration)(nil),   // 25: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil), // 26: google.protobuf.Timestamp
+	(*KeySets)(nil),               // 14: sallyport.proxy.v1.KeySets
+	(*KeySet)(nil),                // 15: sallyport.proxy.v1.KeySet
+	(*SignedKeySet)(nil),          // 16: sallyport.proxy.v1.SignedKeySet
+	(*SealedKeys)(nil),            // 17: sallyport.proxy.v1.SealedKeys
+	(*CookieKeys)(nil),            // 18: sallyport.proxy.v1.CookieKeys
+	(*CookieKey)(nil),             // 19: sallyport.proxy.v1.CookieKey
+	(*Update)(nil),                // 20: sallyport.proxy.v1.Update
+	(*DocumentKey)(nil),           // 21: sallyport.proxy.v1.DocumentKey
+	(*Directive)(nil),             // 22: sallyport.proxy.v1.Directive
+	(*Reconnect)(nil),             // 23: sallyport.proxy.v1.Reconnect
+	(*Head)(nil),                  // 24: sallyport.proxy.v1.Head
+	(*SignedHead)(nil),            // 25: sallyport.proxy.v1.SignedHead
+	(*Freshness)(nil),             // 26: sallyport.proxy.v1.Freshness
+	(*SignedFreshness)(nil),       // 27: sallyport.proxy.v1.SignedFreshness
+	(*durationpb.Duration)(nil),   // 28: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil), // 29: google.protobuf.Timestamp
 }
 var file_sallyport_proxy_v1_proxy_proto_depIdxs = []int32{
 	0,  // 0: sallyport.proxy.v1.RegisterResponse.admission:type_name -> sallyport.proxy.v1.Admission
-	25, // 1: sallyport.proxy.v1.RegisterResponse.retry_after:type_name -> google.protobuf.Duration
+	28, // 1: sallyport.proxy.v1.RegisterResponse.retry_after:type_name -> google.protobuf.Duration
 	7,  // 2: sallyport.proxy.v1.StreamRequest.hello:type_name -> sallyport.proxy.v1.Hello
 	8,  // 3: sallyport.proxy.v1.StreamRequest.ack:type_name -> sallyport.proxy.v1.Ack
 	10, // 4: sallyport.proxy.v1.StreamRequest.refusal:type_name -> sallyport.proxy.v1.Refusal
@@ -2013,35 +2244,37 @@ var file_sallyport_proxy_v1_proxy_proto_depIdxs = []int32{
 	8,  // 9: sallyport.proxy.v1.Hello.current:type_name -> sallyport.proxy.v1.Ack
 	8,  // 10: sallyport.proxy.v1.Hello.security:type_name -> sallyport.proxy.v1.Ack
 	9,  // 11: sallyport.proxy.v1.Ack.rejects:type_name -> sallyport.proxy.v1.Reject
-	18, // 12: sallyport.proxy.v1.Reject.key:type_name -> sallyport.proxy.v1.DocumentKey
-	26, // 13: sallyport.proxy.v1.Heartbeat.sent_at:type_name -> google.protobuf.Timestamp
-	25, // 14: sallyport.proxy.v1.Heartbeat.configuration_age:type_name -> google.protobuf.Duration
+	21, // 12: sallyport.proxy.v1.Reject.key:type_name -> sallyport.proxy.v1.DocumentKey
+	29, // 13: sallyport.proxy.v1.Heartbeat.sent_at:type_name -> google.protobuf.Timestamp
+	28, // 14: sallyport.proxy.v1.Heartbeat.configuration_age:type_name -> google.protobuf.Duration
 	12, // 15: sallyport.proxy.v1.Heartbeat.listeners:type_name -> sallyport.proxy.v1.ListenerStatus
-	26, // 16: sallyport.proxy.v1.Heartbeat.identity_expires_at:type_name -> google.protobuf.Timestamp
-	25, // 17: sallyport.proxy.v1.Heartbeat.security_age:type_name -> google.protobuf.Duration
-	17, // 18: sallyport.proxy.v1.StreamResponse.update:type_name -> sallyport.proxy.v1.Update
-	24, // 19: sallyport.proxy.v1.StreamResponse.freshness:type_name -> sallyport.proxy.v1.SignedFreshness
-	19, // 20: sallyport.proxy.v1.StreamResponse.directive:type_name -> sallyport.proxy.v1.Directive
-	17, // 21: sallyport.proxy.v1.StreamResponse.security:type_name -> sallyport.proxy.v1.Update
-	14, // 22: sallyport.proxy.v1.StreamResponse.keys:type_name -> sallyport.proxy.v1.SealedKeys
-	16, // 23: sallyport.proxy.v1.CookieKeys.keys:type_name -> sallyport.proxy.v1.CookieKey
-	26, // 24: sallyport.proxy.v1.CookieKey.from:type_name -> google.protobuf.Timestamp
-	18, // 25: sallyport.proxy.v1.Update.removed:type_name -> sallyport.proxy.v1.DocumentKey
-	22, // 26: sallyport.proxy.v1.Update.head:type_name -> sallyport.proxy.v1.SignedHead
-	20, // 27: sallyport.proxy.v1.Directive.reconnect:type_name -> sallyport.proxy.v1.Reconnect
-	25, // 28: sallyport.proxy.v1.Reconnect.within:type_name -> google.protobuf.Duration
-	26, // 29: sallyport.proxy.v1.Freshness.issued_at:type_name -> google.protobuf.Timestamp
-	1,  // 30: sallyport.proxy.v1.ProxyService.Register:input_type -> sallyport.proxy.v1.RegisterRequest
-	3,  // 31: sallyport.proxy.v1.ProxyService.Stream:input_type -> sallyport.proxy.v1.StreamRequest
-	4,  // 32: sallyport.proxy.v1.ProxyService.Logout:input_type -> sallyport.proxy.v1.LogoutRequest
-	2,  // 33: sallyport.proxy.v1.ProxyService.Register:output_type -> sallyport.proxy.v1.RegisterResponse
-	13, // 34: sallyport.proxy.v1.ProxyService.Stream:output_type -> sallyport.proxy.v1.StreamResponse
-	5,  // 35: sallyport.proxy.v1.ProxyService.Logout:output_type -> sallyport.proxy.v1.LogoutResponse
-	33, // [33:36] is the sub-list for method output_type
-	30, // [30:33] is the sub-list for method input_type
-	30, // [30:30] is the sub-list for extension type_name
-	30, // [30:30] is the sub-list for extension extendee
-	0,  // [0:30] is the sub-list for field type_name
+	29, // 16: sallyport.proxy.v1.Heartbeat.identity_expires_at:type_name -> google.protobuf.Timestamp
+	28, // 17: sallyport.proxy.v1.Heartbeat.security_age:type_name -> google.protobuf.Duration
+	20, // 18: sallyport.proxy.v1.StreamResponse.update:type_name -> sallyport.proxy.v1.Update
+	27, // 19: sallyport.proxy.v1.StreamResponse.freshness:type_name -> sallyport.proxy.v1.SignedFreshness
+	22, // 20: sallyport.proxy.v1.StreamResponse.directive:type_name -> sallyport.proxy.v1.Directive
+	20, // 21: sallyport.proxy.v1.StreamResponse.security:type_name -> sallyport.proxy.v1.Update
+	17, // 22: sallyport.proxy.v1.StreamResponse.keys:type_name -> sallyport.proxy.v1.SealedKeys
+	14, // 23: sallyport.proxy.v1.StreamResponse.key_sets:type_name -> sallyport.proxy.v1.KeySets
+	16, // 24: sallyport.proxy.v1.KeySets.sets:type_name -> sallyport.proxy.v1.SignedKeySet
+	19, // 25: sallyport.proxy.v1.CookieKeys.keys:type_name -> sallyport.proxy.v1.CookieKey
+	29, // 26: sallyport.proxy.v1.CookieKey.from:type_name -> google.protobuf.Timestamp
+	21, // 27: sallyport.proxy.v1.Update.removed:type_name -> sallyport.proxy.v1.DocumentKey
+	25, // 28: sallyport.proxy.v1.Update.head:type_name -> sallyport.proxy.v1.SignedHead
+	23, // 29: sallyport.proxy.v1.Directive.reconnect:type_name -> sallyport.proxy.v1.Reconnect
+	28, // 30: sallyport.proxy.v1.Reconnect.within:type_name -> google.protobuf.Duration
+	29, // 31: sallyport.proxy.v1.Freshness.issued_at:type_name -> google.protobuf.Timestamp
+	1,  // 32: sallyport.proxy.v1.ProxyService.Register:input_type -> sallyport.proxy.v1.RegisterRequest
+	3,  // 33: sallyport.proxy.v1.ProxyService.Stream:input_type -> sallyport.proxy.v1.StreamRequest
+	4,  // 34: sallyport.proxy.v1.ProxyService.Logout:input_type -> sallyport.proxy.v1.LogoutRequest
+	2,  // 35: sallyport.proxy.v1.ProxyService.Register:output_type -> sallyport.proxy.v1.RegisterResponse
+	13, // 36: sallyport.proxy.v1.ProxyService.Stream:output_type -> sallyport.proxy.v1.StreamResponse
+	5,  // 37: sallyport.proxy.v1.ProxyService.Logout:output_type -> sallyport.proxy.v1.LogoutResponse
+	35, // [35:38] is the sub-list for method output_type
+	32, // [32:35] is the sub-list for method input_type
+	32, // [32:32] is the sub-list for extension type_name
+	32, // [32:32] is the sub-list for extension extendee
+	0,  // [0:32] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_proxy_v1_proxy_proto_init() }
@@ -2067,8 +2300,9 @@ func file_sallyport_proxy_v1_proxy_proto_init() {
 		(*StreamResponse_Directive)(nil),
 		(*StreamResponse_Security)(nil),
 		(*StreamResponse_Keys)(nil),
+		(*StreamResponse_KeySets)(nil),
 	}
-	file_sallyport_proxy_v1_proxy_proto_msgTypes[18].OneofWrappers = []any{
+	file_sallyport_proxy_v1_proxy_proto_msgTypes[21].OneofWrappers = []any{
 		(*Directive_Reconnect)(nil),
 	}
 	type x struct{}
@@ -2077,7 +2311,7 @@ func file_sallyport_proxy_v1_proxy_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_proxy_v1_proxy_proto_rawDesc), len(file_sallyport_proxy_v1_proxy_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   24,
+			NumMessages:   27,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
