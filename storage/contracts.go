@@ -5,6 +5,7 @@ import (
 
 	"github.com/sallyport/sallyport/internal/resource"
 	"github.com/sallyport/sallyport/internal/snapshot"
+	proxyv1 "github.com/sallyport/sallyport/proto/gen/sallyport/proxy/v1"
 )
 
 // Resources holds every version of every resource of a lane. There are two, each
@@ -72,7 +73,8 @@ type Publishing interface {
 	// EnvironmentState returns what is in an environment at a revision.
 	EnvironmentState(ctx context.Context, environment string, at snapshot.Revision) ([]Version, error)
 	// SaveHeads records signed heads, in order. Saving a head again changes
-	// nothing; another head for the same revision is an error.
+	// nothing but its signature, when it was signed with another key; another head
+	// for the same revision is an error.
 	SaveHeads(ctx context.Context, term Term, heads []snapshot.Head) error
 	// Cursor returns the last revision of an environment that was written to a
 	// target; 0 when none was.
@@ -106,6 +108,15 @@ type CookieKeys interface {
 	// does the same at the same time. An error of revise changes nothing and is
 	// returned as it is.
 	ReviseCookieKeys(ctx context.Context, environment string, revise func([]CookieKey) ([]CookieKey, error)) error
+}
+
+// KeySets holds the chain of the fleet's key sets, as it was signed.
+type KeySets interface {
+	// KeySets returns the sets after a generation, ascending; all after 0.
+	KeySets(ctx context.Context, after snapshot.Generation) ([]*proxyv1.SignedKeySet, error)
+	// AppendKeySet makes a set the newest, with an audit entry. ErrConflict if the
+	// newest is not the one before it. Who holds a channel of Changed hears of it.
+	AppendKeySet(ctx context.Context, set snapshot.KeySet, e AuditEntry) error
 }
 
 // Audit holds the chain of audit entries.

@@ -53,8 +53,8 @@ type Config struct {
 }
 
 // Store is the database of a fleet. It implements storage.Resources,
-// Publishing, Fleet, CookieKeys and Audit, and is safe for concurrent use. It connects when
-// it is used, and again after the database was away.
+// Publishing, Fleet, CookieKeys, KeySets and Audit, and is safe for concurrent use. It
+// connects when it is used, and again after the database was away.
 type Store struct {
 	*database
 	*lane    // the fleet's
@@ -79,6 +79,7 @@ var (
 	_ storage.Publishing = (*Store)(nil)
 	_ storage.Fleet      = (*Store)(nil)
 	_ storage.CookieKeys = (*Store)(nil)
+	_ storage.KeySets    = (*Store)(nil)
 	_ storage.Audit      = (*Store)(nil)
 )
 

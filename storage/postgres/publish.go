@@ -41,15 +41,15 @@ func (s *Store) fenced(ctx context.Context, term storage.Term, f func(pgx.Tx) er
 
 func scanHead(row pgx.CollectableRow) (storage.EnvironmentHead, error) {
 	var h storage.EnvironmentHead
-	var head, signature []byte
-	err := row.Scan(&h.Environment, &h.Revision, &head, &signature)
+	var head, signature, key []byte
+	err := row.Scan(&h.Environment, &h.Revision, &head, &signature, &key)
 	if head != nil {
-		h.Signed = &proxyv1.SignedHead{Head: head, Signature: signature}
+		h.Signed = &proxyv1.SignedHead{Head: head, Signature: signature, KeyId: key}
 	}
 	return h, err
 }
 
-const selectHeads = `select e.name, last.revision, newest.head, newest.signature
+const selectHeads = `select e.name, last.revision, newest.head, newest.signature, newest.key_id
 	from environment e
 	cross join lateral (
 		select r.revision from environment_revision r
@@ -57,7 +57,7 @@ const selectHeads = `select e.name, last.revision, newest.head, newest.signature
 		order by r.revision desc limit 1
 	) last
 	left join lateral (
-		select h.head, h.signature from environment_head h
+		select h.head, h.signature, h.key_id from environment_head h
 		where h.environment = e.name
 		order by h.revision desc limit 1
 	) newest on true
@@ -72,7 +72,7 @@ func (s *Store) Heads(ctx context.Context) (heads []storage.EnvironmentHead, err
 	return heads, err
 }
 
-const selectHead = `select r.environment, r.revision, h.head, h.signature
+const selectHead = `select r.environment, r.revision, h.head, h.signature, h.key_id
 	from environment_revision r
 	left join environment_head h on h.environment = r.environment and h.revision = r.revision
 	where r.environment = $1 and r.revision <= $2
@@ -174,13 +174,17 @@ func (s *Store) EnvironmentState(ctx context.Context, environment string, at sna
 }
 
 const (
-	givenHeads  = `unnest($1::text[], $2::bigint[], $3::bigint[], $4::bytea[], $5::bytea[], $6::bytea[]) as g (environment, revision, epoch, digest, head, signature)`
-	insertHeads = `insert into environment_head (environment, revision, epoch, digest, head, signature)
-		select g.environment, g.revision, g.epoch, g.digest, g.head, g.signature from ` + givenHeads + `
-		on conflict (environment, revision) do nothing`
+	givenHeads = `unnest($1::text[], $2::bigint[], $3::bigint[], $4::bytea[], $5::bytea[], $6::bytea[], $7::bytea[])
+		as g (environment, revision, epoch, digest, head, signature, key_id)`
+	// Of two signatures with one key either does: those of ECDSA are never alike.
+	insertHeads = `insert into environment_head (environment, revision, epoch, digest, head, signature, key_id)
+		select g.environment, g.revision, g.epoch, g.digest, g.head, g.signature, g.key_id from ` + givenHeads + `
+		on conflict (environment, revision) do update set signature = excluded.signature, key_id = excluded.key_id
+		where environment_head.digest = excluded.digest and environment_head.head = excluded.head
+			and environment_head.key_id <> excluded.key_id`
 	selectOtherHead = `select g.environment, g.revision from ` + givenHeads + `
 		join environment_head h on h.environment = g.environment and h.revision = g.revision
-		where (h.digest, h.head, h.signature, h.epoch) <> (g.digest, g.head, g.signature, g.epoch)
+		where (h.digest, h.head, h.epoch) <> (g.digest, g.head, g.epoch)
 		limit 1`
 )
 
@@ -188,7 +192,7 @@ const (
 func (s *Store) SaveHeads(ctx context.Context, term storage.Term, heads []snapshot.Head) error {
 	n := len(heads)
 	environments, revisions, epochs := make([]string, n), make([]int64, n), make([]int64, n)
-	digests, statements, signatures := make([][]byte, n), make([][]byte, n), make([][]byte, n)
+	digests, statements, signatures, keys := make([][]byte, n), make([][]byte, n), make([][]byte, n), make([][]byte, n)
 	for i, h := range heads {
 		if h.IsZero() {
 			return errors.New("save heads: one is zero")
@@ -196,8 +200,9 @@ func (s *Store) SaveHeads(ctx context.Context, term storage.Term, heads []snapsh
 		digest := h.Digest()
 		environments[i], revisions[i], epochs[i] = h.Environment, int64(h.Revision), int64(h.Epoch)
 		digests[i], statements[i], signatures[i] = digest[:], h.Signed().GetHead(), h.Signed().GetSignature()
+		keys[i] = append([]byte{}, h.Signed().GetKeyId()...) // never null
 	}
-	args := []any{environments, revisions, epochs, digests, statements, signatures}
+	args := []any{environments, revisions, epochs, digests, statements, signatures, keys}
 	return s.do(ctx, func(ctx context.Context) error {
 		return s.fenced(ctx, term, func(tx pgx.Tx) error {
 			if _, err := tx.Exec(ctx, insertHeads, args...); err != nil {

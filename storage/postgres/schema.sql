@@ -65,7 +65,8 @@ CREATE TABLE public.environment_head (
     epoch bigint NOT NULL,
     digest bytea NOT NULL,
     head bytea NOT NULL,
-    signature bytea NOT NULL
+    signature bytea NOT NULL,
+    key_id bytea DEFAULT '\x'::bytea NOT NULL
 );
 
 CREATE TABLE public.environment_revision (
@@ -80,6 +81,15 @@ CREATE TABLE public.fleet (
     CONSTRAINT fleet_epoch_from_one CHECK ((epoch >= 1)),
     CONSTRAINT fleet_has_one_row CHECK (singleton),
     CONSTRAINT fleet_revision_from_zero CHECK ((revision >= 0))
+);
+
+CREATE TABLE public.key_set (
+    generation bigint NOT NULL,
+    key_set bytea NOT NULL,
+    signature bytea NOT NULL,
+    key_id bytea NOT NULL,
+    made_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT key_set_generation_from_one CHECK ((generation >= 1))
 );
 
 CREATE TABLE public.outcome (
@@ -203,6 +213,9 @@ ALTER TABLE ONLY public.environment_revision
 
 ALTER TABLE ONLY public.fleet
     ADD CONSTRAINT fleet_pkey PRIMARY KEY (singleton);
+
+ALTER TABLE ONLY public.key_set
+    ADD CONSTRAINT key_set_pkey PRIMARY KEY (generation);
 
 ALTER TABLE ONLY public.outcome
     ADD CONSTRAINT outcome_pkey PRIMARY KEY (journal, sequence, id);
