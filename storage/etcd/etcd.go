@@ -4,13 +4,15 @@
 //
 // Nothing read from etcd is believed. Heads carry signatures, chunks are
 // addressed by digests that the head's root covers, and all of it can be
-// deleted at any time: the publisher writes it again.
+// deleted at any time: the publisher writes it again. Key sets lie among what is
+// watched, so that a replica gets them in order, before what they sign.
 //
 // What replicas watch lies apart from the chunks, so that a watch carries no
 // chunk that it did not ask for:
 //
 //	/env/ENV/head
 //	/env/ENV/freshness
+//	/env/@keys/GENERATION
 //	/chunk/ENV/DIGEST/PART
 //	/leader/...
 package etcd
@@ -21,6 +23,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -111,6 +114,8 @@ func (s *Store) Close() error { return s.client.Close() }
 const (
 	headName      = "head"
 	freshnessName = "freshness"
+	// keysEnvironment stands where that of an environment does, and is none.
+	keysEnvironment = "@keys"
 )
 
 func (s *Store) environmentsKey() string { return s.prefix + "/env/" }
@@ -126,7 +131,21 @@ func (s *Store) parseKey(key []byte) (environment, name string, ok bool) {
 		return "", "", false
 	}
 	environment, name, ok = strings.Cut(rest, "/")
-	return environment, name, ok && environment != "" && (name == headName || name == freshnessName)
+	return environment, name, ok && environment != "" && environment != keysEnvironment && (name == headName || name == freshnessName)
+}
+
+func (s *Store) keySetsKey() string { return s.environmentsKey() + keysEnvironment + "/" }
+
+func (s *Store) keySetKey(g snapshot.Generation) string {
+	return fmt.Sprintf("%s%06d", s.keySetsKey(), g)
+}
+
+// parseKeySetKey is the reverse of keySetKey.
+func (s *Store) parseKeySetKey(key []byte) (snapshot.Generation, bool) {
+	rest, ok := strings.CutPrefix(string(key), s.keySetsKey())
+	n, err := strconv.ParseInt(rest, 10, 64)
+	g := snapshot.Generation(n)
+	return g, ok && err == nil && n >= 1 && n <= snapshot.MaxGenerations && s.keySetKey(g) == string(key)
 }
 
 func (s *Store) chunksKey(environment string) string {

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"maps"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -14,6 +15,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/sallyport/sallyport/internal/snapshot"
 	distributionv1 "github.com/sallyport/sallyport/proto/gen/sallyport/distribution/v1"
 	proxyv1 "github.com/sallyport/sallyport/proto/gen/sallyport/proxy/v1"
 )
@@ -45,6 +47,7 @@ type Feed struct {
 	mu        sync.Mutex
 	heads     map[string]*distributionv1.PublishedHead
 	freshness map[string]*proxyv1.SignedFreshness
+	keySets   map[snapshot.Generation]*proxyv1.SignedKeySet
 }
 
 // NewFeed returns a feed of the store. Run fills it.
@@ -57,6 +60,7 @@ func NewFeed(s *Store) *Feed {
 		seen:      map[string][sha256.Size]byte{},
 		heads:     map[string]*distributionv1.PublishedHead{},
 		freshness: map[string]*proxyv1.SignedFreshness{},
+		keySets:   map[snapshot.Generation]*proxyv1.SignedKeySet{},
 	}
 }
 
@@ -80,6 +84,19 @@ func (f *Feed) Freshness() map[string]*proxyv1.SignedFreshness {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return maps.Clone(f.freshness)
+}
+
+// KeySets returns the published key sets by ascending generation, in the manner of
+// Heads. Whoever asks for heads first finds here what they are signed with, if it
+// was published before them.
+func (f *Feed) KeySets() []*proxyv1.SignedKeySet {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	sets := make([]*proxyv1.SignedKeySet, 0, len(f.keySets))
+	for _, g := range slices.Sorted(maps.Keys(f.keySets)) {
+		sets = append(sets, f.keySets[g])
+	}
+	return sets
 }
 
 // Run follows etcd until ctx ends, and outlives every failure of etcd.
@@ -161,6 +178,10 @@ func (f *Feed) read(ctx context.Context) (int64, error) {
 			continue
 		}
 		delete(f.seen, key)
+		if g, ok := f.store.parseKeySetKey([]byte(key)); ok {
+			delete(f.keySets, g)
+			continue
+		}
 		switch environment, name, _ := f.store.parseKey([]byte(key)); name {
 		case headName:
 			delete(f.heads, environment)
@@ -174,17 +195,20 @@ func (f *Feed) read(ctx context.Context) (int64, error) {
 // take keeps a value of a key that it knows, if it can be parsed and is another
 // one than before.
 func (f *Feed) take(kv *mvccpb.KeyValue) {
-	environment, name, ok := f.store.parseKey(kv.Key)
+	environment, name, known := f.store.parseKey(kv.Key)
+	generation, isKeySet := f.store.parseKeySetKey(kv.Key)
 	digest := sha256.Sum256(kv.Value)
-	if !ok || f.seen[string(kv.Key)] == digest {
+	if !known && !isKeySet || f.seen[string(kv.Key)] == digest {
 		return
 	}
 	f.seen[string(kv.Key)] = digest
 	var err error
-	switch name {
-	case headName:
+	switch {
+	case isKeySet:
+		environment, err = keysEnvironment, f.takeKeySet(generation, kv.Value)
+	case name == headName:
 		err = f.takeHead(environment, kv.Value)
-	case freshnessName:
+	case name == freshnessName:
 		err = f.takeFreshness(environment, kv.Value)
 	}
 	if err != nil {
@@ -219,5 +243,16 @@ func (f *Feed) takeFreshness(environment string, value []byte) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.freshness[environment] = &s
+	return nil
+}
+
+func (f *Feed) takeKeySet(g snapshot.Generation, value []byte) error {
+	set, err := parseKeySet(value)
+	if err != nil {
+		return err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.keySets[g] = set
 	return nil
 }
