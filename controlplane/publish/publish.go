@@ -34,6 +34,7 @@ const (
 // Store is the part of the store that publishing needs.
 type Store interface {
 	storage.Publishing
+	KeySets(ctx context.Context, after snapshot.Generation) ([]*proxyv1.SignedKeySet, error)
 	Position(ctx context.Context) (snapshot.Position, error)
 	Changed(ctx context.Context) <-chan struct{}
 }
@@ -49,9 +50,12 @@ type Target interface {
 	// there, or another one for the same place in history.
 	Publish(ctx context.Context, v *snapshot.Verifier, snap *snapshot.Snapshot) error
 	PublishFreshness(ctx context.Context, environment string, f *proxyv1.SignedFreshness) error
+	// PublishKeySets makes the key sets that v knows those that are published.
+	// storage.ErrAhead if there is a later one that follows from them.
+	PublishKeySets(ctx context.Context, v *snapshot.Verifier) error
 }
 
-// Config is what a Publisher needs. All fields but Now are required.
+// Config is what a Publisher needs. All fields but Verifier and Now are required.
 type Config struct {
 	Store  Store
 	Target Target
@@ -60,6 +64,9 @@ type Config struct {
 	// Security is the security lane, which expired revocations are removed from.
 	Security Lane
 	Signer   *snapshot.Signer
+	// Verifier has the key pinned that proxies pin, and learns of the key sets that
+	// the store has; that of Signer when nil.
+	Verifier *snapshot.Verifier
 	// Holder names this replica.
 	Holder string
 	Log    *slog.Logger
@@ -83,9 +90,12 @@ type Publisher struct {
 
 // New returns a publisher that does nothing until Run.
 func New(c Config) *Publisher {
-	now := c.Now
+	now, verifier := c.Now, c.Verifier
 	if now == nil {
 		now = time.Now
+	}
+	if verifier == nil {
+		verifier = c.Signer.Verifier()
 	}
 	return &Publisher{
 		store:    c.Store,
@@ -93,7 +103,7 @@ func New(c Config) *Publisher {
 		security: c.Security,
 		name:     c.TargetName,
 		signer:   c.Signer,
-		verifier: c.Signer.Verifier(),
+		verifier: verifier,
 		holder:   c.Holder,
 		log:      c.Log,
 		now:      now,
@@ -110,12 +120,12 @@ func (p *Publisher) Run(ctx context.Context) error {
 	wait := shortestWait
 	for ctx.Err() == nil {
 		began := time.Now()
-		err := p.target.Lead(ctx, p.holder, p.lead)
+		err := p.stand(ctx)
 		if ctx.Err() != nil {
 			break
 		}
 		level := slog.LevelWarn
-		if errors.Is(err, storage.ErrAhead) {
+		if errors.Is(err, storage.ErrAhead) || errors.Is(err, ErrKey) {
 			level = slog.LevelError // nothing is published until someone acts
 		}
 		p.log.Log(ctx, level, "publishing ended", "err", err)
@@ -128,6 +138,15 @@ func (p *Publisher) Run(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// stand stands for election, and publishes once elected. A replica whose key does
+// not sign for the fleet leaves that to others.
+func (p *Publisher) stand(ctx context.Context) error {
+	if err := p.trust(ctx); errors.Is(err, ErrKey) {
+		return err
+	}
+	return p.target.Lead(ctx, p.holder, p.lead)
 }
 
 // lead publishes during one term. It returns when the term is over, or when

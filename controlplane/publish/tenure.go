@@ -39,6 +39,9 @@ type tenure struct {
 	// known holds the newest published head of each environment that was found
 	// in the database.
 	known map[string]snapshot.Digest
+	// announced is the newest key set that was seen in the target; nil before the
+	// target was looked at.
+	announced *snapshot.Digest
 }
 
 // environment is what a publisher knows of one environment during its term.
@@ -60,6 +63,7 @@ type environment struct {
 // reconcile is sync for everything, including what was already published:
 // what has gone from etcd is written again.
 func (t *tenure) reconcile(ctx context.Context) error {
+	t.announced = nil
 	for _, e := range t.environments {
 		e.published = snapshot.Digest{}
 	}
@@ -73,6 +77,9 @@ func (t *tenure) sync(ctx context.Context) error {
 
 // bring is sync with a check of what is signed, before any of it is published.
 func (t *tenure) bring(ctx context.Context, check func(context.Context) error) error {
+	if err := t.announce(ctx); err != nil {
+		return err
+	}
 	heads, err := t.store.Heads(ctx)
 	if err != nil {
 		return fmt.Errorf("read heads: %w", err)
@@ -209,7 +216,7 @@ func (t *tenure) prepare(ctx context.Context, e *environment, at map[string]stor
 			return err
 		}
 	}
-	return nil
+	return t.renew(ctx, e)
 }
 
 // restore reads the newest signed snapshot of an environment, if there is one,
@@ -219,7 +226,7 @@ func (t *tenure) restore(ctx context.Context, e *environment, h storage.Environm
 	if h.Signed == nil {
 		return nil
 	}
-	head, err := t.verifier.VerifyHead(h.Signed)
+	head, err := t.verifier.Past().VerifyHead(h.Signed)
 	if err != nil {
 		return fmt.Errorf("recorded head: %w", err)
 	}

@@ -34,6 +34,9 @@ type Feed interface {
 	// Heads and Freshness return the same pointer for the same value.
 	Heads() map[string]*distributionv1.PublishedHead
 	Freshness() map[string]*proxyv1.SignedFreshness
+	// KeySets are by ascending generation. Those that were published before a head
+	// are there when that is.
+	KeySets() []*proxyv1.SignedKeySet
 }
 
 // Loader reads the snapshot of a published head and verifies it.
@@ -53,6 +56,10 @@ type Hub struct {
 	// it was last looked at.
 	heads     map[string]seenHead
 	freshness map[string]*proxyv1.SignedFreshness
+	// generation is that of the newest key set when it last looked, and doubted why
+	// one was refused then.
+	generation snapshot.Generation
+	doubted    string
 
 	mu           sync.Mutex
 	environments map[string]*environment
@@ -178,8 +185,10 @@ func (h *Hub) Run(ctx context.Context) error {
 // again.
 func (h *Hub) follow(ctx context.Context) (whole bool) {
 	whole = true
+	published, freshness := h.feed.Heads(), h.feed.Freshness()
+	h.takeKeySets(ctx, h.feed.KeySets()) // asked for last, taken first: see Feed
 	heads := map[string]seenHead{}
-	for name, published := range h.feed.Heads() {
+	for name, published := range published {
 		seen := h.heads[name]
 		if seen.published != published || !seen.settled {
 			first := seen.published != published
@@ -188,7 +197,6 @@ func (h *Hub) follow(ctx context.Context) (whole bool) {
 		heads[name] = seen
 		whole = whole && seen.settled
 	}
-	freshness := h.feed.Freshness()
 	for name, f := range freshness {
 		if h.freshness[name] != f {
 			h.takeFreshness(ctx, name, f)
@@ -214,6 +222,7 @@ func (h *Hub) takeHead(ctx context.Context, name string, published *distribution
 	current := h.State(name).Snapshot
 	switch {
 	case head.Digest() == current.Head().Digest():
+		h.resign(ctx, name, current, head)
 		return true
 	case !head.NewerThan(current.Head()):
 		h.log.ErrorContext(ctx, "head in etcd was refused", "environment", name, "err", "it is not newer than what is served",
@@ -230,6 +239,51 @@ func (h *Hub) takeHead(ctx context.Context, name string, published *distribution
 	h.put(name, next)
 	h.log.InfoContext(ctx, "snapshot loaded", "environment", name, "revision", head.Revision, "root", head.Root.Short())
 	return true
+}
+
+// takeKeySets learns which keys sign. What was refused before may be good now.
+func (h *Hub) takeKeySets(ctx context.Context, sets []*proxyv1.SignedKeySet) {
+	_, err := h.verifier.Extend(sets)
+	switch {
+	case err == nil:
+		h.doubted = ""
+	case h.doubted != err.Error():
+		h.doubted = err.Error()
+		h.log.ErrorContext(ctx, "key set in etcd was refused", "err", err)
+	}
+	// The publisher of this process may have taken them from the database.
+	if newest := h.verifier.Newest().Generation; newest != h.generation {
+		h.log.InfoContext(ctx, "key set taken", "from", h.generation, "generation", newest)
+		h.generation, h.heads = newest, map[string]seenHead{}
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		for _, e := range h.environments {
+			e.broadcast()
+		}
+	}
+}
+
+// KeySets returns the key sets that are known, by ascending generation. When there
+// are more, every state has changed.
+func (h *Hub) KeySets() []snapshot.KeySet { return h.verifier.KeySets() }
+
+// resign has what is served carry the signature of another key, so that proxies
+// that come later take it.
+func (h *Hub) resign(ctx context.Context, name string, current *snapshot.Snapshot, head snapshot.Head) {
+	if head.Key() == current.Head().Key() {
+		return
+	}
+	again, err := snapshot.Assemble(head, current.Set())
+	if err != nil {
+		h.log.ErrorContext(ctx, "head in etcd was refused", "environment", name, "err", err)
+		return
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	e := h.environment(name)
+	e.recent[len(e.recent)-1] = again
+	clear(e.deltas)
+	e.broadcast()
 }
 
 func (h *Hub) put(name string, next *snapshot.Snapshot) {

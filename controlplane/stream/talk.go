@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net/http"
 	"os"
+	"slices"
 	"time"
 
 	"connectrpc.com/connect"
@@ -33,6 +34,7 @@ type talk struct {
 	log         *slog.Logger
 	said        chan struct{} // wakes the sender after an answer
 	shared      *cookie.Ring  // the cookie keys that the proxy was sent last
+	introduced  int           // how many key sets the proxy was sent
 
 	security, configuration *lane
 }
@@ -128,6 +130,9 @@ func (t *talk) send(ctx context.Context, admissions <-chan struct{}) error {
 	defer slow.Stop()
 	for {
 		security, configuration := t.security.state(), t.configuration.state()
+		if err := t.introduce(); err != nil {
+			return err
+		}
 		if err := t.pushAll(ctx, security, configuration); err != nil {
 			return err
 		}
@@ -161,6 +166,26 @@ func (t *talk) send(ctx context.Context, admissions <-chan struct{}) error {
 			}
 		}
 	}
+}
+
+// keySetsAtOnce is how many key sets make a message, of at most 100 KiB.
+const keySetsAtOnce = 100
+
+// introduce sends the key sets that the proxy was not sent yet. Called after a
+// snapshot was looked up, it sends those that its head is signed with.
+func (t *talk) introduce() error {
+	sets := t.hub.KeySets()
+	for some := range slices.Chunk(sets[t.introduced:], keySetsAtOnce) {
+		m := &proxyv1.KeySets{}
+		for _, set := range some {
+			m.Sets = append(m.Sets, set.Signed())
+		}
+		if err := t.say(&proxyv1.StreamResponse{Lane: &proxyv1.StreamResponse_KeySets{KeySets: m}}); err != nil {
+			return err
+		}
+	}
+	t.introduced = len(sets)
+	return nil
 }
 
 // share sends the cookie keys of the environment, sealed to the proxy, if it asks
@@ -242,6 +267,9 @@ func (t *talk) push(ctx context.Context, l *lane, next *snapshot.Snapshot) error
 	base, due := l.begin(next)
 	if !due {
 		return nil
+	}
+	if err := t.introduce(); err != nil {
+		return err
 	}
 	for _, u := range t.hub.Updates(base, next) {
 		if l != t.security {
