@@ -32,8 +32,9 @@ const (
 )
 
 const (
-	// maxSmall bounds the small files, in bytes.
-	maxSmall = 256 << 10
+	// maxSmall bounds the small files, in bytes. A chain of as many key sets as
+	// there can be takes about half of it.
+	maxSmall = 2 << 20
 	// lastGoodMagic begins a snapshot file. After it come the parts of a full
 	// update, as on the wire, each after its length; a length of zero; and the
 	// SHA-256 of everything before the digest.

@@ -88,7 +88,7 @@ type Config struct {
 	Instance string
 	// Build is what this process says of itself.
 	Build string
-	// Verifier holds the pinned key.
+	// Verifier has the pinned key, and is led on by the key sets that come.
 	Verifier *snapshot.Verifier
 	// Directory keeps the last good snapshot. It is created if need be, and
 	// belongs to one process at a time.
@@ -174,6 +174,7 @@ type Link struct {
 	metrics *metrics
 
 	policy, security *lane
+	keys             *keys
 	cookies          *cookies // nil for none
 	replica          reach
 
@@ -196,6 +197,7 @@ func New(c Config) (*Link, error) {
 		return nil, fmt.Errorf("new link: register metrics: %w", err)
 	}
 	l.metrics = m
+	l.keys = &keys{verifier: c.Verifier, log: c.Log, metrics: m}
 	l.policy = newLane(policyLore, c.Policy, &l.cfg, m.policy, l.tell)
 	l.security = newLane(securityLore, c.Security, &l.cfg, m.security, l.tell)
 	if l.cookies, err = newCookies(l); err != nil {
@@ -213,6 +215,7 @@ func (l *Link) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	l.keys.restore(ctx, d.part("", false))
 	g, running := errgroup.WithContext(ctx)
 	for _, lane := range [...]*lane{l.security, l.policy} {
 		part := d.part(lane.prefix, !lane.strict)

@@ -10,6 +10,8 @@ import (
 type metrics struct {
 	connected prometheus.Gauge
 	attempts  *prometheus.CounterVec
+	// generation is that of the newest key set.
+	generation prometheus.Gauge
 
 	policy, security laneMetrics
 }
@@ -36,6 +38,7 @@ func newMetrics(r prometheus.Registerer, policy, security age) (*metrics, error)
 		connected: all.gauge("sallyport_link_connected", "1 while a stream to the control plane is open."),
 		attempts: all.counters("sallyport_link_attempts_total",
 			"Attempts to reach the control plane, by how they ended: pending, failed, or ended after a stream was open.", "result"),
+		generation: all.gauge("sallyport_key_set_generation", "Generation of the newest key set that is known; 0 while the pinned key signs."),
 		policy: laneMetrics{
 			epoch:     all.gauge("sallyport_snapshot_epoch", "Epoch of the snapshot that is enforced; 0 before the first."),
 			revision:  all.gauge("sallyport_snapshot_revision", "Revision of the snapshot that is enforced; 0 before the first."),
@@ -62,7 +65,7 @@ func newMetrics(r prometheus.Registerer, policy, security age) (*metrics, error)
 // count adds to both lanes what is counted for each by its name.
 func (r *registration) count(m *metrics) {
 	refusals := r.counters("sallyport_link_refusals_total",
-		"Updates and freshness statements that were refused, by lane and reason.", "lane", "reason")
+		"Updates, freshness statements and key sets that were refused, by lane and reason.", "lane", "reason")
 	failed := r.counters("sallyport_last_good_failed_writes_total", "Failed attempts to write the last-good snapshot, by lane.", "lane")
 	damaged := r.counters("sallyport_last_good_damaged_total", "Generations of the last-good snapshot that could not be used, by lane.", "lane")
 	for lane, of := range map[string]*laneMetrics{policyLore.name: &m.policy, securityLore.name: &m.security} {

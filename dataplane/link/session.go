@@ -111,6 +111,8 @@ func (s *session) receive(ctx context.Context) error {
 			s.confirm(ctx, lane.Freshness)
 		case *proxyv1.StreamResponse_Directive:
 			s.obey(lane.Directive)
+		case *proxyv1.StreamResponse_KeySets:
+			s.keys.take(ctx, lane.KeySets.GetSets())
 		case *proxyv1.StreamResponse_Keys:
 			s.cookies.take(ctx, s.policy.environment, lane.Keys)
 		}
@@ -134,6 +136,7 @@ func (s *session) broken(ctx context.Context, err error) {
 
 // confirm has the lane that a freshness statement speaks of take it.
 func (s *session) confirm(ctx context.Context, signed *proxyv1.SignedFreshness) {
+	s.keys.write(ctx) // if that has failed before
 	f, err := s.cfg.Verifier.VerifyFreshness(signed)
 	lane := s.policy
 	if f.Environment == s.security.environment {
@@ -256,7 +259,9 @@ func reason(err error) string {
 		err  error
 		word string
 	}{
+		{snapshot.ErrRetired, "retired_key"}, // before ErrSignature, which it is
 		{snapshot.ErrSignature, "bad_signature"},
+		{snapshot.ErrKeySetFork, "key_set_fork"},
 		{snapshot.ErrRoot, "root_mismatch"},
 		{snapshot.ErrBase, "base_mismatch"},
 		{snapshot.ErrTooLarge, "too_large"},
