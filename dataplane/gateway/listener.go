@@ -237,6 +237,7 @@ func (l *listener) welcome(greeting context.Context, raw net.Conn, handshakes *s
 		l.refuse(raw, overTotal)
 		return
 	}
+	boundUnsent(raw)
 	handshakes.Go(func() { l.greet(greeting, c) })
 }
 

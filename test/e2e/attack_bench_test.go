@@ -1,11 +1,18 @@
 package e2e_test
 
 import (
+	"bytes"
 	"fmt"
+	"os"
 	"slices"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 )
+
+// turn is how long others are asked, in seconds.
+const turn = 2
 
 // BenchmarkAttacks measures what requests of others take beside each attack, against what
 // they take without, in turns, so that what else the machine does meets both alike. Proxy,
@@ -13,7 +20,8 @@ import (
 // processors to the rest of us (nice 19).
 //
 // A ratio is of the p99 of a turn of each, two seconds long. The median of five ratios is
-// the figure of an attack.
+// the figure of an attack. What the proxy itself takes of the processors is told as well:
+// it is the attack's doing alone, and does not depend on what else the machine does.
 func BenchmarkAttacks(b *testing.B) {
 	const ratios = 5
 	s := besiege(b)
@@ -21,9 +29,13 @@ func BenchmarkAttacks(b *testing.B) {
 	for i := range attacks {
 		b.Run(attacks[i].name, func(b *testing.B) {
 			of, alone, beside := make([]float64, ratios), make([]float64, ratios), make([]float64, ratios)
+			var quiet, busy [ratios]float64
 			for n := range ratios {
-				alone[n] = p99(s.others.ask(b, 2*perSecond))
+				at := s.processors(b)
+				alone[n] = p99(s.others.ask(b, turn*perSecond))
+				quiet[n] = s.processors(b) - at
 				beside[n] = p99(s.beside(b, &attacks[i]))
+				busy[n] = s.processors(b) - at - quiet[n]
 				of[n] = beside[n] / alone[n]
 			}
 			ratio := median(of)
@@ -32,6 +44,7 @@ func BenchmarkAttacks(b *testing.B) {
 			}
 			fmt.Printf("\n%s: p99 of others %.2f ms, without %.2f ms\n", attacks[i].name, median(beside), median(alone))
 			fmt.Printf("figure attack_p99_ratio_%s %.2f ratio\n", attacks[i].name, ratio)
+			fmt.Printf("figure attack_processors_%s %.2f of a processor, without %.2f\n", attacks[i].name, median(busy[:])/turn, median(quiet[:])/turn)
 		})
 	}
 	fmt.Printf("figure attack_p99_ratio %.2f ratio, of %s\n", most, worst)
@@ -41,10 +54,29 @@ func BenchmarkAttacks(b *testing.B) {
 func (s *siege) beside(b *testing.B, a *attack) []time.Duration {
 	b.Helper()
 	o := s.order(a)
-	o.For = 2 * time.Second
+	o.For = turn * time.Second
 	s.attacker.begin(b, o)
 	defer s.attacker.end(b)
-	return s.others.ask(b, 2*perSecond)
+	return s.others.ask(b, turn*perSecond)
+}
+
+// processors returns the time that the proxy has had of them so far, in seconds.
+func (s *siege) processors(b *testing.B) float64 {
+	b.Helper()
+	stat, err := os.ReadFile(s.proc("stat"))
+	if err != nil {
+		b.Fatal(err)
+	}
+	const user, system, ticks = 11, 12, 100 // proc(5), behind the name; ticks in a second
+	fields, sum := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:])), 0.0
+	for _, at := range []int{user, system} {
+		n, err := strconv.Atoi(fields[at])
+		if err != nil {
+			b.Fatal(err)
+		}
+		sum += float64(n)
+	}
+	return sum / ticks
 }
 
 // p99 is in milliseconds. It sorts.
