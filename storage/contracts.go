@@ -2,6 +2,7 @@ package storage
 
 import (
 	"context"
+	"time"
 
 	"github.com/sallyport/sallyport/internal/resource"
 	"github.com/sallyport/sallyport/internal/snapshot"
@@ -99,6 +100,27 @@ type Fleet interface {
 	// Proxies returns up to limit records of an environment (all when empty)
 	// after the given place, ordered by environment and ID.
 	Proxies(ctx context.Context, environment string, after Proxy, limit int) ([]Proxy, error)
+}
+
+// Rulings holds what operators have ruled of proxies.
+type Rulings interface {
+	// Rulings returns those with a sequence after one, ascending.
+	Rulings(ctx context.Context, after int64) ([]Ruling, error)
+	// Rule calls revise with what is ruled of a subject, and how many proxies are
+	// recorded of it, keeps what revise returns instead, and records the entry, all
+	// or nothing. An error of revise changes nothing and is returned as it is.
+	// Resources.Changed receives after it, and after Forget.
+	Rule(ctx context.Context, subject string, e AuditEntry, revise func(r Ruling, proxies int) (Ruling, error)) error
+	// Forget deletes the record of a proxy that was not heard of since a time, with
+	// what was ruled of it, and of its SPIFFE ID if no other record has that; it
+	// records the entry. ErrNotFound if there is no record, ErrHeard if it was heard
+	// of since, ErrBarred if its SPIFFE ID is refused or quarantined.
+	Forget(ctx context.Context, id ProxyID, since time.Time, e AuditEntry) error
+	// ForgetLost deletes up to limit such records that were not heard of since a
+	// time, but none whose SPIFFE ID is refused or quarantined, with what was ruled
+	// of them, but not of their SPIFFE IDs. It returns them, and records the entry, with their names
+	// as its detail, if there were any.
+	ForgetLost(ctx context.Context, since time.Time, limit int, e AuditEntry) ([]ProxyID, error)
 }
 
 // CookieKeys holds what session cookies are sealed with, encrypted.

@@ -23,6 +23,10 @@ var (
 	// ErrAhead says that what is distributed is later than the database, and
 	// signed with our key: the database was set back.
 	ErrAhead = errors.New("what is distributed is later than the database")
+	// ErrHeard says that a proxy is not gone: it was heard of not long ago.
+	ErrHeard = errors.New("the proxy was heard of not long ago")
+	// ErrBarred says that a proxy is refused or quarantined.
+	ErrBarred = errors.New("the proxy is refused or quarantined")
 	// ErrUnavailable says that the store cannot be reached now, and that
 	// nothing was changed, unless the error came from a commit whose outcome is
 	// unknown, which wraps ErrUnknownOutcome as well.
@@ -170,6 +174,39 @@ type Proxy struct {
 	Status       []byte
 	RegisteredAt time.Time
 	LastSeen     time.Time
+}
+
+// Approval is what operators have said to the admission of a SPIFFE ID.
+type Approval string
+
+// The approvals. The empty one says that nobody has said anything.
+const (
+	Approved Approval = "approved"
+	Refused  Approval = "refused"
+)
+
+// Ruling is what operators have ruled of proxies. The zero Ruling says nothing.
+type Ruling struct {
+	// Subject is a SPIFFE ID, or the ProxyID of one process.
+	Subject string
+	// Approval and Quarantined are of a SPIFFE ID.
+	Approval    Approval
+	Quarantined bool
+	// Draining and Labels are of a process.
+	Draining bool
+	Labels   map[string]string
+	// Reason is why, in the words of the Caller, and At when. Changing labels
+	// leaves all three as they are.
+	Reason string
+	Caller string
+	At     time.Time
+	// Sequence is that of its entry in the audit.
+	Sequence int64
+}
+
+// IsZero reports whether nothing is ruled.
+func (r Ruling) IsZero() bool {
+	return r.Approval == "" && !r.Quarantined && !r.Draining && len(r.Labels) == 0
 }
 
 // AuditEntry records who did what. Entries are chained: each holds the digest

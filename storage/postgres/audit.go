@@ -24,11 +24,17 @@ func (s *Store) Record(ctx context.Context, e storage.AuditEntry) error {
 // appendEntry makes e the newest entry. It holds the lock of the chain until tx
 // ends.
 func appendEntry(ctx context.Context, tx pgx.Tx, e storage.AuditEntry) error {
+	_, err := appendNumbered(ctx, tx, e)
+	return err
+}
+
+// appendNumbered is appendEntry, and returns the sequence of the entry.
+func appendNumbered(ctx context.Context, tx pgx.Tx, e storage.AuditEntry) (int64, error) {
 	const selectEnd = `select sequence, digest, clock_timestamp() from audit_chain for update`
 	var now time.Time
 	var previous []byte
 	if err := tx.QueryRow(ctx, selectEnd).Scan(&e.Sequence, &previous, &now); err != nil {
-		return fmt.Errorf("lock the audit chain: %w", err)
+		return 0, fmt.Errorf("lock the audit chain: %w", err)
 	}
 	if e.At.IsZero() {
 		e.At = now
@@ -37,7 +43,7 @@ func appendEntry(ctx context.Context, tx pgx.Tx, e storage.AuditEntry) error {
 	e.Sequence++
 	var whole bool
 	if e.Previous, whole = snapshot.ParseDigest(previous); !whole {
-		return errors.New("the end of the audit chain is damaged")
+		return 0, errors.New("the end of the audit chain is damaged")
 	}
 	e.Digest = entryDigest(e)
 	batch := &pgx.Batch{}
@@ -46,9 +52,9 @@ func appendEntry(ctx context.Context, tx pgx.Tx, e storage.AuditEntry) error {
 		e.Sequence, e.At, e.Caller, e.Action, e.Allowed, e.Revision, e.Detail, e.Previous[:], e.Digest[:])
 	batch.Queue(`update audit_chain set sequence = $1, digest = $2`, e.Sequence, e.Digest[:])
 	if err := tx.SendBatch(ctx, batch).Close(); err != nil {
-		return fmt.Errorf("append to the audit chain: %w", err)
+		return 0, fmt.Errorf("append to the audit chain: %w", err)
 	}
-	return nil
+	return e.Sequence, nil
 }
 
 // entryDigest digests an entry with the digest of the one before. Texts are

@@ -78,6 +78,7 @@ var (
 	_ storage.Resources  = (*Store)(nil)
 	_ storage.Publishing = (*Store)(nil)
 	_ storage.Fleet      = (*Store)(nil)
+	_ storage.Rulings    = (*Store)(nil)
 	_ storage.CookieKeys = (*Store)(nil)
 	_ storage.KeySets    = (*Store)(nil)
 	_ storage.Audit      = (*Store)(nil)

@@ -111,6 +111,19 @@ CREATE TABLE public.proxy (
     last_seen timestamp with time zone NOT NULL
 );
 
+CREATE TABLE public.proxy_ruling (
+    subject text NOT NULL COLLATE pg_catalog."C",
+    approval text NOT NULL,
+    quarantined boolean NOT NULL,
+    draining boolean NOT NULL,
+    labels jsonb NOT NULL,
+    reason text NOT NULL,
+    caller text NOT NULL,
+    ruled_at timestamp with time zone NOT NULL,
+    sequence bigint NOT NULL,
+    CONSTRAINT proxy_ruling_approval CHECK ((approval = ANY (ARRAY[''::text, 'approved'::text, 'refused'::text])))
+);
+
 CREATE TABLE public.publish_cursor (
     target text NOT NULL COLLATE pg_catalog."C",
     environment text NOT NULL COLLATE pg_catalog."C",
@@ -223,6 +236,9 @@ ALTER TABLE ONLY public.outcome
 ALTER TABLE ONLY public.proxy
     ADD CONSTRAINT proxy_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY public.proxy_ruling
+    ADD CONSTRAINT proxy_ruling_pkey PRIMARY KEY (subject);
+
 ALTER TABLE ONLY public.publish_cursor
     ADD CONSTRAINT publish_cursor_pkey PRIMARY KEY (target, environment);
 
@@ -263,6 +279,10 @@ CREATE INDEX environment_revision_revision ON public.environment_revision USING 
 CREATE INDEX outcome_by_id ON ONLY public.outcome USING btree (id);
 
 CREATE INDEX proxy_environment ON public.proxy USING btree (environment, id);
+
+CREATE INDEX proxy_last_seen ON public.proxy USING btree (last_seen);
+
+CREATE INDEX proxy_ruling_sequence ON public.proxy_ruling USING btree (sequence);
 
 CREATE UNIQUE INDEX resource_version_newest ON public.resource_version USING btree (kind, namespace, name) WHERE (superseded_by IS NULL);
 
