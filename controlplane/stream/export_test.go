@@ -1,6 +1,10 @@
 package stream
 
-import "time"
+import (
+	"time"
+
+	proxyv1 "github.com/sallyport/sallyport/proto/gen/sallyport/proxy/v1"
+)
 
 // Limits sets how patient the service is, before it serves. Zero leaves what
 // there is.
@@ -11,3 +15,21 @@ func (s *Service) Limits(silence, sendWithin, ackWithin time.Duration) {
 		}
 	}
 }
+
+// Framed returns an update as it goes over the wire, and the largest piece that it
+// is written in.
+func Framed(environment string, u *proxyv1.Update) (wire []byte, largest int, err error) {
+	f, err := updateFrame(environment, u)
+	if err != nil {
+		return nil, 0, err
+	}
+	err = f.writeTo(writer(func(b []byte) (int, error) {
+		wire, largest = append(wire, b...), max(largest, len(b))
+		return len(b), nil
+	}))
+	return wire, largest, err
+}
+
+type writer func([]byte) (int, error)
+
+func (w writer) Write(b []byte) (int, error) { return w(b) }

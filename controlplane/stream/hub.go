@@ -77,7 +77,7 @@ type environment struct {
 	freshness *proxyv1.SignedFreshness
 	confirmed time.Time // when freshness was issued
 	changed   chan struct{}
-	deltas    map[snapshot.Digest]func() []*proxyv1.Update // to the newest, by the head that they start from
+	deltas    map[snapshot.Digest]func() []Part // to the newest, by the head that they start from
 }
 
 // NewHub returns a hub that is empty until Run fills it.
@@ -129,10 +129,26 @@ func (h *Hub) find(name string, is func(*snapshot.Snapshot) bool) *snapshot.Snap
 	return nil
 }
 
+// Part is one of the messages that turn a snapshot into a later one.
+type Part struct {
+	Update *proxyv1.Update
+	frame  frame
+	err    error // it could not be encoded
+}
+
+func parts(base, next *snapshot.Snapshot) (all []Part) {
+	for u := range snapshot.Updates(base, next) {
+		p := Part{Update: u}
+		p.frame, p.err = updateFrame(next.Head().Environment, u)
+		all = append(all, p)
+	}
+	return all
+}
+
 // Updates returns what turns base (nil: nothing) into next. Proxies that need
 // the same share it; it is not to be changed.
-func (h *Hub) Updates(base, next *snapshot.Snapshot) []*proxyv1.Update {
-	updates := sync.OnceValue(func() []*proxyv1.Update { return slices.Collect(snapshot.Updates(base, next)) })
+func (h *Hub) Updates(base, next *snapshot.Snapshot) []Part {
+	updates := sync.OnceValue(func() []Part { return parts(base, next) })
 	h.mu.Lock()
 	if e := h.environment(next.Head().Environment); e.newest() == next {
 		from := base.Head().Digest()
@@ -149,7 +165,7 @@ func (h *Hub) Updates(base, next *snapshot.Snapshot) []*proxyv1.Update {
 func (h *Hub) environment(name string) *environment {
 	e := h.environments[name]
 	if e == nil {
-		e = &environment{changed: make(chan struct{}), deltas: map[snapshot.Digest]func() []*proxyv1.Update{}}
+		e = &environment{changed: make(chan struct{}), deltas: map[snapshot.Digest]func() []Part{}}
 		h.environments[name] = e
 	}
 	return e

@@ -7,9 +7,9 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"github.com/sallyport/sallyport/controlplane/stream"
 	"github.com/sallyport/sallyport/internal/snapshot"
 	distributionv1 "github.com/sallyport/sallyport/proto/gen/sallyport/distribution/v1"
-	proxyv1 "github.com/sallyport/sallyport/proto/gen/sallyport/proxy/v1"
 )
 
 func TestHubRefusesHeads(t *testing.T) {
@@ -119,14 +119,14 @@ func TestUpdatesAreShared(t *testing.T) {
 	l.served("aws", 2)
 	next := l.hub.State("aws").Snapshot
 	for name, from := range map[string]*snapshot.Snapshot{"full": nil, "delta": base} {
-		var all [8][]*proxyv1.Update
+		var all [8][]stream.Part
 		var wg sync.WaitGroup
 		for i := range all {
 			wg.Go(func() { all[i] = l.hub.Updates(from, next) })
 		}
 		wg.Wait()
 		for _, u := range all {
-			if len(u) != 1 || u[0] != all[0][0] {
+			if len(u) != 1 || u[0].Update != all[0][0].Update {
 				t.Errorf("%s: made more than once", name)
 			}
 		}
@@ -134,11 +134,11 @@ func TestUpdatesAreShared(t *testing.T) {
 	// What is not the newest any more is made all the same.
 	l.publish(aws(t, 3, documents{"a": "3"}))
 	l.served("aws", 3)
-	if u := l.hub.Updates(base, next); len(u) != 1 || len(u[0].GetDocuments()) != 1 {
+	if u := l.hub.Updates(base, next); len(u) != 1 || len(u[0].Update.GetDocuments()) != 1 {
 		t.Errorf("got %v", u)
 	}
 	newest := l.hub.State("aws").Snapshot
-	if u := l.hub.Updates(base, newest); len(u) != 1 || len(u[0].GetRemoved()) != 1 {
+	if u := l.hub.Updates(base, newest); len(u) != 1 || len(u[0].Update.GetRemoved()) != 1 {
 		t.Errorf("it is taken for what leads to the newest: %v", u)
 	}
 }

@@ -22,8 +22,6 @@ type lane struct {
 	name    string // of its snapshots
 	session recorder
 	log     *slog.Logger
-	// message is an update of this lane.
-	message func(*proxyv1.Update) *proxyv1.StreamResponse
 	// confirmed belongs to the sender: the last freshness statement that it sent.
 	confirmed *proxyv1.SignedFreshness
 
@@ -46,14 +44,6 @@ type recorder interface {
 	Acked(ack *proxyv1.Ack, known *snapshot.Snapshot) adminv1.Enforcement
 	Judged(ack *proxyv1.Ack, known *snapshot.Snapshot) adminv1.Enforcement
 	Refused(refusal *proxyv1.Refusal)
-}
-
-func configurationUpdate(u *proxyv1.Update) *proxyv1.StreamResponse {
-	return &proxyv1.StreamResponse{Lane: &proxyv1.StreamResponse_Update{Update: u}}
-}
-
-func securityUpdate(u *proxyv1.Update) *proxyv1.StreamResponse {
-	return &proxyv1.StreamResponse{Lane: &proxyv1.StreamResponse_Security{Security: u}}
 }
 
 // state returns what the proxy should have.

@@ -3,8 +3,10 @@ package stream
 import (
 	"context"
 	"errors"
+	"io"
 	"log/slog"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 
@@ -95,6 +97,7 @@ type peer struct {
 	id      identity.ID
 	expires time.Time
 	control *http.ResponseController
+	out     io.Writer // of the response
 }
 
 type peerKey struct{}
@@ -114,7 +117,7 @@ func (s *Service) Handler(opts ...connect.HandlerOption) (string, http.Handler) 
 			http.Error(w, "a client certificate with a SPIFFE ID is required", http.StatusUnauthorized)
 			return
 		}
-		p := peer{id: id, expires: r.TLS.PeerCertificates[0].NotAfter, control: http.NewResponseController(w)}
+		p := peer{id: id, expires: r.TLS.PeerCertificates[0].NotAfter, control: http.NewResponseController(w), out: w}
 		if err := p.control.SetReadDeadline(time.Now().Add(s.sendWithin)); err != nil {
 			http.Error(w, "internal", http.StatusInternalServerError)
 			return
@@ -200,6 +203,9 @@ func (s *Service) Stream(ctx context.Context, conn *connect.BidiStream[proxyv1.S
 	if err != nil {
 		return err
 	}
+	if strings.Contains(conn.RequestHeader().Get("Content-Type"), "json") {
+		return connect.NewError(connect.CodeUnimplemented, errors.New("the stream is in binary alone"))
+	}
 	first, err := conn.Receive()
 	if err != nil {
 		return heard(err)
@@ -228,6 +234,7 @@ func (s *Service) Stream(ctx context.Context, conn *connect.BidiStream[proxyv1.S
 		Service:     s,
 		conn:        conn,
 		control:     p.control,
+		out:         p.out,
 		id:          string(p.id),
 		environment: admission.Environment,
 		session:     session,
@@ -235,11 +242,11 @@ func (s *Service) Stream(ctx context.Context, conn *connect.BidiStream[proxyv1.S
 		said:        make(chan struct{}, 1),
 
 		security: &lane{
-			hub: s.hub, name: snapshot.SecurityLane, session: session.Security(), message: securityUpdate,
+			hub: s.hub, name: snapshot.SecurityLane, session: session.Security(),
 			log: log.With("environment", snapshot.SecurityLane),
 		},
 		configuration: &lane{
-			hub: s.hub, name: admission.Environment, session: session, message: configurationUpdate,
+			hub: s.hub, name: admission.Environment, session: session,
 			log: log.With("environment", admission.Environment),
 		},
 	}

@@ -28,7 +28,8 @@ type talk struct {
 	*Service
 	conn        *connect.BidiStream[proxyv1.StreamRequest, proxyv1.StreamResponse]
 	control     *http.ResponseController
-	id          string // the peer's SPIFFE ID
+	out         io.Writer // belongs to the sender
+	id          string    // the peer's SPIFFE ID
 	environment string
 	session     *registry.Session
 	log         *slog.Logger
@@ -37,12 +38,26 @@ type talk struct {
 	introduced  int           // how many key sets the proxy was sent
 
 	security, configuration *lane
+
+	quiet *alarm // the proxy says nothing
+	stuck *alarm // it does not receive
 }
+
+// long ago. A deadline that is past ends at once what waits.
+var long = time.Unix(1, 0)
 
 func (t *talk) run(ctx context.Context, hello *proxyv1.Hello, admissions <-chan struct{}) error {
 	t.security.acked(ctx, hello.GetSecurity())
 	t.configuration.acked(ctx, hello.GetCurrent())
 	t.log.InfoContext(ctx, "proxy connected", "revision", hello.GetCurrent().GetRevision())
+	// From here on the alarms are what ends it.
+	if err := t.control.SetReadDeadline(time.Time{}); err != nil {
+		return fmt.Errorf("set deadline: %w", err)
+	}
+	t.quiet = newAlarm(t.silence, func() error { return t.control.SetReadDeadline(long) })
+	t.stuck = newAlarm(t.sendWithin, func() error { return t.control.SetWriteDeadline(long) })
+	defer t.quiet.end()
+	defer t.stuck.end()
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
 	sent := make(chan struct{})
@@ -51,7 +66,7 @@ func (t *talk) run(ctx context.Context, hello *proxyv1.Hello, admissions <-chan 
 		end(t.send(ctx, admissions))
 		// The receiver waits in a read; this ends it, and it looks at ctx before
 		// it waits in another.
-		_ = t.control.SetReadDeadline(time.Now())
+		_ = t.control.SetReadDeadline(long)
 	}()
 	end(t.receive(ctx))
 	<-sent
@@ -66,12 +81,10 @@ func (t *talk) run(ctx context.Context, hello *proxyv1.Hello, admissions <-chan 
 // receive takes what the proxy says until the stream ends.
 func (t *talk) receive(ctx context.Context) error {
 	for {
-		if err := t.control.SetReadDeadline(time.Now().Add(t.silence)); err != nil {
-			return fmt.Errorf("set deadline: %w", err)
-		}
-		if ctx.Err() != nil { // looked at after the deadline was set: see run
+		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
+		t.quiet.set()
 		m, err := t.conn.Receive()
 		if err != nil {
 			return heard(err)
@@ -271,13 +284,16 @@ func (t *talk) push(ctx context.Context, l *lane, next *snapshot.Snapshot) error
 	if err := t.introduce(); err != nil {
 		return err
 	}
-	for _, u := range t.hub.Updates(base, next) {
+	for _, part := range t.hub.Updates(base, next) {
+		if part.err != nil {
+			return part.err
+		}
 		if l != t.security {
 			if err := t.push(ctx, t.security, t.security.state().Snapshot); err != nil {
 				return err
 			}
 		}
-		if err := t.say(l.message(u)); err != nil {
+		if err := t.write(part.frame); err != nil {
 			return err
 		}
 	}
@@ -288,15 +304,24 @@ func (t *talk) push(ctx context.Context, l *lane, next *snapshot.Snapshot) error
 
 // say sends one message, or cuts the proxy off.
 func (t *talk) say(m *proxyv1.StreamResponse) error {
-	if err := t.control.SetWriteDeadline(time.Now().Add(t.sendWithin)); err != nil {
-		return fmt.Errorf("set deadline: %w", err)
+	f, err := messageFrame(m)
+	if err != nil {
+		return err
 	}
-	if err := t.conn.Send(m); err != nil {
+	return t.write(f)
+}
+
+// write sends what is encoded already, or cuts the proxy off. Connect would encode
+// it again, in buffers that it has streams keep that wait for something small.
+func (t *talk) write(f frame) error {
+	t.stuck.set()
+	defer t.stuck.stop()
+	err := f.writeTo(t.out)
+	if err == nil {
+		err = t.control.Flush()
+	}
+	if err != nil {
 		return fmt.Errorf("send to proxy: %w", err)
-	}
-	// The deadline would end the stream even when nothing is being sent.
-	if err := t.control.SetWriteDeadline(time.Time{}); err != nil {
-		return fmt.Errorf("set deadline: %w", err)
 	}
 	return nil
 }
