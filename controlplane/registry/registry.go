@@ -27,7 +27,8 @@ const (
 	// refreshEvery is how often enrollments are read, whatever notifications
 	// said.
 	refreshEvery = 5 * time.Second
-	// saveEvery bounds how often records are written.
+	// saveEvery bounds how often records are written. When that takes long, of
+	// thousands of proxies, it is done less often.
 	saveEvery = 50 * time.Millisecond
 	// saveWithin bounds how long writing them may take.
 	saveWithin = 10 * time.Second
@@ -153,10 +154,11 @@ func (r *Registry) Run(ctx context.Context) error {
 			saved = r.save(ctx, saveWithin)
 		case <-dirty:
 			dirty = nil
-			pace.Reset(saveEvery)
+			began := time.Now()
 			if saved { // else the next refresh is soon enough
 				saved = r.save(ctx, saveWithin)
 			}
+			pace.Reset(max(saveEvery, 4*time.Since(began)))
 		case <-pace.C:
 			dirty = r.dirty
 		}

@@ -69,8 +69,9 @@ func (r *Registry) wait(ctx context.Context, g goal, report Report) error {
 			}
 			last = progress
 		}
-		// What takes long to count is counted less often.
-		if err := pause(ctx, time.Since(began)); err != nil {
+		// What takes long to count is counted less often: those who are waited for
+		// need the processor more.
+		if err := pause(ctx, 4*time.Since(began)); err != nil {
 			return err
 		}
 		select {
@@ -162,30 +163,27 @@ func (g goal) missed(p *adminv1.Proxy, now time.Time) bool {
 // progress merges what the database says with what this replica knows. changed
 // is closed when the latter changes.
 func (r *Registry) progress(g goal, remote remote) (progress []*adminv1.EnvironmentProgress, done bool, changed <-chan struct{}) {
-	proxies, lost := maps.Clone(remote.connected), maps.Clone(remote.lost)
-	r.mu.Lock()
-	changed = r.statuses
-	for id, e := range r.local {
-		there := proxies[id]
-		switch newer := there == nil || !e.proxy.GetLastSeenAt().AsTime().Before(there.GetLastSeenAt().AsTime()); {
-		case e.session != nil && newer:
-			proxies[id] = e.proxy
-		case e.session == nil && g.missed(e.proxy, r.now()):
-			lost[id] = e.proxy // unless it is connected elsewhere by now
-		}
-	}
-	r.mu.Unlock()
-	maps.DeleteFunc(lost, func(id storage.ProxyID, _ *adminv1.Proxy) bool { return proxies[id] != nil })
-
+	connected, lost, changed := r.merged(g, remote)
 	byEnvironment := map[string]*adminv1.EnvironmentProgress{}
 	for _, name := range slices.Sorted(maps.Keys(g.at)) {
 		byEnvironment[name] = &adminv1.EnvironmentProgress{Environment: name, Revision: int64(g.at[name])}
 		progress = append(progress, byEnvironment[name])
 	}
-	for _, p := range slices.SortedFunc(maps.Values(proxies), compareProxies) {
-		if e := byEnvironment[p.GetEnvironment()]; e != nil {
-			g.count(e, p)
+	var late []*adminv1.Proxy
+	for _, p := range connected {
+		e := byEnvironment[p.GetEnvironment()]
+		if e == nil {
+			continue
 		}
+		if e.Connected++; g.proven(p, e.GetRevision()) {
+			e.Enforced++
+			continue
+		}
+		late = append(late, p)
+	}
+	slices.SortFunc(late, compareProxies)
+	for _, p := range late {
+		g.miss(byEnvironment[p.GetEnvironment()], p, "")
 	}
 	unreached := 0
 	for _, p := range slices.SortedFunc(maps.Values(lost), compareProxies) {
@@ -195,6 +193,36 @@ func (r *Registry) progress(g goal, remote remote) (progress []*adminv1.Environm
 		}
 	}
 	return progress, finished(progress, unreached), changed
+}
+
+// merged returns those that are connected anywhere, and those that are lost and
+// matter. It is called again and again while thousands of proxies make progress,
+// most of which are connected here.
+func (r *Registry) merged(g goal, remote remote) (connected []*adminv1.Proxy, lost map[storage.ProxyID]*adminv1.Proxy, changed <-chan struct{}) {
+	lost = maps.Clone(remote.lost)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	here := map[storage.ProxyID]bool{} // those of remote that are in fact here
+	for id, e := range r.local {
+		there := remote.connected[id]
+		switch newer := there == nil || !e.proxy.GetLastSeenAt().AsTime().Before(there.GetLastSeenAt().AsTime()); {
+		case e.session != nil && newer:
+			connected = append(connected, e.proxy)
+			if there != nil {
+				here[id] = true
+			}
+			delete(lost, id)
+		case e.session == nil && there == nil && g.missed(e.proxy, r.now()):
+			lost[id] = e.proxy
+		}
+	}
+	for id, p := range remote.connected {
+		if !here[id] {
+			connected = append(connected, p)
+		}
+		delete(lost, id)
+	}
+	return connected, lost, r.statuses
 }
 
 // finished reports whether nobody has to be waited for.
@@ -209,20 +237,13 @@ func finished(progress []*adminv1.EnvironmentProgress, unreached int) bool {
 	return connected > 0 || unreached == 0
 }
 
-// count adds a connected proxy to the progress of its environment.
-func (g goal) count(e *adminv1.EnvironmentProgress, p *adminv1.Proxy) {
-	e.Connected++
-	if reason := g.lag(p, e.GetRevision()); reason != "" {
-		g.miss(e, p, reason)
-		return
-	}
-	e.Enforced++
-}
-
-// miss names a laggard.
+// miss names a laggard, with the reason; with its own when that is empty.
 func (g goal) miss(e *adminv1.EnvironmentProgress, p *adminv1.Proxy, reason string) {
 	if len(e.GetLaggards()) == maxLaggards {
 		return
+	}
+	if reason == "" {
+		reason = g.lag(p, e.GetRevision())
 	}
 	said := g.stated(p)
 	e.Laggards = append(e.Laggards, &adminv1.Laggard{
@@ -246,8 +267,17 @@ func (g goal) stated(p *adminv1.Proxy) statement {
 	return statement{p.GetRevision(), p.GetPersistedRevision(), p.GetEnforcement(), p.GetRejects(), p.GetRefusal()}
 }
 
-// lag says why a proxy does not prove that it enforces the revision; empty if
-// it does.
+// proven reports whether a proxy proves that it enforces the revision.
+func (g goal) proven(p *adminv1.Proxy, revision int64) bool {
+	said := g.stated(p)
+	// Of the security lane, whoever was cut off would else be let in again by a
+	// proxy that dies now and starts while there is no control plane.
+	kept := !g.security || said.persisted >= revision
+	return said.refusal == "" && said.revision > 0 && said.revision >= revision && kept &&
+		said.enforcement == adminv1.Enforcement_ENFORCEMENT_ENFORCED
+}
+
+// lag says why a proxy does not prove that it enforces the revision.
 func (g goal) lag(p *adminv1.Proxy, revision int64) string {
 	said := g.stated(p)
 	switch {
@@ -262,12 +292,7 @@ func (g goal) lag(p *adminv1.Proxy, revision int64) string {
 	}
 	switch said.enforcement {
 	case adminv1.Enforcement_ENFORCEMENT_ENFORCED:
-		// Else whoever was cut off would be let in again by a proxy that dies now
-		// and starts while there is no control plane.
-		if g.security && said.persisted < revision {
-			return "enforces it, but does not have it on disk yet"
-		}
-		return ""
+		return "enforces it, but does not have it on disk yet"
 	case adminv1.Enforcement_ENFORCEMENT_ENFORCED_WITH_REJECTS:
 		return fmt.Sprintf("rejected %d resources, the first is %s", len(said.rejects), said.firstReject())
 	case adminv1.Enforcement_ENFORCEMENT_DRIFT:

@@ -47,7 +47,7 @@ func measure(t *testing.T, n int) {
 	s := begin(t)
 	r := newRelay(t, s.first.proxies)
 	h := newHerd(t, s, n, []string{s.first.proxies, s.second.proxies}, []string{r.url(), s.second.proxies})
-	revision := apply(t, s.first, fmt.Sprintf(ground, environment, fleet.TrustDomain)+policies(100))
+	revision := apply(t, s.first, fmt.Sprintf(ground, environment, fleet.TrustDomain)+policies(20))
 
 	empty := s.first.memory(t)
 	began := time.Now()

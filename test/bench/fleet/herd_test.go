@@ -39,7 +39,7 @@ type herd struct {
 // proxy is a simulated one.
 type proxy struct {
 	link  *link.Link
-	live  atomic.Pointer[compile.Table]
+	live  atomic.Pointer[table]
 	index int
 	herd  *herd
 }
@@ -110,8 +110,7 @@ func (p *proxy) Enforce(s *snapshot.Snapshot) {
 
 // Enforced implements link.Enforcer.
 func (p *proxy) Enforced() link.Enforced {
-	live := p.live.Load()
-	return link.Enforced{Root: live.EnforcedRoot(), Rejects: live.Rejects()}
+	return p.live.Load().enforced
 }
 
 // security is the lane of what is cut off.
@@ -136,36 +135,52 @@ type none struct{}
 func (none) Listeners() []link.Listener { return nil }
 func (none) Changed() <-chan struct{}   { return nil }
 
+// table is a compiled snapshot, and what it says that it enforces.
+type table struct {
+	*compile.Table
+	enforced link.Enforced
+}
+
 // tables compiles each snapshot once, for whoever has it.
 type tables struct {
-	mu      sync.Mutex
-	newest  *compile.Table
-	compile map[snapshot.Digest]func() *compile.Table
+	mu     sync.Mutex
+	newest *table
+	made   map[snapshot.Digest]func() *table
 }
 
 // kept is how many tables are remembered: who is behind compiles its own again.
 const kept = 16
 
-func (t *tables) of(s *snapshot.Snapshot) *compile.Table {
-	t.mu.Lock()
-	key := s.Head().Digest()
-	table := t.compile[key]
-	if table == nil {
-		if t.compile == nil || len(t.compile) == kept {
-			t.compile = map[snapshot.Digest]func() *compile.Table{}
-		}
-		before := t.newest
-		table = sync.OnceValue(func() *compile.Table { return compile.Compile(before, s) })
-		t.compile[key] = table
-	}
-	t.mu.Unlock()
-	made := table()
+func (t *tables) of(s *snapshot.Snapshot) *table {
+	made := t.make(s)()
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.newest == nil || made.Head().NewerThan(t.newest.Head()) {
 		t.newest = made
 	}
 	return made
+}
+
+// make returns what makes the table of s, the first time that it is called.
+func (t *tables) make(s *snapshot.Snapshot) func() *table {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	key := s.Head().Digest()
+	if t.made[key] != nil {
+		return t.made[key]
+	}
+	if t.made == nil || len(t.made) == kept {
+		t.made = map[snapshot.Digest]func() *table{}
+	}
+	var before *compile.Table
+	if t.newest != nil {
+		before = t.newest.Table
+	}
+	t.made[key] = sync.OnceValue(func() *table {
+		c := compile.Compile(before, s)
+		return &table{c, link.Enforced{Root: c.EnforcedRoot(), Rejects: c.Rejects()}}
+	})
+	return t.made[key]
 }
 
 // marks are the moments at which revisions came into force.
