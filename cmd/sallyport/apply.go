@@ -24,6 +24,7 @@ type change struct {
 	expected int64
 	message  string
 	wait     time.Duration
+	removals bool
 	out      output
 }
 
@@ -34,6 +35,7 @@ func (c *change) flags(cmd *cobra.Command) {
 	f.Int64Var(&c.expected, "expected-revision", 0, "change nothing unless the fleet is at this `revision`")
 	f.StringVarP(&c.message, "message", "m", "", "why (`text`), for the history")
 	f.DurationVar(&c.wait, "wait", 0, "then wait until every connected proxy proves that it enforces this, for at most so long")
+	f.BoolVar(&c.removals, "allow-removals", false, "take it for meant, however much of an environment this removes")
 	c.out.flag(cmd)
 }
 
@@ -97,7 +99,7 @@ func (c *change) apply(cmd *cobra.Command, clients *clients, files []located) er
 // from no file.
 func (c *change) send(cmd *cobra.Command, clients *clients, resources []*adminv1.Resource, files []located) error {
 	res, err := clients.config.Apply(cmd.Context(), connect.NewRequest(&adminv1.ApplyRequest{
-		Resources: resources, ExpectedRevision: c.expectedRevision(cmd), DryRun: c.dryRun, Message: c.message,
+		Resources: resources, ExpectedRevision: c.expectedRevision(cmd), DryRun: c.dryRun, Message: c.message, AllowRemovals: c.removals,
 	}))
 	if err != nil {
 		return refused(cmd.ErrOrStderr(), err, files)

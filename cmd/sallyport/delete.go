@@ -72,7 +72,7 @@ func (c *change) keys(stdin io.Reader, namespace string, args []string) ([]*admi
 
 func (c *change) delete(cmd *cobra.Command, clients *clients, keys []*adminv1.Key, resources []located) error {
 	res, err := clients.config.Delete(cmd.Context(), connect.NewRequest(&adminv1.DeleteRequest{
-		Keys: keys, ExpectedRevision: c.expectedRevision(cmd), DryRun: c.dryRun, Message: c.message,
+		Keys: keys, ExpectedRevision: c.expectedRevision(cmd), DryRun: c.dryRun, Message: c.message, AllowRemovals: c.removals,
 	}))
 	if err != nil {
 		return refused(cmd.ErrOrStderr(), err, resources)

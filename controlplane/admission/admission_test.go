@@ -481,7 +481,7 @@ func applying(lines string) func(*testing.T) *admission.Request {
 }
 
 func deleting(lines string) func(*testing.T) *admission.Request {
-	return func(*testing.T) *admission.Request { return admission.NewDelete(keys(lines)) }
+	return func(*testing.T) *admission.Request { return deletion(lines) }
 }
 
 func apply(lines string) func(*testing.T, *fleet) resource.Problems {

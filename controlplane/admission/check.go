@@ -48,9 +48,9 @@ func (c *checker) compare(i int) bool {
 	e := &c.request.entries[i]
 	old := c.state.items[e.key]
 	switch {
-	case !e.valid, c.request.deletion && old == nil:
+	case !e.valid, e.deletion && old == nil:
 		return false
-	case c.request.deletion:
+	case e.deletion:
 		c.types[i] = adminv1.ChangeType_CHANGE_TYPE_DELETED
 	case old == nil:
 		c.types[i] = adminv1.ChangeType_CHANGE_TYPE_CREATED
@@ -115,7 +115,7 @@ func (c *checker) check() {
 		}
 		c.problems.Join(i, e.problems)
 		switch {
-		case c.request.deletion && e.valid && !c.changes(e):
+		case e.deletion && e.valid && !c.changes(e):
 			c.problems.Add(resource.Problem{Resource: e.key.String(), Index: i, Reason: ReasonNotFound, Message: "does not exist"})
 		case c.changes(e) && e.item != nil:
 			c.item(e.item)
@@ -254,7 +254,7 @@ func (c *checker) missing(it *item, at place, key resource.Key) {
 	i := c.index(key)
 	switch {
 	case i >= 0 && !c.request.entries[i].valid:
-	case i >= 0 && c.request.deletion && c.before[key] != nil:
+	case i >= 0 && c.request.entries[i].deletion && c.before[key] != nil:
 		c.problems.Add(resource.Problem{
 			Resource: key.String(), Index: i, Reason: ReasonStillReferenced,
 			Message: fmt.Sprintf("%s refers to it (%s)", it.Key, at),

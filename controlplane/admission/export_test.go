@@ -30,6 +30,9 @@ func (s *State) Dump() string {
 	for name, l := range s.loads {
 		lines = append(lines, fmt.Sprintf("load %q %v", name, l))
 	}
+	for is, n := range s.census {
+		lines = append(lines, fmt.Sprintf("census %v %d", is, n))
+	}
 	for kind, n := range s.kinds {
 		if n != 0 {
 			lines = append(lines, fmt.Sprintf("kind %s %d", kind, n))

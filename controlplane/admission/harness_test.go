@@ -108,9 +108,16 @@ func (f *fleet) apply(t failer, lines string) (*admission.Plan, resource.Problem
 	return f.commit(t, admission.NewApply(resources(t, lines), now))
 }
 
+// delete is apply for deletions, of however much there is.
 func (f *fleet) delete(t failer, lines string) (*admission.Plan, resource.Problems) {
 	t.Helper()
-	return f.commit(t, admission.NewDelete(keys(lines)))
+	return f.commit(t, deletion(lines))
+}
+
+func deletion(lines string) *admission.Request {
+	r := admission.NewDelete(keys(lines))
+	r.AllowRemovals()
+	return r
 }
 
 func (f *fleet) commit(t failer, r *admission.Request) (*admission.Plan, resource.Problems) {

@@ -29,6 +29,7 @@ const (
 	ReasonNotFound           = "not_found"             // to be deleted
 	ReasonMixedLanes         = "mixed_lanes"           // of the security lane, beside others
 	ReasonOwnApproval        = "own_approval"          // a grant, by who applies it
+	ReasonRemovesTooMuch     = "removes_too_much"      // of what an environment has
 )
 
 // Plan is what a request does to the fleet at one revision. It is immutable.
@@ -62,6 +63,7 @@ func (s *State) Plan(r *Request) (*Plan, resource.Problems) {
 	}
 	if c.weigh(); c.problems.Total == 0 {
 		before := s.environments()
+		c.vanishing(before)
 		defer c.restore()
 		c.enter()
 		c.check()

@@ -12,14 +12,16 @@ import (
 // depend on what the fleet holds. It may be planned any number of times, but
 // not by several at once.
 type Request struct {
-	entries  []entry // in the order of the call
-	indexes  map[resource.Key]int
-	deletion bool
+	entries []entry // in the order of the call
+	indexes map[resource.Key]int
+	// removals says that whatever leaves an environment is meant to.
+	removals bool
 }
 
 // entry is one resource of a request, to be applied or deleted.
 type entry struct {
 	key      resource.Key
+	deletion bool
 	item     *item // nil when it is to be deleted, or is not valid
 	document []byte
 	valid    bool              // it can be read, and is the first of its key
@@ -57,14 +59,18 @@ func newEntry(from *adminv1.Resource, now time.Time) entry {
 
 // NewDelete reads a call to delete resources.
 func NewDelete(keys []resource.Key) *Request {
-	r := &Request{entries: make([]entry, len(keys)), deletion: true}
+	r := &Request{entries: make([]entry, len(keys))}
 	for i, key := range keys {
-		r.entries[i].key, r.entries[i].valid = key, true
+		r.entries[i] = entry{key: key, deletion: true, valid: true}
 	}
 	r.number()
 	r.part()
 	return r
 }
+
+// AllowRemovals makes the request one that may remove any share of what an
+// environment has.
+func (r *Request) AllowRemovals() { r.removals = true }
 
 // number notes where each resource is in the call, and which is there twice.
 func (r *Request) number() {

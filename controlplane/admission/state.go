@@ -35,8 +35,9 @@ type State struct {
 	certificates index[resource.Kind] // what client certificates are taken by
 	doors        doors
 
-	kinds map[resource.Kind]int
-	loads loads
+	kinds  map[resource.Kind]int
+	loads  loads
+	census census
 
 	testOnlyLimits load
 }
@@ -88,6 +89,7 @@ func (s *State) put(key resource.Key, it *item) {
 	if old := s.items[key]; old != nil {
 		s.index(old, false)
 		s.loads.remove(old)
+		s.census.change(old, -1)
 		s.kinds[key.Kind]--
 		delete(s.items, key)
 	}
@@ -95,6 +97,7 @@ func (s *State) put(key resource.Key, it *item) {
 		s.items[key] = it
 		s.index(it, true)
 		s.loads.enter(it)
+		s.census.change(it, 1)
 		s.kinds[key.Kind]++
 	}
 }
@@ -109,7 +112,7 @@ func (s *State) begin() {
 	s.addresses = make(index[resource.Kind])
 	s.devices = make(index[string])
 	s.certificates, s.doors = make(index[resource.Kind]), make(doors)
-	s.kinds, s.loads = make(map[resource.Kind]int), make(loads)
+	s.kinds, s.loads, s.census = make(map[resource.Kind]int), make(loads), make(census)
 }
 
 // index enters a resource into every index that has its kind, or removes it.

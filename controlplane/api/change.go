@@ -52,6 +52,9 @@ func (s configService) Apply(ctx context.Context, req *connect.Request[adminv1.A
 	m, caller := req.Msg, callerOf(ctx)
 	request := admission.NewApply(m.GetResources(), s.now())
 	request.AppliedBy(caller.String(), caller.Subject, caller.SPIFFEID)
+	if m.GetAllowRemovals() {
+		request.AllowRemovals()
+	}
 	done, err := s.change(ctx, caller, change{
 		procedure: adminv1connect.ConfigServiceApplyProcedure,
 		message:   m.GetMessage(),
@@ -80,12 +83,16 @@ func (s configService) Delete(ctx context.Context, req *connect.Request[adminv1.
 	for i, k := range m.GetKeys() {
 		keys[i] = keyOf(k)
 	}
+	request := admission.NewDelete(keys)
+	if m.GetAllowRemovals() {
+		request.AllowRemovals()
+	}
 	done, err := s.change(ctx, callerOf(ctx), change{
 		procedure: adminv1connect.ConfigServiceDeleteProcedure,
 		message:   m.GetMessage(),
 		expected:  m.ExpectedRevision,
 		dryRun:    m.GetDryRun(),
-		request:   admission.NewDelete(keys),
+		request:   request,
 	})
 	if err != nil {
 		return nil, err
@@ -188,7 +195,9 @@ func refusal(problems resource.Problems, c change) error {
 	has := func(reason string) bool {
 		return slices.ContainsFunc(problems.Kept, func(p resource.Problem) bool { return p.Reason == reason })
 	}
+	onlyMuch := !slices.ContainsFunc(problems.Kept, func(p resource.Problem) bool { return p.Reason != admission.ReasonRemovesTooMuch })
 	switch {
+	case onlyMuch:
 	case c.procedure != adminv1connect.ConfigServiceDeleteProcedure || has(admission.ReasonMixedLanes):
 		return problem(connect.CodeInvalidArgument, problems)
 	case has(admission.ReasonNotFound):

@@ -348,7 +348,11 @@ type ApplyRequest struct {
 	// Check and compare only.
 	DryRun bool `protobuf:"varint,3,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
 	// Why, for the history.
-	Message       string `protobuf:"bytes,4,opt,name=message,proto3" json:"message,omitempty"`
+	Message string `protobuf:"bytes,4,opt,name=message,proto3" json:"message,omitempty"`
+	// Take what leaves environments, by their selectors, for meant, however much that
+	// is; else what removes too much of an environment is refused, with
+	// FAILED_PRECONDITION and the reason removes_too_much.
+	AllowRemovals bool `protobuf:"varint,5,opt,name=allow_removals,json=allowRemovals,proto3" json:"allow_removals,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -409,6 +413,13 @@ func (x *ApplyRequest) GetMessage() string {
 		return x.Message
 	}
 	return ""
+}
+
+func (x *ApplyRequest) GetAllowRemovals() bool {
+	if x != nil {
+		return x.AllowRemovals
+	}
+	return false
 }
 
 type ApplyResponse struct {
@@ -783,8 +794,10 @@ type DeleteRequest struct {
 	ExpectedRevision *int64                 `protobuf:"varint,2,opt,name=expected_revision,json=expectedRevision,proto3,oneof" json:"expected_revision,omitempty"`
 	DryRun           bool                   `protobuf:"varint,3,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
 	Message          string                 `protobuf:"bytes,4,opt,name=message,proto3" json:"message,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// As in ApplyRequest.
+	AllowRemovals bool `protobuf:"varint,5,opt,name=allow_removals,json=allowRemovals,proto3" json:"allow_removals,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *DeleteRequest) Reset() {
@@ -843,6 +856,13 @@ func (x *DeleteRequest) GetMessage() string {
 		return x.Message
 	}
 	return ""
+}
+
+func (x *DeleteRequest) GetAllowRemovals() bool {
+	if x != nil {
+		return x.AllowRemovals
+	}
+	return false
 }
 
 type DeleteResponse struct {
@@ -1825,12 +1845,13 @@ const file_sallyport_admin_v1_config_proto_rawDesc = "" +
 	"\x0eStoredResource\x128\n" +
 	"\bresource\x18\x01 \x01(\v2\x1c.sallyport.admin.v1.ResourceR\bresource\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x03R\brevision\x12\x16\n" +
-	"\x06digest\x18\x03 \x01(\fR\x06digest\"\xe6\x01\n" +
+	"\x06digest\x18\x03 \x01(\fR\x06digest\"\x8d\x02\n" +
 	"\fApplyRequest\x12H\n" +
 	"\tresources\x18\x01 \x03(\v2\x1c.sallyport.admin.v1.ResourceB\f\xbaH\t\x92\x01\x06\b\x01\x10\xa0\x9c\x01R\tresources\x129\n" +
 	"\x11expected_revision\x18\x02 \x01(\x03B\a\xbaH\x04\"\x02(\x00H\x00R\x10expectedRevision\x88\x01\x01\x12\x17\n" +
 	"\adry_run\x18\x03 \x01(\bR\x06dryRun\x12\"\n" +
-	"\amessage\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\amessageB\x14\n" +
+	"\amessage\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\amessage\x12%\n" +
+	"\x0eallow_removals\x18\x05 \x01(\bR\rallowRemovalsB\x14\n" +
 	"\x12_expected_revision\"\xb2\x01\n" +
 	"\rApplyResponse\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x03R\brevision\x124\n" +
@@ -1857,12 +1878,13 @@ const file_sallyport_admin_v1_config_proto_rawDesc = "" +
 	"\fListResponse\x12@\n" +
 	"\tresources\x18\x01 \x03(\v2\".sallyport.admin.v1.StoredResourceR\tresources\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12\x1a\n" +
-	"\brevision\x18\x03 \x01(\x03R\brevision\"\xd8\x01\n" +
+	"\brevision\x18\x03 \x01(\x03R\brevision\"\xff\x01\n" +
 	"\rDeleteRequest\x129\n" +
 	"\x04keys\x18\x01 \x03(\v2\x17.sallyport.admin.v1.KeyB\f\xbaH\t\x92\x01\x06\b\x01\x10\xa0\x9c\x01R\x04keys\x129\n" +
 	"\x11expected_revision\x18\x02 \x01(\x03B\a\xbaH\x04\"\x02(\x00H\x00R\x10expectedRevision\x88\x01\x01\x12\x17\n" +
 	"\adry_run\x18\x03 \x01(\bR\x06dryRun\x12\"\n" +
-	"\amessage\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\amessageB\x14\n" +
+	"\amessage\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\amessage\x12%\n" +
+	"\x0eallow_removals\x18\x05 \x01(\bR\rallowRemovalsB\x14\n" +
 	"\x12_expected_revision\"\xb3\x01\n" +
 	"\x0eDeleteResponse\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x03R\brevision\x124\n" +
