@@ -82,6 +82,7 @@ type Administrator struct {
 var required = map[string]Role{
 	adminv1connect.ConfigServiceApplyProcedure:         RoleAdmin,
 	adminv1connect.ConfigServiceDeleteProcedure:        RoleAdmin,
+	adminv1connect.ConfigServiceRollbackProcedure:      RoleAdmin, // whoever may Apply and Delete
 	adminv1connect.ConfigServiceGetProcedure:           RoleViewer,
 	adminv1connect.ConfigServiceListProcedure:          RoleViewer,
 	adminv1connect.ConfigServiceListRevisionsProcedure: RoleViewer,

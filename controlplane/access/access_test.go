@@ -24,6 +24,7 @@ var (
 var table = map[string][5]bool{
 	"/sallyport.admin.v1.ConfigService/Apply":         {false, false, false, true, false},
 	"/sallyport.admin.v1.ConfigService/Delete":        {false, false, false, true, false},
+	"/sallyport.admin.v1.ConfigService/Rollback":      {false, false, false, true, false},
 	"/sallyport.admin.v1.ConfigService/Get":           {false, false, true, true, false},
 	"/sallyport.admin.v1.ConfigService/List":          {false, false, true, true, false},
 	"/sallyport.admin.v1.ConfigService/ListRevisions": {false, false, true, true, false},
@@ -64,6 +65,18 @@ func TestWhoMayCallWhat(t *testing.T) {
 			if may[i] && err != nil || !may[i] && !errors.Is(err, want) {
 				t.Errorf("%s by %s: %v, may: %v", procedure, caller, err, may[i])
 			}
+		}
+	}
+}
+
+// Going back creates, replaces and deletes: it is nobody's who may not do each of
+// them.
+func TestRollbackNeedsApplyAndDelete(t *testing.T) {
+	c := control(t)
+	for _, caller := range []access.Caller{nobody, proxy, viewer, admin, another} {
+		may := func(name string) bool { return c.Authorize(caller, "/sallyport.admin.v1.ConfigService/"+name) == nil }
+		if may("Rollback") && !(may("Apply") && may("Delete")) {
+			t.Errorf("%s may go back, and not apply and delete", caller)
 		}
 	}
 }

@@ -30,6 +30,7 @@ const (
 	ReasonMixedLanes         = "mixed_lanes"           // of the security lane, beside others
 	ReasonOwnApproval        = "own_approval"          // a grant, by who applies it
 	ReasonRemovesTooMuch     = "removes_too_much"      // of what an environment has
+	ReasonRestoresTrust      = "restores_trust"        // by going back to when it was given
 )
 
 // Plan is what a request does to the fleet at one revision. It is immutable.

@@ -76,6 +76,9 @@ func (f *fleet) step(t *rapid.T) {
 	} else {
 		r = admission.NewApply(resources(t, strings.Join(rapid.SliceOfN(rapid.Custom(line), 1, 4).Draw(t, "resources"), "\n")), now)
 	}
+	if rapid.Bool().Draw(t, "removals allowed") {
+		r.AllowRemovals()
+	}
 	before := f.Dump()
 	plan, _ := f.Plan(r)
 	if f.Dump() != before {

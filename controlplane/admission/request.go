@@ -26,6 +26,7 @@ type entry struct {
 	document []byte
 	valid    bool              // it can be read, and is the first of its key
 	problems resource.Problems // whatever the fleet holds
+	lapsed   bool              // a grant that has run out
 
 	// compiled says whether problems has those of a policy's condition, too.
 	compiled bool

@@ -78,7 +78,7 @@ func (e *entry) timely(p resource.Parsed, now time.Time) {
 func (r *Request) AppliedBy(names ...string) {
 	for i := range r.entries {
 		e := &r.entries[i]
-		if !e.valid || e.item == nil {
+		if !e.valid || e.item == nil || e.lapsed {
 			continue
 		}
 		g, ok := e.item.Spec.(*resourcev1.Grant)

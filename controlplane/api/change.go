@@ -22,13 +22,16 @@ import (
 // committed what concerns it. This replica's own changes take turns.
 const maxAttempts = 10
 
-// change is what Apply and Delete ask for.
+// change is what Apply, Delete and Rollback ask for.
 type change struct {
 	procedure string
 	message   string
 	expected  *int64
 	dryRun    bool
-	request   *admission.Request
+	// request is what it asks of the fleet. Where renew is set, it is made by that,
+	// for the revision that the plan is made at.
+	request *admission.Request
+	renew   func(ctx context.Context, base snapshot.Revision) (*admission.Request, error)
 }
 
 // outcome is what has become of a change: a revision for some environments, or
@@ -117,13 +120,17 @@ func (s configService) change(ctx context.Context, caller access.Caller, c chang
 }
 
 func detail(c change, err error) string {
+	text := "nothing to change"
 	switch {
 	case err != nil:
-		return "refused: " + codeOf(err).String()
+		text = "refused: " + codeOf(err).String()
 	case c.dryRun:
-		return "dry run"
+		text = "dry run"
 	}
-	return "nothing to change"
+	if c.renew != nil { // which revision it was to go back to
+		text += ": " + c.message
+	}
+	return text
 }
 
 func (s configService) try(ctx context.Context, caller access.Caller, c change) (done outcome, committed bool, err error) {
@@ -131,7 +138,9 @@ func (s configService) try(ctx context.Context, caller access.Caller, c change) 
 	if err != nil {
 		return outcome{}, false, err
 	}
-	l.state.compile(c.request)
+	if c.renew == nil {
+		l.state.compile(c.request)
+	}
 	if !c.dryRun {
 		select {
 		case l.turn <- struct{}{}:
@@ -144,7 +153,14 @@ func (s configService) try(ctx context.Context, caller access.Caller, c change) 
 		if err := l.state.sync(ctx); err != nil {
 			return outcome{}, false, err
 		}
-		done, committed, err = s.attempt(ctx, l, caller, c)
+		base := l.state.revision()
+		if c.renew != nil {
+			if c.request, err = c.renew(ctx, base); err != nil {
+				return outcome{}, false, err
+			}
+			l.state.compile(c.request)
+		}
+		done, committed, err = s.attempt(ctx, l, caller, c, base)
 		if !errors.Is(err, errMoved) {
 			return done, committed, err
 		}
@@ -153,9 +169,11 @@ func (s configService) try(ctx context.Context, caller access.Caller, c change) 
 		errors.New("other replicas keep changing what this changes: nothing was changed, try again"))
 }
 
-func (s configService) attempt(ctx context.Context, l *lane, caller access.Caller, c change) (done outcome, committed bool, err error) {
+func (s configService) attempt(ctx context.Context, l *lane, caller access.Caller, c change, at snapshot.Revision) (done outcome, committed bool, err error) {
 	plan, base, problems := l.state.plan(c.request)
 	switch {
+	case c.renew != nil && base != at:
+		return outcome{}, false, errMoved
 	case c.expected != nil && snapshot.Revision(*c.expected) != base:
 		return outcome{}, false, connect.NewError(connect.CodeAborted,
 			fmt.Errorf("the fleet is at revision %d, not at the expected %d: nothing was changed", base, *c.expected))
@@ -172,6 +190,9 @@ func (s configService) attempt(ctx context.Context, l *lane, caller access.Calle
 		commit.Expected = &base // they are equal
 	}
 	made, err := l.store.Commit(ctx, commit, func(since []storage.Version) error {
+		if c.renew != nil && len(since) > 0 {
+			return errMoved
+		}
 		problems, err := l.state.replan(c.request, plan, since)
 		if problems.Total > 0 {
 			return refusal(problems, c)
@@ -197,7 +218,7 @@ func refusal(problems resource.Problems, c change) error {
 	}
 	onlyMuch := !slices.ContainsFunc(problems.Kept, func(p resource.Problem) bool { return p.Reason != admission.ReasonRemovesTooMuch })
 	switch {
-	case onlyMuch:
+	case onlyMuch, c.renew != nil:
 	case c.procedure != adminv1connect.ConfigServiceDeleteProcedure || has(admission.ReasonMixedLanes):
 		return problem(connect.CodeInvalidArgument, problems)
 	case has(admission.ReasonNotFound):

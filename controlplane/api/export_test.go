@@ -8,3 +8,6 @@ var Bound = bound
 // TestOnlySendWithin changes how long a caller may take to receive a message,
 // before any calls.
 func (a *API) TestOnlySendWithin(d time.Duration) { a.sendWithin = d }
+
+// LimitRollback makes fewer resources than usual too many.
+func (a *API) LimitRollback(most int) { a.maxRollback = most }

@@ -82,7 +82,7 @@ func unservable(r *http.Request) string {
 // onlyReads reports whether a procedure may be called with GET.
 func onlyReads(procedure string) bool {
 	switch procedure {
-	case adminv1connect.ConfigServiceApplyProcedure, adminv1connect.ConfigServiceDeleteProcedure,
+	case adminv1connect.ConfigServiceApplyProcedure, adminv1connect.ConfigServiceDeleteProcedure, adminv1connect.ConfigServiceRollbackProcedure,
 		adminv1connect.FleetServiceWaitEnforcedProcedure, adminv1connect.DecisionServiceTailProcedure:
 		return false
 	}

@@ -27,7 +27,7 @@ func newLane(s storage.Resources) *lane {
 // could be expected.
 func (a *API) laneOf(c change) (*lane, error) {
 	switch {
-	case !c.request.Immediate():
+	case c.renew != nil, !c.request.Immediate():
 		return a.fleet, nil
 	case c.expected != nil:
 		return nil, unfit("expected_revision", "goes with what makes a revision: leave it out for the security lane")

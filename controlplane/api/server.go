@@ -88,6 +88,10 @@ type API struct {
 	metrics  *metrics
 	fleet    *lane
 	security *lane
+	// rolling is held by the one Rollback that is under way: it takes memory.
+	rolling chan struct{}
+	// maxRollback bounds the resources of a Rollback.
+	maxRollback int
 	// unnamed bounds the audit entries of callers who may do nothing at all.
 	unnamed *rate.Limiter
 	// sendWithin is how long a caller may take to receive a message.
@@ -125,8 +129,12 @@ func New(c Config) (*API, error) {
 		metrics:  m,
 		fleet:    newLane(c.Store),
 		security: newLane(c.Store.Security()),
-		unnamed:  rate.NewLimiter(1, 100),
-		drain:    make(chan struct{}),
+		rolling:  make(chan struct{}, 1),
+
+		maxRollback: maxRollback,
+
+		unnamed: rate.NewLimiter(1, 100),
+		drain:   make(chan struct{}),
 
 		sendWithin: sendWithin,
 		decisions:  c.Decisions,

@@ -934,6 +934,168 @@ func (x *DeleteResponse) GetSecuritySequence() int64 {
 	return 0
 }
 
+type RollbackRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The revision to go back to.
+	ToRevision       int64  `protobuf:"varint,1,opt,name=to_revision,json=toRevision,proto3" json:"to_revision,omitempty"`
+	ExpectedRevision *int64 `protobuf:"varint,2,opt,name=expected_revision,json=expectedRevision,proto3,oneof" json:"expected_revision,omitempty"`
+	DryRun           bool   `protobuf:"varint,3,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	// Why; the history says which revision it went back to besides.
+	Message string `protobuf:"bytes,4,opt,name=message,proto3" json:"message,omitempty"`
+	// As in ApplyRequest.
+	AllowRemovals bool `protobuf:"varint,5,opt,name=allow_removals,json=allowRemovals,proto3" json:"allow_removals,omitempty"`
+	// Bring back whom to trust as well: IdentityProviders, TrustDomains, Enrollments,
+	// Grants and secrets of ApiKeys that were taken away or changed since. Else they
+	// are refused, with the reason restores_trust.
+	RestoreTrust  bool `protobuf:"varint,6,opt,name=restore_trust,json=restoreTrust,proto3" json:"restore_trust,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RollbackRequest) Reset() {
+	*x = RollbackRequest{}
+	mi := &file_sallyport_admin_v1_config_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RollbackRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RollbackRequest) ProtoMessage() {}
+
+func (x *RollbackRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_admin_v1_config_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RollbackRequest.ProtoReflect.Descriptor instead.
+func (*RollbackRequest) Descriptor() ([]byte, []int) {
+	return file_sallyport_admin_v1_config_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *RollbackRequest) GetToRevision() int64 {
+	if x != nil {
+		return x.ToRevision
+	}
+	return 0
+}
+
+func (x *RollbackRequest) GetExpectedRevision() int64 {
+	if x != nil && x.ExpectedRevision != nil {
+		return *x.ExpectedRevision
+	}
+	return 0
+}
+
+func (x *RollbackRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+func (x *RollbackRequest) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *RollbackRequest) GetAllowRemovals() bool {
+	if x != nil {
+		return x.AllowRemovals
+	}
+	return false
+}
+
+func (x *RollbackRequest) GetRestoreTrust() bool {
+	if x != nil {
+		return x.RestoreTrust
+	}
+	return false
+}
+
+type RollbackResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As in ApplyResponse.
+	Revision int64 `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
+	// What was not as it is to be, ordered like a listing.
+	Changes      []*Change `protobuf:"bytes,2,rep,name=changes,proto3" json:"changes,omitempty"`
+	Environments []string  `protobuf:"bytes,3,rep,name=environments,proto3" json:"environments,omitempty"`
+	// With dry_run, what would change, as far as a page of Diff tells it; Diff from
+	// revision to to_revision tells it all.
+	Resources     []*ResourceDiff `protobuf:"bytes,4,rep,name=resources,proto3" json:"resources,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RollbackResponse) Reset() {
+	*x = RollbackResponse{}
+	mi := &file_sallyport_admin_v1_config_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RollbackResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RollbackResponse) ProtoMessage() {}
+
+func (x *RollbackResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_admin_v1_config_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RollbackResponse.ProtoReflect.Descriptor instead.
+func (*RollbackResponse) Descriptor() ([]byte, []int) {
+	return file_sallyport_admin_v1_config_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *RollbackResponse) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *RollbackResponse) GetChanges() []*Change {
+	if x != nil {
+		return x.Changes
+	}
+	return nil
+}
+
+func (x *RollbackResponse) GetEnvironments() []string {
+	if x != nil {
+		return x.Environments
+	}
+	return nil
+}
+
+func (x *RollbackResponse) GetResources() []*ResourceDiff {
+	if x != nil {
+		return x.Resources
+	}
+	return nil
+}
+
 type ListRevisionsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// 50 when 0.
@@ -945,7 +1107,7 @@ type ListRevisionsRequest struct {
 
 func (x *ListRevisionsRequest) Reset() {
 	*x = ListRevisionsRequest{}
-	mi := &file_sallyport_admin_v1_config_proto_msgTypes[13]
+	mi := &file_sallyport_admin_v1_config_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -957,7 +1119,7 @@ func (x *ListRevisionsRequest) String() string {
 func (*ListRevisionsRequest) ProtoMessage() {}
 
 func (x *ListRevisionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_config_proto_msgTypes[13]
+	mi := &file_sallyport_admin_v1_config_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -970,7 +1132,7 @@ func (x *ListRevisionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRevisionsRequest.ProtoReflect.Descriptor instead.
 func (*ListRevisionsRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_config_proto_rawDescGZIP(), []int{13}
+	return file_sallyport_admin_v1_config_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ListRevisionsRequest) GetPageSize() int32 {
@@ -997,7 +1159,7 @@ type ListRevisionsResponse struct {
 
 func (x *ListRevisionsResponse) Reset() {
 	*x = ListRevisionsResponse{}
-	mi := &file_sallyport_admin_v1_config_proto_msgTypes[14]
+	mi := &file_sallyport_admin_v1_config_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1009,7 +1171,7 @@ func (x *ListRevisionsResponse) String() string {
 func (*ListRevisionsResponse) ProtoMessage() {}
 
 func (x *ListRevisionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_config_proto_msgTypes[14]
+	mi := &file_sallyport_admin_v1_config_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1022,7 +1184,7 @@ func (x *ListRevisionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRevisionsResponse.ProtoReflect.Descriptor instead.
 func (*ListRevisionsResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_config_proto_rawDescGZIP(), []int{14}
+	return file_sallyport_admin_v1_config_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ListRevisionsResponse) GetRevisions() []*Revision {
@@ -1056,7 +1218,7 @@ type Revision struct {
 
 func (x *Revision) Reset() {
 	*x = Revision{}
-	mi := &file_sallyport_admin_v1_config_proto_msgTypes[15]
+	mi := &file_sallyport_admin_v1_config_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1068,7 +1230,7 @@ func (x *Revision) String() string {
 func (*Revision) ProtoMessage() {}
 
 func (x *Revision) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_config_proto_msgTypes[15]
+	mi := &file_sallyport_admin_v1_config_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1081,7 +1243,7 @@ func (x *Revision) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Revision.ProtoReflect.Descriptor instead.
 func (*Revision) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_config_proto_rawDescGZIP(), []int{15}
+	return file_sallyport_admin_v1_config_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Revision) GetRevision() int64 {
@@ -1139,7 +1301,7 @@ type ListVersionsRequest struct {
 
 func (x *ListVersionsRequest) Reset() {
 	*x = ListVersionsRequest{}
-	mi := &file_sallyport_admin_v1_config_proto_msgTypes[16]
+	mi := &file_sallyport_admin_v1_config_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1151,7 +1313,7 @@ func (x *ListVersionsRequest) String() string {
 func (*ListVersionsRequest) ProtoMessage() {}
 
 func (x *ListVersionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_config_proto_msgTypes[16]
+	mi := &file_sallyport_admin_v1_config_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1164,7 +1326,7 @@ func (x *ListVersionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListVersionsRequest.ProtoReflect.Descriptor instead.
 func (*ListVersionsRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_config_proto_rawDescGZIP(), []int{16}
+	return file_sallyport_admin_v1_config_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ListVersionsRequest) GetKey() *Key {
@@ -1198,7 +1360,7 @@ type ListVersionsResponse struct {
 
 func (x *ListVersionsResponse) Reset() {
 	*x = ListVersionsResponse{}
-	mi := &file_sallyport_admin_v1_config_proto_msgTypes[17]
+	mi := &file_sallyport_admin_v1_config_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1210,7 +1372,7 @@ func (x *ListVersionsResponse) String() string {
 func (*ListVersionsResponse) ProtoMessage() {}
 
 func (x *ListVersionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_config_proto_msgTypes[17]
+	mi := &file_sallyport_admin_v1_config_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1223,7 +1385,7 @@ func (x *ListVersionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListVersionsResponse.ProtoReflect.Descriptor instead.
 func (*ListVersionsResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_config_proto_rawDescGZIP(), []int{17}
+	return file_sallyport_admin_v1_config_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ListVersionsResponse) GetVersions() []*ResourceVersion {
@@ -1262,7 +1424,7 @@ type ResourceVersion struct {
 
 func (x *ResourceVersion) Reset() {
 	*x = ResourceVersion{}
-	mi := &file_sallyport_admin_v1_config_proto_msgTypes[18]
+	mi := &file_sallyport_admin_v1_config_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1274,7 +1436,7 @@ func (x *ResourceVersion) String() string {
 func (*ResourceVersion) ProtoMessage() {}
 
 func (x *ResourceVersion) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_config_proto_msgTypes[18]
+	mi := &file_sallyport_admin_v1_config_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1287,7 +1449,7 @@ func (x *ResourceVersion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourceVersion.ProtoReflect.Descriptor instead.
 func (*ResourceVersion) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_config_proto_rawDescGZIP(), []int{18}
+	return file_sallyport_admin_v1_config_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ResourceVersion) GetRevision() int64 {
@@ -1366,7 +1528,7 @@ type DiffRequest struct {
 
 func (x *DiffRequest) Reset() {
 	*x = DiffRequest{}
-	mi := &file_sallyport_admin_v1_config_proto_msgTypes[19]
+	mi := &file_sallyport_admin_v1_config_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1378,7 +1540,7 @@ func (x *DiffRequest) String() string {
 func (*DiffRequest) ProtoMessage() {}
 
 func (x *DiffRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_config_proto_msgTypes[19]
+	mi := &file_sallyport_admin_v1_config_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1391,7 +1553,7 @@ func (x *DiffRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffRequest.ProtoReflect.Descriptor instead.
 func (*DiffRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_config_proto_rawDescGZIP(), []int{19}
+	return file_sallyport_admin_v1_config_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *DiffRequest) GetFrom() int64 {
@@ -1449,7 +1611,7 @@ type DiffResponse struct {
 
 func (x *DiffResponse) Reset() {
 	*x = DiffResponse{}
-	mi := &file_sallyport_admin_v1_config_proto_msgTypes[20]
+	mi := &file_sallyport_admin_v1_config_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1461,7 +1623,7 @@ func (x *DiffResponse) String() string {
 func (*DiffResponse) ProtoMessage() {}
 
 func (x *DiffResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_config_proto_msgTypes[20]
+	mi := &file_sallyport_admin_v1_config_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1474,7 +1636,7 @@ func (x *DiffResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffResponse.ProtoReflect.Descriptor instead.
 func (*DiffResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_config_proto_rawDescGZIP(), []int{20}
+	return file_sallyport_admin_v1_config_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *DiffResponse) GetResources() []*ResourceDiff {
@@ -1523,7 +1685,7 @@ type ResourceDiff struct {
 
 func (x *ResourceDiff) Reset() {
 	*x = ResourceDiff{}
-	mi := &file_sallyport_admin_v1_config_proto_msgTypes[21]
+	mi := &file_sallyport_admin_v1_config_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1535,7 +1697,7 @@ func (x *ResourceDiff) String() string {
 func (*ResourceDiff) ProtoMessage() {}
 
 func (x *ResourceDiff) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_config_proto_msgTypes[21]
+	mi := &file_sallyport_admin_v1_config_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1548,7 +1710,7 @@ func (x *ResourceDiff) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourceDiff.ProtoReflect.Descriptor instead.
 func (*ResourceDiff) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_config_proto_rawDescGZIP(), []int{21}
+	return file_sallyport_admin_v1_config_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ResourceDiff) GetKey() *Key {
@@ -1609,7 +1771,7 @@ type FieldChange struct {
 
 func (x *FieldChange) Reset() {
 	*x = FieldChange{}
-	mi := &file_sallyport_admin_v1_config_proto_msgTypes[22]
+	mi := &file_sallyport_admin_v1_config_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1621,7 +1783,7 @@ func (x *FieldChange) String() string {
 func (*FieldChange) ProtoMessage() {}
 
 func (x *FieldChange) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_config_proto_msgTypes[22]
+	mi := &file_sallyport_admin_v1_config_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1634,7 +1796,7 @@ func (x *FieldChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FieldChange.ProtoReflect.Descriptor instead.
 func (*FieldChange) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_config_proto_rawDescGZIP(), []int{22}
+	return file_sallyport_admin_v1_config_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *FieldChange) GetField() string {
@@ -1678,7 +1840,7 @@ type Problems struct {
 
 func (x *Problems) Reset() {
 	*x = Problems{}
-	mi := &file_sallyport_admin_v1_config_proto_msgTypes[23]
+	mi := &file_sallyport_admin_v1_config_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1690,7 +1852,7 @@ func (x *Problems) String() string {
 func (*Problems) ProtoMessage() {}
 
 func (x *Problems) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_config_proto_msgTypes[23]
+	mi := &file_sallyport_admin_v1_config_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1703,7 +1865,7 @@ func (x *Problems) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Problems.ProtoReflect.Descriptor instead.
 func (*Problems) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_config_proto_rawDescGZIP(), []int{23}
+	return file_sallyport_admin_v1_config_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Problems) GetProblems() []*Problem {
@@ -1741,7 +1903,7 @@ type Problem struct {
 
 func (x *Problem) Reset() {
 	*x = Problem{}
-	mi := &file_sallyport_admin_v1_config_proto_msgTypes[24]
+	mi := &file_sallyport_admin_v1_config_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1753,7 +1915,7 @@ func (x *Problem) String() string {
 func (*Problem) ProtoMessage() {}
 
 func (x *Problem) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_config_proto_msgTypes[24]
+	mi := &file_sallyport_admin_v1_config_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1766,7 +1928,7 @@ func (x *Problem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Problem.ProtoReflect.Descriptor instead.
 func (*Problem) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_config_proto_rawDescGZIP(), []int{24}
+	return file_sallyport_admin_v1_config_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Problem) GetResource() string {
@@ -1890,7 +2052,21 @@ const file_sallyport_admin_v1_config_proto_rawDesc = "" +
 	"\brevision\x18\x01 \x01(\x03R\brevision\x124\n" +
 	"\achanges\x18\x02 \x03(\v2\x1a.sallyport.admin.v1.ChangeR\achanges\x12\"\n" +
 	"\fenvironments\x18\x03 \x03(\tR\fenvironments\x12+\n" +
-	"\x11security_sequence\x18\x04 \x01(\x03R\x10securitySequence\"h\n" +
+	"\x11security_sequence\x18\x04 \x01(\x03R\x10securitySequence\"\x95\x02\n" +
+	"\x0fRollbackRequest\x12(\n" +
+	"\vto_revision\x18\x01 \x01(\x03B\a\xbaH\x04\"\x02(\x01R\n" +
+	"toRevision\x129\n" +
+	"\x11expected_revision\x18\x02 \x01(\x03B\a\xbaH\x04\"\x02(\x00H\x00R\x10expectedRevision\x88\x01\x01\x12\x17\n" +
+	"\adry_run\x18\x03 \x01(\bR\x06dryRun\x12\"\n" +
+	"\amessage\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\amessage\x12%\n" +
+	"\x0eallow_removals\x18\x05 \x01(\bR\rallowRemovals\x12#\n" +
+	"\rrestore_trust\x18\x06 \x01(\bR\frestoreTrustB\x14\n" +
+	"\x12_expected_revision\"\xc8\x01\n" +
+	"\x10RollbackResponse\x12\x1a\n" +
+	"\brevision\x18\x01 \x01(\x03R\brevision\x124\n" +
+	"\achanges\x18\x02 \x03(\v2\x1a.sallyport.admin.v1.ChangeR\achanges\x12\"\n" +
+	"\fenvironments\x18\x03 \x03(\tR\fenvironments\x12>\n" +
+	"\tresources\x18\x04 \x03(\v2 .sallyport.admin.v1.ResourceDiffR\tresources\"h\n" +
 	"\x14ListRevisionsRequest\x12'\n" +
 	"\tpage_size\x18\x01 \x01(\x05B\n" +
 	"\xbaH\a\x1a\x05\x18\xe8\a(\x00R\bpageSize\x12'\n" +
@@ -1971,12 +2147,13 @@ const file_sallyport_admin_v1_config_proto_rawDesc = "" +
 	"\x13CHANGE_TYPE_CREATED\x10\x01\x12\x18\n" +
 	"\x14CHANGE_TYPE_REPLACED\x10\x02\x12\x19\n" +
 	"\x15CHANGE_TYPE_UNCHANGED\x10\x03\x12\x17\n" +
-	"\x13CHANGE_TYPE_DELETED\x10\x042\xee\x04\n" +
+	"\x13CHANGE_TYPE_DELETED\x10\x042\xc5\x05\n" +
 	"\rConfigService\x12L\n" +
 	"\x05Apply\x12 .sallyport.admin.v1.ApplyRequest\x1a!.sallyport.admin.v1.ApplyResponse\x12K\n" +
 	"\x03Get\x12\x1e.sallyport.admin.v1.GetRequest\x1a\x1f.sallyport.admin.v1.GetResponse\"\x03\x90\x02\x01\x12N\n" +
 	"\x04List\x12\x1f.sallyport.admin.v1.ListRequest\x1a .sallyport.admin.v1.ListResponse\"\x03\x90\x02\x01\x12O\n" +
-	"\x06Delete\x12!.sallyport.admin.v1.DeleteRequest\x1a\".sallyport.admin.v1.DeleteResponse\x12i\n" +
+	"\x06Delete\x12!.sallyport.admin.v1.DeleteRequest\x1a\".sallyport.admin.v1.DeleteResponse\x12U\n" +
+	"\bRollback\x12#.sallyport.admin.v1.RollbackRequest\x1a$.sallyport.admin.v1.RollbackResponse\x12i\n" +
 	"\rListRevisions\x12(.sallyport.admin.v1.ListRevisionsRequest\x1a).sallyport.admin.v1.ListRevisionsResponse\"\x03\x90\x02\x01\x12f\n" +
 	"\fListVersions\x12'.sallyport.admin.v1.ListVersionsRequest\x1a(.sallyport.admin.v1.ListVersionsResponse\"\x03\x90\x02\x01\x12N\n" +
 	"\x04Diff\x12\x1f.sallyport.admin.v1.DiffRequest\x1a .sallyport.admin.v1.DiffResponse\"\x03\x90\x02\x01B\xd4\x01\n" +
@@ -1995,7 +2172,7 @@ func file_sallyport_admin_v1_config_proto_rawDescGZIP() []byte {
 }
 
 var file_sallyport_admin_v1_config_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_sallyport_admin_v1_config_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
+var file_sallyport_admin_v1_config_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
 var file_sallyport_admin_v1_config_proto_goTypes = []any{
 	(ChangeType)(0),               // 0: sallyport.admin.v1.ChangeType
 	(*Resource)(nil),              // 1: sallyport.admin.v1.Resource
@@ -2011,27 +2188,29 @@ var file_sallyport_admin_v1_config_proto_goTypes = []any{
 	(*ListResponse)(nil),          // 11: sallyport.admin.v1.ListResponse
 	(*DeleteRequest)(nil),         // 12: sallyport.admin.v1.DeleteRequest
 	(*DeleteResponse)(nil),        // 13: sallyport.admin.v1.DeleteResponse
-	(*ListRevisionsRequest)(nil),  // 14: sallyport.admin.v1.ListRevisionsRequest
-	(*ListRevisionsResponse)(nil), // 15: sallyport.admin.v1.ListRevisionsResponse
-	(*Revision)(nil),              // 16: sallyport.admin.v1.Revision
-	(*ListVersionsRequest)(nil),   // 17: sallyport.admin.v1.ListVersionsRequest
-	(*ListVersionsResponse)(nil),  // 18: sallyport.admin.v1.ListVersionsResponse
-	(*ResourceVersion)(nil),       // 19: sallyport.admin.v1.ResourceVersion
-	(*DiffRequest)(nil),           // 20: sallyport.admin.v1.DiffRequest
-	(*DiffResponse)(nil),          // 21: sallyport.admin.v1.DiffResponse
-	(*ResourceDiff)(nil),          // 22: sallyport.admin.v1.ResourceDiff
-	(*FieldChange)(nil),           // 23: sallyport.admin.v1.FieldChange
-	(*Problems)(nil),              // 24: sallyport.admin.v1.Problems
-	(*Problem)(nil),               // 25: sallyport.admin.v1.Problem
-	nil,                           // 26: sallyport.admin.v1.Metadata.LabelsEntry
-	(*structpb.Struct)(nil),       // 27: google.protobuf.Struct
-	(*timestamppb.Timestamp)(nil), // 28: google.protobuf.Timestamp
-	(*structpb.Value)(nil),        // 29: google.protobuf.Value
+	(*RollbackRequest)(nil),       // 14: sallyport.admin.v1.RollbackRequest
+	(*RollbackResponse)(nil),      // 15: sallyport.admin.v1.RollbackResponse
+	(*ListRevisionsRequest)(nil),  // 16: sallyport.admin.v1.ListRevisionsRequest
+	(*ListRevisionsResponse)(nil), // 17: sallyport.admin.v1.ListRevisionsResponse
+	(*Revision)(nil),              // 18: sallyport.admin.v1.Revision
+	(*ListVersionsRequest)(nil),   // 19: sallyport.admin.v1.ListVersionsRequest
+	(*ListVersionsResponse)(nil),  // 20: sallyport.admin.v1.ListVersionsResponse
+	(*ResourceVersion)(nil),       // 21: sallyport.admin.v1.ResourceVersion
+	(*DiffRequest)(nil),           // 22: sallyport.admin.v1.DiffRequest
+	(*DiffResponse)(nil),          // 23: sallyport.admin.v1.DiffResponse
+	(*ResourceDiff)(nil),          // 24: sallyport.admin.v1.ResourceDiff
+	(*FieldChange)(nil),           // 25: sallyport.admin.v1.FieldChange
+	(*Problems)(nil),              // 26: sallyport.admin.v1.Problems
+	(*Problem)(nil),               // 27: sallyport.admin.v1.Problem
+	nil,                           // 28: sallyport.admin.v1.Metadata.LabelsEntry
+	(*structpb.Struct)(nil),       // 29: google.protobuf.Struct
+	(*timestamppb.Timestamp)(nil), // 30: google.protobuf.Timestamp
+	(*structpb.Value)(nil),        // 31: google.protobuf.Value
 }
 var file_sallyport_admin_v1_config_proto_depIdxs = []int32{
 	2,  // 0: sallyport.admin.v1.Resource.metadata:type_name -> sallyport.admin.v1.Metadata
-	27, // 1: sallyport.admin.v1.Resource.spec:type_name -> google.protobuf.Struct
-	26, // 2: sallyport.admin.v1.Metadata.labels:type_name -> sallyport.admin.v1.Metadata.LabelsEntry
+	29, // 1: sallyport.admin.v1.Resource.spec:type_name -> google.protobuf.Struct
+	28, // 2: sallyport.admin.v1.Metadata.labels:type_name -> sallyport.admin.v1.Metadata.LabelsEntry
 	1,  // 3: sallyport.admin.v1.StoredResource.resource:type_name -> sallyport.admin.v1.Resource
 	1,  // 4: sallyport.admin.v1.ApplyRequest.resources:type_name -> sallyport.admin.v1.Resource
 	7,  // 5: sallyport.admin.v1.ApplyResponse.changes:type_name -> sallyport.admin.v1.Change
@@ -2042,39 +2221,43 @@ var file_sallyport_admin_v1_config_proto_depIdxs = []int32{
 	4,  // 10: sallyport.admin.v1.ListResponse.resources:type_name -> sallyport.admin.v1.StoredResource
 	3,  // 11: sallyport.admin.v1.DeleteRequest.keys:type_name -> sallyport.admin.v1.Key
 	7,  // 12: sallyport.admin.v1.DeleteResponse.changes:type_name -> sallyport.admin.v1.Change
-	16, // 13: sallyport.admin.v1.ListRevisionsResponse.revisions:type_name -> sallyport.admin.v1.Revision
-	28, // 14: sallyport.admin.v1.Revision.committed_at:type_name -> google.protobuf.Timestamp
-	3,  // 15: sallyport.admin.v1.ListVersionsRequest.key:type_name -> sallyport.admin.v1.Key
-	19, // 16: sallyport.admin.v1.ListVersionsResponse.versions:type_name -> sallyport.admin.v1.ResourceVersion
-	28, // 17: sallyport.admin.v1.ResourceVersion.committed_at:type_name -> google.protobuf.Timestamp
-	0,  // 18: sallyport.admin.v1.ResourceVersion.type:type_name -> sallyport.admin.v1.ChangeType
-	23, // 19: sallyport.admin.v1.ResourceVersion.fields:type_name -> sallyport.admin.v1.FieldChange
-	22, // 20: sallyport.admin.v1.DiffResponse.resources:type_name -> sallyport.admin.v1.ResourceDiff
-	3,  // 21: sallyport.admin.v1.ResourceDiff.key:type_name -> sallyport.admin.v1.Key
-	0,  // 22: sallyport.admin.v1.ResourceDiff.type:type_name -> sallyport.admin.v1.ChangeType
-	23, // 23: sallyport.admin.v1.ResourceDiff.fields:type_name -> sallyport.admin.v1.FieldChange
-	29, // 24: sallyport.admin.v1.FieldChange.before:type_name -> google.protobuf.Value
-	29, // 25: sallyport.admin.v1.FieldChange.after:type_name -> google.protobuf.Value
-	25, // 26: sallyport.admin.v1.Problems.problems:type_name -> sallyport.admin.v1.Problem
-	5,  // 27: sallyport.admin.v1.ConfigService.Apply:input_type -> sallyport.admin.v1.ApplyRequest
-	8,  // 28: sallyport.admin.v1.ConfigService.Get:input_type -> sallyport.admin.v1.GetRequest
-	10, // 29: sallyport.admin.v1.ConfigService.List:input_type -> sallyport.admin.v1.ListRequest
-	12, // 30: sallyport.admin.v1.ConfigService.Delete:input_type -> sallyport.admin.v1.DeleteRequest
-	14, // 31: sallyport.admin.v1.ConfigService.ListRevisions:input_type -> sallyport.admin.v1.ListRevisionsRequest
-	17, // 32: sallyport.admin.v1.ConfigService.ListVersions:input_type -> sallyport.admin.v1.ListVersionsRequest
-	20, // 33: sallyport.admin.v1.ConfigService.Diff:input_type -> sallyport.admin.v1.DiffRequest
-	6,  // 34: sallyport.admin.v1.ConfigService.Apply:output_type -> sallyport.admin.v1.ApplyResponse
-	9,  // 35: sallyport.admin.v1.ConfigService.Get:output_type -> sallyport.admin.v1.GetResponse
-	11, // 36: sallyport.admin.v1.ConfigService.List:output_type -> sallyport.admin.v1.ListResponse
-	13, // 37: sallyport.admin.v1.ConfigService.Delete:output_type -> sallyport.admin.v1.DeleteResponse
-	15, // 38: sallyport.admin.v1.ConfigService.ListRevisions:output_type -> sallyport.admin.v1.ListRevisionsResponse
-	18, // 39: sallyport.admin.v1.ConfigService.ListVersions:output_type -> sallyport.admin.v1.ListVersionsResponse
-	21, // 40: sallyport.admin.v1.ConfigService.Diff:output_type -> sallyport.admin.v1.DiffResponse
-	34, // [34:41] is the sub-list for method output_type
-	27, // [27:34] is the sub-list for method input_type
-	27, // [27:27] is the sub-list for extension type_name
-	27, // [27:27] is the sub-list for extension extendee
-	0,  // [0:27] is the sub-list for field type_name
+	7,  // 13: sallyport.admin.v1.RollbackResponse.changes:type_name -> sallyport.admin.v1.Change
+	24, // 14: sallyport.admin.v1.RollbackResponse.resources:type_name -> sallyport.admin.v1.ResourceDiff
+	18, // 15: sallyport.admin.v1.ListRevisionsResponse.revisions:type_name -> sallyport.admin.v1.Revision
+	30, // 16: sallyport.admin.v1.Revision.committed_at:type_name -> google.protobuf.Timestamp
+	3,  // 17: sallyport.admin.v1.ListVersionsRequest.key:type_name -> sallyport.admin.v1.Key
+	21, // 18: sallyport.admin.v1.ListVersionsResponse.versions:type_name -> sallyport.admin.v1.ResourceVersion
+	30, // 19: sallyport.admin.v1.ResourceVersion.committed_at:type_name -> google.protobuf.Timestamp
+	0,  // 20: sallyport.admin.v1.ResourceVersion.type:type_name -> sallyport.admin.v1.ChangeType
+	25, // 21: sallyport.admin.v1.ResourceVersion.fields:type_name -> sallyport.admin.v1.FieldChange
+	24, // 22: sallyport.admin.v1.DiffResponse.resources:type_name -> sallyport.admin.v1.ResourceDiff
+	3,  // 23: sallyport.admin.v1.ResourceDiff.key:type_name -> sallyport.admin.v1.Key
+	0,  // 24: sallyport.admin.v1.ResourceDiff.type:type_name -> sallyport.admin.v1.ChangeType
+	25, // 25: sallyport.admin.v1.ResourceDiff.fields:type_name -> sallyport.admin.v1.FieldChange
+	31, // 26: sallyport.admin.v1.FieldChange.before:type_name -> google.protobuf.Value
+	31, // 27: sallyport.admin.v1.FieldChange.after:type_name -> google.protobuf.Value
+	27, // 28: sallyport.admin.v1.Problems.problems:type_name -> sallyport.admin.v1.Problem
+	5,  // 29: sallyport.admin.v1.ConfigService.Apply:input_type -> sallyport.admin.v1.ApplyRequest
+	8,  // 30: sallyport.admin.v1.ConfigService.Get:input_type -> sallyport.admin.v1.GetRequest
+	10, // 31: sallyport.admin.v1.ConfigService.List:input_type -> sallyport.admin.v1.ListRequest
+	12, // 32: sallyport.admin.v1.ConfigService.Delete:input_type -> sallyport.admin.v1.DeleteRequest
+	14, // 33: sallyport.admin.v1.ConfigService.Rollback:input_type -> sallyport.admin.v1.RollbackRequest
+	16, // 34: sallyport.admin.v1.ConfigService.ListRevisions:input_type -> sallyport.admin.v1.ListRevisionsRequest
+	19, // 35: sallyport.admin.v1.ConfigService.ListVersions:input_type -> sallyport.admin.v1.ListVersionsRequest
+	22, // 36: sallyport.admin.v1.ConfigService.Diff:input_type -> sallyport.admin.v1.DiffRequest
+	6,  // 37: sallyport.admin.v1.ConfigService.Apply:output_type -> sallyport.admin.v1.ApplyResponse
+	9,  // 38: sallyport.admin.v1.ConfigService.Get:output_type -> sallyport.admin.v1.GetResponse
+	11, // 39: sallyport.admin.v1.ConfigService.List:output_type -> sallyport.admin.v1.ListResponse
+	13, // 40: sallyport.admin.v1.ConfigService.Delete:output_type -> sallyport.admin.v1.DeleteResponse
+	15, // 41: sallyport.admin.v1.ConfigService.Rollback:output_type -> sallyport.admin.v1.RollbackResponse
+	17, // 42: sallyport.admin.v1.ConfigService.ListRevisions:output_type -> sallyport.admin.v1.ListRevisionsResponse
+	20, // 43: sallyport.admin.v1.ConfigService.ListVersions:output_type -> sallyport.admin.v1.ListVersionsResponse
+	23, // 44: sallyport.admin.v1.ConfigService.Diff:output_type -> sallyport.admin.v1.DiffResponse
+	37, // [37:45] is the sub-list for method output_type
+	29, // [29:37] is the sub-list for method input_type
+	29, // [29:29] is the sub-list for extension type_name
+	29, // [29:29] is the sub-list for extension extendee
+	0,  // [0:29] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_admin_v1_config_proto_init() }
@@ -2084,14 +2267,15 @@ func file_sallyport_admin_v1_config_proto_init() {
 	}
 	file_sallyport_admin_v1_config_proto_msgTypes[4].OneofWrappers = []any{}
 	file_sallyport_admin_v1_config_proto_msgTypes[11].OneofWrappers = []any{}
-	file_sallyport_admin_v1_config_proto_msgTypes[19].OneofWrappers = []any{}
+	file_sallyport_admin_v1_config_proto_msgTypes[13].OneofWrappers = []any{}
+	file_sallyport_admin_v1_config_proto_msgTypes[21].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_admin_v1_config_proto_rawDesc), len(file_sallyport_admin_v1_config_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   26,
+			NumMessages:   28,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

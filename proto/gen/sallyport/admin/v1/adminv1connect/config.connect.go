@@ -42,6 +42,8 @@ const (
 	ConfigServiceListProcedure = "/sallyport.admin.v1.ConfigService/List"
 	// ConfigServiceDeleteProcedure is the fully-qualified name of the ConfigService's Delete RPC.
 	ConfigServiceDeleteProcedure = "/sallyport.admin.v1.ConfigService/Delete"
+	// ConfigServiceRollbackProcedure is the fully-qualified name of the ConfigService's Rollback RPC.
+	ConfigServiceRollbackProcedure = "/sallyport.admin.v1.ConfigService/Rollback"
 	// ConfigServiceListRevisionsProcedure is the fully-qualified name of the ConfigService's
 	// ListRevisions RPC.
 	ConfigServiceListRevisionsProcedure = "/sallyport.admin.v1.ConfigService/ListRevisions"
@@ -68,6 +70,13 @@ type ConfigServiceClient interface {
 	// Delete removes resources in one atomic revision. FAILED_PRECONDITION, with
 	// problems, if what remains refers to them. NOT_FOUND if one does not exist.
 	Delete(context.Context, *connect.Request[v1.DeleteRequest]) (*connect.Response[v1.DeleteResponse], error)
+	// Rollback makes one revision that holds what an older one held, all of it, as an
+	// Apply and a Delete at once would: by the rules of today, and for whom both are
+	// allowed. When that is so already, there is no new revision. Revocations stay:
+	// they make no revision. FAILED_PRECONDITION, with problems, if something may not
+	// come back, or would only with restore_trust or allow_removals; ABORTED as in
+	// Apply; NOT_FOUND if the revision is not yet.
+	Rollback(context.Context, *connect.Request[v1.RollbackRequest]) (*connect.Response[v1.RollbackResponse], error)
 	// ListRevisions returns revisions, newest first.
 	ListRevisions(context.Context, *connect.Request[v1.ListRevisionsRequest]) (*connect.Response[v1.ListRevisionsResponse], error)
 	// ListVersions returns what a resource has been, newest first, with who made
@@ -115,6 +124,12 @@ func NewConfigServiceClient(httpClient connect.HTTPClient, baseURL string, opts 
 			connect.WithSchema(configServiceMethods.ByName("Delete")),
 			connect.WithClientOptions(opts...),
 		),
+		rollback: connect.NewClient[v1.RollbackRequest, v1.RollbackResponse](
+			httpClient,
+			baseURL+ConfigServiceRollbackProcedure,
+			connect.WithSchema(configServiceMethods.ByName("Rollback")),
+			connect.WithClientOptions(opts...),
+		),
 		listRevisions: connect.NewClient[v1.ListRevisionsRequest, v1.ListRevisionsResponse](
 			httpClient,
 			baseURL+ConfigServiceListRevisionsProcedure,
@@ -145,6 +160,7 @@ type configServiceClient struct {
 	get           *connect.Client[v1.GetRequest, v1.GetResponse]
 	list          *connect.Client[v1.ListRequest, v1.ListResponse]
 	delete        *connect.Client[v1.DeleteRequest, v1.DeleteResponse]
+	rollback      *connect.Client[v1.RollbackRequest, v1.RollbackResponse]
 	listRevisions *connect.Client[v1.ListRevisionsRequest, v1.ListRevisionsResponse]
 	listVersions  *connect.Client[v1.ListVersionsRequest, v1.ListVersionsResponse]
 	diff          *connect.Client[v1.DiffRequest, v1.DiffResponse]
@@ -168,6 +184,11 @@ func (c *configServiceClient) List(ctx context.Context, req *connect.Request[v1.
 // Delete calls sallyport.admin.v1.ConfigService.Delete.
 func (c *configServiceClient) Delete(ctx context.Context, req *connect.Request[v1.DeleteRequest]) (*connect.Response[v1.DeleteResponse], error) {
 	return c.delete.CallUnary(ctx, req)
+}
+
+// Rollback calls sallyport.admin.v1.ConfigService.Rollback.
+func (c *configServiceClient) Rollback(ctx context.Context, req *connect.Request[v1.RollbackRequest]) (*connect.Response[v1.RollbackResponse], error) {
+	return c.rollback.CallUnary(ctx, req)
 }
 
 // ListRevisions calls sallyport.admin.v1.ConfigService.ListRevisions.
@@ -201,6 +222,13 @@ type ConfigServiceHandler interface {
 	// Delete removes resources in one atomic revision. FAILED_PRECONDITION, with
 	// problems, if what remains refers to them. NOT_FOUND if one does not exist.
 	Delete(context.Context, *connect.Request[v1.DeleteRequest]) (*connect.Response[v1.DeleteResponse], error)
+	// Rollback makes one revision that holds what an older one held, all of it, as an
+	// Apply and a Delete at once would: by the rules of today, and for whom both are
+	// allowed. When that is so already, there is no new revision. Revocations stay:
+	// they make no revision. FAILED_PRECONDITION, with problems, if something may not
+	// come back, or would only with restore_trust or allow_removals; ABORTED as in
+	// Apply; NOT_FOUND if the revision is not yet.
+	Rollback(context.Context, *connect.Request[v1.RollbackRequest]) (*connect.Response[v1.RollbackResponse], error)
 	// ListRevisions returns revisions, newest first.
 	ListRevisions(context.Context, *connect.Request[v1.ListRevisionsRequest]) (*connect.Response[v1.ListRevisionsResponse], error)
 	// ListVersions returns what a resource has been, newest first, with who made
@@ -244,6 +272,12 @@ func NewConfigServiceHandler(svc ConfigServiceHandler, opts ...connect.HandlerOp
 		connect.WithSchema(configServiceMethods.ByName("Delete")),
 		connect.WithHandlerOptions(opts...),
 	)
+	configServiceRollbackHandler := connect.NewUnaryHandler(
+		ConfigServiceRollbackProcedure,
+		svc.Rollback,
+		connect.WithSchema(configServiceMethods.ByName("Rollback")),
+		connect.WithHandlerOptions(opts...),
+	)
 	configServiceListRevisionsHandler := connect.NewUnaryHandler(
 		ConfigServiceListRevisionsProcedure,
 		svc.ListRevisions,
@@ -275,6 +309,8 @@ func NewConfigServiceHandler(svc ConfigServiceHandler, opts ...connect.HandlerOp
 			configServiceListHandler.ServeHTTP(w, r)
 		case ConfigServiceDeleteProcedure:
 			configServiceDeleteHandler.ServeHTTP(w, r)
+		case ConfigServiceRollbackProcedure:
+			configServiceRollbackHandler.ServeHTTP(w, r)
 		case ConfigServiceListRevisionsProcedure:
 			configServiceListRevisionsHandler.ServeHTTP(w, r)
 		case ConfigServiceListVersionsProcedure:
@@ -304,6 +340,10 @@ func (UnimplementedConfigServiceHandler) List(context.Context, *connect.Request[
 
 func (UnimplementedConfigServiceHandler) Delete(context.Context, *connect.Request[v1.DeleteRequest]) (*connect.Response[v1.DeleteResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("sallyport.admin.v1.ConfigService.Delete is not implemented"))
+}
+
+func (UnimplementedConfigServiceHandler) Rollback(context.Context, *connect.Request[v1.RollbackRequest]) (*connect.Response[v1.RollbackResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("sallyport.admin.v1.ConfigService.Rollback is not implemented"))
 }
 
 func (UnimplementedConfigServiceHandler) ListRevisions(context.Context, *connect.Request[v1.ListRevisionsRequest]) (*connect.Response[v1.ListRevisionsResponse], error) {
