@@ -17,7 +17,7 @@ import (
 	adminv1 "github.com/sallyport/sallyport/proto/gen/sallyport/admin/v1"
 )
 
-// change is what apply and delete have in common.
+// change is what apply, delete and rollback have in common.
 type change struct {
 	files    []string
 	dryRun   bool
@@ -29,8 +29,13 @@ type change struct {
 }
 
 func (c *change) flags(cmd *cobra.Command) {
+	cmd.Flags().StringSliceVarP(&c.files, "file", "f", nil, "read resources from this `file`, from the files below this folder, or from standard input (-)")
+	c.common(cmd)
+}
+
+// common adds the flags of every change.
+func (c *change) common(cmd *cobra.Command) {
 	f := cmd.Flags()
-	f.StringSliceVarP(&c.files, "file", "f", nil, "read resources from this `file`, from the files below this folder, or from standard input (-)")
 	f.BoolVar(&c.dryRun, "dry-run", false, "check and compare only")
 	f.Int64Var(&c.expected, "expected-revision", 0, "change nothing unless the fleet is at this `revision`")
 	f.StringVarP(&c.message, "message", "m", "", "why (`text`), for the history")
@@ -186,7 +191,7 @@ func twin(p *adminv1.Problem, resources []located) string {
 	return ""
 }
 
-// changed is what the answers to Apply and Delete have in common.
+// changed is what the answers to Apply, Delete and Rollback have in common.
 type changed interface {
 	GetRevision() int64
 	GetChanges() []*adminv1.Change
