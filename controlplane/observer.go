@@ -23,8 +23,11 @@ type observer struct {
 	database *postgres.Store
 	hub      *stream.Hub
 	registry *registry.Registry
+	signing  signing
 	log      *slog.Logger
 
+	trusted     prometheus.Gauge
+	generation  prometheus.Gauge
 	revision    prometheus.Gauge
 	committed   *prometheus.GaugeVec
 	distributed *prometheus.GaugeVec
@@ -36,7 +39,15 @@ func newObserver(s *Server) (*observer, error) {
 		return prometheus.NewGaugeVec(o, []string{"environment"})
 	}
 	o := &observer{
-		database: s.database, hub: s.hub, registry: s.registry, log: s.log,
+		database: s.database, hub: s.hub, registry: s.registry, signing: s.signing, log: s.log,
+		trusted: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "sallyport_signing_key_trusted",
+			Help: "1 while this replica's signing key is in the newest key set; with 0 it cannot publish.",
+		}),
+		generation: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "sallyport_key_set_generation",
+			Help: "Generation of the newest key set that this replica knows; 0 while the pinned key signs.",
+		}),
 		revision: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "sallyport_revision",
 			Help: "The newest revision of the fleet.",
@@ -54,7 +65,7 @@ func newObserver(s *Server) (*observer, error) {
 			Help: "Proxies of the environment that are connected to this replica.",
 		}),
 	}
-	return o, errors.Join(s.metrics.Register(o.revision), s.metrics.Register(o.committed),
+	return o, errors.Join(s.metrics.Register(o.trusted), s.metrics.Register(o.generation), s.metrics.Register(o.revision), s.metrics.Register(o.committed),
 		s.metrics.Register(o.distributed), s.metrics.Register(o.connected))
 }
 
@@ -65,6 +76,7 @@ func (o *observer) Run(ctx context.Context) error {
 	defer ticker.Stop()
 	changed := o.database.Changed(ctx)
 	for {
+		o.observeKeys()
 		if err := o.observe(ctx); err != nil {
 			o.log.DebugContext(ctx, "fleet was not observed", "err", err)
 		}
@@ -74,6 +86,14 @@ func (o *observer) Run(ctx context.Context) error {
 		case <-changed:
 		case <-ticker.C:
 		}
+	}
+}
+
+func (o *observer) observeKeys() {
+	o.generation.Set(float64(o.signing.verifier.Newest().Generation))
+	o.trusted.Set(0)
+	if o.signing.verifier.Trusts(o.signing.Public().ID()) {
+		o.trusted.Set(1)
 	}
 }
 

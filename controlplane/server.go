@@ -28,7 +28,6 @@ import (
 	"github.com/sallyport/sallyport/controlplane/stream"
 	"github.com/sallyport/sallyport/internal/authn"
 	"github.com/sallyport/sallyport/internal/identity"
-	"github.com/sallyport/sallyport/internal/snapshot"
 	"github.com/sallyport/sallyport/storage/etcd"
 	"github.com/sallyport/sallyport/storage/postgres"
 )
@@ -58,6 +57,7 @@ type Server struct {
 	metrics  *prometheus.Registry
 
 	source    *identity.Source
+	signing   signing
 	database  *postgres.Store
 	records   *postgres.Decisions
 	etcd      *etcd.Store
@@ -135,15 +135,17 @@ func (s *Server) openStores() (err error) {
 }
 
 func (s *Server) openDistribution() error {
-	key, err := readSigningKey(s.settings.SigningKeyFile)
+	key, err := s.settings.secretsKey()
 	if err != nil {
-		return fmt.Errorf("signing key: %w", err)
+		return err
 	}
-	signer := snapshot.NewSigner(key)
+	if s.signing, err = s.settings.signing(); err != nil {
+		return err
+	}
 	s.feed = etcd.NewFeed(s.etcd)
-	s.hub = stream.NewHub(s.feed, s.etcd, signer.Verifier(), s.log)
+	s.hub = stream.NewHub(s.feed, s.etcd, s.signing.verifier, s.log)
 	s.registry = registry.New(registry.Config{Store: s.database, Replica: s.settings.Replica, Log: s.log})
-	if s.keyring, err = keyring.New(keyring.Config{Store: s.database, SigningKey: key, Log: s.log}); err != nil {
+	if s.keyring, err = keyring.New(keyring.Config{Store: s.database, Key: key, Log: s.log}); err != nil {
 		return err
 	}
 	if s.idps, err = authn.New(authn.Config{Log: s.log}); err != nil {
@@ -160,7 +162,8 @@ func (s *Server) openDistribution() error {
 		Target:     s.etcd,
 		TargetName: cursorName,
 		Security:   s.database.Security(),
-		Signer:     signer,
+		Signer:     s.signing.Signer,
+		Verifier:   s.signing.verifier,
 		Holder:     s.settings.Replica,
 		Log:        s.log,
 	})
@@ -247,7 +250,12 @@ func (s *Server) Run(ctx context.Context) error {
 // serveAll serves operators and proxies once the database has the schema of
 // this build.
 func (s *Server) serveAll(ctx context.Context) error {
-	if err := s.awaitSchema(ctx); err != nil || ctx.Err() != nil {
+	if err := s.await(ctx, s.database.CheckSchema); err != nil || ctx.Err() != nil {
+		return err
+	}
+	// What the database says of keys counts before what etcd does: a key that was
+	// retired could make a chain of its own for a replica that knows of none yet.
+	if err := s.await(ctx, s.publisher.Learn); err != nil || ctx.Err() != nil {
 		return err
 	}
 	g, ctx := errgroup.WithContext(ctx)
@@ -277,11 +285,11 @@ func (s *Server) close() error {
 	return nil
 }
 
-// awaitSchema waits for the database, until ctx ends. A schema that this build
-// does not fit is an error: someone has to act.
-func (s *Server) awaitSchema(ctx context.Context) error {
+// await asks the database until it can be reached, or ctx ends. What it says then,
+// such as that its schema does not fit this build, is an error: someone has to act.
+func (s *Server) await(ctx context.Context, ask func(context.Context) error) error {
 	for {
-		err := s.database.CheckSchema(ctx)
+		err := ask(ctx)
 		if err == nil || ctx.Err() != nil {
 			return nil
 		}

@@ -3,10 +3,7 @@ package controlplane
 import (
 	"bytes"
 	"cmp"
-	"crypto/ed25519"
 	"crypto/tls"
-	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -41,9 +38,18 @@ type Settings struct {
 	Decisions Decisions `json:"decisions"`
 	// Etcd is where snapshots are published.
 	Etcd Etcd `json:"etcd"`
-	// SigningKeyFile is a PEM file with the fleet's Ed25519 private key
-	// (PKCS #8). Proxies pin its public key.
+	// SigningKeyFile is a PEM file with a signing key of the fleet: an Ed25519
+	// private key (PKCS #8). Proxies pin the public key of the first.
 	SigningKeyFile string `json:"signing_key_file"`
+	// RootPublicKeyFile is a PEM file with the public key that proxies pin; where
+	// they pin different ones, the oldest. Empty: that of the signing key, which is
+	// right until the first rotation.
+	RootPublicKeyFile string `json:"root_public_key_file"`
+	// SecretsKeyFile is a PEM file with an Ed25519 private key (PKCS #8) that signs
+	// nothing: keys are derived from it with which cookie keys in the database are
+	// encrypted and pseudonyms are made. Empty: the signing key, and then both
+	// change with it.
+	SecretsKeyFile string `json:"secrets_key_file"`
 	// Admin is the listener for operators.
 	Admin Admin `json:"admin"`
 	// Proxies is the listener for proxies.
@@ -191,10 +197,7 @@ func (s *Settings) Validate() error {
 	})
 	s.Decisions.validate(&f)
 	s.Etcd.validate(&f)
-	f.required("signing_key_file", s.SigningKeyFile, func(file string) error {
-		_, err := readSigningKey(file)
-		return err
-	})
+	s.validateKeys(&f)
 	s.Admin.validate(&f)
 	f.required("proxies.address", s.Proxies.Address, checkAddress)
 	if s.Health.Address != "" {
@@ -386,24 +389,4 @@ func readBounded(path string) ([]byte, error) {
 		err = fmt.Errorf("%s has more than %d bytes", path, maxSettings)
 	}
 	return b, err
-}
-
-func readSigningKey(path string) (ed25519.PrivateKey, error) {
-	b, err := readBounded(path)
-	if err != nil {
-		return nil, err
-	}
-	block, _ := pem.Decode(b)
-	if block == nil {
-		return nil, errors.New("is not a PEM file")
-	}
-	parsed, err := x509.ParsePKCS8PrivateKey(block.Bytes)
-	if err != nil {
-		return nil, fmt.Errorf("parse PKCS #8 key: %w", err)
-	}
-	key, ok := parsed.(ed25519.PrivateKey)
-	if !ok {
-		return nil, errors.New("is not an Ed25519 key")
-	}
-	return key, nil
 }

@@ -65,6 +65,11 @@ database.url_file: postgres: the connection string cannot be parsed`},
 database.url_file: postgres: -1 connections are out of range`},
 		"no key": {func(s *controlplane.Settings) { s.SigningKeyFile = file(t, "key", "key") }, `
 signing_key_file: is not a PEM file`},
+		"other keys that are none": {func(s *controlplane.Settings) {
+			s.RootPublicKeyFile, s.SecretsKeyFile = s.SigningKeyFile, s.Admin.PrivateKeyFile
+		}, `
+root_public_key_file: is not a PEM file with a public key
+secrets_key_file: is not an Ed25519 key`},
 		"a key of another certificate": {func(s *controlplane.Settings) { s.Admin.PrivateKeyFile = foreign.Settings.Admin.PrivateKeyFile }, `
 admin: tls: private key does not match public key`},
 		"half a certificate": {func(s *controlplane.Settings) { s.Admin.PrivateKeyFile = "" }, `

@@ -232,7 +232,7 @@ func (p *Proxy) openLink() error {
 		Identity:       p.source,
 		Instance:       p.settings.Instance,
 		Build:          build.Version(),
-		Verifier:       snapshot.NewVerifier(key),
+		Verifier:       key.Verifier(),
 		Directory:      p.settings.StateDirectory,
 		Policy:         policy{p.gateway},
 		Security:       security{p.gateway},

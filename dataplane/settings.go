@@ -2,7 +2,6 @@ package dataplane
 
 import (
 	"crypto/ed25519"
-	"crypto/x509"
 	"encoding/base64"
 	"encoding/pem"
 	"errors"
@@ -20,6 +19,7 @@ import (
 	"github.com/sallyport/sallyport/internal/identity"
 	"github.com/sallyport/sallyport/internal/resource"
 	"github.com/sallyport/sallyport/internal/settings"
+	"github.com/sallyport/sallyport/internal/snapshot"
 )
 
 const (
@@ -53,10 +53,11 @@ type Settings struct {
 	ControlPlanes []string `json:"control_planes"`
 	// ControlPlaneID is the SPIFFE ID that every one of them has to prove.
 	ControlPlaneID string `json:"control_plane_id"`
-	// RootPublicKey is the fleet's Ed25519 public key: its 32 bytes in base64.
-	// Nothing is enforced that it did not sign.
+	// RootPublicKey is the Ed25519 public key of the fleet: its 32 bytes in base64.
+	// Nothing is enforced but what it signed, or keys did that it has led to.
 	RootPublicKey string `json:"root_public_key"`
-	// RootPublicKeyFile is a PEM file with that key, instead of RootPublicKey.
+	// RootPublicKeyFile is a PEM file with that key, or with one of ECDSA on P-256,
+	// instead of RootPublicKey.
 	RootPublicKeyFile string `json:"root_public_key_file"`
 	// Workload is where this process gets its own identity.
 	Workload Workload `json:"workload"`
@@ -296,38 +297,35 @@ func checkAddress(address string) error {
 func (s *Settings) recordsToStdout() bool { return s.Records == "" || s.Records == toStdout }
 
 // rootKey returns the pinned key.
-func (s *Settings) rootKey() (ed25519.PublicKey, error) {
+func (s *Settings) rootKey() (snapshot.PublicKey, error) {
+	none := snapshot.PublicKey{}
 	switch {
 	case s.RootPublicKey == "" && s.RootPublicKeyFile == "":
-		return nil, errors.New("give it, or root_public_key_file")
+		return none, errors.New("give it, or root_public_key_file")
 	case s.RootPublicKey != "" && s.RootPublicKeyFile != "":
-		return nil, errors.New("give it or root_public_key_file, not both")
+		return none, errors.New("give it or root_public_key_file, not both")
 	case s.RootPublicKeyFile != "":
 		return readPublicKey(s.RootPublicKeyFile)
 	}
 	key, err := base64.StdEncoding.DecodeString(s.RootPublicKey)
 	if err != nil || len(key) != ed25519.PublicKeySize {
-		return nil, fmt.Errorf("is not the base64 of %d bytes", ed25519.PublicKeySize)
+		return none, fmt.Errorf("is not the base64 of %d bytes", ed25519.PublicKeySize)
 	}
-	return key, nil
+	return snapshot.NewPublicKey(ed25519.PublicKey(key))
 }
 
-func readPublicKey(path string) (ed25519.PublicKey, error) {
+func readPublicKey(path string) (snapshot.PublicKey, error) {
 	b, err := readBounded(path)
 	if err != nil {
-		return nil, err
+		return snapshot.PublicKey{}, err
 	}
 	block, _ := pem.Decode(b)
 	if block == nil || block.Type != "PUBLIC KEY" {
-		return nil, fmt.Errorf("%s is not a PEM file with a public key", path)
+		return snapshot.PublicKey{}, fmt.Errorf("%s is not a PEM file with a public key", path)
 	}
-	parsed, err := x509.ParsePKIXPublicKey(block.Bytes)
+	key, err := snapshot.ParsePublicKey(block.Bytes)
 	if err != nil {
-		return nil, fmt.Errorf("parse public key: %w", err)
-	}
-	key, ok := parsed.(ed25519.PublicKey)
-	if !ok {
-		return nil, fmt.Errorf("%s is not an Ed25519 key", path)
+		return key, fmt.Errorf("%s: %w", path, err)
 	}
 	return key, nil
 }

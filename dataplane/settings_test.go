@@ -95,7 +95,7 @@ func TestAllSettings(t *testing.T) {
 }
 
 func TestSettingsThatAreWrong(t *testing.T) {
-	p256, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	p384, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -168,7 +168,7 @@ func TestSettingsThatAreWrong(t *testing.T) {
 	for name, content := range map[string]string{
 		"no PEM":        "AAAA",
 		"a private key": private,
-		"another kind":  publicPEM(t, p256.Public()),
+		"another kind":  publicPEM(t, p384.Public()),
 		"rubbish":       string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: []byte("x")})),
 	} {
 		s := least()
@@ -177,6 +177,20 @@ func TestSettingsThatAreWrong(t *testing.T) {
 		if _, err := load(t, s); err == nil || !strings.Contains(err.Error(), "root_public_key: ") {
 			t.Errorf("a key file with %s: %v", name, err)
 		}
+	}
+}
+
+// A fleet may have begun with a key in hardware that knows no Ed25519.
+func TestRootOnP256(t *testing.T) {
+	p256, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := least()
+	delete(s, "root_public_key")
+	s["root_public_key_file"] = file(t, "root.pem", publicPEM(t, p256.Public()))
+	if _, err := load(t, s); err != nil {
+		t.Error(err)
 	}
 }
 

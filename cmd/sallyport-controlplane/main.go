@@ -16,9 +16,10 @@ import (
 	"github.com/sallyport/sallyport/internal/build"
 )
 
-const usage = `usage: sallyport-controlplane [migrate] --settings FILE
+const usage = `usage: sallyport-controlplane [migrate | keys ...] --settings FILE
 
   migrate            bring the database to the schema of this build, and end
+  keys               show and change which keys sign for the fleet: see keys --help
 `
 
 func main() {
@@ -32,6 +33,9 @@ func main() {
 }
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	if len(args) > 0 && args[0] == "keys" {
+		return runKeys(ctx, args[1:], stdout, stderr)
+	}
 	migrate := len(args) > 0 && args[0] == "migrate"
 	if migrate {
 		args = args[1:]

@@ -25,8 +25,14 @@ func TestMain(m *testing.M) {
 	testscript.Main(ending{m}, map[string]func(){"sallyport-controlplane": main.Main})
 }
 
-// The scripts have the settings of a replica whose database is empty.
-func TestScripts(t *testing.T) {
+func TestScripts(t *testing.T) { scripts(t, "testdata") }
+
+func TestKeysScripts(t *testing.T) { scripts(t, "testdata/keys") }
+
+// scripts runs those of a folder. They have the settings of a replica whose database
+// is empty.
+func scripts(t *testing.T, dir string) {
+	t.Helper()
 	p := controlplanetest.Prepare(t)
 	p.Settings.Database.URLFile = filepath.Join(p.Dir, "database-url")
 	if err := os.WriteFile(p.Settings.Database.URLFile, []byte(storagetest.Postgres(t, nil)), 0o600); err != nil {
@@ -36,7 +42,7 @@ func TestScripts(t *testing.T) {
 	p.Settings.Health.Address = health
 	p.Save()
 	testscript.Run(t, testscript.Params{
-		Dir: "testdata",
+		Dir: dir,
 		Setup: func(e *testscript.Env) error {
 			settings, err := os.ReadFile(p.SettingsFile)
 			if err != nil {

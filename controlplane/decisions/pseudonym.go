@@ -15,10 +15,10 @@ import (
 // Pseudonyms makes pseudonyms of principals. It is safe for concurrent use.
 type Pseudonyms struct{ key []byte }
 
-// NewPseudonyms derives the key of pseudonyms from the fleet's signing key: they
-// stay the same for as long as that does.
-func NewPseudonyms(signingKey ed25519.PrivateKey) (*Pseudonyms, error) {
-	key, err := hkdf.Key(sha256.New, signingKey.Seed(), nil, "sallyport pseudonyms v1", sha256.Size)
+// NewPseudonyms derives the key of pseudonyms from a key of the fleet: they stay the
+// same for as long as that does.
+func NewPseudonyms(secret ed25519.PrivateKey) (*Pseudonyms, error) {
+	key, err := hkdf.Key(sha256.New, secret.Seed(), nil, "sallyport pseudonyms v1", sha256.Size)
 	if err != nil {
 		return nil, fmt.Errorf("derive key for pseudonyms: %w", err)
 	}

@@ -40,11 +40,11 @@ const (
 // Config is what a Keyring needs. All fields but Now are required.
 type Config struct {
 	Store storage.CookieKeys
-	// SigningKey is the fleet's. A key is derived from it with which cookie keys are
-	// encrypted in the store.
-	SigningKey ed25519.PrivateKey
-	Log        *slog.Logger
-	Now        func() time.Time // time.Now when nil
+	// Key is the fleet's, the same on every replica. A key is derived from it with
+	// which cookie keys are encrypted in the store.
+	Key ed25519.PrivateKey
+	Log *slog.Logger
+	Now func() time.Time // time.Now when nil
 }
 
 // Keyring has the cookie keys of the environments that it was asked for. It is safe
@@ -73,7 +73,7 @@ type State struct {
 
 // New returns a Keyring that has read nothing.
 func New(c Config) (*Keyring, error) {
-	secret, err := hkdf.Key(sha256.New, c.SigningKey.Seed(), nil, "sallyport cookie keys in the database v1", chacha20poly1305.KeySize)
+	secret, err := hkdf.Key(sha256.New, c.Key.Seed(), nil, "sallyport cookie keys in the database v1", chacha20poly1305.KeySize)
 	if err != nil {
 		return nil, fmt.Errorf("derive key for cookie keys: %w", err)
 	}
@@ -202,7 +202,7 @@ func Rotate(keys []session.Key, now time.Time) []session.Key {
 	return keys
 }
 
-// open decrypts stored keys. One that cannot be decrypted, as after the signing key
+// open decrypts stored keys. One that cannot be decrypted, as after that key
 // was replaced, opens no cookie any more: it is left out.
 func (k *Keyring) open(ctx context.Context, environment string, stored []storage.CookieKey) []session.Key {
 	var keys []session.Key
@@ -229,7 +229,7 @@ func (k *Keyring) decrypt(environment string, s storage.CookieKey) (session.Key,
 	key.ID = session.KeyID(s.ID)
 	plain, err := aead.Open(nil, s.Sealed[:aead.NonceSize()], s.Sealed[aead.NonceSize():], binding(environment, key))
 	if err != nil || len(plain) != len(key.Secret) {
-		return key, errors.New("it was not encrypted with this fleet's signing key, or was changed")
+		return key, errors.New("it was not encrypted with this fleet's secrets key, or was changed")
 	}
 	key.Secret = [32]byte(plain)
 	return key, nil

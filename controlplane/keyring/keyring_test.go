@@ -108,7 +108,7 @@ func open(t *testing.T, dsn string) *postgres.Store {
 // replica runs a keyring until the test ends.
 func replica(t *testing.T, store storage.CookieKeys, key ed25519.PrivateKey) *keyring.Keyring {
 	t.Helper()
-	k, err := keyring.New(keyring.Config{Store: store, SigningKey: key, Log: slog.New(slog.DiscardHandler)})
+	k, err := keyring.New(keyring.Config{Store: store, Key: key, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -209,7 +209,7 @@ func TestKeysOutliveTheDatabase(t *testing.T) {
 		pass := func(d time.Duration) { <-time.After(d); synctest.Wait() }
 		store := &gone{}
 		store.down.Store(true)
-		k, err := keyring.New(keyring.Config{Store: store, SigningKey: signingKey(1), Log: slog.New(slog.DiscardHandler)})
+		k, err := keyring.New(keyring.Config{Store: store, Key: signingKey(1), Log: slog.New(slog.DiscardHandler)})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -37,6 +37,17 @@ func (p *Publisher) trust(ctx context.Context) error {
 	return nil
 }
 
+// Learn takes the key sets that the database has, before anybody else tells of
+// others. Whether they fit is for Run to say; its errors are those of the database.
+func (p *Publisher) Learn(ctx context.Context) error {
+	sets, err := p.store.KeySets(ctx, 0)
+	if err != nil {
+		return fmt.Errorf("read key sets: %w", err)
+	}
+	_ = p.learn(sets) // said when publishing
+	return nil
+}
+
 // learn returns an error unless all of the sets are known then, but for those that
 // are before the pinned key.
 func (p *Publisher) learn(sets []*proxyv1.SignedKeySet) error {

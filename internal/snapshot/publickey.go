@@ -78,6 +78,9 @@ func (k PublicKey) ID() KeyID { return k.id }
 // DER returns the key as a SubjectPublicKeyInfo. It is not to be changed.
 func (k PublicKey) DER() []byte { return k.der }
 
+// Verifier returns a verifier that has k pinned.
+func (k PublicKey) Verifier() *Verifier { return newVerifier(k) }
+
 // Type returns what kind of key it is, for people.
 func (k PublicKey) Type() string {
 	switch k.key.(type) {

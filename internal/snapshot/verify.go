@@ -62,6 +62,9 @@ func (v *Verifier) Past() *Verifier {
 	return p
 }
 
+// Pinned returns the key that everything began with.
+func (v *Verifier) Pinned() PublicKey { return v.pinned }
+
 // Newest returns the newest key set; the zero KeySet while the pinned key signs.
 func (v *Verifier) Newest() KeySet { return v.trust.Load().newest() }
 
@@ -75,10 +78,18 @@ func (t *trust) newest() KeySet {
 // KeySets returns the key sets that are known, by ascending generation.
 func (v *Verifier) KeySets() []KeySet { return slices.Clone(v.trust.Load().sets) }
 
-// Trusts reports whether a key signs for the fleet.
+// Trusts reports whether v takes what a key signed.
 func (v *Verifier) Trusts(id KeyID) bool {
-	_, ok := v.trust.Load().keys[id]
+	_, ok := v.taken(v.trust.Load())[id]
 	return ok
+}
+
+// taken returns the keys of which v takes what they signed.
+func (v *Verifier) taken(t *trust) map[KeyID]PublicKey {
+	if v.past {
+		return t.all
+	}
+	return t.keys
 }
 
 // Extend takes key sets, by ascending generation. The first that it takes is the
@@ -186,11 +197,7 @@ func (t *trust) verify(keys map[KeyID]PublicKey, id KeyID, s sealed) error {
 
 func (v *Verifier) verify(domain string, b, signature, id []byte) (KeyID, error) {
 	t, by := v.trust.Load(), v.signedBy(id)
-	keys := t.keys
-	if v.past {
-		keys = t.all
-	}
-	return by, t.verify(keys, by, sealed{domain, b, signature})
+	return by, t.verify(v.taken(t), by, sealed{domain, b, signature})
 }
 
 // VerifyHead returns the head if its signature verifies and its bytes are

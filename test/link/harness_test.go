@@ -1,6 +1,7 @@
 package link_test
 
 import (
+	"cmp"
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
@@ -111,7 +112,9 @@ type fleet struct {
 	lost      *atomic.Bool // records cannot be kept now
 	endpoints []string
 	prefix    string
-	signer    *snapshot.Signer
+	signer    *snapshot.Signer // whose key is pinned
+	// signing is what replicas sign with that are started from now on; nil: signer.
+	signing *snapshot.Signer
 }
 
 func newFleet(t *testing.T) *fleet {
@@ -271,9 +274,10 @@ func (f *fleet) replica(name string, address ...string) *replica {
 		f.Fatal(err)
 	}
 	feed := etcd.NewFeed(store)
-	hub := stream.NewHub(feed, store, f.signer.Verifier(), quiet())
+	verifier := f.signer.Verifier()
+	hub := stream.NewHub(feed, store, verifier, quiet())
 	r := &replica{T: f.T, registry: registry.New(registry.Config{Store: f.database, Replica: name, Log: quiet()})}
-	keys, err := keyring.New(keyring.Config{Store: f.database, SigningKey: key(1), Log: quiet()})
+	keys, err := keyring.New(keyring.Config{Store: f.database, Key: key(1), Log: quiet()})
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -287,7 +291,7 @@ func (f *fleet) replica(name string, address ...string) *replica {
 	})
 	publisher := publish.New(publish.Config{
 		Store: f.database, Target: store, TargetName: "etcd", Security: f.database.Security(),
-		Signer: f.signer, Holder: name, Log: quiet(),
+		Signer: cmp.Or(f.signing, f.signer), Verifier: verifier, Holder: name, Log: quiet(),
 	})
 	if r.records, err = f.takeRecords(hub, r.registry); err != nil {
 		f.Fatal(err)

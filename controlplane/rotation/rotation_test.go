@@ -1,0 +1,182 @@
+package rotation_test
+
+import (
+	"context"
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/sallyport/sallyport/controlplane/rotation"
+	"github.com/sallyport/sallyport/internal/snapshot"
+	proxyv1 "github.com/sallyport/sallyport/proto/gen/sallyport/proxy/v1"
+	"github.com/sallyport/sallyport/storage"
+	"github.com/sallyport/sallyport/storage/postgres"
+	"github.com/sallyport/sallyport/storage/storagetest"
+)
+
+func TestMain(m *testing.M) { os.Exit(storagetest.Main(m)) }
+
+func signer(seed byte) *snapshot.Signer {
+	return snapshot.NewSigner(ed25519.NewKeyFromSeed(slices.Repeat([]byte{seed}, ed25519.SeedSize)))
+}
+
+func id(seed byte) string { return signer(seed).Public().ID().String() }
+
+// fleet is a database whose proxies pin key 1.
+type fleet struct {
+	*testing.T
+	store *postgres.Store
+}
+
+func newFleet(t *testing.T) fleet {
+	t.Helper()
+	s, err := postgres.New(postgres.Config{DSN: storagetest.Postgres(t, postgres.Migrate), Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.Close)
+	return fleet{t, s}
+}
+
+// with returns the keys as settings with the key of a seed have them.
+func (f fleet) with(seed byte) *rotation.Keys {
+	return rotation.New(rotation.Config{
+		Store: f.store, Signer: signer(seed), Verifier: signer(1).Verifier(), Caller: fmt.Sprintf("operator %d", seed),
+	})
+}
+
+// sign has the key of a seed sign the newest head of the security lane.
+func (f fleet) sign(seed byte) {
+	f.Helper()
+	term, err := f.store.BeginTerm(f.Context(), "test")
+	if err != nil {
+		f.Fatal(err)
+	}
+	head, err := signer(seed).SignHead(snapshot.Statement{Epoch: 1, Environment: snapshot.SecurityLane, Revision: 1})
+	if err != nil {
+		f.Fatal(err)
+	}
+	if err := f.store.SaveHeads(f.Context(), term, []snapshot.Head{head}); err != nil {
+		f.Fatal(err)
+	}
+}
+
+// want fails unless it is these keys that sign; the one that signed the newest head
+// has a star.
+func (f fleet) want(generation snapshot.Generation, keys string) {
+	f.Helper()
+	s, err := f.with(1).State(f.Context())
+	if err != nil {
+		f.Fatal(err)
+	}
+	var got []string
+	for _, k := range s.Keys {
+		for seed := range byte(12) {
+			if id(seed) != k.ID().String() {
+				continue
+			}
+			name := fmt.Sprint(seed)
+			if len(k.Heads) > 0 {
+				name += "*"
+			}
+			if k.Ours != (seed == 1) {
+				f.Errorf("key %d is ours: %v", seed, k.Ours)
+			}
+			got = append(got, name)
+		}
+	}
+	if s.Generation != generation || strings.Join(got, " ") != keys {
+		f.Errorf("generation %d is of %v, want %d of %s", s.Generation, got, generation, keys)
+	}
+}
+
+func TestRotation(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t)
+	add := func(by, key byte) error { _, err := f.with(by).Add(t.Context(), signer(key).Public()); return err }
+	retire := func(by byte, prefix string, forced bool) error {
+		_, err := f.with(by).Retire(t.Context(), prefix, forced)
+		return err
+	}
+	refused := func(what string, err error, text string) {
+		t.Helper()
+		if err == nil || !strings.Contains(err.Error(), text) {
+			t.Errorf("%s: %v, want %q", what, err, text)
+		}
+	}
+	f.sign(1)
+	f.want(0, "1*")
+	refused("the key that signs", add(1, 1), "signs already")
+	refused("by a key that does not sign yet", add(2, 2), "does not sign for the fleet")
+	refused("the only key", retire(1, id(1), true), "retire it with the key that stays")
+	if err := add(1, 2); err != nil {
+		t.Fatal(err)
+	}
+	f.want(1, "1* 2")
+	refused("the key that signed what is newest", retire(2, id(1), false), "the newest heads of @security are signed with key")
+	f.sign(2)
+	f.want(1, "1 2*")
+	refused("half a name", retire(2, id(1)[:7], false), "at least 8 characters")
+	refused("a key that does not sign", retire(2, id(3), false), "0 keys")
+	if err := retire(2, strings.ToUpper(id(1)[:8]), false); err != nil {
+		t.Fatal(err)
+	}
+	f.want(2, "2*")
+	refused("a key that was retired", add(2, 1), "was retired")
+	refused("by a key that was retired", add(1, 3), "does not sign for the fleet")
+	for seed := byte(3); seed <= 9; seed++ {
+		if err := add(2, seed); err != nil {
+			t.Fatal(err)
+		}
+	}
+	refused("more keys than there can be", add(2, 10), "8 keys sign, which is the most")
+	if err := retire(9, id(2), true); err != nil {
+		t.Errorf("forced: %v", err)
+	}
+
+	entries, err := f.store.Entries(t.Context(), 0, 1)
+	if err != nil || len(entries) != 1 {
+		t.Fatal(err)
+	}
+	if e := entries[0]; e.Caller != "operator 1" || e.Action != "add signing key" || !e.Allowed || !strings.Contains(e.Detail, id(2)) {
+		t.Errorf("the audit says %+v", e)
+	}
+}
+
+// Of two who change keys at once one is told.
+func TestTwoRotateAtOnce(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t)
+	both := rotation.New(rotation.Config{Store: stale{f.store}, Signer: signer(1), Verifier: signer(1).Verifier(), Caller: "late"})
+	if _, err := f.with(1).Add(t.Context(), signer(2).Public()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := both.Add(t.Context(), signer(3).Public()); !errors.Is(err, storage.ErrConflict) {
+		t.Errorf("the second: %v", err)
+	}
+	f.want(1, "1 2")
+}
+
+// stale is the store as it was before anybody else changed it.
+type stale struct{ *postgres.Store }
+
+func (stale) KeySets(context.Context, snapshot.Generation) ([]*proxyv1.SignedKeySet, error) {
+	return nil, nil
+}
+
+func TestAnotherRootIsPinned(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t)
+	if _, err := f.with(1).Add(t.Context(), signer(2).Public()); err != nil {
+		t.Fatal(err)
+	}
+	k := rotation.New(rotation.Config{Store: f.store, Signer: signer(2), Verifier: signer(2).Verifier(), Caller: "test"})
+	if _, err := k.State(t.Context()); err == nil || !strings.Contains(err.Error(), "is root_public_key_file what proxies pin?") {
+		t.Errorf("state: %v", err)
+	}
+}
