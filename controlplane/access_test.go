@@ -70,6 +70,7 @@ var needs = map[string]string{
 	"/sallyport.admin.v1.ConfigService/ListRevisions": "viewer",
 	"/sallyport.admin.v1.ConfigService/ListVersions":  "viewer",
 	"/sallyport.admin.v1.ConfigService/Diff":          "viewer",
+	"/sallyport.admin.v1.ConfigService/Rollback":      "admin",
 	"/sallyport.admin.v1.FleetService/ListProxies":    "viewer",
 	"/sallyport.admin.v1.FleetService/GetProxy":       "viewer",
 	"/sallyport.admin.v1.FleetService/WaitEnforced":   "viewer",
