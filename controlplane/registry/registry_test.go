@@ -280,8 +280,8 @@ func TestSessions(t *testing.T) {
 	first.Admitted(registry.Admission{Environment: "late"})
 	first.Close()
 	p := l.proxy(r, one, "i")
-	if p.GetConnection() != adminv1.Connection_CONNECTION_CONNECTED || p.GetRevision() != 7 || p.GetRefusal() != "" ||
-		len(p.GetListeners()) > 0 || p.GetEnvironment() != "aws" || p.GetEnforcement() != adminv1.Enforcement_ENFORCEMENT_ENFORCED {
+	if p.GetConnection() != adminv1.Connection_CONNECTION_CONNECTED || p.GetRevision() != 0 || p.GetRefusal() != "" ||
+		len(p.GetListeners()) > 0 || p.GetEnvironment() != "aws" || p.GetEnforcement() != adminv1.Enforcement_ENFORCEMENT_UNSPECIFIED {
 		t.Errorf("what the earlier stream said counts: %v", p)
 	}
 	select {

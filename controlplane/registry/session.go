@@ -50,9 +50,19 @@ func (r *Registry) Open(reg Registration, a Admission) (*Session, error) {
 	p := proto.CloneOf(old.proxy)
 	p.Environment, p.Labels = a.Environment, a.Labels
 	p.Connection, p.LastSeenAt = adminv1.Connection_CONNECTION_CONNECTED, timestamppb.New(r.now())
+	unsay(p)
 	s := &Session{registry: r, id: id, replaced: make(chan struct{})}
 	r.put(id, &entry{proxy: p, session: s})
 	return s, nil
+}
+
+// unsay forgets what a proxy said that it enforces. What it said on another stream
+// proves nothing of this one: the process may have been started again, with nothing.
+func unsay(p *adminv1.Proxy) {
+	p.Enforcement, p.Refusal = adminv1.Enforcement_ENFORCEMENT_UNSPECIFIED, ""
+	p.Epoch, p.Revision, p.PersistedRevision = 0, 0, 0
+	p.ReceivedRoot, p.EnforcedRoot, p.Rejects = nil, nil, nil
+	p.Security = nil
 }
 
 // Replaced is closed when a later stream of the process takes the place of this
