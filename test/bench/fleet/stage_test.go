@@ -234,15 +234,16 @@ func (r *replica) memory(t *testing.T) int {
 	t.Helper()
 	_, err := r.get(t, "/debug/pprof/heap?gc=1")
 	must(t, err)
-	return rss(t, r.PID())
+	return status(t, r.PID(), "VmRSS")
 }
 
-// rss is what a process holds, in KiB.
-func rss(t *testing.T, pid int) int {
+// status is what the kernel says of a process' memory, in KiB: VmRSS is what it
+// holds, VmHWM what it has held at most.
+func status(t *testing.T, pid int, what string) int {
 	t.Helper()
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	all, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	must(t, err)
-	_, after, _ := bytes.Cut(status, []byte("VmRSS:"))
+	_, after, _ := bytes.Cut(all, []byte(what+":"))
 	n, err := strconv.Atoi(string(bytes.Fields(after)[0]))
 	must(t, err)
 	return n
