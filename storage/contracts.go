@@ -30,7 +30,8 @@ type Resources interface {
 	// leads to. Since(ctx, 0) is the whole state, without deletions.
 	Since(ctx context.Context, after snapshot.Revision) ([]Version, snapshot.Revision, error)
 	// Resource returns the version of a key that was current at the revision (the
-	// newest when 0). ErrNotFound if there was none, or the revision is not yet.
+	// newest when 0). What reads the state at a revision returns a ForgottenError when
+	// that is not kept any more. ErrNotFound if there was none, or the revision is not yet.
 	Resource(ctx context.Context, key resource.Key, at snapshot.Revision) (Version, error)
 	// List returns versions ordered by key, and the revision that was listed.
 	// ErrNotFound if that revision is not yet.
@@ -53,6 +54,33 @@ type Resources interface {
 	// It also receives after the connection that it rests on was restored. It carries no
 	// data: read what is current.
 	Changed(ctx context.Context) <-chan struct{}
+}
+
+// Annotations are what people say of revisions.
+type Annotations interface {
+	// Annotate calls revise with what is said of a revision, and keeps what it returns
+	// instead, with the audit entry unless that is the same. Nobody else does so
+	// meanwhile. It returns the revision as it is then; ErrNotFound if it is not yet.
+	// An error of revise changes nothing and is returned as it is.
+	Annotate(ctx context.Context, at snapshot.Revision, e AuditEntry, revise func(Annotation) (Annotation, error)) (RevisionInfo, error)
+	// Labelled is Revisions of those that have all of the labels.
+	Labelled(ctx context.Context, labels map[string]string, before snapshot.Revision, limit int) ([]RevisionInfo, error)
+}
+
+// Retention removes what history does not have to hold any more: versions of the
+// fleet's resources that were superseded. Revisions, heads and the audit stay.
+type Retention interface {
+	// Begins returns the first revision of those whose states are all kept.
+	Begins(ctx context.Context) (snapshot.Revision, error)
+	// TrimHistory makes history begin with the last revision that was committed before
+	// a time, or as late as it may, and returns where that is; it never moves back.
+	// All stays that is to be published yet. Before the beginning the states of
+	// revisions that have a label are kept, of environments what was signed or
+	// published last, and the points of keep; unless they were forgotten already.
+	TrimHistory(ctx context.Context, term Term, before time.Time, keep []EnvironmentPoint) (snapshot.Revision, error)
+	// CollectVersions removes up to limit versions that no state has that is kept, and
+	// returns how many. The beginning of history does not move meanwhile.
+	CollectVersions(ctx context.Context, term Term, limit int) (int, error)
 }
 
 // Publishing is what the publisher keeps. The security lane is one more

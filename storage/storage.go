@@ -4,6 +4,7 @@ package storage
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"time"
 
@@ -93,6 +94,34 @@ type RevisionInfo struct {
 	Message      string
 	Changes      int
 	Environments []string
+	// Labels and Note are of its Annotation.
+	Labels map[string]string
+	Note   string
+	// Forgotten says that its state is not kept any more.
+	Forgotten bool
+}
+
+// Annotation is what people say of a revision. It is no part of it.
+type Annotation struct {
+	Labels map[string]string
+	Note   string
+}
+
+// EnvironmentPoint is an environment at a revision of the fleet.
+type EnvironmentPoint struct {
+	Environment string
+	Revision    snapshot.Revision
+}
+
+// ForgottenError says that the state at a revision is not kept any more.
+type ForgottenError struct {
+	Revision snapshot.Revision
+	// Begins is the first revision of those whose states are all kept.
+	Begins snapshot.Revision
+}
+
+func (e *ForgottenError) Error() string {
+	return fmt.Sprintf("the state at revision %d is not kept any more: history begins at revision %d", e.Revision, e.Begins)
 }
 
 // Filter narrows a listing of resources.
@@ -117,9 +146,12 @@ type Page struct {
 // Past is a version with who made it, and why.
 type Past struct {
 	Version
-	CommittedAt time.Time
-	Caller      string
-	Message     string
+	// SupersededBy is the revision that made the next one; 0 when it is the newest.
+	// Those in between may not be kept any more.
+	SupersededBy snapshot.Revision
+	CommittedAt  time.Time
+	Caller       string
+	Message      string
 }
 
 // Span asks what is different between two revisions.

@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"cmp"
 	"context"
 
 	"github.com/jackc/pgx/v5"
@@ -12,12 +13,12 @@ import (
 
 // selectHistory adds up documents like selectList.
 func (l *lane) selectHistory() string {
-	return `select ` + versionColumns + `, r.committed_at, r.caller, r.message
+	return `select ` + versionColumns + `, coalesce(v.superseded_by, 0), r.committed_at, r.caller, r.message
 	from (
 		select v.*, sum(coalesce(octet_length(v.document), 0)) over page - coalesce(octet_length(v.document), 0) as before,
 			row_number() over page as place
 		from (
-			select ` + versionColumns + `
+			select ` + versionColumns + `, v.superseded_by
 			from ` + l.versions + ` v
 			where v.kind = $1 and v.namespace = $2 and v.name = $3 and ($4 = 0 or v.revision < $4)
 			order by v.revision desc
@@ -35,7 +36,7 @@ func scanPast(row pgx.CollectableRow) (storage.Past, error) {
 	var digest []byte
 	v := &p.Version
 	err := row.Scan(&v.Key.Kind, &v.Key.Namespace, &v.Key.Name, &v.Revision, &v.Deleted,
-		&v.Scope.All, &v.Scope.Environments, &v.Document, &digest, &p.CommittedAt, &p.Caller, &p.Message)
+		&v.Scope.All, &v.Scope.Environments, &v.Document, &digest, &p.SupersededBy, &p.CommittedAt, &p.Caller, &p.Message)
 	v.Digest, _ = snapshot.ParseDigest(digest) // as in scanVersion
 	if len(v.Scope.Environments) == 0 {
 		v.Scope.Environments = nil
@@ -123,7 +124,7 @@ func (l *lane) Differences(ctx context.Context, s storage.Span) (all []storage.D
 	err = l.do(ctx, func(ctx context.Context) error {
 		all, err = collect(ctx, l.pool, scanDifference, l.selectDifferences(), s.From, s.To, s.Kind, s.Namespace,
 			s.After.Kind, s.After.Namespace, s.After.Name, s.Page.Limit, s.Page.Bytes)
-		return err
+		return cmp.Or(err, l.forgotten(ctx, s.From), l.forgotten(ctx, s.To))
 	})
 	return all, err
 }

@@ -117,7 +117,7 @@ func drawChange(t *rapid.T, k string) storage.Change {
 func TestStoreIsItsModel(t *testing.T) {
 	t.Parallel()
 	f := open(t)
-	tables := `truncate fleet, revision, resource_version, environment, environment_revision, environment_head,
+	tables := `truncate fleet, revision, revision_annotation, resource_version, environment, environment_revision, environment_head,
 		publish_cursor, audit_entry, audit_chain`
 	rapid.Check(t, func(rt *rapid.T) {
 		alter(t, f.dsn, tables)

@@ -75,13 +75,15 @@ type database struct {
 }
 
 var (
-	_ storage.Resources  = (*Store)(nil)
-	_ storage.Publishing = (*Store)(nil)
-	_ storage.Fleet      = (*Store)(nil)
-	_ storage.Rulings    = (*Store)(nil)
-	_ storage.CookieKeys = (*Store)(nil)
-	_ storage.KeySets    = (*Store)(nil)
-	_ storage.Audit      = (*Store)(nil)
+	_ storage.Resources   = (*Store)(nil)
+	_ storage.Publishing  = (*Store)(nil)
+	_ storage.Annotations = (*Store)(nil)
+	_ storage.Retention   = (*Store)(nil)
+	_ storage.Fleet       = (*Store)(nil)
+	_ storage.Rulings     = (*Store)(nil)
+	_ storage.CookieKeys  = (*Store)(nil)
+	_ storage.KeySets     = (*Store)(nil)
+	_ storage.Audit       = (*Store)(nil)
 )
 
 // New checks the configuration; it connects to nothing. The store holds

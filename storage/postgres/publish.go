@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -167,8 +168,9 @@ func (l *lane) selectEnvironmentState() string {
 // EnvironmentState implements storage.Publishing.
 func (s *Store) EnvironmentState(ctx context.Context, environment string, at snapshot.Revision) (versions []storage.Version, err error) {
 	err = s.do(ctx, func(ctx context.Context) error {
-		versions, err = collect(ctx, s.pool, scanVersion, s.of(environment).selectEnvironmentState(), at, environment)
-		return err
+		l := s.of(environment)
+		versions, err = collect(ctx, s.pool, scanVersion, l.selectEnvironmentState(), at, environment)
+		return cmp.Or(err, l.forgottenIn(ctx, environment, at))
 	})
 	return versions, err
 }

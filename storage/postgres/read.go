@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"cmp"
 	"context"
 
 	"github.com/jackc/pgx/v5"
@@ -64,7 +65,8 @@ func (l *lane) Since(ctx context.Context, after snapshot.Revision) (versions []s
 	return versions, to, nil
 }
 
-// existing returns the revision that a reader asked for: the newest when 0.
+// existing returns the revision that a reader asked for: the newest when 0, which
+// is not forgotten while it is read.
 // What it names does not change any more, whatever is committed meanwhile.
 func (l *lane) existing(ctx context.Context, at snapshot.Revision) (snapshot.Revision, error) {
 	p, err := l.Position(ctx)
@@ -90,6 +92,7 @@ func (l *lane) selectResource() string {
 
 // Resource implements storage.Resources.
 func (l *lane) Resource(ctx context.Context, key resource.Key, at snapshot.Revision) (v storage.Version, err error) {
+	asked := at
 	if at, err = l.existing(ctx, at); err != nil {
 		return storage.Version{}, err
 	}
@@ -99,7 +102,7 @@ func (l *lane) Resource(ctx context.Context, key resource.Key, at snapshot.Revis
 			return err
 		}
 		v, err = pgx.CollectExactlyOneRow(rows, scanVersion)
-		return missing(err)
+		return cmp.Or(l.forgotten(ctx, asked), missing(err))
 	})
 	return v, err
 }
@@ -135,31 +138,36 @@ func (l *lane) List(ctx context.Context, f storage.Filter) ([]storage.Version, s
 	err = l.do(ctx, func(ctx context.Context) error {
 		versions, err = collect(ctx, l.pool, scanVersion, l.selectList(), at, f.Kind, f.Namespace,
 			f.After.Kind, f.After.Namespace, f.After.Name, f.Limit, f.Bytes)
-		return err
+		return cmp.Or(err, l.forgotten(ctx, f.At))
 	})
 	return versions, at, err
 }
 
-func (l *lane) selectRevisions() string {
+// selectRevisions selects those that meet a condition besides.
+func (l *lane) selectRevisions(condition string) string {
+	annotations, from := l.selectAnnotations()
 	return `select r.revision, r.committed_at, r.caller, r.message, r.changes,
 		array(select e.environment from environment_revision e
-			where e.revision = r.revision and e.environment ` + l.environments + ` order by e.environment) as environments
-	from ` + l.revisions + ` r
-	where $1 = 0 or r.revision < $1
+			where e.revision = r.revision and e.environment ` + l.environments + ` order by e.environment) as environments,
+		` + annotations + `
+	from ` + l.revisions + ` r ` + from + `
+	where ($1 = 0 or r.revision < $1) ` + condition + `
 	order by r.revision desc
 	limit $2`
 }
 
 func scanRevision(row pgx.CollectableRow) (storage.RevisionInfo, error) {
 	r, err := pgx.RowToStructByName[storage.RevisionInfo](row)
-	r.CommittedAt = r.CommittedAt.UTC()
+	if r.CommittedAt = r.CommittedAt.UTC(); len(r.Labels) == 0 {
+		r.Labels = nil
+	}
 	return r, err
 }
 
 // Revisions implements storage.Resources.
 func (l *lane) Revisions(ctx context.Context, before snapshot.Revision, limit int) (revisions []storage.RevisionInfo, err error) {
 	err = l.do(ctx, func(ctx context.Context) error {
-		revisions, err = collect(ctx, l.pool, scanRevision, l.selectRevisions(), before, limit)
+		revisions, err = collect(ctx, l.pool, scanRevision, l.selectRevisions(""), before, limit)
 		return err
 	})
 	return revisions, err

@@ -83,6 +83,18 @@ CREATE TABLE public.fleet (
     CONSTRAINT fleet_revision_from_zero CHECK ((revision >= 0))
 );
 
+CREATE TABLE public.history (
+    singleton boolean DEFAULT true NOT NULL,
+    begins bigint NOT NULL,
+    CONSTRAINT history_begins_from_one CHECK ((begins >= 1)),
+    CONSTRAINT history_has_one_row CHECK (singleton)
+);
+
+CREATE TABLE public.kept_state (
+    environment text NOT NULL COLLATE pg_catalog."C",
+    revision bigint NOT NULL
+);
+
 CREATE TABLE public.key_set (
     generation bigint NOT NULL,
     key_set bytea NOT NULL,
@@ -164,6 +176,13 @@ CREATE TABLE public.revision (
     CONSTRAINT revision_from_one CHECK ((revision >= 1))
 );
 
+CREATE TABLE public.revision_annotation (
+    revision bigint NOT NULL,
+    labels jsonb NOT NULL,
+    note text NOT NULL,
+    CONSTRAINT revision_annotation_labels_are_an_object CHECK ((jsonb_typeof(labels) = 'object'::text))
+);
+
 CREATE TABLE public.security_lane (
     singleton boolean DEFAULT true NOT NULL,
     revision bigint NOT NULL,
@@ -227,6 +246,12 @@ ALTER TABLE ONLY public.environment_revision
 ALTER TABLE ONLY public.fleet
     ADD CONSTRAINT fleet_pkey PRIMARY KEY (singleton);
 
+ALTER TABLE ONLY public.history
+    ADD CONSTRAINT history_pkey PRIMARY KEY (singleton);
+
+ALTER TABLE ONLY public.kept_state
+    ADD CONSTRAINT kept_state_pkey PRIMARY KEY (environment, revision);
+
 ALTER TABLE ONLY public.key_set
     ADD CONSTRAINT key_set_pkey PRIMARY KEY (generation);
 
@@ -247,6 +272,9 @@ ALTER TABLE ONLY public.publisher
 
 ALTER TABLE ONLY public.resource_version
     ADD CONSTRAINT resource_version_pkey PRIMARY KEY (kind, namespace, name, revision);
+
+ALTER TABLE ONLY public.revision_annotation
+    ADD CONSTRAINT revision_annotation_pkey PRIMARY KEY (revision);
 
 ALTER TABLE ONLY public.revision
     ADD CONSTRAINT revision_pkey PRIMARY KEY (revision);
@@ -288,6 +316,10 @@ CREATE UNIQUE INDEX resource_version_newest ON public.resource_version USING btr
 
 CREATE INDEX resource_version_revision ON public.resource_version USING btree (revision);
 
+CREATE INDEX resource_version_superseded ON public.resource_version USING btree (superseded_by) WHERE (superseded_by IS NOT NULL);
+
+CREATE INDEX revision_annotation_labels ON public.revision_annotation USING gin (labels);
+
 CREATE UNIQUE INDEX security_version_newest ON public.security_version USING btree (kind, namespace, name) WHERE (superseded_by IS NULL);
 
 CREATE INDEX security_version_revision ON public.security_version USING btree (revision);
@@ -300,3 +332,6 @@ ALTER TABLE ONLY public.environment_revision
 
 ALTER TABLE ONLY public.publish_cursor
     ADD CONSTRAINT publish_cursor_revision_fkey FOREIGN KEY (environment, revision) REFERENCES public.environment_revision(environment, revision);
+
+ALTER TABLE ONLY public.revision_annotation
+    ADD CONSTRAINT revision_annotation_revision_fkey FOREIGN KEY (revision) REFERENCES public.revision(revision);
