@@ -21,7 +21,8 @@ type Resources interface {
 	// and in the order of commit. Under the lock that orders commits it calls
 	// recheck with what was committed after c.Base (newest version of each key;
 	// none when nothing was); its error ends the commit and is returned as it
-	// is. ErrConflict if c.Expected is not where the fleet is. When Commit
+	// is. ErrConflict if c.Expected is not where the fleet is. An *AheadError while
+	// somebody has seen more than the database holds: see History. When Commit
 	// returns nil the revision survives the death of every process. A change of a
 	// kind that belongs to the other lane is an error.
 	Commit(ctx context.Context, c Commit, recheck func(since []Version) error) (Committed, error)
@@ -85,7 +86,8 @@ type Retention interface {
 
 // Publishing is what the publisher keeps. The security lane is one more
 // environment here, snapshot.SecurityLane. Every write names its term and returns
-// ErrFenced, changing nothing, when there is a newer one.
+// ErrFenced, changing nothing, when there is a newer one. Those that say what is
+// published return an *AheadError in the same way while History would.
 type Publishing interface {
 	// BeginTerm makes holder the publisher and fences those before it.
 	BeginTerm(ctx context.Context, holder string) (Term, error)
@@ -110,6 +112,27 @@ type Publishing interface {
 	Cursor(ctx context.Context, target, environment string) (snapshot.Revision, error)
 	// AdvanceCursor moves a cursor forward. It never moves back.
 	AdvanceCursor(ctx context.Context, term Term, target, environment string, to snapshot.Revision) error
+}
+
+// History finds out that the database was set back: restored from a backup, or
+// left to a standby that did not have everything. From then on nothing is
+// committed, of either lane, and nothing is published, until somebody begins a
+// new epoch: else a number would mean two things. The database notices itself
+// what contradicts what this process has read from it.
+type History interface {
+	// Witness compares a head that was published, and is verified, with the
+	// history that the database holds. If it is no part of that it is recorded,
+	// and an *AheadError is returned. ErrNotFound if nobody can tell yet: the
+	// revision is there, and has no head. Heads of earlier epochs are history.
+	Witness(ctx context.Context, witness string, head snapshot.Head) error
+	// Settled returns an *AheadError with the newest that was seen and is no part
+	// of the history that the database holds; nil when there is nothing.
+	Settled(ctx context.Context) error
+	// Sightings returns all that Settled is about, newest first.
+	Sightings(ctx context.Context) ([]Sighting, error)
+	// Predecessor returns the newest head of an environment that was seen, in the
+	// epochs before one, and is in none that the database holds; zero for none.
+	Predecessor(ctx context.Context, environment string, before snapshot.Epoch) (snapshot.Position, snapshot.Digest, error)
 }
 
 // EnvironmentRevision is what a revision did to an environment.

@@ -22,7 +22,7 @@ var (
 	// ErrFenced says that another replica has become publisher since.
 	ErrFenced = errors.New("another replica has become publisher")
 	// ErrAhead says that what is distributed is later than the database, and
-	// signed with our key: the database was set back.
+	// signed with our key, or was read from it before: the database was set back.
 	ErrAhead = errors.New("what is distributed is later than the database")
 	// ErrHeard says that a proxy is not gone: it was heard of not long ago.
 	ErrHeard = errors.New("the proxy was heard of not long ago")
@@ -66,6 +66,46 @@ type Change struct {
 	Document []byte
 	Digest   snapshot.Digest
 }
+
+// Sighting is a place in the history of the fleet that somebody has seen, and
+// that the database does not hold.
+type Sighting struct {
+	// Environment is where it was seen: snapshot.SecurityLane for the security
+	// lane, empty for a revision of the fleet that was seen by itself.
+	Environment string
+	Epoch       snapshot.Epoch
+	Revision    snapshot.Revision
+	Head        snapshot.Digest // zero when no head was seen
+	// Witness is who has seen it: "etcd", "replica NAME" or "proxy ID".
+	Witness string
+	SeenAt  time.Time
+}
+
+// String says who has seen what.
+func (s Sighting) String() string {
+	where := "the fleet"
+	switch s.Environment {
+	case "":
+	case snapshot.SecurityLane:
+		where = "the security lane"
+	default:
+		where = "environment " + s.Environment
+	}
+	text := fmt.Sprintf("%s has seen %s at epoch %d revision %d", s.Witness, where, s.Epoch, s.Revision)
+	if !s.Head.IsZero() {
+		text += ", head " + s.Head.Short()
+	}
+	return text
+}
+
+// AheadError is ErrAhead, with the newest that was seen.
+type AheadError struct{ Sighting }
+
+// Error implements error.
+func (e *AheadError) Error() string { return fmt.Sprintf("%s: %s", ErrAhead, e.Sighting) }
+
+// Unwrap returns ErrAhead.
+func (e *AheadError) Unwrap() error { return ErrAhead }
 
 // Commit asks for a new revision.
 type Commit struct {

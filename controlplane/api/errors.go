@@ -41,6 +41,7 @@ func codeOf(err error) connect.Code { return visible(err).Code() }
 
 func visible(err error) *connect.Error {
 	var ours *connect.Error
+	var ahead *storage.AheadError
 	switch {
 	case errors.As(err, &ours):
 		return ours
@@ -54,6 +55,9 @@ func visible(err error) *connect.Error {
 		return connect.NewError(connect.CodePermissionDenied, err)
 	case errors.Is(err, storage.ErrNotFound):
 		return connect.NewError(connect.CodeNotFound, storage.ErrNotFound)
+	case errors.As(err, &ahead):
+		return connect.NewError(connect.CodeFailedPrecondition, fmt.Errorf("nothing was changed: %w. Bring the newer database back, or "+
+			"begin a new epoch with sallyport-controlplane recover; until then nothing is changed or published", ahead))
 	case errors.Is(err, storage.ErrConflict):
 		return connect.NewError(connect.CodeAborted, fmt.Errorf("%w than expected: nothing was changed", storage.ErrConflict))
 	case errors.Is(err, storage.ErrUnknownOutcome):

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -211,6 +212,16 @@ func (l *lab) commit(changes ...storage.Change) snapshot.Revision {
 	}
 	l.remember(done.Revision, changes)
 	return done.Revision
+}
+
+// wantRefused checks that nothing is committed, since the database was set back.
+func (l *lab) wantRefused(changes ...storage.Change) {
+	l.Helper()
+	_, err := l.store.Commit(l.Context(), storage.Commit{Caller: "test", Action: "/Apply", Changes: changes},
+		func([]storage.Version) error { return nil })
+	if !errors.Is(err, storage.ErrAhead) {
+		l.Errorf("a commit: %v, want %v", err, storage.ErrAhead)
+	}
 }
 
 func (l *lab) remember(revision snapshot.Revision, changes []storage.Change) {

@@ -35,6 +35,7 @@ const (
 type Store interface {
 	storage.Publishing
 	KeySets(ctx context.Context, after snapshot.Generation) ([]*proxyv1.SignedKeySet, error)
+	storage.History
 	Position(ctx context.Context) (snapshot.Position, error)
 	Changed(ctx context.Context) <-chan struct{}
 }

@@ -412,7 +412,7 @@ func TestDatabaseSetBack(t *testing.T) {
 			if r.log.count(c.want.Error()) == 0 {
 				t.Errorf("log: %s", r.log)
 			}
-			back.commit(environment(t, "new", "1"))
+			back.wantRefused(environment(t, "new", "1"))
 			alarms := r.log.count("level=ERROR")
 			eventually(t, "there is another alarm", func() bool { return r.log.count("level=ERROR") > alarms+1 })
 			stop()

@@ -109,6 +109,22 @@ func (f *faulty) AdvanceCursor(ctx context.Context, term storage.Term, target, e
 	return err
 }
 
+func (f *faulty) Settled(ctx context.Context) error {
+	_, err := around(f, ctx, "Settled", func(ctx context.Context) (struct{}, error) { return struct{}{}, f.store().Settled(ctx) })
+	return err
+}
+
+func (f *faulty) Witness(ctx context.Context, witness string, head snapshot.Head) error {
+	_, err := around(f, ctx, "Witness", func(ctx context.Context) (struct{}, error) {
+		return struct{}{}, f.store().Witness(ctx, witness, head)
+	})
+	return err
+}
+
+func (f *faulty) Predecessor(ctx context.Context, environment string, before snapshot.Epoch) (snapshot.Position, snapshot.Digest, error) {
+	return f.store().Predecessor(ctx, environment, before)
+}
+
 // faultyTarget is a target in the same manner.
 type faultyTarget struct {
 	publish.Target
@@ -134,7 +150,7 @@ func (f faultyTarget) PublishFreshness(ctx context.Context, environment string, 
 // steps are those of a publisher, in about the order in which they come. Each
 // comes before and after what it names.
 var steps = []string{
-	"BeginTerm", "Target.Heads", "Position", "Head", "Heads", "EnvironmentState", "Cursor", "EnvironmentRevisions",
+	"BeginTerm", "Settled", "Target.Heads", "Position", "Witness", "Heads", "EnvironmentState", "Cursor", "EnvironmentRevisions",
 	"SaveHeads", "Publish", "AdvanceCursor", "PublishFreshness",
 }
 

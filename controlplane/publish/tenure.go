@@ -42,6 +42,9 @@ type tenure struct {
 	// announced is the newest key set that was seen in the target; nil before the
 	// target was looked at.
 	announced *snapshot.Digest
+	// undecided says that there is one of which that could not be told yet:
+	// nothing is published until it can.
+	undecided bool
 }
 
 // environment is what a publisher knows of one environment during its term.
@@ -72,11 +75,17 @@ func (t *tenure) reconcile(ctx context.Context) error {
 
 // sync brings every environment up to the database, and the target up to that.
 func (t *tenure) sync(ctx context.Context) error {
+	if t.undecided {
+		return t.bring(ctx, t.compare)
+	}
 	return t.bring(ctx, func(context.Context) error { return nil })
 }
 
 // bring is sync with a check of what is signed, before any of it is published.
 func (t *tenure) bring(ctx context.Context, check func(context.Context) error) error {
+	if err := t.store.Settled(ctx); err != nil {
+		return fmt.Errorf("look for what others have seen: %w", err)
+	}
 	if err := t.announce(ctx); err != nil {
 		return err
 	}
@@ -100,7 +109,7 @@ func (t *tenure) bring(ctx context.Context, check func(context.Context) error) e
 	}); err != nil {
 		return err
 	}
-	if err := check(ctx); err != nil {
+	if err := check(ctx); err != nil || t.undecided {
 		return err
 	}
 	err = t.each(ctx, func(ctx context.Context, e *environment) error {
@@ -122,21 +131,19 @@ func (t *tenure) compare(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("read what is published: %w", err)
 	}
-	position, err := t.store.Position(ctx)
-	if err != nil {
-		return fmt.Errorf("read epoch: %w", err)
-	}
+	t.undecided = false
 	for _, h := range published {
-		if h.Epoch < position.Epoch || t.known[h.Environment] == h.Digest() {
+		if t.known[h.Environment] == h.Digest() {
 			continue
 		}
-		recorded, err := t.store.Head(ctx, h.Environment, h.Revision)
-		if err != nil && !errors.Is(err, storage.ErrNotFound) {
+		switch err := t.store.Witness(ctx, t.name, h); {
+		case errors.Is(err, storage.ErrNotFound) && (h.Environment == snapshot.SecurityLane) != t.immediate:
+			t.undecided = true // it is for the other lane to sign what there is, and to tell
+			continue
+		case errors.Is(err, storage.ErrNotFound):
+			return fmt.Errorf("%w: environment %s has epoch %d revision %d", storage.ErrAhead, h.Environment, h.Epoch, h.Revision)
+		case err != nil:
 			return fmt.Errorf("look for revision %d of %s: %w", h.Revision, h.Environment, err)
-		}
-		if !bytes.Equal(recorded.Signed.GetHead(), h.Signed().GetHead()) {
-			return fmt.Errorf("%w: environment %s has epoch %d revision %d, head %s",
-				storage.ErrAhead, h.Environment, h.Epoch, h.Revision, h.Digest().Short())
 		}
 		t.known[h.Environment] = h.Digest()
 	}
@@ -189,8 +196,11 @@ func (t *tenure) settle(ctx context.Context, e *environment, err error) error {
 	return nil
 }
 
-// failing reports whether some environment has to be tried again.
+// failing reports whether something has to be tried again.
 func (t *tenure) failing() bool {
+	if t.undecided {
+		return true
+	}
 	for _, e := range t.environments {
 		if e.failures > 0 {
 			return true
@@ -317,11 +327,15 @@ func (t *tenure) signOne(ctx context.Context, epoch snapshot.Epoch, environment 
 	if err != nil {
 		return nil, err
 	}
+	previous, err := t.previous(ctx, epoch, environment, before.Head())
+	if err != nil {
+		return nil, err
+	}
 	head, err := t.signer.SignHead(snapshot.Statement{
 		Epoch:       epoch,
 		Environment: environment,
 		Revision:    r.Revision,
-		Previous:    before.Head().Digest(),
+		Previous:    previous,
 		Root:        set.Root(),
 		Documents:   set.Len(),
 	})
@@ -329,6 +343,24 @@ func (t *tenure) signOne(ctx context.Context, epoch snapshot.Epoch, environment 
 		return nil, err
 	}
 	return snapshot.Assemble(head, set)
+}
+
+// previous returns what the next head of an environment names as the one before
+// it: the last that was signed. The first of an epoch names the last of the
+// epochs before that anybody is known to have seen, so that it is signed where
+// the lost history ended.
+func (t *tenure) previous(ctx context.Context, epoch snapshot.Epoch, environment string, last snapshot.Head) (snapshot.Digest, error) {
+	if epoch == last.Epoch {
+		return last.Digest(), nil
+	}
+	at, head, err := t.store.Predecessor(ctx, environment, epoch)
+	if err != nil {
+		return snapshot.Digest{}, fmt.Errorf("read what was seen before epoch %d: %w", epoch, err)
+	}
+	if at.After(last.Position()) {
+		return head, nil
+	}
+	return last.Digest(), nil
 }
 
 // founds reports whether the versions create or replace the environment itself.
@@ -363,7 +395,7 @@ func with(set *snapshot.Set, environment string, versions []storage.Version) (*s
 // was committed is published.
 func (t *tenure) confirm(ctx context.Context) error {
 	return t.each(ctx, func(ctx context.Context, e *environment) error {
-		if e.failures > 0 || e.snapshot == nil {
+		if e.failures > 0 || e.snapshot == nil || t.undecided {
 			return nil
 		}
 		if err := t.confirmOne(ctx, e); err != nil {

@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/sallyport/sallyport/internal/failpoint"
 	"github.com/sallyport/sallyport/internal/resource"
@@ -43,9 +45,14 @@ func (l *lane) Commit(ctx context.Context, c storage.Commit, recheck func(since 
 	if refusal != nil {
 		return storage.Committed{}, refusal
 	}
+	if ahead := new(storage.AheadError); errors.As(err, &ahead) {
+		// Others are told of what this process alone may have seen.
+		return storage.Committed{}, cmp.Or(l.database.record(ctx, ahead.Sighting), error(ahead))
+	}
 	if err != nil {
 		return storage.Committed{}, fmt.Errorf("commit: %w", err)
 	}
+	l.memory.keep(commit{Position: snapshot.Position{Epoch: t.epoch, Revision: t.revision}, id: t.id})
 	failpoint.Hit("commit.committed")
 	return storage.Committed{Revision: t.revision, Environments: t.touched()}, nil
 }
@@ -82,7 +89,9 @@ type transaction struct {
 	lane *lane
 	tx   pgx.Tx
 
+	epoch    snapshot.Epoch
 	revision snapshot.Revision // the one that is made
+	id       pgtype.UUID       // of the commit
 	at       time.Time
 	reach    reach
 	existing map[string]bool // environments before or after
@@ -139,11 +148,11 @@ func (t *transaction) run(ctx context.Context, recheck func([]storage.Version) e
 // lock takes the place in the order of commits and returns what was committed
 // after the base.
 func (t *transaction) lock(ctx context.Context) ([]storage.Version, error) {
-	var newest snapshot.Revision
-	if err := t.tx.QueryRow(ctx, `select revision from `+t.lane.row+` for update`).Scan(&newest); err != nil {
-		return nil, fmt.Errorf("lock the %s: %w", t.lane.row, err)
+	if err := t.settle(ctx); err != nil {
+		return nil, err
 	}
-	t.revision = newest + 1
+	newest := t.revision
+	t.revision++
 	switch {
 	case t.Expected != nil && *t.Expected != newest:
 		return nil, fmt.Errorf("%w: %d, not %d", storage.ErrConflict, newest, *t.Expected)
@@ -153,6 +162,28 @@ func (t *transaction) lock(ctx context.Context) ([]storage.Version, error) {
 		return nil, nil
 	}
 	return collect(ctx, t.tx, scanVersion, t.lane.selectSince(), t.Base)
+}
+
+// settle locks the row of the lane and finds the epoch and the newest revision,
+// unless somebody has seen more than that.
+func (t *transaction) settle(ctx context.Context) error {
+	at := sight{before: t.lane.memory.recall()}
+	var standing []storage.Sighting
+	batch := &pgx.Batch{}
+	batch.Queue(`select from ` + t.lane.row + ` for update`)
+	batch.Queue(t.lane.selectPosition(), at.before.Revision).QueryRow(at.scan)
+	batch.Queue(selectStanding, 1).Query(func(rows pgx.Rows) (err error) {
+		standing, err = pgx.CollectRows(rows, scanSighting)
+		return err
+	})
+	if err := t.tx.SendBatch(ctx, batch).Close(); err != nil {
+		return fmt.Errorf("lock the %s: %w", t.lane.row, err)
+	}
+	if at.back() {
+		return &storage.AheadError{Sighting: t.lane.sighting(at.before)}
+	}
+	t.epoch, t.revision = at.now.Epoch, at.now.Revision
+	return settled(standing)
 }
 
 // supersede ends the versions that were current and makes the revision. It
@@ -170,8 +201,8 @@ func (t *transaction) supersede(ctx context.Context) error {
 	})
 	batch.Queue(`insert into `+t.lane.revisions+` (revision, committed_at, caller, message, changes)
 		select $1::bigint, greatest(clock_timestamp(), (select committed_at from `+t.lane.revisions+` where revision = $1 - 1)), $2::text, $3::text, $4::integer
-		returning committed_at`,
-		t.revision, text(t.Caller), text(t.Message), len(t.Changes)).QueryRow(func(row pgx.Row) error { return row.Scan(&t.at) })
+		returning committed_at, id`,
+		t.revision, text(t.Caller), text(t.Message), len(t.Changes)).QueryRow(func(row pgx.Row) error { return row.Scan(&t.at, &t.id) })
 	kinds, namespaces, names := t.keys()
 	batch.Queue(`update `+t.lane.versions+` v set superseded_by = $1
 		from unnest($2::text[], $3::text[], $4::text[]) as c (kind, namespace, name)

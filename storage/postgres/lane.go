@@ -21,6 +21,7 @@ type lane struct {
 	// committing is held by the one commit of this replica that is under way:
 	// the others wait here, and not each with a connection that readers need.
 	committing chan struct{}
+	memory     memory
 }
 
 var _ storage.Resources = (*lane)(nil)

@@ -123,6 +123,9 @@ func TestStoreIsItsModel(t *testing.T) {
 		alter(t, f.dsn, tables)
 		alter(t, f.dsn, `insert into fleet (epoch, revision) values (1, 0)`)
 		alter(t, f.dsn, `insert into audit_chain (sequence, digest) values (0, decode(repeat('00', 32), 'hex'))`)
+		// One that has read the database before would say that it was set back.
+		f := fleet{connect(t, f.dsn), f.dsn}
+		defer f.Close()
 		m := &model{states: []map[resource.Key]storage.Version{{}}, changed: []map[resource.Key]storage.Version{{}}}
 		for range rapid.IntRange(1, 8).Draw(rt, "commits") {
 			commitBoth(rt, f, m)

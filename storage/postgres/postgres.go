@@ -10,6 +10,7 @@ import (
 	"maps"
 	"math"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -49,12 +50,15 @@ type Config struct {
 	DSN string
 	// MaxConns bounds the connections, beside one for notifications; 16 when 0.
 	MaxConns int
-	Log      *slog.Logger
+	// Replica names this process where it has seen what the database does not
+	// hold any more. It may be empty.
+	Replica string
+	Log     *slog.Logger
 }
 
 // Store is the database of a fleet. It implements storage.Resources,
-// Publishing, Fleet, CookieKeys, KeySets and Audit, and is safe for concurrent use. It
-// connects when it is used, and again after the database was away.
+// Publishing, History, Fleet, CookieKeys, KeySets and Audit, and is safe for concurrent
+// use. It connects when it is used, and again after the database was away.
 type Store struct {
 	*database
 	*lane    // the fleet's
@@ -66,6 +70,7 @@ type database struct {
 	log      *slog.Logger
 	pool     *pgxpool.Pool
 	listener *pgx.ConnConfig // of the connection for notifications
+	witness  string          // who this process is, for sightings
 	// silence is how long notifications may be silent until the connection is
 	// tried.
 	silence time.Duration
@@ -79,6 +84,7 @@ var (
 	_ storage.Publishing  = (*Store)(nil)
 	_ storage.Annotations = (*Store)(nil)
 	_ storage.Retention   = (*Store)(nil)
+	_ storage.History     = (*Store)(nil)
 	_ storage.Fleet       = (*Store)(nil)
 	_ storage.Rulings     = (*Store)(nil)
 	_ storage.CookieKeys  = (*Store)(nil)
@@ -114,6 +120,7 @@ func New(c Config) (*Store, error) {
 		log:      c.Log,
 		pool:     pool,
 		listener: cfg.ConnConfig.Copy(),
+		witness:  strings.TrimSpace("replica " + c.Replica),
 		silence:  15 * time.Second,
 		waiting:  map[chan struct{}]struct{}{},
 	}

@@ -213,6 +213,10 @@ func calls(s *postgres.Store) map[string]func(context.Context) error {
 		"Proxies":          func(ctx context.Context) error { _, err := s.Proxies(ctx, "", storage.Proxy{}, 1); return err },
 		"Record":           func(ctx context.Context) error { return s.Record(ctx, storage.AuditEntry{}) },
 		"Entries":          func(ctx context.Context) error { _, err := s.Entries(ctx, 0, 1); return err },
+		"Witness":          func(ctx context.Context) error { return s.Witness(ctx, "etcd", snapshot.Head{}) },
+		"Settled":          s.Settled,
+		"Sightings":        func(ctx context.Context) error { _, err := s.Sightings(ctx); return err },
+		"Predecessor":      func(ctx context.Context) error { _, _, err := s.Predecessor(ctx, "aws", 2); return err },
 		"CheckSchema":      s.CheckSchema,
 	}
 }

@@ -26,7 +26,8 @@ func (s *Store) BeginTerm(ctx context.Context, holder string) (term storage.Term
 	return term, nil
 }
 
-// fenced runs f in a transaction during which no other term can begin.
+// fenced runs f in a transaction during which no other term can begin, unless
+// somebody has seen more than the database holds.
 func (s *Store) fenced(ctx context.Context, term storage.Term, f func(pgx.Tx) error) error {
 	return s.change(ctx, func(tx pgx.Tx) error {
 		var newest storage.Term
@@ -35,6 +36,13 @@ func (s *Store) fenced(ctx context.Context, term storage.Term, f func(pgx.Tx) er
 		}
 		if term != newest {
 			return fmt.Errorf("%w: this is term %d, now is %d", storage.ErrFenced, term, newest)
+		}
+		standing, err := collect(ctx, tx, scanSighting, selectStanding, 1)
+		if err != nil {
+			return err
+		}
+		if err := settled(standing); err != nil {
+			return err
 		}
 		return f(tx)
 	})

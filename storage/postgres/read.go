@@ -27,16 +27,18 @@ func scanVersion(row pgx.CollectableRow) (storage.Version, error) {
 	return v, err
 }
 
-func (l *lane) selectPosition() string {
-	return `select fleet.epoch, at.revision from fleet, ` + l.row + ` at`
-}
-
 // Position implements storage.Resources.
-func (l *lane) Position(ctx context.Context) (p snapshot.Position, err error) {
-	err = l.do(ctx, func(ctx context.Context) error {
-		return l.pool.QueryRow(ctx, l.selectPosition()).Scan(&p.Epoch, &p.Revision)
+func (l *lane) Position(ctx context.Context) (snapshot.Position, error) {
+	var at sight
+	err := l.do(ctx, func(ctx context.Context) (err error) {
+		at, err = l.look(ctx, l.pool)
+		return err
 	})
-	return p, err
+	if err != nil {
+		return snapshot.Position{}, err
+	}
+	l.learn(ctx, at)
+	return at.now.Position, nil
 }
 
 func (l *lane) selectSince() string {
@@ -48,13 +50,12 @@ func (l *lane) selectSince() string {
 
 // Since implements storage.Resources.
 func (l *lane) Since(ctx context.Context, after snapshot.Revision) (versions []storage.Version, to snapshot.Revision, err error) {
+	var at sight
 	err = l.do(ctx, func(ctx context.Context) error {
 		return l.within(ctx, func(tx pgx.Tx) error {
-			var p snapshot.Position
-			if err := tx.QueryRow(ctx, l.selectPosition()).Scan(&p.Epoch, &p.Revision); err != nil {
+			if at, err = l.look(ctx, tx); err != nil {
 				return err
 			}
-			to = p.Revision
 			versions, err = collect(ctx, tx, scanVersion, l.selectSince(), after)
 			return err
 		})
@@ -62,7 +63,8 @@ func (l *lane) Since(ctx context.Context, after snapshot.Revision) (versions []s
 	if err != nil {
 		return nil, 0, err
 	}
-	return versions, to, nil
+	l.learn(ctx, at)
+	return versions, at.now.Revision, nil
 }
 
 // existing returns the revision that a reader asked for: the newest when 0, which

@@ -173,6 +173,7 @@ CREATE TABLE public.revision (
     caller text NOT NULL,
     message text NOT NULL,
     changes integer NOT NULL,
+    id uuid DEFAULT gen_random_uuid(),
     CONSTRAINT revision_from_one CHECK ((revision >= 1))
 );
 
@@ -196,6 +197,7 @@ CREATE TABLE public.security_revision (
     caller text NOT NULL,
     message text NOT NULL,
     changes integer NOT NULL,
+    id uuid DEFAULT gen_random_uuid(),
     CONSTRAINT security_revision_from_one CHECK ((revision >= 1))
 );
 
@@ -214,6 +216,16 @@ CREATE TABLE public.security_version (
     CONSTRAINT security_version_has_document CHECK ((deleted OR ((document IS NOT NULL) AND (digest IS NOT NULL) AND (octet_length(digest) = 32)))),
     CONSTRAINT security_version_is_everywhere CHECK (((all_environments <> deleted) AND (environments = '{}'::text[]))),
     CONSTRAINT security_version_superseded_later CHECK ((superseded_by > revision))
+);
+
+CREATE TABLE public.sighting (
+    environment text NOT NULL COLLATE pg_catalog."C",
+    epoch bigint NOT NULL,
+    revision bigint NOT NULL,
+    digest bytea NOT NULL,
+    witness text NOT NULL,
+    seen_at timestamp with time zone NOT NULL,
+    CONSTRAINT sighting_is_of_a_head_or_none CHECK ((octet_length(digest) = ANY (ARRAY[0, 32])))
 );
 
 ALTER TABLE ONLY public.audit_chain
@@ -287,6 +299,9 @@ ALTER TABLE ONLY public.security_revision
 
 ALTER TABLE ONLY public.security_version
     ADD CONSTRAINT security_version_pkey PRIMARY KEY (kind, namespace, name, revision);
+
+ALTER TABLE ONLY public.sighting
+    ADD CONSTRAINT sighting_pkey PRIMARY KEY (environment, epoch, revision, digest);
 
 CREATE INDEX decision_by_id ON ONLY public.decision USING btree (id);
 
