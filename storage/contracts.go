@@ -133,6 +133,12 @@ type History interface {
 	// Predecessor returns the newest head of an environment that was seen, in the
 	// epochs before one, and is in none that the database holds; zero for none.
 	Predecessor(ctx context.Context, environment string, before snapshot.Epoch) (snapshot.Position, snapshot.Digest, error)
+	// BeginEpoch begins a new epoch, in one transaction, and ends the publisher's
+	// term. Numbers that it passes over are of no revision, and the state at them
+	// is that of the last before. What was seen of the epochs before stands against nothing from
+	// then on. ErrConflict, and nothing is changed, unless the database is where
+	// the recovery says.
+	BeginEpoch(ctx context.Context, r Recovery) error
 }
 
 // EnvironmentRevision is what a revision did to an environment.

@@ -107,6 +107,25 @@ func (e *AheadError) Error() string { return fmt.Sprintf("%s: %s", ErrAhead, e.S
 // Unwrap returns ErrAhead.
 func (e *AheadError) Unwrap() error { return ErrAhead }
 
+// Recovery is how a new epoch begins: with one commit of each lane, which touches
+// every environment.
+type Recovery struct {
+	Caller  string
+	Message string
+	// From is the epoch that ends, and Epoch the one that begins: a later one.
+	From, Epoch     snapshot.Epoch
+	Fleet, Security Beginning
+}
+
+// Beginning is the first commit of a lane in an epoch.
+type Beginning struct {
+	// Base is where the lane is, and Revision the number of the commit: later
+	// than whatever was seen of the epoch before.
+	Base, Revision snapshot.Revision
+	// Changes may be none.
+	Changes []Change
+}
+
 // Commit asks for a new revision.
 type Commit struct {
 	Caller  string

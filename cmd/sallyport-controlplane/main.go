@@ -16,11 +16,16 @@ import (
 	"github.com/sallyport/sallyport/internal/build"
 )
 
-const usage = `usage: sallyport-controlplane [migrate | keys ...] --settings FILE
+const usage = `usage: sallyport-controlplane [migrate] --settings FILE
+       sallyport-controlplane keys ...
+       sallyport-controlplane recover --settings FILE [...]
 
   migrate            bring the database to the schema of this build, and end
   keys               show and change which keys sign for the fleet: see keys --help
+  recover            go on after the database was set back: recover --help
 `
+
+const defaultSettings = "/etc/sallyport/controlplane.yaml"
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -36,6 +41,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if len(args) > 0 && args[0] == "keys" {
 		return runKeys(ctx, args[1:], stdout, stderr)
 	}
+	if len(args) > 0 && args[0] == "recover" {
+		return recoverEpoch(ctx, args[1:], stdout, stderr)
+	}
 	migrate := len(args) > 0 && args[0] == "migrate"
 	if migrate {
 		args = args[1:]
@@ -46,7 +54,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		fmt.Fprint(stderr, usage)
 		flags.PrintDefaults()
 	}
-	path := flags.String("settings", "/etc/sallyport/controlplane.yaml", "the settings `file`")
+	path := flags.String("settings", defaultSettings, "the settings `file`")
 	check := flags.Bool("check", false, "check the settings file and end")
 	debug := flags.Bool("debug", false, "log what only helps to find faults")
 	version := flags.Bool("version", false, "print the version and end")

@@ -6,9 +6,14 @@ import (
 	"testing"
 
 	"connectrpc.com/connect"
+	"github.com/jackc/pgx/v5"
 
+	"github.com/sallyport/sallyport/internal/resource"
 	"github.com/sallyport/sallyport/internal/snapshot"
 	adminv1 "github.com/sallyport/sallyport/proto/gen/sallyport/admin/v1"
+	"github.com/sallyport/sallyport/storage"
+	"github.com/sallyport/sallyport/storage/postgres"
+	"github.com/sallyport/sallyport/storage/storagetest"
 )
 
 // Once somebody has seen more than the database holds, changes are refused with
@@ -61,5 +66,42 @@ func TestChangesAreRefusedWhenTheDatabaseWasSetBack(t *testing.T) {
 	}
 	if list, err := config.List(t.Context(), connect.NewRequest(&adminv1.ListRequest{Kind: "Route"})); err != nil || len(list.Msg.GetResources()) == 0 {
 		t.Errorf("List: %v, %v", list, err)
+	}
+}
+
+// What a replica has in memory of the epoch before is not what it plans with.
+func TestReplicaForgetsTheEpochBefore(t *testing.T) {
+	dsn := storagetest.Postgres(t, postgres.Migrate)
+	one, two := newWorldOn(t, dsn), newWorldOn(t, dsn)
+	one.apply(t, shop)
+	two.apply(t, upstream("lost"))
+	two.apply(t, upstream("kept")) // by now it knows of both
+	// The database forgets the upstream, and the next epoch begins above it: the
+	// number alone says nothing.
+	gone := resource.Key{Kind: resource.KindUpstream, Namespace: "shop", Name: "lost"}
+	if err := one.store.BeginEpoch(t.Context(), storage.Recovery{
+		Caller: "ann", From: 1, Epoch: 2,
+		Fleet:    storage.Beginning{Base: 3, Revision: 4, Changes: []storage.Change{{Key: gone, Delete: true}}},
+		Security: storage.Beginning{Base: 1, Revision: 2},
+	}); err != nil {
+		t.Fatal(err)
+	}
+	conn, err := pgx.Connect(t.Context(), dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := conn.Exec(t.Context(), `delete from resource_version where name = 'lost'`); err != nil {
+		t.Fatal(err)
+	}
+	if err := conn.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	const refers = `{apiVersion: sallyport/v1, kind: Route, metadata: {namespace: shop, name: r}, spec: {hosts: [r.example], upstream: lost, authentication: {anonymous: true}}}`
+	_, err = two.config(t, admin).Apply(t.Context(), connect.NewRequest(&adminv1.ApplyRequest{Resources: resources(t, refers)}))
+	if connect.CodeOf(err) != connect.CodeInvalidArgument || !strings.Contains(err.Error(), "lost") {
+		t.Errorf("a route to an upstream that is not there: %v", err)
+	}
+	if res := two.apply(t, upstream("lost")); res.GetRevision() != 5 {
+		t.Errorf("the next revision is %d, want 5", res.GetRevision())
 	}
 }

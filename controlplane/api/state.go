@@ -24,6 +24,7 @@ type state struct {
 
 	mu    sync.Mutex
 	known admission.State
+	epoch snapshot.Epoch // that known is of; 0 before the first
 }
 
 func newState(s storage.Resources) *state { return &state{store: s, reading: make(chan struct{}, 1)} }
@@ -38,7 +39,16 @@ func (s *state) sync(ctx context.Context) error {
 	}
 	from := s.revision()
 	versions, to, err := s.store.Since(ctx, from)
-	if err == nil && to < from { // the database was set back
+	if err != nil {
+		return err
+	}
+	// Looked at after what changed was read: if it is still the epoch of what is
+	// known, both are of one history.
+	position, err := s.store.Position(ctx)
+	if err != nil {
+		return err
+	}
+	if s.enter(position.Epoch) || to < from { // the database was set back
 		s.reset()
 		versions, to, err = s.store.Since(ctx, 0)
 	}
@@ -46,6 +56,16 @@ func (s *state) sync(ctx context.Context) error {
 		return err
 	}
 	return s.advance(versions, to)
+}
+
+// enter says which epoch what is known is of from now on, and reports whether it
+// was another one before.
+func (s *state) enter(epoch snapshot.Epoch) (other bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	other = s.epoch != 0 && s.epoch != epoch
+	s.epoch = epoch
+	return other
 }
 
 func (s *state) revision() snapshot.Revision {

@@ -73,6 +73,22 @@ func (s *Store) Load(ctx context.Context, v *snapshot.Verifier, base *snapshot.S
 	return snapshot.Assemble(head, set)
 }
 
+// Snapshot returns what is published of an environment, verified by v; nil
+// without a head that is signed and of that environment. ErrIncomplete,
+// ErrBuckets, and then with the head alone.
+func (s *Store) Snapshot(ctx context.Context, v *snapshot.Verifier, environment string) (snapshot.Head, *snapshot.Snapshot, error) {
+	there, err := s.look(ctx, environment)
+	if err != nil {
+		return snapshot.Head{}, nil, err
+	}
+	head, err := v.VerifyHead(there.head.GetHead())
+	if err != nil || head.Environment != environment {
+		return snapshot.Head{}, nil, nil //nolint:nilerr // documented: there is none
+	}
+	snap, err := s.Load(ctx, v, nil, there.head)
+	return head, snap, err
+}
+
 // bucket is where a chunk is.
 type bucket struct {
 	digest snapshot.Digest

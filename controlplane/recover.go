@@ -1,0 +1,126 @@
+package controlplane
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"time"
+
+	"github.com/sallyport/sallyport/controlplane/recovery"
+	"github.com/sallyport/sallyport/internal/snapshot"
+)
+
+// RecoverOptions say what Recover does.
+type RecoverOptions struct {
+	recovery.Options
+	// NewEpoch begins one. Without it, what was lost is told and nothing is done.
+	NewEpoch bool
+}
+
+// Recover tells what somebody has seen that the database of the settings does not
+// hold, and begins a new epoch if it is to. It needs the database and etcd, and
+// no replica; those that run go on by themselves.
+func Recover(ctx context.Context, s Settings, o RecoverOptions, out io.Writer) (err error) {
+	srv := &Server{settings: s, log: slog.New(slog.DiscardHandler)}
+	if err := srv.openStores(); err != nil {
+		return errors.Join(err, srv.close())
+	}
+	defer func() { err = errors.Join(err, srv.close()) }()
+	if err := srv.database.CheckSchema(ctx); err != nil {
+		return err
+	}
+	sign, err := s.signing()
+	if err != nil {
+		return err
+	}
+	sets, err := srv.database.KeySets(ctx, 0)
+	if err != nil {
+		return fmt.Errorf("read key sets: %w", err)
+	}
+	if _, err := sign.verifier.Extend(sets); err != nil {
+		return fmt.Errorf("key sets of the database: %w", err)
+	}
+	loss, err := recovery.Config{
+		Store: srv.database, Target: srv.etcd, TargetName: cursorName, Verifier: sign.verifier,
+	}.Look(ctx)
+	if err != nil {
+		return err
+	}
+	w := bufio.NewWriter(out)
+	tell(w, loss)
+	err = begin(ctx, srv, loss, o, w)
+	return errors.Join(err, w.Flush())
+}
+
+// begin begins an epoch, if it is to.
+func begin(ctx context.Context, srv *Server, loss *recovery.Loss, o RecoverOptions, w io.Writer) error {
+	if !o.NewEpoch {
+		fmt.Fprintln(w, "Nothing was changed.")
+		return nil
+	}
+	plan, err := loss.Recovery(o.Options)
+	switch {
+	case errors.Is(err, recovery.ErrNothingLost):
+		return fmt.Errorf("%w: with --force a new epoch begins nevertheless", err)
+	case errors.Is(err, recovery.ErrRevocations):
+		return fmt.Errorf("%w: with --forget-revocations whatever the database does not hold is let in again", err)
+	case err != nil:
+		return err
+	}
+	if err := srv.database.BeginEpoch(ctx, plan); err != nil {
+		return fmt.Errorf("begin epoch %d: %w", plan.Epoch, err)
+	}
+	fmt.Fprintf(w, "Epoch %d has begun, with revision %d (%d resources brought back) and security sequence %d (%d).\n",
+		plan.Epoch, plan.Fleet.Revision, len(plan.Fleet.Changes), plan.Security.Revision, len(plan.Security.Changes))
+	return nil
+}
+
+// tell writes what was lost.
+func tell(w io.Writer, l *recovery.Loss) {
+	fmt.Fprintf(w, "The database is at epoch %d, revision %d, security sequence %d.\n", l.At.Epoch, l.At.Revision, l.Sequence)
+	if len(l.Seen) == 0 {
+		fmt.Fprintln(w, "Nobody is known to have seen more.")
+		return
+	}
+	fmt.Fprintln(w, "It does not hold what was seen:")
+	for _, s := range l.Seen {
+		at := ""
+		if !s.SeenAt.IsZero() {
+			at = ", as told at " + s.SeenAt.Format(time.RFC3339)
+		}
+		fmt.Fprintf(w, "  %s%s\n", s, at)
+	}
+	for _, e := range l.Environments {
+		tellEnvironment(w, e)
+	}
+	fmt.Fprintln(w, "Enrollments are published nowhere: apply again what was lost of them.")
+}
+
+func tellEnvironment(w io.Writer, e recovery.Environment) {
+	name := "Environment " + e.Name
+	if e.Name == snapshot.SecurityLane {
+		name = "The security lane"
+	}
+	switch {
+	case e.Err != nil:
+		fmt.Fprintf(w, "%s cannot be brought back from what is published: %v\n", name, e.Err)
+		return
+	case len(e.Differences) == 0:
+		fmt.Fprintf(w, "%s is published with the same content.\n", name)
+		return
+	}
+	fmt.Fprintf(w, "%s as published at revision %d (+ the database lacks it, ~ it has it otherwise, - it alone has it):\n", name, e.Head.Revision)
+	for _, d := range e.Differences {
+		sign := "~"
+		switch {
+		case !d.Held:
+			sign = "+"
+		case !d.Published:
+			sign = "-"
+		}
+		fmt.Fprintf(w, "  %s %s\n", sign, d.Key)
+	}
+}

@@ -1,0 +1,211 @@
+// Package recovery goes on after the database was set back: it finds out what
+// was lost, and begins a new epoch with what is left.
+package recovery
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/sallyport/sallyport/internal/snapshot"
+	"github.com/sallyport/sallyport/storage"
+)
+
+var (
+	// ErrNothingLost says that there is nothing to recover from.
+	ErrNothingLost = errors.New("nobody is known to have seen more than the database holds")
+	// ErrRevocations says that what was revoked would come alive: it was seen, and
+	// neither the database nor what is published has all of it.
+	ErrRevocations = errors.New("revocations were lost, and what is published does not have all of them")
+	// ErrNotPublished says that what was lost cannot be brought back from what is
+	// published.
+	ErrNotPublished = errors.New("what was lost is not published any more")
+)
+
+// Store is the part of the store that recovering needs.
+type Store interface {
+	storage.History
+	Position(ctx context.Context) (snapshot.Position, error)
+	Since(ctx context.Context, after snapshot.Revision) ([]storage.Version, snapshot.Revision, error)
+	EnvironmentState(ctx context.Context, environment string, at snapshot.Revision) ([]storage.Version, error)
+	Security() storage.Resources
+}
+
+// Target is where snapshots are published: an etcd.
+type Target interface {
+	// Heads returns the signed heads that are published.
+	Heads(ctx context.Context, v *snapshot.Verifier) ([]snapshot.Head, error)
+	// Snapshot returns what is published of an environment; the head alone with
+	// the error why its documents cannot be had.
+	Snapshot(ctx context.Context, v *snapshot.Verifier, environment string) (snapshot.Head, *snapshot.Snapshot, error)
+}
+
+// Config is what recovering needs. All fields are required.
+type Config struct {
+	Store  Store
+	Target Target
+	// TargetName is who has seen what is published.
+	TargetName string
+	Verifier   *snapshot.Verifier
+}
+
+// Loss is what was seen, and the database does not hold.
+type Loss struct {
+	// At is where the fleet is in the database, and Sequence where the security
+	// lane is.
+	At       snapshot.Position
+	Sequence snapshot.Revision
+	// Seen says who has seen what, newest first. Nothing was lost if it is empty.
+	Seen []storage.Sighting
+	// Environments are those that were seen later than the database has them,
+	// ordered by name; the security lane is one of them.
+	Environments []Environment
+
+	newest snapshot.Position        // of the fleet that anybody has seen
+	cut    snapshot.Position        // the same of the security lane
+	held   map[string]*snapshot.Set // what the database holds, by environment
+	state  []storage.Version        // the fleet's part of it
+}
+
+// Look compares what is published with the database. What it finds is recorded
+// there, as replicas would.
+func (c Config) Look(ctx context.Context) (*Loss, error) {
+	l := &Loss{}
+	heads, err := c.Target.Heads(ctx, c.Verifier)
+	if err != nil {
+		return nil, fmt.Errorf("read what is published: %w", err)
+	}
+	if err := l.locate(ctx, c.Store); err != nil {
+		return nil, err
+	}
+	for _, h := range heads {
+		if err := c.weigh(ctx, l, h); err != nil {
+			return nil, fmt.Errorf("look for revision %d of %s: %w", h.Revision, h.Environment, err)
+		}
+	}
+	recorded, err := c.Store.Sightings(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("read what others have seen: %w", err)
+	}
+	l.Seen = append(recorded, l.Seen...)
+	for _, s := range l.Seen {
+		l.saw(s.Environment, snapshot.Position{Epoch: s.Epoch, Revision: s.Revision})
+	}
+	return l, l.compare(ctx, c)
+}
+
+// locate reads where the database is, and what it holds.
+func (l *Loss) locate(ctx context.Context, s Store) (err error) {
+	if l.state, l.At.Revision, err = s.Since(ctx, 0); err != nil {
+		return fmt.Errorf("read the fleet: %w", err)
+	}
+	security, sequence, err := s.Security().Since(ctx, 0)
+	if err != nil {
+		return fmt.Errorf("read the security lane: %w", err)
+	}
+	position, err := s.Position(ctx)
+	if err != nil {
+		return fmt.Errorf("read epoch: %w", err)
+	}
+	l.At.Epoch, l.Sequence = position.Epoch, sequence
+	l.newest, l.cut = l.At, snapshot.Position{Epoch: l.At.Epoch, Revision: sequence}
+	l.held, err = hold(l.state, security)
+	return err
+}
+
+// weigh finds out whether the database holds a head. One of a revision that was
+// not signed yet is held if the content is the same.
+func (c Config) weigh(ctx context.Context, l *Loss, h snapshot.Head) error {
+	l.saw(h.Environment, h.Position())
+	err := c.Store.Witness(ctx, c.TargetName, h)
+	switch {
+	case errors.Is(err, storage.ErrNotFound):
+		versions, err := c.Store.EnvironmentState(ctx, h.Environment, h.Revision)
+		if err != nil {
+			return err
+		}
+		set, err := setOf(versions)
+		if err == nil && set.Root() != h.Root {
+			l.Seen = append(l.Seen, storage.Sighting{
+				Environment: h.Environment, Epoch: h.Epoch, Revision: h.Revision, Head: h.Digest(), Witness: c.TargetName,
+			})
+		}
+		return err
+	case errors.Is(err, storage.ErrAhead): // it is among the sightings now
+		return nil
+	}
+	return err
+}
+
+// saw remembers the newest that was seen of each lane.
+func (l *Loss) saw(environment string, at snapshot.Position) {
+	newest := &l.newest
+	if environment == snapshot.SecurityLane {
+		newest = &l.cut
+	}
+	newest.Epoch, newest.Revision = max(newest.Epoch, at.Epoch), max(newest.Revision, at.Revision)
+}
+
+// compare reads what is published of the environments that somebody has seen
+// later than the database has them.
+func (l *Loss) compare(ctx context.Context, c Config) error {
+	seen := map[string]snapshot.Position{}
+	for _, s := range l.Seen {
+		if at := (snapshot.Position{Epoch: s.Epoch, Revision: s.Revision}); s.Environment != "" && at.After(seen[s.Environment]) {
+			seen[s.Environment] = at
+		}
+	}
+	for name, at := range seen {
+		e := Environment{Name: name}
+		var snap *snapshot.Snapshot
+		if e.Head, snap, e.Err = c.Target.Snapshot(ctx, c.Verifier, name); ctx.Err() != nil {
+			return ctx.Err()
+		}
+		switch {
+		case e.Err != nil:
+		case e.Head.IsZero() || at.After(e.Head.Position()):
+			e.Err = fmt.Errorf("%w: epoch %d revision %d was seen", ErrNotPublished, at.Epoch, at.Revision)
+		default:
+			e.published = snap.Set()
+			e.compare(l.held[name])
+		}
+		l.Environments = append(l.Environments, e)
+	}
+	slices.SortFunc(l.Environments, func(a, b Environment) int { return strings.Compare(a.Name, b.Name) })
+	return nil
+}
+
+// Options say how a new epoch begins.
+type Options struct {
+	Caller  string // for the audit
+	Message string
+	// KeepPublished brings back what is published and was lost.
+	KeepPublished bool
+	// ForgetRevocations begins the epoch although revocations are lost for good.
+	ForgetRevocations bool
+	// Force begins an epoch although nothing is known to be lost.
+	Force bool
+}
+
+// Recovery returns how the epoch begins. Revocations and devices that are
+// published are brought back in any case. ErrNothingLost, ErrRevocations,
+// ErrNotPublished.
+func (l *Loss) Recovery(o Options) (storage.Recovery, error) {
+	if len(l.Seen) == 0 && !o.Force {
+		return storage.Recovery{}, ErrNothingLost
+	}
+	r := storage.Recovery{
+		Caller: o.Caller, Message: o.Message,
+		From: l.At.Epoch, Epoch: max(l.newest.Epoch, l.cut.Epoch) + 1,
+		Fleet:    storage.Beginning{Base: l.At.Revision, Revision: l.newest.Revision + 1},
+		Security: storage.Beginning{Base: l.Sequence, Revision: l.cut.Revision + 1},
+	}
+	var err error
+	if r.Security.Changes, err = l.security(o.ForgetRevocations); err != nil || !o.KeepPublished {
+		return r, err
+	}
+	r.Fleet.Changes, err = l.bringBack()
+	return r, err
+}
