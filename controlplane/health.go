@@ -2,6 +2,7 @@ package controlplane
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"time"
 
@@ -25,6 +26,9 @@ func (s *Server) health(ctx context.Context) error {
 			return
 		}
 		w.WriteHeader(http.StatusOK)
+		if ahead := s.observer.ahead.Load(); ahead != nil { // proxies are served nevertheless
+			_, _ = fmt.Fprintln(w, "changes are refused:", ahead) // who asked may have gone
+		}
 	})
 	mux.Handle("GET /metrics", promhttp.HandlerFor(s.metrics, promhttp.HandlerOpts{EnableOpenMetrics: true}))
 	all := http.NewServeMux()

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -11,6 +13,7 @@ import (
 	"github.com/sallyport/sallyport/controlplane/registry"
 	"github.com/sallyport/sallyport/controlplane/stream"
 	"github.com/sallyport/sallyport/internal/snapshot"
+	"github.com/sallyport/sallyport/storage"
 	"github.com/sallyport/sallyport/storage/postgres"
 )
 
@@ -32,6 +35,10 @@ type observer struct {
 	committed   *prometheus.GaugeVec
 	distributed *prometheus.GaugeVec
 	connected   *prometheus.GaugeVec
+	lost        *prometheus.GaugeVec
+
+	// ahead is why changes are refused; nil while they are not.
+	ahead atomic.Pointer[storage.AheadError]
 }
 
 func newObserver(s *Server) (*observer, error) {
@@ -65,7 +72,12 @@ func newObserver(s *Server) (*observer, error) {
 			Help: "Proxies of the environment that are connected to this replica.",
 		}),
 	}
-	return o, errors.Join(s.metrics.Register(o.trusted), s.metrics.Register(o.generation), s.metrics.Register(o.revision), s.metrics.Register(o.committed),
+	o.lost = perEnvironment(prometheus.GaugeOpts{
+		Name: "sallyport_lost_revision",
+		Help: "The newest revision that somebody has seen of the environment and the database does not hold; the environment is empty for one of the fleet.",
+	})
+	return o, errors.Join(s.metrics.Register(o.lost), s.metrics.Register(o.trusted), s.metrics.Register(o.generation),
+		s.metrics.Register(o.revision), s.metrics.Register(o.committed),
 		s.metrics.Register(o.distributed), s.metrics.Register(o.connected))
 }
 
@@ -110,12 +122,33 @@ func (o *observer) observe(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := o.missing(ctx); err != nil {
+		return err
+	}
 	o.revision.Set(float64(position.Revision))
 	o.progress(snapshot.SecurityLane, security.Revision)
 	connected := o.registry.Streams()
 	for name, revision := range at {
 		o.progress(name, revision)
 		o.connected.WithLabelValues(name).Set(float64(connected[name]))
+	}
+	return nil
+}
+
+// missing sets what somebody has seen and the database does not hold.
+func (o *observer) missing(ctx context.Context) error {
+	seen, err := o.database.Sightings(ctx)
+	if err != nil {
+		return err
+	}
+	o.lost.Reset()
+	for _, s := range slices.Backward(seen) { // the newest comes last
+		o.lost.WithLabelValues(s.Environment).Set(float64(s.Revision))
+	}
+	if len(seen) == 0 {
+		o.ahead.Store(nil)
+	} else {
+		o.ahead.Store(&storage.AheadError{Sighting: seen[0]})
 	}
 	return nil
 }

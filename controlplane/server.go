@@ -65,6 +65,7 @@ type Server struct {
 	hub       *stream.Hub
 	registry  *registry.Registry
 	publisher *publish.Publisher
+	timeline  *publish.Timeline
 	keyring   *keyring.Keyring
 	idps      *authn.Pool // for logout tokens
 	logouts   *logout.Logouts
@@ -115,7 +116,7 @@ func (s *Server) openIdentity() error {
 }
 
 func (s *Server) openStores() (err error) {
-	if s.database, err = s.settings.Database.open(s.log); err != nil {
+	if s.database, err = s.settings.Database.open(s.settings.Replica, s.log); err != nil {
 		return fmt.Errorf("database: %w", err)
 	}
 	if s.records, err = s.settings.Decisions.open(&s.settings.Database, s.log); err != nil {
@@ -154,8 +155,11 @@ func (s *Server) openDistribution() error {
 	s.logouts = logout.New(logout.Config{
 		States: s.hub, Keys: s.keyring, Pool: s.idps, Security: s.database.Security(), Log: s.log,
 	})
+	s.timeline = publish.NewTimeline(publish.TimelineConfig{
+		Store: s.database, Target: s.etcd, TargetName: cursorName, Verifier: s.signing.verifier, Log: s.log,
+	})
 	s.proxies = stream.NewService(stream.Config{
-		Hub: s.hub, Registry: s.registry, Keys: s.keyring, LoggedOut: s.logouts.CutOff, Log: s.log,
+		Hub: s.hub, Registry: s.registry, Keys: s.keyring, LoggedOut: s.logouts.CutOff, Shown: s.timeline.Show, Log: s.log,
 	})
 	s.publisher = publish.New(publish.Config{
 		Store:      s.database,
@@ -193,7 +197,7 @@ func (s *Server) openAPI() (err error) {
 		return err
 	}
 	s.api, err = api.New(api.Config{
-		Store:    s.database,
+		Store:    &compared{s.database, s.timeline},
 		Registry: s.registry,
 		Control:  control,
 		Identify: s.callers.identify,
@@ -260,7 +264,7 @@ func (s *Server) serveAll(ctx context.Context) error {
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	for _, part := range []func(context.Context) error{
-		s.database.Run, s.feed.Run, s.hub.Run, s.registry.Run, s.publisher.Run, s.keyring.Run, s.idps.Run, s.callers.Run,
+		s.database.Run, s.feed.Run, s.hub.Run, s.registry.Run, s.publisher.Run, s.timeline.Run, s.keyring.Run, s.idps.Run, s.callers.Run,
 		s.observer.Run, s.decisions.Run, s.api.Run, s.serveAdmin, s.serveProxies,
 	} {
 		g.Go(func() error { return part(ctx) })

@@ -189,7 +189,7 @@ func (s *Settings) Validate() error {
 		return err
 	})
 	f.required("database.url_file", s.Database.URLFile, func(string) error {
-		store, err := s.Database.open(slog.New(slog.DiscardHandler))
+		store, err := s.Database.open(s.Replica, slog.New(slog.DiscardHandler))
 		if err == nil {
 			store.Close()
 		}
@@ -217,12 +217,12 @@ func checkReplica(name string) error {
 
 // open returns the store, which connects when it is used. Its errors do not
 // show the connection string.
-func (d *Database) open(log *slog.Logger) (*postgres.Store, error) {
+func (d *Database) open(replica string, log *slog.Logger) (*postgres.Store, error) {
 	dsn, err := d.dsn()
 	if err != nil {
 		return nil, err
 	}
-	return postgres.New(postgres.Config{DSN: dsn, MaxConns: d.MaxConnections, Log: log})
+	return postgres.New(postgres.Config{DSN: dsn, MaxConns: d.MaxConnections, Replica: replica, Log: log})
 }
 
 // The bounds of Decisions.

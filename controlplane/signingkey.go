@@ -73,7 +73,7 @@ func Rotation(ctx context.Context, s Settings) (keys *rotation.Keys, closed func
 	if err != nil {
 		return nil, nil, err
 	}
-	database, err := s.Database.open(slog.New(slog.DiscardHandler))
+	database, err := s.Database.open(s.Replica, slog.New(slog.DiscardHandler))
 	if err != nil {
 		return nil, nil, fmt.Errorf("database: %w", err)
 	}

@@ -151,6 +151,7 @@ type lab struct {
 	hub      *stream.Hub
 	registry *registry.Registry
 	service  *stream.Service
+	shown    chan string // what proxies have proven to know
 	log      *lines
 	address  string
 }
@@ -176,7 +177,7 @@ func newLab(t testing.TB, change ...func(*stream.Service)) *lab {
 // build makes a replica of which nothing runs yet.
 func build(t testing.TB) *lab {
 	t.Helper()
-	l := &lab{TB: t, prefix: "/" + strings.ToLower(rand.Text()), log: &lines{}}
+	l := &lab{TB: t, prefix: "/" + strings.ToLower(rand.Text()), log: &lines{}, shown: make(chan string, 100)}
 	log := slog.New(slog.NewTextHandler(l.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	var err error
 	if l.issuer, err = issuer.New(issuer.Config{DevelopmentOnly: true, TrustDomain: domain, Log: quiet()}); err != nil {
@@ -203,7 +204,10 @@ func build(t testing.TB) *lab {
 	l.feed = etcd.NewFeed(l.etcd)
 	l.hub = stream.NewHub(l.feed, l.etcd, ours.Verifier(), log)
 	l.registry = registry.New(registry.Config{Store: l.database, Replica: "a", Log: log})
-	l.service = stream.NewService(stream.Config{Hub: l.hub, Registry: l.registry, Log: log})
+	shown := func(h snapshot.Head, proxy string) {
+		l.shown <- fmt.Sprintf("%s %s@%d", proxy, h.Environment, h.Revision)
+	}
+	l.service = stream.NewService(stream.Config{Hub: l.hub, Registry: l.registry, Shown: shown, Log: log})
 	return l
 }
 

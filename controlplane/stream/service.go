@@ -49,7 +49,7 @@ type Keys interface {
 	State(environment string) keyring.State
 }
 
-// Config is what a Service needs. All fields but Keys and LoggedOut are
+// Config is what a Service needs. All fields but Keys, LoggedOut and Shown are
 // required.
 type Config struct {
 	Hub      *Hub
@@ -60,7 +60,10 @@ type Config struct {
 	// has ended. It returns nil when that is committed, and ErrProof when there is
 	// no use in trying again. When it is nil, no proxy can say so.
 	LoggedOut func(ctx context.Context, environment, proxy string, proof *proxyv1.LogoutRequest) error
-	Log       *slog.Logger
+	// Shown is called with a head that a proxy enforces and that is not known here,
+	// though it is not older than what is. It was verified. It must not wait.
+	Shown func(head snapshot.Head, proxy string)
+	Log   *slog.Logger
 }
 
 // Service serves proxies. Use Handler to mount it. It is safe for concurrent
@@ -70,6 +73,7 @@ type Service struct {
 	registry *registry.Registry
 	keys     Keys // nil for none
 	ended    func(ctx context.Context, environment, proxy string, proof *proxyv1.LogoutRequest) error
+	shown    func(head snapshot.Head, proxy string) // nil for nobody
 	log      *slog.Logger
 
 	silence, sendWithin, ackWithin time.Duration
@@ -83,7 +87,7 @@ var _ proxyv1connect.ProxyServiceHandler = (*Service)(nil)
 // NewService returns a service that is ready to be mounted.
 func NewService(c Config) *Service {
 	return &Service{
-		hub: c.Hub, registry: c.Registry, keys: c.Keys, ended: c.LoggedOut, log: c.Log,
+		hub: c.Hub, registry: c.Registry, keys: c.Keys, ended: c.LoggedOut, shown: c.Shown, log: c.Log,
 		silence: silence, sendWithin: sendWithin, ackWithin: ackWithin,
 		drain: make(chan struct{}),
 	}

@@ -49,6 +49,10 @@ var long = time.Unix(1, 0)
 func (t *talk) run(ctx context.Context, hello *proxyv1.Hello, admissions <-chan struct{}) error {
 	t.security.acked(ctx, hello.GetSecurity())
 	t.configuration.acked(ctx, hello.GetCurrent())
+	if t.shown != nil {
+		t.show(t.security, hello.GetSecurity(), hello.GetInstance())
+		t.show(t.configuration, hello.GetCurrent(), hello.GetInstance())
+	}
 	t.log.InfoContext(ctx, "proxy connected", "revision", hello.GetCurrent().GetRevision())
 	// From here on the alarms are what ends it.
 	if err := t.control.SetReadDeadline(time.Time{}); err != nil {
@@ -76,6 +80,19 @@ func (t *talk) run(ctx context.Context, hello *proxyv1.Hello, admissions <-chan 
 		return err
 	}
 	return connect.NewError(connect.CodeUnavailable, err)
+}
+
+// show hands on the head that a proxy came with, if it proves more than is known
+// here: what a proxy only says proves nothing.
+func (t *talk) show(l *lane, ack *proxyv1.Ack, instance string) {
+	if ack.GetHead() == nil || l.find(ack) != nil {
+		return
+	}
+	head, err := t.hub.verifier.VerifyHead(ack.GetHead())
+	if err != nil || head.Environment != l.name || t.hub.State(l.name).Snapshot.Head().NewerThan(head) {
+		return
+	}
+	t.shown(head, string(registry.ProxyID(t.id, instance)))
 }
 
 // receive takes what the proxy says until the stream ends.

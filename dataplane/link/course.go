@@ -109,3 +109,13 @@ func (c *course) due() *proxyv1.Ack {
 	c.acked, c.persisted = st, persisted
 	return st.ack(persisted)
 }
+
+// greet is due with the head itself, as proof to a control plane that does not
+// know it any more.
+func (c *course) greet() *proxyv1.Ack {
+	a := c.due()
+	if a != nil {
+		a.Head = c.acked.head.Signed()
+	}
+	return a
+}

@@ -159,7 +159,11 @@ func TestOversizedMessageCutsTheStream(t *testing.T) {
 	v.push(t, nil, one)
 	v.send(&proxyv1.Update{Documents: [][]byte{make([]byte, snapshot.MaxPart+65<<10)}})
 	again := l.stream(t)
-	wantProof(t, again.hello(t).GetCurrent(), one)
+	current := again.hello(t).GetCurrent()
+	wantProof(t, current, one)
+	if !proto.Equal(current.GetHead(), one.Head().Signed()) {
+		t.Errorf("says hello with the head %v, want what was signed", current.GetHead())
+	}
 	e.wantEnforced(t, one)
 	if l.metric(t, "sallyport_link_refusals_total") != 1 {
 		t.Error("was not counted")

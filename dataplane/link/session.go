@@ -190,7 +190,7 @@ func (s *session) send(ctx context.Context) error {
 }
 
 func (s *session) hello() error {
-	hello := &proxyv1.Hello{Instance: s.cfg.Instance, Current: s.policy.due(), Security: s.security.due()}
+	hello := &proxyv1.Hello{Instance: s.cfg.Instance, Current: s.policy.greet(), Security: s.security.greet()}
 	return s.say(&proxyv1.StreamRequest{Message: &proxyv1.StreamRequest_Hello{Hello: hello}})
 }
 

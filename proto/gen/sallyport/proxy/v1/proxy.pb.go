@@ -613,8 +613,11 @@ type Ack struct {
 	Rejects      []*Reject `protobuf:"bytes,6,rep,name=rejects,proto3" json:"rejects,omitempty"`
 	// The revision that is safe on the proxy's disk.
 	PersistedRevision int64 `protobuf:"varint,7,opt,name=persisted_revision,json=persistedRevision,proto3" json:"persisted_revision,omitempty"`
-	unknownFields     protoimpl.UnknownFields
-	sizeCache         protoimpl.SizeCache
+	// The head itself, in Hello alone: it proves to a control plane whose database
+	// was set back what was signed before.
+	Head          *SignedHead `protobuf:"bytes,11,opt,name=head,proto3" json:"head,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Ack) Reset() {
@@ -694,6 +697,13 @@ func (x *Ack) GetPersistedRevision() int64 {
 		return x.PersistedRevision
 	}
 	return 0
+}
+
+func (x *Ack) GetHead() *SignedHead {
+	if x != nil {
+		return x.Head
+	}
+	return nil
 }
 
 type Reject struct {
@@ -2071,7 +2081,7 @@ const file_sallyport_proxy_v1_proxy_proto_rawDesc = "" +
 	"\x05Hello\x12'\n" +
 	"\binstance\x18\x01 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\x18\xfd\x01R\binstance\x121\n" +
 	"\acurrent\x18\x02 \x01(\v2\x17.sallyport.proxy.v1.AckR\acurrent\x123\n" +
-	"\bsecurity\x18\x03 \x01(\v2\x17.sallyport.proxy.v1.AckR\bsecurity\"\xae\x02\n" +
+	"\bsecurity\x18\x03 \x01(\v2\x17.sallyport.proxy.v1.AckR\bsecurity\"\xe2\x02\n" +
 	"\x03Ack\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x03R\x05epoch\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x03R\brevision\x12(\n" +
@@ -2081,7 +2091,8 @@ const file_sallyport_proxy_v1_proxy_proto_rawDesc = "" +
 	"\renforced_root\x18\x05 \x01(\fB\a\xbaH\x04z\x02\x18 R\fenforcedRoot\x12@\n" +
 	"\arejects\x18\x06 \x03(\v2\x1a.sallyport.proxy.v1.RejectB\n" +
 	"\xbaH\a\x92\x01\x04\x10\xa0\x9c\x01R\arejects\x12-\n" +
-	"\x12persisted_revision\x18\a \x01(\x03R\x11persistedRevision\"]\n" +
+	"\x12persisted_revision\x18\a \x01(\x03R\x11persistedRevision\x122\n" +
+	"\x04head\x18\v \x01(\v2\x1e.sallyport.proxy.v1.SignedHeadR\x04head\"]\n" +
 	"\x06Reject\x121\n" +
 	"\x03key\x18\x01 \x01(\v2\x1f.sallyport.proxy.v1.DocumentKeyR\x03key\x12 \n" +
 	"\x06reason\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\x06reason\"\x7f\n" +
@@ -2244,37 +2255,38 @@ var file_sallyport_proxy_v1_proxy_proto_depIdxs = []int32{
 	8,  // 9: sallyport.proxy.v1.Hello.current:type_name -> sallyport.proxy.v1.Ack
 	8,  // 10: sallyport.proxy.v1.Hello.security:type_name -> sallyport.proxy.v1.Ack
 	9,  // 11: sallyport.proxy.v1.Ack.rejects:type_name -> sallyport.proxy.v1.Reject
-	21, // 12: sallyport.proxy.v1.Reject.key:type_name -> sallyport.proxy.v1.DocumentKey
-	29, // 13: sallyport.proxy.v1.Heartbeat.sent_at:type_name -> google.protobuf.Timestamp
-	28, // 14: sallyport.proxy.v1.Heartbeat.configuration_age:type_name -> google.protobuf.Duration
-	12, // 15: sallyport.proxy.v1.Heartbeat.listeners:type_name -> sallyport.proxy.v1.ListenerStatus
-	29, // 16: sallyport.proxy.v1.Heartbeat.identity_expires_at:type_name -> google.protobuf.Timestamp
-	28, // 17: sallyport.proxy.v1.Heartbeat.security_age:type_name -> google.protobuf.Duration
-	20, // 18: sallyport.proxy.v1.StreamResponse.update:type_name -> sallyport.proxy.v1.Update
-	27, // 19: sallyport.proxy.v1.StreamResponse.freshness:type_name -> sallyport.proxy.v1.SignedFreshness
-	22, // 20: sallyport.proxy.v1.StreamResponse.directive:type_name -> sallyport.proxy.v1.Directive
-	20, // 21: sallyport.proxy.v1.StreamResponse.security:type_name -> sallyport.proxy.v1.Update
-	17, // 22: sallyport.proxy.v1.StreamResponse.keys:type_name -> sallyport.proxy.v1.SealedKeys
-	14, // 23: sallyport.proxy.v1.StreamResponse.key_sets:type_name -> sallyport.proxy.v1.KeySets
-	16, // 24: sallyport.proxy.v1.KeySets.sets:type_name -> sallyport.proxy.v1.SignedKeySet
-	19, // 25: sallyport.proxy.v1.CookieKeys.keys:type_name -> sallyport.proxy.v1.CookieKey
-	29, // 26: sallyport.proxy.v1.CookieKey.from:type_name -> google.protobuf.Timestamp
-	21, // 27: sallyport.proxy.v1.Update.removed:type_name -> sallyport.proxy.v1.DocumentKey
-	25, // 28: sallyport.proxy.v1.Update.head:type_name -> sallyport.proxy.v1.SignedHead
-	23, // 29: sallyport.proxy.v1.Directive.reconnect:type_name -> sallyport.proxy.v1.Reconnect
-	28, // 30: sallyport.proxy.v1.Reconnect.within:type_name -> google.protobuf.Duration
-	29, // 31: sallyport.proxy.v1.Freshness.issued_at:type_name -> google.protobuf.Timestamp
-	1,  // 32: sallyport.proxy.v1.ProxyService.Register:input_type -> sallyport.proxy.v1.RegisterRequest
-	3,  // 33: sallyport.proxy.v1.ProxyService.Stream:input_type -> sallyport.proxy.v1.StreamRequest
-	4,  // 34: sallyport.proxy.v1.ProxyService.Logout:input_type -> sallyport.proxy.v1.LogoutRequest
-	2,  // 35: sallyport.proxy.v1.ProxyService.Register:output_type -> sallyport.proxy.v1.RegisterResponse
-	13, // 36: sallyport.proxy.v1.ProxyService.Stream:output_type -> sallyport.proxy.v1.StreamResponse
-	5,  // 37: sallyport.proxy.v1.ProxyService.Logout:output_type -> sallyport.proxy.v1.LogoutResponse
-	35, // [35:38] is the sub-list for method output_type
-	32, // [32:35] is the sub-list for method input_type
-	32, // [32:32] is the sub-list for extension type_name
-	32, // [32:32] is the sub-list for extension extendee
-	0,  // [0:32] is the sub-list for field type_name
+	25, // 12: sallyport.proxy.v1.Ack.head:type_name -> sallyport.proxy.v1.SignedHead
+	21, // 13: sallyport.proxy.v1.Reject.key:type_name -> sallyport.proxy.v1.DocumentKey
+	29, // 14: sallyport.proxy.v1.Heartbeat.sent_at:type_name -> google.protobuf.Timestamp
+	28, // 15: sallyport.proxy.v1.Heartbeat.configuration_age:type_name -> google.protobuf.Duration
+	12, // 16: sallyport.proxy.v1.Heartbeat.listeners:type_name -> sallyport.proxy.v1.ListenerStatus
+	29, // 17: sallyport.proxy.v1.Heartbeat.identity_expires_at:type_name -> google.protobuf.Timestamp
+	28, // 18: sallyport.proxy.v1.Heartbeat.security_age:type_name -> google.protobuf.Duration
+	20, // 19: sallyport.proxy.v1.StreamResponse.update:type_name -> sallyport.proxy.v1.Update
+	27, // 20: sallyport.proxy.v1.StreamResponse.freshness:type_name -> sallyport.proxy.v1.SignedFreshness
+	22, // 21: sallyport.proxy.v1.StreamResponse.directive:type_name -> sallyport.proxy.v1.Directive
+	20, // 22: sallyport.proxy.v1.StreamResponse.security:type_name -> sallyport.proxy.v1.Update
+	17, // 23: sallyport.proxy.v1.StreamResponse.keys:type_name -> sallyport.proxy.v1.SealedKeys
+	14, // 24: sallyport.proxy.v1.StreamResponse.key_sets:type_name -> sallyport.proxy.v1.KeySets
+	16, // 25: sallyport.proxy.v1.KeySets.sets:type_name -> sallyport.proxy.v1.SignedKeySet
+	19, // 26: sallyport.proxy.v1.CookieKeys.keys:type_name -> sallyport.proxy.v1.CookieKey
+	29, // 27: sallyport.proxy.v1.CookieKey.from:type_name -> google.protobuf.Timestamp
+	21, // 28: sallyport.proxy.v1.Update.removed:type_name -> sallyport.proxy.v1.DocumentKey
+	25, // 29: sallyport.proxy.v1.Update.head:type_name -> sallyport.proxy.v1.SignedHead
+	23, // 30: sallyport.proxy.v1.Directive.reconnect:type_name -> sallyport.proxy.v1.Reconnect
+	28, // 31: sallyport.proxy.v1.Reconnect.within:type_name -> google.protobuf.Duration
+	29, // 32: sallyport.proxy.v1.Freshness.issued_at:type_name -> google.protobuf.Timestamp
+	1,  // 33: sallyport.proxy.v1.ProxyService.Register:input_type -> sallyport.proxy.v1.RegisterRequest
+	3,  // 34: sallyport.proxy.v1.ProxyService.Stream:input_type -> sallyport.proxy.v1.StreamRequest
+	4,  // 35: sallyport.proxy.v1.ProxyService.Logout:input_type -> sallyport.proxy.v1.LogoutRequest
+	2,  // 36: sallyport.proxy.v1.ProxyService.Register:output_type -> sallyport.proxy.v1.RegisterResponse
+	13, // 37: sallyport.proxy.v1.ProxyService.Stream:output_type -> sallyport.proxy.v1.StreamResponse
+	5,  // 38: sallyport.proxy.v1.ProxyService.Logout:output_type -> sallyport.proxy.v1.LogoutResponse
+	36, // [36:39] is the sub-list for method output_type
+	33, // [33:36] is the sub-list for method input_type
+	33, // [33:33] is the sub-list for extension type_name
+	33, // [33:33] is the sub-list for extension extendee
+	0,  // [0:33] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_proxy_v1_proxy_proto_init() }
