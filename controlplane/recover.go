@@ -36,27 +36,21 @@ func Recover(ctx context.Context, s Settings, o RecoverOptions, out io.Writer) (
 	if err != nil {
 		return err
 	}
-	sets, err := srv.database.KeySets(ctx, 0)
-	if err != nil {
-		return fmt.Errorf("read key sets: %w", err)
-	}
-	if _, err := sign.verifier.Extend(sets); err != nil {
-		return fmt.Errorf("key sets of the database: %w", err)
-	}
-	loss, err := recovery.Config{
+	c := recovery.Config{
 		Store: srv.database, Target: srv.etcd, TargetName: cursorName, Verifier: sign.verifier,
-	}.Look(ctx)
+	}
+	loss, err := c.Look(ctx)
 	if err != nil {
 		return err
 	}
 	w := bufio.NewWriter(out)
 	tell(w, loss)
-	err = begin(ctx, srv, loss, o, w)
+	err = begin(ctx, c, loss, o, w)
 	return errors.Join(err, w.Flush())
 }
 
 // begin begins an epoch, if it is to.
-func begin(ctx context.Context, srv *Server, loss *recovery.Loss, o RecoverOptions, w io.Writer) error {
+func begin(ctx context.Context, c recovery.Config, loss *recovery.Loss, o RecoverOptions, w io.Writer) error {
 	if !o.NewEpoch {
 		fmt.Fprintln(w, "Nothing was changed.")
 		return nil
@@ -70,8 +64,8 @@ func begin(ctx context.Context, srv *Server, loss *recovery.Loss, o RecoverOptio
 	case err != nil:
 		return err
 	}
-	if err := srv.database.BeginEpoch(ctx, plan); err != nil {
-		return fmt.Errorf("begin epoch %d: %w", plan.Epoch, err)
+	if err := c.Begin(ctx, loss, plan); err != nil {
+		return err
 	}
 	fmt.Fprintf(w, "Epoch %d has begun, with revision %d (%d resources brought back) and security sequence %d (%d).\n",
 		plan.Epoch, plan.Fleet.Revision, len(plan.Fleet.Changes), plan.Security.Revision, len(plan.Security.Changes))
@@ -81,11 +75,18 @@ func begin(ctx context.Context, srv *Server, loss *recovery.Loss, o RecoverOptio
 // tell writes what was lost.
 func tell(w io.Writer, l *recovery.Loss) {
 	fmt.Fprintf(w, "The database is at epoch %d, revision %d, security sequence %d.\n", l.At.Epoch, l.At.Revision, l.Sequence)
-	if len(l.Seen) == 0 {
+	if l.Nothing() {
 		fmt.Fprintln(w, "Nobody is known to have seen more.")
 		return
 	}
 	fmt.Fprintln(w, "It does not hold what was seen:")
+	for _, set := range l.KeySets {
+		fmt.Fprintf(w, "  etcd has the key set of generation %d:", set.Generation)
+		for _, k := range set.Keys() {
+			fmt.Fprintf(w, " %s", k.ID())
+		}
+		fmt.Fprintln(w)
+	}
 	for _, s := range l.Seen {
 		at := ""
 		if !s.SeenAt.IsZero() {

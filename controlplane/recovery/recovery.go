@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/sallyport/sallyport/internal/snapshot"
+	proxyv1 "github.com/sallyport/sallyport/proto/gen/sallyport/proxy/v1"
 	"github.com/sallyport/sallyport/storage"
 )
 
@@ -31,6 +32,8 @@ type Store interface {
 	Since(ctx context.Context, after snapshot.Revision) ([]storage.Version, snapshot.Revision, error)
 	EnvironmentState(ctx context.Context, environment string, at snapshot.Revision) ([]storage.Version, error)
 	Security() storage.Resources
+	KeySets(ctx context.Context, after snapshot.Generation) ([]*proxyv1.SignedKeySet, error)
+	AppendKeySet(ctx context.Context, set snapshot.KeySet, e storage.AuditEntry) error
 }
 
 // Target is where snapshots are published: an etcd.
@@ -40,6 +43,8 @@ type Target interface {
 	// Snapshot returns what is published of an environment; the head alone with
 	// the error why its documents cannot be had.
 	Snapshot(ctx context.Context, v *snapshot.Verifier, environment string) (snapshot.Head, *snapshot.Snapshot, error)
+	// KeySets returns the key sets that are published, unverified.
+	KeySets(ctx context.Context) ([]*proxyv1.SignedKeySet, error)
 }
 
 // Config is what recovering needs. All fields are required.
@@ -48,7 +53,8 @@ type Config struct {
 	Target Target
 	// TargetName is who has seen what is published.
 	TargetName string
-	Verifier   *snapshot.Verifier
+	// Verifier learns of the key sets that are in the database and published.
+	Verifier *snapshot.Verifier
 }
 
 // Loss is what was seen, and the database does not hold.
@@ -57,8 +63,10 @@ type Loss struct {
 	// lane is.
 	At       snapshot.Position
 	Sequence snapshot.Revision
-	// Seen says who has seen what, newest first. Nothing was lost if it is empty.
+	// Seen says who has seen what, newest first.
 	Seen []storage.Sighting
+	// KeySets are published, follow from those in the database, and are not there.
+	KeySets []snapshot.KeySet
 	// Environments are those that were seen later than the database has them,
 	// ordered by name; the security lane is one of them.
 	Environments []Environment
@@ -73,6 +81,9 @@ type Loss struct {
 // there, as replicas would.
 func (c Config) Look(ctx context.Context) (*Loss, error) {
 	l := &Loss{}
+	if err := l.trust(ctx, c); err != nil {
+		return nil, err
+	}
 	heads, err := c.Target.Heads(ctx, c.Verifier)
 	if err != nil {
 		return nil, fmt.Errorf("read what is published: %w", err)
@@ -94,6 +105,32 @@ func (c Config) Look(ctx context.Context) (*Loss, error) {
 		l.saw(s.Environment, snapshot.Position{Epoch: s.Epoch, Revision: s.Revision})
 	}
 	return l, l.compare(ctx, c)
+}
+
+// Nothing reports whether nothing is known to be lost.
+func (l *Loss) Nothing() bool { return len(l.Seen)+len(l.KeySets) == 0 }
+
+// trust learns of the key sets that there are: what is published may be signed
+// with keys that the database does not know any more. What does not follow from
+// those in the database is nobody's.
+func (l *Loss) trust(ctx context.Context, c Config) error {
+	held, err := c.Store.KeySets(ctx, 0)
+	if err != nil {
+		return fmt.Errorf("read key sets: %w", err)
+	}
+	if _, err := c.Verifier.Extend(held); err != nil {
+		return fmt.Errorf("read key sets: %w", err)
+	}
+	published, err := c.Target.KeySets(ctx)
+	if err != nil {
+		return err
+	}
+	for _, set := range published {
+		if n, err := c.Verifier.Extend([]*proxyv1.SignedKeySet{set}); err == nil && n > 0 {
+			l.KeySets = append(l.KeySets, c.Verifier.Newest())
+		}
+	}
+	return nil
 }
 
 // locate reads where the database is, and what it holds.
@@ -193,7 +230,7 @@ type Options struct {
 // published are brought back in any case. ErrNothingLost, ErrRevocations,
 // ErrNotPublished.
 func (l *Loss) Recovery(o Options) (storage.Recovery, error) {
-	if len(l.Seen) == 0 && !o.Force {
+	if l.Nothing() && !o.Force {
 		return storage.Recovery{}, ErrNothingLost
 	}
 	r := storage.Recovery{
@@ -208,4 +245,23 @@ func (l *Loss) Recovery(o Options) (storage.Recovery, error) {
 	}
 	r.Fleet.Changes, err = l.bringBack()
 	return r, err
+}
+
+// Begin brings back the key sets that are published, and begins the epoch that
+// Recovery plans. storage.ErrConflict if the database has moved on since it was
+// looked at: look again.
+func (c Config) Begin(ctx context.Context, l *Loss, r storage.Recovery) error {
+	for _, set := range l.KeySets {
+		entry := storage.AuditEntry{
+			Caller: r.Caller, Action: "recover --new-epoch", Allowed: true,
+			Detail: fmt.Sprintf("key set of generation %d was brought back", set.Generation),
+		}
+		if err := c.Store.AppendKeySet(ctx, set, entry); err != nil {
+			return fmt.Errorf("bring back the key set of generation %d: %w", set.Generation, err)
+		}
+	}
+	if err := c.Store.BeginEpoch(ctx, r); err != nil {
+		return fmt.Errorf("begin epoch %d: %w", r.Epoch, err)
+	}
+	return nil
 }

@@ -24,6 +24,7 @@ import (
 	"github.com/sallyport/sallyport/controlplane/recovery"
 	"github.com/sallyport/sallyport/internal/resource"
 	"github.com/sallyport/sallyport/internal/snapshot"
+	proxyv1 "github.com/sallyport/sallyport/proto/gen/sallyport/proxy/v1"
 	resourcev1 "github.com/sallyport/sallyport/proto/gen/sallyport/resource/v1"
 	"github.com/sallyport/sallyport/storage"
 	"github.com/sallyport/sallyport/storage/etcd"
@@ -40,6 +41,7 @@ type lab struct {
 	*testing.T
 	dsn    string
 	store  *postgres.Store
+	signer *snapshot.Signer // of the replica
 	target *etcd.Store
 	raw    *clientv3.Client
 	prefix string
@@ -47,7 +49,7 @@ type lab struct {
 
 func newLab(t *testing.T) *lab {
 	t.Helper()
-	l := &lab{T: t, prefix: "/" + strings.ToLower(rand.Text())}
+	l := &lab{T: t, prefix: "/" + strings.ToLower(rand.Text()), signer: signer}
 	endpoints := storagetest.Etcd(t).Endpoints()
 	l.raw = must(clientv3.New(clientv3.Config{Endpoints: endpoints, Logger: zap.NewNop()}))
 	l.target = must(etcd.New(etcd.Config{Endpoints: endpoints, Prefix: l.prefix, Log: discard()}))
@@ -158,7 +160,8 @@ func (l *lab) publish() {
 	l.Helper()
 	ctx, cancel := context.WithTimeout(l.Context(), 30*time.Second)
 	p := publish.New(publish.Config{
-		Store: l.store, Target: l.target, TargetName: "etcd", Security: l.store.Security(), Signer: signer, Holder: "one", Log: discard(),
+		Store: l.store, Target: l.target, TargetName: "etcd", Security: l.store.Security(), Holder: "one", Log: discard(),
+		Signer: l.signer, Verifier: signer.Verifier(),
 	})
 	done := make(chan error, 1)
 	go func() { done <- p.Run(ctx) }()
@@ -176,7 +179,7 @@ func (l *lab) publish() {
 func (l *lab) published(ctx context.Context) bool {
 	heads, err := l.store.Heads(ctx)
 	for _, h := range heads {
-		head, _, err := l.target.Snapshot(ctx, signer.Verifier(), h.Environment)
+		head, _, err := l.target.Snapshot(ctx, l.verifier(), h.Environment)
 		if err != nil || head.Revision != h.Revision || !proto.Equal(head.Signed(), h.Signed) {
 			return false
 		}
@@ -184,10 +187,19 @@ func (l *lab) published(ctx context.Context) bool {
 	return err == nil
 }
 
+// verifier returns one that knows what proxies do.
+func (l *lab) verifier() *snapshot.Verifier {
+	v := signer.Verifier()
+	for _, set := range must(l.target.KeySets(l.Context())) {
+		must(v.Extend([]*proxyv1.SignedKeySet{set}))
+	}
+	return v
+}
+
 // content is what is published of an environment, a line for each document.
 func (l *lab) content(environment string) (snapshot.Head, string) {
 	l.Helper()
-	head, snap, err := l.target.Snapshot(l.Context(), signer.Verifier(), environment)
+	head, snap, err := l.target.Snapshot(l.Context(), l.verifier(), environment)
 	if err != nil {
 		l.Fatalf("%s: %v", environment, err)
 	}
@@ -231,11 +243,12 @@ func (l *lab) look() *recovery.Loss {
 func (l *lab) begin(o recovery.Options) {
 	l.Helper()
 	o.Caller, o.Message = "local user ann", "the disk is gone"
-	plan, err := l.look().Recovery(o)
+	loss := l.look()
+	plan, err := loss.Recovery(o)
 	if err != nil {
 		l.Fatal(err)
 	}
-	if err := l.store.BeginEpoch(l.Context(), plan); err != nil {
+	if err := l.config().Begin(l.Context(), loss, plan); err != nil {
 		l.Fatal(err)
 	}
 }
@@ -416,5 +429,35 @@ func TestDatabaseMovesOnMeanwhile(t *testing.T) {
 	l.begin(recovery.Options{})
 	if err := l.store.BeginEpoch(t.Context(), plan); !errors.Is(err, storage.ErrConflict) {
 		t.Errorf("a second time: %v, want %v", err, storage.ErrConflict)
+	}
+}
+
+// The database has lost a rotation of the signing keys: what is published cannot
+// be verified without the key set, which is brought back.
+func TestKeySetIsBroughtBack(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	l.commit(l.store, put("Environment/aws", ""))
+	l.publish()
+	file := l.backup()
+	l.signer = snapshot.NewSigner(ed25519.NewKeyFromSeed(slices.Repeat([]byte{2}, ed25519.SeedSize)))
+	set, err := signer.SignKeySet(snapshot.KeySet{}, l.signer.Public())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.store.AppendKeySet(t.Context(), set, storage.AuditEntry{Caller: "test", Action: "rotate", Allowed: true}); err != nil {
+		t.Fatal(err)
+	}
+	l.commit(l.store, put("Policy/shop/lost", "GET"))
+	l.publish()
+	l.restore(file)
+	loss := l.look()
+	if len(loss.KeySets) != 1 || loss.KeySets[0].Digest() != set.Digest() || len(loss.Seen) != 1 || loss.Seen[0].Environment != "aws" {
+		t.Fatalf("lost: %v, %v", loss.KeySets, loss.Seen)
+	}
+	l.begin(recovery.Options{KeepPublished: true})
+	l.publish()
+	if head, got := l.content("aws"); got != "Environment/aws Policy/shop/lost=GET" || head.Key() != l.signer.Public().ID() {
+		t.Errorf("%s, signed with %s", got, head.Key())
 	}
 }

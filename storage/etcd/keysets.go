@@ -44,6 +44,20 @@ func (s *Store) PublishKeySets(ctx context.Context, v *snapshot.Verifier) error 
 	return nil
 }
 
+// KeySets returns the key sets that are published, by ascending generation.
+// Nothing of them is verified.
+func (s *Store) KeySets(ctx context.Context) (sets []*proxyv1.SignedKeySet, err error) {
+	_, err = s.scan(ctx, s.keySetsKey(), func(kv *mvccpb.KeyValue) {
+		if set, err := parseKeySet(kv.Value); err == nil && len(sets) < snapshot.MaxGenerations {
+			sets = append(sets, set)
+		}
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read key sets: %w", err)
+	}
+	return sets, nil
+}
+
 // keysAhead returns storage.ErrAhead if sets lead further than v. What else is
 // among them is nobody's.
 func keysAhead(v *snapshot.Verifier, sets []*proxyv1.SignedKeySet) error {
