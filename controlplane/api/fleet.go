@@ -51,7 +51,7 @@ func (s fleetService) ListProxies(ctx context.Context, req *connect.Request[admi
 		last := res.GetProxies()[limit-1]
 		res.NextPageToken = encodeToken(last.GetEnvironment(), last.GetId())
 	}
-	return connect.NewResponse(res), nil
+	return connect.NewResponse(res), s.target(ctx, res.GetProxies()...)
 }
 
 func (s fleetService) GetProxy(ctx context.Context, req *connect.Request[adminv1.GetProxyRequest]) (*connect.Response[adminv1.GetProxyResponse], error) {
@@ -59,7 +59,27 @@ func (s fleetService) GetProxy(ctx context.Context, req *connect.Request[adminv1
 	if err != nil {
 		return nil, err
 	}
+	// What this replica knows itself it tells without the database.
+	if err := s.target(ctx, p); err != nil && !errors.Is(err, storage.ErrUnavailable) {
+		return nil, err
+	}
 	return connect.NewResponse(&adminv1.GetProxyResponse{Proxy: p}), nil
+}
+
+// target adds to proxies the revision that they should enforce.
+func (s fleetService) target(ctx context.Context, proxies ...*adminv1.Proxy) error {
+	position, err := s.store.Position(ctx)
+	if err != nil {
+		return err
+	}
+	at, err := s.store.EnvironmentsAt(ctx, position.Revision)
+	if err != nil {
+		return err
+	}
+	for _, p := range proxies {
+		p.EnvironmentRevision = int64(at[p.GetEnvironment()])
+	}
+	return nil
 }
 
 func (s fleetService) WaitEnforced(ctx context.Context, req *connect.Request[adminv1.WaitEnforcedRequest], stream *connect.ServerStream[adminv1.WaitEnforcedResponse]) error {

@@ -83,7 +83,11 @@ func unservable(r *http.Request) string {
 func onlyReads(procedure string) bool {
 	switch procedure {
 	case adminv1connect.ConfigServiceApplyProcedure, adminv1connect.ConfigServiceDeleteProcedure, adminv1connect.ConfigServiceRollbackProcedure,
-		adminv1connect.FleetServiceWaitEnforcedProcedure, adminv1connect.DecisionServiceTailProcedure:
+		adminv1connect.FleetServiceWaitEnforcedProcedure, adminv1connect.DecisionServiceTailProcedure,
+		adminv1connect.FleetServiceApproveProcedure, adminv1connect.FleetServiceRefuseProcedure,
+		adminv1connect.FleetServiceQuarantineProcedure, adminv1connect.FleetServiceReleaseProcedure,
+		adminv1connect.FleetServiceDrainProcedure, adminv1connect.FleetServiceUndrainProcedure,
+		adminv1connect.FleetServiceSetLabelsProcedure, adminv1connect.FleetServiceForgetProcedure:
 		return false
 	}
 	return true

@@ -19,6 +19,15 @@ const recordWithin = 2 * time.Second
 // Proxy returns what is known of a proxy process; storage.ErrNotFound if
 // nothing is. What this replica knows itself it tells without the database.
 func (r *Registry) Proxy(ctx context.Context, id storage.ProxyID) (*adminv1.Proxy, error) {
+	p, err := r.status(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	return r.ruledOn(p), nil
+}
+
+// status returns a status that is the caller's.
+func (r *Registry) status(ctx context.Context, id storage.ProxyID) (*adminv1.Proxy, error) {
 	e := r.entry(id)
 	if e == nil {
 		record, err := r.store.Proxy(ctx, id)
@@ -31,7 +40,7 @@ func (r *Registry) Proxy(ctx context.Context, id storage.ProxyID) (*adminv1.Prox
 	defer cancel()
 	record, err := r.store.Proxy(ctx, id)
 	if err != nil {
-		return e.proxy, nil //nolint:nilerr // it was not saved yet, or the database is away
+		return proto.CloneOf(e.proxy), nil //nolint:nilerr // it was not saved yet, or the database is away
 	}
 	return r.newest(e, record)
 }
@@ -54,6 +63,7 @@ func (r *Registry) Proxies(ctx context.Context, environment string, after storag
 		if proxies[i], err = r.newest(r.entry(record.ID), record); err != nil {
 			return nil, err
 		}
+		r.ruledOn(proxies[i])
 	}
 	return proxies, nil
 }

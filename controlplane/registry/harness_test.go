@@ -117,6 +117,11 @@ func enroll(t testing.TB, name, pattern, environment string, labels ...string) s
 		}
 		spec.Labels[key] = value
 	}
+	return enrollWith(t, name, spec)
+}
+
+func enrollWith(t testing.TB, name string, spec *resourcev1.Enrollment) storage.Change {
+	t.Helper()
 	b, err := resource.Encode(resource.Parsed{Key: enrollmentKey(name), Spec: spec})
 	if err != nil {
 		t.Fatal(err)

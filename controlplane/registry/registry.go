@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -45,8 +46,8 @@ const (
 )
 
 var (
-	// ErrNotAdmitted says that no Enrollment matches a SPIFFE ID.
-	ErrNotAdmitted = errors.New("no enrollment matches this SPIFFE ID")
+	// ErrNotAdmitted says that a SPIFFE ID belongs nowhere: what wraps it says why.
+	ErrNotAdmitted = errors.New("this SPIFFE ID is not admitted")
 	// ErrTooMany says that a SPIFFE ID has registered too many instances.
 	ErrTooMany = errors.New("too many instances have registered with this SPIFFE ID")
 	// ErrInstance says that the name of an instance is none.
@@ -56,6 +57,7 @@ var (
 // Store is the part of the store that the registry needs.
 type Store interface {
 	storage.Fleet
+	storage.Rulings
 	List(ctx context.Context, f storage.Filter) ([]storage.Version, snapshot.Revision, error)
 	Changed(ctx context.Context) <-chan struct{}
 }
@@ -80,10 +82,15 @@ type Registry struct {
 
 	// read belongs to Run: the enrollments that were read last.
 	read map[resource.Key]snapshot.Digest
+	// reading is held by the one that reads rulings, up to the sequence ruledTo.
+	reading chan struct{}
+	ruledTo int64
 
 	mu          sync.Mutex
 	enrollments []enrollment // ordered by key
-	ready       bool
+	ready       bool         // enrollments were read
+	rulings     map[string]storage.Ruling
+	ruled       bool          // rulings were read
 	admissions  chan struct{} // closed when enrollments change
 	statuses    chan struct{} // closed when a status changes
 	// local holds those that have a stream here, or were heard of here not long
@@ -106,9 +113,11 @@ type enrollment struct {
 	pattern     pattern.SPIFFE
 	environment string
 	labels      map[string]string
+	manual      bool // operators approve each SPIFFE ID
 }
 
-// New returns a registry that admits nobody until Run has read the enrollments.
+// New returns a registry that admits nobody until Run has read the enrollments, and
+// what operators have ruled.
 func New(c Config) *Registry {
 	now := c.Now
 	if now == nil {
@@ -120,6 +129,7 @@ func New(c Config) *Registry {
 		log:        c.Log,
 		now:        now,
 		dirty:      make(chan struct{}, 1),
+		reading:    make(chan struct{}, 1),
 		admissions: make(chan struct{}),
 		statuses:   make(chan struct{}),
 		local:      map[storage.ProxyID]*entry{},
@@ -128,10 +138,18 @@ func New(c Config) *Registry {
 	}
 }
 
-// Run reads enrollments as they change and writes records, until ctx ends. It
-// outlives every failure of the database: what is known stays in force, and is
-// written when it can be.
+// Run reads enrollments and rulings as they change and writes records, until ctx
+// ends. It outlives every failure of the database: what is known stays in force, and
+// is written when it can be.
 func (r *Registry) Run(ctx context.Context) error {
+	var g errgroup.Group
+	g.Go(func() error { return r.followRulings(ctx) })
+	g.Go(func() error { return r.keep(ctx) })
+	return g.Wait()
+}
+
+// keep is Run but for rulings.
+func (r *Registry) keep(ctx context.Context) error {
 	changed := r.store.Changed(ctx)
 	refresh, pace := time.NewTicker(refreshEvery), time.NewTimer(0)
 	defer refresh.Stop()
@@ -165,15 +183,15 @@ func (r *Registry) Run(ctx context.Context) error {
 	}
 }
 
-// Ready reports whether enrollments were read.
+// Ready reports whether enrollments and rulings were read.
 func (r *Registry) Ready() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.ready
+	return r.ready && r.ruled
 }
 
 func (r *Registry) refresh(ctx context.Context) {
-	if !r.Ready() {
+	if r.read == nil {
 		if err := r.forgetStreams(ctx); err != nil {
 			r.unread(ctx, err)
 			return
@@ -245,7 +263,10 @@ func parse(v storage.Version) (enrollment, error) {
 	if err != nil {
 		return enrollment{}, err
 	}
-	return enrollment{pattern: p, environment: spec.GetEnvironment(), labels: spec.GetLabels()}, nil
+	return enrollment{
+		pattern: p, environment: spec.GetEnvironment(), labels: spec.GetLabels(),
+		manual: spec.GetApproval() == resourcev1.Approval_APPROVAL_MANUAL,
+	}, nil
 }
 
 // Admission is where an Enrollment puts a proxy.
@@ -257,23 +278,32 @@ type Admission struct {
 }
 
 // Admit returns where a SPIFFE ID belongs. ErrNotAdmitted, with Changed set, if
-// no Enrollment matches, or if those that do name several environments.
+// no Enrollment matches, if those that do name several environments, or if operators
+// keep it out: ErrBarred as well when they have said so.
 func (r *Registry) Admit(spiffeID string) (Admission, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	a := Admission{Changed: r.admissions, Labels: map[string]string{}}
+	return r.admit(spiffeID)
+}
+
+// admit needs the mutex.
+func (r *Registry) admit(spiffeID string) (Admission, error) {
+	a, manual := Admission{Changed: r.admissions, Labels: map[string]string{}}, false
 	for _, e := range r.enrollments {
 		if !e.pattern.Match(spiffeID) {
 			continue
 		}
 		if a.Environment != "" && a.Environment != e.environment {
-			return Admission{Changed: r.admissions}, fmt.Errorf("%w: it matches %s and %s", ErrNotAdmitted, a.Environment, e.environment)
+			return Admission{Changed: r.admissions}, fmt.Errorf("%w: enrollments name %s and %s", ErrNotAdmitted, a.Environment, e.environment)
 		}
-		a.Environment = e.environment
+		a.Environment, manual = e.environment, manual || e.manual
 		maps.Copy(a.Labels, e.labels)
 	}
+	if err := r.standing(spiffeID, manual); err != nil {
+		return Admission{Changed: r.admissions}, err
+	}
 	if a.Environment == "" {
-		return Admission{Changed: r.admissions}, ErrNotAdmitted
+		return Admission{Changed: r.admissions}, fmt.Errorf("%w: no enrollment matches it", ErrNotAdmitted)
 	}
 	return a, nil
 }
@@ -354,6 +384,7 @@ func (r *Registry) evict() {
 			continue
 		}
 		delete(r.local, id)
+		delete(r.sealing, id)
 		name := e.proxy.GetSpiffeId()
 		if r.instances[name]--; r.instances[name] == 0 {
 			delete(r.instances, name)
@@ -408,14 +439,37 @@ type Registration struct {
 	Build           string
 	ProtocolVersion int32
 	SealingKey      []byte // to which secrets are sealed for it; empty for none
+	Cloud, Region   string // where it says that it runs
+	StartedAt       time.Time
+}
+
+// claim is where the process says that it is; nil if nowhere.
+func (r Registration) claim() *adminv1.Place {
+	cloud, region := clip(r.Cloud, maxLabel), clip(r.Region, maxLabel)
+	if cloud == "" && region == "" {
+		return nil
+	}
+	return &adminv1.Place{Cloud: cloud, Region: region, Claimed: true}
+}
+
+// startedAt is when the process says that it began; nil if it does not.
+func (r Registration) startedAt() *timestamppb.Timestamp {
+	if r.StartedAt.IsZero() {
+		return nil
+	}
+	return timestamppb.New(r.StartedAt)
 }
 
 // Register records a proxy process. It returns where it is admitted, or
-// ErrNotAdmitted: then it stays pending. ErrTooMany, ErrInstance.
+// ErrNotAdmitted: then it stays pending, unless it is ErrBarred: then nothing that it
+// says is recorded. ErrTooMany, ErrInstance.
 func (r *Registry) Register(reg Registration) (Admission, error) {
-	admission, refused := r.Admit(reg.SPIFFEID)
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	admission, refused := r.admit(reg.SPIFFEID)
+	if errors.Is(refused, ErrBarred) {
+		return admission, refused
+	}
 	id, old, err := r.known(reg)
 	if err != nil {
 		return Admission{}, err
@@ -423,6 +477,7 @@ func (r *Registry) Register(reg Registration) (Admission, error) {
 	p := proto.CloneOf(old.proxy)
 	p.Build, p.ProtocolVersion, p.LastSeenAt = clip(reg.Build, maxBuild), reg.ProtocolVersion, timestamppb.New(r.now())
 	p.Environment, p.Labels = admission.Environment, admission.Labels
+	p.Place, p.StartedAt = reg.claim(), reg.startedAt()
 	switch pending := p.GetConnection() == adminv1.Connection_CONNECTION_PENDING; {
 	case old.session != nil: // its stream says what it is
 	case refused != nil && !pending:

@@ -24,6 +24,7 @@ const (
 	maxName      = 253
 	maxText      = 1024
 	maxBuild     = 256
+	maxLabel     = 63
 )
 
 // Session is the stream of one proxy process. A later stream of the same
@@ -33,13 +34,19 @@ type Session struct {
 	registry *Registry
 	id       storage.ProxyID
 	replaced chan struct{}
+	told     chan struct{} // has room for one
+	// beat is the last heartbeat; it needs the registry's mutex.
+	beat *proxyv1.Heartbeat
 }
 
 // Open begins a session in an environment. The caller closes it. ErrTooMany,
-// ErrInstance.
+// ErrInstance; ErrNotAdmitted if operators have kept it out since it was admitted.
 func (r *Registry) Open(reg Registration, a Admission) (*Session, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if err := r.standing(reg.SPIFFEID, false); err != nil {
+		return nil, err
+	}
 	id, old, err := r.known(reg)
 	if err != nil {
 		return nil, err
@@ -51,7 +58,7 @@ func (r *Registry) Open(reg Registration, a Admission) (*Session, error) {
 	p.Environment, p.Labels = a.Environment, a.Labels
 	p.Connection, p.LastSeenAt = adminv1.Connection_CONNECTION_CONNECTED, timestamppb.New(r.now())
 	unsay(p)
-	s := &Session{registry: r, id: id, replaced: make(chan struct{})}
+	s := &Session{registry: r, id: id, replaced: make(chan struct{}), told: make(chan struct{}, 1)}
 	r.put(id, &entry{proxy: p, session: s})
 	return s, nil
 }
@@ -175,6 +182,8 @@ func (s *Session) Beat(h *proxyv1.Heartbeat) {
 			p.ClockSkew = durationpb.New(h.GetSentAt().AsTime().Sub(now))
 		}
 		p.RecordsDropped = max(h.GetRecordsDropped(), 0)
+		p.Draining, p.Load = h.GetDraining(), load(s.beat, h)
+		s.beat = h
 		p.AssertionKeys = nil
 		for _, point := range h.GetAssertionKeys()[:min(len(h.GetAssertionKeys()), maxKeys)] {
 			if _, err := token.ParsePublicKey(point); err == nil {
@@ -189,6 +198,23 @@ func (s *Session) Beat(h *proxyv1.Heartbeat) {
 			})
 		}
 	})
+}
+
+// load is what a proxy had to do between two heartbeats; nil before there are two,
+// and when they make no sense together.
+func load(before, now *proxyv1.Heartbeat) *adminv1.Load {
+	took := now.GetSentAt().AsTime().Sub(before.GetSentAt().AsTime()).Seconds()
+	requests := now.GetRequests() - before.GetRequests()
+	busy := (now.GetProcessorTime().AsDuration() - before.GetProcessorTime().AsDuration()).Seconds()
+	processors := float64(now.GetProcessors())
+	if before == nil || now.GetProcessorTime() == nil || processors <= 0 || took <= 0 || requests < 0 || busy < 0 {
+		return nil
+	}
+	return &adminv1.Load{
+		RequestsPerSecond: float64(requests) / took,
+		OpenRequests:      max(now.GetOpenRequests(), 0),
+		ProcessorShare:    min(busy/took/processors, 1),
+	}
 }
 
 // clip returns s as text of at most n bytes.

@@ -34,6 +34,9 @@ const (
 	ackWithin = time.Minute
 	// pendingRetry is when a proxy that is not admitted asks again.
 	pendingRetry = 2 * time.Second
+	// refusedRetry is when one asks again whom an operator has refused or
+	// quarantined.
+	refusedRetry = 10 * time.Second
 	// reconnectWithin spreads the proxies of a replica that ends.
 	reconnectWithin = time.Second
 	// maxMessage bounds what a proxy sends at once. An ack with many rejects is
@@ -185,8 +188,16 @@ func (s *Service) Register(ctx context.Context, req *connect.Request[proxyv1.Reg
 		Build:           req.Msg.GetBuild(),
 		ProtocolVersion: req.Msg.GetProtocolVersion(),
 		SealingKey:      req.Msg.GetSealingKey(),
+		Cloud:           req.Msg.GetCloud(),
+		Region:          req.Msg.GetRegion(),
+		StartedAt:       startedAt(req.Msg),
 	})
 	switch {
+	case errors.Is(err, registry.ErrBarred):
+		return connect.NewResponse(&proxyv1.RegisterResponse{
+			Admission:  proxyv1.Admission_ADMISSION_REFUSED,
+			RetryAfter: durationpb.New(refusedRetry),
+		}), nil
 	case errors.Is(err, registry.ErrNotAdmitted):
 		return connect.NewResponse(&proxyv1.RegisterResponse{
 			Admission:  proxyv1.Admission_ADMISSION_PENDING,
@@ -199,6 +210,14 @@ func (s *Service) Register(ctx context.Context, req *connect.Request[proxyv1.Reg
 		Admission:   proxyv1.Admission_ADMISSION_ADMITTED,
 		Environment: admission.Environment,
 	}), nil
+}
+
+// startedAt is when the process began, as it says; zero if it does not.
+func startedAt(m *proxyv1.RegisterRequest) time.Time {
+	if m.GetStartedAt().CheckValid() != nil {
+		return time.Time{}
+	}
+	return m.GetStartedAt().AsTime()
 }
 
 // Stream implements proxyv1connect.ProxyServiceHandler.

@@ -463,7 +463,7 @@ func TestEnrollmentIsWithdrawn(t *testing.T) {
 	l.commit(storage.Change{Key: enrollmentKey("aws"), Delete: true})
 	moved.over(connect.CodePermissionDenied, "no enrollment")
 	l.enroll("conflict", string(gcpID), "aws")
-	g.over(connect.CodePermissionDenied, "no enrollment")
+	g.over(connect.CodePermissionDenied, "enrollments name aws and gcp")
 }
 
 func TestLaterStreamTakesThePlace(t *testing.T) {

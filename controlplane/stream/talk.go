@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"connectrpc.com/connect"
@@ -36,6 +37,7 @@ type talk struct {
 	said        chan struct{} // wakes the sender after an answer
 	shared      *cookie.Ring  // the cookie keys that the proxy was sent last
 	introduced  int           // how many key sets the proxy was sent
+	draining    atomic.Bool   // as the proxy said, or was told, last
 
 	security, configuration *lane
 
@@ -128,6 +130,7 @@ func (t *talk) hear(ctx context.Context, m *proxyv1.StreamRequest) error {
 	case *proxyv1.StreamRequest_SecurityRefusal:
 		return t.security.refuse(ctx, m.SecurityRefusal)
 	case *proxyv1.StreamRequest_Heartbeat:
+		t.draining.Store(m.Heartbeat.GetDraining())
 		t.session.Beat(m.Heartbeat)
 	case *proxyv1.StreamRequest_Hello:
 		return connect.NewError(connect.CodeInvalidArgument, errors.New("a second hello"))
@@ -170,6 +173,9 @@ func (t *talk) send(ctx context.Context, admissions <-chan struct{}) error {
 		if err != nil {
 			return err
 		}
+		if err := t.direct(); err != nil {
+			return err
+		}
 		rotated, err := t.share(ctx)
 		if err != nil {
 			return err
@@ -183,6 +189,10 @@ func (t *talk) send(ctx context.Context, admissions <-chan struct{}) error {
 		case <-t.session.Replaced():
 			return errors.New("a later stream of this process has taken its place")
 		case <-admissions:
+			if admissions, err = t.readmit(); err != nil {
+				return err
+			}
+		case <-t.session.Told():
 			if admissions, err = t.readmit(); err != nil {
 				return err
 			}
@@ -277,6 +287,16 @@ func (t *talk) readmit() (<-chan struct{}, error) {
 	}
 	t.session.Admitted(a)
 	return a.Changed, nil
+}
+
+// direct tells the proxy whether it is to drain, if it says otherwise.
+func (t *talk) direct() error {
+	draining := t.session.Draining()
+	if t.draining.Swap(draining) == draining {
+		return nil
+	}
+	directive := &proxyv1.Directive{Directive: &proxyv1.Directive_Drain{Drain: &proxyv1.Drain{Draining: draining}}}
+	return t.say(&proxyv1.StreamResponse{Lane: &proxyv1.StreamResponse_Directive{Directive: directive}})
 }
 
 func (t *talk) reconnect() error {

@@ -211,16 +211,19 @@ func (d *decoder) labels(at *place, labels map[string]string) {
 		return
 	}
 	for key, value := range sorted(labels) {
-		d.checked(at.entry(key), key, func(key string) error {
-			switch {
-			case !isLabelText(key) || key == "":
-				return errors.New("a label's name is " + labelForm)
-			case !isLabelText(value):
-				return errors.New("a label's value is empty or " + labelForm)
-			}
-			return nil
-		})
+		d.checked(at.entry(key), key, func(key string) error { return CheckLabel(key, value) })
 	}
+}
+
+// CheckLabel says what is wrong with a label.
+func CheckLabel(key, value string) error {
+	switch {
+	case !isLabelText(key) || key == "":
+		return errors.New("a label's name is " + labelForm)
+	case !isLabelText(value):
+		return errors.New("a label's value is empty or " + labelForm)
+	}
+	return nil
 }
 
 const labelForm = `letters, digits, ".", "-", "_" and "/", at most 128, that begins and ends with a letter or digit`

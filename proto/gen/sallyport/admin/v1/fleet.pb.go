@@ -24,6 +24,64 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// Standing is what operators have ruled of a SPIFFE ID.
+type Standing int32
+
+const (
+	// Nothing: its Enrollment says who is admitted.
+	Standing_STANDING_UNSPECIFIED Standing = 0
+	// Its Enrollment wants it to be approved, and nobody has done so.
+	Standing_STANDING_AWAITING_APPROVAL Standing = 1
+	Standing_STANDING_APPROVED          Standing = 2
+	Standing_STANDING_REFUSED           Standing = 3
+	Standing_STANDING_QUARANTINED       Standing = 4
+)
+
+// Enum value maps for Standing.
+var (
+	Standing_name = map[int32]string{
+		0: "STANDING_UNSPECIFIED",
+		1: "STANDING_AWAITING_APPROVAL",
+		2: "STANDING_APPROVED",
+		3: "STANDING_REFUSED",
+		4: "STANDING_QUARANTINED",
+	}
+	Standing_value = map[string]int32{
+		"STANDING_UNSPECIFIED":       0,
+		"STANDING_AWAITING_APPROVAL": 1,
+		"STANDING_APPROVED":          2,
+		"STANDING_REFUSED":           3,
+		"STANDING_QUARANTINED":       4,
+	}
+)
+
+func (x Standing) Enum() *Standing {
+	p := new(Standing)
+	*p = x
+	return p
+}
+
+func (x Standing) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Standing) Descriptor() protoreflect.EnumDescriptor {
+	return file_sallyport_admin_v1_fleet_proto_enumTypes[0].Descriptor()
+}
+
+func (Standing) Type() protoreflect.EnumType {
+	return &file_sallyport_admin_v1_fleet_proto_enumTypes[0]
+}
+
+func (x Standing) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Standing.Descriptor instead.
+func (Standing) EnumDescriptor() ([]byte, []int) {
+	return file_sallyport_admin_v1_fleet_proto_rawDescGZIP(), []int{0}
+}
+
 type Connection int32
 
 const (
@@ -31,7 +89,8 @@ const (
 	Connection_CONNECTION_CONNECTED   Connection = 1
 	// It was connected and is not now.
 	Connection_CONNECTION_LOST Connection = 2
-	// No Enrollment matches its SPIFFE ID: it receives nothing.
+	// It receives nothing: no Enrollment matches its SPIFFE ID, or one that wants it
+	// to be approved.
 	Connection_CONNECTION_PENDING Connection = 3
 )
 
@@ -62,11 +121,11 @@ func (x Connection) String() string {
 }
 
 func (Connection) Descriptor() protoreflect.EnumDescriptor {
-	return file_sallyport_admin_v1_fleet_proto_enumTypes[0].Descriptor()
+	return file_sallyport_admin_v1_fleet_proto_enumTypes[1].Descriptor()
 }
 
 func (Connection) Type() protoreflect.EnumType {
-	return &file_sallyport_admin_v1_fleet_proto_enumTypes[0]
+	return &file_sallyport_admin_v1_fleet_proto_enumTypes[1]
 }
 
 func (x Connection) Number() protoreflect.EnumNumber {
@@ -75,7 +134,7 @@ func (x Connection) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Connection.Descriptor instead.
 func (Connection) EnumDescriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_fleet_proto_rawDescGZIP(), []int{0}
+	return file_sallyport_admin_v1_fleet_proto_rawDescGZIP(), []int{1}
 }
 
 type Enforcement int32
@@ -118,11 +177,11 @@ func (x Enforcement) String() string {
 }
 
 func (Enforcement) Descriptor() protoreflect.EnumDescriptor {
-	return file_sallyport_admin_v1_fleet_proto_enumTypes[1].Descriptor()
+	return file_sallyport_admin_v1_fleet_proto_enumTypes[2].Descriptor()
 }
 
 func (Enforcement) Type() protoreflect.EnumType {
-	return &file_sallyport_admin_v1_fleet_proto_enumTypes[1]
+	return &file_sallyport_admin_v1_fleet_proto_enumTypes[2]
 }
 
 func (x Enforcement) Number() protoreflect.EnumNumber {
@@ -131,7 +190,765 @@ func (x Enforcement) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Enforcement.Descriptor instead.
 func (Enforcement) EnumDescriptor() ([]byte, []int) {
+	return file_sallyport_admin_v1_fleet_proto_rawDescGZIP(), []int{2}
+}
+
+type ApproveRequest struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	SpiffeId string                 `protobuf:"bytes,1,opt,name=spiffe_id,json=spiffeId,proto3" json:"spiffe_id,omitempty"`
+	// Why, for the audit and the listing. The same in all that follow.
+	Reason        string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ApproveRequest) Reset() {
+	*x = ApproveRequest{}
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ApproveRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ApproveRequest) ProtoMessage() {}
+
+func (x *ApproveRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ApproveRequest.ProtoReflect.Descriptor instead.
+func (*ApproveRequest) Descriptor() ([]byte, []int) {
+	return file_sallyport_admin_v1_fleet_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *ApproveRequest) GetSpiffeId() string {
+	if x != nil {
+		return x.SpiffeId
+	}
+	return ""
+}
+
+func (x *ApproveRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+type ApproveResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How many proxies are known of the SPIFFE ID. The same in all that follow.
+	Proxies       int32 `protobuf:"varint,1,opt,name=proxies,proto3" json:"proxies,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ApproveResponse) Reset() {
+	*x = ApproveResponse{}
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ApproveResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ApproveResponse) ProtoMessage() {}
+
+func (x *ApproveResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ApproveResponse.ProtoReflect.Descriptor instead.
+func (*ApproveResponse) Descriptor() ([]byte, []int) {
 	return file_sallyport_admin_v1_fleet_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *ApproveResponse) GetProxies() int32 {
+	if x != nil {
+		return x.Proxies
+	}
+	return 0
+}
+
+type RefuseRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	SpiffeId      string                 `protobuf:"bytes,1,opt,name=spiffe_id,json=spiffeId,proto3" json:"spiffe_id,omitempty"`
+	Reason        string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RefuseRequest) Reset() {
+	*x = RefuseRequest{}
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RefuseRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RefuseRequest) ProtoMessage() {}
+
+func (x *RefuseRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RefuseRequest.ProtoReflect.Descriptor instead.
+func (*RefuseRequest) Descriptor() ([]byte, []int) {
+	return file_sallyport_admin_v1_fleet_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *RefuseRequest) GetSpiffeId() string {
+	if x != nil {
+		return x.SpiffeId
+	}
+	return ""
+}
+
+func (x *RefuseRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+type RefuseResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Proxies       int32                  `protobuf:"varint,1,opt,name=proxies,proto3" json:"proxies,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RefuseResponse) Reset() {
+	*x = RefuseResponse{}
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RefuseResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RefuseResponse) ProtoMessage() {}
+
+func (x *RefuseResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RefuseResponse.ProtoReflect.Descriptor instead.
+func (*RefuseResponse) Descriptor() ([]byte, []int) {
+	return file_sallyport_admin_v1_fleet_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *RefuseResponse) GetProxies() int32 {
+	if x != nil {
+		return x.Proxies
+	}
+	return 0
+}
+
+type QuarantineRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	SpiffeId      string                 `protobuf:"bytes,1,opt,name=spiffe_id,json=spiffeId,proto3" json:"spiffe_id,omitempty"`
+	Reason        string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *QuarantineRequest) Reset() {
+	*x = QuarantineRequest{}
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *QuarantineRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*QuarantineRequest) ProtoMessage() {}
+
+func (x *QuarantineRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use QuarantineRequest.ProtoReflect.Descriptor instead.
+func (*QuarantineRequest) Descriptor() ([]byte, []int) {
+	return file_sallyport_admin_v1_fleet_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *QuarantineRequest) GetSpiffeId() string {
+	if x != nil {
+		return x.SpiffeId
+	}
+	return ""
+}
+
+func (x *QuarantineRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+type QuarantineResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Proxies       int32                  `protobuf:"varint,1,opt,name=proxies,proto3" json:"proxies,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *QuarantineResponse) Reset() {
+	*x = QuarantineResponse{}
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *QuarantineResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*QuarantineResponse) ProtoMessage() {}
+
+func (x *QuarantineResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use QuarantineResponse.ProtoReflect.Descriptor instead.
+func (*QuarantineResponse) Descriptor() ([]byte, []int) {
+	return file_sallyport_admin_v1_fleet_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *QuarantineResponse) GetProxies() int32 {
+	if x != nil {
+		return x.Proxies
+	}
+	return 0
+}
+
+type ReleaseRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	SpiffeId      string                 `protobuf:"bytes,1,opt,name=spiffe_id,json=spiffeId,proto3" json:"spiffe_id,omitempty"`
+	Reason        string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReleaseRequest) Reset() {
+	*x = ReleaseRequest{}
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReleaseRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReleaseRequest) ProtoMessage() {}
+
+func (x *ReleaseRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReleaseRequest.ProtoReflect.Descriptor instead.
+func (*ReleaseRequest) Descriptor() ([]byte, []int) {
+	return file_sallyport_admin_v1_fleet_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *ReleaseRequest) GetSpiffeId() string {
+	if x != nil {
+		return x.SpiffeId
+	}
+	return ""
+}
+
+func (x *ReleaseRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+type ReleaseResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Proxies       int32                  `protobuf:"varint,1,opt,name=proxies,proto3" json:"proxies,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReleaseResponse) Reset() {
+	*x = ReleaseResponse{}
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReleaseResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReleaseResponse) ProtoMessage() {}
+
+func (x *ReleaseResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReleaseResponse.ProtoReflect.Descriptor instead.
+func (*ReleaseResponse) Descriptor() ([]byte, []int) {
+	return file_sallyport_admin_v1_fleet_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *ReleaseResponse) GetProxies() int32 {
+	if x != nil {
+		return x.Proxies
+	}
+	return 0
+}
+
+type DrainRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As in Proxy.id.
+	Id            string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Reason        string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DrainRequest) Reset() {
+	*x = DrainRequest{}
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DrainRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DrainRequest) ProtoMessage() {}
+
+func (x *DrainRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DrainRequest.ProtoReflect.Descriptor instead.
+func (*DrainRequest) Descriptor() ([]byte, []int) {
+	return file_sallyport_admin_v1_fleet_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *DrainRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *DrainRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+type DrainResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DrainResponse) Reset() {
+	*x = DrainResponse{}
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DrainResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DrainResponse) ProtoMessage() {}
+
+func (x *DrainResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DrainResponse.ProtoReflect.Descriptor instead.
+func (*DrainResponse) Descriptor() ([]byte, []int) {
+	return file_sallyport_admin_v1_fleet_proto_rawDescGZIP(), []int{9}
+}
+
+type UndrainRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Reason        string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UndrainRequest) Reset() {
+	*x = UndrainRequest{}
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UndrainRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UndrainRequest) ProtoMessage() {}
+
+func (x *UndrainRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UndrainRequest.ProtoReflect.Descriptor instead.
+func (*UndrainRequest) Descriptor() ([]byte, []int) {
+	return file_sallyport_admin_v1_fleet_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *UndrainRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *UndrainRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+type UndrainResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UndrainResponse) Reset() {
+	*x = UndrainResponse{}
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UndrainResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UndrainResponse) ProtoMessage() {}
+
+func (x *UndrainResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UndrainResponse.ProtoReflect.Descriptor instead.
+func (*UndrainResponse) Descriptor() ([]byte, []int) {
+	return file_sallyport_admin_v1_fleet_proto_rawDescGZIP(), []int{11}
+}
+
+type SetLabelsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// To be added, or replaced.
+	Labels map[string]string `protobuf:"bytes,2,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// To be removed, by their keys.
+	Remove        []string `protobuf:"bytes,3,rep,name=remove,proto3" json:"remove,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetLabelsRequest) Reset() {
+	*x = SetLabelsRequest{}
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetLabelsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetLabelsRequest) ProtoMessage() {}
+
+func (x *SetLabelsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetLabelsRequest.ProtoReflect.Descriptor instead.
+func (*SetLabelsRequest) Descriptor() ([]byte, []int) {
+	return file_sallyport_admin_v1_fleet_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *SetLabelsRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *SetLabelsRequest) GetLabels() map[string]string {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
+}
+
+func (x *SetLabelsRequest) GetRemove() []string {
+	if x != nil {
+		return x.Remove
+	}
+	return nil
+}
+
+type SetLabelsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// All that there are now.
+	Labels        map[string]string `protobuf:"bytes,1,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetLabelsResponse) Reset() {
+	*x = SetLabelsResponse{}
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetLabelsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetLabelsResponse) ProtoMessage() {}
+
+func (x *SetLabelsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetLabelsResponse.ProtoReflect.Descriptor instead.
+func (*SetLabelsResponse) Descriptor() ([]byte, []int) {
+	return file_sallyport_admin_v1_fleet_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *SetLabelsResponse) GetLabels() map[string]string {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
+}
+
+type ForgetRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Reason        string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ForgetRequest) Reset() {
+	*x = ForgetRequest{}
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ForgetRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ForgetRequest) ProtoMessage() {}
+
+func (x *ForgetRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ForgetRequest.ProtoReflect.Descriptor instead.
+func (*ForgetRequest) Descriptor() ([]byte, []int) {
+	return file_sallyport_admin_v1_fleet_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *ForgetRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *ForgetRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+type ForgetResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ForgetResponse) Reset() {
+	*x = ForgetResponse{}
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ForgetResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ForgetResponse) ProtoMessage() {}
+
+func (x *ForgetResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ForgetResponse.ProtoReflect.Descriptor instead.
+func (*ForgetResponse) Descriptor() ([]byte, []int) {
+	return file_sallyport_admin_v1_fleet_proto_rawDescGZIP(), []int{15}
 }
 
 type ListProxiesRequest struct {
@@ -147,7 +964,7 @@ type ListProxiesRequest struct {
 
 func (x *ListProxiesRequest) Reset() {
 	*x = ListProxiesRequest{}
-	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[0]
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -159,7 +976,7 @@ func (x *ListProxiesRequest) String() string {
 func (*ListProxiesRequest) ProtoMessage() {}
 
 func (x *ListProxiesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[0]
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -172,7 +989,7 @@ func (x *ListProxiesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListProxiesRequest.ProtoReflect.Descriptor instead.
 func (*ListProxiesRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_fleet_proto_rawDescGZIP(), []int{0}
+	return file_sallyport_admin_v1_fleet_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ListProxiesRequest) GetEnvironment() string {
@@ -206,7 +1023,7 @@ type ListProxiesResponse struct {
 
 func (x *ListProxiesResponse) Reset() {
 	*x = ListProxiesResponse{}
-	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[1]
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -218,7 +1035,7 @@ func (x *ListProxiesResponse) String() string {
 func (*ListProxiesResponse) ProtoMessage() {}
 
 func (x *ListProxiesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[1]
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -231,7 +1048,7 @@ func (x *ListProxiesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListProxiesResponse.ProtoReflect.Descriptor instead.
 func (*ListProxiesResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_fleet_proto_rawDescGZIP(), []int{1}
+	return file_sallyport_admin_v1_fleet_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ListProxiesResponse) GetProxies() []*Proxy {
@@ -258,7 +1075,7 @@ type GetProxyRequest struct {
 
 func (x *GetProxyRequest) Reset() {
 	*x = GetProxyRequest{}
-	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[2]
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -270,7 +1087,7 @@ func (x *GetProxyRequest) String() string {
 func (*GetProxyRequest) ProtoMessage() {}
 
 func (x *GetProxyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[2]
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -283,7 +1100,7 @@ func (x *GetProxyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetProxyRequest.ProtoReflect.Descriptor instead.
 func (*GetProxyRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_fleet_proto_rawDescGZIP(), []int{2}
+	return file_sallyport_admin_v1_fleet_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *GetProxyRequest) GetId() string {
@@ -302,7 +1119,7 @@ type GetProxyResponse struct {
 
 func (x *GetProxyResponse) Reset() {
 	*x = GetProxyResponse{}
-	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[3]
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -314,7 +1131,7 @@ func (x *GetProxyResponse) String() string {
 func (*GetProxyResponse) ProtoMessage() {}
 
 func (x *GetProxyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[3]
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -327,7 +1144,7 @@ func (x *GetProxyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetProxyResponse.ProtoReflect.Descriptor instead.
 func (*GetProxyResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_fleet_proto_rawDescGZIP(), []int{3}
+	return file_sallyport_admin_v1_fleet_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *GetProxyResponse) GetProxy() *Proxy {
@@ -384,13 +1201,32 @@ type Proxy struct {
 	// Decision records that it could not keep for the control plane since it began,
 	// as it said at last_seen_at.
 	RecordsDropped int64 `protobuf:"varint,25,opt,name=records_dropped,json=recordsDropped,proto3" json:"records_dropped,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// What operators have ruled of its SPIFFE ID.
+	Standing Standing `protobuf:"varint,30,opt,name=standing,proto3,enum=sallyport.admin.v1.Standing" json:"standing,omitempty"`
+	// It is to tell load balancers to leave it out, and whether it does.
+	Drain    bool `protobuf:"varint,31,opt,name=drain,proto3" json:"drain,omitempty"`
+	Draining bool `protobuf:"varint,32,opt,name=draining,proto3" json:"draining,omitempty"`
+	// Of the last ruling of its SPIFFE ID, and of its drain; absent without one.
+	StandingRuling *Ruling `protobuf:"bytes,33,opt,name=standing_ruling,json=standingRuling,proto3" json:"standing_ruling,omitempty"`
+	DrainRuling    *Ruling `protobuf:"bytes,34,opt,name=drain_ruling,json=drainRuling,proto3" json:"drain_ruling,omitempty"`
+	// From operators. They go before labels of the same key.
+	OperatorLabels map[string]string `protobuf:"bytes,35,rep,name=operator_labels,json=operatorLabels,proto3" json:"operator_labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Where it is: from its labels, or else what it claims itself.
+	Place *Place `protobuf:"bytes,36,opt,name=place,proto3" json:"place,omitempty"`
+	// When the process began, as it said.
+	StartedAt *timestamppb.Timestamp `protobuf:"bytes,37,opt,name=started_at,json=startedAt,proto3" json:"started_at,omitempty"`
+	// Between its last two heartbeats; absent before there are two.
+	Load *Load `protobuf:"bytes,38,opt,name=load,proto3" json:"load,omitempty"`
+	// The newest revision that touches its environment. What it enforces is older
+	// while it is late.
+	EnvironmentRevision int64 `protobuf:"varint,39,opt,name=environment_revision,json=environmentRevision,proto3" json:"environment_revision,omitempty"`
+	unknownFields       protoimpl.UnknownFields
+	sizeCache           protoimpl.SizeCache
 }
 
 func (x *Proxy) Reset() {
 	*x = Proxy{}
-	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[4]
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -402,7 +1238,7 @@ func (x *Proxy) String() string {
 func (*Proxy) ProtoMessage() {}
 
 func (x *Proxy) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[4]
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -415,7 +1251,7 @@ func (x *Proxy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Proxy.ProtoReflect.Descriptor instead.
 func (*Proxy) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_fleet_proto_rawDescGZIP(), []int{4}
+	return file_sallyport_admin_v1_fleet_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Proxy) GetId() string {
@@ -593,6 +1429,263 @@ func (x *Proxy) GetRecordsDropped() int64 {
 	return 0
 }
 
+func (x *Proxy) GetStanding() Standing {
+	if x != nil {
+		return x.Standing
+	}
+	return Standing_STANDING_UNSPECIFIED
+}
+
+func (x *Proxy) GetDrain() bool {
+	if x != nil {
+		return x.Drain
+	}
+	return false
+}
+
+func (x *Proxy) GetDraining() bool {
+	if x != nil {
+		return x.Draining
+	}
+	return false
+}
+
+func (x *Proxy) GetStandingRuling() *Ruling {
+	if x != nil {
+		return x.StandingRuling
+	}
+	return nil
+}
+
+func (x *Proxy) GetDrainRuling() *Ruling {
+	if x != nil {
+		return x.DrainRuling
+	}
+	return nil
+}
+
+func (x *Proxy) GetOperatorLabels() map[string]string {
+	if x != nil {
+		return x.OperatorLabels
+	}
+	return nil
+}
+
+func (x *Proxy) GetPlace() *Place {
+	if x != nil {
+		return x.Place
+	}
+	return nil
+}
+
+func (x *Proxy) GetStartedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.StartedAt
+	}
+	return nil
+}
+
+func (x *Proxy) GetLoad() *Load {
+	if x != nil {
+		return x.Load
+	}
+	return nil
+}
+
+func (x *Proxy) GetEnvironmentRevision() int64 {
+	if x != nil {
+		return x.EnvironmentRevision
+	}
+	return 0
+}
+
+// Ruling is what an operator has said.
+type Ruling struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Reason string                 `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Who said it.
+	Caller        string                 `protobuf:"bytes,2,opt,name=caller,proto3" json:"caller,omitempty"`
+	At            *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=at,proto3" json:"at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Ruling) Reset() {
+	*x = Ruling{}
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Ruling) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Ruling) ProtoMessage() {}
+
+func (x *Ruling) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Ruling.ProtoReflect.Descriptor instead.
+func (*Ruling) Descriptor() ([]byte, []int) {
+	return file_sallyport_admin_v1_fleet_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *Ruling) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Ruling) GetCaller() string {
+	if x != nil {
+		return x.Caller
+	}
+	return ""
+}
+
+func (x *Ruling) GetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
+// Place is where a proxy runs.
+type Place struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Cloud  string                 `protobuf:"bytes,1,opt,name=cloud,proto3" json:"cloud,omitempty"`
+	Region string                 `protobuf:"bytes,2,opt,name=region,proto3" json:"region,omitempty"`
+	// It is no label that says so, but the proxy.
+	Claimed       bool `protobuf:"varint,3,opt,name=claimed,proto3" json:"claimed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Place) Reset() {
+	*x = Place{}
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Place) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Place) ProtoMessage() {}
+
+func (x *Place) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Place.ProtoReflect.Descriptor instead.
+func (*Place) Descriptor() ([]byte, []int) {
+	return file_sallyport_admin_v1_fleet_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *Place) GetCloud() string {
+	if x != nil {
+		return x.Cloud
+	}
+	return ""
+}
+
+func (x *Place) GetRegion() string {
+	if x != nil {
+		return x.Region
+	}
+	return ""
+}
+
+func (x *Place) GetClaimed() bool {
+	if x != nil {
+		return x.Claimed
+	}
+	return false
+}
+
+// Load is what a proxy had to do.
+type Load struct {
+	state             protoimpl.MessageState `protogen:"open.v1"`
+	RequestsPerSecond float64                `protobuf:"fixed64,1,opt,name=requests_per_second,json=requestsPerSecond,proto3" json:"requests_per_second,omitempty"`
+	// Under way at its last heartbeat.
+	OpenRequests int64 `protobuf:"varint,2,opt,name=open_requests,json=openRequests,proto3" json:"open_requests,omitempty"`
+	// Of the processors that it may use, from 0 to 1.
+	ProcessorShare float64 `protobuf:"fixed64,3,opt,name=processor_share,json=processorShare,proto3" json:"processor_share,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *Load) Reset() {
+	*x = Load{}
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Load) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Load) ProtoMessage() {}
+
+func (x *Load) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Load.ProtoReflect.Descriptor instead.
+func (*Load) Descriptor() ([]byte, []int) {
+	return file_sallyport_admin_v1_fleet_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *Load) GetRequestsPerSecond() float64 {
+	if x != nil {
+		return x.RequestsPerSecond
+	}
+	return 0
+}
+
+func (x *Load) GetOpenRequests() int64 {
+	if x != nil {
+		return x.OpenRequests
+	}
+	return 0
+}
+
+func (x *Load) GetProcessorShare() float64 {
+	if x != nil {
+		return x.ProcessorShare
+	}
+	return 0
+}
+
 // SecurityLane is what a proxy enforces of revocations.
 type SecurityLane struct {
 	state             protoimpl.MessageState `protogen:"open.v1"`
@@ -609,7 +1702,7 @@ type SecurityLane struct {
 
 func (x *SecurityLane) Reset() {
 	*x = SecurityLane{}
-	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[5]
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -621,7 +1714,7 @@ func (x *SecurityLane) String() string {
 func (*SecurityLane) ProtoMessage() {}
 
 func (x *SecurityLane) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[5]
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -634,7 +1727,7 @@ func (x *SecurityLane) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SecurityLane.ProtoReflect.Descriptor instead.
 func (*SecurityLane) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_fleet_proto_rawDescGZIP(), []int{5}
+	return file_sallyport_admin_v1_fleet_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *SecurityLane) GetSequence() int64 {
@@ -693,7 +1786,7 @@ type ListenerStatus struct {
 
 func (x *ListenerStatus) Reset() {
 	*x = ListenerStatus{}
-	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[6]
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -705,7 +1798,7 @@ func (x *ListenerStatus) String() string {
 func (*ListenerStatus) ProtoMessage() {}
 
 func (x *ListenerStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[6]
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -718,7 +1811,7 @@ func (x *ListenerStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListenerStatus.ProtoReflect.Descriptor instead.
 func (*ListenerStatus) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_fleet_proto_rawDescGZIP(), []int{6}
+	return file_sallyport_admin_v1_fleet_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ListenerStatus) GetNamespace() string {
@@ -761,7 +1854,7 @@ type Reject struct {
 
 func (x *Reject) Reset() {
 	*x = Reject{}
-	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[7]
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -773,7 +1866,7 @@ func (x *Reject) String() string {
 func (*Reject) ProtoMessage() {}
 
 func (x *Reject) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[7]
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -786,7 +1879,7 @@ func (x *Reject) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reject.ProtoReflect.Descriptor instead.
 func (*Reject) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_fleet_proto_rawDescGZIP(), []int{7}
+	return file_sallyport_admin_v1_fleet_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Reject) GetKind() string {
@@ -832,7 +1925,7 @@ type WaitEnforcedRequest struct {
 
 func (x *WaitEnforcedRequest) Reset() {
 	*x = WaitEnforcedRequest{}
-	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[8]
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -844,7 +1937,7 @@ func (x *WaitEnforcedRequest) String() string {
 func (*WaitEnforcedRequest) ProtoMessage() {}
 
 func (x *WaitEnforcedRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[8]
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -857,7 +1950,7 @@ func (x *WaitEnforcedRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitEnforcedRequest.ProtoReflect.Descriptor instead.
 func (*WaitEnforcedRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_fleet_proto_rawDescGZIP(), []int{8}
+	return file_sallyport_admin_v1_fleet_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *WaitEnforcedRequest) GetRevision() int64 {
@@ -900,7 +1993,7 @@ type WaitEnforcedResponse struct {
 
 func (x *WaitEnforcedResponse) Reset() {
 	*x = WaitEnforcedResponse{}
-	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[9]
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -912,7 +2005,7 @@ func (x *WaitEnforcedResponse) String() string {
 func (*WaitEnforcedResponse) ProtoMessage() {}
 
 func (x *WaitEnforcedResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[9]
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -925,7 +2018,7 @@ func (x *WaitEnforcedResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitEnforcedResponse.ProtoReflect.Descriptor instead.
 func (*WaitEnforcedResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_fleet_proto_rawDescGZIP(), []int{9}
+	return file_sallyport_admin_v1_fleet_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *WaitEnforcedResponse) GetEnvironments() []*EnvironmentProgress {
@@ -967,7 +2060,7 @@ type EnvironmentProgress struct {
 
 func (x *EnvironmentProgress) Reset() {
 	*x = EnvironmentProgress{}
-	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[10]
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -979,7 +2072,7 @@ func (x *EnvironmentProgress) String() string {
 func (*EnvironmentProgress) ProtoMessage() {}
 
 func (x *EnvironmentProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[10]
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -992,7 +2085,7 @@ func (x *EnvironmentProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnvironmentProgress.ProtoReflect.Descriptor instead.
 func (*EnvironmentProgress) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_fleet_proto_rawDescGZIP(), []int{10}
+	return file_sallyport_admin_v1_fleet_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *EnvironmentProgress) GetEnvironment() string {
@@ -1043,7 +2136,7 @@ type Laggard struct {
 
 func (x *Laggard) Reset() {
 	*x = Laggard{}
-	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[11]
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1055,7 +2148,7 @@ func (x *Laggard) String() string {
 func (*Laggard) ProtoMessage() {}
 
 func (x *Laggard) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[11]
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1068,7 +2161,7 @@ func (x *Laggard) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Laggard.ProtoReflect.Descriptor instead.
 func (*Laggard) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_fleet_proto_rawDescGZIP(), []int{11}
+	return file_sallyport_admin_v1_fleet_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Laggard) GetId() string {
@@ -1103,7 +2196,51 @@ var File_sallyport_admin_v1_fleet_proto protoreflect.FileDescriptor
 
 const file_sallyport_admin_v1_fleet_proto_rawDesc = "" +
 	"\n" +
-	"\x1esallyport/admin/v1/fleet.proto\x12\x12sallyport.admin.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x91\x01\n" +
+	"\x1esallyport/admin/v1/fleet.proto\x12\x12sallyport.admin.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\\\n" +
+	"\x0eApproveRequest\x12(\n" +
+	"\tspiffe_id\x18\x01 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\x18\x80\x10R\bspiffeId\x12 \n" +
+	"\x06reason\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\x06reason\"+\n" +
+	"\x0fApproveResponse\x12\x18\n" +
+	"\aproxies\x18\x01 \x01(\x05R\aproxies\"[\n" +
+	"\rRefuseRequest\x12(\n" +
+	"\tspiffe_id\x18\x01 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\x18\x80\x10R\bspiffeId\x12 \n" +
+	"\x06reason\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\x06reason\"*\n" +
+	"\x0eRefuseResponse\x12\x18\n" +
+	"\aproxies\x18\x01 \x01(\x05R\aproxies\"_\n" +
+	"\x11QuarantineRequest\x12(\n" +
+	"\tspiffe_id\x18\x01 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\x18\x80\x10R\bspiffeId\x12 \n" +
+	"\x06reason\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\x06reason\".\n" +
+	"\x12QuarantineResponse\x12\x18\n" +
+	"\aproxies\x18\x01 \x01(\x05R\aproxies\"\\\n" +
+	"\x0eReleaseRequest\x12(\n" +
+	"\tspiffe_id\x18\x01 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\x18\x80\x10R\bspiffeId\x12 \n" +
+	"\x06reason\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\x06reason\"+\n" +
+	"\x0fReleaseResponse\x12\x18\n" +
+	"\aproxies\x18\x01 \x01(\x05R\aproxies\"M\n" +
+	"\fDrainRequest\x12\x1b\n" +
+	"\x02id\x18\x01 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\x18\x80 R\x02id\x12 \n" +
+	"\x06reason\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\x06reason\"\x0f\n" +
+	"\rDrainResponse\"O\n" +
+	"\x0eUndrainRequest\x12\x1b\n" +
+	"\x02id\x18\x01 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\x18\x80 R\x02id\x12 \n" +
+	"\x06reason\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\x06reason\"\x11\n" +
+	"\x0fUndrainResponse\"\xe9\x01\n" +
+	"\x10SetLabelsRequest\x12\x1b\n" +
+	"\x02id\x18\x01 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\x18\x80 R\x02id\x12R\n" +
+	"\x06labels\x18\x02 \x03(\v20.sallyport.admin.v1.SetLabelsRequest.LabelsEntryB\b\xbaH\x05\x9a\x01\x02\x10 R\x06labels\x12)\n" +
+	"\x06remove\x18\x03 \x03(\tB\x11\xbaH\x0e\x92\x01\v\x10 \"\ar\x05\x10\x01\x18\x80\x01R\x06remove\x1a9\n" +
+	"\vLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x99\x01\n" +
+	"\x11SetLabelsResponse\x12I\n" +
+	"\x06labels\x18\x01 \x03(\v21.sallyport.admin.v1.SetLabelsResponse.LabelsEntryR\x06labels\x1a9\n" +
+	"\vLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"N\n" +
+	"\rForgetRequest\x12\x1b\n" +
+	"\x02id\x18\x01 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\x18\x80 R\x02id\x12 \n" +
+	"\x06reason\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\x06reason\"\x10\n" +
+	"\x0eForgetResponse\"\x91\x01\n" +
 	"\x12ListProxiesRequest\x12)\n" +
 	"\venvironment\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x18?R\venvironment\x12'\n" +
 	"\tpage_size\x18\x02 \x01(\x05B\n" +
@@ -1116,7 +2253,7 @@ const file_sallyport_admin_v1_fleet_proto_rawDesc = "" +
 	"\x0fGetProxyRequest\x12\x1b\n" +
 	"\x02id\x18\x01 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\x18\x80 R\x02id\"C\n" +
 	"\x10GetProxyResponse\x12/\n" +
-	"\x05proxy\x18\x01 \x01(\v2\x19.sallyport.admin.v1.ProxyR\x05proxy\"\xc8\t\n" +
+	"\x05proxy\x18\x01 \x01(\v2\x19.sallyport.admin.v1.ProxyR\x05proxy\"\xa0\x0e\n" +
 	"\x05Proxy\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1b\n" +
 	"\tspiffe_id\x18\x02 \x01(\tR\bspiffeId\x12\x1a\n" +
@@ -1147,10 +2284,36 @@ const file_sallyport_admin_v1_fleet_proto_rawDesc = "" +
 	"\arefusal\x18\x16 \x01(\tR\arefusal\x12<\n" +
 	"\bsecurity\x18\x17 \x01(\v2 .sallyport.admin.v1.SecurityLaneR\bsecurity\x12%\n" +
 	"\x0eassertion_keys\x18\x18 \x03(\fR\rassertionKeys\x12'\n" +
-	"\x0frecords_dropped\x18\x19 \x01(\x03R\x0erecordsDropped\x1a9\n" +
+	"\x0frecords_dropped\x18\x19 \x01(\x03R\x0erecordsDropped\x128\n" +
+	"\bstanding\x18\x1e \x01(\x0e2\x1c.sallyport.admin.v1.StandingR\bstanding\x12\x14\n" +
+	"\x05drain\x18\x1f \x01(\bR\x05drain\x12\x1a\n" +
+	"\bdraining\x18  \x01(\bR\bdraining\x12C\n" +
+	"\x0fstanding_ruling\x18! \x01(\v2\x1a.sallyport.admin.v1.RulingR\x0estandingRuling\x12=\n" +
+	"\fdrain_ruling\x18\" \x01(\v2\x1a.sallyport.admin.v1.RulingR\vdrainRuling\x12V\n" +
+	"\x0foperator_labels\x18# \x03(\v2-.sallyport.admin.v1.Proxy.OperatorLabelsEntryR\x0eoperatorLabels\x12/\n" +
+	"\x05place\x18$ \x01(\v2\x19.sallyport.admin.v1.PlaceR\x05place\x129\n" +
+	"\n" +
+	"started_at\x18% \x01(\v2\x1a.google.protobuf.TimestampR\tstartedAt\x12,\n" +
+	"\x04load\x18& \x01(\v2\x18.sallyport.admin.v1.LoadR\x04load\x121\n" +
+	"\x14environment_revision\x18' \x01(\x03R\x13environmentRevision\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x99\x02\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1aA\n" +
+	"\x13OperatorLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"d\n" +
+	"\x06Ruling\x12\x16\n" +
+	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x16\n" +
+	"\x06caller\x18\x02 \x01(\tR\x06caller\x12*\n" +
+	"\x02at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\"O\n" +
+	"\x05Place\x12\x14\n" +
+	"\x05cloud\x18\x01 \x01(\tR\x05cloud\x12\x16\n" +
+	"\x06region\x18\x02 \x01(\tR\x06region\x12\x18\n" +
+	"\aclaimed\x18\x03 \x01(\bR\aclaimed\"\x84\x01\n" +
+	"\x04Load\x12.\n" +
+	"\x13requests_per_second\x18\x01 \x01(\x01R\x11requestsPerSecond\x12#\n" +
+	"\ropen_requests\x18\x02 \x01(\x03R\fopenRequests\x12'\n" +
+	"\x0fprocessor_share\x18\x03 \x01(\x01R\x0eprocessorShare\"\x99\x02\n" +
 	"\fSecurityLane\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x03R\bsequence\x12A\n" +
 	"\venforcement\x18\x02 \x01(\x0e2\x1f.sallyport.admin.v1.EnforcementR\venforcement\x124\n" +
@@ -1189,7 +2352,13 @@ const file_sallyport_admin_v1_fleet_proto_rawDesc = "" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x03R\brevision\x12A\n" +
 	"\venforcement\x18\x03 \x01(\x0e2\x1f.sallyport.admin.v1.EnforcementR\venforcement\x12\x16\n" +
-	"\x06reason\x18\x04 \x01(\tR\x06reason*o\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason*\x8b\x01\n" +
+	"\bStanding\x12\x18\n" +
+	"\x14STANDING_UNSPECIFIED\x10\x00\x12\x1e\n" +
+	"\x1aSTANDING_AWAITING_APPROVAL\x10\x01\x12\x15\n" +
+	"\x11STANDING_APPROVED\x10\x02\x12\x14\n" +
+	"\x10STANDING_REFUSED\x10\x03\x12\x18\n" +
+	"\x14STANDING_QUARANTINED\x10\x04*o\n" +
 	"\n" +
 	"Connection\x12\x1a\n" +
 	"\x16CONNECTION_UNSPECIFIED\x10\x00\x12\x18\n" +
@@ -1200,11 +2369,20 @@ const file_sallyport_admin_v1_fleet_proto_rawDesc = "" +
 	"\x17ENFORCEMENT_UNSPECIFIED\x10\x00\x12\x18\n" +
 	"\x14ENFORCEMENT_ENFORCED\x10\x01\x12%\n" +
 	"!ENFORCEMENT_ENFORCED_WITH_REJECTS\x10\x02\x12\x15\n" +
-	"\x11ENFORCEMENT_DRIFT\x10\x032\xb4\x02\n" +
+	"\x11ENFORCEMENT_DRIFT\x10\x032\xd7\a\n" +
 	"\fFleetService\x12c\n" +
 	"\vListProxies\x12&.sallyport.admin.v1.ListProxiesRequest\x1a'.sallyport.admin.v1.ListProxiesResponse\"\x03\x90\x02\x01\x12Z\n" +
 	"\bGetProxy\x12#.sallyport.admin.v1.GetProxyRequest\x1a$.sallyport.admin.v1.GetProxyResponse\"\x03\x90\x02\x01\x12c\n" +
-	"\fWaitEnforced\x12'.sallyport.admin.v1.WaitEnforcedRequest\x1a(.sallyport.admin.v1.WaitEnforcedResponse0\x01B\xd3\x01\n" +
+	"\fWaitEnforced\x12'.sallyport.admin.v1.WaitEnforcedRequest\x1a(.sallyport.admin.v1.WaitEnforcedResponse0\x01\x12R\n" +
+	"\aApprove\x12\".sallyport.admin.v1.ApproveRequest\x1a#.sallyport.admin.v1.ApproveResponse\x12O\n" +
+	"\x06Refuse\x12!.sallyport.admin.v1.RefuseRequest\x1a\".sallyport.admin.v1.RefuseResponse\x12[\n" +
+	"\n" +
+	"Quarantine\x12%.sallyport.admin.v1.QuarantineRequest\x1a&.sallyport.admin.v1.QuarantineResponse\x12R\n" +
+	"\aRelease\x12\".sallyport.admin.v1.ReleaseRequest\x1a#.sallyport.admin.v1.ReleaseResponse\x12L\n" +
+	"\x05Drain\x12 .sallyport.admin.v1.DrainRequest\x1a!.sallyport.admin.v1.DrainResponse\x12R\n" +
+	"\aUndrain\x12\".sallyport.admin.v1.UndrainRequest\x1a#.sallyport.admin.v1.UndrainResponse\x12X\n" +
+	"\tSetLabels\x12$.sallyport.admin.v1.SetLabelsRequest\x1a%.sallyport.admin.v1.SetLabelsResponse\x12O\n" +
+	"\x06Forget\x12!.sallyport.admin.v1.ForgetRequest\x1a\".sallyport.admin.v1.ForgetResponseB\xd3\x01\n" +
 	"\x16com.sallyport.admin.v1B\n" +
 	"FleetProtoP\x01ZCgithub.com/sallyport/sallyport/proto/gen/sallyport/admin/v1;adminv1\xa2\x02\x03SAX\xaa\x02\x12Sallyport.Admin.V1\xca\x02\x12Sallyport\\Admin\\V1\xe2\x02\x1eSallyport\\Admin\\V1\\GPBMetadata\xea\x02\x14Sallyport::Admin::V1b\x06proto3"
 
@@ -1220,60 +2398,109 @@ func file_sallyport_admin_v1_fleet_proto_rawDescGZIP() []byte {
 	return file_sallyport_admin_v1_fleet_proto_rawDescData
 }
 
-var file_sallyport_admin_v1_fleet_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_sallyport_admin_v1_fleet_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
+var file_sallyport_admin_v1_fleet_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
+var file_sallyport_admin_v1_fleet_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
 var file_sallyport_admin_v1_fleet_proto_goTypes = []any{
-	(Connection)(0),               // 0: sallyport.admin.v1.Connection
-	(Enforcement)(0),              // 1: sallyport.admin.v1.Enforcement
-	(*ListProxiesRequest)(nil),    // 2: sallyport.admin.v1.ListProxiesRequest
-	(*ListProxiesResponse)(nil),   // 3: sallyport.admin.v1.ListProxiesResponse
-	(*GetProxyRequest)(nil),       // 4: sallyport.admin.v1.GetProxyRequest
-	(*GetProxyResponse)(nil),      // 5: sallyport.admin.v1.GetProxyResponse
-	(*Proxy)(nil),                 // 6: sallyport.admin.v1.Proxy
-	(*SecurityLane)(nil),          // 7: sallyport.admin.v1.SecurityLane
-	(*ListenerStatus)(nil),        // 8: sallyport.admin.v1.ListenerStatus
-	(*Reject)(nil),                // 9: sallyport.admin.v1.Reject
-	(*WaitEnforcedRequest)(nil),   // 10: sallyport.admin.v1.WaitEnforcedRequest
-	(*WaitEnforcedResponse)(nil),  // 11: sallyport.admin.v1.WaitEnforcedResponse
-	(*EnvironmentProgress)(nil),   // 12: sallyport.admin.v1.EnvironmentProgress
-	(*Laggard)(nil),               // 13: sallyport.admin.v1.Laggard
-	nil,                           // 14: sallyport.admin.v1.Proxy.LabelsEntry
-	(*timestamppb.Timestamp)(nil), // 15: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 16: google.protobuf.Duration
+	(Standing)(0),                 // 0: sallyport.admin.v1.Standing
+	(Connection)(0),               // 1: sallyport.admin.v1.Connection
+	(Enforcement)(0),              // 2: sallyport.admin.v1.Enforcement
+	(*ApproveRequest)(nil),        // 3: sallyport.admin.v1.ApproveRequest
+	(*ApproveResponse)(nil),       // 4: sallyport.admin.v1.ApproveResponse
+	(*RefuseRequest)(nil),         // 5: sallyport.admin.v1.RefuseRequest
+	(*RefuseResponse)(nil),        // 6: sallyport.admin.v1.RefuseResponse
+	(*QuarantineRequest)(nil),     // 7: sallyport.admin.v1.QuarantineRequest
+	(*QuarantineResponse)(nil),    // 8: sallyport.admin.v1.QuarantineResponse
+	(*ReleaseRequest)(nil),        // 9: sallyport.admin.v1.ReleaseRequest
+	(*ReleaseResponse)(nil),       // 10: sallyport.admin.v1.ReleaseResponse
+	(*DrainRequest)(nil),          // 11: sallyport.admin.v1.DrainRequest
+	(*DrainResponse)(nil),         // 12: sallyport.admin.v1.DrainResponse
+	(*UndrainRequest)(nil),        // 13: sallyport.admin.v1.UndrainRequest
+	(*UndrainResponse)(nil),       // 14: sallyport.admin.v1.UndrainResponse
+	(*SetLabelsRequest)(nil),      // 15: sallyport.admin.v1.SetLabelsRequest
+	(*SetLabelsResponse)(nil),     // 16: sallyport.admin.v1.SetLabelsResponse
+	(*ForgetRequest)(nil),         // 17: sallyport.admin.v1.ForgetRequest
+	(*ForgetResponse)(nil),        // 18: sallyport.admin.v1.ForgetResponse
+	(*ListProxiesRequest)(nil),    // 19: sallyport.admin.v1.ListProxiesRequest
+	(*ListProxiesResponse)(nil),   // 20: sallyport.admin.v1.ListProxiesResponse
+	(*GetProxyRequest)(nil),       // 21: sallyport.admin.v1.GetProxyRequest
+	(*GetProxyResponse)(nil),      // 22: sallyport.admin.v1.GetProxyResponse
+	(*Proxy)(nil),                 // 23: sallyport.admin.v1.Proxy
+	(*Ruling)(nil),                // 24: sallyport.admin.v1.Ruling
+	(*Place)(nil),                 // 25: sallyport.admin.v1.Place
+	(*Load)(nil),                  // 26: sallyport.admin.v1.Load
+	(*SecurityLane)(nil),          // 27: sallyport.admin.v1.SecurityLane
+	(*ListenerStatus)(nil),        // 28: sallyport.admin.v1.ListenerStatus
+	(*Reject)(nil),                // 29: sallyport.admin.v1.Reject
+	(*WaitEnforcedRequest)(nil),   // 30: sallyport.admin.v1.WaitEnforcedRequest
+	(*WaitEnforcedResponse)(nil),  // 31: sallyport.admin.v1.WaitEnforcedResponse
+	(*EnvironmentProgress)(nil),   // 32: sallyport.admin.v1.EnvironmentProgress
+	(*Laggard)(nil),               // 33: sallyport.admin.v1.Laggard
+	nil,                           // 34: sallyport.admin.v1.SetLabelsRequest.LabelsEntry
+	nil,                           // 35: sallyport.admin.v1.SetLabelsResponse.LabelsEntry
+	nil,                           // 36: sallyport.admin.v1.Proxy.LabelsEntry
+	nil,                           // 37: sallyport.admin.v1.Proxy.OperatorLabelsEntry
+	(*timestamppb.Timestamp)(nil), // 38: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 39: google.protobuf.Duration
 }
 var file_sallyport_admin_v1_fleet_proto_depIdxs = []int32{
-	6,  // 0: sallyport.admin.v1.ListProxiesResponse.proxies:type_name -> sallyport.admin.v1.Proxy
-	6,  // 1: sallyport.admin.v1.GetProxyResponse.proxy:type_name -> sallyport.admin.v1.Proxy
-	14, // 2: sallyport.admin.v1.Proxy.labels:type_name -> sallyport.admin.v1.Proxy.LabelsEntry
-	0,  // 3: sallyport.admin.v1.Proxy.connection:type_name -> sallyport.admin.v1.Connection
-	1,  // 4: sallyport.admin.v1.Proxy.enforcement:type_name -> sallyport.admin.v1.Enforcement
-	9,  // 5: sallyport.admin.v1.Proxy.rejects:type_name -> sallyport.admin.v1.Reject
-	15, // 6: sallyport.admin.v1.Proxy.registered_at:type_name -> google.protobuf.Timestamp
-	15, // 7: sallyport.admin.v1.Proxy.last_seen_at:type_name -> google.protobuf.Timestamp
-	16, // 8: sallyport.admin.v1.Proxy.configuration_age:type_name -> google.protobuf.Duration
-	16, // 9: sallyport.admin.v1.Proxy.clock_skew:type_name -> google.protobuf.Duration
-	8,  // 10: sallyport.admin.v1.Proxy.listeners:type_name -> sallyport.admin.v1.ListenerStatus
-	15, // 11: sallyport.admin.v1.Proxy.identity_expires_at:type_name -> google.protobuf.Timestamp
-	7,  // 12: sallyport.admin.v1.Proxy.security:type_name -> sallyport.admin.v1.SecurityLane
-	1,  // 13: sallyport.admin.v1.SecurityLane.enforcement:type_name -> sallyport.admin.v1.Enforcement
-	9,  // 14: sallyport.admin.v1.SecurityLane.rejects:type_name -> sallyport.admin.v1.Reject
-	16, // 15: sallyport.admin.v1.SecurityLane.age:type_name -> google.protobuf.Duration
-	16, // 16: sallyport.admin.v1.WaitEnforcedRequest.timeout:type_name -> google.protobuf.Duration
-	12, // 17: sallyport.admin.v1.WaitEnforcedResponse.environments:type_name -> sallyport.admin.v1.EnvironmentProgress
-	16, // 18: sallyport.admin.v1.WaitEnforcedResponse.elapsed:type_name -> google.protobuf.Duration
-	13, // 19: sallyport.admin.v1.EnvironmentProgress.laggards:type_name -> sallyport.admin.v1.Laggard
-	1,  // 20: sallyport.admin.v1.Laggard.enforcement:type_name -> sallyport.admin.v1.Enforcement
-	2,  // 21: sallyport.admin.v1.FleetService.ListProxies:input_type -> sallyport.admin.v1.ListProxiesRequest
-	4,  // 22: sallyport.admin.v1.FleetService.GetProxy:input_type -> sallyport.admin.v1.GetProxyRequest
-	10, // 23: sallyport.admin.v1.FleetService.WaitEnforced:input_type -> sallyport.admin.v1.WaitEnforcedRequest
-	3,  // 24: sallyport.admin.v1.FleetService.ListProxies:output_type -> sallyport.admin.v1.ListProxiesResponse
-	5,  // 25: sallyport.admin.v1.FleetService.GetProxy:output_type -> sallyport.admin.v1.GetProxyResponse
-	11, // 26: sallyport.admin.v1.FleetService.WaitEnforced:output_type -> sallyport.admin.v1.WaitEnforcedResponse
-	24, // [24:27] is the sub-list for method output_type
-	21, // [21:24] is the sub-list for method input_type
-	21, // [21:21] is the sub-list for extension type_name
-	21, // [21:21] is the sub-list for extension extendee
-	0,  // [0:21] is the sub-list for field type_name
+	34, // 0: sallyport.admin.v1.SetLabelsRequest.labels:type_name -> sallyport.admin.v1.SetLabelsRequest.LabelsEntry
+	35, // 1: sallyport.admin.v1.SetLabelsResponse.labels:type_name -> sallyport.admin.v1.SetLabelsResponse.LabelsEntry
+	23, // 2: sallyport.admin.v1.ListProxiesResponse.proxies:type_name -> sallyport.admin.v1.Proxy
+	23, // 3: sallyport.admin.v1.GetProxyResponse.proxy:type_name -> sallyport.admin.v1.Proxy
+	36, // 4: sallyport.admin.v1.Proxy.labels:type_name -> sallyport.admin.v1.Proxy.LabelsEntry
+	1,  // 5: sallyport.admin.v1.Proxy.connection:type_name -> sallyport.admin.v1.Connection
+	2,  // 6: sallyport.admin.v1.Proxy.enforcement:type_name -> sallyport.admin.v1.Enforcement
+	29, // 7: sallyport.admin.v1.Proxy.rejects:type_name -> sallyport.admin.v1.Reject
+	38, // 8: sallyport.admin.v1.Proxy.registered_at:type_name -> google.protobuf.Timestamp
+	38, // 9: sallyport.admin.v1.Proxy.last_seen_at:type_name -> google.protobuf.Timestamp
+	39, // 10: sallyport.admin.v1.Proxy.configuration_age:type_name -> google.protobuf.Duration
+	39, // 11: sallyport.admin.v1.Proxy.clock_skew:type_name -> google.protobuf.Duration
+	28, // 12: sallyport.admin.v1.Proxy.listeners:type_name -> sallyport.admin.v1.ListenerStatus
+	38, // 13: sallyport.admin.v1.Proxy.identity_expires_at:type_name -> google.protobuf.Timestamp
+	27, // 14: sallyport.admin.v1.Proxy.security:type_name -> sallyport.admin.v1.SecurityLane
+	0,  // 15: sallyport.admin.v1.Proxy.standing:type_name -> sallyport.admin.v1.Standing
+	24, // 16: sallyport.admin.v1.Proxy.standing_ruling:type_name -> sallyport.admin.v1.Ruling
+	24, // 17: sallyport.admin.v1.Proxy.drain_ruling:type_name -> sallyport.admin.v1.Ruling
+	37, // 18: sallyport.admin.v1.Proxy.operator_labels:type_name -> sallyport.admin.v1.Proxy.OperatorLabelsEntry
+	25, // 19: sallyport.admin.v1.Proxy.place:type_name -> sallyport.admin.v1.Place
+	38, // 20: sallyport.admin.v1.Proxy.started_at:type_name -> google.protobuf.Timestamp
+	26, // 21: sallyport.admin.v1.Proxy.load:type_name -> sallyport.admin.v1.Load
+	38, // 22: sallyport.admin.v1.Ruling.at:type_name -> google.protobuf.Timestamp
+	2,  // 23: sallyport.admin.v1.SecurityLane.enforcement:type_name -> sallyport.admin.v1.Enforcement
+	29, // 24: sallyport.admin.v1.SecurityLane.rejects:type_name -> sallyport.admin.v1.Reject
+	39, // 25: sallyport.admin.v1.SecurityLane.age:type_name -> google.protobuf.Duration
+	39, // 26: sallyport.admin.v1.WaitEnforcedRequest.timeout:type_name -> google.protobuf.Duration
+	32, // 27: sallyport.admin.v1.WaitEnforcedResponse.environments:type_name -> sallyport.admin.v1.EnvironmentProgress
+	39, // 28: sallyport.admin.v1.WaitEnforcedResponse.elapsed:type_name -> google.protobuf.Duration
+	33, // 29: sallyport.admin.v1.EnvironmentProgress.laggards:type_name -> sallyport.admin.v1.Laggard
+	2,  // 30: sallyport.admin.v1.Laggard.enforcement:type_name -> sallyport.admin.v1.Enforcement
+	19, // 31: sallyport.admin.v1.FleetService.ListProxies:input_type -> sallyport.admin.v1.ListProxiesRequest
+	21, // 32: sallyport.admin.v1.FleetService.GetProxy:input_type -> sallyport.admin.v1.GetProxyRequest
+	30, // 33: sallyport.admin.v1.FleetService.WaitEnforced:input_type -> sallyport.admin.v1.WaitEnforcedRequest
+	3,  // 34: sallyport.admin.v1.FleetService.Approve:input_type -> sallyport.admin.v1.ApproveRequest
+	5,  // 35: sallyport.admin.v1.FleetService.Refuse:input_type -> sallyport.admin.v1.RefuseRequest
+	7,  // 36: sallyport.admin.v1.FleetService.Quarantine:input_type -> sallyport.admin.v1.QuarantineRequest
+	9,  // 37: sallyport.admin.v1.FleetService.Release:input_type -> sallyport.admin.v1.ReleaseRequest
+	11, // 38: sallyport.admin.v1.FleetService.Drain:input_type -> sallyport.admin.v1.DrainRequest
+	13, // 39: sallyport.admin.v1.FleetService.Undrain:input_type -> sallyport.admin.v1.UndrainRequest
+	15, // 40: sallyport.admin.v1.FleetService.SetLabels:input_type -> sallyport.admin.v1.SetLabelsRequest
+	17, // 41: sallyport.admin.v1.FleetService.Forget:input_type -> sallyport.admin.v1.ForgetRequest
+	20, // 42: sallyport.admin.v1.FleetService.ListProxies:output_type -> sallyport.admin.v1.ListProxiesResponse
+	22, // 43: sallyport.admin.v1.FleetService.GetProxy:output_type -> sallyport.admin.v1.GetProxyResponse
+	31, // 44: sallyport.admin.v1.FleetService.WaitEnforced:output_type -> sallyport.admin.v1.WaitEnforcedResponse
+	4,  // 45: sallyport.admin.v1.FleetService.Approve:output_type -> sallyport.admin.v1.ApproveResponse
+	6,  // 46: sallyport.admin.v1.FleetService.Refuse:output_type -> sallyport.admin.v1.RefuseResponse
+	8,  // 47: sallyport.admin.v1.FleetService.Quarantine:output_type -> sallyport.admin.v1.QuarantineResponse
+	10, // 48: sallyport.admin.v1.FleetService.Release:output_type -> sallyport.admin.v1.ReleaseResponse
+	12, // 49: sallyport.admin.v1.FleetService.Drain:output_type -> sallyport.admin.v1.DrainResponse
+	14, // 50: sallyport.admin.v1.FleetService.Undrain:output_type -> sallyport.admin.v1.UndrainResponse
+	16, // 51: sallyport.admin.v1.FleetService.SetLabels:output_type -> sallyport.admin.v1.SetLabelsResponse
+	18, // 52: sallyport.admin.v1.FleetService.Forget:output_type -> sallyport.admin.v1.ForgetResponse
+	42, // [42:53] is the sub-list for method output_type
+	31, // [31:42] is the sub-list for method input_type
+	31, // [31:31] is the sub-list for extension type_name
+	31, // [31:31] is the sub-list for extension extendee
+	0,  // [0:31] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_admin_v1_fleet_proto_init() }
@@ -1286,8 +2513,8 @@ func file_sallyport_admin_v1_fleet_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_admin_v1_fleet_proto_rawDesc), len(file_sallyport_admin_v1_fleet_proto_rawDesc)),
-			NumEnums:      2,
-			NumMessages:   13,
+			NumEnums:      3,
+			NumMessages:   35,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

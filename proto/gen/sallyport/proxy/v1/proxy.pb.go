@@ -32,8 +32,10 @@ type Admission int32
 const (
 	Admission_ADMISSION_UNSPECIFIED Admission = 0
 	Admission_ADMISSION_ADMITTED    Admission = 1
-	// No Enrollment matches yet.
+	// No Enrollment matches yet, or one that wants it to be approved.
 	Admission_ADMISSION_PENDING Admission = 2
+	// An operator has refused or quarantined its SPIFFE ID.
+	Admission_ADMISSION_REFUSED Admission = 3
 )
 
 // Enum value maps for Admission.
@@ -42,11 +44,13 @@ var (
 		0: "ADMISSION_UNSPECIFIED",
 		1: "ADMISSION_ADMITTED",
 		2: "ADMISSION_PENDING",
+		3: "ADMISSION_REFUSED",
 	}
 	Admission_value = map[string]int32{
 		"ADMISSION_UNSPECIFIED": 0,
 		"ADMISSION_ADMITTED":    1,
 		"ADMISSION_PENDING":     2,
+		"ADMISSION_REFUSED":     3,
 	}
 )
 
@@ -86,7 +90,12 @@ type RegisterRequest struct {
 	ProtocolVersion int32 `protobuf:"varint,3,opt,name=protocol_version,json=protocolVersion,proto3" json:"protocol_version,omitempty"`
 	// An X25519 key of this process, to which cookie keys are sealed. Empty: it
 	// gets none.
-	SealingKey    []byte `protobuf:"bytes,4,opt,name=sealing_key,json=sealingKey,proto3" json:"sealing_key,omitempty"`
+	SealingKey []byte `protobuf:"bytes,4,opt,name=sealing_key,json=sealingKey,proto3" json:"sealing_key,omitempty"`
+	// Where it says that it runs, such as aws and eu-central-1. Labels of its
+	// Enrollment go before this, and nothing is decided by it.
+	Cloud         string                 `protobuf:"bytes,5,opt,name=cloud,proto3" json:"cloud,omitempty"`
+	Region        string                 `protobuf:"bytes,6,opt,name=region,proto3" json:"region,omitempty"`
+	StartedAt     *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=started_at,json=startedAt,proto3" json:"started_at,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -149,12 +158,33 @@ func (x *RegisterRequest) GetSealingKey() []byte {
 	return nil
 }
 
+func (x *RegisterRequest) GetCloud() string {
+	if x != nil {
+		return x.Cloud
+	}
+	return ""
+}
+
+func (x *RegisterRequest) GetRegion() string {
+	if x != nil {
+		return x.Region
+	}
+	return ""
+}
+
+func (x *RegisterRequest) GetStartedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.StartedAt
+	}
+	return nil
+}
+
 type RegisterResponse struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Admission Admission              `protobuf:"varint,1,opt,name=admission,proto3,enum=sallyport.proxy.v1.Admission" json:"admission,omitempty"`
 	// Set when admitted.
 	Environment string `protobuf:"bytes,2,opt,name=environment,proto3" json:"environment,omitempty"`
-	// When pending: try again after this.
+	// When pending or refused: try again after this.
 	RetryAfter    *durationpb.Duration `protobuf:"bytes,3,opt,name=retry_after,json=retryAfter,proto3" json:"retry_after,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -846,8 +876,16 @@ type Heartbeat struct {
 	// Decision records that found no room since the process began, or that the
 	// control plane refused.
 	RecordsDropped int64 `protobuf:"varint,7,opt,name=records_dropped,json=recordsDropped,proto3" json:"records_dropped,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// It is not ready for load balancers, as a directive told it.
+	Draining bool `protobuf:"varint,8,opt,name=draining,proto3" json:"draining,omitempty"`
+	// Requests since the process began, those that are under way now, and processor
+	// time since it began; with how many processors it may use at once.
+	Requests      int64                `protobuf:"varint,9,opt,name=requests,proto3" json:"requests,omitempty"`
+	OpenRequests  int64                `protobuf:"varint,10,opt,name=open_requests,json=openRequests,proto3" json:"open_requests,omitempty"`
+	ProcessorTime *durationpb.Duration `protobuf:"bytes,11,opt,name=processor_time,json=processorTime,proto3" json:"processor_time,omitempty"`
+	Processors    int32                `protobuf:"varint,12,opt,name=processors,proto3" json:"processors,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Heartbeat) Reset() {
@@ -925,6 +963,41 @@ func (x *Heartbeat) GetAssertionKeys() [][]byte {
 func (x *Heartbeat) GetRecordsDropped() int64 {
 	if x != nil {
 		return x.RecordsDropped
+	}
+	return 0
+}
+
+func (x *Heartbeat) GetDraining() bool {
+	if x != nil {
+		return x.Draining
+	}
+	return false
+}
+
+func (x *Heartbeat) GetRequests() int64 {
+	if x != nil {
+		return x.Requests
+	}
+	return 0
+}
+
+func (x *Heartbeat) GetOpenRequests() int64 {
+	if x != nil {
+		return x.OpenRequests
+	}
+	return 0
+}
+
+func (x *Heartbeat) GetProcessorTime() *durationpb.Duration {
+	if x != nil {
+		return x.ProcessorTime
+	}
+	return nil
+}
+
+func (x *Heartbeat) GetProcessors() int32 {
+	if x != nil {
+		return x.Processors
 	}
 	return 0
 }
@@ -1641,6 +1714,7 @@ type Directive struct {
 	// Types that are valid to be assigned to Directive:
 	//
 	//	*Directive_Reconnect
+	//	*Directive_Drain
 	Directive     isDirective_Directive `protobuf_oneof:"directive"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1692,6 +1766,15 @@ func (x *Directive) GetReconnect() *Reconnect {
 	return nil
 }
 
+func (x *Directive) GetDrain() *Drain {
+	if x != nil {
+		if x, ok := x.Directive.(*Directive_Drain); ok {
+			return x.Drain
+		}
+	}
+	return nil
+}
+
 type isDirective_Directive interface {
 	isDirective_Directive()
 }
@@ -1701,7 +1784,59 @@ type Directive_Reconnect struct {
 	Reconnect *Reconnect `protobuf:"bytes,1,opt,name=reconnect,proto3,oneof"`
 }
 
+type Directive_Drain struct {
+	Drain *Drain `protobuf:"bytes,2,opt,name=drain,proto3,oneof"`
+}
+
 func (*Directive_Reconnect) isDirective_Directive() {}
+
+func (*Directive_Drain) isDirective_Directive() {}
+
+// Drain says whether load balancers are to leave a proxy out, which goes on to serve
+// whoever comes. It holds until another, or until the process ends.
+type Drain struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Draining      bool                   `protobuf:"varint,1,opt,name=draining,proto3" json:"draining,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Drain) Reset() {
+	*x = Drain{}
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Drain) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Drain) ProtoMessage() {}
+
+func (x *Drain) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Drain.ProtoReflect.Descriptor instead.
+func (*Drain) Descriptor() ([]byte, []int) {
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *Drain) GetDraining() bool {
+	if x != nil {
+		return x.Draining
+	}
+	return false
+}
 
 type Reconnect struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1713,7 +1848,7 @@ type Reconnect struct {
 
 func (x *Reconnect) Reset() {
 	*x = Reconnect{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[22]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1725,7 +1860,7 @@ func (x *Reconnect) String() string {
 func (*Reconnect) ProtoMessage() {}
 
 func (x *Reconnect) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[22]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1738,7 +1873,7 @@ func (x *Reconnect) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reconnect.ProtoReflect.Descriptor instead.
 func (*Reconnect) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{22}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Reconnect) GetWithin() *durationpb.Duration {
@@ -1769,7 +1904,7 @@ type Head struct {
 
 func (x *Head) Reset() {
 	*x = Head{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[23]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1781,7 +1916,7 @@ func (x *Head) String() string {
 func (*Head) ProtoMessage() {}
 
 func (x *Head) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[23]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1794,7 +1929,7 @@ func (x *Head) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Head.ProtoReflect.Descriptor instead.
 func (*Head) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{23}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Head) GetEpoch() int64 {
@@ -1854,7 +1989,7 @@ type SignedHead struct {
 
 func (x *SignedHead) Reset() {
 	*x = SignedHead{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[24]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1866,7 +2001,7 @@ func (x *SignedHead) String() string {
 func (*SignedHead) ProtoMessage() {}
 
 func (x *SignedHead) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[24]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1879,7 +2014,7 @@ func (x *SignedHead) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignedHead.ProtoReflect.Descriptor instead.
 func (*SignedHead) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{24}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *SignedHead) GetHead() []byte {
@@ -1918,7 +2053,7 @@ type Freshness struct {
 
 func (x *Freshness) Reset() {
 	*x = Freshness{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[25]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1930,7 +2065,7 @@ func (x *Freshness) String() string {
 func (*Freshness) ProtoMessage() {}
 
 func (x *Freshness) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[25]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1943,7 +2078,7 @@ func (x *Freshness) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Freshness.ProtoReflect.Descriptor instead.
 func (*Freshness) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{25}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Freshness) GetEpoch() int64 {
@@ -1995,7 +2130,7 @@ type SignedFreshness struct {
 
 func (x *SignedFreshness) Reset() {
 	*x = SignedFreshness{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[26]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2007,7 +2142,7 @@ func (x *SignedFreshness) String() string {
 func (*SignedFreshness) ProtoMessage() {}
 
 func (x *SignedFreshness) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[26]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2020,7 +2155,7 @@ func (x *SignedFreshness) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignedFreshness.ProtoReflect.Descriptor instead.
 func (*SignedFreshness) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{26}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *SignedFreshness) GetStatement() []byte {
@@ -2048,13 +2183,17 @@ var File_sallyport_proxy_v1_proxy_proto protoreflect.FileDescriptor
 
 const file_sallyport_proxy_v1_proxy_proto_rawDesc = "" +
 	"\n" +
-	"\x1esallyport/proxy/v1/proxy.proto\x12\x12sallyport.proxy.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe4\x01\n" +
+	"\x1esallyport/proxy/v1/proxy.proto\x12\x12sallyport.proxy.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xdf\x02\n" +
 	"\x0fRegisterRequest\x12S\n" +
 	"\binstance\x18\x01 \x01(\tB7\xbaH4\xc8\x01\x01r/\x18\xfd\x012*^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$R\binstance\x12\x1e\n" +
 	"\x05build\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\x05build\x122\n" +
 	"\x10protocol_version\x18\x03 \x01(\x05B\a\xbaH\x04\x1a\x02(\x01R\x0fprotocolVersion\x12(\n" +
 	"\vsealing_key\x18\x04 \x01(\fB\a\xbaH\x04z\x02\x18 R\n" +
-	"sealingKey\"\xad\x01\n" +
+	"sealingKey\x12\x1d\n" +
+	"\x05cloud\x18\x05 \x01(\tB\a\xbaH\x04r\x02\x18?R\x05cloud\x12\x1f\n" +
+	"\x06region\x18\x06 \x01(\tB\a\xbaH\x04r\x02\x18?R\x06region\x129\n" +
+	"\n" +
+	"started_at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\tstartedAt\"\xad\x01\n" +
 	"\x10RegisterResponse\x12;\n" +
 	"\tadmission\x18\x01 \x01(\x0e2\x1d.sallyport.proxy.v1.AdmissionR\tadmission\x12 \n" +
 	"\venvironment\x18\x02 \x01(\tR\venvironment\x12:\n" +
@@ -2100,7 +2239,7 @@ const file_sallyport_proxy_v1_proxy_proto_rawDesc = "" +
 	"\x05epoch\x18\x01 \x01(\x03R\x05epoch\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x03R\brevision\x12 \n" +
 	"\x06reason\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\x06reason\x12 \n" +
-	"\x06detail\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\x06detail\"\xc8\x03\n" +
+	"\x06detail\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\x06detail\"\xa2\x05\n" +
 	"\tHeartbeat\x123\n" +
 	"\asent_at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x06sentAt\x12F\n" +
 	"\x11configuration_age\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x10configurationAge\x12K\n" +
@@ -2108,7 +2247,15 @@ const file_sallyport_proxy_v1_proxy_proto_rawDesc = "" +
 	"\x13identity_expires_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x11identityExpiresAt\x12<\n" +
 	"\fsecurity_age\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\vsecurityAge\x125\n" +
 	"\x0eassertion_keys\x18\x06 \x03(\fB\x0e\xbaH\v\x92\x01\b\x10\x04\"\x04z\x02hAR\rassertionKeys\x120\n" +
-	"\x0frecords_dropped\x18\a \x01(\x03B\a\xbaH\x04\"\x02(\x00R\x0erecordsDropped\"\x86\x01\n" +
+	"\x0frecords_dropped\x18\a \x01(\x03B\a\xbaH\x04\"\x02(\x00R\x0erecordsDropped\x12\x1a\n" +
+	"\bdraining\x18\b \x01(\bR\bdraining\x12#\n" +
+	"\brequests\x18\t \x01(\x03B\a\xbaH\x04\"\x02(\x00R\brequests\x12,\n" +
+	"\ropen_requests\x18\n" +
+	" \x01(\x03B\a\xbaH\x04\"\x02(\x00R\fopenRequests\x12@\n" +
+	"\x0eprocessor_time\x18\v \x01(\v2\x19.google.protobuf.DurationR\rprocessorTime\x12'\n" +
+	"\n" +
+	"processors\x18\f \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\n" +
+	"processors\"\x86\x01\n" +
 	"\x0eListenerStatus\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\"\n" +
@@ -2156,10 +2303,13 @@ const file_sallyport_proxy_v1_proxy_proto_rawDesc = "" +
 	"\vDocumentKey\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x12\n" +
-	"\x04name\x18\x03 \x01(\tR\x04name\"W\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\"\x8a\x01\n" +
 	"\tDirective\x12=\n" +
-	"\treconnect\x18\x01 \x01(\v2\x1d.sallyport.proxy.v1.ReconnectH\x00R\treconnectB\v\n" +
-	"\tdirective\">\n" +
+	"\treconnect\x18\x01 \x01(\v2\x1d.sallyport.proxy.v1.ReconnectH\x00R\treconnect\x121\n" +
+	"\x05drain\x18\x02 \x01(\v2\x19.sallyport.proxy.v1.DrainH\x00R\x05drainB\v\n" +
+	"\tdirective\"#\n" +
+	"\x05Drain\x12\x1a\n" +
+	"\bdraining\x18\x01 \x01(\bR\bdraining\">\n" +
 	"\tReconnect\x121\n" +
 	"\x06within\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x06within\"\xa8\x01\n" +
 	"\x04Head\x12\x14\n" +
@@ -2184,11 +2334,12 @@ const file_sallyport_proxy_v1_proxy_proto_rawDesc = "" +
 	"\x0fSignedFreshness\x12\x1c\n" +
 	"\tstatement\x18\x01 \x01(\fR\tstatement\x12\x1c\n" +
 	"\tsignature\x18\x02 \x01(\fR\tsignature\x12\x15\n" +
-	"\x06key_id\x18\x03 \x01(\fR\x05keyId*U\n" +
+	"\x06key_id\x18\x03 \x01(\fR\x05keyId*l\n" +
 	"\tAdmission\x12\x19\n" +
 	"\x15ADMISSION_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12ADMISSION_ADMITTED\x10\x01\x12\x15\n" +
-	"\x11ADMISSION_PENDING\x10\x022\x8b\x02\n" +
+	"\x11ADMISSION_PENDING\x10\x02\x12\x15\n" +
+	"\x11ADMISSION_REFUSED\x10\x032\x8b\x02\n" +
 	"\fProxyService\x12U\n" +
 	"\bRegister\x12#.sallyport.proxy.v1.RegisterRequest\x1a$.sallyport.proxy.v1.RegisterResponse\x12S\n" +
 	"\x06Stream\x12!.sallyport.proxy.v1.StreamRequest\x1a\".sallyport.proxy.v1.StreamResponse(\x010\x01\x12O\n" +
@@ -2209,7 +2360,7 @@ func file_sallyport_proxy_v1_proxy_proto_rawDescGZIP() []byte {
 }
 
 var file_sallyport_proxy_v1_proxy_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_sallyport_proxy_v1_proxy_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
+var file_sallyport_proxy_v1_proxy_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
 var file_sallyport_proxy_v1_proxy_proto_goTypes = []any{
 	(Admission)(0),                // 0: sallyport.proxy.v1.Admission
 	(*RegisterRequest)(nil),       // 1: sallyport.proxy.v1.RegisterRequest
@@ -2234,59 +2385,63 @@ var file_sallyport_proxy_v1_proxy_proto_goTypes = []any{
 	(*Update)(nil),                // 20: sallyport.proxy.v1.Update
 	(*DocumentKey)(nil),           // 21: sallyport.proxy.v1.DocumentKey
 	(*Directive)(nil),             // 22: sallyport.proxy.v1.Directive
-	(*Reconnect)(nil),             // 23: sallyport.proxy.v1.Reconnect
-	(*Head)(nil),                  // 24: sallyport.proxy.v1.Head
-	(*SignedHead)(nil),            // 25: sallyport.proxy.v1.SignedHead
-	(*Freshness)(nil),             // 26: sallyport.proxy.v1.Freshness
-	(*SignedFreshness)(nil),       // 27: sallyport.proxy.v1.SignedFreshness
-	(*durationpb.Duration)(nil),   // 28: google.protobuf.Duration
+	(*Drain)(nil),                 // 23: sallyport.proxy.v1.Drain
+	(*Reconnect)(nil),             // 24: sallyport.proxy.v1.Reconnect
+	(*Head)(nil),                  // 25: sallyport.proxy.v1.Head
+	(*SignedHead)(nil),            // 26: sallyport.proxy.v1.SignedHead
+	(*Freshness)(nil),             // 27: sallyport.proxy.v1.Freshness
+	(*SignedFreshness)(nil),       // 28: sallyport.proxy.v1.SignedFreshness
 	(*timestamppb.Timestamp)(nil), // 29: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 30: google.protobuf.Duration
 }
 var file_sallyport_proxy_v1_proxy_proto_depIdxs = []int32{
-	0,  // 0: sallyport.proxy.v1.RegisterResponse.admission:type_name -> sallyport.proxy.v1.Admission
-	28, // 1: sallyport.proxy.v1.RegisterResponse.retry_after:type_name -> google.protobuf.Duration
-	7,  // 2: sallyport.proxy.v1.StreamRequest.hello:type_name -> sallyport.proxy.v1.Hello
-	8,  // 3: sallyport.proxy.v1.StreamRequest.ack:type_name -> sallyport.proxy.v1.Ack
-	10, // 4: sallyport.proxy.v1.StreamRequest.refusal:type_name -> sallyport.proxy.v1.Refusal
-	11, // 5: sallyport.proxy.v1.StreamRequest.heartbeat:type_name -> sallyport.proxy.v1.Heartbeat
-	8,  // 6: sallyport.proxy.v1.StreamRequest.security_ack:type_name -> sallyport.proxy.v1.Ack
-	10, // 7: sallyport.proxy.v1.StreamRequest.security_refusal:type_name -> sallyport.proxy.v1.Refusal
-	6,  // 8: sallyport.proxy.v1.LogoutRequest.session:type_name -> sallyport.proxy.v1.SessionCookie
-	8,  // 9: sallyport.proxy.v1.Hello.current:type_name -> sallyport.proxy.v1.Ack
-	8,  // 10: sallyport.proxy.v1.Hello.security:type_name -> sallyport.proxy.v1.Ack
-	9,  // 11: sallyport.proxy.v1.Ack.rejects:type_name -> sallyport.proxy.v1.Reject
-	25, // 12: sallyport.proxy.v1.Ack.head:type_name -> sallyport.proxy.v1.SignedHead
-	21, // 13: sallyport.proxy.v1.Reject.key:type_name -> sallyport.proxy.v1.DocumentKey
-	29, // 14: sallyport.proxy.v1.Heartbeat.sent_at:type_name -> google.protobuf.Timestamp
-	28, // 15: sallyport.proxy.v1.Heartbeat.configuration_age:type_name -> google.protobuf.Duration
-	12, // 16: sallyport.proxy.v1.Heartbeat.listeners:type_name -> sallyport.proxy.v1.ListenerStatus
-	29, // 17: sallyport.proxy.v1.Heartbeat.identity_expires_at:type_name -> google.protobuf.Timestamp
-	28, // 18: sallyport.proxy.v1.Heartbeat.security_age:type_name -> google.protobuf.Duration
-	20, // 19: sallyport.proxy.v1.StreamResponse.update:type_name -> sallyport.proxy.v1.Update
-	27, // 20: sallyport.proxy.v1.StreamResponse.freshness:type_name -> sallyport.proxy.v1.SignedFreshness
-	22, // 21: sallyport.proxy.v1.StreamResponse.directive:type_name -> sallyport.proxy.v1.Directive
-	20, // 22: sallyport.proxy.v1.StreamResponse.security:type_name -> sallyport.proxy.v1.Update
-	17, // 23: sallyport.proxy.v1.StreamResponse.keys:type_name -> sallyport.proxy.v1.SealedKeys
-	14, // 24: sallyport.proxy.v1.StreamResponse.key_sets:type_name -> sallyport.proxy.v1.KeySets
-	16, // 25: sallyport.proxy.v1.KeySets.sets:type_name -> sallyport.proxy.v1.SignedKeySet
-	19, // 26: sallyport.proxy.v1.CookieKeys.keys:type_name -> sallyport.proxy.v1.CookieKey
-	29, // 27: sallyport.proxy.v1.CookieKey.from:type_name -> google.protobuf.Timestamp
-	21, // 28: sallyport.proxy.v1.Update.removed:type_name -> sallyport.proxy.v1.DocumentKey
-	25, // 29: sallyport.proxy.v1.Update.head:type_name -> sallyport.proxy.v1.SignedHead
-	23, // 30: sallyport.proxy.v1.Directive.reconnect:type_name -> sallyport.proxy.v1.Reconnect
-	28, // 31: sallyport.proxy.v1.Reconnect.within:type_name -> google.protobuf.Duration
-	29, // 32: sallyport.proxy.v1.Freshness.issued_at:type_name -> google.protobuf.Timestamp
-	1,  // 33: sallyport.proxy.v1.ProxyService.Register:input_type -> sallyport.proxy.v1.RegisterRequest
-	3,  // 34: sallyport.proxy.v1.ProxyService.Stream:input_type -> sallyport.proxy.v1.StreamRequest
-	4,  // 35: sallyport.proxy.v1.ProxyService.Logout:input_type -> sallyport.proxy.v1.LogoutRequest
-	2,  // 36: sallyport.proxy.v1.ProxyService.Register:output_type -> sallyport.proxy.v1.RegisterResponse
-	13, // 37: sallyport.proxy.v1.ProxyService.Stream:output_type -> sallyport.proxy.v1.StreamResponse
-	5,  // 38: sallyport.proxy.v1.ProxyService.Logout:output_type -> sallyport.proxy.v1.LogoutResponse
-	36, // [36:39] is the sub-list for method output_type
-	33, // [33:36] is the sub-list for method input_type
-	33, // [33:33] is the sub-list for extension type_name
-	33, // [33:33] is the sub-list for extension extendee
-	0,  // [0:33] is the sub-list for field type_name
+	29, // 0: sallyport.proxy.v1.RegisterRequest.started_at:type_name -> google.protobuf.Timestamp
+	0,  // 1: sallyport.proxy.v1.RegisterResponse.admission:type_name -> sallyport.proxy.v1.Admission
+	30, // 2: sallyport.proxy.v1.RegisterResponse.retry_after:type_name -> google.protobuf.Duration
+	7,  // 3: sallyport.proxy.v1.StreamRequest.hello:type_name -> sallyport.proxy.v1.Hello
+	8,  // 4: sallyport.proxy.v1.StreamRequest.ack:type_name -> sallyport.proxy.v1.Ack
+	10, // 5: sallyport.proxy.v1.StreamRequest.refusal:type_name -> sallyport.proxy.v1.Refusal
+	11, // 6: sallyport.proxy.v1.StreamRequest.heartbeat:type_name -> sallyport.proxy.v1.Heartbeat
+	8,  // 7: sallyport.proxy.v1.StreamRequest.security_ack:type_name -> sallyport.proxy.v1.Ack
+	10, // 8: sallyport.proxy.v1.StreamRequest.security_refusal:type_name -> sallyport.proxy.v1.Refusal
+	6,  // 9: sallyport.proxy.v1.LogoutRequest.session:type_name -> sallyport.proxy.v1.SessionCookie
+	8,  // 10: sallyport.proxy.v1.Hello.current:type_name -> sallyport.proxy.v1.Ack
+	8,  // 11: sallyport.proxy.v1.Hello.security:type_name -> sallyport.proxy.v1.Ack
+	9,  // 12: sallyport.proxy.v1.Ack.rejects:type_name -> sallyport.proxy.v1.Reject
+	26, // 13: sallyport.proxy.v1.Ack.head:type_name -> sallyport.proxy.v1.SignedHead
+	21, // 14: sallyport.proxy.v1.Reject.key:type_name -> sallyport.proxy.v1.DocumentKey
+	29, // 15: sallyport.proxy.v1.Heartbeat.sent_at:type_name -> google.protobuf.Timestamp
+	30, // 16: sallyport.proxy.v1.Heartbeat.configuration_age:type_name -> google.protobuf.Duration
+	12, // 17: sallyport.proxy.v1.Heartbeat.listeners:type_name -> sallyport.proxy.v1.ListenerStatus
+	29, // 18: sallyport.proxy.v1.Heartbeat.identity_expires_at:type_name -> google.protobuf.Timestamp
+	30, // 19: sallyport.proxy.v1.Heartbeat.security_age:type_name -> google.protobuf.Duration
+	30, // 20: sallyport.proxy.v1.Heartbeat.processor_time:type_name -> google.protobuf.Duration
+	20, // 21: sallyport.proxy.v1.StreamResponse.update:type_name -> sallyport.proxy.v1.Update
+	28, // 22: sallyport.proxy.v1.StreamResponse.freshness:type_name -> sallyport.proxy.v1.SignedFreshness
+	22, // 23: sallyport.proxy.v1.StreamResponse.directive:type_name -> sallyport.proxy.v1.Directive
+	20, // 24: sallyport.proxy.v1.StreamResponse.security:type_name -> sallyport.proxy.v1.Update
+	17, // 25: sallyport.proxy.v1.StreamResponse.keys:type_name -> sallyport.proxy.v1.SealedKeys
+	14, // 26: sallyport.proxy.v1.StreamResponse.key_sets:type_name -> sallyport.proxy.v1.KeySets
+	16, // 27: sallyport.proxy.v1.KeySets.sets:type_name -> sallyport.proxy.v1.SignedKeySet
+	19, // 28: sallyport.proxy.v1.CookieKeys.keys:type_name -> sallyport.proxy.v1.CookieKey
+	29, // 29: sallyport.proxy.v1.CookieKey.from:type_name -> google.protobuf.Timestamp
+	21, // 30: sallyport.proxy.v1.Update.removed:type_name -> sallyport.proxy.v1.DocumentKey
+	26, // 31: sallyport.proxy.v1.Update.head:type_name -> sallyport.proxy.v1.SignedHead
+	24, // 32: sallyport.proxy.v1.Directive.reconnect:type_name -> sallyport.proxy.v1.Reconnect
+	23, // 33: sallyport.proxy.v1.Directive.drain:type_name -> sallyport.proxy.v1.Drain
+	30, // 34: sallyport.proxy.v1.Reconnect.within:type_name -> google.protobuf.Duration
+	29, // 35: sallyport.proxy.v1.Freshness.issued_at:type_name -> google.protobuf.Timestamp
+	1,  // 36: sallyport.proxy.v1.ProxyService.Register:input_type -> sallyport.proxy.v1.RegisterRequest
+	3,  // 37: sallyport.proxy.v1.ProxyService.Stream:input_type -> sallyport.proxy.v1.StreamRequest
+	4,  // 38: sallyport.proxy.v1.ProxyService.Logout:input_type -> sallyport.proxy.v1.LogoutRequest
+	2,  // 39: sallyport.proxy.v1.ProxyService.Register:output_type -> sallyport.proxy.v1.RegisterResponse
+	13, // 40: sallyport.proxy.v1.ProxyService.Stream:output_type -> sallyport.proxy.v1.StreamResponse
+	5,  // 41: sallyport.proxy.v1.ProxyService.Logout:output_type -> sallyport.proxy.v1.LogoutResponse
+	39, // [39:42] is the sub-list for method output_type
+	36, // [36:39] is the sub-list for method input_type
+	36, // [36:36] is the sub-list for extension type_name
+	36, // [36:36] is the sub-list for extension extendee
+	0,  // [0:36] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_proxy_v1_proxy_proto_init() }
@@ -2316,6 +2471,7 @@ func file_sallyport_proxy_v1_proxy_proto_init() {
 	}
 	file_sallyport_proxy_v1_proxy_proto_msgTypes[21].OneofWrappers = []any{
 		(*Directive_Reconnect)(nil),
+		(*Directive_Drain)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -2323,7 +2479,7 @@ func file_sallyport_proxy_v1_proxy_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_proxy_v1_proxy_proto_rawDesc), len(file_sallyport_proxy_v1_proxy_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   27,
+			NumMessages:   28,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -137,6 +137,59 @@ func (StalenessAction) EnumDescriptor() ([]byte, []int) {
 	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{1}
 }
 
+// Approval says whether proxies that an Enrollment matches are admitted at once.
+type Approval int32
+
+const (
+	// As AUTOMATIC.
+	Approval_APPROVAL_UNSPECIFIED Approval = 0
+	Approval_APPROVAL_AUTOMATIC   Approval = 1
+	// An operator has to approve each SPIFFE ID (FleetService.Approve); its proxies
+	// are pending until then.
+	Approval_APPROVAL_MANUAL Approval = 2
+)
+
+// Enum value maps for Approval.
+var (
+	Approval_name = map[int32]string{
+		0: "APPROVAL_UNSPECIFIED",
+		1: "APPROVAL_AUTOMATIC",
+		2: "APPROVAL_MANUAL",
+	}
+	Approval_value = map[string]int32{
+		"APPROVAL_UNSPECIFIED": 0,
+		"APPROVAL_AUTOMATIC":   1,
+		"APPROVAL_MANUAL":      2,
+	}
+)
+
+func (x Approval) Enum() *Approval {
+	p := new(Approval)
+	*p = x
+	return p
+}
+
+func (x Approval) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Approval) Descriptor() protoreflect.EnumDescriptor {
+	return file_sallyport_resource_v1_resource_proto_enumTypes[2].Descriptor()
+}
+
+func (Approval) Type() protoreflect.EnumType {
+	return &file_sallyport_resource_v1_resource_proto_enumTypes[2]
+}
+
+func (x Approval) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Approval.Descriptor instead.
+func (Approval) EnumDescriptor() ([]byte, []int) {
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{2}
+}
+
 type TLSVersion int32
 
 const (
@@ -170,11 +223,11 @@ func (x TLSVersion) String() string {
 }
 
 func (TLSVersion) Descriptor() protoreflect.EnumDescriptor {
-	return file_sallyport_resource_v1_resource_proto_enumTypes[2].Descriptor()
+	return file_sallyport_resource_v1_resource_proto_enumTypes[3].Descriptor()
 }
 
 func (TLSVersion) Type() protoreflect.EnumType {
-	return &file_sallyport_resource_v1_resource_proto_enumTypes[2]
+	return &file_sallyport_resource_v1_resource_proto_enumTypes[3]
 }
 
 func (x TLSVersion) Number() protoreflect.EnumNumber {
@@ -183,7 +236,7 @@ func (x TLSVersion) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use TLSVersion.Descriptor instead.
 func (TLSVersion) EnumDescriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{2}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{3}
 }
 
 // ClientCertificates says whether a listener asks callers for a certificate: an
@@ -226,11 +279,11 @@ func (x ClientCertificates) String() string {
 }
 
 func (ClientCertificates) Descriptor() protoreflect.EnumDescriptor {
-	return file_sallyport_resource_v1_resource_proto_enumTypes[3].Descriptor()
+	return file_sallyport_resource_v1_resource_proto_enumTypes[4].Descriptor()
 }
 
 func (ClientCertificates) Type() protoreflect.EnumType {
-	return &file_sallyport_resource_v1_resource_proto_enumTypes[3]
+	return &file_sallyport_resource_v1_resource_proto_enumTypes[4]
 }
 
 func (x ClientCertificates) Number() protoreflect.EnumNumber {
@@ -239,7 +292,7 @@ func (x ClientCertificates) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ClientCertificates.Descriptor instead.
 func (ClientCertificates) EnumDescriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{3}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{4}
 }
 
 // EncodedSlashes is what a route makes of %2F in a path.
@@ -278,11 +331,11 @@ func (x EncodedSlashes) String() string {
 }
 
 func (EncodedSlashes) Descriptor() protoreflect.EnumDescriptor {
-	return file_sallyport_resource_v1_resource_proto_enumTypes[4].Descriptor()
+	return file_sallyport_resource_v1_resource_proto_enumTypes[5].Descriptor()
 }
 
 func (EncodedSlashes) Type() protoreflect.EnumType {
-	return &file_sallyport_resource_v1_resource_proto_enumTypes[4]
+	return &file_sallyport_resource_v1_resource_proto_enumTypes[5]
 }
 
 func (x EncodedSlashes) Number() protoreflect.EnumNumber {
@@ -291,7 +344,7 @@ func (x EncodedSlashes) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use EncodedSlashes.Descriptor instead.
 func (EncodedSlashes) EnumDescriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{4}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{5}
 }
 
 // IdentityHeader is a field of a request to an upstream. Bytes other than visible
@@ -348,11 +401,11 @@ func (x IdentityHeader) String() string {
 }
 
 func (IdentityHeader) Descriptor() protoreflect.EnumDescriptor {
-	return file_sallyport_resource_v1_resource_proto_enumTypes[5].Descriptor()
+	return file_sallyport_resource_v1_resource_proto_enumTypes[6].Descriptor()
 }
 
 func (IdentityHeader) Type() protoreflect.EnumType {
-	return &file_sallyport_resource_v1_resource_proto_enumTypes[5]
+	return &file_sallyport_resource_v1_resource_proto_enumTypes[6]
 }
 
 func (x IdentityHeader) Number() protoreflect.EnumNumber {
@@ -361,7 +414,7 @@ func (x IdentityHeader) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use IdentityHeader.Descriptor instead.
 func (IdentityHeader) EnumDescriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{5}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{6}
 }
 
 // Require says how many of several kinds of credentials a request needs.
@@ -404,11 +457,11 @@ func (x Require) String() string {
 }
 
 func (Require) Descriptor() protoreflect.EnumDescriptor {
-	return file_sallyport_resource_v1_resource_proto_enumTypes[6].Descriptor()
+	return file_sallyport_resource_v1_resource_proto_enumTypes[7].Descriptor()
 }
 
 func (Require) Type() protoreflect.EnumType {
-	return &file_sallyport_resource_v1_resource_proto_enumTypes[6]
+	return &file_sallyport_resource_v1_resource_proto_enumTypes[7]
 }
 
 func (x Require) Number() protoreflect.EnumNumber {
@@ -417,7 +470,7 @@ func (x Require) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Require.Descriptor instead.
 func (Require) EnumDescriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{6}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{7}
 }
 
 // Proof says how who sends a bearer token shows that it is theirs.
@@ -461,11 +514,11 @@ func (x Proof) String() string {
 }
 
 func (Proof) Descriptor() protoreflect.EnumDescriptor {
-	return file_sallyport_resource_v1_resource_proto_enumTypes[7].Descriptor()
+	return file_sallyport_resource_v1_resource_proto_enumTypes[8].Descriptor()
 }
 
 func (Proof) Type() protoreflect.EnumType {
-	return &file_sallyport_resource_v1_resource_proto_enumTypes[7]
+	return &file_sallyport_resource_v1_resource_proto_enumTypes[8]
 }
 
 func (x Proof) Number() protoreflect.EnumNumber {
@@ -474,7 +527,7 @@ func (x Proof) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Proof.Descriptor instead.
 func (Proof) EnumDescriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{7}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{8}
 }
 
 type Effect int32
@@ -510,11 +563,11 @@ func (x Effect) String() string {
 }
 
 func (Effect) Descriptor() protoreflect.EnumDescriptor {
-	return file_sallyport_resource_v1_resource_proto_enumTypes[8].Descriptor()
+	return file_sallyport_resource_v1_resource_proto_enumTypes[9].Descriptor()
 }
 
 func (Effect) Type() protoreflect.EnumType {
-	return &file_sallyport_resource_v1_resource_proto_enumTypes[8]
+	return &file_sallyport_resource_v1_resource_proto_enumTypes[9]
 }
 
 func (x Effect) Number() protoreflect.EnumNumber {
@@ -523,7 +576,7 @@ func (x Effect) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Effect.Descriptor instead.
 func (Effect) EnumDescriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{8}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{9}
 }
 
 // Mode says what becomes of what a policy says.
@@ -561,11 +614,11 @@ func (x Mode) String() string {
 }
 
 func (Mode) Descriptor() protoreflect.EnumDescriptor {
-	return file_sallyport_resource_v1_resource_proto_enumTypes[9].Descriptor()
+	return file_sallyport_resource_v1_resource_proto_enumTypes[10].Descriptor()
 }
 
 func (Mode) Type() protoreflect.EnumType {
-	return &file_sallyport_resource_v1_resource_proto_enumTypes[9]
+	return &file_sallyport_resource_v1_resource_proto_enumTypes[10]
 }
 
 func (x Mode) Number() protoreflect.EnumNumber {
@@ -574,7 +627,7 @@ func (x Mode) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Mode.Descriptor instead.
 func (Mode) EnumDescriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{9}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{10}
 }
 
 type X509Subject int32
@@ -616,11 +669,11 @@ func (x X509Subject) String() string {
 }
 
 func (X509Subject) Descriptor() protoreflect.EnumDescriptor {
-	return file_sallyport_resource_v1_resource_proto_enumTypes[10].Descriptor()
+	return file_sallyport_resource_v1_resource_proto_enumTypes[11].Descriptor()
 }
 
 func (X509Subject) Type() protoreflect.EnumType {
-	return &file_sallyport_resource_v1_resource_proto_enumTypes[10]
+	return &file_sallyport_resource_v1_resource_proto_enumTypes[11]
 }
 
 func (x X509Subject) Number() protoreflect.EnumNumber {
@@ -629,7 +682,7 @@ func (x X509Subject) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use X509Subject.Descriptor instead.
 func (X509Subject) EnumDescriptor() ([]byte, []int) {
-	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{10}
+	return file_sallyport_resource_v1_resource_proto_rawDescGZIP(), []int{11}
 }
 
 type RecordRule_Mode int32
@@ -674,11 +727,11 @@ func (x RecordRule_Mode) String() string {
 }
 
 func (RecordRule_Mode) Descriptor() protoreflect.EnumDescriptor {
-	return file_sallyport_resource_v1_resource_proto_enumTypes[11].Descriptor()
+	return file_sallyport_resource_v1_resource_proto_enumTypes[12].Descriptor()
 }
 
 func (RecordRule_Mode) Type() protoreflect.EnumType {
-	return &file_sallyport_resource_v1_resource_proto_enumTypes[11]
+	return &file_sallyport_resource_v1_resource_proto_enumTypes[12]
 }
 
 func (x RecordRule_Mode) Number() protoreflect.EnumNumber {
@@ -1038,8 +1091,10 @@ type Enrollment struct {
 	// A pattern such as spiffe://prod.example/proxy/aws/**.
 	SpiffeId    string `protobuf:"bytes,1,opt,name=spiffe_id,json=spiffeId,proto3" json:"spiffe_id,omitempty"`
 	Environment string `protobuf:"bytes,2,opt,name=environment,proto3" json:"environment,omitempty"`
-	// Labels that admitted proxies carry in the fleet's listings.
+	// Labels that admitted proxies carry in the fleet's listings. Those called cloud
+	// and region say where they are.
 	Labels        map[string]string `protobuf:"bytes,3,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Approval      Approval          `protobuf:"varint,4,opt,name=approval,proto3,enum=sallyport.resource.v1.Approval" json:"approval,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1093,6 +1148,13 @@ func (x *Enrollment) GetLabels() map[string]string {
 		return x.Labels
 	}
 	return nil
+}
+
+func (x *Enrollment) GetApproval() Approval {
+	if x != nil {
+		return x.Approval
+	}
+	return Approval_APPROVAL_UNSPECIFIED
 }
 
 // TrustDomain makes proxies trust the SPIFFE identities of another trust domain, on
@@ -4024,13 +4086,14 @@ const file_sallyport_resource_v1_resource_proto_rawDesc = "" +
 	"\rStalenessRule\x12E\n" +
 	"\x05limit\x18\x01 \x01(\v2\x19.google.protobuf.DurationB\x14\xbaH\x11\xc8\x01\x01\xaa\x01\v\"\x05\b\x80\xe7\x84\x0f2\x02\b\x1eR\x05limit\x12J\n" +
 	"\x06action\x18\x02 \x01(\x0e2&.sallyport.resource.v1.StalenessActionB\n" +
-	"\xbaH\a\x82\x01\x04\x10\x01 \x00R\x06action\"\xf0\x01\n" +
+	"\xbaH\a\x82\x01\x04\x10\x01 \x00R\x06action\"\xad\x02\n" +
 	"\n" +
 	"Enrollment\x12(\n" +
 	"\tspiffe_id\x18\x01 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\x18\x80\x10R\bspiffeId\x12,\n" +
 	"\venvironment\x18\x02 \x01(\tB\n" +
 	"\xbaH\a\xc8\x01\x01r\x02\x18?R\venvironment\x12O\n" +
-	"\x06labels\x18\x03 \x03(\v2-.sallyport.resource.v1.Enrollment.LabelsEntryB\b\xbaH\x05\x9a\x01\x02\x10 R\x06labels\x1a9\n" +
+	"\x06labels\x18\x03 \x03(\v2-.sallyport.resource.v1.Enrollment.LabelsEntryB\b\xbaH\x05\x9a\x01\x02\x10 R\x06labels\x12;\n" +
+	"\bapproval\x18\x04 \x01(\x0e2\x1f.sallyport.resource.v1.ApprovalR\bapproval\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xa7\x02\n" +
@@ -4304,7 +4367,11 @@ const file_sallyport_resource_v1_resource_proto_rawDesc = "" +
 	"\x0fStalenessAction\x12 \n" +
 	"\x1cSTALENESS_ACTION_UNSPECIFIED\x10\x00\x12\x1a\n" +
 	"\x16STALENESS_ACTION_SERVE\x10\x01\x12\x19\n" +
-	"\x15STALENESS_ACTION_DENY\x10\x02*S\n" +
+	"\x15STALENESS_ACTION_DENY\x10\x02*Q\n" +
+	"\bApproval\x12\x18\n" +
+	"\x14APPROVAL_UNSPECIFIED\x10\x00\x12\x16\n" +
+	"\x12APPROVAL_AUTOMATIC\x10\x01\x12\x13\n" +
+	"\x0fAPPROVAL_MANUAL\x10\x02*S\n" +
 	"\n" +
 	"TLSVersion\x12\x1b\n" +
 	"\x17TLS_VERSION_UNSPECIFIED\x10\x00\x12\x13\n" +
@@ -4364,162 +4431,164 @@ func file_sallyport_resource_v1_resource_proto_rawDescGZIP() []byte {
 	return file_sallyport_resource_v1_resource_proto_rawDescData
 }
 
-var file_sallyport_resource_v1_resource_proto_enumTypes = make([]protoimpl.EnumInfo, 12)
+var file_sallyport_resource_v1_resource_proto_enumTypes = make([]protoimpl.EnumInfo, 13)
 var file_sallyport_resource_v1_resource_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
 var file_sallyport_resource_v1_resource_proto_goTypes = []any{
 	(Reach)(0),                    // 0: sallyport.resource.v1.Reach
 	(StalenessAction)(0),          // 1: sallyport.resource.v1.StalenessAction
-	(TLSVersion)(0),               // 2: sallyport.resource.v1.TLSVersion
-	(ClientCertificates)(0),       // 3: sallyport.resource.v1.ClientCertificates
-	(EncodedSlashes)(0),           // 4: sallyport.resource.v1.EncodedSlashes
-	(IdentityHeader)(0),           // 5: sallyport.resource.v1.IdentityHeader
-	(Require)(0),                  // 6: sallyport.resource.v1.Require
-	(Proof)(0),                    // 7: sallyport.resource.v1.Proof
-	(Effect)(0),                   // 8: sallyport.resource.v1.Effect
-	(Mode)(0),                     // 9: sallyport.resource.v1.Mode
-	(X509Subject)(0),              // 10: sallyport.resource.v1.X509Subject
-	(RecordRule_Mode)(0),          // 11: sallyport.resource.v1.RecordRule.Mode
-	(*Document)(nil),              // 12: sallyport.resource.v1.Document
-	(*RouteSelector)(nil),         // 13: sallyport.resource.v1.RouteSelector
-	(*Environment)(nil),           // 14: sallyport.resource.v1.Environment
-	(*Records)(nil),               // 15: sallyport.resource.v1.Records
-	(*StalenessRule)(nil),         // 16: sallyport.resource.v1.StalenessRule
-	(*Enrollment)(nil),            // 17: sallyport.resource.v1.Enrollment
-	(*TrustDomain)(nil),           // 18: sallyport.resource.v1.TrustDomain
-	(*BundleEndpoint)(nil),        // 19: sallyport.resource.v1.BundleEndpoint
-	(*WebProfile)(nil),            // 20: sallyport.resource.v1.WebProfile
-	(*SPIFFEProfile)(nil),         // 21: sallyport.resource.v1.SPIFFEProfile
-	(*Listener)(nil),              // 22: sallyport.resource.v1.Listener
-	(*ListenerTLS)(nil),           // 23: sallyport.resource.v1.ListenerTLS
-	(*CertificateFiles)(nil),      // 24: sallyport.resource.v1.CertificateFiles
-	(*Route)(nil),                 // 25: sallyport.resource.v1.Route
-	(*RecordRule)(nil),            // 26: sallyport.resource.v1.RecordRule
-	(*Assertion)(nil),             // 27: sallyport.resource.v1.Assertion
-	(*Authentication)(nil),        // 28: sallyport.resource.v1.Authentication
-	(*JWTSVIDs)(nil),              // 29: sallyport.resource.v1.JWTSVIDs
-	(*SignIn)(nil),                // 30: sallyport.resource.v1.SignIn
-	(*StepUp)(nil),                // 31: sallyport.resource.v1.StepUp
-	(*Upstream)(nil),              // 32: sallyport.resource.v1.Upstream
-	(*PlaintextTransport)(nil),    // 33: sallyport.resource.v1.PlaintextTransport
-	(*TLSTransport)(nil),          // 34: sallyport.resource.v1.TLSTransport
-	(*SPIFFETransport)(nil),       // 35: sallyport.resource.v1.SPIFFETransport
-	(*Policy)(nil),                // 36: sallyport.resource.v1.Policy
-	(*PrincipalMatcher)(nil),      // 37: sallyport.resource.v1.PrincipalMatcher
-	(*IdentityProvider)(nil),      // 38: sallyport.resource.v1.IdentityProvider
-	(*RequiredClaim)(nil),         // 39: sallyport.resource.v1.RequiredClaim
-	(*Introspection)(nil),         // 40: sallyport.resource.v1.Introspection
-	(*X509)(nil),                  // 41: sallyport.resource.v1.X509
-	(*SignInClient)(nil),          // 42: sallyport.resource.v1.SignInClient
-	(*ApiKey)(nil),                // 43: sallyport.resource.v1.ApiKey
-	(*ApiKeySecret)(nil),          // 44: sallyport.resource.v1.ApiKeySecret
-	(*Revocation)(nil),            // 45: sallyport.resource.v1.Revocation
-	(*RevokedToken)(nil),          // 46: sallyport.resource.v1.RevokedToken
-	(*RevokedSubject)(nil),        // 47: sallyport.resource.v1.RevokedSubject
-	(*RevokedSession)(nil),        // 48: sallyport.resource.v1.RevokedSession
-	nil,                           // 49: sallyport.resource.v1.Document.LabelsEntry
-	nil,                           // 50: sallyport.resource.v1.RouteSelector.LabelsEntry
-	nil,                           // 51: sallyport.resource.v1.Enrollment.LabelsEntry
-	(*durationpb.Duration)(nil),   // 52: google.protobuf.Duration
-	(*ClientAddress)(nil),         // 53: sallyport.resource.v1.ClientAddress
-	(*ConnectionLimits)(nil),      // 54: sallyport.resource.v1.ConnectionLimits
-	(*FieldMatch)(nil),            // 55: sallyport.resource.v1.FieldMatch
-	(*Rewrite)(nil),               // 56: sallyport.resource.v1.Rewrite
-	(*Redirect)(nil),              // 57: sallyport.resource.v1.Redirect
-	(*HeaderChanges)(nil),         // 58: sallyport.resource.v1.HeaderChanges
-	(*CORS)(nil),                  // 59: sallyport.resource.v1.CORS
-	(*Split)(nil),                 // 60: sallyport.resource.v1.Split
-	(*ErrorPages)(nil),            // 61: sallyport.resource.v1.ErrorPages
-	(*Validation)(nil),            // 62: sallyport.resource.v1.Validation
-	(*Balancing)(nil),             // 63: sallyport.resource.v1.Balancing
-	(*Ejection)(nil),              // 64: sallyport.resource.v1.Ejection
-	(*Retries)(nil),               // 65: sallyport.resource.v1.Retries
-	(*CircuitLimits)(nil),         // 66: sallyport.resource.v1.CircuitLimits
-	(*Resolution)(nil),            // 67: sallyport.resource.v1.Resolution
-	(*HealthCheck)(nil),           // 68: sallyport.resource.v1.HealthCheck
-	(*Locality)(nil),              // 69: sallyport.resource.v1.Locality
-	(*timestamppb.Timestamp)(nil), // 70: google.protobuf.Timestamp
+	(Approval)(0),                 // 2: sallyport.resource.v1.Approval
+	(TLSVersion)(0),               // 3: sallyport.resource.v1.TLSVersion
+	(ClientCertificates)(0),       // 4: sallyport.resource.v1.ClientCertificates
+	(EncodedSlashes)(0),           // 5: sallyport.resource.v1.EncodedSlashes
+	(IdentityHeader)(0),           // 6: sallyport.resource.v1.IdentityHeader
+	(Require)(0),                  // 7: sallyport.resource.v1.Require
+	(Proof)(0),                    // 8: sallyport.resource.v1.Proof
+	(Effect)(0),                   // 9: sallyport.resource.v1.Effect
+	(Mode)(0),                     // 10: sallyport.resource.v1.Mode
+	(X509Subject)(0),              // 11: sallyport.resource.v1.X509Subject
+	(RecordRule_Mode)(0),          // 12: sallyport.resource.v1.RecordRule.Mode
+	(*Document)(nil),              // 13: sallyport.resource.v1.Document
+	(*RouteSelector)(nil),         // 14: sallyport.resource.v1.RouteSelector
+	(*Environment)(nil),           // 15: sallyport.resource.v1.Environment
+	(*Records)(nil),               // 16: sallyport.resource.v1.Records
+	(*StalenessRule)(nil),         // 17: sallyport.resource.v1.StalenessRule
+	(*Enrollment)(nil),            // 18: sallyport.resource.v1.Enrollment
+	(*TrustDomain)(nil),           // 19: sallyport.resource.v1.TrustDomain
+	(*BundleEndpoint)(nil),        // 20: sallyport.resource.v1.BundleEndpoint
+	(*WebProfile)(nil),            // 21: sallyport.resource.v1.WebProfile
+	(*SPIFFEProfile)(nil),         // 22: sallyport.resource.v1.SPIFFEProfile
+	(*Listener)(nil),              // 23: sallyport.resource.v1.Listener
+	(*ListenerTLS)(nil),           // 24: sallyport.resource.v1.ListenerTLS
+	(*CertificateFiles)(nil),      // 25: sallyport.resource.v1.CertificateFiles
+	(*Route)(nil),                 // 26: sallyport.resource.v1.Route
+	(*RecordRule)(nil),            // 27: sallyport.resource.v1.RecordRule
+	(*Assertion)(nil),             // 28: sallyport.resource.v1.Assertion
+	(*Authentication)(nil),        // 29: sallyport.resource.v1.Authentication
+	(*JWTSVIDs)(nil),              // 30: sallyport.resource.v1.JWTSVIDs
+	(*SignIn)(nil),                // 31: sallyport.resource.v1.SignIn
+	(*StepUp)(nil),                // 32: sallyport.resource.v1.StepUp
+	(*Upstream)(nil),              // 33: sallyport.resource.v1.Upstream
+	(*PlaintextTransport)(nil),    // 34: sallyport.resource.v1.PlaintextTransport
+	(*TLSTransport)(nil),          // 35: sallyport.resource.v1.TLSTransport
+	(*SPIFFETransport)(nil),       // 36: sallyport.resource.v1.SPIFFETransport
+	(*Policy)(nil),                // 37: sallyport.resource.v1.Policy
+	(*PrincipalMatcher)(nil),      // 38: sallyport.resource.v1.PrincipalMatcher
+	(*IdentityProvider)(nil),      // 39: sallyport.resource.v1.IdentityProvider
+	(*RequiredClaim)(nil),         // 40: sallyport.resource.v1.RequiredClaim
+	(*Introspection)(nil),         // 41: sallyport.resource.v1.Introspection
+	(*X509)(nil),                  // 42: sallyport.resource.v1.X509
+	(*SignInClient)(nil),          // 43: sallyport.resource.v1.SignInClient
+	(*ApiKey)(nil),                // 44: sallyport.resource.v1.ApiKey
+	(*ApiKeySecret)(nil),          // 45: sallyport.resource.v1.ApiKeySecret
+	(*Revocation)(nil),            // 46: sallyport.resource.v1.Revocation
+	(*RevokedToken)(nil),          // 47: sallyport.resource.v1.RevokedToken
+	(*RevokedSubject)(nil),        // 48: sallyport.resource.v1.RevokedSubject
+	(*RevokedSession)(nil),        // 49: sallyport.resource.v1.RevokedSession
+	nil,                           // 50: sallyport.resource.v1.Document.LabelsEntry
+	nil,                           // 51: sallyport.resource.v1.RouteSelector.LabelsEntry
+	nil,                           // 52: sallyport.resource.v1.Enrollment.LabelsEntry
+	(*durationpb.Duration)(nil),   // 53: google.protobuf.Duration
+	(*ClientAddress)(nil),         // 54: sallyport.resource.v1.ClientAddress
+	(*ConnectionLimits)(nil),      // 55: sallyport.resource.v1.ConnectionLimits
+	(*FieldMatch)(nil),            // 56: sallyport.resource.v1.FieldMatch
+	(*Rewrite)(nil),               // 57: sallyport.resource.v1.Rewrite
+	(*Redirect)(nil),              // 58: sallyport.resource.v1.Redirect
+	(*HeaderChanges)(nil),         // 59: sallyport.resource.v1.HeaderChanges
+	(*CORS)(nil),                  // 60: sallyport.resource.v1.CORS
+	(*Split)(nil),                 // 61: sallyport.resource.v1.Split
+	(*ErrorPages)(nil),            // 62: sallyport.resource.v1.ErrorPages
+	(*Validation)(nil),            // 63: sallyport.resource.v1.Validation
+	(*Balancing)(nil),             // 64: sallyport.resource.v1.Balancing
+	(*Ejection)(nil),              // 65: sallyport.resource.v1.Ejection
+	(*Retries)(nil),               // 66: sallyport.resource.v1.Retries
+	(*CircuitLimits)(nil),         // 67: sallyport.resource.v1.CircuitLimits
+	(*Resolution)(nil),            // 68: sallyport.resource.v1.Resolution
+	(*HealthCheck)(nil),           // 69: sallyport.resource.v1.HealthCheck
+	(*Locality)(nil),              // 70: sallyport.resource.v1.Locality
+	(*timestamppb.Timestamp)(nil), // 71: google.protobuf.Timestamp
 }
 var file_sallyport_resource_v1_resource_proto_depIdxs = []int32{
-	49, // 0: sallyport.resource.v1.Document.labels:type_name -> sallyport.resource.v1.Document.LabelsEntry
+	50, // 0: sallyport.resource.v1.Document.labels:type_name -> sallyport.resource.v1.Document.LabelsEntry
 	0,  // 1: sallyport.resource.v1.Document.reach:type_name -> sallyport.resource.v1.Reach
-	13, // 2: sallyport.resource.v1.Document.routes:type_name -> sallyport.resource.v1.RouteSelector
-	50, // 3: sallyport.resource.v1.RouteSelector.labels:type_name -> sallyport.resource.v1.RouteSelector.LabelsEntry
-	16, // 4: sallyport.resource.v1.Environment.configuration_age:type_name -> sallyport.resource.v1.StalenessRule
-	16, // 5: sallyport.resource.v1.Environment.security_age:type_name -> sallyport.resource.v1.StalenessRule
-	15, // 6: sallyport.resource.v1.Environment.records:type_name -> sallyport.resource.v1.Records
-	52, // 7: sallyport.resource.v1.StalenessRule.limit:type_name -> google.protobuf.Duration
+	14, // 2: sallyport.resource.v1.Document.routes:type_name -> sallyport.resource.v1.RouteSelector
+	51, // 3: sallyport.resource.v1.RouteSelector.labels:type_name -> sallyport.resource.v1.RouteSelector.LabelsEntry
+	17, // 4: sallyport.resource.v1.Environment.configuration_age:type_name -> sallyport.resource.v1.StalenessRule
+	17, // 5: sallyport.resource.v1.Environment.security_age:type_name -> sallyport.resource.v1.StalenessRule
+	16, // 6: sallyport.resource.v1.Environment.records:type_name -> sallyport.resource.v1.Records
+	53, // 7: sallyport.resource.v1.StalenessRule.limit:type_name -> google.protobuf.Duration
 	1,  // 8: sallyport.resource.v1.StalenessRule.action:type_name -> sallyport.resource.v1.StalenessAction
-	51, // 9: sallyport.resource.v1.Enrollment.labels:type_name -> sallyport.resource.v1.Enrollment.LabelsEntry
-	19, // 10: sallyport.resource.v1.TrustDomain.bundle_endpoint:type_name -> sallyport.resource.v1.BundleEndpoint
-	20, // 11: sallyport.resource.v1.BundleEndpoint.web:type_name -> sallyport.resource.v1.WebProfile
-	21, // 12: sallyport.resource.v1.BundleEndpoint.spiffe:type_name -> sallyport.resource.v1.SPIFFEProfile
-	23, // 13: sallyport.resource.v1.Listener.tls:type_name -> sallyport.resource.v1.ListenerTLS
-	53, // 14: sallyport.resource.v1.Listener.client_ip:type_name -> sallyport.resource.v1.ClientAddress
-	54, // 15: sallyport.resource.v1.Listener.connections:type_name -> sallyport.resource.v1.ConnectionLimits
-	24, // 16: sallyport.resource.v1.ListenerTLS.certificates:type_name -> sallyport.resource.v1.CertificateFiles
-	3,  // 17: sallyport.resource.v1.ListenerTLS.client_certificates:type_name -> sallyport.resource.v1.ClientCertificates
-	2,  // 18: sallyport.resource.v1.ListenerTLS.min_version:type_name -> sallyport.resource.v1.TLSVersion
-	28, // 19: sallyport.resource.v1.Route.authentication:type_name -> sallyport.resource.v1.Authentication
-	52, // 20: sallyport.resource.v1.Route.timeout:type_name -> google.protobuf.Duration
-	27, // 21: sallyport.resource.v1.Route.assertion:type_name -> sallyport.resource.v1.Assertion
-	5,  // 22: sallyport.resource.v1.Route.identity_headers:type_name -> sallyport.resource.v1.IdentityHeader
-	26, // 23: sallyport.resource.v1.Route.record:type_name -> sallyport.resource.v1.RecordRule
-	55, // 24: sallyport.resource.v1.Route.headers:type_name -> sallyport.resource.v1.FieldMatch
-	55, // 25: sallyport.resource.v1.Route.query:type_name -> sallyport.resource.v1.FieldMatch
-	56, // 26: sallyport.resource.v1.Route.rewrite:type_name -> sallyport.resource.v1.Rewrite
-	57, // 27: sallyport.resource.v1.Route.redirect:type_name -> sallyport.resource.v1.Redirect
-	58, // 28: sallyport.resource.v1.Route.request_headers:type_name -> sallyport.resource.v1.HeaderChanges
-	58, // 29: sallyport.resource.v1.Route.response_headers:type_name -> sallyport.resource.v1.HeaderChanges
-	59, // 30: sallyport.resource.v1.Route.cors:type_name -> sallyport.resource.v1.CORS
-	60, // 31: sallyport.resource.v1.Route.split:type_name -> sallyport.resource.v1.Split
-	52, // 32: sallyport.resource.v1.Route.idle_timeout:type_name -> google.protobuf.Duration
-	61, // 33: sallyport.resource.v1.Route.error_pages:type_name -> sallyport.resource.v1.ErrorPages
-	4,  // 34: sallyport.resource.v1.Route.encoded_slashes:type_name -> sallyport.resource.v1.EncodedSlashes
-	62, // 35: sallyport.resource.v1.Route.validation:type_name -> sallyport.resource.v1.Validation
-	11, // 36: sallyport.resource.v1.RecordRule.mode:type_name -> sallyport.resource.v1.RecordRule.Mode
-	6,  // 37: sallyport.resource.v1.Authentication.require:type_name -> sallyport.resource.v1.Require
-	29, // 38: sallyport.resource.v1.Authentication.jwt_svids:type_name -> sallyport.resource.v1.JWTSVIDs
-	7,  // 39: sallyport.resource.v1.Authentication.proof:type_name -> sallyport.resource.v1.Proof
-	31, // 40: sallyport.resource.v1.Authentication.step_up:type_name -> sallyport.resource.v1.StepUp
-	30, // 41: sallyport.resource.v1.Authentication.sign_in:type_name -> sallyport.resource.v1.SignIn
-	52, // 42: sallyport.resource.v1.SignIn.session_lifetime:type_name -> google.protobuf.Duration
-	52, // 43: sallyport.resource.v1.StepUp.max_age:type_name -> google.protobuf.Duration
-	33, // 44: sallyport.resource.v1.Upstream.plaintext:type_name -> sallyport.resource.v1.PlaintextTransport
-	34, // 45: sallyport.resource.v1.Upstream.tls:type_name -> sallyport.resource.v1.TLSTransport
-	35, // 46: sallyport.resource.v1.Upstream.spiffe:type_name -> sallyport.resource.v1.SPIFFETransport
-	63, // 47: sallyport.resource.v1.Upstream.balancing:type_name -> sallyport.resource.v1.Balancing
-	64, // 48: sallyport.resource.v1.Upstream.ejection:type_name -> sallyport.resource.v1.Ejection
-	65, // 49: sallyport.resource.v1.Upstream.retries:type_name -> sallyport.resource.v1.Retries
-	66, // 50: sallyport.resource.v1.Upstream.circuit_limits:type_name -> sallyport.resource.v1.CircuitLimits
-	67, // 51: sallyport.resource.v1.Upstream.resolution:type_name -> sallyport.resource.v1.Resolution
-	68, // 52: sallyport.resource.v1.Upstream.health_check:type_name -> sallyport.resource.v1.HealthCheck
-	69, // 53: sallyport.resource.v1.Upstream.locality:type_name -> sallyport.resource.v1.Locality
-	13, // 54: sallyport.resource.v1.Policy.routes:type_name -> sallyport.resource.v1.RouteSelector
-	8,  // 55: sallyport.resource.v1.Policy.effect:type_name -> sallyport.resource.v1.Effect
-	37, // 56: sallyport.resource.v1.Policy.principals:type_name -> sallyport.resource.v1.PrincipalMatcher
-	9,  // 57: sallyport.resource.v1.Policy.mode:type_name -> sallyport.resource.v1.Mode
-	52, // 58: sallyport.resource.v1.IdentityProvider.leeway:type_name -> google.protobuf.Duration
-	39, // 59: sallyport.resource.v1.IdentityProvider.required_claims:type_name -> sallyport.resource.v1.RequiredClaim
-	52, // 60: sallyport.resource.v1.IdentityProvider.max_lifetime:type_name -> google.protobuf.Duration
-	40, // 61: sallyport.resource.v1.IdentityProvider.introspection:type_name -> sallyport.resource.v1.Introspection
-	42, // 62: sallyport.resource.v1.IdentityProvider.sign_in:type_name -> sallyport.resource.v1.SignInClient
-	41, // 63: sallyport.resource.v1.IdentityProvider.x509:type_name -> sallyport.resource.v1.X509
-	52, // 64: sallyport.resource.v1.Introspection.timeout:type_name -> google.protobuf.Duration
-	52, // 65: sallyport.resource.v1.Introspection.cache:type_name -> google.protobuf.Duration
-	10, // 66: sallyport.resource.v1.X509.subject:type_name -> sallyport.resource.v1.X509Subject
-	44, // 67: sallyport.resource.v1.ApiKey.secrets:type_name -> sallyport.resource.v1.ApiKeySecret
-	70, // 68: sallyport.resource.v1.ApiKeySecret.created_at:type_name -> google.protobuf.Timestamp
-	70, // 69: sallyport.resource.v1.ApiKeySecret.not_after:type_name -> google.protobuf.Timestamp
-	46, // 70: sallyport.resource.v1.Revocation.token:type_name -> sallyport.resource.v1.RevokedToken
-	47, // 71: sallyport.resource.v1.Revocation.subject:type_name -> sallyport.resource.v1.RevokedSubject
-	48, // 72: sallyport.resource.v1.Revocation.session:type_name -> sallyport.resource.v1.RevokedSession
-	70, // 73: sallyport.resource.v1.Revocation.issued_before:type_name -> google.protobuf.Timestamp
-	70, // 74: sallyport.resource.v1.Revocation.expires_at:type_name -> google.protobuf.Timestamp
-	75, // [75:75] is the sub-list for method output_type
-	75, // [75:75] is the sub-list for method input_type
-	75, // [75:75] is the sub-list for extension type_name
-	75, // [75:75] is the sub-list for extension extendee
-	0,  // [0:75] is the sub-list for field type_name
+	52, // 9: sallyport.resource.v1.Enrollment.labels:type_name -> sallyport.resource.v1.Enrollment.LabelsEntry
+	2,  // 10: sallyport.resource.v1.Enrollment.approval:type_name -> sallyport.resource.v1.Approval
+	20, // 11: sallyport.resource.v1.TrustDomain.bundle_endpoint:type_name -> sallyport.resource.v1.BundleEndpoint
+	21, // 12: sallyport.resource.v1.BundleEndpoint.web:type_name -> sallyport.resource.v1.WebProfile
+	22, // 13: sallyport.resource.v1.BundleEndpoint.spiffe:type_name -> sallyport.resource.v1.SPIFFEProfile
+	24, // 14: sallyport.resource.v1.Listener.tls:type_name -> sallyport.resource.v1.ListenerTLS
+	54, // 15: sallyport.resource.v1.Listener.client_ip:type_name -> sallyport.resource.v1.ClientAddress
+	55, // 16: sallyport.resource.v1.Listener.connections:type_name -> sallyport.resource.v1.ConnectionLimits
+	25, // 17: sallyport.resource.v1.ListenerTLS.certificates:type_name -> sallyport.resource.v1.CertificateFiles
+	4,  // 18: sallyport.resource.v1.ListenerTLS.client_certificates:type_name -> sallyport.resource.v1.ClientCertificates
+	3,  // 19: sallyport.resource.v1.ListenerTLS.min_version:type_name -> sallyport.resource.v1.TLSVersion
+	29, // 20: sallyport.resource.v1.Route.authentication:type_name -> sallyport.resource.v1.Authentication
+	53, // 21: sallyport.resource.v1.Route.timeout:type_name -> google.protobuf.Duration
+	28, // 22: sallyport.resource.v1.Route.assertion:type_name -> sallyport.resource.v1.Assertion
+	6,  // 23: sallyport.resource.v1.Route.identity_headers:type_name -> sallyport.resource.v1.IdentityHeader
+	27, // 24: sallyport.resource.v1.Route.record:type_name -> sallyport.resource.v1.RecordRule
+	56, // 25: sallyport.resource.v1.Route.headers:type_name -> sallyport.resource.v1.FieldMatch
+	56, // 26: sallyport.resource.v1.Route.query:type_name -> sallyport.resource.v1.FieldMatch
+	57, // 27: sallyport.resource.v1.Route.rewrite:type_name -> sallyport.resource.v1.Rewrite
+	58, // 28: sallyport.resource.v1.Route.redirect:type_name -> sallyport.resource.v1.Redirect
+	59, // 29: sallyport.resource.v1.Route.request_headers:type_name -> sallyport.resource.v1.HeaderChanges
+	59, // 30: sallyport.resource.v1.Route.response_headers:type_name -> sallyport.resource.v1.HeaderChanges
+	60, // 31: sallyport.resource.v1.Route.cors:type_name -> sallyport.resource.v1.CORS
+	61, // 32: sallyport.resource.v1.Route.split:type_name -> sallyport.resource.v1.Split
+	53, // 33: sallyport.resource.v1.Route.idle_timeout:type_name -> google.protobuf.Duration
+	62, // 34: sallyport.resource.v1.Route.error_pages:type_name -> sallyport.resource.v1.ErrorPages
+	5,  // 35: sallyport.resource.v1.Route.encoded_slashes:type_name -> sallyport.resource.v1.EncodedSlashes
+	63, // 36: sallyport.resource.v1.Route.validation:type_name -> sallyport.resource.v1.Validation
+	12, // 37: sallyport.resource.v1.RecordRule.mode:type_name -> sallyport.resource.v1.RecordRule.Mode
+	7,  // 38: sallyport.resource.v1.Authentication.require:type_name -> sallyport.resource.v1.Require
+	30, // 39: sallyport.resource.v1.Authentication.jwt_svids:type_name -> sallyport.resource.v1.JWTSVIDs
+	8,  // 40: sallyport.resource.v1.Authentication.proof:type_name -> sallyport.resource.v1.Proof
+	32, // 41: sallyport.resource.v1.Authentication.step_up:type_name -> sallyport.resource.v1.StepUp
+	31, // 42: sallyport.resource.v1.Authentication.sign_in:type_name -> sallyport.resource.v1.SignIn
+	53, // 43: sallyport.resource.v1.SignIn.session_lifetime:type_name -> google.protobuf.Duration
+	53, // 44: sallyport.resource.v1.StepUp.max_age:type_name -> google.protobuf.Duration
+	34, // 45: sallyport.resource.v1.Upstream.plaintext:type_name -> sallyport.resource.v1.PlaintextTransport
+	35, // 46: sallyport.resource.v1.Upstream.tls:type_name -> sallyport.resource.v1.TLSTransport
+	36, // 47: sallyport.resource.v1.Upstream.spiffe:type_name -> sallyport.resource.v1.SPIFFETransport
+	64, // 48: sallyport.resource.v1.Upstream.balancing:type_name -> sallyport.resource.v1.Balancing
+	65, // 49: sallyport.resource.v1.Upstream.ejection:type_name -> sallyport.resource.v1.Ejection
+	66, // 50: sallyport.resource.v1.Upstream.retries:type_name -> sallyport.resource.v1.Retries
+	67, // 51: sallyport.resource.v1.Upstream.circuit_limits:type_name -> sallyport.resource.v1.CircuitLimits
+	68, // 52: sallyport.resource.v1.Upstream.resolution:type_name -> sallyport.resource.v1.Resolution
+	69, // 53: sallyport.resource.v1.Upstream.health_check:type_name -> sallyport.resource.v1.HealthCheck
+	70, // 54: sallyport.resource.v1.Upstream.locality:type_name -> sallyport.resource.v1.Locality
+	14, // 55: sallyport.resource.v1.Policy.routes:type_name -> sallyport.resource.v1.RouteSelector
+	9,  // 56: sallyport.resource.v1.Policy.effect:type_name -> sallyport.resource.v1.Effect
+	38, // 57: sallyport.resource.v1.Policy.principals:type_name -> sallyport.resource.v1.PrincipalMatcher
+	10, // 58: sallyport.resource.v1.Policy.mode:type_name -> sallyport.resource.v1.Mode
+	53, // 59: sallyport.resource.v1.IdentityProvider.leeway:type_name -> google.protobuf.Duration
+	40, // 60: sallyport.resource.v1.IdentityProvider.required_claims:type_name -> sallyport.resource.v1.RequiredClaim
+	53, // 61: sallyport.resource.v1.IdentityProvider.max_lifetime:type_name -> google.protobuf.Duration
+	41, // 62: sallyport.resource.v1.IdentityProvider.introspection:type_name -> sallyport.resource.v1.Introspection
+	43, // 63: sallyport.resource.v1.IdentityProvider.sign_in:type_name -> sallyport.resource.v1.SignInClient
+	42, // 64: sallyport.resource.v1.IdentityProvider.x509:type_name -> sallyport.resource.v1.X509
+	53, // 65: sallyport.resource.v1.Introspection.timeout:type_name -> google.protobuf.Duration
+	53, // 66: sallyport.resource.v1.Introspection.cache:type_name -> google.protobuf.Duration
+	11, // 67: sallyport.resource.v1.X509.subject:type_name -> sallyport.resource.v1.X509Subject
+	45, // 68: sallyport.resource.v1.ApiKey.secrets:type_name -> sallyport.resource.v1.ApiKeySecret
+	71, // 69: sallyport.resource.v1.ApiKeySecret.created_at:type_name -> google.protobuf.Timestamp
+	71, // 70: sallyport.resource.v1.ApiKeySecret.not_after:type_name -> google.protobuf.Timestamp
+	47, // 71: sallyport.resource.v1.Revocation.token:type_name -> sallyport.resource.v1.RevokedToken
+	48, // 72: sallyport.resource.v1.Revocation.subject:type_name -> sallyport.resource.v1.RevokedSubject
+	49, // 73: sallyport.resource.v1.Revocation.session:type_name -> sallyport.resource.v1.RevokedSession
+	71, // 74: sallyport.resource.v1.Revocation.issued_before:type_name -> google.protobuf.Timestamp
+	71, // 75: sallyport.resource.v1.Revocation.expires_at:type_name -> google.protobuf.Timestamp
+	76, // [76:76] is the sub-list for method output_type
+	76, // [76:76] is the sub-list for method input_type
+	76, // [76:76] is the sub-list for extension type_name
+	76, // [76:76] is the sub-list for extension extendee
+	0,  // [0:76] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_resource_v1_resource_proto_init() }
@@ -4576,7 +4645,7 @@ func file_sallyport_resource_v1_resource_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_resource_v1_resource_proto_rawDesc), len(file_sallyport_resource_v1_resource_proto_rawDesc)),
-			NumEnums:      12,
+			NumEnums:      13,
 			NumMessages:   40,
 			NumExtensions: 0,
 			NumServices:   0,

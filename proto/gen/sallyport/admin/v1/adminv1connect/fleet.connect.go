@@ -41,6 +41,22 @@ const (
 	// FleetServiceWaitEnforcedProcedure is the fully-qualified name of the FleetService's WaitEnforced
 	// RPC.
 	FleetServiceWaitEnforcedProcedure = "/sallyport.admin.v1.FleetService/WaitEnforced"
+	// FleetServiceApproveProcedure is the fully-qualified name of the FleetService's Approve RPC.
+	FleetServiceApproveProcedure = "/sallyport.admin.v1.FleetService/Approve"
+	// FleetServiceRefuseProcedure is the fully-qualified name of the FleetService's Refuse RPC.
+	FleetServiceRefuseProcedure = "/sallyport.admin.v1.FleetService/Refuse"
+	// FleetServiceQuarantineProcedure is the fully-qualified name of the FleetService's Quarantine RPC.
+	FleetServiceQuarantineProcedure = "/sallyport.admin.v1.FleetService/Quarantine"
+	// FleetServiceReleaseProcedure is the fully-qualified name of the FleetService's Release RPC.
+	FleetServiceReleaseProcedure = "/sallyport.admin.v1.FleetService/Release"
+	// FleetServiceDrainProcedure is the fully-qualified name of the FleetService's Drain RPC.
+	FleetServiceDrainProcedure = "/sallyport.admin.v1.FleetService/Drain"
+	// FleetServiceUndrainProcedure is the fully-qualified name of the FleetService's Undrain RPC.
+	FleetServiceUndrainProcedure = "/sallyport.admin.v1.FleetService/Undrain"
+	// FleetServiceSetLabelsProcedure is the fully-qualified name of the FleetService's SetLabels RPC.
+	FleetServiceSetLabelsProcedure = "/sallyport.admin.v1.FleetService/SetLabels"
+	// FleetServiceForgetProcedure is the fully-qualified name of the FleetService's Forget RPC.
+	FleetServiceForgetProcedure = "/sallyport.admin.v1.FleetService/Forget"
 )
 
 // FleetServiceClient is a client for the sallyport.admin.v1.FleetService service.
@@ -57,6 +73,34 @@ type FleetServiceClient interface {
 	// are lost, while their identity is good: they are not reached. They are not
 	// waited for, unless no proxy is connected at all.
 	WaitEnforced(context.Context, *connect.Request[v1.WaitEnforcedRequest]) (*connect.ServerStreamForClient[v1.WaitEnforcedResponse], error)
+	// Approve admits the proxies of a SPIFFE ID that an Enrollment with MANUAL
+	// approval matches, or that was refused. It may be approved before any of them
+	// has registered. FAILED_PRECONDITION while it is quarantined.
+	Approve(context.Context, *connect.Request[v1.ApproveRequest]) (*connect.Response[v1.ApproveResponse], error)
+	// Refuse keeps the proxies of a SPIFFE ID out until it is approved. Their streams
+	// are cut. FAILED_PRECONDITION while it is quarantined.
+	Refuse(context.Context, *connect.Request[v1.RefuseRequest]) (*connect.Response[v1.RefuseResponse], error)
+	// Quarantine cuts the streams of a SPIFFE ID's proxies at once, and refuses
+	// whatever they say, until it is released. They go on with what they have, by the
+	// rule of their environment for what is stale: revoke the SPIFFE ID where it is
+	// issued as well.
+	Quarantine(context.Context, *connect.Request[v1.QuarantineRequest]) (*connect.Response[v1.QuarantineResponse], error)
+	// Release ends a quarantine: the SPIFFE ID is as approved, or not, as before.
+	// FAILED_PRECONDITION if it is not quarantined.
+	Release(context.Context, *connect.Request[v1.ReleaseRequest]) (*connect.Response[v1.ReleaseResponse], error)
+	// Drain has a proxy tell load balancers to leave it out. It goes on to serve
+	// whoever comes, so that nothing is cut. NOT_FOUND if there is no such proxy.
+	Drain(context.Context, *connect.Request[v1.DrainRequest]) (*connect.Response[v1.DrainResponse], error)
+	// Undrain ends that.
+	Undrain(context.Context, *connect.Request[v1.UndrainRequest]) (*connect.Response[v1.UndrainResponse], error)
+	// SetLabels sets and removes the operators' labels of a proxy. They group and
+	// select in listings alone: nothing is decided by them. NOT_FOUND if there is no
+	// such proxy.
+	SetLabels(context.Context, *connect.Request[v1.SetLabelsRequest]) (*connect.Response[v1.SetLabelsResponse], error)
+	// Forget deletes what is known of a proxy that is gone, and the approval of its
+	// SPIFFE ID if no other proxy has that. FAILED_PRECONDITION if it was heard of
+	// in the last minute, or is refused or quarantined.
+	Forget(context.Context, *connect.Request[v1.ForgetRequest]) (*connect.Response[v1.ForgetResponse], error)
 }
 
 // NewFleetServiceClient constructs a client for the sallyport.admin.v1.FleetService service. By
@@ -90,6 +134,54 @@ func NewFleetServiceClient(httpClient connect.HTTPClient, baseURL string, opts .
 			connect.WithSchema(fleetServiceMethods.ByName("WaitEnforced")),
 			connect.WithClientOptions(opts...),
 		),
+		approve: connect.NewClient[v1.ApproveRequest, v1.ApproveResponse](
+			httpClient,
+			baseURL+FleetServiceApproveProcedure,
+			connect.WithSchema(fleetServiceMethods.ByName("Approve")),
+			connect.WithClientOptions(opts...),
+		),
+		refuse: connect.NewClient[v1.RefuseRequest, v1.RefuseResponse](
+			httpClient,
+			baseURL+FleetServiceRefuseProcedure,
+			connect.WithSchema(fleetServiceMethods.ByName("Refuse")),
+			connect.WithClientOptions(opts...),
+		),
+		quarantine: connect.NewClient[v1.QuarantineRequest, v1.QuarantineResponse](
+			httpClient,
+			baseURL+FleetServiceQuarantineProcedure,
+			connect.WithSchema(fleetServiceMethods.ByName("Quarantine")),
+			connect.WithClientOptions(opts...),
+		),
+		release: connect.NewClient[v1.ReleaseRequest, v1.ReleaseResponse](
+			httpClient,
+			baseURL+FleetServiceReleaseProcedure,
+			connect.WithSchema(fleetServiceMethods.ByName("Release")),
+			connect.WithClientOptions(opts...),
+		),
+		drain: connect.NewClient[v1.DrainRequest, v1.DrainResponse](
+			httpClient,
+			baseURL+FleetServiceDrainProcedure,
+			connect.WithSchema(fleetServiceMethods.ByName("Drain")),
+			connect.WithClientOptions(opts...),
+		),
+		undrain: connect.NewClient[v1.UndrainRequest, v1.UndrainResponse](
+			httpClient,
+			baseURL+FleetServiceUndrainProcedure,
+			connect.WithSchema(fleetServiceMethods.ByName("Undrain")),
+			connect.WithClientOptions(opts...),
+		),
+		setLabels: connect.NewClient[v1.SetLabelsRequest, v1.SetLabelsResponse](
+			httpClient,
+			baseURL+FleetServiceSetLabelsProcedure,
+			connect.WithSchema(fleetServiceMethods.ByName("SetLabels")),
+			connect.WithClientOptions(opts...),
+		),
+		forget: connect.NewClient[v1.ForgetRequest, v1.ForgetResponse](
+			httpClient,
+			baseURL+FleetServiceForgetProcedure,
+			connect.WithSchema(fleetServiceMethods.ByName("Forget")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -98,6 +190,14 @@ type fleetServiceClient struct {
 	listProxies  *connect.Client[v1.ListProxiesRequest, v1.ListProxiesResponse]
 	getProxy     *connect.Client[v1.GetProxyRequest, v1.GetProxyResponse]
 	waitEnforced *connect.Client[v1.WaitEnforcedRequest, v1.WaitEnforcedResponse]
+	approve      *connect.Client[v1.ApproveRequest, v1.ApproveResponse]
+	refuse       *connect.Client[v1.RefuseRequest, v1.RefuseResponse]
+	quarantine   *connect.Client[v1.QuarantineRequest, v1.QuarantineResponse]
+	release      *connect.Client[v1.ReleaseRequest, v1.ReleaseResponse]
+	drain        *connect.Client[v1.DrainRequest, v1.DrainResponse]
+	undrain      *connect.Client[v1.UndrainRequest, v1.UndrainResponse]
+	setLabels    *connect.Client[v1.SetLabelsRequest, v1.SetLabelsResponse]
+	forget       *connect.Client[v1.ForgetRequest, v1.ForgetResponse]
 }
 
 // ListProxies calls sallyport.admin.v1.FleetService.ListProxies.
@@ -115,6 +215,46 @@ func (c *fleetServiceClient) WaitEnforced(ctx context.Context, req *connect.Requ
 	return c.waitEnforced.CallServerStream(ctx, req)
 }
 
+// Approve calls sallyport.admin.v1.FleetService.Approve.
+func (c *fleetServiceClient) Approve(ctx context.Context, req *connect.Request[v1.ApproveRequest]) (*connect.Response[v1.ApproveResponse], error) {
+	return c.approve.CallUnary(ctx, req)
+}
+
+// Refuse calls sallyport.admin.v1.FleetService.Refuse.
+func (c *fleetServiceClient) Refuse(ctx context.Context, req *connect.Request[v1.RefuseRequest]) (*connect.Response[v1.RefuseResponse], error) {
+	return c.refuse.CallUnary(ctx, req)
+}
+
+// Quarantine calls sallyport.admin.v1.FleetService.Quarantine.
+func (c *fleetServiceClient) Quarantine(ctx context.Context, req *connect.Request[v1.QuarantineRequest]) (*connect.Response[v1.QuarantineResponse], error) {
+	return c.quarantine.CallUnary(ctx, req)
+}
+
+// Release calls sallyport.admin.v1.FleetService.Release.
+func (c *fleetServiceClient) Release(ctx context.Context, req *connect.Request[v1.ReleaseRequest]) (*connect.Response[v1.ReleaseResponse], error) {
+	return c.release.CallUnary(ctx, req)
+}
+
+// Drain calls sallyport.admin.v1.FleetService.Drain.
+func (c *fleetServiceClient) Drain(ctx context.Context, req *connect.Request[v1.DrainRequest]) (*connect.Response[v1.DrainResponse], error) {
+	return c.drain.CallUnary(ctx, req)
+}
+
+// Undrain calls sallyport.admin.v1.FleetService.Undrain.
+func (c *fleetServiceClient) Undrain(ctx context.Context, req *connect.Request[v1.UndrainRequest]) (*connect.Response[v1.UndrainResponse], error) {
+	return c.undrain.CallUnary(ctx, req)
+}
+
+// SetLabels calls sallyport.admin.v1.FleetService.SetLabels.
+func (c *fleetServiceClient) SetLabels(ctx context.Context, req *connect.Request[v1.SetLabelsRequest]) (*connect.Response[v1.SetLabelsResponse], error) {
+	return c.setLabels.CallUnary(ctx, req)
+}
+
+// Forget calls sallyport.admin.v1.FleetService.Forget.
+func (c *fleetServiceClient) Forget(ctx context.Context, req *connect.Request[v1.ForgetRequest]) (*connect.Response[v1.ForgetResponse], error) {
+	return c.forget.CallUnary(ctx, req)
+}
+
 // FleetServiceHandler is an implementation of the sallyport.admin.v1.FleetService service.
 type FleetServiceHandler interface {
 	// ListProxies returns proxies ordered by environment and name.
@@ -129,6 +269,34 @@ type FleetServiceHandler interface {
 	// are lost, while their identity is good: they are not reached. They are not
 	// waited for, unless no proxy is connected at all.
 	WaitEnforced(context.Context, *connect.Request[v1.WaitEnforcedRequest], *connect.ServerStream[v1.WaitEnforcedResponse]) error
+	// Approve admits the proxies of a SPIFFE ID that an Enrollment with MANUAL
+	// approval matches, or that was refused. It may be approved before any of them
+	// has registered. FAILED_PRECONDITION while it is quarantined.
+	Approve(context.Context, *connect.Request[v1.ApproveRequest]) (*connect.Response[v1.ApproveResponse], error)
+	// Refuse keeps the proxies of a SPIFFE ID out until it is approved. Their streams
+	// are cut. FAILED_PRECONDITION while it is quarantined.
+	Refuse(context.Context, *connect.Request[v1.RefuseRequest]) (*connect.Response[v1.RefuseResponse], error)
+	// Quarantine cuts the streams of a SPIFFE ID's proxies at once, and refuses
+	// whatever they say, until it is released. They go on with what they have, by the
+	// rule of their environment for what is stale: revoke the SPIFFE ID where it is
+	// issued as well.
+	Quarantine(context.Context, *connect.Request[v1.QuarantineRequest]) (*connect.Response[v1.QuarantineResponse], error)
+	// Release ends a quarantine: the SPIFFE ID is as approved, or not, as before.
+	// FAILED_PRECONDITION if it is not quarantined.
+	Release(context.Context, *connect.Request[v1.ReleaseRequest]) (*connect.Response[v1.ReleaseResponse], error)
+	// Drain has a proxy tell load balancers to leave it out. It goes on to serve
+	// whoever comes, so that nothing is cut. NOT_FOUND if there is no such proxy.
+	Drain(context.Context, *connect.Request[v1.DrainRequest]) (*connect.Response[v1.DrainResponse], error)
+	// Undrain ends that.
+	Undrain(context.Context, *connect.Request[v1.UndrainRequest]) (*connect.Response[v1.UndrainResponse], error)
+	// SetLabels sets and removes the operators' labels of a proxy. They group and
+	// select in listings alone: nothing is decided by them. NOT_FOUND if there is no
+	// such proxy.
+	SetLabels(context.Context, *connect.Request[v1.SetLabelsRequest]) (*connect.Response[v1.SetLabelsResponse], error)
+	// Forget deletes what is known of a proxy that is gone, and the approval of its
+	// SPIFFE ID if no other proxy has that. FAILED_PRECONDITION if it was heard of
+	// in the last minute, or is refused or quarantined.
+	Forget(context.Context, *connect.Request[v1.ForgetRequest]) (*connect.Response[v1.ForgetResponse], error)
 }
 
 // NewFleetServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -158,6 +326,54 @@ func NewFleetServiceHandler(svc FleetServiceHandler, opts ...connect.HandlerOpti
 		connect.WithSchema(fleetServiceMethods.ByName("WaitEnforced")),
 		connect.WithHandlerOptions(opts...),
 	)
+	fleetServiceApproveHandler := connect.NewUnaryHandler(
+		FleetServiceApproveProcedure,
+		svc.Approve,
+		connect.WithSchema(fleetServiceMethods.ByName("Approve")),
+		connect.WithHandlerOptions(opts...),
+	)
+	fleetServiceRefuseHandler := connect.NewUnaryHandler(
+		FleetServiceRefuseProcedure,
+		svc.Refuse,
+		connect.WithSchema(fleetServiceMethods.ByName("Refuse")),
+		connect.WithHandlerOptions(opts...),
+	)
+	fleetServiceQuarantineHandler := connect.NewUnaryHandler(
+		FleetServiceQuarantineProcedure,
+		svc.Quarantine,
+		connect.WithSchema(fleetServiceMethods.ByName("Quarantine")),
+		connect.WithHandlerOptions(opts...),
+	)
+	fleetServiceReleaseHandler := connect.NewUnaryHandler(
+		FleetServiceReleaseProcedure,
+		svc.Release,
+		connect.WithSchema(fleetServiceMethods.ByName("Release")),
+		connect.WithHandlerOptions(opts...),
+	)
+	fleetServiceDrainHandler := connect.NewUnaryHandler(
+		FleetServiceDrainProcedure,
+		svc.Drain,
+		connect.WithSchema(fleetServiceMethods.ByName("Drain")),
+		connect.WithHandlerOptions(opts...),
+	)
+	fleetServiceUndrainHandler := connect.NewUnaryHandler(
+		FleetServiceUndrainProcedure,
+		svc.Undrain,
+		connect.WithSchema(fleetServiceMethods.ByName("Undrain")),
+		connect.WithHandlerOptions(opts...),
+	)
+	fleetServiceSetLabelsHandler := connect.NewUnaryHandler(
+		FleetServiceSetLabelsProcedure,
+		svc.SetLabels,
+		connect.WithSchema(fleetServiceMethods.ByName("SetLabels")),
+		connect.WithHandlerOptions(opts...),
+	)
+	fleetServiceForgetHandler := connect.NewUnaryHandler(
+		FleetServiceForgetProcedure,
+		svc.Forget,
+		connect.WithSchema(fleetServiceMethods.ByName("Forget")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/sallyport.admin.v1.FleetService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case FleetServiceListProxiesProcedure:
@@ -166,6 +382,22 @@ func NewFleetServiceHandler(svc FleetServiceHandler, opts ...connect.HandlerOpti
 			fleetServiceGetProxyHandler.ServeHTTP(w, r)
 		case FleetServiceWaitEnforcedProcedure:
 			fleetServiceWaitEnforcedHandler.ServeHTTP(w, r)
+		case FleetServiceApproveProcedure:
+			fleetServiceApproveHandler.ServeHTTP(w, r)
+		case FleetServiceRefuseProcedure:
+			fleetServiceRefuseHandler.ServeHTTP(w, r)
+		case FleetServiceQuarantineProcedure:
+			fleetServiceQuarantineHandler.ServeHTTP(w, r)
+		case FleetServiceReleaseProcedure:
+			fleetServiceReleaseHandler.ServeHTTP(w, r)
+		case FleetServiceDrainProcedure:
+			fleetServiceDrainHandler.ServeHTTP(w, r)
+		case FleetServiceUndrainProcedure:
+			fleetServiceUndrainHandler.ServeHTTP(w, r)
+		case FleetServiceSetLabelsProcedure:
+			fleetServiceSetLabelsHandler.ServeHTTP(w, r)
+		case FleetServiceForgetProcedure:
+			fleetServiceForgetHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -185,4 +417,36 @@ func (UnimplementedFleetServiceHandler) GetProxy(context.Context, *connect.Reque
 
 func (UnimplementedFleetServiceHandler) WaitEnforced(context.Context, *connect.Request[v1.WaitEnforcedRequest], *connect.ServerStream[v1.WaitEnforcedResponse]) error {
 	return connect.NewError(connect.CodeUnimplemented, errors.New("sallyport.admin.v1.FleetService.WaitEnforced is not implemented"))
+}
+
+func (UnimplementedFleetServiceHandler) Approve(context.Context, *connect.Request[v1.ApproveRequest]) (*connect.Response[v1.ApproveResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("sallyport.admin.v1.FleetService.Approve is not implemented"))
+}
+
+func (UnimplementedFleetServiceHandler) Refuse(context.Context, *connect.Request[v1.RefuseRequest]) (*connect.Response[v1.RefuseResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("sallyport.admin.v1.FleetService.Refuse is not implemented"))
+}
+
+func (UnimplementedFleetServiceHandler) Quarantine(context.Context, *connect.Request[v1.QuarantineRequest]) (*connect.Response[v1.QuarantineResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("sallyport.admin.v1.FleetService.Quarantine is not implemented"))
+}
+
+func (UnimplementedFleetServiceHandler) Release(context.Context, *connect.Request[v1.ReleaseRequest]) (*connect.Response[v1.ReleaseResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("sallyport.admin.v1.FleetService.Release is not implemented"))
+}
+
+func (UnimplementedFleetServiceHandler) Drain(context.Context, *connect.Request[v1.DrainRequest]) (*connect.Response[v1.DrainResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("sallyport.admin.v1.FleetService.Drain is not implemented"))
+}
+
+func (UnimplementedFleetServiceHandler) Undrain(context.Context, *connect.Request[v1.UndrainRequest]) (*connect.Response[v1.UndrainResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("sallyport.admin.v1.FleetService.Undrain is not implemented"))
+}
+
+func (UnimplementedFleetServiceHandler) SetLabels(context.Context, *connect.Request[v1.SetLabelsRequest]) (*connect.Response[v1.SetLabelsResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("sallyport.admin.v1.FleetService.SetLabels is not implemented"))
+}
+
+func (UnimplementedFleetServiceHandler) Forget(context.Context, *connect.Request[v1.ForgetRequest]) (*connect.Response[v1.ForgetResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("sallyport.admin.v1.FleetService.Forget is not implemented"))
 }
