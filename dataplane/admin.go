@@ -99,6 +99,9 @@ func (p *Proxy) unready() string {
 	if p.stopping.Load() {
 		return "the proxy is stopping"
 	}
+	if p.draining.Load() {
+		return "an operator has this proxy drained"
+	}
 	if !p.link.Enforcing() {
 		return "no snapshot is enforced yet"
 	}

@@ -69,6 +69,7 @@ type Proxy struct {
 	link       *link.Link
 
 	stopping atomic.Bool
+	draining atomic.Bool // as an operator asked
 }
 
 // New checks the settings and builds a proxy. It reads the file that they name,
@@ -239,6 +240,10 @@ func (p *Proxy) openLink() error {
 		Listeners:      listeners{p.gateway},
 		UseCookieKeys:  p.gateway.UseCookieKeys,
 		RecordsDropped: p.courier.Dropped,
+		Cloud:          p.settings.Place.Cloud,
+		Region:         p.settings.region(),
+		Drain:          p.draining.Store,
+		Load:           p.load,
 		Log:            p.log,
 		Assertions:     p.keys,
 		Registerer:     p.metrics,

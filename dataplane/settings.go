@@ -1,6 +1,7 @@
 package dataplane
 
 import (
+	"cmp"
 	"crypto/ed25519"
 	"encoding/base64"
 	"encoding/pem"
@@ -13,6 +14,7 @@ import (
 	"regexp"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/sallyport/sallyport/dataplane/collector"
 	"github.com/sallyport/sallyport/dataplane/link"
@@ -67,6 +69,8 @@ type Settings struct {
 	// Zone is where this process runs, as Upstreams have it of their endpoints:
 	// "REGION/ZONE", "REGION", or empty for nowhere in particular.
 	Zone string `json:"zone"`
+	// Place is where this process says that it runs, for the fleet's listings.
+	Place Place `json:"place"`
 	// Admin is the listener for /healthz, /readyz and /metrics, without TLS;
 	// none when its address is empty.
 	Admin Admin `json:"admin"`
@@ -92,6 +96,32 @@ type Settings struct {
 	Limits Limits `json:"limits"`
 	// Stop says how this process ends when it is told to.
 	Stop Stop `json:"stop"`
+}
+
+// maxPlace bounds the names of a Place, in bytes.
+const maxPlace = 63
+
+// Place is where a proxy runs. Nothing is decided by it, and labels of the proxy's
+// Enrollment go before it.
+type Place struct {
+	// Cloud is such as aws, or onprem.
+	Cloud string `json:"cloud"`
+	// Region is such as eu-central-1; the region of the zone when empty.
+	Region string `json:"region"`
+}
+
+// region is where the process says that it runs.
+func (s *Settings) region() string {
+	region, _, _ := strings.Cut(s.Zone, "/")
+	return cmp.Or(s.Place.Region, region)
+}
+
+func (p Place) validate(report func(field string, err error)) {
+	for field, name := range map[string]string{"place.cloud": p.Cloud, "place.region": p.Region} {
+		if len(name) > maxPlace || resource.CheckLabel("place", name) != nil {
+			report(field, fmt.Errorf("is of letters, digits, \".\", \"-\", \"_\" and \"/\", at most %d", maxPlace))
+		}
+	}
 }
 
 // Stop is how long a proxy takes to end.
@@ -253,6 +283,7 @@ func (s *Settings) Validate() error {
 	s.Geo.validate(report)
 	s.Limits.Redis.validate(report)
 	s.Stop.validate(report)
+	s.Place.validate(report)
 	return errors.Join(errs...)
 }
 

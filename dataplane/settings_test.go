@@ -86,6 +86,7 @@ func TestAllSettings(t *testing.T) {
 	all["collector"] = map[string]any{"endpoint": "http://127.0.0.1:4318/v1/logs", "authorization_file": "/etc/sallyport/authorization"}
 	all["traces"] = map[string]any{"endpoint": "http://127.0.0.1:4318/v1/traces", "authorization_file": "/etc/sallyport/authorization", "ratio": 0.01, "sampled_from": []string{"10.0.0.0/8", "fd00::/8"}}
 	all["access_log"] = map[string]any{"file": "stdout", "fields": []string{"time", "request_header.x-request-id"}}
+	all["place"] = map[string]any{"cloud": "aws", "region": "eu-central-1"}
 	all["overload"] = map[string]any{"disabled": false, "delay_ms": 250}
 	all["records"] = "stdout"
 	all["limits"] = map[string]any{"redis": map[string]any{"address": "127.0.0.1:6379", "username": "sallyport", "password_file": "/etc/sallyport/redis-password"}}
@@ -123,6 +124,8 @@ func TestSettingsThatAreWrong(t *testing.T) {
 		{"state_directory", "state", "state_directory: "},
 		{"zone", "eu/a/1", "zone: "},
 		{"zone", "/a", "zone: "},
+		{"place", map[string]any{"cloud": "a b"}, "place.cloud: "},
+		{"place", map[string]any{"region": strings.Repeat("a", 64)}, "place.region: "},
 		{"admin", map[string]any{"address": "localhost"}, "admin.address: "},
 		{"limits", redisOf("address", "redis.example"), "limits.redis.address: "},
 		{"limits", redisOf("address", "redis.example:6379"), "limits.redis.ca_file: is required"},

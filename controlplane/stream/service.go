@@ -36,7 +36,7 @@ const (
 	pendingRetry = 2 * time.Second
 	// refusedRetry is when one asks again whom an operator has refused or
 	// quarantined.
-	refusedRetry = 10 * time.Second
+	refusedRetry = 5 * time.Second
 	// reconnectWithin spreads the proxies of a replica that ends.
 	reconnectWithin = time.Second
 	// maxMessage bounds what a proxy sends at once. An ack with many rejects is

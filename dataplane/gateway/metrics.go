@@ -4,6 +4,7 @@ import (
 	"sync"
 
 	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
 
 	"github.com/sallyport/sallyport/internal/compile"
 	"github.com/sallyport/sallyport/internal/policy"
@@ -159,4 +160,14 @@ func (m *metrics) forget(table *compile.Table) {
 		m.shadows.DeletePartialMatch(prometheus.Labels{"route": route})
 		m.differing.DeletePartialMatch(prometheus.Labels{"route": route})
 	}
+}
+
+// Load returns how many requests were decided since the gateway was made, and how
+// many that were let through have not ended.
+func (g *Gateway) Load() (requests, open int64) {
+	var decided, inFlight dto.Metric
+	if g.metrics.deciding.Write(&decided) != nil || g.metrics.inFlight.Write(&inFlight) != nil {
+		return 0, 0 // metrics of ours are what they are: this does not come to pass
+	}
+	return int64(decided.GetHistogram().GetSampleCount()), int64(inFlight.GetGauge().GetValue()) //nolint:gosec // counts of requests
 }

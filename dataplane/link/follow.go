@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/sallyport/sallyport/internal/identity"
 	"github.com/sallyport/sallyport/internal/snapshot"
@@ -36,8 +37,12 @@ const (
 	longestTold  = time.Minute
 )
 
-// errNotAdmitted says that no Enrollment matches this proxy yet.
-var errNotAdmitted = errors.New("no enrollment matches this proxy yet")
+var (
+	// errNotAdmitted says that the control plane has nothing for this proxy yet.
+	errNotAdmitted = errors.New("no enrollment matches this proxy yet, or an operator has to approve it")
+	// errRefused says that it will have nothing.
+	errRefused = errors.New("an operator has refused or quarantined this proxy")
+)
 
 // outcome is how an attempt to be kept current by one replica ended.
 type outcome struct {
@@ -100,6 +105,7 @@ func (l *Link) ended(ctx context.Context, o outcome) {
 // Results of an attempt.
 const (
 	resultPending = "pending"
+	resultRefused = "refused"
 	resultFailed  = "failed"
 	resultEnded   = "ended"
 )
@@ -131,6 +137,9 @@ func (l *Link) register(ctx context.Context, client proxyv1connect.ProxyServiceC
 		Build:           clip(l.cfg.Build, 256),
 		ProtocolVersion: protocolVersion,
 		SealingKey:      l.cookies.public(),
+		Cloud:           l.cfg.Cloud,
+		Region:          l.cfg.Region,
+		StartedAt:       timestamppb.New(l.started),
 	}))
 	if err != nil {
 		return "", outcome{err: err, result: resultFailed}
@@ -139,6 +148,8 @@ func (l *Link) register(ctx context.Context, client proxyv1connect.ProxyServiceC
 	switch {
 	case res.Msg.GetAdmission() == proxyv1.Admission_ADMISSION_PENDING:
 		return "", outcome{err: errNotAdmitted, result: resultPending, told: true, wait: spread(res.Msg.GetRetryAfter().AsDuration())}
+	case res.Msg.GetAdmission() == proxyv1.Admission_ADMISSION_REFUSED:
+		return "", outcome{err: errRefused, result: resultRefused, told: true, wait: spread(res.Msg.GetRetryAfter().AsDuration())}
 	case res.Msg.GetAdmission() != proxyv1.Admission_ADMISSION_ADMITTED, environment == "", environment == snapshot.SecurityLane:
 		return "", outcome{err: fmt.Errorf("unknown answer %v", res.Msg.GetAdmission()), result: resultFailed}
 	}

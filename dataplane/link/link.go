@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/url"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -108,6 +109,15 @@ type Config struct {
 	// RecordsDropped says how many decision records did not reach the control plane;
 	// none when it is nil.
 	RecordsDropped func() int64
+	// Cloud and Region are where this process says that it runs, for the fleet's
+	// listings; empty for nowhere.
+	Cloud, Region string
+	// Drain is told whether load balancers are to leave this process out, from when
+	// it returns on. It is called by one goroutine at a time. When it is nil, the
+	// process never drains.
+	Drain func(draining bool)
+	// Load says what the process has to do; nothing when it is nil.
+	Load func() Load
 	// Registerer takes the metrics; they are not shown when it is nil.
 	Registerer prometheus.Registerer
 	// Heartbeat is the time between two heartbeats; 10 s when zero.
@@ -115,6 +125,14 @@ type Config struct {
 	// Silence is how long the control plane may say nothing; 35 s when zero.
 	Silence time.Duration
 	Now     func() time.Time // time.Now when nil
+}
+
+// Load is what a process has to do.
+type Load struct {
+	Requests      int64         // since it began
+	OpenRequests  int64         // now
+	ProcessorTime time.Duration // since it began
+	Processors    int           // that it may use at once
 }
 
 func (c *Config) complete() error {
@@ -177,6 +195,8 @@ type Link struct {
 	keys             *keys
 	cookies          *cookies // nil for none
 	replica          reach
+	started          time.Time
+	draining         atomic.Bool // as the control plane said last
 
 	// failing says that the control plane was not reached the last time. It
 	// belongs to the goroutine of follow.
@@ -191,7 +211,7 @@ func New(c Config) (*Link, error) {
 	if err := c.complete(); err != nil {
 		return nil, fmt.Errorf("new link: %w", err)
 	}
-	l := &Link{cfg: c, log: c.Log, news: make(chan struct{}, 1)}
+	l := &Link{cfg: c, log: c.Log, news: make(chan struct{}, 1), started: c.Now()}
 	m, err := newMetrics(c.Registerer, l.Age, l.SecurityAge)
 	if err != nil {
 		return nil, fmt.Errorf("new link: register metrics: %w", err)

@@ -37,7 +37,7 @@ func newMetrics(r prometheus.Registerer, policy, security age) (*metrics, error)
 	m := &metrics{
 		connected: all.gauge("sallyport_link_connected", "1 while a stream to the control plane is open."),
 		attempts: all.counters("sallyport_link_attempts_total",
-			"Attempts to reach the control plane, by how they ended: pending, failed, or ended after a stream was open.", "result"),
+			"Attempts to reach the control plane, by how they ended: pending, refused, failed, or ended after a stream was open.", "result"),
 		generation: all.gauge("sallyport_key_set_generation", "Generation of the newest key set that is known; 0 while the pinned key signs."),
 		policy: laneMetrics{
 			epoch:     all.gauge("sallyport_snapshot_epoch", "Epoch of the snapshot that is enforced; 0 before the first."),

@@ -42,13 +42,19 @@ type session struct {
 
 	policy, security *course
 
+	// told has room for one: the sender is to say how we are.
+	told chan struct{}
+
 	// What follows belongs to the receiver.
 	heard  time.Time // when the first message came; zero before
 	moveAt time.Time // when to go elsewhere, as told; zero if not
 }
 
 func newSession(l *Link, environment, url string) *session {
-	return &session{Link: l, url: url, policy: newCourse(l.policy, environment), security: newCourse(l.security, environment)}
+	return &session{
+		Link: l, url: url, told: make(chan struct{}, 1),
+		policy: newCourse(l.policy, environment), security: newCourse(l.security, environment),
+	}
 }
 
 // run opens the stream on c and follows it until it ends.
@@ -110,7 +116,7 @@ func (s *session) receive(ctx context.Context) error {
 		case *proxyv1.StreamResponse_Freshness:
 			s.confirm(ctx, lane.Freshness)
 		case *proxyv1.StreamResponse_Directive:
-			s.obey(lane.Directive)
+			s.obey(ctx, lane.Directive)
 		case *proxyv1.StreamResponse_KeySets:
 			s.keys.take(ctx, lane.KeySets.GetSets())
 		case *proxyv1.StreamResponse_Keys:
@@ -146,9 +152,33 @@ func (s *session) confirm(ctx context.Context, signed *proxyv1.SignedFreshness) 
 }
 
 // obey does what a directive asks for. One that is not known is left alone.
-func (s *session) obey(d *proxyv1.Directive) {
-	move := d.GetReconnect()
-	if move == nil || !s.moveAt.IsZero() {
+func (s *session) obey(ctx context.Context, d *proxyv1.Directive) {
+	switch d := d.GetDirective().(type) {
+	case *proxyv1.Directive_Reconnect:
+		s.move(d.Reconnect)
+	case *proxyv1.Directive_Drain:
+		s.drain(ctx, d.Drain.GetDraining())
+	}
+}
+
+// drain has load balancers leave this process out, or not, and says so.
+func (s *session) drain(ctx context.Context, draining bool) {
+	if s.cfg.Drain == nil {
+		return
+	}
+	if s.draining.Swap(draining) != draining {
+		s.log.InfoContext(ctx, "load balancers are told otherwise, as an operator asked", "draining", draining)
+		s.cfg.Drain(draining)
+	}
+	select {
+	case s.told <- struct{}{}:
+	default:
+	}
+}
+
+// move leaves within the time that was told.
+func (s *session) move(move *proxyv1.Reconnect) {
+	if !s.moveAt.IsZero() {
 		return
 	}
 	within := min(max(move.GetWithin().AsDuration(), 1), longestTold)
@@ -179,6 +209,8 @@ func (s *session) send(ctx context.Context) error {
 		case <-s.news:
 			err = s.ack()
 		case <-beat.C:
+			err = s.beat()
+		case <-s.told:
 			err = s.beat()
 		case <-s.cfg.Listeners.Changed():
 			err = s.beat()
@@ -213,7 +245,12 @@ func (s *session) ack() error {
 }
 
 func (s *session) beat() error {
-	h := &proxyv1.Heartbeat{SentAt: timestamppb.New(s.cfg.Now())}
+	h := &proxyv1.Heartbeat{SentAt: timestamppb.New(s.cfg.Now()), Draining: s.draining.Load()}
+	if s.cfg.Load != nil {
+		load := s.cfg.Load()
+		h.Requests, h.OpenRequests = load.Requests, load.OpenRequests
+		h.ProcessorTime, h.Processors = durationpb.New(load.ProcessorTime), int32(load.Processors) //nolint:gosec // processors of one machine
+	}
 	if age, known := s.Age(); known {
 		h.ConfigurationAge = durationpb.New(age)
 	}
