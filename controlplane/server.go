@@ -145,7 +145,10 @@ func (s *Server) openDistribution() error {
 	}
 	s.feed = etcd.NewFeed(s.etcd)
 	s.hub = stream.NewHub(s.feed, s.etcd, s.signing.verifier, s.log)
-	s.registry = registry.New(registry.Config{Store: s.database, Replica: s.settings.Replica, Log: s.log})
+	s.registry = registry.New(registry.Config{
+		Store: s.database, Replica: s.settings.Replica, Log: s.log,
+		ForgetLostAfter: time.Duration(s.settings.Fleet.ForgetLostAfterDays) * 24 * time.Hour, Registerer: s.metrics,
+	})
 	if s.keyring, err = keyring.New(keyring.Config{Store: s.database, Key: key, Log: s.log}); err != nil {
 		return err
 	}
@@ -170,6 +173,7 @@ func (s *Server) openDistribution() error {
 		Verifier:   s.signing.verifier,
 		Holder:     s.settings.Replica,
 		Log:        s.log,
+		Meanwhile:  s.registry.ForgetLost,
 	})
 	if s.observer, err = newObserver(s); err != nil {
 		return err

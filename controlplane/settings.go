@@ -36,6 +36,8 @@ type Settings struct {
 	// Decisions is how the decision records of proxies are kept, in the same
 	// database.
 	Decisions Decisions `json:"decisions"`
+	// Fleet is how proxies are kept account of.
+	Fleet Fleet `json:"fleet"`
 	// Etcd is where snapshots are published.
 	Etcd Etcd `json:"etcd"`
 	// SigningKeyFile is a PEM file with a signing key of the fleet: an Ed25519
@@ -82,6 +84,22 @@ type Decisions struct {
 	RetentionDays int `json:"retention_days"`
 	// MaxConnections bounds a pool of connections for records alone; 4 when 0.
 	MaxConnections int `json:"max_connections"`
+}
+
+// Fleet is how proxies are kept account of.
+type Fleet struct {
+	// ForgetLostAfterDays is after how many days proxies are forgotten of which
+	// nothing was heard; 30 when 0. Those that are refused or quarantined stay.
+	ForgetLostAfterDays int `json:"forget_lost_after_days"`
+}
+
+// maxForgetDays bounds it.
+const maxForgetDays = 3650
+
+func (t *Fleet) validate(f *faults) {
+	if t.ForgetLostAfterDays < 0 || t.ForgetLostAfterDays > maxForgetDays {
+		f.report("fleet.forget_lost_after_days", fmt.Errorf("is from 0 to %d", maxForgetDays))
+	}
 }
 
 // Etcd names the etcd cluster.
@@ -196,6 +214,7 @@ func (s *Settings) Validate() error {
 		return err
 	})
 	s.Decisions.validate(&f)
+	s.Fleet.validate(&f)
 	s.Etcd.validate(&f)
 	s.validateKeys(&f)
 	s.Admin.validate(&f)

@@ -124,7 +124,8 @@ func told(ts *testscript.TestScript, _ bool, _ []string) {
 
 // proxy records a proxy process as another replica would: proxy ENVIRONMENT
 // INSTANCE REVISION, with what is wrong with it, if anything. A revision such as
-// 7/3 is one with a sequence of the security lane.
+// 7/3 is one with a sequence of the security lane. What comes last may be the word
+// lost: it was not heard of for an hour.
 func proxy(t *testing.T, ts *testscript.TestScript, p *controlplanetest.Plane, args []string) {
 	dsn, err := os.ReadFile(p.Settings.Database.URLFile)
 	ts.Check(err)
@@ -154,13 +155,19 @@ func proxy(t *testing.T, ts *testscript.TestScript, p *controlplanetest.Plane, a
 		ts.Check(err)
 		status.Security.PersistedSequence = status.GetSecurity().GetSequence()
 	}
+	seen, replica := now, "two"
+	if args[len(args)-1] == "lost" {
+		args = args[:len(args)-1]
+		seen, replica = now.Add(-time.Hour), ""
+		status.Connection, status.LastSeenAt = adminv1.Connection_CONNECTION_LOST, timestamppb.New(seen)
+	}
 	if len(args) > 3 {
 		status.Refusal = args[3]
 	}
 	b, err := proto.Marshal(status)
 	ts.Check(err)
 	ts.Check(errors.Join(store.SaveProxies(t.Context(), []storage.Proxy{{
-		ID: storage.ProxyID(status.GetId()), SPIFFEID: id, Instance: args[1], Environment: args[0], Replica: "two",
-		Status: b, RegisteredAt: now, LastSeen: now,
+		ID: storage.ProxyID(status.GetId()), SPIFFEID: id, Instance: args[1], Environment: args[0], Replica: replica,
+		Status: b, RegisteredAt: seen, LastSeen: seen,
 	}})))
 }

@@ -56,7 +56,8 @@ type Target interface {
 	PublishKeySets(ctx context.Context, v *snapshot.Verifier) error
 }
 
-// Config is what a Publisher needs. All fields but Verifier and Now are required.
+// Config is what a Publisher needs. All fields but Verifier, Meanwhile and Now are
+// required.
 type Config struct {
 	Store  Store
 	Target Target
@@ -71,7 +72,11 @@ type Config struct {
 	// Holder names this replica.
 	Holder string
 	Log    *slog.Logger
-	Now    func() time.Time // time.Now when nil
+	// Meanwhile is called while this replica is elected, with a context that ends
+	// when it is not any more, and returns then; its error ends the term. None when
+	// it is nil.
+	Meanwhile func(ctx context.Context) error
+	Now       func() time.Time // time.Now when nil
 }
 
 // Publisher publishes while it is elected.
@@ -84,6 +89,7 @@ type Publisher struct {
 	verifier *snapshot.Verifier
 	holder   string
 	log      *slog.Logger
+	beside   func(ctx context.Context) error // nil for none
 	now      func() time.Time
 
 	reconcileEvery, freshnessEvery, expireEvery time.Duration
@@ -107,6 +113,7 @@ func New(c Config) *Publisher {
 		verifier: verifier,
 		holder:   c.Holder,
 		log:      c.Log,
+		beside:   c.Meanwhile,
 		now:      now,
 
 		reconcileEvery: reconcileEvery,
@@ -171,6 +178,9 @@ func (p *Publisher) lead(ctx context.Context) error {
 		g.Go(func() error { return t.run(ctx) })
 	}
 	g.Go(func() error { return p.expire(ctx) })
+	if p.beside != nil {
+		g.Go(func() error { return p.beside(ctx) })
+	}
 	return g.Wait()
 }
 

@@ -1,8 +1,13 @@
 package registry
 
+import "time"
+
 // Known returns how many proxies are in memory.
 func (r *Registry) Known() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return len(r.local)
 }
+
+// ForgetEvery sets how often long lost proxies are looked for, before ForgetLost.
+func (r *Registry) ForgetEvery(d time.Duration) { r.lost.every = d }

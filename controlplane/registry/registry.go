@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -62,14 +63,18 @@ type Store interface {
 	Changed(ctx context.Context) <-chan struct{}
 }
 
-// Config is what a Registry needs. All fields but Now are required.
+// Config is what a Registry needs. The first three fields are required.
 type Config struct {
 	Store Store
 	// Replica names this replica. Records of streams that it held before it
 	// was started are lost ones.
 	Replica string
 	Log     *slog.Logger
-	Now     func() time.Time // time.Now when nil
+	// ForgetLostAfter is for how long nothing was heard of proxies that ForgetLost
+	// forgets; 30 days when zero.
+	ForgetLostAfter time.Duration
+	Registerer      prometheus.Registerer // takes the metrics; none when nil
+	Now             func() time.Time      // time.Now when nil
 }
 
 // Registry is safe for concurrent use.
@@ -78,6 +83,7 @@ type Registry struct {
 	replica string
 	log     *slog.Logger
 	now     func() time.Time
+	lost    *lost
 	dirty   chan struct{} // wakes the writer
 
 	// read belongs to Run: the enrollments that were read last.
@@ -128,6 +134,7 @@ func New(c Config) *Registry {
 		replica:    c.Replica,
 		log:        c.Log,
 		now:        now,
+		lost:       newLost(c),
 		dirty:      make(chan struct{}, 1),
 		reading:    make(chan struct{}, 1),
 		admissions: make(chan struct{}),
