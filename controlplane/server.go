@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"runtime"
 	"sync"
 	"time"
 
@@ -75,6 +76,7 @@ type Server struct {
 	callers   *callers
 	observer  *observer
 	api       *api.API
+	crowded   prometheus.Counter // connections of proxies that were not let in
 
 	mu        sync.Mutex
 	listening map[string]net.Addr // by listener
@@ -175,6 +177,13 @@ func (s *Server) openDistribution() error {
 		Log:        s.log,
 		Meanwhile:  s.registry.ForgetLost,
 	})
+	s.crowded = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "sallyport_proxy_connections_refused_total",
+		Help: "Connections of proxies that were closed because too many came at once. They come again.",
+	})
+	if err := s.metrics.Register(s.crowded); err != nil {
+		return err
+	}
 	if s.observer, err = newObserver(s); err != nil {
 		return err
 	}
@@ -345,6 +354,7 @@ func (s *Server) serveProxies(ctx context.Context) error {
 		address: s.settings.Proxies.Address,
 		tls:     identity.ServerConfig(s.source, identity.Member(domain)),
 		handler: mux,
+		pace:    letInPerProcessor * runtime.GOMAXPROCS(0),
 		drain:   s.proxies.Drain,
 	})
 }
@@ -362,6 +372,7 @@ type listener struct {
 	address string
 	tls     *tls.Config // plain HTTP when nil
 	handler http.Handler
+	pace    int    // connections per second; as many as come when 0
 	drain   func() // asks long streams to end; may be nil
 }
 
@@ -374,6 +385,9 @@ func (s *Server) listen(l listener) (net.Listener, error) {
 	s.listening[l.name] = ln.Addr()
 	s.mu.Unlock()
 	s.log.Info("listening", "listener", l.name, "address", ln.Addr().String())
+	if l.pace > 0 {
+		ln = newTurnstile(ln, l.pace, s.crowded)
+	}
 	if l.tls != nil {
 		ln = tls.NewListener(ln, l.tls)
 	}
