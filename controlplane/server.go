@@ -163,8 +163,13 @@ func (s *Server) openDistribution() error {
 	s.timeline = publish.NewTimeline(publish.TimelineConfig{
 		Store: s.database, Target: s.etcd, TargetName: cursorName, Verifier: s.signing.verifier, Log: s.log,
 	})
+	domain, err := identity.ParseTrustDomain(s.settings.Workload.TrustDomain)
+	if err != nil {
+		return err
+	}
 	s.proxies = stream.NewService(stream.Config{
 		Hub: s.hub, Registry: s.registry, Keys: s.keyring, LoggedOut: s.logouts.CutOff, Shown: s.timeline.Show, Log: s.log,
+		Recheck: func(c *tls.ConnectionState) error { return identity.Recheck(s.source, c, identity.Member(domain)) },
 	})
 	s.publisher = publish.New(publish.Config{
 		Store:      s.database,

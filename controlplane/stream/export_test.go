@@ -16,6 +16,12 @@ func (s *Service) Limits(silence, sendWithin, ackWithin time.Duration) {
 	}
 }
 
+// RecheckEvery sets how often certificates are looked at again, before it serves.
+func (s *Service) RecheckEvery(d time.Duration) { s.recheckEvery = d }
+
+// MoveWithin is how long so many proxies of a replica that ends are spread over.
+func MoveWithin(streams int) time.Duration { return moveWithin(streams) }
+
 // Framed returns an update as it goes over the wire, and the largest piece that it
 // is written in.
 func Framed(environment string, u *proxyv1.Update) (wire []byte, largest int, err error) {

@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -154,6 +155,8 @@ type lab struct {
 	shown    chan string // what proxies have proven to know
 	log      *lines
 	address  string
+
+	distrusted atomic.Bool // certificates that were taken would not be any more
 }
 
 // newLab starts a replica, with a security lane that is empty.
@@ -207,8 +210,15 @@ func build(t testing.TB) *lab {
 	shown := func(h snapshot.Head, proxy string) {
 		l.shown <- fmt.Sprintf("%s %s@%d", proxy, h.Environment, h.Revision)
 	}
-	l.service = stream.NewService(stream.Config{Hub: l.hub, Registry: l.registry, Shown: shown, Log: log})
+	l.service = stream.NewService(stream.Config{Hub: l.hub, Registry: l.registry, Shown: shown, Recheck: l.recheck, Log: log})
 	return l
+}
+
+func (l *lab) recheck(*tls.ConnectionState) error {
+	if l.distrusted.Load() {
+		return errors.New("not trusted")
+	}
+	return nil
 }
 
 // follow runs feed and hub.

@@ -2,6 +2,7 @@ package stream
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"io"
 	"log/slog"
@@ -37,12 +38,24 @@ const (
 	// refusedRetry is when one asks again whom an operator has refused or
 	// quarantined.
 	refusedRetry = 5 * time.Second
-	// reconnectWithin spreads the proxies of a replica that ends.
-	reconnectWithin = time.Second
+	// Bounds of the time that the proxies of a replica that ends are spread over, so
+	// that movesPerSecond of them come to the others.
+	shortestMove   = time.Second
+	longestMove    = 30 * time.Second
+	movesPerSecond = 400
+	// recheckEvery is how often it is looked whether the certificate of a stream
+	// would still be taken.
+	recheckEvery = 3 * time.Minute
+	// shortestLife is for how long a certificate has to be good for its stream to be
+	// moved to the next one before it expires.
+	shortestLife = 4 * time.Second
 	// maxMessage bounds what a proxy sends at once. An ack with many rejects is
 	// the largest.
 	maxMessage = 4 << 20
 )
+
+// errEnding is why the streams of a replica end that is about to.
+var errEnding = errors.New("this replica is ending")
 
 // errExpired is why a stream ended that was opened with the certificate.
 var errExpired = errors.New("the client certificate has expired")
@@ -52,8 +65,8 @@ type Keys interface {
 	State(environment string) keyring.State
 }
 
-// Config is what a Service needs. All fields but Keys, LoggedOut and Shown are
-// required.
+// Config is what a Service needs. All fields but Keys, LoggedOut, Shown and Recheck
+// are required.
 type Config struct {
 	Hub      *Hub
 	Registry *registry.Registry
@@ -66,7 +79,11 @@ type Config struct {
 	// Shown is called with a head that a proxy enforces and that is not known here,
 	// though it is not older than what is. It was verified. It must not wait.
 	Shown func(head snapshot.Head, proxy string)
-	Log   *slog.Logger
+	// Recheck returns why the peer of a connection would not be taken any more. It is
+	// asked every three minutes; when it is nil, what the handshake said is good until
+	// the certificate expires.
+	Recheck func(*tls.ConnectionState) error
+	Log     *slog.Logger
 }
 
 // Service serves proxies. Use Handler to mount it. It is safe for concurrent
@@ -79,10 +96,13 @@ type Service struct {
 	shown    func(head snapshot.Head, proxy string) // nil for nobody
 	log      *slog.Logger
 
-	silence, sendWithin, ackWithin time.Duration
+	recheck func(*tls.ConnectionState) error // nil for none
 
-	drained sync.Once
-	drain   chan struct{} // closed when this replica is about to end
+	silence, sendWithin, ackWithin, recheckEvery time.Duration
+
+	drained    sync.Once
+	drain      chan struct{} // closed when this replica is about to end
+	moveWithin time.Duration // for who learns that drain is closed
 }
 
 var _ proxyv1connect.ProxyServiceHandler = (*Service)(nil)
@@ -90,14 +110,28 @@ var _ proxyv1connect.ProxyServiceHandler = (*Service)(nil)
 // NewService returns a service that is ready to be mounted.
 func NewService(c Config) *Service {
 	return &Service{
-		hub: c.Hub, registry: c.Registry, keys: c.Keys, ended: c.LoggedOut, shown: c.Shown, log: c.Log,
-		silence: silence, sendWithin: sendWithin, ackWithin: ackWithin,
+		hub: c.Hub, registry: c.Registry, keys: c.Keys, ended: c.LoggedOut, shown: c.Shown, recheck: c.Recheck, log: c.Log,
+		silence: silence, sendWithin: sendWithin, ackWithin: ackWithin, recheckEvery: recheckEvery,
 		drain: make(chan struct{}),
 	}
 }
 
-// Drain asks every proxy to connect elsewhere and ends its stream.
-func (s *Service) Drain() { s.drained.Do(func() { close(s.drain) }) }
+// Drain asks every proxy to connect elsewhere, spread over the longer the more of
+// them there are, and ends its stream.
+func (s *Service) Drain() {
+	s.drained.Do(func() {
+		streams := 0
+		for _, n := range s.registry.Streams() {
+			streams += n
+		}
+		s.moveWithin = moveWithin(streams)
+		close(s.drain)
+	})
+}
+
+func moveWithin(streams int) time.Duration {
+	return min(max(time.Duration(streams)*time.Second/movesPerSecond, shortestMove), longestMove)
+}
 
 // peer is the other end of a connection, for the life of one call.
 type peer struct {
@@ -105,6 +139,7 @@ type peer struct {
 	expires time.Time
 	control *http.ResponseController
 	out     io.Writer // of the response
+	tls     *tls.ConnectionState
 }
 
 type peerKey struct{}
@@ -124,7 +159,7 @@ func (s *Service) Handler(opts ...connect.HandlerOption) (string, http.Handler) 
 			http.Error(w, "a client certificate with a SPIFFE ID is required", http.StatusUnauthorized)
 			return
 		}
-		p := peer{id: id, expires: r.TLS.PeerCertificates[0].NotAfter, control: http.NewResponseController(w), out: w}
+		p := peer{id: id, expires: r.TLS.PeerCertificates[0].NotAfter, control: http.NewResponseController(w), out: w, tls: r.TLS}
 		if err := p.control.SetReadDeadline(time.Now().Add(s.sendWithin)); err != nil {
 			http.Error(w, "internal", http.StatusInternalServerError)
 			return
@@ -256,9 +291,7 @@ func (s *Service) Stream(ctx context.Context, conn *connect.BidiStream[proxyv1.S
 	t := &talk{
 		Service:     s,
 		conn:        conn,
-		control:     p.control,
-		out:         p.out,
-		id:          string(p.id),
+		peer:        p,
 		environment: admission.Environment,
 		session:     session,
 		log:         log.With("environment", admission.Environment),

@@ -7,7 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net/http"
+	"math/rand/v2"
 	"os"
 	"slices"
 	"sync/atomic"
@@ -28,9 +28,7 @@ import (
 type talk struct {
 	*Service
 	conn        *connect.BidiStream[proxyv1.StreamRequest, proxyv1.StreamResponse]
-	control     *http.ResponseController
-	out         io.Writer // belongs to the sender
-	id          string    // the peer's SPIFFE ID
+	peer        // what it writes to belongs to the sender
 	environment string
 	session     *registry.Session
 	log         *slog.Logger
@@ -56,14 +54,11 @@ func (t *talk) run(ctx context.Context, hello *proxyv1.Hello, admissions <-chan 
 		t.show(t.configuration, hello.GetCurrent(), hello.GetInstance())
 	}
 	t.log.InfoContext(ctx, "proxy connected", "revision", hello.GetCurrent().GetRevision())
-	// From here on the alarms are what ends it.
-	if err := t.control.SetReadDeadline(time.Time{}); err != nil {
-		return fmt.Errorf("set deadline: %w", err)
+	disarm, err := t.arm()
+	if err != nil {
+		return err
 	}
-	t.quiet = newAlarm(t.silence, func() error { return t.control.SetReadDeadline(long) })
-	t.stuck = newAlarm(t.sendWithin, func() error { return t.control.SetWriteDeadline(long) })
-	defer t.quiet.end()
-	defer t.stuck.end()
+	defer disarm()
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
 	sent := make(chan struct{})
@@ -76,7 +71,7 @@ func (t *talk) run(ctx context.Context, hello *proxyv1.Hello, admissions <-chan 
 	}()
 	end(t.receive(ctx))
 	<-sent
-	err := context.Cause(ctx)
+	err = context.Cause(ctx)
 	t.log.InfoContext(ctx, "proxy disconnected", "err", err)
 	if connectErr := new(connect.Error); errors.As(err, &connectErr) {
 		return err
@@ -94,7 +89,18 @@ func (t *talk) show(l *lane, ack *proxyv1.Ack, instance string) {
 	if err != nil || head.Environment != l.name || t.hub.State(l.name).Snapshot.Head().NewerThan(head) {
 		return
 	}
-	t.shown(head, string(registry.ProxyID(t.id, instance)))
+	t.shown(head, string(registry.ProxyID(string(t.id), instance)))
+}
+
+// arm has the alarms end the stream, from here on, instead of the deadline of its
+// first message.
+func (t *talk) arm() (disarm func(), err error) {
+	if err := t.control.SetReadDeadline(time.Time{}); err != nil {
+		return nil, fmt.Errorf("set deadline: %w", err)
+	}
+	t.quiet = newAlarm(t.silence, func() error { return t.control.SetReadDeadline(long) })
+	t.stuck = newAlarm(t.sendWithin, func() error { return t.control.SetWriteDeadline(long) })
+	return func() { t.quiet.end(); t.stuck.end() }, nil
 }
 
 // receive takes what the proxy says until the stream ends.
@@ -161,6 +167,9 @@ func (t *talk) wake() {
 func (t *talk) send(ctx context.Context, admissions <-chan struct{}) error {
 	slow := time.NewTimer(t.ackWithin)
 	defer slow.Stop()
+	recheck, renewal := time.NewTicker(t.recheckEvery), time.NewTimer(t.renewIn())
+	defer recheck.Stop()
+	defer renewal.Stop()
 	for {
 		security, configuration := t.security.state(), t.configuration.state()
 		if err := t.introduce(); err != nil {
@@ -185,7 +194,15 @@ func (t *talk) send(ctx context.Context, admissions <-chan struct{}) error {
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		case <-t.drain:
-			return t.reconnect()
+			return cmp.Or(t.move(t.moveWithin), errEnding)
+		case <-renewal.C:
+			if err := t.move(shortestMove); err != nil {
+				return err
+			}
+		case <-recheck.C:
+			if admissions, err = t.verify(); err != nil {
+				return err
+			}
 		case <-t.session.Replaced():
 			return errors.New("a later stream of this process has taken its place")
 		case <-admissions:
@@ -278,7 +295,7 @@ func (t *talk) pushAll(ctx context.Context, security, configuration State) error
 // readmit ends the stream unless the proxy still belongs where it is. It
 // returns what is closed when that may have changed again.
 func (t *talk) readmit() (<-chan struct{}, error) {
-	a, err := t.registry.Admit(t.id)
+	a, err := t.registry.Admit(string(t.id))
 	switch {
 	case err != nil:
 		return nil, public(err)
@@ -299,14 +316,31 @@ func (t *talk) direct() error {
 	return t.say(&proxyv1.StreamResponse{Lane: &proxyv1.StreamResponse_Directive{Directive: directive}})
 }
 
-func (t *talk) reconnect() error {
-	directive := &proxyv1.Directive{Directive: &proxyv1.Directive_Reconnect{
-		Reconnect: &proxyv1.Reconnect{Within: durationpb.New(reconnectWithin)},
-	}}
-	if err := t.say(&proxyv1.StreamResponse{Lane: &proxyv1.StreamResponse_Directive{Directive: directive}}); err != nil {
-		return err
+// verify ends the stream unless the proxy would still be let in.
+func (t *talk) verify() (<-chan struct{}, error) {
+	if t.recheck != nil {
+		if err := t.recheck(t.tls); err != nil {
+			return nil, connect.NewError(connect.CodePermissionDenied, fmt.Errorf("the certificate would not be taken any more: %w", err))
+		}
 	}
-	return errors.New("this replica is ending")
+	return t.readmit()
+}
+
+// renewIn returns when the proxy is asked to connect again, with the certificate
+// that it will have by then: thousands that were started together would else be cut
+// off together.
+func (t *talk) renewIn() time.Duration {
+	life := time.Until(t.expires)
+	if life < shortestLife {
+		return life // when the stream ends
+	}
+	return life*7/10 + rand.N(life/5) //nolint:gosec // spreads load, hides nothing
+}
+
+// move asks the proxy to connect again, here or elsewhere, at a random time within d.
+func (t *talk) move(d time.Duration) error {
+	directive := &proxyv1.Directive{Directive: &proxyv1.Directive_Reconnect{Reconnect: &proxyv1.Reconnect{Within: durationpb.New(d)}}}
+	return t.say(&proxyv1.StreamResponse{Lane: &proxyv1.StreamResponse_Directive{Directive: directive}})
 }
 
 // push sends what leads to next, unless the proxy has it, or has not answered

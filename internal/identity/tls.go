@@ -34,6 +34,13 @@ func ServerConfig(src *Source, authorize Authorizer) *tls.Config {
 	return cfg
 }
 
+// Recheck returns why the peer of a connection that ServerConfig has let in would not
+// be let in now: its SVID has expired, or its authority is not trusted any more.
+// Long connections outlive what was known when they began.
+func Recheck(src *Source, state *tls.ConnectionState, authorize Authorizer) error {
+	return src.verify(*state, authorize)
+}
+
 // ListenerConfig is for listeners that strangers reach: TLS 1.2 or 1.3, with the
 // certificates that certificate finds, or our SVID when it is nil. A client may
 // present an SVID of any trust domain we have a bundle of, and is then known by

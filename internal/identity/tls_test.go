@@ -262,11 +262,13 @@ func TestAuthorizationIsOfTheMoment(t *testing.T) {
 			if out.server.DidResume != tickets {
 				t.Fatalf("resumed: %v; the test shows nothing", out.server.DidResume)
 			}
+			wantErr(t, "looked at again", identity.Recheck(server, &out.server, func(identity.ID) error { return nil }), nil)
 			revoked.Store(true)
 			wantErr(t, "revoked", connect(t, cfg, client).serverErr, identity.ErrPeer)
 			revoked.Store(false)
 			trust(1)
 			wantErr(t, "no longer trusted", connect(t, cfg, client).serverErr, errAny)
+			wantErr(t, "looked at again", identity.Recheck(server, &out.server, func(identity.ID) error { return nil }), identity.ErrPeer)
 		})
 	}
 }

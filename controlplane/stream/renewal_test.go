@@ -1,0 +1,57 @@
+package stream_test
+
+import (
+	"testing"
+	"time"
+
+	"connectrpc.com/connect"
+
+	"github.com/sallyport/sallyport/controlplane/stream"
+)
+
+// Whom the replica would not let in any more, it does not go on serving.
+func TestCertificatesAreLookedAtAgain(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, func(s *stream.Service) { s.RecheckEvery(20 * time.Millisecond) })
+	l.publish(aws(t, 1, documents{"a": "1"}))
+	p := l.connect(awsID, "i", nil)
+	p.updated(1, nil)
+	p.ack()
+	l.publish(aws(t, 2, documents{"a": "2"}))
+	p.updated(2, p.current)
+	l.distrusted.Store(true)
+	p.over(connect.CodePermissionDenied, "would not be taken any more")
+}
+
+// A proxy is asked to come with its next certificate before the one that it has
+// expires, and goes on being served until it does.
+func TestStreamsMoveToTheNextCertificate(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	l.publish(aws(t, 1, documents{"a": "1"}))
+	began := time.Now()
+	const life = 6 * time.Second
+	p := l.stream(l.client(awsID, life), "i", nil)
+	p.updated(1, nil)
+	p.ack()
+	for p.next().GetDirective().GetReconnect().GetWithin().AsDuration() <= 0 {
+		continue // freshness
+	}
+	if took := time.Since(began); took < life/2 || took > life {
+		t.Errorf("it is asked after %s", took)
+	}
+	l.publish(aws(t, 2, documents{"a": "2"}))
+	p.updated(2, p.current)
+}
+
+// The more proxies a replica has, the longer they take to leave it.
+func TestProxiesLeaveAtAPace(t *testing.T) {
+	t.Parallel()
+	for streams, want := range map[int]time.Duration{
+		0: time.Second, 1: time.Second, 400: time.Second, 2000: 5 * time.Second, 5000: 12500 * time.Millisecond, 1_000_000: 30 * time.Second,
+	} {
+		if got := stream.MoveWithin(streams); got != want {
+			t.Errorf("%d leave within %s, want %s", streams, got, want)
+		}
+	}
+}
