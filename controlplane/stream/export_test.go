@@ -16,6 +16,9 @@ func (s *Service) Limits(silence, sendWithin, ackWithin time.Duration) {
 	}
 }
 
+// RecentBytes sets how much memory snapshots may take beside the newest, before it runs.
+func (h *Hub) RecentBytes(n int) { h.recentBytes = n }
+
 // RecheckEvery sets how often certificates are looked at again, before it serves.
 func (s *Service) RecheckEvery(d time.Duration) { s.recheckEvery = d }
 

@@ -19,6 +19,8 @@ const (
 	// recentSnapshots is how many snapshots of an environment are remembered,
 	// so that a proxy that was away for a while gets a delta.
 	recentSnapshots = 32
+	// recentBytes bounds, of an environment, what they take in memory beside the newest.
+	recentBytes = 64 << 20
 	// Bounds of the wait before a head whose chunks were not whole is tried
 	// again.
 	shortestRetry = 100 * time.Millisecond
@@ -61,6 +63,7 @@ type Hub struct {
 	generation snapshot.Generation
 	doubted    string
 
+	recentBytes  int
 	mu           sync.Mutex
 	environments map[string]*environment
 }
@@ -87,6 +90,7 @@ func NewHub(feed Feed, loader Loader, v *snapshot.Verifier, log *slog.Logger) *H
 		heads:        map[string]seenHead{},
 		freshness:    map[string]*proxyv1.SignedFreshness{},
 		environments: map[string]*environment{},
+		recentBytes:  recentBytes,
 	}
 }
 
@@ -169,6 +173,21 @@ func (h *Hub) environment(name string) *environment {
 		h.environments[name] = e
 	}
 	return e
+}
+
+// remember makes next the newest, and forgets the oldest where there are too many, or
+// where they take too much memory: large changes share little.
+func (e *environment) remember(next *snapshot.Snapshot, within int) {
+	e.recent = append(e.recent, next)
+	taken, oldest := 0, len(e.recent)-1
+	for oldest > 0 && len(e.recent)-oldest < recentSnapshots {
+		taken += e.recent[oldest-1].Set().Apart(e.recent[oldest].Set())
+		if taken > within {
+			break
+		}
+		oldest--
+	}
+	e.recent = slices.Delete(e.recent, 0, oldest)
 }
 
 func (e *environment) newest() *snapshot.Snapshot {
@@ -306,10 +325,7 @@ func (h *Hub) put(name string, next *snapshot.Snapshot) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	e := h.environment(name)
-	if len(e.recent) == recentSnapshots {
-		e.recent = slices.Delete(e.recent, 0, 1)
-	}
-	e.recent = append(e.recent, next)
+	e.remember(next, h.recentBytes)
 	clear(e.deltas)
 	e.broadcast()
 }

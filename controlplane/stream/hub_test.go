@@ -2,6 +2,7 @@ package stream_test
 
 import (
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 
@@ -104,6 +105,26 @@ func TestHubRemembersForAWhile(t *testing.T) {
 	}
 	if l.hub.Find("gcp", all[39].Head().Digest()) != nil {
 		t.Error("it is remembered for another environment")
+	}
+}
+
+// What takes much memory is not remembered for long.
+func TestLargeChangesAreForgotten(t *testing.T) {
+	t.Parallel()
+	l := build(t)
+	l.hub.RecentBytes(100_000)
+	l.follow()
+	var all []*snapshot.Snapshot
+	for r := range snapshot.Revision(6) {
+		snap := aws(t, r+1, documents{"changes": strings.Repeat(fmt.Sprint(r), 30_000), "stays": strings.Repeat("x", 90_000)})
+		all = append(all, snap)
+		l.publish(snap)
+		l.served("aws", r+1)
+	}
+	for i, snap := range all { // of which 30 KB each are not in the next one
+		if found := l.hub.Find("aws", snap.Head().Digest()); (found != nil) != (i >= 2) {
+			t.Errorf("revision %d is remembered: %v", i+1, found != nil)
+		}
 	}
 }
 

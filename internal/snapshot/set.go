@@ -236,26 +236,68 @@ func (s *Set) Changes(next *Set) (upserts []Entry, removed []resource.Key) {
 	return upserts, removed
 }
 
+// changes walks through both in the order of keys.
 func (b *bucket) changes(next *bucket) (upserts []Entry, removed []resource.Key) {
-	before := map[Digest]Entry{}
+	var from, to []Entry
 	if b != nil {
-		for _, e := range b.entries {
-			before[e.key] = e
-		}
+		from = b.entries
 	}
 	if next != nil {
-		for _, e := range next.entries {
-			if old, had := before[e.key]; !had || old.Digest != e.Digest {
-				upserts = append(upserts, e)
-			}
-			delete(before, e.key)
-		}
+		to = next.entries
 	}
-	for _, e := range before {
-		removed = append(removed, e.Key)
+	for len(from)+len(to) > 0 {
+		order := compareFirst(from, to)
+		if order < 0 {
+			removed, from = append(removed, from[0].Key), from[1:]
+			continue
+		}
+		if order > 0 || from[0].Digest != to[0].Digest {
+			upserts = append(upserts, to[0])
+		}
+		if order == 0 {
+			from = from[1:]
+		}
+		to = to[1:]
 	}
 	slices.SortFunc(removed, resource.Key.Compare)
 	return upserts, removed
+}
+
+// compareFirst compares the keys of the first entries. Where there is none, the other
+// one's comes first. One of them is not empty.
+func compareFirst(a, b []Entry) int {
+	switch {
+	case len(b) == 0:
+		return -1
+	case len(a) == 0:
+		return 1
+	}
+	return bytes.Compare(a[0].key[:], b[0].key[:])
+}
+
+// entryBytes is about what an entry takes beside its document.
+const entryBytes = 160
+
+// Apart returns about how many bytes s takes in memory that it does not share with
+// other, from which it was made or which was made from it.
+func (s *Set) Apart(other *Set) (size int) {
+	if s == nil {
+		return 0
+	}
+	if other == nil {
+		other = &Set{}
+	}
+	for i, b := range s.buckets {
+		if b == nil || b == other.buckets[i] {
+			continue
+		}
+		size += entryBytes * len(b.entries)
+		changed, _ := other.buckets[i].changes(b)
+		for _, e := range changed {
+			size += len(e.Document)
+		}
+	}
+	return size
 }
 
 // Bucket is what one bucket holds, for distribution in content-addressed

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"slices"
 
 	"github.com/sallyport/sallyport/internal/resource"
 	proxyv1 "github.com/sallyport/sallyport/proto/gen/sallyport/proxy/v1"
@@ -74,7 +75,12 @@ func (s *Snapshot) Set() *Set {
 // Updates yields the parts of an update that turns base into next, in order; a
 // full snapshot when base is nil.
 func Updates(base, next *Snapshot) iter.Seq[*proxyv1.Update] {
-	upserts, removed := base.Set().Changes(next.Set())
+	upserts, removed := next.Set().All(), []resource.Key(nil)
+	if base != nil { // else a copy of everything is made for nothing
+		var changed []Entry
+		changed, removed = base.Set().Changes(next.Set())
+		upserts = slices.Values(changed)
+	}
 	return func(yield func(*proxyv1.Update) bool) {
 		part, size := newPart(base), 0
 		flush := func() bool {
@@ -88,7 +94,7 @@ func Updates(base, next *Snapshot) iter.Seq[*proxyv1.Update] {
 				return
 			}
 		}
-		for _, e := range upserts {
+		for e := range upserts {
 			rest := e.Document
 			for len(rest) > maxWhole && size+len(rest) > partBytes {
 				part.Documents, part.Unfinished = append(part.Documents, rest[:partBytes-size]), true

@@ -57,6 +57,7 @@ func (s *Store) Load(ctx context.Context, v *snapshot.Verifier, base *snapshot.S
 			if err != nil {
 				return err
 			}
+			share(entries, base)
 			mu.Lock()
 			defer mu.Unlock()
 			next := set.Replace(index, entries)
@@ -87,6 +88,16 @@ func (s *Store) Snapshot(ctx context.Context, v *snapshot.Verifier, environment 
 	}
 	snap, err := s.Load(ctx, v, nil, there.head)
 	return head, snap, err
+}
+
+// share has entries that base has as well be those of base, so that snapshots that
+// follow each other hold a document once.
+func share(entries []snapshot.Entry, base *snapshot.Set) {
+	for i, e := range entries {
+		if there, ok := base.Lookup(e.Key); ok && there.Digest == e.Digest {
+			entries[i] = there
+		}
+	}
 }
 
 // bucket is where a chunk is.
