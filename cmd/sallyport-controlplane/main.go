@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"syscall"
 
 	"github.com/sallyport/sallyport/controlplane"
@@ -27,7 +28,15 @@ const usage = `usage: sallyport-controlplane [migrate] --settings FILE
 
 const defaultSettings = "/etc/sallyport/controlplane.yaml"
 
+// garbage is how much of it may gather before it is collected, in percent of what is
+// in use: half of what Go would let, since a replica of many proxies, or of a large
+// environment, has hundreds of MiB in use. GOGC says otherwise.
+const garbage = 50
+
 func main() {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(garbage)
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	err := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
 	stop()
