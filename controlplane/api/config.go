@@ -134,7 +134,13 @@ func (s configService) ListRevisions(ctx context.Context, req *connect.Request[a
 			return nil, err
 		}
 	}
-	revisions, err := s.store.Revisions(ctx, before, limit+1)
+	var revisions []storage.RevisionInfo
+	var err error
+	if labels := req.Msg.GetLabels(); len(labels) > 0 {
+		revisions, err = s.store.Labelled(ctx, labels, before, limit+1)
+	} else {
+		revisions, err = s.store.Revisions(ctx, before, limit+1)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -144,12 +150,17 @@ func (s configService) ListRevisions(ctx context.Context, req *connect.Request[a
 		res.NextPageToken = encodeToken(formatRevision(revisions[limit-1].Revision))
 	}
 	for _, r := range revisions {
-		res.Revisions = append(res.Revisions, &adminv1.Revision{
-			Revision: int64(r.Revision), CommittedAt: timestamppb.New(r.CommittedAt), Caller: r.Caller,
-			Message: r.Message, Changes: int32(r.Changes), Environments: r.Environments, //nolint:gosec // bounded by a request
-		})
+		res.Revisions = append(res.Revisions, revision(r))
 	}
 	return connect.NewResponse(res), nil
+}
+
+func revision(r storage.RevisionInfo) *adminv1.Revision {
+	return &adminv1.Revision{
+		Revision: int64(r.Revision), CommittedAt: timestamppb.New(r.CommittedAt), Caller: r.Caller,
+		Message: r.Message, Changes: int32(r.Changes), Environments: r.Environments, //nolint:gosec // bounded by a request
+		Labels: r.Labels, Note: r.Note, Forgotten: r.Forgotten,
+	}
 }
 
 func keyOf(k *adminv1.Key) resource.Key {

@@ -42,9 +42,12 @@ func codeOf(err error) connect.Code { return visible(err).Code() }
 func visible(err error) *connect.Error {
 	var ours *connect.Error
 	var ahead *storage.AheadError
+	var forgotten *storage.ForgottenError
 	switch {
 	case errors.As(err, &ours):
 		return ours
+	case errors.As(err, &forgotten):
+		return connect.NewError(connect.CodeOutOfRange, forgotten)
 	case errors.Is(err, context.Canceled):
 		return connect.NewError(connect.CodeCanceled, errors.New("the call was cancelled"))
 	case errors.Is(err, context.DeadlineExceeded):

@@ -82,7 +82,8 @@ func unservable(r *http.Request) string {
 // onlyReads reports whether a procedure may be called with GET.
 func onlyReads(procedure string) bool {
 	switch procedure {
-	case adminv1connect.ConfigServiceApplyProcedure, adminv1connect.ConfigServiceDeleteProcedure, adminv1connect.ConfigServiceRollbackProcedure,
+	case adminv1connect.ConfigServiceApplyProcedure, adminv1connect.ConfigServiceDeleteProcedure,
+		adminv1connect.ConfigServiceRollbackProcedure, adminv1connect.ConfigServiceAnnotateRevisionProcedure,
 		adminv1connect.FleetServiceWaitEnforcedProcedure, adminv1connect.DecisionServiceTailProcedure,
 		adminv1connect.FleetServiceApproveProcedure, adminv1connect.FleetServiceRefuseProcedure,
 		adminv1connect.FleetServiceQuarantineProcedure, adminv1connect.FleetServiceReleaseProcedure,

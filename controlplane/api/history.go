@@ -53,11 +53,12 @@ func (s configService) ListVersions(ctx context.Context, req *connect.Request[ad
 	}
 	res := &adminv1.ListVersionsResponse{}
 	fit := fitting(len(past), limit, func(i int) int { return len(past[i].Document) })
+	begins, err := s.store.Begins(ctx)
+	if err != nil {
+		return nil, err
+	}
 	res.Versions, err = presented(fit, func(i int) (*adminv1.ResourceVersion, error) {
-		if i+1 < len(past) {
-			return version(past[i], past[i+1].Version)
-		}
-		return version(past[i], storage.Version{Deleted: true})
+		return version(past[i], past[i+1:], begins)
 	})
 	if err != nil {
 		return nil, err
@@ -85,15 +86,24 @@ func presented[M proto.Message](n int, present func(i int) (M, error)) ([]M, err
 	return all, nil
 }
 
-// version presents a version by what it changed of the one before.
-func version(p storage.Past, older storage.Version) (*adminv1.ResourceVersion, error) {
+// version presents a version by what it changed of the one before, if that is among
+// those that are older, or there was none. It may have been forgotten when it was
+// superseded by where history begins.
+func version(p storage.Past, older []storage.Past, begins snapshot.Revision) (*adminv1.ResourceVersion, error) {
 	v := &adminv1.ResourceVersion{
 		Revision: int64(p.Revision), CommittedAt: timestamppb.New(p.CommittedAt), Caller: p.Caller, Message: p.Message,
 	}
 	if !p.Deleted {
 		v.Digest = p.Digest[:]
 	}
-	d, err := difference(storage.Difference{Key: p.Key, Before: older, After: p.Version})
+	before := storage.Version{Deleted: true}
+	switch {
+	case len(older) > 0 && older[0].SupersededBy == p.Revision:
+		before = older[0].Version
+	case p.Deleted || len(older) > 0 || p.Revision <= begins && begins > 1:
+		return v, nil
+	}
+	d, err := difference(storage.Difference{Key: p.Key, Before: before, After: p.Version})
 	v.Type, v.Fields, v.MoreFields = d.GetType(), d.GetFields(), d.GetMoreFields()
 	return v, err
 }

@@ -44,7 +44,10 @@ const (
 // Store is the part of the store that the API needs.
 type Store interface {
 	storage.Resources // the fleet's
+	storage.Annotations
 	storage.Audit
+	// Begins is that of storage.Retention.
+	Begins(ctx context.Context) (snapshot.Revision, error)
 	// Security returns the resources of the security lane.
 	Security() storage.Resources
 	// EnvironmentState is that of storage.Publishing.

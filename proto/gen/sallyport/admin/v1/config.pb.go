@@ -1099,8 +1099,10 @@ func (x *RollbackResponse) GetResources() []*ResourceDiff {
 type ListRevisionsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// 50 when 0.
-	PageSize      int32  `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
-	PageToken     string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	PageSize  int32  `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	PageToken string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// Only revisions that have all of these.
+	Labels        map[string]string `protobuf:"bytes,3,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1147,6 +1149,13 @@ func (x *ListRevisionsRequest) GetPageToken() string {
 		return x.PageToken
 	}
 	return ""
+}
+
+func (x *ListRevisionsRequest) GetLabels() map[string]string {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
 }
 
 type ListRevisionsResponse struct {
@@ -1211,7 +1220,12 @@ type Revision struct {
 	// How many resources it created, replaced or deleted.
 	Changes int32 `protobuf:"varint,5,opt,name=changes,proto3" json:"changes,omitempty"`
 	// The environments that it is distributed to.
-	Environments  []string `protobuf:"bytes,6,rep,name=environments,proto3" json:"environments,omitempty"`
+	Environments []string `protobuf:"bytes,6,rep,name=environments,proto3" json:"environments,omitempty"`
+	// What is said of it.
+	Labels map[string]string `protobuf:"bytes,7,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Note   string            `protobuf:"bytes,8,opt,name=note,proto3" json:"note,omitempty"`
+	// Its state is not kept any more: it cannot be read, nor gone back to.
+	Forgotten     bool `protobuf:"varint,9,opt,name=forgotten,proto3" json:"forgotten,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1288,6 +1302,143 @@ func (x *Revision) GetEnvironments() []string {
 	return nil
 }
 
+func (x *Revision) GetLabels() map[string]string {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
+}
+
+func (x *Revision) GetNote() string {
+	if x != nil {
+		return x.Note
+	}
+	return ""
+}
+
+func (x *Revision) GetForgotten() bool {
+	if x != nil {
+		return x.Forgotten
+	}
+	return false
+}
+
+type AnnotateRevisionRequest struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Revision int64                  `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
+	// To be set, beside those that there are. A revision has 32 at most, of the form
+	// of resources' labels.
+	Labels map[string]string `protobuf:"bytes,2,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// To be removed, if they are there.
+	RemoveLabels []string `protobuf:"bytes,3,rep,name=remove_labels,json=removeLabels,proto3" json:"remove_labels,omitempty"`
+	// Replaces the note; none when empty. It stays as it is when absent.
+	Note          *string `protobuf:"bytes,4,opt,name=note,proto3,oneof" json:"note,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AnnotateRevisionRequest) Reset() {
+	*x = AnnotateRevisionRequest{}
+	mi := &file_sallyport_admin_v1_config_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AnnotateRevisionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AnnotateRevisionRequest) ProtoMessage() {}
+
+func (x *AnnotateRevisionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_admin_v1_config_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AnnotateRevisionRequest.ProtoReflect.Descriptor instead.
+func (*AnnotateRevisionRequest) Descriptor() ([]byte, []int) {
+	return file_sallyport_admin_v1_config_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *AnnotateRevisionRequest) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *AnnotateRevisionRequest) GetLabels() map[string]string {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
+}
+
+func (x *AnnotateRevisionRequest) GetRemoveLabels() []string {
+	if x != nil {
+		return x.RemoveLabels
+	}
+	return nil
+}
+
+func (x *AnnotateRevisionRequest) GetNote() string {
+	if x != nil && x.Note != nil {
+		return *x.Note
+	}
+	return ""
+}
+
+type AnnotateRevisionResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Revision      *Revision              `protobuf:"bytes,1,opt,name=revision,proto3" json:"revision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AnnotateRevisionResponse) Reset() {
+	*x = AnnotateRevisionResponse{}
+	mi := &file_sallyport_admin_v1_config_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AnnotateRevisionResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AnnotateRevisionResponse) ProtoMessage() {}
+
+func (x *AnnotateRevisionResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_admin_v1_config_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AnnotateRevisionResponse.ProtoReflect.Descriptor instead.
+func (*AnnotateRevisionResponse) Descriptor() ([]byte, []int) {
+	return file_sallyport_admin_v1_config_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *AnnotateRevisionResponse) GetRevision() *Revision {
+	if x != nil {
+		return x.Revision
+	}
+	return nil
+}
+
 type ListVersionsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Not of the security lane, which has no history.
@@ -1301,7 +1452,7 @@ type ListVersionsRequest struct {
 
 func (x *ListVersionsRequest) Reset() {
 	*x = ListVersionsRequest{}
-	mi := &file_sallyport_admin_v1_config_proto_msgTypes[18]
+	mi := &file_sallyport_admin_v1_config_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1313,7 +1464,7 @@ func (x *ListVersionsRequest) String() string {
 func (*ListVersionsRequest) ProtoMessage() {}
 
 func (x *ListVersionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_config_proto_msgTypes[18]
+	mi := &file_sallyport_admin_v1_config_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1326,7 +1477,7 @@ func (x *ListVersionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListVersionsRequest.ProtoReflect.Descriptor instead.
 func (*ListVersionsRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_config_proto_rawDescGZIP(), []int{18}
+	return file_sallyport_admin_v1_config_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ListVersionsRequest) GetKey() *Key {
@@ -1360,7 +1511,7 @@ type ListVersionsResponse struct {
 
 func (x *ListVersionsResponse) Reset() {
 	*x = ListVersionsResponse{}
-	mi := &file_sallyport_admin_v1_config_proto_msgTypes[19]
+	mi := &file_sallyport_admin_v1_config_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1372,7 +1523,7 @@ func (x *ListVersionsResponse) String() string {
 func (*ListVersionsResponse) ProtoMessage() {}
 
 func (x *ListVersionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_config_proto_msgTypes[19]
+	mi := &file_sallyport_admin_v1_config_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1385,7 +1536,7 @@ func (x *ListVersionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListVersionsResponse.ProtoReflect.Descriptor instead.
 func (*ListVersionsResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_config_proto_rawDescGZIP(), []int{19}
+	return file_sallyport_admin_v1_config_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ListVersionsResponse) GetVersions() []*ResourceVersion {
@@ -1424,7 +1575,7 @@ type ResourceVersion struct {
 
 func (x *ResourceVersion) Reset() {
 	*x = ResourceVersion{}
-	mi := &file_sallyport_admin_v1_config_proto_msgTypes[20]
+	mi := &file_sallyport_admin_v1_config_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1436,7 +1587,7 @@ func (x *ResourceVersion) String() string {
 func (*ResourceVersion) ProtoMessage() {}
 
 func (x *ResourceVersion) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_config_proto_msgTypes[20]
+	mi := &file_sallyport_admin_v1_config_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1449,7 +1600,7 @@ func (x *ResourceVersion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourceVersion.ProtoReflect.Descriptor instead.
 func (*ResourceVersion) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_config_proto_rawDescGZIP(), []int{20}
+	return file_sallyport_admin_v1_config_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ResourceVersion) GetRevision() int64 {
@@ -1528,7 +1679,7 @@ type DiffRequest struct {
 
 func (x *DiffRequest) Reset() {
 	*x = DiffRequest{}
-	mi := &file_sallyport_admin_v1_config_proto_msgTypes[21]
+	mi := &file_sallyport_admin_v1_config_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1540,7 +1691,7 @@ func (x *DiffRequest) String() string {
 func (*DiffRequest) ProtoMessage() {}
 
 func (x *DiffRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_config_proto_msgTypes[21]
+	mi := &file_sallyport_admin_v1_config_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1553,7 +1704,7 @@ func (x *DiffRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffRequest.ProtoReflect.Descriptor instead.
 func (*DiffRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_config_proto_rawDescGZIP(), []int{21}
+	return file_sallyport_admin_v1_config_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *DiffRequest) GetFrom() int64 {
@@ -1611,7 +1762,7 @@ type DiffResponse struct {
 
 func (x *DiffResponse) Reset() {
 	*x = DiffResponse{}
-	mi := &file_sallyport_admin_v1_config_proto_msgTypes[22]
+	mi := &file_sallyport_admin_v1_config_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1623,7 +1774,7 @@ func (x *DiffResponse) String() string {
 func (*DiffResponse) ProtoMessage() {}
 
 func (x *DiffResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_config_proto_msgTypes[22]
+	mi := &file_sallyport_admin_v1_config_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1636,7 +1787,7 @@ func (x *DiffResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffResponse.ProtoReflect.Descriptor instead.
 func (*DiffResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_config_proto_rawDescGZIP(), []int{22}
+	return file_sallyport_admin_v1_config_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *DiffResponse) GetResources() []*ResourceDiff {
@@ -1685,7 +1836,7 @@ type ResourceDiff struct {
 
 func (x *ResourceDiff) Reset() {
 	*x = ResourceDiff{}
-	mi := &file_sallyport_admin_v1_config_proto_msgTypes[23]
+	mi := &file_sallyport_admin_v1_config_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1697,7 +1848,7 @@ func (x *ResourceDiff) String() string {
 func (*ResourceDiff) ProtoMessage() {}
 
 func (x *ResourceDiff) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_config_proto_msgTypes[23]
+	mi := &file_sallyport_admin_v1_config_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1710,7 +1861,7 @@ func (x *ResourceDiff) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourceDiff.ProtoReflect.Descriptor instead.
 func (*ResourceDiff) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_config_proto_rawDescGZIP(), []int{23}
+	return file_sallyport_admin_v1_config_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ResourceDiff) GetKey() *Key {
@@ -1771,7 +1922,7 @@ type FieldChange struct {
 
 func (x *FieldChange) Reset() {
 	*x = FieldChange{}
-	mi := &file_sallyport_admin_v1_config_proto_msgTypes[24]
+	mi := &file_sallyport_admin_v1_config_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1783,7 +1934,7 @@ func (x *FieldChange) String() string {
 func (*FieldChange) ProtoMessage() {}
 
 func (x *FieldChange) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_config_proto_msgTypes[24]
+	mi := &file_sallyport_admin_v1_config_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1796,7 +1947,7 @@ func (x *FieldChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FieldChange.ProtoReflect.Descriptor instead.
 func (*FieldChange) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_config_proto_rawDescGZIP(), []int{24}
+	return file_sallyport_admin_v1_config_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *FieldChange) GetField() string {
@@ -1840,7 +1991,7 @@ type Problems struct {
 
 func (x *Problems) Reset() {
 	*x = Problems{}
-	mi := &file_sallyport_admin_v1_config_proto_msgTypes[25]
+	mi := &file_sallyport_admin_v1_config_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1852,7 +2003,7 @@ func (x *Problems) String() string {
 func (*Problems) ProtoMessage() {}
 
 func (x *Problems) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_config_proto_msgTypes[25]
+	mi := &file_sallyport_admin_v1_config_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1865,7 +2016,7 @@ func (x *Problems) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Problems.ProtoReflect.Descriptor instead.
 func (*Problems) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_config_proto_rawDescGZIP(), []int{25}
+	return file_sallyport_admin_v1_config_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Problems) GetProblems() []*Problem {
@@ -1903,7 +2054,7 @@ type Problem struct {
 
 func (x *Problem) Reset() {
 	*x = Problem{}
-	mi := &file_sallyport_admin_v1_config_proto_msgTypes[26]
+	mi := &file_sallyport_admin_v1_config_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1915,7 +2066,7 @@ func (x *Problem) String() string {
 func (*Problem) ProtoMessage() {}
 
 func (x *Problem) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_config_proto_msgTypes[26]
+	mi := &file_sallyport_admin_v1_config_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1928,7 +2079,7 @@ func (x *Problem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Problem.ProtoReflect.Descriptor instead.
 func (*Problem) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_config_proto_rawDescGZIP(), []int{26}
+	return file_sallyport_admin_v1_config_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Problem) GetResource() string {
@@ -2066,22 +2217,43 @@ const file_sallyport_admin_v1_config_proto_rawDesc = "" +
 	"\brevision\x18\x01 \x01(\x03R\brevision\x124\n" +
 	"\achanges\x18\x02 \x03(\v2\x1a.sallyport.admin.v1.ChangeR\achanges\x12\"\n" +
 	"\fenvironments\x18\x03 \x03(\tR\fenvironments\x12>\n" +
-	"\tresources\x18\x04 \x03(\v2 .sallyport.admin.v1.ResourceDiffR\tresources\"h\n" +
+	"\tresources\x18\x04 \x03(\v2 .sallyport.admin.v1.ResourceDiffR\tresources\"\xfb\x01\n" +
 	"\x14ListRevisionsRequest\x12'\n" +
 	"\tpage_size\x18\x01 \x01(\x05B\n" +
 	"\xbaH\a\x1a\x05\x18\xe8\a(\x00R\bpageSize\x12'\n" +
 	"\n" +
-	"page_token\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\tpageToken\"{\n" +
+	"page_token\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\tpageToken\x12V\n" +
+	"\x06labels\x18\x03 \x03(\v24.sallyport.admin.v1.ListRevisionsRequest.LabelsEntryB\b\xbaH\x05\x9a\x01\x02\x10 R\x06labels\x1a9\n" +
+	"\vLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"{\n" +
 	"\x15ListRevisionsResponse\x12:\n" +
 	"\trevisions\x18\x01 \x03(\v2\x1c.sallyport.admin.v1.RevisionR\trevisions\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xd5\x01\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x84\x03\n" +
 	"\bRevision\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x03R\brevision\x12=\n" +
 	"\fcommitted_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\vcommittedAt\x12\x16\n" +
 	"\x06caller\x18\x03 \x01(\tR\x06caller\x12\x18\n" +
 	"\amessage\x18\x04 \x01(\tR\amessage\x12\x18\n" +
 	"\achanges\x18\x05 \x01(\x05R\achanges\x12\"\n" +
-	"\fenvironments\x18\x06 \x03(\tR\fenvironments\"\x9a\x01\n" +
+	"\fenvironments\x18\x06 \x03(\tR\fenvironments\x12@\n" +
+	"\x06labels\x18\a \x03(\v2(.sallyport.admin.v1.Revision.LabelsEntryR\x06labels\x12\x12\n" +
+	"\x04note\x18\b \x01(\tR\x04note\x12\x1c\n" +
+	"\tforgotten\x18\t \x01(\bR\tforgotten\x1a9\n" +
+	"\vLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xa2\x03\n" +
+	"\x17AnnotateRevisionRequest\x12#\n" +
+	"\brevision\x18\x01 \x01(\x03B\a\xbaH\x04\"\x02(\x01R\brevision\x12\xc4\x01\n" +
+	"\x06labels\x18\x02 \x03(\v27.sallyport.admin.v1.AnnotateRevisionRequest.LabelsEntryBs\xbaHp\x9a\x01m\x10 \"2r0\x18\x80\x012+^[A-Za-z0-9]([A-Za-z0-9._/-]*[A-Za-z0-9])?$*5r3\x18\x80\x012.^([A-Za-z0-9]([A-Za-z0-9._/-]*[A-Za-z0-9])?)?$R\x06labels\x124\n" +
+	"\rremove_labels\x18\x03 \x03(\tB\x0f\xbaH\f\x92\x01\t\x10 \"\x05r\x03\x18\x80\x01R\fremoveLabels\x12!\n" +
+	"\x04note\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\x80 H\x00R\x04note\x88\x01\x01\x1a9\n" +
+	"\vLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\a\n" +
+	"\x05_note\"T\n" +
+	"\x18AnnotateRevisionResponse\x128\n" +
+	"\brevision\x18\x01 \x01(\v2\x1c.sallyport.admin.v1.RevisionR\brevision\"\x9a\x01\n" +
 	"\x13ListVersionsRequest\x121\n" +
 	"\x03key\x18\x01 \x01(\v2\x17.sallyport.admin.v1.KeyB\x06\xbaH\x03\xc8\x01\x01R\x03key\x12'\n" +
 	"\tpage_size\x18\x02 \x01(\x05B\n" +
@@ -2147,14 +2319,15 @@ const file_sallyport_admin_v1_config_proto_rawDesc = "" +
 	"\x13CHANGE_TYPE_CREATED\x10\x01\x12\x18\n" +
 	"\x14CHANGE_TYPE_REPLACED\x10\x02\x12\x19\n" +
 	"\x15CHANGE_TYPE_UNCHANGED\x10\x03\x12\x17\n" +
-	"\x13CHANGE_TYPE_DELETED\x10\x042\xc5\x05\n" +
+	"\x13CHANGE_TYPE_DELETED\x10\x042\xb4\x06\n" +
 	"\rConfigService\x12L\n" +
 	"\x05Apply\x12 .sallyport.admin.v1.ApplyRequest\x1a!.sallyport.admin.v1.ApplyResponse\x12K\n" +
 	"\x03Get\x12\x1e.sallyport.admin.v1.GetRequest\x1a\x1f.sallyport.admin.v1.GetResponse\"\x03\x90\x02\x01\x12N\n" +
 	"\x04List\x12\x1f.sallyport.admin.v1.ListRequest\x1a .sallyport.admin.v1.ListResponse\"\x03\x90\x02\x01\x12O\n" +
 	"\x06Delete\x12!.sallyport.admin.v1.DeleteRequest\x1a\".sallyport.admin.v1.DeleteResponse\x12U\n" +
 	"\bRollback\x12#.sallyport.admin.v1.RollbackRequest\x1a$.sallyport.admin.v1.RollbackResponse\x12i\n" +
-	"\rListRevisions\x12(.sallyport.admin.v1.ListRevisionsRequest\x1a).sallyport.admin.v1.ListRevisionsResponse\"\x03\x90\x02\x01\x12f\n" +
+	"\rListRevisions\x12(.sallyport.admin.v1.ListRevisionsRequest\x1a).sallyport.admin.v1.ListRevisionsResponse\"\x03\x90\x02\x01\x12m\n" +
+	"\x10AnnotateRevision\x12+.sallyport.admin.v1.AnnotateRevisionRequest\x1a,.sallyport.admin.v1.AnnotateRevisionResponse\x12f\n" +
 	"\fListVersions\x12'.sallyport.admin.v1.ListVersionsRequest\x1a(.sallyport.admin.v1.ListVersionsResponse\"\x03\x90\x02\x01\x12N\n" +
 	"\x04Diff\x12\x1f.sallyport.admin.v1.DiffRequest\x1a .sallyport.admin.v1.DiffResponse\"\x03\x90\x02\x01B\xd4\x01\n" +
 	"\x16com.sallyport.admin.v1B\vConfigProtoP\x01ZCgithub.com/sallyport/sallyport/proto/gen/sallyport/admin/v1;adminv1\xa2\x02\x03SAX\xaa\x02\x12Sallyport.Admin.V1\xca\x02\x12Sallyport\\Admin\\V1\xe2\x02\x1eSallyport\\Admin\\V1\\GPBMetadata\xea\x02\x14Sallyport::Admin::V1b\x06proto3"
@@ -2172,45 +2345,50 @@ func file_sallyport_admin_v1_config_proto_rawDescGZIP() []byte {
 }
 
 var file_sallyport_admin_v1_config_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_sallyport_admin_v1_config_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
+var file_sallyport_admin_v1_config_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
 var file_sallyport_admin_v1_config_proto_goTypes = []any{
-	(ChangeType)(0),               // 0: sallyport.admin.v1.ChangeType
-	(*Resource)(nil),              // 1: sallyport.admin.v1.Resource
-	(*Metadata)(nil),              // 2: sallyport.admin.v1.Metadata
-	(*Key)(nil),                   // 3: sallyport.admin.v1.Key
-	(*StoredResource)(nil),        // 4: sallyport.admin.v1.StoredResource
-	(*ApplyRequest)(nil),          // 5: sallyport.admin.v1.ApplyRequest
-	(*ApplyResponse)(nil),         // 6: sallyport.admin.v1.ApplyResponse
-	(*Change)(nil),                // 7: sallyport.admin.v1.Change
-	(*GetRequest)(nil),            // 8: sallyport.admin.v1.GetRequest
-	(*GetResponse)(nil),           // 9: sallyport.admin.v1.GetResponse
-	(*ListRequest)(nil),           // 10: sallyport.admin.v1.ListRequest
-	(*ListResponse)(nil),          // 11: sallyport.admin.v1.ListResponse
-	(*DeleteRequest)(nil),         // 12: sallyport.admin.v1.DeleteRequest
-	(*DeleteResponse)(nil),        // 13: sallyport.admin.v1.DeleteResponse
-	(*RollbackRequest)(nil),       // 14: sallyport.admin.v1.RollbackRequest
-	(*RollbackResponse)(nil),      // 15: sallyport.admin.v1.RollbackResponse
-	(*ListRevisionsRequest)(nil),  // 16: sallyport.admin.v1.ListRevisionsRequest
-	(*ListRevisionsResponse)(nil), // 17: sallyport.admin.v1.ListRevisionsResponse
-	(*Revision)(nil),              // 18: sallyport.admin.v1.Revision
-	(*ListVersionsRequest)(nil),   // 19: sallyport.admin.v1.ListVersionsRequest
-	(*ListVersionsResponse)(nil),  // 20: sallyport.admin.v1.ListVersionsResponse
-	(*ResourceVersion)(nil),       // 21: sallyport.admin.v1.ResourceVersion
-	(*DiffRequest)(nil),           // 22: sallyport.admin.v1.DiffRequest
-	(*DiffResponse)(nil),          // 23: sallyport.admin.v1.DiffResponse
-	(*ResourceDiff)(nil),          // 24: sallyport.admin.v1.ResourceDiff
-	(*FieldChange)(nil),           // 25: sallyport.admin.v1.FieldChange
-	(*Problems)(nil),              // 26: sallyport.admin.v1.Problems
-	(*Problem)(nil),               // 27: sallyport.admin.v1.Problem
-	nil,                           // 28: sallyport.admin.v1.Metadata.LabelsEntry
-	(*structpb.Struct)(nil),       // 29: google.protobuf.Struct
-	(*timestamppb.Timestamp)(nil), // 30: google.protobuf.Timestamp
-	(*structpb.Value)(nil),        // 31: google.protobuf.Value
+	(ChangeType)(0),                  // 0: sallyport.admin.v1.ChangeType
+	(*Resource)(nil),                 // 1: sallyport.admin.v1.Resource
+	(*Metadata)(nil),                 // 2: sallyport.admin.v1.Metadata
+	(*Key)(nil),                      // 3: sallyport.admin.v1.Key
+	(*StoredResource)(nil),           // 4: sallyport.admin.v1.StoredResource
+	(*ApplyRequest)(nil),             // 5: sallyport.admin.v1.ApplyRequest
+	(*ApplyResponse)(nil),            // 6: sallyport.admin.v1.ApplyResponse
+	(*Change)(nil),                   // 7: sallyport.admin.v1.Change
+	(*GetRequest)(nil),               // 8: sallyport.admin.v1.GetRequest
+	(*GetResponse)(nil),              // 9: sallyport.admin.v1.GetResponse
+	(*ListRequest)(nil),              // 10: sallyport.admin.v1.ListRequest
+	(*ListResponse)(nil),             // 11: sallyport.admin.v1.ListResponse
+	(*DeleteRequest)(nil),            // 12: sallyport.admin.v1.DeleteRequest
+	(*DeleteResponse)(nil),           // 13: sallyport.admin.v1.DeleteResponse
+	(*RollbackRequest)(nil),          // 14: sallyport.admin.v1.RollbackRequest
+	(*RollbackResponse)(nil),         // 15: sallyport.admin.v1.RollbackResponse
+	(*ListRevisionsRequest)(nil),     // 16: sallyport.admin.v1.ListRevisionsRequest
+	(*ListRevisionsResponse)(nil),    // 17: sallyport.admin.v1.ListRevisionsResponse
+	(*Revision)(nil),                 // 18: sallyport.admin.v1.Revision
+	(*AnnotateRevisionRequest)(nil),  // 19: sallyport.admin.v1.AnnotateRevisionRequest
+	(*AnnotateRevisionResponse)(nil), // 20: sallyport.admin.v1.AnnotateRevisionResponse
+	(*ListVersionsRequest)(nil),      // 21: sallyport.admin.v1.ListVersionsRequest
+	(*ListVersionsResponse)(nil),     // 22: sallyport.admin.v1.ListVersionsResponse
+	(*ResourceVersion)(nil),          // 23: sallyport.admin.v1.ResourceVersion
+	(*DiffRequest)(nil),              // 24: sallyport.admin.v1.DiffRequest
+	(*DiffResponse)(nil),             // 25: sallyport.admin.v1.DiffResponse
+	(*ResourceDiff)(nil),             // 26: sallyport.admin.v1.ResourceDiff
+	(*FieldChange)(nil),              // 27: sallyport.admin.v1.FieldChange
+	(*Problems)(nil),                 // 28: sallyport.admin.v1.Problems
+	(*Problem)(nil),                  // 29: sallyport.admin.v1.Problem
+	nil,                              // 30: sallyport.admin.v1.Metadata.LabelsEntry
+	nil,                              // 31: sallyport.admin.v1.ListRevisionsRequest.LabelsEntry
+	nil,                              // 32: sallyport.admin.v1.Revision.LabelsEntry
+	nil,                              // 33: sallyport.admin.v1.AnnotateRevisionRequest.LabelsEntry
+	(*structpb.Struct)(nil),          // 34: google.protobuf.Struct
+	(*timestamppb.Timestamp)(nil),    // 35: google.protobuf.Timestamp
+	(*structpb.Value)(nil),           // 36: google.protobuf.Value
 }
 var file_sallyport_admin_v1_config_proto_depIdxs = []int32{
 	2,  // 0: sallyport.admin.v1.Resource.metadata:type_name -> sallyport.admin.v1.Metadata
-	29, // 1: sallyport.admin.v1.Resource.spec:type_name -> google.protobuf.Struct
-	28, // 2: sallyport.admin.v1.Metadata.labels:type_name -> sallyport.admin.v1.Metadata.LabelsEntry
+	34, // 1: sallyport.admin.v1.Resource.spec:type_name -> google.protobuf.Struct
+	30, // 2: sallyport.admin.v1.Metadata.labels:type_name -> sallyport.admin.v1.Metadata.LabelsEntry
 	1,  // 3: sallyport.admin.v1.StoredResource.resource:type_name -> sallyport.admin.v1.Resource
 	1,  // 4: sallyport.admin.v1.ApplyRequest.resources:type_name -> sallyport.admin.v1.Resource
 	7,  // 5: sallyport.admin.v1.ApplyResponse.changes:type_name -> sallyport.admin.v1.Change
@@ -2222,42 +2400,48 @@ var file_sallyport_admin_v1_config_proto_depIdxs = []int32{
 	3,  // 11: sallyport.admin.v1.DeleteRequest.keys:type_name -> sallyport.admin.v1.Key
 	7,  // 12: sallyport.admin.v1.DeleteResponse.changes:type_name -> sallyport.admin.v1.Change
 	7,  // 13: sallyport.admin.v1.RollbackResponse.changes:type_name -> sallyport.admin.v1.Change
-	24, // 14: sallyport.admin.v1.RollbackResponse.resources:type_name -> sallyport.admin.v1.ResourceDiff
-	18, // 15: sallyport.admin.v1.ListRevisionsResponse.revisions:type_name -> sallyport.admin.v1.Revision
-	30, // 16: sallyport.admin.v1.Revision.committed_at:type_name -> google.protobuf.Timestamp
-	3,  // 17: sallyport.admin.v1.ListVersionsRequest.key:type_name -> sallyport.admin.v1.Key
-	21, // 18: sallyport.admin.v1.ListVersionsResponse.versions:type_name -> sallyport.admin.v1.ResourceVersion
-	30, // 19: sallyport.admin.v1.ResourceVersion.committed_at:type_name -> google.protobuf.Timestamp
-	0,  // 20: sallyport.admin.v1.ResourceVersion.type:type_name -> sallyport.admin.v1.ChangeType
-	25, // 21: sallyport.admin.v1.ResourceVersion.fields:type_name -> sallyport.admin.v1.FieldChange
-	24, // 22: sallyport.admin.v1.DiffResponse.resources:type_name -> sallyport.admin.v1.ResourceDiff
-	3,  // 23: sallyport.admin.v1.ResourceDiff.key:type_name -> sallyport.admin.v1.Key
-	0,  // 24: sallyport.admin.v1.ResourceDiff.type:type_name -> sallyport.admin.v1.ChangeType
-	25, // 25: sallyport.admin.v1.ResourceDiff.fields:type_name -> sallyport.admin.v1.FieldChange
-	31, // 26: sallyport.admin.v1.FieldChange.before:type_name -> google.protobuf.Value
-	31, // 27: sallyport.admin.v1.FieldChange.after:type_name -> google.protobuf.Value
-	27, // 28: sallyport.admin.v1.Problems.problems:type_name -> sallyport.admin.v1.Problem
-	5,  // 29: sallyport.admin.v1.ConfigService.Apply:input_type -> sallyport.admin.v1.ApplyRequest
-	8,  // 30: sallyport.admin.v1.ConfigService.Get:input_type -> sallyport.admin.v1.GetRequest
-	10, // 31: sallyport.admin.v1.ConfigService.List:input_type -> sallyport.admin.v1.ListRequest
-	12, // 32: sallyport.admin.v1.ConfigService.Delete:input_type -> sallyport.admin.v1.DeleteRequest
-	14, // 33: sallyport.admin.v1.ConfigService.Rollback:input_type -> sallyport.admin.v1.RollbackRequest
-	16, // 34: sallyport.admin.v1.ConfigService.ListRevisions:input_type -> sallyport.admin.v1.ListRevisionsRequest
-	19, // 35: sallyport.admin.v1.ConfigService.ListVersions:input_type -> sallyport.admin.v1.ListVersionsRequest
-	22, // 36: sallyport.admin.v1.ConfigService.Diff:input_type -> sallyport.admin.v1.DiffRequest
-	6,  // 37: sallyport.admin.v1.ConfigService.Apply:output_type -> sallyport.admin.v1.ApplyResponse
-	9,  // 38: sallyport.admin.v1.ConfigService.Get:output_type -> sallyport.admin.v1.GetResponse
-	11, // 39: sallyport.admin.v1.ConfigService.List:output_type -> sallyport.admin.v1.ListResponse
-	13, // 40: sallyport.admin.v1.ConfigService.Delete:output_type -> sallyport.admin.v1.DeleteResponse
-	15, // 41: sallyport.admin.v1.ConfigService.Rollback:output_type -> sallyport.admin.v1.RollbackResponse
-	17, // 42: sallyport.admin.v1.ConfigService.ListRevisions:output_type -> sallyport.admin.v1.ListRevisionsResponse
-	20, // 43: sallyport.admin.v1.ConfigService.ListVersions:output_type -> sallyport.admin.v1.ListVersionsResponse
-	23, // 44: sallyport.admin.v1.ConfigService.Diff:output_type -> sallyport.admin.v1.DiffResponse
-	37, // [37:45] is the sub-list for method output_type
-	29, // [29:37] is the sub-list for method input_type
-	29, // [29:29] is the sub-list for extension type_name
-	29, // [29:29] is the sub-list for extension extendee
-	0,  // [0:29] is the sub-list for field type_name
+	26, // 14: sallyport.admin.v1.RollbackResponse.resources:type_name -> sallyport.admin.v1.ResourceDiff
+	31, // 15: sallyport.admin.v1.ListRevisionsRequest.labels:type_name -> sallyport.admin.v1.ListRevisionsRequest.LabelsEntry
+	18, // 16: sallyport.admin.v1.ListRevisionsResponse.revisions:type_name -> sallyport.admin.v1.Revision
+	35, // 17: sallyport.admin.v1.Revision.committed_at:type_name -> google.protobuf.Timestamp
+	32, // 18: sallyport.admin.v1.Revision.labels:type_name -> sallyport.admin.v1.Revision.LabelsEntry
+	33, // 19: sallyport.admin.v1.AnnotateRevisionRequest.labels:type_name -> sallyport.admin.v1.AnnotateRevisionRequest.LabelsEntry
+	18, // 20: sallyport.admin.v1.AnnotateRevisionResponse.revision:type_name -> sallyport.admin.v1.Revision
+	3,  // 21: sallyport.admin.v1.ListVersionsRequest.key:type_name -> sallyport.admin.v1.Key
+	23, // 22: sallyport.admin.v1.ListVersionsResponse.versions:type_name -> sallyport.admin.v1.ResourceVersion
+	35, // 23: sallyport.admin.v1.ResourceVersion.committed_at:type_name -> google.protobuf.Timestamp
+	0,  // 24: sallyport.admin.v1.ResourceVersion.type:type_name -> sallyport.admin.v1.ChangeType
+	27, // 25: sallyport.admin.v1.ResourceVersion.fields:type_name -> sallyport.admin.v1.FieldChange
+	26, // 26: sallyport.admin.v1.DiffResponse.resources:type_name -> sallyport.admin.v1.ResourceDiff
+	3,  // 27: sallyport.admin.v1.ResourceDiff.key:type_name -> sallyport.admin.v1.Key
+	0,  // 28: sallyport.admin.v1.ResourceDiff.type:type_name -> sallyport.admin.v1.ChangeType
+	27, // 29: sallyport.admin.v1.ResourceDiff.fields:type_name -> sallyport.admin.v1.FieldChange
+	36, // 30: sallyport.admin.v1.FieldChange.before:type_name -> google.protobuf.Value
+	36, // 31: sallyport.admin.v1.FieldChange.after:type_name -> google.protobuf.Value
+	29, // 32: sallyport.admin.v1.Problems.problems:type_name -> sallyport.admin.v1.Problem
+	5,  // 33: sallyport.admin.v1.ConfigService.Apply:input_type -> sallyport.admin.v1.ApplyRequest
+	8,  // 34: sallyport.admin.v1.ConfigService.Get:input_type -> sallyport.admin.v1.GetRequest
+	10, // 35: sallyport.admin.v1.ConfigService.List:input_type -> sallyport.admin.v1.ListRequest
+	12, // 36: sallyport.admin.v1.ConfigService.Delete:input_type -> sallyport.admin.v1.DeleteRequest
+	14, // 37: sallyport.admin.v1.ConfigService.Rollback:input_type -> sallyport.admin.v1.RollbackRequest
+	16, // 38: sallyport.admin.v1.ConfigService.ListRevisions:input_type -> sallyport.admin.v1.ListRevisionsRequest
+	19, // 39: sallyport.admin.v1.ConfigService.AnnotateRevision:input_type -> sallyport.admin.v1.AnnotateRevisionRequest
+	21, // 40: sallyport.admin.v1.ConfigService.ListVersions:input_type -> sallyport.admin.v1.ListVersionsRequest
+	24, // 41: sallyport.admin.v1.ConfigService.Diff:input_type -> sallyport.admin.v1.DiffRequest
+	6,  // 42: sallyport.admin.v1.ConfigService.Apply:output_type -> sallyport.admin.v1.ApplyResponse
+	9,  // 43: sallyport.admin.v1.ConfigService.Get:output_type -> sallyport.admin.v1.GetResponse
+	11, // 44: sallyport.admin.v1.ConfigService.List:output_type -> sallyport.admin.v1.ListResponse
+	13, // 45: sallyport.admin.v1.ConfigService.Delete:output_type -> sallyport.admin.v1.DeleteResponse
+	15, // 46: sallyport.admin.v1.ConfigService.Rollback:output_type -> sallyport.admin.v1.RollbackResponse
+	17, // 47: sallyport.admin.v1.ConfigService.ListRevisions:output_type -> sallyport.admin.v1.ListRevisionsResponse
+	20, // 48: sallyport.admin.v1.ConfigService.AnnotateRevision:output_type -> sallyport.admin.v1.AnnotateRevisionResponse
+	22, // 49: sallyport.admin.v1.ConfigService.ListVersions:output_type -> sallyport.admin.v1.ListVersionsResponse
+	25, // 50: sallyport.admin.v1.ConfigService.Diff:output_type -> sallyport.admin.v1.DiffResponse
+	42, // [42:51] is the sub-list for method output_type
+	33, // [33:42] is the sub-list for method input_type
+	33, // [33:33] is the sub-list for extension type_name
+	33, // [33:33] is the sub-list for extension extendee
+	0,  // [0:33] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_admin_v1_config_proto_init() }
@@ -2268,14 +2452,15 @@ func file_sallyport_admin_v1_config_proto_init() {
 	file_sallyport_admin_v1_config_proto_msgTypes[4].OneofWrappers = []any{}
 	file_sallyport_admin_v1_config_proto_msgTypes[11].OneofWrappers = []any{}
 	file_sallyport_admin_v1_config_proto_msgTypes[13].OneofWrappers = []any{}
-	file_sallyport_admin_v1_config_proto_msgTypes[21].OneofWrappers = []any{}
+	file_sallyport_admin_v1_config_proto_msgTypes[18].OneofWrappers = []any{}
+	file_sallyport_admin_v1_config_proto_msgTypes[23].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_admin_v1_config_proto_rawDesc), len(file_sallyport_admin_v1_config_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   28,
+			NumMessages:   33,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

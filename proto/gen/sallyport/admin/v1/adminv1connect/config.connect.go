@@ -47,6 +47,9 @@ const (
 	// ConfigServiceListRevisionsProcedure is the fully-qualified name of the ConfigService's
 	// ListRevisions RPC.
 	ConfigServiceListRevisionsProcedure = "/sallyport.admin.v1.ConfigService/ListRevisions"
+	// ConfigServiceAnnotateRevisionProcedure is the fully-qualified name of the ConfigService's
+	// AnnotateRevision RPC.
+	ConfigServiceAnnotateRevisionProcedure = "/sallyport.admin.v1.ConfigService/AnnotateRevision"
 	// ConfigServiceListVersionsProcedure is the fully-qualified name of the ConfigService's
 	// ListVersions RPC.
 	ConfigServiceListVersionsProcedure = "/sallyport.admin.v1.ConfigService/ListVersions"
@@ -79,6 +82,10 @@ type ConfigServiceClient interface {
 	Rollback(context.Context, *connect.Request[v1.RollbackRequest]) (*connect.Response[v1.RollbackResponse], error)
 	// ListRevisions returns revisions, newest first.
 	ListRevisions(context.Context, *connect.Request[v1.ListRevisionsRequest]) (*connect.Response[v1.ListRevisionsResponse], error)
+	// AnnotateRevision changes what is said of a revision, which is no part of it: its
+	// labels and its note. A revision that has labels can be gone back to however old
+	// it is. NOT_FOUND if it is not yet.
+	AnnotateRevision(context.Context, *connect.Request[v1.AnnotateRevisionRequest]) (*connect.Response[v1.AnnotateRevisionResponse], error)
 	// ListVersions returns what a resource has been, newest first, with who made
 	// it so, and why. NOT_FOUND if there never was one.
 	ListVersions(context.Context, *connect.Request[v1.ListVersionsRequest]) (*connect.Response[v1.ListVersionsResponse], error)
@@ -137,6 +144,12 @@ func NewConfigServiceClient(httpClient connect.HTTPClient, baseURL string, opts 
 			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 			connect.WithClientOptions(opts...),
 		),
+		annotateRevision: connect.NewClient[v1.AnnotateRevisionRequest, v1.AnnotateRevisionResponse](
+			httpClient,
+			baseURL+ConfigServiceAnnotateRevisionProcedure,
+			connect.WithSchema(configServiceMethods.ByName("AnnotateRevision")),
+			connect.WithClientOptions(opts...),
+		),
 		listVersions: connect.NewClient[v1.ListVersionsRequest, v1.ListVersionsResponse](
 			httpClient,
 			baseURL+ConfigServiceListVersionsProcedure,
@@ -156,14 +169,15 @@ func NewConfigServiceClient(httpClient connect.HTTPClient, baseURL string, opts 
 
 // configServiceClient implements ConfigServiceClient.
 type configServiceClient struct {
-	apply         *connect.Client[v1.ApplyRequest, v1.ApplyResponse]
-	get           *connect.Client[v1.GetRequest, v1.GetResponse]
-	list          *connect.Client[v1.ListRequest, v1.ListResponse]
-	delete        *connect.Client[v1.DeleteRequest, v1.DeleteResponse]
-	rollback      *connect.Client[v1.RollbackRequest, v1.RollbackResponse]
-	listRevisions *connect.Client[v1.ListRevisionsRequest, v1.ListRevisionsResponse]
-	listVersions  *connect.Client[v1.ListVersionsRequest, v1.ListVersionsResponse]
-	diff          *connect.Client[v1.DiffRequest, v1.DiffResponse]
+	apply            *connect.Client[v1.ApplyRequest, v1.ApplyResponse]
+	get              *connect.Client[v1.GetRequest, v1.GetResponse]
+	list             *connect.Client[v1.ListRequest, v1.ListResponse]
+	delete           *connect.Client[v1.DeleteRequest, v1.DeleteResponse]
+	rollback         *connect.Client[v1.RollbackRequest, v1.RollbackResponse]
+	listRevisions    *connect.Client[v1.ListRevisionsRequest, v1.ListRevisionsResponse]
+	annotateRevision *connect.Client[v1.AnnotateRevisionRequest, v1.AnnotateRevisionResponse]
+	listVersions     *connect.Client[v1.ListVersionsRequest, v1.ListVersionsResponse]
+	diff             *connect.Client[v1.DiffRequest, v1.DiffResponse]
 }
 
 // Apply calls sallyport.admin.v1.ConfigService.Apply.
@@ -194,6 +208,11 @@ func (c *configServiceClient) Rollback(ctx context.Context, req *connect.Request
 // ListRevisions calls sallyport.admin.v1.ConfigService.ListRevisions.
 func (c *configServiceClient) ListRevisions(ctx context.Context, req *connect.Request[v1.ListRevisionsRequest]) (*connect.Response[v1.ListRevisionsResponse], error) {
 	return c.listRevisions.CallUnary(ctx, req)
+}
+
+// AnnotateRevision calls sallyport.admin.v1.ConfigService.AnnotateRevision.
+func (c *configServiceClient) AnnotateRevision(ctx context.Context, req *connect.Request[v1.AnnotateRevisionRequest]) (*connect.Response[v1.AnnotateRevisionResponse], error) {
+	return c.annotateRevision.CallUnary(ctx, req)
 }
 
 // ListVersions calls sallyport.admin.v1.ConfigService.ListVersions.
@@ -231,6 +250,10 @@ type ConfigServiceHandler interface {
 	Rollback(context.Context, *connect.Request[v1.RollbackRequest]) (*connect.Response[v1.RollbackResponse], error)
 	// ListRevisions returns revisions, newest first.
 	ListRevisions(context.Context, *connect.Request[v1.ListRevisionsRequest]) (*connect.Response[v1.ListRevisionsResponse], error)
+	// AnnotateRevision changes what is said of a revision, which is no part of it: its
+	// labels and its note. A revision that has labels can be gone back to however old
+	// it is. NOT_FOUND if it is not yet.
+	AnnotateRevision(context.Context, *connect.Request[v1.AnnotateRevisionRequest]) (*connect.Response[v1.AnnotateRevisionResponse], error)
 	// ListVersions returns what a resource has been, newest first, with who made
 	// it so, and why. NOT_FOUND if there never was one.
 	ListVersions(context.Context, *connect.Request[v1.ListVersionsRequest]) (*connect.Response[v1.ListVersionsResponse], error)
@@ -285,6 +308,12 @@ func NewConfigServiceHandler(svc ConfigServiceHandler, opts ...connect.HandlerOp
 		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 		connect.WithHandlerOptions(opts...),
 	)
+	configServiceAnnotateRevisionHandler := connect.NewUnaryHandler(
+		ConfigServiceAnnotateRevisionProcedure,
+		svc.AnnotateRevision,
+		connect.WithSchema(configServiceMethods.ByName("AnnotateRevision")),
+		connect.WithHandlerOptions(opts...),
+	)
 	configServiceListVersionsHandler := connect.NewUnaryHandler(
 		ConfigServiceListVersionsProcedure,
 		svc.ListVersions,
@@ -313,6 +342,8 @@ func NewConfigServiceHandler(svc ConfigServiceHandler, opts ...connect.HandlerOp
 			configServiceRollbackHandler.ServeHTTP(w, r)
 		case ConfigServiceListRevisionsProcedure:
 			configServiceListRevisionsHandler.ServeHTTP(w, r)
+		case ConfigServiceAnnotateRevisionProcedure:
+			configServiceAnnotateRevisionHandler.ServeHTTP(w, r)
 		case ConfigServiceListVersionsProcedure:
 			configServiceListVersionsHandler.ServeHTTP(w, r)
 		case ConfigServiceDiffProcedure:
@@ -348,6 +379,10 @@ func (UnimplementedConfigServiceHandler) Rollback(context.Context, *connect.Requ
 
 func (UnimplementedConfigServiceHandler) ListRevisions(context.Context, *connect.Request[v1.ListRevisionsRequest]) (*connect.Response[v1.ListRevisionsResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("sallyport.admin.v1.ConfigService.ListRevisions is not implemented"))
+}
+
+func (UnimplementedConfigServiceHandler) AnnotateRevision(context.Context, *connect.Request[v1.AnnotateRevisionRequest]) (*connect.Response[v1.AnnotateRevisionResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("sallyport.admin.v1.ConfigService.AnnotateRevision is not implemented"))
 }
 
 func (UnimplementedConfigServiceHandler) ListVersions(context.Context, *connect.Request[v1.ListVersionsRequest]) (*connect.Response[v1.ListVersionsResponse], error) {
