@@ -8,7 +8,6 @@ import (
 	"io"
 	"strconv"
 	"strings"
-	"time"
 
 	"connectrpc.com/connect"
 	"github.com/spf13/cobra"
@@ -190,61 +189,6 @@ func kindOf(arg string) (resource.Kind, error) {
 		names = append(names, string(kind))
 	}
 	return "", fmt.Errorf("no kind is called %q: there are %s", arg, list(names))
-}
-
-func newRevisions(server *connection) *cobra.Command {
-	var out output
-	var limit int
-	cmd := &cobra.Command{
-		Use:   "revisions",
-		Short: "Show who changed what and when, newest first",
-		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			if limit < 1 {
-				return errors.New("--limit is at least 1")
-			}
-			c, err := server.open(cmd.Context())
-			if err != nil {
-				return err
-			}
-			defer c.close()
-			revisions, err := c.revisions(cmd.Context(), limit)
-			if err != nil {
-				return err
-			}
-			if done, err := out.message(cmd.OutOrStdout(), &adminv1.ListRevisionsResponse{Revisions: revisions}); done {
-				return err
-			}
-			var rows [][]string
-			for _, r := range revisions {
-				rows = append(rows, []string{
-					strconv.FormatInt(r.GetRevision(), 10), r.GetCommittedAt().AsTime().Format(time.RFC3339),
-					strconv.Itoa(int(r.GetChanges())), list(r.GetEnvironments()), r.GetCaller(), r.GetMessage(),
-				})
-			}
-			return table(cmd.OutOrStdout(), "REVISION COMMITTED CHANGES ENVIRONMENTS CALLER MESSAGE", rows)
-		},
-	}
-	cmd.Flags().IntVar(&limit, "limit", 20, "show at most so many")
-	out.flag(cmd)
-	return cmd
-}
-
-// revisions returns the newest revisions.
-func (c *clients) revisions(ctx context.Context, limit int) ([]*adminv1.Revision, error) {
-	var all []*adminv1.Revision
-	req := &adminv1.ListRevisionsRequest{}
-	for {
-		req.PageSize = int32(min(limit-len(all), 1000)) //nolint:gosec // bounded
-		res, err := c.config.ListRevisions(ctx, connect.NewRequest(req))
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, res.Msg.GetRevisions()...)
-		if req.PageToken = res.Msg.GetNextPageToken(); req.GetPageToken() == "" || len(all) >= limit {
-			return all, nil
-		}
-	}
 }
 
 func list(names []string) string { return strings.Join(names, ", ") }
