@@ -63,7 +63,7 @@ func TestWhatMustNotVanish(t *testing.T) {
 			if c.fewer {
 				n = 3
 			}
-			make := func() *admission.Request {
+			request := func() *admission.Request {
 				if c.apply != "" {
 					return admission.NewApply(resources(t, c.apply), now)
 				}
@@ -71,7 +71,7 @@ func TestWhatMustNotVanish(t *testing.T) {
 			}
 			f := newFleet(t, guarded(n))
 			before := f.Dump()
-			r := make()
+			r := request()
 			_, problems := f.commit(t, r)
 			same(t, texts(problems), c.want)
 			if c.want == "" {
@@ -80,7 +80,7 @@ func TestWhatMustNotVanish(t *testing.T) {
 			if f.Dump() != before {
 				t.Error("what was refused changed the state")
 			}
-			r = make()
+			r = request()
 			r.AllowRemovals()
 			_, problems = f.Plan(r)
 			if strings.Contains(texts(problems), admission.ReasonRemovesTooMuch) {
