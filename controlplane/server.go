@@ -181,6 +181,8 @@ func (s *Server) openDistribution() error {
 		Holder:     s.settings.Replica,
 		Log:        s.log,
 		Meanwhile:  s.registry.ForgetLost,
+		Retention:  time.Duration(s.settings.Revisions.RetentionDays) * 24 * time.Hour,
+		History:    s.database,
 	})
 	s.crowded = prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "sallyport_proxy_connections_refused_total",

@@ -38,6 +38,8 @@ type Settings struct {
 	Decisions Decisions `json:"decisions"`
 	// Fleet is how proxies are kept account of.
 	Fleet Fleet `json:"fleet"`
+	// Revisions is for how long the history of resources is kept.
+	Revisions Revisions `json:"revisions"`
 	// Etcd is where snapshots are published.
 	Etcd Etcd `json:"etcd"`
 	// SigningKeyFile is a PEM file with a signing key of the fleet: an Ed25519
@@ -100,6 +102,13 @@ func (t *Fleet) validate(f *faults) {
 	if t.ForgetLostAfterDays < 0 || t.ForgetLostAfterDays > maxForgetDays {
 		f.report("fleet.forget_lost_after_days", fmt.Errorf("is from 0 to %d", maxForgetDays))
 	}
+}
+
+// Revisions is how the history of resources is kept.
+type Revisions struct {
+	// RetentionDays is for how many days the state at a revision is kept after it was
+	// superseded; for ever when 0. What is in force, and what has a label, stays.
+	RetentionDays int `json:"retention_days"`
 }
 
 // Etcd names the etcd cluster.
@@ -215,6 +224,9 @@ func (s *Settings) Validate() error {
 	})
 	s.Decisions.validate(&f)
 	s.Fleet.validate(&f)
+	if n := s.Revisions.RetentionDays; n < 0 || n > maxRetentionDays {
+		f.report("revisions.retention_days", fmt.Errorf("is from 0 to %d", maxRetentionDays))
+	}
 	s.Etcd.validate(&f)
 	s.validateKeys(&f)
 	s.Admin.validate(&f)
@@ -244,7 +256,7 @@ func (d *Database) open(replica string, log *slog.Logger) (*postgres.Store, erro
 	return postgres.New(postgres.Config{DSN: dsn, MaxConns: d.MaxConnections, Replica: replica, Log: log})
 }
 
-// The bounds of Decisions.
+// The bounds of Decisions, and of retention.
 const (
 	maxRetentionDays   = 3650
 	maxDecisionConns   = 1000

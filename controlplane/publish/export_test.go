@@ -10,3 +10,6 @@ func (p *Publisher) ExpireEvery(d time.Duration) { p.expireEvery = d }
 func (p *Publisher) Every(reconcile, freshness time.Duration) {
 	p.reconcileEvery, p.freshnessEvery = reconcile, freshness
 }
+
+// RetainEvery sets how often a publisher trims the history, before Run.
+func (p *Publisher) RetainEvery(d time.Duration) { p.retainEvery = d }

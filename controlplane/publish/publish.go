@@ -56,8 +56,8 @@ type Target interface {
 	PublishKeySets(ctx context.Context, v *snapshot.Verifier) error
 }
 
-// Config is what a Publisher needs. All fields but Verifier, Meanwhile and Now are
-// required.
+// Config is what a Publisher needs. All fields but Verifier, Meanwhile, Now, Retention
+// and History are required.
 type Config struct {
 	Store  Store
 	Target Target
@@ -77,6 +77,10 @@ type Config struct {
 	// it is nil.
 	Meanwhile func(ctx context.Context) error
 	Now       func() time.Time // time.Now when nil
+	// Retention is for how long the states of revisions that were superseded are kept
+	// in History, which it needs; for ever when 0.
+	Retention time.Duration
+	History   History
 }
 
 // Publisher publishes while it is elected.
@@ -92,7 +96,10 @@ type Publisher struct {
 	beside   func(ctx context.Context) error // nil for none
 	now      func() time.Time
 
-	reconcileEvery, freshnessEvery, expireEvery time.Duration
+	retention time.Duration
+	history   History
+
+	reconcileEvery, freshnessEvery, expireEvery, retainEvery time.Duration
 }
 
 // New returns a publisher that does nothing until Run.
@@ -119,6 +126,10 @@ func New(c Config) *Publisher {
 		reconcileEvery: reconcileEvery,
 		freshnessEvery: freshnessEvery,
 		expireEvery:    expireEvery,
+		retainEvery:    retainEvery,
+
+		retention: c.Retention,
+		history:   c.History,
 	}
 }
 
@@ -180,6 +191,9 @@ func (p *Publisher) lead(ctx context.Context) error {
 	g.Go(func() error { return p.expire(ctx) })
 	if p.beside != nil {
 		g.Go(func() error { return p.beside(ctx) })
+	}
+	if p.retention > 0 {
+		g.Go(func() error { return p.retain(ctx, term) })
 	}
 	return g.Wait()
 }
