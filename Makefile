@@ -30,10 +30,10 @@ help: ## list the targets
 build: ## build the programs into bin/
 	go build -o bin/ ./cmd/...
 
-# The Postgres programs, what the README's tour is typed with, and where limits of the
-# fleet are counted.
-.PHONY: postgres curl redis-server
-postgres curl redis-server:
+# The Postgres programs, what the README's tour is typed with, where limits of the
+# fleet are counted, and a token of PKCS#11 without hardware.
+.PHONY: postgres curl redis-server softhsm2
+postgres curl redis-server softhsm2:
 	@tools/need $@
 
 .PHONY: demo
@@ -41,11 +41,11 @@ demo: postgres build ## run the whole system on this machine: make demo ARGS=--o
 	@bin/sallyport demo $(ARGS)
 
 .PHONY: test
-test: postgres curl redis-server ## run every test, against real Postgres and etcd
+test: postgres curl redis-server softhsm2 ## run every test, against real Postgres and etcd
 	go test -timeout 20m ./...
 
 .PHONY: race
-race: postgres curl redis-server ## run every test with the race detector (needs a C compiler)
+race: postgres curl redis-server softhsm2 ## run every test with the race detector (needs a C compiler)
 	go test -race -timeout 30m ./...
 
 .PHONY: bench

@@ -84,7 +84,7 @@ type Server struct {
 }
 
 // New checks the settings and builds a replica. It reads the files that they
-// name and connects to nothing.
+// name, has a signing key in hardware sign something, and connects to nothing else.
 func New(s Settings, log *slog.Logger) (*Server, error) {
 	srv := &Server{settings: s, log: log, metrics: prometheus.NewRegistry(), listening: map[string]net.Addr{}}
 	srv.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
@@ -294,6 +294,7 @@ func (s *Server) serveAll(ctx context.Context) error {
 
 // close ends the connections that there are.
 func (s *Server) close() error {
+	s.signing.close()
 	if s.database != nil {
 		s.database.Close()
 	}

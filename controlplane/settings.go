@@ -1,7 +1,6 @@
 package controlplane
 
 import (
-	"bytes"
 	"cmp"
 	"crypto/tls"
 	"errors"
@@ -45,14 +44,16 @@ type Settings struct {
 	// SigningKeyFile is a PEM file with a signing key of the fleet: an Ed25519
 	// private key (PKCS #8). Proxies pin the public key of the first.
 	SigningKeyFile string `json:"signing_key_file"`
+	// SigningKeyPKCS11 is a signing key in hardware, instead of SigningKeyFile.
+	SigningKeyPKCS11 PKCS11 `json:"signing_key_pkcs11"`
 	// RootPublicKeyFile is a PEM file with the public key that proxies pin; where
 	// they pin different ones, the oldest. Empty: that of the signing key, which is
 	// right until the first rotation.
 	RootPublicKeyFile string `json:"root_public_key_file"`
 	// SecretsKeyFile is a PEM file with an Ed25519 private key (PKCS #8) that signs
 	// nothing: keys are derived from it with which cookie keys in the database are
-	// encrypted and pseudonyms are made. Empty: the signing key, and then both
-	// change with it.
+	// encrypted and pseudonyms are made. Empty: SigningKeyFile, and then both change
+	// with it.
 	SecretsKeyFile string `json:"secrets_key_file"`
 	// Admin is the listener for operators.
 	Admin Admin `json:"admin"`
@@ -281,13 +282,7 @@ func (d *Decisions) open(database *Database, log *slog.Logger) (*postgres.Decisi
 	return postgres.NewDecisions(postgres.Config{DSN: dsn, MaxConns: cmp.Or(d.MaxConnections, defaultDecisionMax), Log: log})
 }
 
-func (d *Database) dsn() (string, error) {
-	b, err := readBounded(d.URLFile)
-	if err == nil && len(bytes.TrimSpace(b)) == 0 {
-		err = fmt.Errorf("%s is empty", d.URLFile)
-	}
-	return strings.TrimSpace(string(b)), err
-}
+func (d *Database) dsn() (string, error) { return readLine(d.URLFile) }
 
 func (e *Etcd) validate(f *faults) {
 	if len(e.Endpoints) == 0 {

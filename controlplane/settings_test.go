@@ -7,6 +7,7 @@ import (
 
 	"github.com/sallyport/sallyport/controlplane"
 	"github.com/sallyport/sallyport/controlplane/controlplanetest"
+	"github.com/sallyport/sallyport/controlplane/hsm"
 )
 
 func TestSettingsLoad(t *testing.T) {
@@ -32,6 +33,10 @@ func TestSettingsLoad(t *testing.T) {
 }
 
 func TestSettingsThatAreWrong(t *testing.T) {
+	hardware := ""
+	if err := hsm.Supported(); err != nil {
+		hardware = "\nsigning_key_pkcs11: " + err.Error()
+	}
 	foreign := controlplanetest.Prepare(t)
 	for name, c := range map[string]struct {
 		change func(*controlplane.Settings)
@@ -65,6 +70,23 @@ database.url_file: postgres: the connection string cannot be parsed`},
 database.url_file: postgres: -1 connections are out of range`},
 		"no key": {func(s *controlplane.Settings) { s.SigningKeyFile = file(t, "key", "key") }, `
 signing_key_file: is not a PEM file`},
+		"a key in hardware": {func(s *controlplane.Settings) {
+			s.SigningKeyFile, s.SigningKeyPKCS11 = "", controlplane.PKCS11{Module: "softhsm.so", Key: "a", PINFile: file(t, "pin", " \n")}
+			s.Database.URLFile = s.SigningKeyPKCS11.PINFile
+		}, `
+database.url_file: DIR/pin is empty` + hardware + `
+signing_key_pkcs11.module: "softhsm.so" is not an absolute path
+signing_key_pkcs11.token: is required
+signing_key_pkcs11.pin_file: DIR/pin is empty
+secrets_key_file: is required with signing_key_pkcs11: nothing can be derived from a key in hardware`},
+		"a key in hardware that is not there": {func(s *controlplane.Settings) {
+			s.SecretsKeyFile, s.SigningKeyFile = s.SigningKeyFile, ""
+			s.SigningKeyPKCS11 = controlplane.PKCS11{Module: "/nowhere/module.so", Token: "a", Key: "a", PINFile: "/nowhere/pin"}
+		}, hardware + `
+signing_key_pkcs11.module: stat /nowhere/module.so: no such file or directory
+signing_key_pkcs11.pin_file: open /nowhere/pin: no such file or directory`},
+		"two signing keys": {func(s *controlplane.Settings) { s.SigningKeyPKCS11.Token = "a" }, `
+signing_key_file: give it or signing_key_pkcs11, not both`},
 		"other keys that are none": {func(s *controlplane.Settings) {
 			s.RootPublicKeyFile, s.SecretsKeyFile = s.SigningKeyFile, s.Admin.PrivateKeyFile
 		}, `

@@ -49,6 +49,7 @@ func scripts(t *testing.T, dir string) {
 				return err
 			}
 			e.Setenv("SETTINGS", p.SettingsFile)
+			e.Setenv("MODULE", "/usr/lib/softhsm/libsofthsm2.so")
 			return os.WriteFile(filepath.Join(e.WorkDir, "good.yaml"), settings, 0o600)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){

@@ -93,16 +93,17 @@ func (l *lab) signedBy(name string, by *snapshot.Signer) bool {
 	if err != nil || head.Key() != by.Public().ID() || !proto.Equal(recorded.Signed, head.Signed()) {
 		return false
 	}
-	for _, value := range l.values(name + "/freshness") {
-		var f proxyv1.SignedFreshness
-		if err := proto.Unmarshal(value, &f); err != nil {
-			l.Fatal(err)
-		}
-		id := by.Public().ID()
-		_, err := v.VerifyFreshness(&f)
-		return err == nil && string(f.GetKeyId()) == string(id[:])
+	confirmed := l.values(name + "/freshness")
+	if len(confirmed) != 1 {
+		return false
 	}
-	return false
+	var f proxyv1.SignedFreshness
+	if err := proto.Unmarshal(confirmed[0], &f); err != nil {
+		l.Fatal(err)
+	}
+	id := by.Public().ID()
+	_, err = v.VerifyFreshness(&f)
+	return err == nil && string(f.GetKeyId()) == string(id[:])
 }
 
 // values returns what is published below a name, by ascending key.

@@ -78,6 +78,17 @@ var rules = []rule{
 	},
 
 	{
+		from: "./...", except: []string{"./controlplane/hsm/..."},
+		never: []string{"github.com/miekg/pkcs11/..."},
+		why:   "a library of somebody else's is loaded into one process alone, and cgo is needed in one place",
+	},
+	{
+		from: "./cmd/sallyport/...", linked: true,
+		never: []string{"./controlplane/hsm/..."},
+		why:   "whoever administers needs neither hardware nor cgo",
+	},
+
+	{
 		from: "./...", except: []string{"./dataplane/geo/..."},
 		never: []string{"github.com/oschwald/...", "github.com/maxmind/..."},
 		why:   "what damaged database files can do is bounded in one place",
