@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/sallyport/sallyport/dataplane/gateway/wire"
 	"github.com/sallyport/sallyport/dataplane/limit"
 	"github.com/sallyport/sallyport/internal/quota"
 	resourcev1 "github.com/sallyport/sallyport/proto/gen/sallyport/resource/v1"
@@ -17,6 +18,7 @@ const (
 	overAddress = "address"
 	overRate    = "rate"
 	overTurns   = "handshakes"
+	overBudget  = "budget"
 )
 
 // What connections are limited to where nothing is said.
@@ -57,7 +59,9 @@ type door struct {
 	open  int
 	by    map[netip.Prefix]int
 	rates *limit.Table
-	epoch time.Time // long before the first connection
+	// floods has those whose connections have spent their budgets of late.
+	floods *limit.Table
+	epoch  time.Time // long before the first connection
 }
 
 // guest is a connection that is counted until it is closed.
@@ -112,18 +116,38 @@ func (d *door) admit(g *guest, client netip.Addr, limits doorLimits, now time.Ti
 	network := networkOf(client)
 	if d.by == nil {
 		d.by, d.epoch = make(map[netip.Prefix]int), now.AddDate(-1, 0, 0)
-		d.rates = limit.NewTable(limit.NewRoom(roomOfDoor))
+		d.rates, d.floods = limit.NewTable(limit.NewRoom(roomOfDoor)), limit.NewTable(limit.NewRoom(roomOfDoor))
 	}
 	if d.by[network] >= limits.perAddress {
 		return overAddress
 	}
-	key, _ := network.MarshalBinary() // it never fails
-	if !d.rates.Take(limit.HashOf(key), now.Sub(d.epoch), limits.rate, 1).Allowed {
+	if !d.rates.Take(hashOf(network), now.Sub(d.epoch), limits.rate, 1).Allowed {
 		return overRate
 	}
 	g.network = network
 	d.by[network]++
 	return ""
+}
+
+// floodRate is how many connections of a client may spend their budgets before all of its
+// are watched, and how soon one is forgotten.
+var floodRate = quota.Rate{Interval: 15 * time.Second, Tolerance: time.Minute}
+
+// flooded is for a connection that has spent its budget.
+func (g *guest) flooded(now time.Time) {
+	if d := g.door; g.network.IsValid() {
+		d.floods.Take(hashOf(g.network), now.Sub(d.epoch), floodRate, 1)
+	}
+}
+
+// budget is what a connection over HTTP/2 may spend. Clients behind one address may be many:
+// what one of them has done ends nobody's connection, and keeps nobody from another.
+func (g *guest) budget(now time.Time) wire.Budget {
+	d := g.door
+	if !g.network.IsValid() || d.floods.Take(hashOf(g.network), now.Sub(d.epoch), floodRate, 0).Remaining > 0 {
+		return wire.DefaultBudget
+	}
+	return wire.WaryBudget
 }
 
 // roomOfDoor is for sixty thousand addresses of the last second, in bytes.
@@ -138,6 +162,11 @@ func networkOf(client netip.Addr) netip.Prefix {
 	}
 	network, _ := client.Prefix(bits) // it has so many bits
 	return network
+}
+
+func hashOf(network netip.Prefix) limit.Hash {
+	key, _ := network.MarshalBinary() // it never fails
+	return limit.HashOf(key)
 }
 
 // refuse closes a connection that is one too many.

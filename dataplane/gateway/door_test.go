@@ -21,6 +21,12 @@ func doored(t *testing.T, said string) *world {
 // returns the connection, nil when it was turned away.
 func (w *world) knock(from string) *tls.Conn {
 	w.t.Helper()
+	return w.knockFor(from)
+}
+
+// knockFor is knock for a protocol.
+func (w *world) knockFor(from string, protocols ...string) *tls.Conn {
+	w.t.Helper()
 	raw, err := net.Dial("tcp", w.address("edge/public"))
 	w.must(err)
 	w.must(raw.SetDeadline(time.Now().Add(10 * time.Second)))
@@ -32,7 +38,9 @@ func (w *world) knock(from string) *tls.Conn {
 		_, err = io.WriteString(raw, "PROXY "+family+" "+from+" "+to+" 4711 443\r\n")
 		w.must(err)
 	}
-	conn := tls.Client(raw, w.tls(host))
+	cfg := w.tls(host)
+	cfg.NextProtos = protocols
+	conn := tls.Client(raw, cfg)
 	if conn.Handshake() != nil {
 		_ = raw.Close()
 		return nil

@@ -172,6 +172,10 @@ func (x *exchange) send(call *upstream.Call) (*http.Response, error) {
 	if u == nil {
 		return nil, failure{reason: ReasonNoUpstream, status: http.StatusBadGateway}
 	}
+	if x.r.Context().Err() != nil { // which x.life may not have been told yet
+		x.clientGone()
+		return nil, errClientGone
+	}
 	x.hints.w = x.w
 	send := u.Send
 	if x.handshake != nil {

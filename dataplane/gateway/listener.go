@@ -300,7 +300,7 @@ func (l *listener) greet(ctx context.Context, raw *guest) {
 			if address.IP.IsValid() {
 				c.text = address.IP.String()
 			}
-			s.serve(conn, below, c)
+			s.serve(conn, below, c, raw)
 			return
 		}
 	}

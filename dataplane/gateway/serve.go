@@ -71,6 +71,9 @@ type exchange struct {
 // ServeHTTP implements http.Handler, for servers whose connections a listener
 // has made.
 func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.Context().Err() != nil {
+		return // it was reset before it was looked at, and is as good as never sent
+	}
 	g.serve(&exchange{from: clientOf(r.Context()), w: w, r: r})
 }
 

@@ -78,7 +78,7 @@ func (l *listener) newSpeaker(spec *resourcev1.Listener) *speaker {
 const ReasonListenerEnded = "listener_ended"
 
 // serve hands a connection, with what is below its TLS, to the server of its protocol.
-func (s *speaker) serve(conn *tls.Conn, below *wire.Socket, c *client) {
+func (s *speaker) serve(conn *tls.Conn, below *wire.Socket, c *client, g *guest) {
 	c.speaker = s
 	if c.alpn != "h2" {
 		s.http1.Serve(conn, below, c.serveHTTP1)
@@ -90,7 +90,12 @@ func (s *speaker) serve(conn *tls.Conn, below *wire.Socket, c *client) {
 			_ = s.http2.Serve(s.queue) // it ends when shutdown has it end
 		}()
 	})
-	s.queue.put(http2Conn{wire.NewHTTP2(conn, wire.DefaultBudget, nil), c})
+	counted := wire.NewHTTP2(conn, g.budget(s.gateway.now()), nil)
+	counted.OnFlood(func() {
+		s.gateway.metrics.overflow.WithLabelValues(c.listener, overBudget).Inc()
+		g.flooded(s.gateway.now())
+	})
+	s.queue.put(http2Conn{counted, c})
 }
 
 // shutdown lets streams end, but not for longer than within.

@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"encoding/binary"
 	"errors"
 	"net"
 	"sync/atomic"
@@ -18,18 +19,28 @@ var ErrFlood = errors.New("too many HTTP/2 frames that carry nothing")
 // Budget is what a connection may spend on frames that carry nothing: settings,
 // pings, priorities, window updates, continuations, and data that is empty or may be
 // padding alone, one point each. A request costs a point too, and a reset PerReset: by
-// then the request has been decided on and sent on, for nothing.
+// then the request has been decided on and sent on, for nothing. Of a request that has
+// taken its time a reset costs one: the bound of streams bounds those.
+//
+// The zero Budget affords nothing.
 type Budget struct {
-	Burst     int // points at the start, and the most that are ever saved
-	PerSecond int // points that time brings
-	PerKiB    int // points that each KiB of answers brings
-	PerAnswer int // points that each answer brings which is complete, however small
-	PerReset  int // points that a reset costs; 1 when 0
+	Start     int           // points at the start
+	Burst     int           // the most that are ever saved
+	PerSecond int           // points that time brings
+	PerKiB    int           // points that each KiB of answers brings
+	PerAnswer int           // points that each answer brings when it begins, and when it is complete, however small
+	PerReset  int           // points that a reset costs; 1 when 0
+	Settled   time.Duration // how long a request has been open, at least, whose reset costs one; none does when 0
 }
 
-// DefaultBudget is far more than clients need that want answers: an answer pays for its
-// request, and for being reset by who does not read it to its end.
-var DefaultBudget = Budget{Burst: 2000, PerSecond: 500, PerKiB: 1, PerAnswer: 12, PerReset: 10}
+// DefaultBudget is far more than clients need that want answers: an answer that is complete
+// pays for its request, and for being reset by who does not read it to its end; one that has
+// begun pays for most of that. It begins with little: who connects again has it again.
+var DefaultBudget = Budget{Start: 500, Burst: 2000, PerSecond: 500, PerKiB: 1, PerAnswer: 8, PerReset: 10, Settled: 500 * time.Millisecond}
+
+// WaryBudget is for connections of those who have spent the budgets of others. Clients that
+// want their answers can do with it: what is dear is to give up on many before they come.
+var WaryBudget = Budget{Start: 150, Burst: 2000, PerSecond: 500, PerKiB: 1, PerAnswer: 26, PerReset: 50, Settled: 500 * time.Millisecond}
 
 // HTTP2 is a connection from which HTTP/2 is read within a budget. It looks at
 // frame headers alone and changes nothing.
@@ -41,7 +52,7 @@ type HTTP2 struct {
 	now    func() time.Time
 
 	written  atomic.Int64 // bytes
-	answered atomic.Int64 // streams
+	answered atomic.Int64 // beginnings and ends of answers
 	foreign  atomic.Bool  // what was read is not HTTP/2
 
 	// These belong to who reads.
@@ -52,8 +63,10 @@ type HTTP2 struct {
 	points  int
 	last    time.Time // when time was last paid for
 	paid    int64     // written bytes that were paid for
-	settled int64     // answers that were
+	settled int64     // of answered that were
 	err     error     // of all further reads
+	spent   func()    // is told when all is; nil for nobody
+	streams ages
 
 	// These belong to who writes.
 	out     [frameHeader]byte
@@ -71,8 +84,12 @@ func NewHTTP2(conn net.Conn, budget Budget, now func() time.Time) *HTTP2 {
 	if now == nil {
 		now = time.Now
 	}
-	return &HTTP2{Conn: conn, budget: budget, now: now, points: budget.Burst, last: now()}
+	return &HTTP2{Conn: conn, budget: budget, now: now, points: budget.Start, last: now(), streams: ages{settled: budget.Settled}}
 }
+
+// OnFlood has f be called once, by who reads, when the budget is spent. It is to be called
+// before c is used.
+func (c *HTTP2) OnFlood(f func()) { c.spent = f }
 
 // Read reads, and fails for ever once the budget is spent.
 func (c *HTTP2) Read(p []byte) (int, error) {
@@ -82,6 +99,9 @@ func (c *HTTP2) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
 	if c.err = c.see(p[:n]); c.err != nil {
 		c.foreign.Store(errors.Is(c.err, ErrNotHTTP2))
+		if c.spent != nil && errors.Is(c.err, ErrFlood) {
+			c.spent()
+		}
 		return 0, c.err
 	}
 	return n, err
@@ -99,7 +119,7 @@ func (c *HTTP2) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// sees counts the frames that end a stream.
+// sees counts the frames that begin an answer, or end one.
 func (c *HTTP2) sees(p []byte) {
 	const data, headers, endStream = 0, 1, 1
 	for len(p) > 0 {
@@ -117,6 +137,9 @@ func (c *HTTP2) sees(p []byte) {
 		}
 		h := c.out
 		c.outHead, c.outLeft = 0, int(h[0])<<16|int(h[1])<<8|int(h[2])
+		if h[3] == headers {
+			c.answered.Add(1)
+		}
 		if (h[3] == data || h[3] == headers) && h[4]&endStream != 0 {
 			c.answered.Add(1)
 		}
@@ -152,17 +175,14 @@ func (c *HTTP2) see(p []byte) error {
 // frame begins a frame and reports whether it can be afforded.
 func (c *HTTP2) frame() bool {
 	// RFC 9113, section 6.1. What is padded may be padding alone, up to its longest.
-	const data, reset, endStream, padded, maxPadding = 0, 3, 1, 8, 256
+	const data, endStream, padded, maxPadding = 0, 1, 8, 256
 	h := c.header
 	c.headed, c.payload = 0, int(h[0])<<16|int(h[1])<<8|int(h[2])
 	carries := c.payload > 0 && (h[4]&padded == 0 || c.payload > maxPadding)
 	if h[3] == data && (carries || h[4]&endStream != 0) {
 		return true
 	}
-	costs := 1
-	if h[3] == reset {
-		costs = max(c.budget.PerReset, 1)
-	}
+	costs := c.costs()
 	if c.points < costs {
 		c.earn()
 	}
@@ -171,6 +191,54 @@ func (c *HTTP2) frame() bool {
 	}
 	c.points -= costs
 	return true
+}
+
+// costs is what the frame costs that begins.
+func (c *HTTP2) costs() int {
+	const headers, reset = 1, 3
+	stream := binary.BigEndian.Uint32(c.header[5:]) & (1<<31 - 1)
+	switch kind := c.header[3]; {
+	case kind == headers:
+		c.streams.begin(stream, c.now())
+	case kind == reset && !c.streams.settles(stream, c.now()):
+		return max(c.budget.PerReset, 1)
+	}
+	return 1
+}
+
+// ages tell streams that have been open for a while, from their numbers, which only grow
+// (RFC 9113, section 5.1.1).
+type ages struct {
+	settled time.Duration // what a while is
+	old     uint32        // this one and those before began that long ago
+	mark    uint32        // this one and those before had begun when it was marked
+	marked  time.Time
+	newest  uint32
+	begun   time.Time // newest was
+}
+
+// begin is for each head: the second of a stream is its trailer.
+func (a *ages) begin(stream uint32, now time.Time) {
+	if stream > a.newest {
+		a.pass(now)
+		a.newest, a.begun = stream, now
+	}
+}
+
+// settles reports whether a stream has been open for a while. It takes twice as long for
+// sure, if others have begun behind it meanwhile.
+func (a *ages) settles(stream uint32, now time.Time) bool {
+	a.pass(now)
+	return a.settled > 0 && stream <= a.old
+}
+
+func (a *ages) pass(now time.Time) {
+	switch {
+	case now.Sub(a.begun) >= a.settled:
+		a.old, a.mark, a.marked = a.newest, a.newest, now
+	case now.Sub(a.marked) >= a.settled:
+		a.old, a.mark, a.marked = a.mark, a.newest, now
+	}
 }
 
 // earn pays for time and answers since it last did.

@@ -27,7 +27,7 @@ func TestHTTP2Budget(t *testing.T) {
 		data, headers, priority, reset, settings, ping, update, continuation = 0, 1, 2, 3, 4, 6, 8, 9
 		endStream                                                            = 1
 	)
-	budget := wire.Budget{Burst: 10, PerSecond: 5, PerKiB: 2}
+	budget := wire.Budget{Start: 10, Burst: 10, PerSecond: 5, PerKiB: 2}
 	for _, c := range []struct {
 		name   string
 		frame  string
@@ -75,10 +75,106 @@ func TestResetsCostMore(t *testing.T) {
 		{"one more", request + cancel + request + cancel + request + cancel, false},
 		{"what is left pays for less", request + cancel + request + cancel + frame(ping, 0, 8), true},
 	} {
-		w := wire.NewHTTP2(newSent(strings.NewReader(preface+c.sends)), wire.Budget{Burst: 25, PerReset: 10}, standing)
+		w := wire.NewHTTP2(newSent(strings.NewReader(preface+c.sends)), wire.Budget{Start: 25, Burst: 25, PerReset: 10}, standing)
 		if _, err := io.ReadAll(w); c.ok != (err == nil) || !c.ok && !errors.Is(err, wire.ErrFlood) {
 			t.Errorf("%s: %v", c.name, err)
 		}
+	}
+}
+
+// numbered is an HTTP/2 frame of a stream.
+func numbered(kind, flags byte, stream uint32, payload int) string {
+	b := []byte(frame(kind, flags, payload))
+	binary.BigEndian.PutUint32(b[5:], stream)
+	return string(b)
+}
+
+// What has been open for a while was bounded by how many may be open: to give it up
+// costs little. What was begun just now costs as much as ever.
+func TestResetsOfWhatTookItsTime(t *testing.T) {
+	const headers, reset, endStream = 1, 3, 1
+	const settled = time.Second
+	at := standing()
+	feed, sends := io.Pipe()
+	w := wire.NewHTTP2(newSent(feed), wire.Budget{Start: 10, Burst: 10, PerReset: 8, PerSecond: 5, Settled: settled}, func() time.Time { return at })
+	say := func(text string) error {
+		go func() { _, _ = io.WriteString(sends, text) }()
+		_, err := io.ReadFull(w, make([]byte, len(text)))
+		return err
+	}
+	request := func(stream uint32) string { return numbered(headers, endStream, stream, 20) }
+	cancel := func(stream uint32) string { return numbered(reset, 0, stream, 4) }
+	for _, c := range []struct {
+		name  string
+		after time.Duration
+		sends string
+		ok    bool
+	}{
+		{"three begin", 0, preface + request(1) + request(3) + request(5), true},           // 7 points are left
+		{"another, when they have been open for a while", settled, request(7), true},       // 6
+		{"the three are given up", 0, cancel(1) + cancel(3) + cancel(5), true},             // 3
+		{"others come all the time", settled / 2, request(9), true},                        // 2
+		{"and again", settled / 2, request(11), true},                                      // 1
+		{"and again", settled / 2, request(13), true},                                      // 0
+		{"an old one is given up beside them", settled / 2, request(15) + cancel(7), true}, // 8, as time has passed
+		{"one of just now", 0, cancel(15), true},                                           // 0
+		{"another one of just now", 0, request(17), false},
+	} {
+		at = at.Add(c.after)
+		if err := say(c.sends); c.ok != (err == nil) {
+			t.Errorf("%s: %v", c.name, err)
+		}
+	}
+}
+
+// An answer pays for its request, and one that has begun for a part of what it costs to
+// give it up.
+func TestAnswersThatHaveBegun(t *testing.T) {
+	const headers, reset, endStream = 1, 3, 1
+	for _, c := range []struct {
+		name    string
+		answers string
+		n       int // exchanges that can be afforded
+	}{
+		{"nothing", "", 3},
+		{"the beginning of an answer", frame(headers, 0, 10), 8},
+		{"an answer", frame(headers, 0, 10) + frame(0, endStream, 0), 1000},
+		{"an answer that is a head", frame(headers, endStream, 10), 1000},
+	} {
+		feed, sends := io.Pipe()
+		w := wire.NewHTTP2(newSent(feed), wire.Budget{Start: 40, Burst: 40, PerReset: 10, PerAnswer: 6}, standing)
+		exchange := frame(headers, endStream, 20) + frame(reset, 0, 4)
+		go func() { _, _ = io.WriteString(sends, preface+strings.Repeat(exchange, 1000)) }()
+		_, err := io.ReadFull(w, make([]byte, len(preface)))
+		n := 0
+		for ; n < 1000 && err == nil; n++ {
+			_, err = io.ReadFull(w, make([]byte, len(frame(headers, endStream, 20))))
+			if err == nil {
+				_, _ = io.WriteString(w, c.answers)
+				_, err = io.ReadFull(w, make([]byte, len(frame(reset, 0, 4))))
+			}
+		}
+		if err != nil {
+			n--
+		}
+		if n != c.n {
+			t.Errorf("%s, and then a reset: %d times, want %d (%v)", c.name, n, c.n, err)
+		}
+	}
+}
+
+// Who has spent what there is has it told, once.
+func TestFloodIsTold(t *testing.T) {
+	sends := preface + strings.Repeat(frame(6, 0, 8), 11)
+	w, told := wire.NewHTTP2(newSent(strings.NewReader(sends)), wire.Budget{Start: 10, Burst: 100}, standing), 0
+	w.OnFlood(func() { told++ })
+	for range 2 {
+		if _, err := io.ReadAll(w); !errors.Is(err, wire.ErrFlood) {
+			t.Error(err)
+		}
+	}
+	if told != 1 {
+		t.Errorf("it was told %d times", told)
 	}
 }
 
@@ -88,7 +184,7 @@ func TestHTTP2BudgetIsEarned(t *testing.T) {
 	now := standing()
 	ping := frame(6, 0, 8)
 	sends := []byte(preface + string(bytes.Repeat([]byte(ping), 100)))
-	w := wire.NewHTTP2(newSent(bytes.NewReader(sends)), wire.Budget{Burst: 10, PerSecond: 5, PerKiB: 2}, func() time.Time { return now })
+	w := wire.NewHTTP2(newSent(bytes.NewReader(sends)), wire.Budget{Start: 10, Burst: 10, PerSecond: 5, PerKiB: 2}, func() time.Time { return now })
 	pings := func(n int) error {
 		t.Helper()
 		_, err := io.ReadFull(w, make([]byte, n*len(ping)))
@@ -125,7 +221,7 @@ func TestHTTP2AnswersAreWorthTheirRequests(t *testing.T) {
 	const headers, endStream = 1, 1
 	request, answer := frame(headers, endStream, 20), frame(headers, endStream, 10)
 	sends := preface + string(bytes.Repeat([]byte(request), 1000))
-	w := wire.NewHTTP2(newSent(bytes.NewReader([]byte(sends))), wire.Budget{Burst: 10, PerAnswer: 1}, standing)
+	w := wire.NewHTTP2(newSent(bytes.NewReader([]byte(sends))), wire.Budget{Start: 10, Burst: 10, PerAnswer: 1}, standing)
 	if _, err := io.ReadFull(w, make([]byte, len(preface))); err != nil {
 		t.Fatal(err)
 	}
