@@ -87,6 +87,9 @@ func (x *exchange) copy(answer *http.Response) (sent int64, err error) {
 		n, err := answer.Body.Read(*buffer)
 		if n > 0 {
 			x.idle.touch()
+			if streams {
+				x.from.part()
+			}
 			if _, err := x.w.Write((*buffer)[:n]); err != nil {
 				return sent, failure{reason: ReasonClientGone}
 			}

@@ -27,6 +27,7 @@ type client struct {
 	tlsVersion string           // "1.2" or "1.3"
 	serverName string
 	alpn       string
+	http2      *wire.HTTP2 // nil over HTTP/1.1
 
 	peer authn.Peer // zero without a client certificate
 }
@@ -69,6 +70,13 @@ func (c *client) written(a netip.Addr) string {
 		return c.text
 	}
 	return a.String()
+}
+
+// part is told of each part of an answer that may be a stream.
+func (c *client) part() {
+	if c.http2 != nil {
+		c.http2.Part()
+	}
 }
 
 // peerOf returns the address at the other end of a connection, in its one form:

@@ -284,3 +284,17 @@ func TestGRPCRefusals(t *testing.T) {
 		}
 	}
 }
+
+// A conversation in small messages is no flood: gRPC's clients ping for each that comes.
+func TestGRPCManySmallMessages(t *testing.T) {
+	const messages = 10_000
+	w := grpcWorld(t)
+	s, err := w.dialGRPC("spiffe://prod.example/ns/shop/web").FullDuplexCall(t.Context())
+	w.must(err)
+	for n := range messages {
+		w.must(s.Send(&pb.StreamingOutputCallRequest{Payload: &pb.Payload{Body: []byte("?")}}))
+		if _, err := s.Recv(); err != nil {
+			t.Fatalf("after %d messages: %v", n, err)
+		}
+	}
+}

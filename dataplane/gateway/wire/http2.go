@@ -18,7 +18,8 @@ var ErrFlood = errors.New("too many HTTP/2 frames that carry nothing")
 
 // Budget is what a connection may spend on frames that carry nothing: settings,
 // pings, priorities, window updates, continuations, and data that is empty or may be
-// padding alone, one point each. A request costs a point too, and a reset PerReset: by
+// padding alone, one point each but for settings: those change the window of every stream,
+// and may have each say something. A request costs a point too, and a reset PerReset: by
 // then the request has been decided on and sent on, for nothing. Of a request that has
 // taken its time a reset costs one: the bound of streams bounds those.
 //
@@ -29,18 +30,20 @@ type Budget struct {
 	PerSecond int           // points that time brings
 	PerKiB    int           // points that each KiB of answers brings
 	PerAnswer int           // points that each answer brings when it begins, and when it is complete, however small
+	PerPart   int           // points that each part of an answer brings which is told by Part
 	PerReset  int           // points that a reset costs; 1 when 0
+	PerChange int           // points that settings cost; 1 when 0
 	Settled   time.Duration // how long a request has been open, at least, whose reset costs one; none does when 0
 }
 
 // DefaultBudget is far more than clients need that want answers: an answer that is complete
 // pays for its request, and for being reset by who does not read it to its end; one that has
 // begun pays for most of that. It begins with little: who connects again has it again.
-var DefaultBudget = Budget{Start: 500, Burst: 2000, PerSecond: 500, PerKiB: 1, PerAnswer: 8, PerReset: 10, Settled: 500 * time.Millisecond}
+var DefaultBudget = Budget{Start: 500, Burst: 2000, PerSecond: 500, PerKiB: 1, PerAnswer: 8, PerPart: 4, PerReset: 10, PerChange: 20, Settled: 500 * time.Millisecond}
 
 // WaryBudget is for connections of those who have spent the budgets of others. Clients that
 // want their answers can do with it: what is dear is to give up on many before they come.
-var WaryBudget = Budget{Start: 150, Burst: 2000, PerSecond: 500, PerKiB: 1, PerAnswer: 26, PerReset: 50, Settled: 500 * time.Millisecond}
+var WaryBudget = Budget{Start: 150, Burst: 2000, PerSecond: 500, PerKiB: 1, PerAnswer: 26, PerPart: 4, PerReset: 50, PerChange: 20, Settled: 500 * time.Millisecond}
 
 // HTTP2 is a connection from which HTTP/2 is read within a budget. It looks at
 // frame headers alone and changes nothing.
@@ -53,6 +56,7 @@ type HTTP2 struct {
 
 	written  atomic.Int64 // bytes
 	answered atomic.Int64 // beginnings and ends of answers
+	parts    atomic.Int64 // of answers
 	foreign  atomic.Bool  // what was read is not HTTP/2
 
 	// These belong to who reads.
@@ -64,6 +68,7 @@ type HTTP2 struct {
 	last    time.Time // when time was last paid for
 	paid    int64     // written bytes that were paid for
 	settled int64     // of answered that were
+	shared  int64     // parts that were
 	err     error     // of all further reads
 	spent   func()    // is told when all is; nil for nobody
 	streams ages
@@ -118,6 +123,12 @@ func (c *HTTP2) Write(p []byte) (int, error) {
 	c.sees(p[:n])
 	return n, err
 }
+
+// Part is called for each part of an answer as an upstream says it, before it is written:
+// clients of gRPC have a ping and a window update to say to each. How many frames it is
+// written in is not for the client to be paid for, as its windows decide on that. It is
+// safe for concurrent use.
+func (c *HTTP2) Part() { c.parts.Add(1) }
 
 // sees counts the frames that begin an answer, or end one.
 func (c *HTTP2) sees(p []byte) {
@@ -195,13 +206,15 @@ func (c *HTTP2) frame() bool {
 
 // costs is what the frame costs that begins.
 func (c *HTTP2) costs() int {
-	const headers, reset = 1, 3
+	const headers, reset, settings, ack = 1, 3, 4, 1
 	stream := binary.BigEndian.Uint32(c.header[5:]) & (1<<31 - 1)
 	switch kind := c.header[3]; {
 	case kind == headers:
 		c.streams.begin(stream, c.now())
 	case kind == reset && !c.streams.settles(stream, c.now()):
 		return max(c.budget.PerReset, 1)
+	case kind == settings && c.header[4]&ack == 0:
+		return max(c.budget.PerChange, 1)
 	}
 	return 1
 }
@@ -243,9 +256,9 @@ func (a *ages) pass(now time.Time) {
 
 // earn pays for time and answers since it last did.
 func (c *HTTP2) earn() {
-	now, written, answered := c.now(), c.written.Load(), c.answered.Load()
+	now, written, answered, parts := c.now(), c.written.Load(), c.answered.Load(), c.parts.Load()
 	earned := int64(now.Sub(c.last).Seconds()*float64(c.budget.PerSecond)) + (written-c.paid)>>10*int64(c.budget.PerKiB) +
-		(answered-c.settled)*int64(c.budget.PerAnswer)
+		(answered-c.settled)*int64(c.budget.PerAnswer) + (parts-c.shared)*int64(c.budget.PerPart)
 	c.points = int(min(int64(c.points)+max(earned, 0), int64(c.budget.Burst)))
-	c.last, c.paid, c.settled = now, written, answered
+	c.last, c.paid, c.settled, c.shared = now, written, answered, parts
 }

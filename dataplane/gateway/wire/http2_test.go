@@ -62,9 +62,11 @@ func TestHTTP2Budget(t *testing.T) {
 	}
 }
 
-// A request that is reset has been decided on, and sent on, for nothing.
-func TestResetsCostMore(t *testing.T) {
-	const headers, reset, ping, endStream = 1, 3, 6, 1
+// A request that is reset has been decided on, and sent on, for nothing. Settings may have
+// each stream say a byte.
+func TestResetsAndSettingsCostMore(t *testing.T) {
+	const headers, reset, settings, ping, endStream, ack = 1, 3, 4, 6, 1, 1
+	change := frame(settings, 0, 6)
 	request, cancel := frame(headers, endStream, 20), frame(reset, 0, 4)
 	for _, c := range []struct {
 		name  string
@@ -74,8 +76,10 @@ func TestResetsCostMore(t *testing.T) {
 		{"as many as can be afforded", request + cancel + request + cancel, true},
 		{"one more", request + cancel + request + cancel + request + cancel, false},
 		{"what is left pays for less", request + cancel + request + cancel + frame(ping, 0, 8), true},
+		{"as many settings as can be afforded", change + change + change + frame(settings, ack, 0), true},
+		{"one more of them", change + change + change + change, false},
 	} {
-		w := wire.NewHTTP2(newSent(strings.NewReader(preface+c.sends)), wire.Budget{Start: 25, Burst: 25, PerReset: 10}, standing)
+		w := wire.NewHTTP2(newSent(strings.NewReader(preface+c.sends)), wire.Budget{Start: 25, Burst: 25, PerReset: 10, PerChange: 8}, standing)
 		if _, err := io.ReadAll(w); c.ok != (err == nil) || !c.ok && !errors.Is(err, wire.ErrFlood) {
 			t.Errorf("%s: %v", c.name, err)
 		}
@@ -160,6 +164,28 @@ func TestAnswersThatHaveBegun(t *testing.T) {
 		if n != c.n {
 			t.Errorf("%s, and then a reset: %d times, want %d (%v)", c.name, n, c.n, err)
 		}
+	}
+}
+
+// Each part of an answer pays for what a client has to say to it, however many frames
+// it is written in.
+func TestPartsOfAnswers(t *testing.T) {
+	const data, ping = 0, 6
+	sends := preface + strings.Repeat(frame(ping, 0, 8), 1000)
+	w := wire.NewHTTP2(newSent(strings.NewReader(sends)), wire.Budget{Start: 10, Burst: 10, PerPart: 2}, standing)
+	_, err := io.ReadFull(w, make([]byte, len(preface)))
+	for n := 0; n < 100 && err == nil; n++ {
+		w.Part()
+		_, err = io.ReadFull(w, make([]byte, 2*len(frame(ping, 0, 8))))
+	}
+	if err != nil {
+		t.Errorf("two pings for each part: %v", err)
+	}
+	for range 100 {
+		_, _ = io.WriteString(w, frame(data, 0, 1))
+	}
+	if _, err := io.ReadFull(w, make([]byte, 11*len(frame(ping, 0, 8)))); !errors.Is(err, wire.ErrFlood) {
+		t.Errorf("frames without parts: %v", err)
 	}
 }
 
