@@ -35,6 +35,9 @@ func TestCommitsArePublished(t *testing.T) {
 	if got, want := l.newest("gcp"), snapshot.Revision(5); got != want {
 		t.Errorf("gcp is at revision %d, want %d", got, want)
 	}
+	if head, _ := l.published("gcp"); len(head.Signed().GetCounts()) == 0 {
+		t.Error("gcp is published without counts")
+	}
 	if n := r.log.count("level=WARN") + r.log.count("level=ERROR"); n > 0 {
 		t.Errorf("trouble: %s", r.log)
 	}

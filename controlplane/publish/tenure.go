@@ -268,7 +268,12 @@ func (t *tenure) publish(ctx context.Context, e *environment) error {
 	if head.IsZero() || e.published == head.Digest() {
 		return nil
 	}
-	if err := t.target.Publish(ctx, t.verifier, e.snapshot); err != nil {
+	counted, err := t.signer.Count(e.snapshot)
+	if err != nil {
+		return fmt.Errorf("count revision %d: %w", head.Revision, err)
+	}
+	e.snapshot = counted
+	if err := t.target.Publish(ctx, t.verifier, counted); err != nil {
 		return fmt.Errorf("publish revision %d: %w", head.Revision, err)
 	}
 	if e.cursor < head.Revision {

@@ -3,6 +3,8 @@ package link_test
 import (
 	"bytes"
 	"context"
+	"crypto/ed25519"
+	"crypto/sha256"
 	"errors"
 	"slices"
 	"strings"
@@ -77,7 +79,11 @@ func TestHostileUpdatesAreRefused(t *testing.T) {
 		return update(nil, p.sign(t, docs(t, contents)))
 	}
 	tamper := func(change func(*proxyv1.Update)) []*proxyv1.Update {
-		parts := update(base, at(t, 11, next))
+		counted, err := signer(1).Count(at(t, 11, next))
+		if err != nil {
+			t.Fatal(err)
+		}
+		parts := update(base, counted)
 		change(parts[0])
 		return parts
 	}
@@ -93,6 +99,9 @@ func TestHostileUpdatesAreRefused(t *testing.T) {
 		})},
 		{"a bit of the head flipped", "bad_signature", tamper(func(u *proxyv1.Update) { u.Head.Head[2] ^= 1 })},
 		{"no signature", "bad_signature", tamper(func(u *proxyv1.Update) { u.Head.Signature = nil })},
+		{"a count that the signer did not make", "bad_signature", tamper(func(u *proxyv1.Update) { u.Head.Counts[len(u.Head.Counts)-1]++ })},
+		{"counts of more than there is", "count_mismatch", tamper(func(u *proxyv1.Update) { recount(u.GetHead(), 4) })},
+		{"counts of less than there is", "count_mismatch", tamper(func(u *proxyv1.Update) { recount(u.GetHead(), 2) })},
 		{"signed with another key", "bad_signature", full(place{env, 1, 11, 2}, next)},
 		{"built on something else", "base_mismatch", update(at(t, 9, next), at(t, 11, next))},
 		{"an older revision", "older_revision", full(place{env, 1, 9, 1}, now)},
@@ -131,6 +140,13 @@ func TestHostileUpdatesAreRefused(t *testing.T) {
 			}
 		})
 	}
+}
+
+// recount has the fleet's key say how many policies there are.
+func recount(h *proxyv1.SignedHead, policies int64) {
+	digest := sha256.Sum256(h.GetHead())
+	h.Counts, _ = proto.Marshal(&proxyv1.Counts{HeadDigest: digest[:], Kinds: []*proxyv1.KindCount{{Kind: "Policy", Documents: policies}}})
+	h.CountsSignature = ed25519.Sign(ed25519.NewKeyFromSeed(slices.Repeat([]byte{1}, ed25519.SeedSize)), append([]byte("sallyport counts v1\x00"), h.GetCounts()...))
 }
 
 // An epoch begins a new history: its revisions may start anywhere, and nothing

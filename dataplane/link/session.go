@@ -300,6 +300,7 @@ func reason(err error) string {
 		{snapshot.ErrSignature, "bad_signature"},
 		{snapshot.ErrKeySetFork, "key_set_fork"},
 		{snapshot.ErrRoot, "root_mismatch"},
+		{snapshot.ErrCounts, "count_mismatch"},
 		{snapshot.ErrBase, "base_mismatch"},
 		{snapshot.ErrTooLarge, "too_large"},
 		{errOlder, "older_revision"},

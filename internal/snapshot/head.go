@@ -59,6 +59,7 @@ type Head struct {
 	digest Digest
 	signed *proxyv1.SignedHead
 	key    KeyID
+	counts []KindCount // nil for none
 }
 
 // Digest returns the SHA-256 of the head's signed bytes.

@@ -50,6 +50,7 @@ type Set struct {
 type bucket struct {
 	entries []Entry
 	digest  Digest
+	counts  tally
 }
 
 // NewSet returns the set of the entries. Of two with the same key the later
@@ -103,7 +104,7 @@ func (b *bucket) with(edits map[Digest]*Entry) *bucket {
 		return nil
 	}
 	slices.SortFunc(entries, func(a, b Entry) int { return bytes.Compare(a.key[:], b.key[:]) })
-	return &bucket{entries: entries, digest: bucketDigest(entries)}
+	return &bucket{entries: entries, digest: bucketDigest(entries), counts: countEntries(entries)}
 }
 
 func bucketDigest(entries []Entry) Digest {

@@ -43,7 +43,7 @@ type Snapshot struct {
 }
 
 // Assemble returns the snapshot of a head and the set that it signs. ErrRoot if
-// root or count differ.
+// root or count differ, ErrCounts if the count of a kind does.
 func Assemble(head Head, set *Set) (*Snapshot, error) {
 	switch {
 	case head.IsZero():
@@ -52,6 +52,9 @@ func Assemble(head Head, set *Set) (*Snapshot, error) {
 		return nil, fmt.Errorf("%w: root is %s, head says %s", ErrRoot, set.Root().Short(), head.Root.Short())
 	case set.Len() != head.Documents:
 		return nil, fmt.Errorf("%w: there are %d, head says %d", ErrRoot, set.Len(), head.Documents)
+	}
+	if err := checkCounts(head, set); err != nil {
+		return nil, err
 	}
 	return &Snapshot{head: head, set: set}, nil
 }

@@ -218,6 +218,11 @@ func (v *Verifier) VerifyHead(signed *proxyv1.SignedHead) (Head, error) {
 		m.GetEpoch() < 1 || m.GetRevision() < 1 || m.GetEnvironment() == "" || m.GetDocuments() < 0 {
 		return Head{}, errors.New("head: a field is missing or out of range")
 	}
+	digest := Digest(sha256.Sum256(b))
+	counts, err := v.verifyCounts(digest, signed)
+	if err != nil {
+		return Head{}, fmt.Errorf("head: %w", err)
+	}
 	return Head{
 		Statement: Statement{
 			Epoch:       Epoch(m.GetEpoch()),
@@ -227,9 +232,10 @@ func (v *Verifier) VerifyHead(signed *proxyv1.SignedHead) (Head, error) {
 			Root:        root,
 			Documents:   int(m.GetDocuments()),
 		},
-		digest: sha256.Sum256(b),
+		digest: digest,
 		signed: signed,
 		key:    key,
+		counts: counts,
 	}, nil
 }
 

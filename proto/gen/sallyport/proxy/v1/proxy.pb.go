@@ -794,7 +794,7 @@ type Refusal struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	Epoch    int64                  `protobuf:"varint,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	Revision int64                  `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
-	// Such as bad_signature, older_revision, root_mismatch.
+	// Such as bad_signature, older_revision, root_mismatch, count_mismatch.
 	Reason        string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
 	Detail        string `protobuf:"bytes,4,opt,name=detail,proto3" json:"detail,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -1982,9 +1982,15 @@ type SignedHead struct {
 	// SHA-256 in the form of ASN.1.
 	Signature []byte `protobuf:"bytes,2,opt,name=signature,proto3" json:"signature,omitempty"`
 	// The key that it was signed with; empty: the pinned one.
-	KeyId         []byte `protobuf:"bytes,3,opt,name=key_id,json=keyId,proto3" json:"key_id,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	KeyId []byte `protobuf:"bytes,3,opt,name=key_id,json=keyId,proto3" json:"key_id,omitempty"`
+	// Bytes of a Counts about head. Empty from publishers of before. They stand
+	// beside the head, which a proxy refuses whole if it has a field that it does not
+	// know.
+	Counts []byte `protobuf:"bytes,4,opt,name=counts,proto3" json:"counts,omitempty"`
+	// As signature, over "sallyport counts v1\0" and counts, with the same key.
+	CountsSignature []byte `protobuf:"bytes,5,opt,name=counts_signature,json=countsSignature,proto3" json:"counts_signature,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *SignedHead) Reset() {
@@ -2038,6 +2044,127 @@ func (x *SignedHead) GetKeyId() []byte {
 	return nil
 }
 
+func (x *SignedHead) GetCounts() []byte {
+	if x != nil {
+		return x.Counts
+	}
+	return nil
+}
+
+func (x *SignedHead) GetCountsSignature() []byte {
+	if x != nil {
+		return x.CountsSignature
+	}
+	return nil
+}
+
+// Counts says how many documents of each kind there are.
+type Counts struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// SHA-256 of the head.
+	HeadDigest []byte `protobuf:"bytes,1,opt,name=head_digest,json=headDigest,proto3" json:"head_digest,omitempty"`
+	// Kinds of which there are any, in order.
+	Kinds         []*KindCount `protobuf:"bytes,2,rep,name=kinds,proto3" json:"kinds,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Counts) Reset() {
+	*x = Counts{}
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Counts) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Counts) ProtoMessage() {}
+
+func (x *Counts) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Counts.ProtoReflect.Descriptor instead.
+func (*Counts) Descriptor() ([]byte, []int) {
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *Counts) GetHeadDigest() []byte {
+	if x != nil {
+		return x.HeadDigest
+	}
+	return nil
+}
+
+func (x *Counts) GetKinds() []*KindCount {
+	if x != nil {
+		return x.Kinds
+	}
+	return nil
+}
+
+type KindCount struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Kind          string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	Documents     int64                  `protobuf:"varint,2,opt,name=documents,proto3" json:"documents,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KindCount) Reset() {
+	*x = KindCount{}
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KindCount) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KindCount) ProtoMessage() {}
+
+func (x *KindCount) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KindCount.ProtoReflect.Descriptor instead.
+func (*KindCount) Descriptor() ([]byte, []int) {
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *KindCount) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *KindCount) GetDocuments() int64 {
+	if x != nil {
+		return x.Documents
+	}
+	return 0
+}
+
 // Freshness confirms every ten seconds what an environment's newest head is.
 type Freshness struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
@@ -2053,7 +2180,7 @@ type Freshness struct {
 
 func (x *Freshness) Reset() {
 	*x = Freshness{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[26]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2065,7 +2192,7 @@ func (x *Freshness) String() string {
 func (*Freshness) ProtoMessage() {}
 
 func (x *Freshness) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[26]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2078,7 +2205,7 @@ func (x *Freshness) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Freshness.ProtoReflect.Descriptor instead.
 func (*Freshness) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{26}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Freshness) GetEpoch() int64 {
@@ -2130,7 +2257,7 @@ type SignedFreshness struct {
 
 func (x *SignedFreshness) Reset() {
 	*x = SignedFreshness{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[27]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2142,7 +2269,7 @@ func (x *SignedFreshness) String() string {
 func (*SignedFreshness) ProtoMessage() {}
 
 func (x *SignedFreshness) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[27]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2155,7 +2282,7 @@ func (x *SignedFreshness) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignedFreshness.ProtoReflect.Descriptor instead.
 func (*SignedFreshness) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{27}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *SignedFreshness) GetStatement() []byte {
@@ -2318,12 +2445,21 @@ const file_sallyport_proxy_v1_proxy_proto_rawDesc = "" +
 	"\brevision\x18\x03 \x01(\x03R\brevision\x12\x1a\n" +
 	"\bprevious\x18\x04 \x01(\fR\bprevious\x12\x12\n" +
 	"\x04root\x18\x05 \x01(\fR\x04root\x12\x1c\n" +
-	"\tdocuments\x18\x06 \x01(\x03R\tdocuments\"U\n" +
+	"\tdocuments\x18\x06 \x01(\x03R\tdocuments\"\x98\x01\n" +
 	"\n" +
 	"SignedHead\x12\x12\n" +
 	"\x04head\x18\x01 \x01(\fR\x04head\x12\x1c\n" +
 	"\tsignature\x18\x02 \x01(\fR\tsignature\x12\x15\n" +
-	"\x06key_id\x18\x03 \x01(\fR\x05keyId\"\xb9\x01\n" +
+	"\x06key_id\x18\x03 \x01(\fR\x05keyId\x12\x16\n" +
+	"\x06counts\x18\x04 \x01(\fR\x06counts\x12)\n" +
+	"\x10counts_signature\x18\x05 \x01(\fR\x0fcountsSignature\"^\n" +
+	"\x06Counts\x12\x1f\n" +
+	"\vhead_digest\x18\x01 \x01(\fR\n" +
+	"headDigest\x123\n" +
+	"\x05kinds\x18\x02 \x03(\v2\x1d.sallyport.proxy.v1.KindCountR\x05kinds\"=\n" +
+	"\tKindCount\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x1c\n" +
+	"\tdocuments\x18\x02 \x01(\x03R\tdocuments\"\xb9\x01\n" +
 	"\tFreshness\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x03R\x05epoch\x12 \n" +
 	"\venvironment\x18\x02 \x01(\tR\venvironment\x12\x1a\n" +
@@ -2360,7 +2496,7 @@ func file_sallyport_proxy_v1_proxy_proto_rawDescGZIP() []byte {
 }
 
 var file_sallyport_proxy_v1_proxy_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_sallyport_proxy_v1_proxy_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
+var file_sallyport_proxy_v1_proxy_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
 var file_sallyport_proxy_v1_proxy_proto_goTypes = []any{
 	(Admission)(0),                // 0: sallyport.proxy.v1.Admission
 	(*RegisterRequest)(nil),       // 1: sallyport.proxy.v1.RegisterRequest
@@ -2389,15 +2525,17 @@ var file_sallyport_proxy_v1_proxy_proto_goTypes = []any{
 	(*Reconnect)(nil),             // 24: sallyport.proxy.v1.Reconnect
 	(*Head)(nil),                  // 25: sallyport.proxy.v1.Head
 	(*SignedHead)(nil),            // 26: sallyport.proxy.v1.SignedHead
-	(*Freshness)(nil),             // 27: sallyport.proxy.v1.Freshness
-	(*SignedFreshness)(nil),       // 28: sallyport.proxy.v1.SignedFreshness
-	(*timestamppb.Timestamp)(nil), // 29: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 30: google.protobuf.Duration
+	(*Counts)(nil),                // 27: sallyport.proxy.v1.Counts
+	(*KindCount)(nil),             // 28: sallyport.proxy.v1.KindCount
+	(*Freshness)(nil),             // 29: sallyport.proxy.v1.Freshness
+	(*SignedFreshness)(nil),       // 30: sallyport.proxy.v1.SignedFreshness
+	(*timestamppb.Timestamp)(nil), // 31: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 32: google.protobuf.Duration
 }
 var file_sallyport_proxy_v1_proxy_proto_depIdxs = []int32{
-	29, // 0: sallyport.proxy.v1.RegisterRequest.started_at:type_name -> google.protobuf.Timestamp
+	31, // 0: sallyport.proxy.v1.RegisterRequest.started_at:type_name -> google.protobuf.Timestamp
 	0,  // 1: sallyport.proxy.v1.RegisterResponse.admission:type_name -> sallyport.proxy.v1.Admission
-	30, // 2: sallyport.proxy.v1.RegisterResponse.retry_after:type_name -> google.protobuf.Duration
+	32, // 2: sallyport.proxy.v1.RegisterResponse.retry_after:type_name -> google.protobuf.Duration
 	7,  // 3: sallyport.proxy.v1.StreamRequest.hello:type_name -> sallyport.proxy.v1.Hello
 	8,  // 4: sallyport.proxy.v1.StreamRequest.ack:type_name -> sallyport.proxy.v1.Ack
 	10, // 5: sallyport.proxy.v1.StreamRequest.refusal:type_name -> sallyport.proxy.v1.Refusal
@@ -2410,38 +2548,39 @@ var file_sallyport_proxy_v1_proxy_proto_depIdxs = []int32{
 	9,  // 12: sallyport.proxy.v1.Ack.rejects:type_name -> sallyport.proxy.v1.Reject
 	26, // 13: sallyport.proxy.v1.Ack.head:type_name -> sallyport.proxy.v1.SignedHead
 	21, // 14: sallyport.proxy.v1.Reject.key:type_name -> sallyport.proxy.v1.DocumentKey
-	29, // 15: sallyport.proxy.v1.Heartbeat.sent_at:type_name -> google.protobuf.Timestamp
-	30, // 16: sallyport.proxy.v1.Heartbeat.configuration_age:type_name -> google.protobuf.Duration
+	31, // 15: sallyport.proxy.v1.Heartbeat.sent_at:type_name -> google.protobuf.Timestamp
+	32, // 16: sallyport.proxy.v1.Heartbeat.configuration_age:type_name -> google.protobuf.Duration
 	12, // 17: sallyport.proxy.v1.Heartbeat.listeners:type_name -> sallyport.proxy.v1.ListenerStatus
-	29, // 18: sallyport.proxy.v1.Heartbeat.identity_expires_at:type_name -> google.protobuf.Timestamp
-	30, // 19: sallyport.proxy.v1.Heartbeat.security_age:type_name -> google.protobuf.Duration
-	30, // 20: sallyport.proxy.v1.Heartbeat.processor_time:type_name -> google.protobuf.Duration
+	31, // 18: sallyport.proxy.v1.Heartbeat.identity_expires_at:type_name -> google.protobuf.Timestamp
+	32, // 19: sallyport.proxy.v1.Heartbeat.security_age:type_name -> google.protobuf.Duration
+	32, // 20: sallyport.proxy.v1.Heartbeat.processor_time:type_name -> google.protobuf.Duration
 	20, // 21: sallyport.proxy.v1.StreamResponse.update:type_name -> sallyport.proxy.v1.Update
-	28, // 22: sallyport.proxy.v1.StreamResponse.freshness:type_name -> sallyport.proxy.v1.SignedFreshness
+	30, // 22: sallyport.proxy.v1.StreamResponse.freshness:type_name -> sallyport.proxy.v1.SignedFreshness
 	22, // 23: sallyport.proxy.v1.StreamResponse.directive:type_name -> sallyport.proxy.v1.Directive
 	20, // 24: sallyport.proxy.v1.StreamResponse.security:type_name -> sallyport.proxy.v1.Update
 	17, // 25: sallyport.proxy.v1.StreamResponse.keys:type_name -> sallyport.proxy.v1.SealedKeys
 	14, // 26: sallyport.proxy.v1.StreamResponse.key_sets:type_name -> sallyport.proxy.v1.KeySets
 	16, // 27: sallyport.proxy.v1.KeySets.sets:type_name -> sallyport.proxy.v1.SignedKeySet
 	19, // 28: sallyport.proxy.v1.CookieKeys.keys:type_name -> sallyport.proxy.v1.CookieKey
-	29, // 29: sallyport.proxy.v1.CookieKey.from:type_name -> google.protobuf.Timestamp
+	31, // 29: sallyport.proxy.v1.CookieKey.from:type_name -> google.protobuf.Timestamp
 	21, // 30: sallyport.proxy.v1.Update.removed:type_name -> sallyport.proxy.v1.DocumentKey
 	26, // 31: sallyport.proxy.v1.Update.head:type_name -> sallyport.proxy.v1.SignedHead
 	24, // 32: sallyport.proxy.v1.Directive.reconnect:type_name -> sallyport.proxy.v1.Reconnect
 	23, // 33: sallyport.proxy.v1.Directive.drain:type_name -> sallyport.proxy.v1.Drain
-	30, // 34: sallyport.proxy.v1.Reconnect.within:type_name -> google.protobuf.Duration
-	29, // 35: sallyport.proxy.v1.Freshness.issued_at:type_name -> google.protobuf.Timestamp
-	1,  // 36: sallyport.proxy.v1.ProxyService.Register:input_type -> sallyport.proxy.v1.RegisterRequest
-	3,  // 37: sallyport.proxy.v1.ProxyService.Stream:input_type -> sallyport.proxy.v1.StreamRequest
-	4,  // 38: sallyport.proxy.v1.ProxyService.Logout:input_type -> sallyport.proxy.v1.LogoutRequest
-	2,  // 39: sallyport.proxy.v1.ProxyService.Register:output_type -> sallyport.proxy.v1.RegisterResponse
-	13, // 40: sallyport.proxy.v1.ProxyService.Stream:output_type -> sallyport.proxy.v1.StreamResponse
-	5,  // 41: sallyport.proxy.v1.ProxyService.Logout:output_type -> sallyport.proxy.v1.LogoutResponse
-	39, // [39:42] is the sub-list for method output_type
-	36, // [36:39] is the sub-list for method input_type
-	36, // [36:36] is the sub-list for extension type_name
-	36, // [36:36] is the sub-list for extension extendee
-	0,  // [0:36] is the sub-list for field type_name
+	32, // 34: sallyport.proxy.v1.Reconnect.within:type_name -> google.protobuf.Duration
+	28, // 35: sallyport.proxy.v1.Counts.kinds:type_name -> sallyport.proxy.v1.KindCount
+	31, // 36: sallyport.proxy.v1.Freshness.issued_at:type_name -> google.protobuf.Timestamp
+	1,  // 37: sallyport.proxy.v1.ProxyService.Register:input_type -> sallyport.proxy.v1.RegisterRequest
+	3,  // 38: sallyport.proxy.v1.ProxyService.Stream:input_type -> sallyport.proxy.v1.StreamRequest
+	4,  // 39: sallyport.proxy.v1.ProxyService.Logout:input_type -> sallyport.proxy.v1.LogoutRequest
+	2,  // 40: sallyport.proxy.v1.ProxyService.Register:output_type -> sallyport.proxy.v1.RegisterResponse
+	13, // 41: sallyport.proxy.v1.ProxyService.Stream:output_type -> sallyport.proxy.v1.StreamResponse
+	5,  // 42: sallyport.proxy.v1.ProxyService.Logout:output_type -> sallyport.proxy.v1.LogoutResponse
+	40, // [40:43] is the sub-list for method output_type
+	37, // [37:40] is the sub-list for method input_type
+	37, // [37:37] is the sub-list for extension type_name
+	37, // [37:37] is the sub-list for extension extendee
+	0,  // [0:37] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_proxy_v1_proxy_proto_init() }
@@ -2479,7 +2618,7 @@ func file_sallyport_proxy_v1_proxy_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_proxy_v1_proxy_proto_rawDesc), len(file_sallyport_proxy_v1_proxy_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   28,
+			NumMessages:   30,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
