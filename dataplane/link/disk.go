@@ -4,10 +4,8 @@ import (
 	"bufio"
 	"bytes"
 	"crypto/sha256"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash"
 	"io"
 	"io/fs"
 	"os"
@@ -16,6 +14,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/sallyport/sallyport/internal/bundle"
 	"github.com/sallyport/sallyport/internal/failpoint"
 	"github.com/sallyport/sallyport/internal/snapshot"
 	proxyv1 "github.com/sallyport/sallyport/proto/gen/sallyport/proxy/v1"
@@ -31,15 +30,9 @@ const (
 	newSuffix     = ".new" // of what is being written
 )
 
-const (
-	// maxSmall bounds the small files, in bytes. A chain of as many key sets as
-	// there can be takes about half of it.
-	maxSmall = 2 << 20
-	// lastGoodMagic begins a snapshot file. After it come the parts of a full
-	// update, as on the wire, each after its length; a length of zero; and the
-	// SHA-256 of everything before the digest.
-	lastGoodMagic = "sallyport last-good v1\n"
-)
+// maxSmall bounds the small files, in bytes. A chain of as many key sets as there can
+// be takes about half of it.
+const maxSmall = 2 << 20
 
 // disk is a state directory that this process holds the lock of, or the part of
 // it that a lane has. Reading and writing must not overlap within a part.
@@ -87,107 +80,22 @@ func (d *disk) part(prefix string, generations bool) *disk {
 
 func notThere(err error) bool { return errors.Is(err, fs.ErrNotExist) }
 
-// readSnapshot reads a generation and verifies it as if it came from the
-// network.
-func (d *disk) readSnapshot(name string, v *snapshot.Verifier) (*snapshot.Snapshot, error) {
+// readBundle reads a generation and verifies it as if it came from the network.
+func (d *disk) readBundle(name string, v *snapshot.Verifier) (*bundle.Bundle, error) {
 	f, err := os.Open(d.path(name))
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	s, err := decodeSnapshot(bufio.NewReaderSize(f, 1<<16), v)
+	b, err := bundle.Read(bufio.NewReaderSize(f, 1<<16), v)
 	d.whole = d.whole || err == nil && name == lastGoodFile
-	return s, err
-}
-
-func decodeSnapshot(file io.Reader, v *snapshot.Verifier) (*snapshot.Snapshot, error) {
-	sum := sha256.New()
-	r := &digesting{r: file, sum: sum}
-	magic := make([]byte, len(lastGoodMagic))
-	if _, err := io.ReadFull(r, magic); err != nil || string(magic) != lastGoodMagic {
-		return nil, errors.New("not a snapshot file")
-	}
-	s, err := readParts(r, v)
-	if err != nil {
-		return nil, err
-	}
-	want := sum.Sum(nil)
-	got := make([]byte, len(want))
-	if _, err := io.ReadFull(r, got); err != nil || !bytes.Equal(got, want) {
-		return nil, errors.New("checksum differs")
-	}
-	if n, err := file.Read(make([]byte, 1)); n > 0 || !errors.Is(err, io.EOF) {
-		return nil, errors.New("it goes on after its checksum")
-	}
-	return s, nil
-}
-
-// readParts reads up to the length of zero.
-func readParts(r io.Reader, v *snapshot.Verifier) (*snapshot.Snapshot, error) {
-	var assembly snapshot.Assembly
-	for {
-		part, err := readPart(r)
-		if err != nil {
-			return nil, err
-		}
-		if part == nil {
-			return nil, errors.New("it ends before the head")
-		}
-		s, err := assembly.Add(v, nil, part)
-		if err != nil {
-			return nil, err
-		}
-		if s == nil {
-			continue
-		}
-		if part, err = readPart(r); err != nil || part != nil {
-			return nil, errors.New("it goes on after the head")
-		}
-		return s, nil
-	}
-}
-
-// readPart returns nil at the end mark.
-func readPart(r io.Reader) (*proxyv1.Update, error) {
-	var length [4]byte
-	if _, err := io.ReadFull(r, length[:]); err != nil {
-		return nil, fmt.Errorf("read length: %w", err)
-	}
-	n := binary.BigEndian.Uint32(length[:])
-	switch {
-	case n == 0:
-		return nil, nil //nolint:nilnil // documented
-	case n > snapshot.MaxPart:
-		return nil, snapshot.ErrTooLarge
-	}
-	b := make([]byte, n)
-	if _, err := io.ReadFull(r, b); err != nil {
-		return nil, fmt.Errorf("read part: %w", err)
-	}
-	part := &proxyv1.Update{}
-	if err := proto.Unmarshal(b, part); err != nil {
-		return nil, fmt.Errorf("parse part: %w", err)
-	}
-	return part, nil
-}
-
-// digesting digests what is read through it.
-type digesting struct {
-	r   io.Reader
-	sum hash.Hash
-}
-
-// Read implements io.Reader.
-func (d *digesting) Read(b []byte) (int, error) {
-	n, err := d.r.Read(b)
-	d.sum.Write(b[:n])
-	return n, err
+	return b, err
 }
 
 // writeSnapshot makes s the last good snapshot, and the one before it the
 // previous generation, where one is kept. Whenever the process dies, one of them is whole.
 func (d *disk) writeSnapshot(s *snapshot.Snapshot) error {
-	err := d.write(lastGoodFile+newSuffix, func(w io.Writer) error { return encodeSnapshot(w, s) })
+	err := d.write(lastGoodFile+newSuffix, func(w io.Writer) error { return bundle.WriteSnapshot(w, s) })
 	if err != nil {
 		return err
 	}
@@ -201,36 +109,6 @@ func (d *disk) writeSnapshot(s *snapshot.Snapshot) error {
 	failpoint.Hit("link.renamed")
 	err = d.commit(lastGoodFile)
 	d.whole = err == nil
-	return err
-}
-
-func encodeSnapshot(w io.Writer, s *snapshot.Snapshot) error {
-	sum := sha256.New()
-	both := io.MultiWriter(w, sum)
-	if _, err := io.WriteString(both, lastGoodMagic); err != nil {
-		return err
-	}
-	for part := range snapshot.Updates(nil, s) {
-		b, err := proto.Marshal(part)
-		if err != nil {
-			return fmt.Errorf("marshal part: %w", err)
-		}
-		if err := writeLength(both, len(b)); err != nil {
-			return err
-		}
-		if _, err := both.Write(b); err != nil {
-			return err
-		}
-	}
-	if err := writeLength(both, 0); err != nil {
-		return err
-	}
-	_, err := w.Write(sum.Sum(nil))
-	return err
-}
-
-func writeLength(w io.Writer, n int) error {
-	_, err := w.Write(binary.BigEndian.AppendUint32(nil, uint32(n))) //nolint:gosec // a part is far below 4 GiB
 	return err
 }
 

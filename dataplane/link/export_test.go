@@ -1,23 +1,14 @@
 package link
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"time"
-
-	"github.com/sallyport/sallyport/internal/snapshot"
 )
 
 // Sealed is a small file as it is written.
 func Sealed(b []byte) []byte {
 	sum := sha256.Sum256(b)
 	return append(b, sum[:]...)
-}
-
-// DecodeParts reads what stands between the magic and the checksum of a
-// last-good file.
-func DecodeParts(b []byte, v *snapshot.Verifier) (*snapshot.Snapshot, error) {
-	return readParts(bytes.NewReader(b), v)
 }
 
 // Waits returns the ceilings of the first n waits between attempts, and whether

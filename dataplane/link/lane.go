@@ -124,9 +124,16 @@ func (l *lane) readLastGood(ctx context.Context, d *disk) *snapshot.Snapshot {
 // read reads a generation, which has to be of this lane. It may be signed with a key
 // that was retired since it was verified: that is no reason to enforce nothing.
 func (l *lane) read(d *disk, name string) (*snapshot.Snapshot, error) {
-	s, err := d.readSnapshot(name, l.cfg.Verifier.Past())
-	if err == nil && (s.Head().Environment == snapshot.SecurityLane) != (l.of == snapshot.SecurityLane) {
+	b, err := d.readBundle(name, l.cfg.Verifier.Past())
+	if err != nil {
+		return nil, err
+	}
+	s := b.Policy
+	if l.of == snapshot.SecurityLane {
+		s = b.Security
+	}
+	if s == nil {
 		return nil, errEnvironment
 	}
-	return s, err
+	return s, nil
 }

@@ -2,8 +2,6 @@ package link_test
 
 import (
 	"bytes"
-	"encoding/binary"
-	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -11,8 +9,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"google.golang.org/protobuf/proto"
 
 	"github.com/sallyport/sallyport/dataplane/link"
 	"github.com/sallyport/sallyport/internal/snapshot"
@@ -290,32 +286,4 @@ func TestBurstIsKept(t *testing.T) {
 	l.start(t, e2, alone)
 	l.settled(t)
 	e2.wantEnforced(t, base)
-}
-
-// A length says nothing about what follows: it is not believed.
-func TestLengthInLastGoodIsBounded(t *testing.T) {
-	if _, err := link.DecodeParts([]byte{0xff, 0xff, 0xff, 0xff}, signer(1).Verifier()); !errors.Is(err, snapshot.ErrTooLarge) {
-		t.Errorf("a part of 4 GiB: %v", err)
-	}
-}
-
-// What stands in the file is hostile input: it is read within bounds, and
-// nothing that was not signed comes out of it.
-func FuzzLastGood(f *testing.F) {
-	one := at(f, 10, map[string]string{"a": "1"})
-	for part := range snapshot.Updates(nil, one) {
-		b, err := proto.Marshal(part)
-		if err != nil {
-			f.Fatal(err)
-		}
-		b = append(binary.BigEndian.AppendUint32(nil, uint32(len(b))), b...)
-		f.Add(append(b, 0, 0, 0, 0))
-	}
-	f.Add([]byte{0xff, 0xff, 0xff, 0xff})
-	f.Fuzz(func(t *testing.T, b []byte) {
-		s, err := link.DecodeParts(b, signer(1).Verifier())
-		if err == nil && s.Set().Root() != one.Set().Root() {
-			t.Error("accepted what nobody has signed")
-		}
-	})
 }
