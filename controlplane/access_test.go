@@ -74,6 +74,14 @@ var needs = map[string]string{
 	"/sallyport.admin.v1.ConfigService/Rollback":         "admin",
 	"/sallyport.admin.v1.FleetService/ListProxies":       "viewer",
 	"/sallyport.admin.v1.FleetService/GetProxy":          "viewer",
+	"/sallyport.admin.v1.FleetService/Approve":           "admin",
+	"/sallyport.admin.v1.FleetService/Refuse":            "admin",
+	"/sallyport.admin.v1.FleetService/Quarantine":        "admin",
+	"/sallyport.admin.v1.FleetService/Release":           "admin",
+	"/sallyport.admin.v1.FleetService/Drain":             "admin",
+	"/sallyport.admin.v1.FleetService/Undrain":           "admin",
+	"/sallyport.admin.v1.FleetService/SetLabels":         "admin",
+	"/sallyport.admin.v1.FleetService/Forget":            "admin",
 	"/sallyport.admin.v1.FleetService/WaitEnforced":      "viewer",
 	"/sallyport.admin.v1.DecisionService/Query":          "viewer",
 	"/sallyport.admin.v1.DecisionService/Tail":           "viewer",
@@ -81,6 +89,7 @@ var needs = map[string]string{
 	"/sallyport.admin.v1.PolicyService/Evaluate":         "viewer",
 	"/sallyport.admin.v1.PolicyService/WhoCan":           "viewer",
 	"/sallyport.admin.v1.PolicyService/RunTests":         "viewer",
+	"/sallyport.admin.v1.BundleService/Export":           "viewer",
 }
 
 func TestWhoMayCallWhatOverTheNetwork(t *testing.T) {

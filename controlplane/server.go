@@ -225,6 +225,7 @@ func (s *Server) openAPI() (err error) {
 
 		Decisions: s.records,
 		Pseudonym: s.nyms.Of,
+		Published: s.hub.Bundle,
 
 		Ready:   func() bool { return s.unready() == "" },
 		Metrics: s.metrics,

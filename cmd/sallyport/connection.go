@@ -58,6 +58,7 @@ type clients struct {
 	fleet     adminv1connect.FleetServiceClient
 	decisions adminv1connect.DecisionServiceClient
 	policies  adminv1connect.PolicyServiceClient
+	bundles   adminv1connect.BundleServiceClient
 	close     func()
 }
 
@@ -104,6 +105,7 @@ func (c *connection) open(ctx context.Context) (*clients, error) {
 		fleet:     adminv1connect.NewFleetServiceClient(client, c.server, options...),
 		decisions: adminv1connect.NewDecisionServiceClient(client, c.server, options...),
 		policies:  adminv1connect.NewPolicyServiceClient(client, c.server, options...),
+		bundles:   adminv1connect.NewBundleServiceClient(client, c.server, options...),
 		close:     func() { transport.CloseIdleConnections(); stop() },
 	}, nil
 }

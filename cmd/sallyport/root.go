@@ -48,6 +48,7 @@ all is as it was asked for, else with 1.`,
 		server.flags(newExplain(&server)),
 		server.flags(newEval(&server)),
 		server.flags(newWhoCan(&server)),
+		server.flags(newBundle(&server)),
 		newTest(),
 		newDemo(),
 	)

@@ -106,6 +106,7 @@ var required = map[string]Role{
 	adminv1connect.PolicyServiceWhoCanProcedure:           RoleViewer,
 	adminv1connect.PolicyServiceRunTestsProcedure:         RoleViewer,
 	adminv1connect.ConfigServiceAnnotateRevisionProcedure: RoleAdmin,
+	adminv1connect.BundleServiceExportProcedure:           RoleViewer,
 }
 
 // Control knows the administrators. It is immutable and safe for concurrent

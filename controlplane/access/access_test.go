@@ -48,6 +48,7 @@ var table = map[string][5]bool{
 	"/sallyport.admin.v1.PolicyService/WhoCan":           {false, false, true, true, false},
 	"/sallyport.admin.v1.PolicyService/RunTests":         {false, false, true, true, false},
 	"/sallyport.admin.v1.ConfigService/AnnotateRevision": {false, false, false, true, false},
+	"/sallyport.admin.v1.BundleService/Export":           {false, false, true, true, false},
 }
 
 func control(t *testing.T) *access.Control {

@@ -9,6 +9,9 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/reflect/protoregistry"
+	"google.golang.org/protobuf/types/descriptorpb"
 
 	"github.com/sallyport/sallyport/controlplane/access"
 	"github.com/sallyport/sallyport/proto/gen/sallyport/admin/v1/adminv1connect"
@@ -63,7 +66,8 @@ func (a *API) guard(next http.Handler) http.Handler {
 func unservable(r *http.Request) string {
 	form := "application/json"
 	switch r.URL.Path {
-	case adminv1connect.FleetServiceWaitEnforcedProcedure, adminv1connect.DecisionServiceTailProcedure:
+	case adminv1connect.FleetServiceWaitEnforcedProcedure, adminv1connect.DecisionServiceTailProcedure,
+		adminv1connect.BundleServiceExportProcedure:
 		form = "application/connect+json" // it streams
 	}
 	content, _, _ := strings.Cut(strings.ToLower(r.Header.Get("Content-Type")), ";")
@@ -79,19 +83,16 @@ func unservable(r *http.Request) string {
 	return "send it with Content-Type: " + form
 }
 
-// onlyReads reports whether a procedure may be called with GET.
+// onlyReads reports whether a procedure may be called with GET: the schema says of
+// it that it has no side effects.
 func onlyReads(procedure string) bool {
-	switch procedure {
-	case adminv1connect.ConfigServiceApplyProcedure, adminv1connect.ConfigServiceDeleteProcedure,
-		adminv1connect.ConfigServiceRollbackProcedure, adminv1connect.ConfigServiceAnnotateRevisionProcedure,
-		adminv1connect.FleetServiceWaitEnforcedProcedure, adminv1connect.DecisionServiceTailProcedure,
-		adminv1connect.FleetServiceApproveProcedure, adminv1connect.FleetServiceRefuseProcedure,
-		adminv1connect.FleetServiceQuarantineProcedure, adminv1connect.FleetServiceReleaseProcedure,
-		adminv1connect.FleetServiceDrainProcedure, adminv1connect.FleetServiceUndrainProcedure,
-		adminv1connect.FleetServiceSetLabelsProcedure, adminv1connect.FleetServiceForgetProcedure:
+	name := protoreflect.FullName(strings.ReplaceAll(strings.TrimPrefix(procedure, "/"), "/", "."))
+	d, err := protoregistry.GlobalFiles.FindDescriptorByName(name)
+	if err != nil {
 		return false
 	}
-	return true
+	options, ok := d.Options().(*descriptorpb.MethodOptions)
+	return ok && options.GetIdempotencyLevel() == descriptorpb.MethodOptions_NO_SIDE_EFFECTS
 }
 
 // bound takes so many bytes of a request, and gives it so long to be read and

@@ -26,9 +26,11 @@ import (
 	"github.com/sallyport/sallyport/controlplane/access"
 	"github.com/sallyport/sallyport/controlplane/api"
 	"github.com/sallyport/sallyport/controlplane/registry"
+	"github.com/sallyport/sallyport/internal/bundle"
 	"github.com/sallyport/sallyport/internal/identity"
 	"github.com/sallyport/sallyport/internal/identity/issuer"
 	"github.com/sallyport/sallyport/internal/resource"
+	"github.com/sallyport/sallyport/internal/snapshot"
 	adminv1 "github.com/sallyport/sallyport/proto/gen/sallyport/admin/v1"
 	"github.com/sallyport/sallyport/proto/gen/sallyport/admin/v1/adminv1connect"
 	"github.com/sallyport/sallyport/storage/postgres"
@@ -57,6 +59,8 @@ type world struct {
 	ready   atomic.Bool
 	read    atomic.Int64 // bytes that the server has read from the network
 	ahead   atomic.Int64 // of real time, in nanoseconds
+
+	published map[string]published // by environment; not changed while it is served
 }
 
 func newWorld(t testing.TB) *world {
@@ -84,7 +88,13 @@ func newWorldWith(t testing.TB, dsn string, wrap func(*postgres.Store) api.Store
 			{Caller: access.Caller{SPIFFEID: string(viewer)}, Role: access.RoleViewer},
 		})),
 		Identify: identify,
-		Now:      func() time.Time { return time.Now().Add(time.Duration(w.ahead.Load())) },
+		Published: func(environment string) bundle.Bundle {
+			policy, security := w.published[environment], w.published[snapshot.SecurityLane]
+			return bundle.Bundle{
+				Policy: policy.snapshot, Freshness: policy.freshness, Security: security.snapshot, SecurityFreshness: security.freshness,
+			}
+		},
+		Now: func() time.Time { return time.Now().Add(time.Duration(w.ahead.Load())) },
 	}))
 	w.issuer = must(issuer.New(issuer.Config{DevelopmentOnly: true, TrustDomain: "prod.example", Log: slog.New(slog.DiscardHandler)}))
 	w.roots.AppendCertsFromPEM(w.issuer.ServerCAPEM())

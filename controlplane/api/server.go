@@ -70,14 +70,16 @@ type Config struct {
 	// principal in some. DecisionService is not served when they are nil.
 	Decisions storage.Decisions
 	Pseudonym func(principal string) string
+	// Published is what bundles are made of. BundleService is not served when it is nil.
+	Published Published
 	// Ready reports what gRPC health answers; serving from the start when nil.
 	Ready   func() bool
 	Metrics prometheus.Registerer // none when nil
 	Now     func() time.Time      // time.Now when nil
 }
 
-// API serves ConfigService, FleetService, DecisionService, PolicyService and gRPC
-// health.
+// API serves ConfigService, FleetService, DecisionService, PolicyService,
+// BundleService and gRPC health.
 type API struct {
 	store    Store
 	registry *registry.Registry
@@ -102,6 +104,7 @@ type API struct {
 
 	decisions storage.Decisions // nil for none
 	pseudonym func(string) string
+	published Published    // nil for none
 	tails     atomic.Int64 // callers of Tail
 	tables    *tables
 
@@ -142,6 +145,7 @@ func New(c Config) (*API, error) {
 		sendWithin: sendWithin,
 		decisions:  c.Decisions,
 		pseudonym:  c.Pseudonym,
+		published:  c.Published,
 		tables:     newTables(c.Store),
 	}
 	if a.ready == nil {
@@ -189,6 +193,9 @@ func (a *API) Handler() http.Handler {
 	if a.decisions != nil {
 		services.Handle(adminv1connect.NewDecisionServiceHandler(decisionService{a}, options...))
 	}
+	if a.published != nil {
+		services.Handle(adminv1connect.NewBundleServiceHandler(bundleService{a}, options...))
+	}
 	mux := http.NewServeMux()
 	path, health := grpchealth.NewHandler(health{a.ready}, boundedGzip(maxHealth), connect.WithReadMaxBytes(maxHealth))
 	mux.Handle(path, bound(maxHealth, callTimeout, health))
@@ -202,7 +209,8 @@ type health struct{ ready func() bool }
 // Check implements grpchealth.Checker.
 func (h health) Check(_ context.Context, req *grpchealth.CheckRequest) (*grpchealth.CheckResponse, error) {
 	switch req.Service {
-	case "", adminv1connect.ConfigServiceName, adminv1connect.FleetServiceName, adminv1connect.DecisionServiceName, adminv1connect.PolicyServiceName:
+	case "", adminv1connect.ConfigServiceName, adminv1connect.FleetServiceName, adminv1connect.DecisionServiceName,
+		adminv1connect.PolicyServiceName, adminv1connect.BundleServiceName:
 	default:
 		return nil, connect.NewError(connect.CodeNotFound, errors.New("no such service"))
 	}
