@@ -124,17 +124,17 @@ func (s *Server) openStores() (err error) {
 	if s.records, err = s.settings.Decisions.open(&s.settings.Database, s.log); err != nil {
 		return fmt.Errorf("database: %w", err)
 	}
-	tlsConfig, err := s.settings.Etcd.tls()
-	if err != nil {
-		return fmt.Errorf("etcd: %w", err)
-	}
-	s.etcd, err = etcd.New(etcd.Config{
-		Endpoints: s.settings.Etcd.Endpoints,
-		TLS:       tlsConfig,
-		Prefix:    s.settings.Etcd.Prefix,
-		Log:       s.log,
-	})
+	s.etcd, err = s.settings.Etcd.open(s.log)
 	return err
+}
+
+// open returns the store, which connects when it is used.
+func (e *Etcd) open(log *slog.Logger) (*etcd.Store, error) {
+	tlsConfig, err := e.tls()
+	if err != nil {
+		return nil, fmt.Errorf("etcd: %w", err)
+	}
+	return etcd.New(etcd.Config{Endpoints: e.Endpoints, TLS: tlsConfig, Prefix: e.Prefix, Log: log})
 }
 
 func (s *Server) openDistribution() error {

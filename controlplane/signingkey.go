@@ -156,18 +156,25 @@ func Rotation(ctx context.Context, s Settings) (keys *rotation.Keys, closed func
 	if err != nil {
 		return nil, nil, err
 	}
-	database, err := s.Database.open(s.Replica, slog.New(slog.DiscardHandler))
+	quiet := slog.New(slog.DiscardHandler)
+	database, err := s.Database.open(s.Replica, quiet)
 	if err != nil {
 		sign.close()
 		return nil, nil, fmt.Errorf("database: %w", err)
 	}
-	closed = func() { database.Close(); sign.close() }
+	published, err := s.Etcd.open(quiet)
+	if err != nil {
+		database.Close()
+		sign.close()
+		return nil, nil, err
+	}
+	closed = func() { _ = published.Close(); database.Close(); sign.close() } // nothing is under way
 	if err := database.CheckSchema(ctx); err != nil {
 		closed()
 		return nil, nil, err
 	}
 	return rotation.New(rotation.Config{
-		Store: database, Signer: sign.Signer, Verifier: sign.verifier, Caller: "sallyport-controlplane on " + s.Replica,
+		Store: database, Published: published, Signer: sign.Signer, Verifier: sign.verifier, Caller: "sallyport-controlplane on " + s.Replica,
 	}), closed, nil
 }
 

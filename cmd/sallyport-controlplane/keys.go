@@ -9,6 +9,7 @@ import (
 
 	"github.com/sallyport/sallyport/controlplane"
 	"github.com/sallyport/sallyport/controlplane/rotation"
+	"github.com/sallyport/sallyport/internal/snapshot"
 )
 
 const keysUsage = `usage: sallyport-controlplane keys COMMAND --settings FILE
@@ -17,22 +18,24 @@ const keysUsage = `usage: sallyport-controlplane keys COMMAND --settings FILE
   public             the public half of the settings' signing key, PEM
   add FILE           have the key of a PEM file with a public key sign as well
   retire ID          have a key sign no more; the beginning of its ID will do
+  adopt ID...        after the database was set back, take the key sets from etcd that it
+                     lost; the IDs are those of all keys that sign then
 
 add and retire sign the next key set with the settings' signing key.
 `
 
-// keysCommand is one of the commands with what follows the flags.
+// keysCommand is one of the commands, with how many arguments follow the flags.
 type keysCommand struct {
-	arguments int
-	run       func(ctx context.Context, c keysCall) error
+	least, most int
+	run         func(ctx context.Context, c keysCall) error
 }
 
 // keysCall is a command as it was called.
 type keysCall struct {
-	settings controlplane.Settings
-	argument string
-	force    bool
-	stdout   io.Writer
+	settings  controlplane.Settings
+	arguments []string
+	force     bool
+	stdout    io.Writer
 }
 
 func runKeys(ctx context.Context, args []string, stdout, stderr io.Writer) error {
@@ -41,7 +44,8 @@ func runKeys(ctx context.Context, args []string, stdout, stderr io.Writer) error
 		name, args = args[0], args[1:]
 	}
 	command, known := map[string]keysCommand{
-		"list": {0, listKeys}, "public": {0, showKey}, "add": {1, addKey}, "retire": {1, retireKey},
+		"list": {0, 0, listKeys}, "public": {0, 0, showKey}, "add": {1, 1, addKey}, "retire": {1, 1, retireKey},
+		"adopt": {1, snapshot.MaxKeys, adoptKeys},
 	}[name]
 	flags := flag.NewFlagSet("sallyport-controlplane keys", flag.ContinueOnError)
 	flags.SetOutput(stderr)
@@ -61,14 +65,14 @@ func runKeys(ctx context.Context, args []string, stdout, stderr io.Writer) error
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
-	if flags.NArg() != command.arguments {
-		return fmt.Errorf("keys %s: takes %d arguments after the flags, not %d", name, command.arguments, flags.NArg())
+	if n := flags.NArg(); n < command.least || n > command.most {
+		return fmt.Errorf("keys %s: takes from %d to %d arguments after the flags, not %d", name, command.least, command.most, n)
 	}
 	settings, err := controlplane.LoadSettings(*path)
 	if err != nil {
 		return err
 	}
-	return command.run(ctx, keysCall{settings, flags.Arg(0), *force, stdout})
+	return command.run(ctx, keysCall{settings, flags.Args(), *force, stdout})
 }
 
 // rotate calls f with the keys of the settings, and then shows them.
@@ -114,9 +118,9 @@ func showKey(_ context.Context, c keysCall) error {
 }
 
 func addKey(ctx context.Context, c keysCall) error {
-	public, err := controlplane.ReadPublicKey(c.argument)
+	public, err := controlplane.ReadPublicKey(c.arguments[0])
 	if err != nil {
-		return fmt.Errorf("%s: %w", c.argument, err)
+		return fmt.Errorf("%s: %w", c.arguments[0], err)
 	}
 	return c.rotate(ctx, func(k *rotation.Keys) error {
 		_, err := k.Add(ctx, public)
@@ -126,7 +130,11 @@ func addKey(ctx context.Context, c keysCall) error {
 
 func retireKey(ctx context.Context, c keysCall) error {
 	return c.rotate(ctx, func(k *rotation.Keys) error {
-		_, err := k.Retire(ctx, c.argument, c.force)
+		_, err := k.Retire(ctx, c.arguments[0], c.force)
 		return err
 	})
+}
+
+func adoptKeys(ctx context.Context, c keysCall) error {
+	return c.rotate(ctx, func(k *rotation.Keys) error { return k.Adopt(ctx, c.arguments) })
 }

@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -64,18 +62,10 @@ func printRevisions(w io.Writer, revisions []*adminv1.Revision) error {
 	for _, r := range revisions {
 		rows = append(rows, []string{
 			strconv.FormatInt(r.GetRevision(), 10), r.GetCommittedAt().AsTime().Format(time.RFC3339),
-			strconv.Itoa(int(r.GetChanges())), list(r.GetEnvironments()), r.GetCaller(), labelText(r.GetLabels()), r.GetMessage(), r.GetNote(),
+			strconv.Itoa(int(r.GetChanges())), list(r.GetEnvironments()), r.GetCaller(), labelled(r.GetLabels()), r.GetMessage(), r.GetNote(),
 		})
 	}
 	return table(w, "REVISION COMMITTED CHANGES ENVIRONMENTS CALLER LABELS MESSAGE NOTE", rows)
-}
-
-func labelText(labels map[string]string) string {
-	var all []string
-	for _, name := range slices.Sorted(maps.Keys(labels)) {
-		all = append(all, name+"="+labels[name])
-	}
-	return list(all)
 }
 
 // revisions returns the newest revisions of those that are asked for.

@@ -53,7 +53,7 @@ it goes on to serve whoever comes. It holds until undrain.`, drainProxy),
 		of("undrain PROXY", "Have load balancers send to a proxy again", "", undrainProxy),
 		of("forget PROXY", "Delete what is known of a proxy that is gone", `Delete what is known of a proxy that is gone, and the approval of its SPIFFE ID
 if no other proxy has that. It may register anew.`, forget),
-		newLabel(server),
+		newProxyLabel(server),
 	}
 }
 
@@ -247,7 +247,7 @@ func forget(ctx context.Context, c *clients, name, reason string) (string, error
 	return p.GetId() + " is forgotten", nil
 }
 
-func newLabel(server *connection) *cobra.Command {
+func newProxyLabel(server *connection) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "label PROXY KEY=VALUE|KEY- ...",
 		Short: "Set and remove operators' labels of a proxy",
@@ -256,7 +256,7 @@ before the labels of its Enrollment in listings, where --label selects and --by
 counts; cloud and region say where it is. Nothing is decided by them.`,
 		Args: cobra.MinimumNArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			req, err := labels(args[1:])
+			set, remove, err := parseLabels(args[1:], true)
 			if err != nil {
 				return err
 			}
@@ -269,7 +269,7 @@ counts; cloud and region say where it is. Nothing is decided by them.`,
 			if err != nil {
 				return err
 			}
-			req.Id = p.GetId()
+			req := &adminv1.SetLabelsRequest{Id: p.GetId(), Labels: set, Remove: remove}
 			res, err := c.fleet.SetLabels(cmd.Context(), connect.NewRequest(req))
 			if err != nil {
 				return err
@@ -279,22 +279,4 @@ counts; cloud and region say where it is. Nothing is decided by them.`,
 		},
 	}
 	return server.flags(cmd)
-}
-
-// labels reads what is to be set and removed.
-func labels(args []string) (*adminv1.SetLabelsRequest, error) {
-	req := &adminv1.SetLabelsRequest{Labels: map[string]string{}}
-	for _, arg := range args {
-		key, value, set := strings.Cut(arg, "=")
-		gone, removes := strings.CutSuffix(arg, "-")
-		switch {
-		case set:
-			req.Labels[key] = value
-		case removes:
-			req.Remove = append(req.Remove, gone)
-		default:
-			return nil, fmt.Errorf("%q is no label: give KEY=VALUE to set one, KEY- to remove it", arg)
-		}
-	}
-	return req, nil
 }

@@ -23,9 +23,15 @@ type Store interface {
 	Heads(ctx context.Context) ([]storage.EnvironmentHead, error)
 }
 
-// Config is what Keys need. All fields are required.
+// Published tells which key sets are distributed. None of it is verified.
+type Published interface {
+	KeySets(ctx context.Context) ([]*proxyv1.SignedKeySet, error)
+}
+
+// Config is what Keys need. All fields are required; Published is for Adopt alone.
 type Config struct {
-	Store Store
+	Store     Store
+	Published Published
 	// Signer signs the next set.
 	Signer *snapshot.Signer
 	// Verifier has the key pinned that proxies pin. It learns of the sets in the

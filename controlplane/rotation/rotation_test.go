@@ -46,9 +46,14 @@ func newFleet(t *testing.T) fleet {
 // with returns the keys as settings with the key of a seed have them.
 func (f fleet) with(seed byte) *rotation.Keys {
 	return rotation.New(rotation.Config{
-		Store: f.store, Signer: signer(seed), Verifier: signer(1).Verifier(), Caller: fmt.Sprintf("operator %d", seed),
+		Store: f.store, Published: published(nil), Signer: signer(seed), Verifier: signer(1).Verifier(), Caller: fmt.Sprintf("operator %d", seed),
 	})
 }
+
+// published is what etcd holds.
+type published []*proxyv1.SignedKeySet
+
+func (p published) KeySets(context.Context) ([]*proxyv1.SignedKeySet, error) { return p, nil }
 
 // sign has the key of a seed sign the newest head of the security lane.
 func (f fleet) sign(seed byte) {
@@ -152,7 +157,7 @@ func TestRotation(t *testing.T) {
 func TestTwoRotateAtOnce(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
-	both := rotation.New(rotation.Config{Store: stale{f.store}, Signer: signer(1), Verifier: signer(1).Verifier(), Caller: "late"})
+	both := rotation.New(rotation.Config{Store: stale{f.store}, Published: published(nil), Signer: signer(1), Verifier: signer(1).Verifier(), Caller: "late"})
 	if _, err := f.with(1).Add(t.Context(), signer(2).Public()); err != nil {
 		t.Fatal(err)
 	}
@@ -169,13 +174,65 @@ func (stale) KeySets(context.Context, snapshot.Generation) ([]*proxyv1.SignedKey
 	return nil, nil
 }
 
+// A database from before rotations gets the sets back that etcd has, if the operator
+// knows all of the keys.
+func TestAdopt(t *testing.T) {
+	t.Parallel()
+	f, restored := newFleet(t), newFleet(t)
+	for _, step := range []func() (snapshot.KeySet, error){
+		func() (snapshot.KeySet, error) { return f.with(1).Add(t.Context(), signer(2).Public()) },
+		func() (snapshot.KeySet, error) { return f.with(2).Retire(t.Context(), id(1), false) },
+		func() (snapshot.KeySet, error) { return f.with(2).Add(t.Context(), signer(3).Public()) },
+	} {
+		if _, err := step(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	sets, err := f.store.KeySets(t.Context(), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	adopt := func(there []*proxyv1.SignedKeySet, ids ...string) error {
+		k := rotation.New(rotation.Config{Store: restored.store, Published: published(there), Signer: signer(2), Verifier: signer(1).Verifier(), Caller: "test"})
+		return k.Adopt(t.Context(), ids)
+	}
+	thief, err := signer(1).SignKeySet(snapshot.KeySet{}, signer(2).Public(), signer(9).Public())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for what, c := range map[string]struct {
+		there []*proxyv1.SignedKeySet
+		ids   []string
+		want  string
+	}{
+		"nothing is there":             {nil, []string{id(2)}, "no later key set than generation 0"},
+		"one key is not named":         {sets, []string{id(2)[:12]}, "key " + id(3) + " (Ed25519) would sign as well"},
+		"a thief's, beside ours":       {[]*proxyv1.SignedKeySet{thief.Signed()}, []string{id(2)}, "key " + id(9) + " (Ed25519) would sign as well"},
+		"a key that would not sign":    {sets, []string{id(2), id(3), id(1)}, "0 keys that sign begin with"},
+		"sets that do not follow":      {sets[1:], []string{id(2)}, "no later key set than generation 0"},
+		"a set that nobody has signed": {[]*proxyv1.SignedKeySet{sets[0], thief.Signed()}, []string{id(2)}, "another one of generation 1 is known"},
+	} {
+		if err := adopt(c.there, c.ids...); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v, want %q", what, err, c.want)
+		}
+	}
+	restored.want(0, "1")
+	if err := adopt(sets, id(2)[:12], id(3)); err != nil {
+		t.Fatal(err)
+	}
+	restored.want(3, "2 3")
+	if err := adopt(sets, id(2), id(3)); err == nil || !strings.Contains(err.Error(), "no later key set than generation 3") {
+		t.Errorf("again: %v", err)
+	}
+}
+
 func TestAnotherRootIsPinned(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
 	if _, err := f.with(1).Add(t.Context(), signer(2).Public()); err != nil {
 		t.Fatal(err)
 	}
-	k := rotation.New(rotation.Config{Store: f.store, Signer: signer(2), Verifier: signer(2).Verifier(), Caller: "test"})
+	k := rotation.New(rotation.Config{Store: f.store, Published: published(nil), Signer: signer(2), Verifier: signer(2).Verifier(), Caller: "test"})
 	if _, err := k.State(t.Context()); err == nil || !strings.Contains(err.Error(), "is root_public_key_file what proxies pin?") {
 		t.Errorf("state: %v", err)
 	}

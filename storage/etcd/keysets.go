@@ -18,16 +18,9 @@ import (
 // PublishKeySets makes the key sets that v knows those that are there: what is missing or another one is written, what does not belong to them
 // is removed. storage.ErrAhead if a later one is there that follows from them.
 func (s *Store) PublishKeySets(ctx context.Context, v *snapshot.Verifier) error {
-	there := map[string][]byte{}
-	var found []*proxyv1.SignedKeySet
-	_, err := s.scan(ctx, s.keySetsKey(), func(kv *mvccpb.KeyValue) {
-		there[string(kv.Key)] = kv.Value
-		if set, err := parseKeySet(kv.Value); err == nil {
-			found = append(found, set)
-		}
-	})
+	there, found, err := s.readKeySets(ctx)
 	if err != nil {
-		return fmt.Errorf("read key sets: %w", err)
+		return err
 	}
 	if err := keysAhead(v, found); err != nil {
 		return err
@@ -44,18 +37,26 @@ func (s *Store) PublishKeySets(ctx context.Context, v *snapshot.Verifier) error 
 	return nil
 }
 
-// KeySets returns the key sets that are published, by ascending generation.
-// Nothing of them is verified.
-func (s *Store) KeySets(ctx context.Context) (sets []*proxyv1.SignedKeySet, err error) {
+// KeySets returns the key sets that are there, in the order of their generations.
+// They are what anybody wrote who could; what cannot be parsed is passed over.
+func (s *Store) KeySets(ctx context.Context) ([]*proxyv1.SignedKeySet, error) {
+	_, sets, err := s.readKeySets(ctx)
+	return sets, err
+}
+
+// readKeySets returns every value by its key, and those that can be parsed.
+func (s *Store) readKeySets(ctx context.Context) (there map[string][]byte, sets []*proxyv1.SignedKeySet, err error) {
+	there = map[string][]byte{}
 	_, err = s.scan(ctx, s.keySetsKey(), func(kv *mvccpb.KeyValue) {
+		there[string(kv.Key)] = kv.Value
 		if set, err := parseKeySet(kv.Value); err == nil && len(sets) < snapshot.MaxGenerations {
 			sets = append(sets, set)
 		}
 	})
 	if err != nil {
-		return nil, fmt.Errorf("read key sets: %w", err)
+		return nil, nil, fmt.Errorf("read key sets: %w", err)
 	}
-	return sets, nil
+	return there, sets, nil
 }
 
 // keysAhead returns storage.ErrAhead if sets lead further than v. What else is

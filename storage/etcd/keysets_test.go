@@ -60,6 +60,9 @@ func TestKeySetsArePublishedAndFed(t *testing.T) {
 			t.Fatal(err)
 		}
 		eventually(t, "the key sets are fed", fed(n))
+		if got, err := s.KeySets(t.Context()); err != nil || len(got) != n {
+			t.Errorf("%d key sets are there, want %d (%v)", len(got), n, err)
+		}
 	}
 	if err := s.PublishKeySets(t.Context(), knowing(t, sets[:1]...)); !errors.Is(err, storage.ErrAhead) {
 		t.Errorf("who does not know the newest publishes: %v", err)
