@@ -282,7 +282,7 @@ func (r *replica) profile(t *testing.T, file string, lasts time.Duration) (wait 
 // eventually waits until ok.
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	late := time.After(2 * time.Minute)
+	late := time.After(first)
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
 	for !ok() {
