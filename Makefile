@@ -79,6 +79,7 @@ soak: postgres ## hundreds of kills, SOAK_CHANGES (10000) in memory and under lo
 	go test -count=1 -v -run '^TestChangesUnderLoad$$' -timeout 1h ./dataplane/gateway -changes $(SOAK_CHANGES) -change-rate 2000
 	go test -count=1 -v -run '^TestAcknowledgedAppliesSurviveKills$$' -timeout 3h ./test/e2e -kills $(SOAK_KILLS) -hits $(SOAK_HITS)
 	go test -count=1 -v -run '^Test(Records|Requests)AtFiveThousandASecond$$' -timeout 1h ./test/link -records $(SOAK_RECORDS)
+	go test -count=1 -v -run '^TestTheDatabaseHoldsWhatWasSaid$$' -timeout 1h ./controlplane/api -rapid.checks 1000 -steps 60
 	@tools/fuzz $(SOAK_FUZZTIME)
 
 # SPIRE keeps its entries in sqlite, which is C.
