@@ -66,24 +66,39 @@ func (b *body) Close() error {
 	return nil
 }
 
-// read is Read with mu held.
-func (b *body) read(p []byte) (int, error) {
+// read is Read with mu held. Of chunks it reads as many as have come: who hands each on by
+// itself works for nothing when they are small.
+func (b *body) read(p []byte) (n int, err error) {
 	b.begun.Store(true)
-	for b.err == nil {
-		if b.part == sized || b.part == chunkData {
-			if len(p) == 0 {
-				return 0, nil
-			}
-			n, err := b.readData(p)
-			b.fail(err)
-			if n > 0 || b.err != nil {
-				return n, b.err
-			}
+	for b.err == nil && (n == 0 || n < len(p) && b.ready()) {
+		if b.part != sized && b.part != chunkData {
+			b.fail(b.advance())
 			continue
 		}
-		b.fail(b.advance())
+		if len(p) == 0 {
+			return 0, nil
+		}
+		read, err := b.readData(p[n:])
+		n += read
+		b.fail(err)
 	}
-	return 0, b.err
+	if n > 0 && b.part != sized {
+		return n, nil // what is wrong behind it is for the next read
+	}
+	return n, b.err
+}
+
+// ready reports whether what follows within chunks has come already.
+func (b *body) ready() bool {
+	switch got := b.answer.conn.buf.bytes(); b.part {
+	case chunkLine:
+		return bytes.IndexByte(got, '\n') >= 0
+	case chunkData:
+		return len(got) > 0
+	case chunkEnd:
+		return len(got) >= 2
+	}
+	return false
 }
 
 // fail ends the body if there is an error, of which io.EOF is the good one.
