@@ -244,6 +244,7 @@ func (p *Proxy) openLink() error {
 		Region:         p.settings.region(),
 		Drain:          p.draining.Store,
 		Load:           p.load,
+		Bundle:         link.Bundle(p.settings.Bundle),
 		Log:            p.log,
 		Assertions:     p.keys,
 		Registerer:     p.metrics,

@@ -66,6 +66,9 @@ type Settings struct {
 	// StateDirectory keeps the last good snapshot. It is created if need be,
 	// and belongs to this process alone.
 	StateDirectory string `json:"state_directory"`
+	// Bundle is what this process begins with when its state directory has nothing,
+	// until it has reached a control plane.
+	Bundle Bundle `json:"bundle"`
 	// Zone is where this process runs, as Upstreams have it of their endpoints:
 	// "REGION/ZONE", "REGION", or empty for nowhere in particular.
 	Zone string `json:"zone"`
@@ -122,6 +125,19 @@ func (p Place) validate(report func(field string, err error)) {
 			report(field, fmt.Errorf("is of letters, digits, \".\", \"-\", \"_\" and \"/\", at most %d", maxPlace))
 		}
 	}
+}
+
+// Bundle names what "sallyport bundle export" has made.
+type Bundle struct {
+	// Environment is what it has to be of. It is required with File or URL.
+	Environment string `json:"environment"`
+	// File is its path.
+	File string `json:"file"`
+	// URL is where it is fetched by https, instead of File.
+	URL string `json:"url"`
+	// CAFile is a PEM file with what verifies the server of URL; the system's roots
+	// when empty.
+	CAFile string `json:"ca_file"`
 }
 
 // Stop is how long a proxy takes to end.
@@ -264,6 +280,7 @@ func (s *Settings) Validate() error {
 		return err
 	}))
 	report("state_directory", required(s.StateDirectory, checkAbsolute))
+	report("bundle", link.Bundle(s.Bundle).Check())
 	if s.Zone != "" {
 		report("zone", resource.CheckZone(s.Zone))
 	}

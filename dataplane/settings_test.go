@@ -82,6 +82,7 @@ func TestAllSettings(t *testing.T) {
 	if _, err := load(t, all); err != nil {
 		t.Error(err)
 	}
+	all["bundle"] = map[string]any{"environment": "aws-prod", "url": "https://bundles.example/aws-prod", "ca_file": "/etc/sallyport/ca.pem"}
 	all["geo"] = map[string]any{"databases": []string{"/var/lib/GeoIP/City.mmdb", "/var/lib/GeoIP/ASN.mmdb"}, "max_age_days": 40}
 	all["collector"] = map[string]any{"endpoint": "http://127.0.0.1:4318/v1/logs", "authorization_file": "/etc/sallyport/authorization"}
 	all["traces"] = map[string]any{"endpoint": "http://127.0.0.1:4318/v1/traces", "authorization_file": "/etc/sallyport/authorization", "ratio": 0.01, "sampled_from": []string{"10.0.0.0/8", "fd00::/8"}}
@@ -123,6 +124,9 @@ func TestSettingsThatAreWrong(t *testing.T) {
 		{"state_directory", nil, "state_directory: is required"},
 		{"state_directory", "state", "state_directory: "},
 		{"zone", "eu/a/1", "zone: "},
+		{"bundle", map[string]any{"file": "/b"}, "bundle: environment: "},
+		{"bundle", map[string]any{"environment": "aws-prod", "url": "http://b.example/b"}, "bundle: url: "},
+		{"bundle", map[string]any{"environment": "aws-prod", "file": "b"}, "bundle: file: "},
 		{"zone", "/a", "zone: "},
 		{"place", map[string]any{"cloud": "a b"}, "place.cloud: "},
 		{"place", map[string]any{"region": strings.Repeat("a", 64)}, "place.region: "},

@@ -35,6 +35,8 @@ func newCourse(l *lane, admitted string) *course {
 
 // update takes the next part of an update, and applies it with the last one.
 func (c *course) update(ctx context.Context, part *proxyv1.Update) {
+	c.taking.Lock()
+	defer c.taking.Unlock()
 	last := part.GetHead() != nil
 	if c.skipping {
 		c.skipping = !last
@@ -77,6 +79,8 @@ func (c *course) refuse(ctx context.Context, part *proxyv1.Update, err error) {
 // confirm takes a freshness statement that was verified, unless err says why
 // it was not.
 func (c *course) confirm(ctx context.Context, f fresh, err error) {
+	c.taking.Lock()
+	defer c.taking.Unlock()
 	if err == nil {
 		err = c.clock.check(f.Freshness, c.environment, c.cfg.Now())
 	}

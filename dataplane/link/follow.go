@@ -153,7 +153,7 @@ func (l *Link) register(ctx context.Context, client proxyv1connect.ProxyServiceC
 	case res.Msg.GetAdmission() != proxyv1.Admission_ADMISSION_ADMITTED, environment == "", environment == snapshot.SecurityLane:
 		return "", outcome{err: fmt.Errorf("unknown answer %v", res.Msg.GetAdmission()), result: resultFailed}
 	}
-	if in := l.policy.current.Head().Environment; in != "" && in != environment {
+	if in := l.policy.head().Environment; in != "" && in != environment {
 		l.log.WarnContext(ctx, "proxy moves to another environment; the snapshot of the former stays in force until there is one", "from", in, "environment", environment)
 	}
 	return environment, outcome{}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"sync"
 
 	"google.golang.org/protobuf/proto"
 
@@ -15,15 +16,16 @@ import (
 // back to a key that was retired on the way, for as long as it has the file.
 const keySetsFile = "key-sets"
 
-// keys has the verifier follow the fleet's key sets, and keeps them on the disk. It
-// belongs to the goroutine of follow, after restore.
+// keys has the verifier follow the fleet's key sets, and keeps them on the disk.
 type keys struct {
 	verifier *snapshot.Verifier
 	log      *slog.Logger
 	metrics  *metrics
 	disk     *disk
-	written  snapshot.Generation // up to which they are on the disk
-	doubted  bool                // the last sets were refused
+	doubted  bool // the last sets were refused; belongs to the goroutine of follow
+
+	mu      sync.Mutex
+	written snapshot.Generation // up to which they are on the disk
 }
 
 // restore takes the sets that are on the disk. Those that cannot be read or do not
@@ -60,9 +62,13 @@ func (k *keys) take(ctx context.Context, sets []*proxyv1.SignedKeySet) {
 		}
 	}
 	k.doubted = err != nil
-	if taken == 0 {
-		return
+	if taken > 0 {
+		k.taken(ctx)
 	}
+}
+
+// taken says what the verifier has learned, and has it on the disk.
+func (k *keys) taken(ctx context.Context) {
 	newest := k.verifier.Newest()
 	k.log.InfoContext(ctx, "key set taken", "generation", newest.Generation, "keys", len(newest.Keys()))
 	k.metrics.generation.Set(float64(newest.Generation))
@@ -71,6 +77,8 @@ func (k *keys) take(ctx context.Context, sets []*proxyv1.SignedKeySet) {
 
 // write has the disk hold what is known.
 func (k *keys) write(ctx context.Context) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
 	newest := k.verifier.Newest().Generation
 	if newest == k.written {
 		return

@@ -3,6 +3,7 @@ package link
 import (
 	"context"
 	"log/slog"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -19,14 +20,15 @@ type lane struct {
 	metrics  laneMetrics
 	tell     func() // after said, or what is on disk, has changed
 
+	// taking is held by who accepts something: the goroutine of follow, and that of
+	// the bundle until there is something in force. It guards what follows, after
+	// restore.
+	taking sync.Mutex
 	// current is the newest snapshot that was accepted, nil before the first,
-	// and marks are what nothing accepted may lie before. They belong to the
-	// goroutine of follow, after restore.
+	// and marks are what nothing accepted may lie before.
 	current *snapshot.Snapshot
 	marks   marks
-
-	// clock belongs to the goroutine of follow; its age is for everybody.
-	clock clock
+	clock   clock // its age is for everybody, without taking
 	// said is what the proxy says that it enforces, nil before the first. It is
 	// made by enforce alone, after the swap.
 	said atomic.Pointer[statement]
@@ -58,6 +60,13 @@ func newLane(of lore, e Enforcer, c *Config, m laneMetrics, tell func()) *lane {
 }
 
 func (l *lane) age() (time.Duration, bool) { return l.clock.age(l.cfg.Now()) }
+
+// head returns that of what was accepted.
+func (l *lane) head() snapshot.Head {
+	l.taking.Lock()
+	defer l.taking.Unlock()
+	return l.current.Head()
+}
 
 // run keeps the lane on the disk until ctx ends.
 func (l *lane) run(ctx context.Context, d *disk) error { return l.keeper.run(ctx, d) }

@@ -100,6 +100,9 @@ type Config struct {
 	Listeners        Listeners
 	Log              *slog.Logger
 
+	// Bundle is what a proxy begins with that has nothing on its disk; nothing when
+	// it names nothing.
+	Bundle Bundle
 	// Assertions are the keys that the control plane is told of; none when nil.
 	Assertions Assertions
 	// UseCookieKeys has session cookies be sealed and opened with the keys of a
@@ -157,6 +160,9 @@ func (c *Config) complete() error {
 		if err := CheckURL(raw); err != nil {
 			return err
 		}
+	}
+	if err := c.Bundle.Check(); err != nil {
+		return fmt.Errorf("bundle: %w", err)
 	}
 	if c.Heartbeat == 0 {
 		c.Heartbeat = beatEvery
@@ -247,6 +253,9 @@ func (l *Link) Run(ctx context.Context) error {
 		l.cookies.restore(ctx, part)
 		g.Go(func() error { return l.cookies.run(running, part) })
 	}
+	if l.cfg.Bundle.given() && !l.whole() {
+		g.Go(func() error { return l.boot(running) })
+	}
 	if l.Enforcing() && !l.Secured() {
 		l.log.ErrorContext(ctx, "there is no security state: nothing is let through until one comes")
 	}
@@ -272,6 +281,9 @@ func (l *Link) Enforcing() bool { return l.policy.said.Load() != nil }
 
 // Secured reports whether a snapshot of the security lane was put in force.
 func (l *Link) Secured() bool { return l.security.said.Load() != nil }
+
+// whole reports whether something is in force in both lanes.
+func (l *Link) whole() bool { return l.Enforcing() && l.Secured() }
 
 // tell wakes the sender of the stream that is open, if one is.
 func (l *Link) tell() {

@@ -12,6 +12,7 @@ type metrics struct {
 	attempts  *prometheus.CounterVec
 	// generation is that of the newest key set.
 	generation prometheus.Gauge
+	bundles    *prometheus.CounterVec
 
 	policy, security laneMetrics
 }
@@ -39,6 +40,8 @@ func newMetrics(r prometheus.Registerer, policy, security age) (*metrics, error)
 		attempts: all.counters("sallyport_link_attempts_total",
 			"Attempts to reach the control plane, by how they ended: pending, refused, failed, or ended after a stream was open.", "result"),
 		generation: all.gauge("sallyport_key_set_generation", "Generation of the newest key set that is known; 0 while the pinned key signs."),
+		bundles: all.counters("sallyport_bundle_attempts_total",
+			"Attempts to begin with a bundle, by how they ended: taken, failed (it could not be had), or refused (it could not be believed).", "result"),
 		policy: laneMetrics{
 			epoch:     all.gauge("sallyport_snapshot_epoch", "Epoch of the snapshot that is enforced; 0 before the first."),
 			revision:  all.gauge("sallyport_snapshot_revision", "Revision of the snapshot that is enforced; 0 before the first."),
