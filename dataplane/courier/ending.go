@@ -1,35 +1,48 @@
 package courier
 
-import (
-	"google.golang.org/protobuf/types/known/durationpb"
-	"google.golang.org/protobuf/types/known/timestamppb"
+import "github.com/sallyport/sallyport/dataplane/record"
 
-	"github.com/sallyport/sallyport/dataplane/record"
-	decisionv1 "github.com/sallyport/sallyport/proto/gen/sallyport/decision/v1"
-)
-
-// ending is a message that is made again and again.
-type ending struct {
-	decision decisionv1.Decision
-	outcome  decisionv1.Outcome
-	at       timestamppb.Timestamp
-	took     durationpb.Duration
-	attempts int32
+// ending returns the record of how a request ended, until release. It is empty where
+// that has a name that is not text, and then nobody takes it.
+func (p *drafts) ending(o *record.Outcome) *[]byte {
+	b := p.buffer()
+	m := message{bytes: *b}
+	m.name(decisionID, o.ID)
+	m.outcome(o)
+	*b = m.bytes
+	if m.bad {
+		*b = (*b)[:0]
+	}
+	return b
 }
 
-// ending returns the record of how a request ended, until release.
-func (p *drafts) ending(o *record.Outcome) *[]byte {
-	m, ok := p.endings.Get().(*ending)
-	if !ok {
-		m = &ending{}
-	}
-	defer p.endings.Put(m)
-	m.decision.Id, m.decision.Outcome = o.ID, &m.outcome
-	to := &m.outcome
-	to.Time, to.Took = at(&m.at, o.Time), since(&m.took, o.Took)
-	to.Reason, to.ClosedBy = o.Reason, o.ClosedBy
-	to.Target, to.Upstream, to.Endpoint = clip(o.Target, maxTarget), o.Upstream, clip(o.Endpoint, maxAddress)
-	m.attempts, to.Attempts = int32(min(o.Attempts, maxTries)), &m.attempts //nolint:gosec // bounded
-	to.Status, to.Sent, to.Received = int32(o.Status), o.Sent, o.Received   //nolint:gosec // of HTTP
-	return p.bytes(&m.decision)
+// Fields of sallyport.decision.v1.Outcome.
+const (
+	outcomeTime     field = 1
+	outcomeReason   field = 2
+	outcomeEndpoint field = 3
+	outcomeStatus   field = 4
+	outcomeSent     field = 5
+	outcomeReceived field = 6
+	outcomeTook     field = 7
+	outcomeClosedBy field = 8
+	outcomeTarget   field = 9
+	outcomeUpstream field = 10
+	outcomeAttempts field = 11
+)
+
+func (m *message) outcome(o *record.Outcome) {
+	start := m.begin(decisionOutcome)
+	m.time(outcomeTime, o.Time)
+	m.name(outcomeReason, o.Reason)
+	m.text(outcomeEndpoint, o.Endpoint, maxAddress)
+	m.number(outcomeStatus, int64(o.Status))
+	m.number(outcomeSent, o.Sent)
+	m.number(outcomeReceived, o.Received)
+	m.duration(outcomeTook, o.Took)
+	m.name(outcomeClosedBy, o.ClosedBy)
+	m.text(outcomeTarget, o.Target, maxTarget)
+	m.name(outcomeUpstream, o.Upstream)
+	m.known(outcomeAttempts, int64(min(o.Attempts, maxTries)))
+	m.end(start)
 }
