@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -57,6 +58,21 @@ type question struct {
 	again *authn.Standing
 }
 
+// questions holds *question: nothing of one is kept when it is answered.
+type questions struct{ pool sync.Pool }
+
+func (p *questions) get() *question {
+	if q, ok := p.pool.Get().(*question); ok {
+		return q
+	}
+	return &question{}
+}
+
+func (p *questions) put(q *question) {
+	*q = question{}
+	p.pool.Put(q)
+}
+
 // verdict is the answer to a question and its grounds. The zero value denies.
 type verdict struct {
 	allow  bool
@@ -76,7 +92,7 @@ type verdict struct {
 	shown     provenance
 	device    *policy.Device // nil for none
 	policy    string
-	why       policy.Explanation
+	why       *policy.Explanation // nil for none
 	shadow    policy.Shadow
 	place     *policy.Place // nil unless a policy asked
 	denials   policy.Denials
@@ -254,7 +270,8 @@ func (g *Gateway) authorise(ctx context.Context, s grounds, q *question, v *verd
 	}
 	v.status = http.StatusForbidden
 	if g.explained.may(q.now) {
-		v.why = s.policies.Explain(in)
+		why := s.policies.Explain(in)
+		v.why = &why
 		v.place, v.denials = in.Place(), in.Denied()
 	}
 }

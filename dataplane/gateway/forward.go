@@ -3,12 +3,12 @@ package gateway
 import (
 	"context"
 	"errors"
+	"io"
 	"maps"
 	"net/http"
 	"net/textproto"
 	"net/url"
 	"sync"
-	"time"
 
 	"github.com/sallyport/sallyport/dataplane/life"
 	"github.com/sallyport/sallyport/dataplane/record"
@@ -42,8 +42,7 @@ func (x *exchange) forward(expects bool) {
 	m := x.gateway.metrics
 	m.inFlight.Inc()
 	defer m.inFlight.Dec()
-	timer := time.AfterFunc(x.verdict.way.route.Timeout, func() { x.life.End(errTimeout) })
-	defer timer.Stop()
+	x.alarm = x.gateway.alarms.set(&x.life, x.verdict.way.route.Timeout)
 
 	o := &x.outcome
 	*o = record.Outcome{ID: x.id, Told: x.told, Target: x.verdict.went(), Upstream: x.verdict.share}
@@ -55,12 +54,12 @@ func (x *exchange) forward(expects bool) {
 	defer call.End()
 	answer, err := x.send(call)
 	o.Endpoint, o.Attempts = call.Endpoint, call.Attempts
-	timer.Stop()
+	x.stopAlarm()
 	x.answers = x.gateway.now()
 	m.answering.observe(x.answers.Sub(x.began), x.answers, x)
 	if err == nil {
-		done := x.breakOff(answer)
-		defer done()
+		whole := x.breakOff(answer)
+		defer whole.Stop()
 		stop := x.watch()
 		defer stop()
 		err = x.replaced(answer)
@@ -91,13 +90,18 @@ func (x *exchange) forward(expects bool) {
 // breakOff closes the answer's body when the context ends: net/http's transport
 // for HTTP/2 does not look at it while it waits for an upstream to take more of
 // the request, and nobody else would wake it.
-func (x *exchange) breakOff(answer *http.Response) (done func()) {
+func (x *exchange) breakOff(answer *http.Response) (until life.Watch) {
 	if x.sent == nil {
-		return func() {}
+		return life.Watch{}
 	}
-	stop := life.After(x.out.Context(), func() { _ = answer.Body.Close() })
-	return func() { stop() }
+	return life.Tell(x.out.Context(), &abandoned{answer.Body})
 }
+
+// abandoned is an answer's body, of no use when its request is gone.
+type abandoned struct{ io.Closer }
+
+// Gone implements life.Watcher.
+func (a *abandoned) Gone() { _ = a.Close() }
 
 // finish has nothing of the request be read any more, and returns what was wrong
 // with it.

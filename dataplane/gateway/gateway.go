@@ -108,6 +108,8 @@ type Gateway struct {
 	vigil       vigil
 	buffers     buffers
 	drafts      drafts
+	questions   questions
+	alarms      alarms
 	streams     streams
 	limits      *limit.Pool        // belongs to Apply
 	store       LimitStore         // nil for none
@@ -139,7 +141,7 @@ type state struct {
 
 	limit, securityLimit staleness
 
-	revision  string       // as answers name it
+	revision  []string     // as answers name it, and nobody changes it; nil for none
 	routeless *record.Rule // of what is allowed without a route; nil for none
 
 	limits map[*compile.RateLimit]*limiter
@@ -234,7 +236,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 func (g *Gateway) prepare(before *state, table *compile.Table) *state {
 	next := &state{
 		table: table, policies: table.Policies(), authn: before.authn, upstreams: before.upstreams,
-		revision: strconv.FormatInt(int64(table.Head().Revision), 10),
+		revision: []string{strconv.FormatInt(int64(table.Head().Revision), 10)},
 	}
 	next.routeless = recording(table, nil)
 	next.limit, next.securityLimit = limitOf(table.Staleness()), limitOf(table.SecurityStaleness())

@@ -58,7 +58,8 @@ type exchange struct {
 	out     *http.Request // as it is sent on, with url and life
 	url     url.URL
 	life    life.Life
-	unwatch func() bool // ends watching for the client to leave
+	watched life.Watch // for the client to leave
+	alarm   *alarm     // of the route's timeout; nil for none
 
 	hints     hints
 	call      upstream.Call
@@ -87,9 +88,8 @@ func (g *Gateway) serve(x *exchange) {
 	defer x.onPanic()
 	defer x.depart()
 	defer x.holds.release()
-	q := x.question()
-	expects := q.raw.Header["Expect"] != nil // package request removes it
-	g.decide(x.r.Context(), x.grounds, q, &x.verdict)
+	expects := x.refused == nil && x.r.Header["Expect"] != nil // package request removes it
+	x.decide()
 	if x.verdict.allow && x.verdict.own == nil {
 		defer x.leave()
 		x.enter()
@@ -118,19 +118,24 @@ func (x *exchange) onPanic() {
 	panic(http.ErrAbortHandler) // the way to have the server end the stream
 }
 
-// question asks what the server has read.
-func (x *exchange) question() *question {
-	r := x.r
-	q := &question{from: x.from, address: x.address, now: x.began, exchange: x, refused: x.refused}
-	if x.refused != nil {
-		return q
+// decide asks what the server has read.
+func (x *exchange) decide() {
+	q := x.gateway.questions.get()
+	*q = question{from: x.from, address: x.address, now: x.began, exchange: x, refused: x.refused}
+	if x.refused == nil {
+		q.read(x.r)
 	}
+	x.gateway.decide(x.r.Context(), x.grounds, q, &x.verdict)
+	x.gateway.questions.put(q)
+}
+
+// read has q be what r asks.
+func (q *question) read(r *http.Request) {
 	q.device = r.Header[authn.HeaderDevice]
 	q.raw = request.Raw{
 		Method: r.Method, Target: r.RequestURI, Host: r.Host, Header: r.Header,
 		ProtoMajor: r.ProtoMajor, ProtoMinor: r.ProtoMinor,
 	}
-	return q
 }
 
 // write records the verdict and counts it. What cannot be recorded is denied.
@@ -148,9 +153,12 @@ func (x *exchange) write() {
 		ClientIP: x.address.IP, ClientIPSource: string(x.address.Source), ClientIPUnknown: x.address.Unknown, PeerIP: x.from.remote,
 		ServerName: x.from.serverName, Protocol: x.r.Proto,
 		Method: v.request.Method, Host: v.request.Host, Path: v.request.Path,
-		Policy: v.policy, Principal: v.principal, Explanation: v.why, Shadow: v.shadow, Place: v.place, Device: v.device,
+		Policy: v.policy, Principal: v.principal, Shadow: v.shadow, Place: v.place, Device: v.device,
 		Denials: v.denials, Ages: v.ages, Trace: x.trace.Trace, Took: decided.Sub(x.began),
 		ALPN: x.from.alpn, RawQuery: v.request.RawQuery, Header: v.request.Header, Values: v.values(), Rule: x.state.routeless, Closes: x.closes,
+	}
+	if v.why != nil {
+		d.Explanation = *v.why
 	}
 	if v.way != nil {
 		d.Route, d.Rule = v.way.name, v.way.rule
@@ -190,8 +198,8 @@ func (x *exchange) tag(h http.Header) {
 		w.route.CORS.Answer(h, &x.verdict.request)
 	}
 	h[headerDecision] = []string{x.id}
-	if x.state.revision != "" {
-		h[headerRevision] = []string{x.state.revision}
+	if x.state.revision != nil {
+		h[headerRevision] = x.state.revision
 	}
 	x.allowed.tell(h)
 	if x.verdict.nonce != "" {

@@ -246,7 +246,7 @@ func (x *exchange) reset() {
 func (x *exchange) enter() {
 	x.sent = x.body()
 	x.out = x.r.WithContext(&x.life)
-	x.unwatch = life.After(x.r.Context(), x.clientGone)
+	x.watched = life.Tell(x.r.Context(), x)
 	v, s := &x.verdict, &x.stream
 	s.ID, s.Principal, s.Route, s.Listener, s.Began = x.id, v.principal, v.way.name, x.from.listener, x.began
 	switch {
@@ -265,9 +265,10 @@ func (x *exchange) leave() {
 	x.stream.end()
 	x.stream.remove()
 	x.gateway.holding.Add(-x.held)
-	x.unwatch()
+	x.watched.Stop()
+	x.stopAlarm()
 	x.life.End(errFinished)
 }
 
-// clientGone ends what nobody waits for.
-func (x *exchange) clientGone() { x.life.End(errClientGone) }
+// Gone implements life.Watcher: it ends what nobody waits for.
+func (x *exchange) Gone() { x.life.End(errClientGone) }

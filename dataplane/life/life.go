@@ -20,9 +20,9 @@ type Life struct {
 	mu    sync.Mutex
 	done  chan struct{} // nil until somebody asks
 	cause error
-	calls []*func() // for the end
+	told  []Watcher // of the end
 
-	first [2]*func() // room for calls
+	first [2]Watcher // room for told
 }
 
 // Cause is why a Life ends, in words. It is a context.Canceled for those who ask.
@@ -61,32 +61,75 @@ func (l *Life) Err() error {
 	return l.cause
 }
 
-// AfterFunc has f called on a goroutine of its own at the end, unless stop is called
-// before and returns true. Package context looks for it.
-func (l *Life) AfterFunc(f func()) (stop func() bool) {
+// Watcher wants to be told of an end.
+type Watcher interface {
+	// Gone is called at the end, on a goroutine of its own.
+	Gone()
+}
+
+// Watch is how long a Watcher waits for an end. The zero Watch is over.
+type Watch struct {
+	of   *Life
+	by   Watcher
+	stop func() bool // of another context
+}
+
+// Tell has w told of the end of ctx, unless the Watch is stopped before. With a Life it
+// costs no memory.
+func Tell(ctx context.Context, w Watcher) Watch {
+	l, ok := ctx.(*Life)
+	if !ok {
+		return Watch{stop: context.AfterFunc(ctx, w.Gone)}
+	}
+	l.tell(w)
+	return Watch{of: l, by: w}
+}
+
+// Stop reports whether the Watcher will not be told, and is not told by itself.
+func (w *Watch) Stop() bool {
+	switch {
+	case w.of != nil:
+		return w.of.forget(w.by)
+	case w.stop != nil:
+		return w.stop()
+	}
+	return false
+}
+
+func (l *Life) tell(w Watcher) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.cause != nil {
-		go f()
-		return func() bool { return false }
+		go w.Gone()
+		return
 	}
-	if l.calls == nil {
-		l.calls = l.first[:0]
+	if l.told == nil {
+		l.told = l.first[:0]
 	}
-	call := &f
-	l.calls = append(l.calls, call)
-	return func() bool { return l.forget(call) }
+	l.told = append(l.told, w)
 }
 
-// forget reports whether call will not be called.
-func (l *Life) forget(call *func()) bool {
+// forget reports whether w will not be told.
+func (l *Life) forget(w Watcher) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	i := slices.Index(l.calls, call)
+	i := slices.Index(l.told, w)
 	if i >= 0 {
-		l.calls = slices.Delete(l.calls, i, i+1)
+		l.told = slices.Delete(l.told, i, i+1)
 	}
 	return i >= 0
+}
+
+// call is a Watcher that is a function.
+type call struct{ f func() }
+
+func (c *call) Gone() { c.f() }
+
+// AfterFunc has f called on a goroutine of its own at the end, unless stop is called
+// before and returns true. Package context looks for it.
+func (l *Life) AfterFunc(f func()) (stop func() bool) {
+	w := Tell(l, &call{f})
+	return w.Stop
 }
 
 // End ends l because of cause, which is not nil, unless it has ended.
@@ -100,16 +143,8 @@ func (l *Life) End(cause error) {
 	if l.done != nil {
 		close(l.done)
 	}
-	for _, call := range l.calls {
-		go (*call)()
+	for _, w := range l.told {
+		go w.Gone()
 	}
-	l.calls = nil
-}
-
-// After is context.AfterFunc, and asks contexts that have a cheaper one for theirs.
-func After(ctx context.Context, f func()) (stop func() bool) {
-	if c, ok := ctx.(interface{ AfterFunc(f func()) func() bool }); ok {
-		return c.AfterFunc(f)
-	}
-	return context.AfterFunc(ctx, f)
+	l.told = nil
 }

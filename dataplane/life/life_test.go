@@ -46,7 +46,12 @@ func TestLifeHasNoValues(t *testing.T) {
 	}
 }
 
-func TestAfter(t *testing.T) {
+// once counts how often it is told.
+type once struct{ times int }
+
+func (o *once) Gone() { o.times++ }
+
+func TestWatchers(t *testing.T) {
 	of := map[string]func() (context.Context, func()){
 		"a Life": func() (context.Context, func()) {
 			l := &life.Life{}
@@ -60,22 +65,22 @@ func TestAfter(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				ctx, end := begin()
-				var called [5]int
-				var stops [5]func() bool
+				var told [5]once
+				var watches [6]life.Watch // of which the last is nobody's
 				for i := range 4 {
-					stops[i] = life.After(ctx, func() { called[i]++ })
+					watches[i] = life.Tell(ctx, &told[i])
 				}
-				if !stops[1]() || stops[1]() {
+				if !watches[1].Stop() || watches[1].Stop() {
 					t.Error("the first stop is not the one that stops")
 				}
 				end()
-				stops[4] = life.After(ctx, func() { called[4]++ })
+				watches[4] = life.Tell(ctx, &told[4])
 				synctest.Wait()
-				if called != [5]int{1, 0, 1, 1, 1} {
-					t.Errorf("called %v", called)
+				if told != [5]once{{1}, {0}, {1}, {1}, {1}} {
+					t.Errorf("told %v", told)
 				}
-				for i, stop := range stops {
-					if stop() {
+				for i := range watches {
+					if watches[i].Stop() {
 						t.Errorf("%d was stopped after the end", i)
 					}
 				}
@@ -85,14 +90,14 @@ func TestAfter(t *testing.T) {
 }
 
 func BenchmarkLife(b *testing.B) {
-	nothing := func() {}
+	var a, c once
 	b.Run("this", func(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {
 			var l life.Life
-			a, c := life.After(&l, nothing), life.After(&l, nothing)
-			a()
-			c()
+			first, second := life.Tell(&l, &a), life.Tell(&l, &c)
+			first.Stop()
+			second.Stop()
 			l.End(why)
 		}
 	})
@@ -100,9 +105,9 @@ func BenchmarkLife(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {
 			ctx, cancel := context.WithCancelCause(b.Context())
-			a, c := context.AfterFunc(ctx, nothing), context.AfterFunc(ctx, nothing)
-			a()
-			c()
+			first, second := context.AfterFunc(ctx, a.Gone), context.AfterFunc(ctx, c.Gone)
+			first()
+			second()
 			cancel(why)
 		}
 	})

@@ -30,7 +30,7 @@ type exchange struct {
 	interim  Interim
 	conn     *Conn
 	state    atomic.Uint32
-	unwatch  func() bool
+	watch    life.Watch
 	upload   *upload // nil when no goroutine sends the body
 	lost     atomic.Pointer[error]
 	closed   atomic.Bool // the request's body
@@ -60,7 +60,7 @@ func (c *Conn) RoundTrip(r *http.Request, interim Interim) (*http.Response, erro
 		c.pool.put(c)
 		return nil, err
 	}
-	x.unwatch = life.After(r.Context(), x.cut)
+	x.watch = life.Tell(r.Context(), (*watcher)(x))
 	before := c.socket.written.Load()
 	err = x.send()
 	if err == nil || !isTimeout(err) && c.socket.written.Load() > before {
@@ -245,7 +245,7 @@ func (x *exchange) switchOver(h *head) error {
 // the exchange ends.
 func (x *exchange) leave(to uint32) bool {
 	first := x.state.CompareAndSwap(underWay, to)
-	x.unwatch()
+	x.watch.Stop()
 	return first
 }
 
@@ -275,7 +275,7 @@ func (x *exchange) finish() error {
 // somebody had another one before.
 func (x *exchange) fail(err error) error {
 	x.cut()
-	x.unwatch()
+	x.watch.Stop()
 	return x.cause(err)
 }
 
@@ -303,6 +303,11 @@ func (x *exchange) cut() {
 	x.conn.cut()
 	x.closeBody()
 }
+
+// watcher is an exchange whose context ends.
+type watcher exchange
+
+func (w *watcher) Gone() { (*exchange)(w).cut() }
 
 // closeBody has the request's body not be read any more.
 func (x *exchange) closeBody() {

@@ -3,7 +3,6 @@ package http1
 import (
 	"net/http"
 	"net/textproto"
-	"strconv"
 	"strings"
 
 	"github.com/sallyport/sallyport/internal/request"
@@ -151,7 +150,7 @@ func (h *head) check() error {
 // fill makes a the answer that h begins.
 func (h *head) fill(a *http.Response) {
 	a.Status, a.StatusCode = h.reason, h.status
-	a.Proto, a.ProtoMajor, a.ProtoMinor = "HTTP/1."+strconv.Itoa(h.minor), 1, h.minor
+	a.Proto, a.ProtoMajor, a.ProtoMinor = [...]string{"HTTP/1.0", "HTTP/1.1"}[h.minor], 1, h.minor
 	a.Header, a.ContentLength, a.Close = h.header, h.length, h.closes || h.minor == 0
 	if h.chunked {
 		a.TransferEncoding, a.Trailer = []string{"chunked"}, h.trailer
