@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/sallyport/sallyport/internal/quota"
@@ -50,26 +51,38 @@ func (a *allowances) tell(h http.Header) {
 	if a.count == 0 {
 		return
 	}
-	limits, policies := make([]byte, 0, 64*a.count), make([]byte, 0, 64*a.count)
+	var room [128]byte
+	limits := room[:0]
 	for i, t := range a.told[:a.count] {
 		if i > 0 {
-			limits, policies = append(limits, ", "...), append(policies, ", "...)
+			limits = append(limits, ", "...)
 		}
-		policies = append(policies, t.of.policy...)
 		limits = append(append(limits, t.of.label...), ";r="...)
 		limits = append(strconv.AppendInt(limits, t.remaining, 10), ";t="...)
 		limits = strconv.AppendInt(limits, seconds(t.reset), 10)
 	}
-	h["Ratelimit-Policy"] = with(h["Ratelimit-Policy"], policies)
-	h["Ratelimit"] = with(h["Ratelimit"], limits)
+	h["Ratelimit-Policy"] = with(h["Ratelimit-Policy"], a.policies())
+	h["Ratelimit"] = with(h["Ratelimit"], string(limits))
 	if a.denied {
 		h["Retry-After"] = []string{strconv.FormatInt(max(seconds(a.retry), 1), 10)}
 	}
 }
 
+// policies are those of the limits that are told of, usually one.
+func (a *allowances) policies() string {
+	if a.count == 1 {
+		return a.told[0].of.policy
+	}
+	all := make([]string, a.count)
+	for i := range all {
+		all[i] = a.told[i].of.policy
+	}
+	return strings.Join(all, ", ")
+}
+
 // with does not change values, which may be an upstream's.
-func with(values []string, last []byte) []string {
-	return append(slices.Clip(values), string(last))
+func with(values []string, last string) []string {
+	return append(slices.Clip(values), last)
 }
 
 // seconds are rounded up: it is never too early.
