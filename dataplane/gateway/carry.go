@@ -21,9 +21,6 @@ func (x *exchange) carry(answer *http.Response) (int64, error) {
 	h := x.takeOver(answer)
 	plainLength(h, answer.ContentLength)
 	changes := &x.verdict.way.route.Rewrites.Response
-	if !x.verdict.way.route.ServerHeaders {
-		anonymise(h)
-	}
 	changes.Apply(h)
 	x.tag(h)
 	var announced []string
@@ -135,7 +132,7 @@ func isStream(answer *http.Response) bool {
 // takeOver makes the header of an upstream's answer that of ours, and returns it.
 func (x *exchange) takeOver(answer *http.Response) http.Header {
 	h := answer.Header
-	strip(h)
+	strip(h, x.verdict.way.route.ServerHeaders)
 	if x.http1 != nil {
 		x.http1.UseHeader(h)
 		return h
@@ -146,15 +143,16 @@ func (x *exchange) takeOver(answer *http.Response) http.Header {
 }
 
 // strip removes from an answer's header what is the connection's, and what would lead
-// clients past the gateway. Names that are ours are not the upstream's to use.
-func strip(h http.Header) {
+// clients past the gateway. Names that are ours are not the upstream's to use. What says
+// which software the upstream is stays if told says so.
+func strip(h http.Header, told bool) {
 	for _, value := range h["Connection"] {
 		for option := range strings.SplitSeq(value, ",") {
 			delete(h, textproto.CanonicalMIMEHeaderKey(textproto.TrimString(option)))
 		}
 	}
 	for name := range h {
-		if isOfConnection(name) || name == "Alt-Svc" || strings.HasPrefix(name, "Sallyport-") {
+		if isOfConnection(name) || name == "Alt-Svc" || strings.HasPrefix(name, "Sallyport-") || !told && isOfSoftware(name) {
 			delete(h, name)
 		}
 	}

@@ -23,11 +23,12 @@ func (x *exchange) replaced(answer *http.Response) error {
 	return nil
 }
 
-// anonymise removes what says which software an upstream is.
-func anonymise(h http.Header) {
-	for _, name := range [...]string{
-		"Server", "X-Powered-By", "X-Aspnet-Version", "X-Aspnetmvc-Version", "X-Runtime", "X-Generator", "X-Drupal-Cache", "X-Server-Name", "X-Backend-Server",
-	} {
-		delete(h, name)
+// isOfSoftware tells the fields that say which software an upstream is.
+func isOfSoftware(name string) bool {
+	switch name {
+	case "Server", "X-Powered-By", "X-Aspnet-Version", "X-Aspnetmvc-Version", "X-Runtime", "X-Generator", "X-Drupal-Cache",
+		"X-Server-Name", "X-Backend-Server":
+		return true
 	}
+	return false
 }

@@ -85,10 +85,7 @@ func (x *exchange) tunnel(answer *http.Response, o *record.Outcome) error {
 
 // switched is the head that ends HTTP on the client's connection, made of the upstream's.
 func (x *exchange) switched(h http.Header) []byte {
-	strip(h)
-	if !x.verdict.way.route.ServerHeaders {
-		anonymise(h)
-	}
+	strip(h, x.verdict.way.route.ServerHeaders)
 	x.verdict.way.route.Rewrites.Response.Apply(h)
 	x.tag(h)
 	h["Upgrade"], h["Connection"], h[headerAccept] = []string{"websocket"}, []string{"Upgrade"}, []string{x.handshake.accept}
