@@ -87,6 +87,8 @@ type Authenticator struct {
 	devices     *cache // of device tokens
 	proofs      *proofs
 	metrics     *metrics
+
+	anonymous policy.Principal // all who need not prove anything
 }
 
 // Authenticate returns who sent the request, or why it is not known; one of
@@ -210,7 +212,7 @@ func (a *Authenticator) authenticate(ctx context.Context, try *attempt) (*policy
 	case found != nil:
 		return found, ""
 	case try.accept.Anonymous:
-		return &policy.Principal{}, ""
+		return &a.anonymous, ""
 	}
 	return nil, CredentialsMissing
 }

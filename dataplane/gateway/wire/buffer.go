@@ -124,9 +124,8 @@ func (d *deadline) leave(least time.Duration) {
 		d.lift()
 		return
 	}
-	now := time.Now()
-	if d.kind != passing || d.end.Sub(now) < least {
-		d.set(passing, now.Add(least+least/8))
+	if d.kind != passing || time.Until(d.end) < least {
+		d.set(passing, time.Now().Add(least+least/8))
 	}
 }
 
@@ -195,11 +194,10 @@ func (p *patience) extend() {
 	if p.most == 0 {
 		return
 	}
-	now := time.Now()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if !p.over && now.Sub(p.begun) > p.most/8 {
-		p.begun = now
-		_ = p.socket.SetWriteDeadline(now.Add(p.most)) // a write will tell
+	if !p.over && time.Since(p.begun) > p.most/8 {
+		p.begun = time.Now()
+		_ = p.socket.SetWriteDeadline(p.begun.Add(p.most)) // a write will tell
 	}
 }
