@@ -78,7 +78,7 @@ func FuzzRecord(f *testing.F) {
 	c := courierOf(f, courier.Config{Queue: 1 << 30})
 	f.Fuzz(func(t *testing.T, text, query, name string) {
 		was := c.Dropped()
-		c.Decide(&record.Decision{
+		d := &record.Decision{
 			Device: &policy.Device{ID: text, OS: text, OSVersion: text, Owner: text}, Closes: allows.ID,
 			Values: []record.Value{{Field: text, Value: text}},
 			Place:  &policy.Place{Country: text, Continent: text, City: text, Organization: text, Databases: []policy.Database{{Type: text}}},
@@ -87,8 +87,12 @@ func FuzzRecord(f *testing.F) {
 			Principal: &policy.Principal{
 				ID: text, Issuer: text, SPIFFEID: text, KeyID: text, ACR: text, Groups: []string{text}, Claims: map[string]any{text: text},
 			},
-		})
-		c.Finish(&record.Outcome{ID: allows.ID, Endpoint: text, Target: text})
+		}
+		o := &record.Outcome{ID: allows.ID, Endpoint: text, Target: text}
+		c.Decide(d)
+		c.Finish(o)
+		read(t, courier.Encode(d)[0])
+		read(t, courier.EncodeEndings(o)[0])
 		if c.Dropped() != was {
 			t.Error("no record was made")
 		}
