@@ -39,6 +39,19 @@ func Framed(environment string, u *proxyv1.Update) (wire []byte, largest int, er
 	return wire, largest, err
 }
 
+// Packed returns an update as it goes over the wire to who takes it compressed.
+func Packed(environment string, u *proxyv1.Update) (wire []byte, err error) {
+	f, err := newPart(environment, u).packed()
+	if err != nil {
+		return nil, err
+	}
+	err = f.writeTo(writer(func(b []byte) (int, error) {
+		wire = append(wire, b...)
+		return len(b), nil
+	}))
+	return wire, err
+}
+
 type writer func([]byte) (int, error)
 
 func (w writer) Write(b []byte) (int, error) { return w(b) }

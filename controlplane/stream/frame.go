@@ -1,6 +1,9 @@
 package stream
 
 import (
+	"bytes"
+	"cmp"
+	"compress/gzip"
 	"encoding/binary"
 	"fmt"
 	"io"
@@ -81,11 +84,57 @@ func updateFrame(environment string, u *proxyv1.Update) (frame, error) {
 	return frame{head: sealed(append(head, rest...), length), documents: u.GetDocuments()}, nil
 }
 
+const (
+	// packed is the flag of a message that is compressed.
+	packed = 1
+	// smallestPacked is from how many bytes on a message is compressed: a change of a
+	// policy takes longer to be unpacked by each proxy than to be sent.
+	smallestPacked = 32 << 10
+)
+
+// size is how many bytes the frame has on the wire, or a few less.
+func (f frame) size() int {
+	n := len(f.head)
+	for _, d := range f.documents {
+		n += len(d)
+	}
+	return n
+}
+
+// pack compresses the frame with gzip, if it is worth it.
+func (f frame) pack() (frame, error) {
+	if f.size() < smallestPacked {
+		return f, nil
+	}
+	var b bytes.Buffer
+	b.Write(make([]byte, prefixBytes))
+	z, err := gzip.NewWriterLevel(&b, gzip.BestSpeed)
+	if err != nil {
+		return frame{}, err
+	}
+	if _, err := z.Write(f.head[prefixBytes:]); err != nil {
+		return frame{}, fmt.Errorf("compress message: %w", err)
+	}
+	if err := cmp.Or(f.writeDocuments(z), z.Close()); err != nil {
+		return frame{}, fmt.Errorf("compress message: %w", err)
+	}
+	if b.Len() >= f.size() {
+		return f, nil
+	}
+	head := sealed(bytes.Clone(b.Bytes()), b.Len())
+	head[0] |= packed
+	return frame{head: head}, nil
+}
+
 // writeTo writes the frame in small pieces.
 func (f frame) writeTo(w io.Writer) error {
 	if err := writePieces(w, f.head); err != nil {
 		return err
 	}
+	return f.writeDocuments(w)
+}
+
+func (f frame) writeDocuments(w io.Writer) error {
 	var field [2 * binary.MaxVarintLen64]byte
 	for _, d := range f.documents {
 		b := protowire.AppendTag(field[:0], numberOfDocuments, protowire.BytesType)

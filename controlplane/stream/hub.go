@@ -133,20 +133,30 @@ func (h *Hub) find(name string, is func(*snapshot.Snapshot) bool) *snapshot.Snap
 	return nil
 }
 
-// Part is one of the messages that turn a snapshot into a later one.
+// Part is one of the messages that turn a snapshot into a later one. Proxies that need
+// the same share it; it is encoded, and compressed, for the first of them.
 type Part struct {
 	Update *proxyv1.Update
-	frame  frame
-	err    error // it could not be encoded
+
+	plain, packed func() (frame, error)
 }
 
 func parts(base, next *snapshot.Snapshot) (all []Part) {
 	for u := range snapshot.Updates(base, next) {
-		p := Part{Update: u}
-		p.frame, p.err = updateFrame(next.Head().Environment, u)
-		all = append(all, p)
+		all = append(all, newPart(next.Head().Environment, u))
 	}
 	return all
+}
+
+func newPart(environment string, u *proxyv1.Update) Part {
+	plain := sync.OnceValues(func() (frame, error) { return updateFrame(environment, u) })
+	return Part{Update: u, plain: plain, packed: sync.OnceValues(func() (frame, error) {
+		f, err := plain()
+		if err != nil {
+			return frame{}, err
+		}
+		return f.pack()
+	})}
 }
 
 // Updates returns what turns base (nil: nothing) into next. Proxies that need

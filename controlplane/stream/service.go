@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -146,7 +147,7 @@ type peerKey struct{}
 
 // Handler returns the path and the handler of the service. Calls of a peer
 // without a verified SPIFFE ID are refused before anything of them is read.
-// Nothing is compressed: see docs/decisions.
+// Connect compresses nothing: see docs/decisions.
 func (s *Service) Handler(opts ...connect.HandlerOption) (string, http.Handler) {
 	opts = append(opts,
 		connect.WithReadMaxBytes(maxMessage),
@@ -255,6 +256,17 @@ func startedAt(m *proxyv1.RegisterRequest) time.Time {
 	return m.GetStartedAt().AsTime()
 }
 
+// unpacks reports whether the proxy takes messages of the stream compressed, and says
+// that some of them will be. What is sent is compressed here, and not by Connect.
+func unpacks(conn *connect.BidiStream[proxyv1.StreamRequest, proxyv1.StreamResponse]) bool {
+	accepted := conn.RequestHeader().Get("Connect-Accept-Encoding")
+	if conn.Peer().Protocol != connect.ProtocolConnect || !slices.Contains(strings.Split(accepted, ","), "gzip") {
+		return false
+	}
+	conn.ResponseHeader().Set("Connect-Content-Encoding", "gzip")
+	return true
+}
+
 // Stream implements proxyv1connect.ProxyServiceHandler.
 func (s *Service) Stream(ctx context.Context, conn *connect.BidiStream[proxyv1.StreamRequest, proxyv1.StreamResponse]) error {
 	p, err := peerOf(ctx)
@@ -296,6 +308,7 @@ func (s *Service) Stream(ctx context.Context, conn *connect.BidiStream[proxyv1.S
 		session:     session,
 		log:         log.With("environment", admission.Environment),
 		said:        make(chan struct{}, 1),
+		unpacks:     unpacks(conn),
 
 		security: &lane{
 			hub: s.hub, name: snapshot.SecurityLane, session: session.Security(),

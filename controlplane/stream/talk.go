@@ -37,6 +37,8 @@ type talk struct {
 	introduced  int           // how many key sets the proxy was sent
 	draining    atomic.Bool   // as the proxy said, or was told, last
 
+	unpacks bool // the proxy takes large updates compressed
+
 	security, configuration *lane
 
 	quiet *alarm // the proxy says nothing
@@ -356,15 +358,20 @@ func (t *talk) push(ctx context.Context, l *lane, next *snapshot.Snapshot) error
 		return err
 	}
 	for _, part := range t.hub.Updates(base, next) {
-		if part.err != nil {
-			return part.err
-		}
 		if l != t.security {
 			if err := t.push(ctx, t.security, t.security.state().Snapshot); err != nil {
 				return err
 			}
 		}
-		if err := t.write(part.frame); err != nil {
+		encode := part.plain
+		if t.unpacks {
+			encode = part.packed
+		}
+		f, err := encode()
+		if err != nil {
+			return err
+		}
+		if err := t.write(f); err != nil {
 			return err
 		}
 	}

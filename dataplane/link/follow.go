@@ -117,7 +117,6 @@ func (l *Link) visit(ctx context.Context, url string) outcome {
 	defer c.close()
 	client := proxyv1connect.NewProxyServiceClient(c.client(), url,
 		connect.WithReadMaxBytes(snapshot.MaxPart+64<<10),
-		connect.WithAcceptCompression("gzip", nil, nil),
 	)
 	environment, o := l.register(ctx, client)
 	if o.err != nil {
