@@ -76,9 +76,25 @@ func newObserver(s *Server) (*observer, error) {
 		Name: "sallyport_lost_revision",
 		Help: "The newest revision that somebody has seen of the environment and the database does not hold; the environment is empty for one of the fleet.",
 	})
-	return o, errors.Join(s.metrics.Register(o.lost), s.metrics.Register(o.trusted), s.metrics.Register(o.generation),
-		s.metrics.Register(o.revision), s.metrics.Register(o.committed),
+	return o, errors.Join(s.registerRefusals(), s.metrics.Register(o.lost), s.metrics.Register(o.trusted),
+		s.metrics.Register(o.generation), s.metrics.Register(o.revision), s.metrics.Register(o.committed),
 		s.metrics.Register(o.distributed), s.metrics.Register(o.connected))
+}
+
+// registerRefusals shows what was found in etcd and refused.
+func (s *Server) registerRefusals() error {
+	refused := s.hub.Refused()
+	var errs []error
+	for what, count := range map[string]func() int64{
+		"head": refused.Heads.Load, "freshness": refused.Freshness.Load, "key_set": refused.KeySets.Load, "unreadable": s.feed.Unreadable,
+	} {
+		errs = append(errs, s.metrics.Register(prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Name:        "sallyport_published_refusals_total",
+			Help:        "Values in etcd that this replica refused, by what they should be: head, freshness, key_set, or unreadable.",
+			ConstLabels: prometheus.Labels{"what": what},
+		}, func() float64 { return float64(count()) })))
+	}
+	return errors.Join(errs...)
 }
 
 // Run observes until ctx ends. While the database is away the metrics keep

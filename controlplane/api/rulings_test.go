@@ -34,55 +34,55 @@ func (w *world) record(t testing.TB, spiffeID, instance string, ago time.Duratio
 	return p.GetId()
 }
 
-// steps are calls of one caller, each with the code that it ends with.
-type steps struct {
+// caller makes calls of one caller, each with the code that it ends with.
+type caller struct {
 	t     testing.TB
 	fleet adminv1connect.FleetServiceClient
 }
 
-func (s steps) approve(id string, want connect.Code) {
+func (s caller) approve(id string, want connect.Code) {
 	s.t.Helper()
 	_, err := s.fleet.Approve(s.t.Context(), connect.NewRequest(&adminv1.ApproveRequest{SpiffeId: id, Reason: "new rack"}))
 	s.ended("approve "+id, err, want)
 }
 
-func (s steps) refuse(id string, want connect.Code) {
+func (s caller) refuse(id string, want connect.Code) {
 	s.t.Helper()
 	_, err := s.fleet.Refuse(s.t.Context(), connect.NewRequest(&adminv1.RefuseRequest{SpiffeId: id, Reason: "not ours"}))
 	s.ended("refuse "+id, err, want)
 }
 
-func (s steps) quarantine(id string, want connect.Code) {
+func (s caller) quarantine(id string, want connect.Code) {
 	s.t.Helper()
 	_, err := s.fleet.Quarantine(s.t.Context(), connect.NewRequest(&adminv1.QuarantineRequest{SpiffeId: id, Reason: "odd traffic"}))
 	s.ended("quarantine "+id, err, want)
 }
 
-func (s steps) release(id string, want connect.Code) {
+func (s caller) release(id string, want connect.Code) {
 	s.t.Helper()
 	_, err := s.fleet.Release(s.t.Context(), connect.NewRequest(&adminv1.ReleaseRequest{SpiffeId: id, Reason: "looked at"}))
 	s.ended("release "+id, err, want)
 }
 
-func (s steps) drain(id string, want connect.Code) {
+func (s caller) drain(id string, want connect.Code) {
 	s.t.Helper()
 	_, err := s.fleet.Drain(s.t.Context(), connect.NewRequest(&adminv1.DrainRequest{Id: id, Reason: "new kernel"}))
 	s.ended("drain "+id, err, want)
 }
 
-func (s steps) undrain(id string, want connect.Code) {
+func (s caller) undrain(id string, want connect.Code) {
 	s.t.Helper()
 	_, err := s.fleet.Undrain(s.t.Context(), connect.NewRequest(&adminv1.UndrainRequest{Id: id}))
 	s.ended("undrain "+id, err, want)
 }
 
-func (s steps) forget(id string, want connect.Code) {
+func (s caller) forget(id string, want connect.Code) {
 	s.t.Helper()
 	_, err := s.fleet.Forget(s.t.Context(), connect.NewRequest(&adminv1.ForgetRequest{Id: id, Reason: "sold"}))
 	s.ended("forget "+id, err, want)
 }
 
-func (s steps) label(id string, want connect.Code, remove []string, labels map[string]string) *adminv1.SetLabelsResponse {
+func (s caller) label(id string, want connect.Code, remove []string, labels map[string]string) *adminv1.SetLabelsResponse {
 	s.t.Helper()
 	res, err := s.fleet.SetLabels(s.t.Context(), connect.NewRequest(&adminv1.SetLabelsRequest{Id: id, Labels: labels, Remove: remove}))
 	s.ended("label "+id, err, want)
@@ -94,7 +94,7 @@ func (s steps) label(id string, want connect.Code, remove []string, labels map[s
 
 const ok connect.Code = 0
 
-func (s steps) ended(what string, err error, want connect.Code) {
+func (s caller) ended(what string, err error, want connect.Code) {
 	s.t.Helper()
 	if err == nil && want == ok || err != nil && connect.CodeOf(err) == want {
 		return
@@ -107,7 +107,7 @@ func TestRulings(t *testing.T) {
 	w := newWorld(t)
 	const id = "spiffe://prod.example/proxy/aws"
 	one := w.record(t, id, "one", time.Hour)
-	s := steps{t, w.fleet(t, admin)}
+	s := caller{t, w.fleet(t, admin)}
 	is := func(want adminv1.Standing, reason string) {
 		t.Helper()
 		res, err := s.fleet.GetProxy(t.Context(), connect.NewRequest(&adminv1.GetProxyRequest{Id: one}))
@@ -147,7 +147,7 @@ func TestProcessRulings(t *testing.T) {
 	w := newWorld(t)
 	const id = "spiffe://prod.example/proxy/aws"
 	one, two := w.record(t, id, "one", time.Hour), w.record(t, id, "two", 10*time.Second)
-	s := steps{t, w.fleet(t, admin)}
+	s := caller{t, w.fleet(t, admin)}
 	get := func(id string) *adminv1.Proxy {
 		t.Helper()
 		res, err := s.fleet.GetProxy(t.Context(), connect.NewRequest(&adminv1.GetProxyRequest{Id: id}))
@@ -195,7 +195,7 @@ func TestRulingsAreAudited(t *testing.T) {
 	w := newWorld(t)
 	const id = "spiffe://prod.example/proxy/aws"
 	one := w.record(t, id, "one", time.Hour)
-	s, v := steps{t, w.fleet(t, admin)}, steps{t, w.fleet(t, viewer)}
+	s, v := caller{t, w.fleet(t, admin)}, caller{t, w.fleet(t, viewer)}
 	s.quarantine(id, ok)
 	s.approve(id, connect.CodeFailedPrecondition)
 	v.release(id, connect.CodePermissionDenied)

@@ -63,7 +63,9 @@ type Hub struct {
 	generation snapshot.Generation
 	doubted    string
 
-	recentBytes  int
+	recentBytes int
+	refused     Refusals
+
 	mu           sync.Mutex
 	environments map[string]*environment
 }
@@ -261,6 +263,7 @@ func (h *Hub) takeHead(ctx context.Context, name string, published *distribution
 		err = fmt.Errorf("it is of environment %s", head.Environment)
 	}
 	if err != nil {
+		h.refused.Heads.Add(1)
 		h.log.ErrorContext(ctx, "head in etcd was refused", "environment", name, "err", err)
 		return true
 	}
@@ -270,6 +273,7 @@ func (h *Hub) takeHead(ctx context.Context, name string, published *distribution
 		h.resign(ctx, name, current, head)
 		return true
 	case !head.NewerThan(current.Head()):
+		h.refused.Heads.Add(1)
 		h.log.ErrorContext(ctx, "head in etcd was refused", "environment", name, "err", "it is not newer than what is served",
 			"revision", head.Revision, "served", current.Head().Revision)
 		return true
@@ -294,6 +298,7 @@ func (h *Hub) takeKeySets(ctx context.Context, sets []*proxyv1.SignedKeySet) {
 		h.doubted = ""
 	case h.doubted != err.Error():
 		h.doubted = err.Error()
+		h.refused.KeySets.Add(1)
 		h.log.ErrorContext(ctx, "key set in etcd was refused", "err", err)
 	}
 	// The publisher of this process may have taken them from the database.
@@ -320,6 +325,7 @@ func (h *Hub) resign(ctx context.Context, name string, current *snapshot.Snapsho
 	}
 	again, err := snapshot.Assemble(head, current.Set())
 	if err != nil {
+		h.refused.Heads.Add(1)
 		h.log.ErrorContext(ctx, "head in etcd was refused", "environment", name, "err", err)
 		return
 	}
@@ -350,6 +356,7 @@ func (h *Hub) takeFreshness(ctx context.Context, name string, signed *proxyv1.Si
 		err = fmt.Errorf("it is from the future: %s", f.IssuedAt)
 	}
 	if err != nil {
+		h.refused.Freshness.Add(1)
 		h.log.ErrorContext(ctx, "freshness in etcd was refused", "environment", name, "err", err)
 		return
 	}

@@ -1,6 +1,8 @@
 package stream
 
 import (
+	"sync/atomic"
+
 	"github.com/sallyport/sallyport/internal/bundle"
 	"github.com/sallyport/sallyport/internal/snapshot"
 	proxyv1 "github.com/sallyport/sallyport/proto/gen/sallyport/proxy/v1"
@@ -28,3 +30,10 @@ func (h *Hub) published(name string) (*snapshot.Snapshot, *proxyv1.SignedFreshne
 	}
 	return e.newest(), e.freshness
 }
+
+// Refusals count what was found in etcd that nobody may have put there, or that is not
+// newer than what is served. They are safe for concurrent use.
+type Refusals struct{ Heads, Freshness, KeySets atomic.Int64 }
+
+// Refused returns the refusals of the hub, which go on.
+func (h *Hub) Refused() *Refusals { return &h.refused }

@@ -177,7 +177,7 @@ func (x *exchange) send(call *upstream.Call) (*http.Response, error) {
 		return nil, failure{reason: ReasonNoUpstream, status: http.StatusBadGateway}
 	}
 	if x.r.Context().Err() != nil { // which x.life may not have been told yet
-		x.clientGone()
+		x.Gone()
 		return nil, errClientGone
 	}
 	x.hints.w = x.w

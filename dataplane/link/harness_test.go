@@ -395,15 +395,28 @@ type lab struct {
 	dir     string
 	metrics *prometheus.Registry
 	cfg     link.Config
+
+	now       func() time.Time // of identities; nil for the real one
+	workloads []*workload
 }
 
-func newLab(t *testing.T) *lab {
+// workload is who gets an identity at a socket.
+type workload struct {
+	id   identity.ID
+	path string
+	stop func()
+}
+
+func newLab(t *testing.T) *lab { t.Helper(); return newLabAt(t, nil) }
+
+// newLabAt has all identities go by a clock.
+func newLabAt(t *testing.T, now func() time.Time) *lab {
 	t.Helper()
-	is, err := issuer.New(issuer.Config{DevelopmentOnly: true, TrustDomain: domain, Log: quiet()})
+	is, err := issuer.New(issuer.Config{DevelopmentOnly: true, TrustDomain: domain, Log: quiet(), Now: now})
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := &lab{issuer: is, dir: filepath.Join(t.TempDir(), "state")}
+	l := &lab{issuer: is, dir: filepath.Join(t.TempDir(), "state"), now: now}
 	l.control = l.newControl(t, controlID)
 	l.source = l.identify(t, proxyID)
 	l.cfg = link.Config{
@@ -472,17 +485,14 @@ func (l *lab) metric(t testing.TB, name string) float64 {
 // identify returns a source that has the identity.
 func (l *lab) identify(t *testing.T, id identity.ID) *identity.Source {
 	t.Helper()
-	path := filepath.Join(t.TempDir(), "s")
-	e, err := l.issuer.Listen(id, path, 0)
+	w := &workload{id: id, path: filepath.Join(t.TempDir(), "s")}
+	l.workloads = append(l.workloads, w)
+	l.attest(t, w)
+	addr, err := identity.SocketAddr(w.path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	run(t, e.Run)
-	addr, err := identity.SocketAddr(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	src, err := identity.New(identity.Config{SocketAddr: addr, Log: quiet()})
+	src, err := identity.New(identity.Config{SocketAddr: addr, Log: quiet(), Now: l.now})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -493,6 +503,16 @@ func (l *lab) identify(t *testing.T, id identity.ID) *identity.Source {
 		t.Fatal(err)
 	}
 	return src
+}
+
+// attest serves the Workload API to a workload.
+func (l *lab) attest(t *testing.T, w *workload) {
+	t.Helper()
+	e, err := l.issuer.Listen(w.id, w.path, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.stop = run(t, e.Run)
 }
 
 // newControl serves a control plane with an identity until the test ends.

@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -48,7 +49,12 @@ type Feed struct {
 	heads     map[string]*distributionv1.PublishedHead
 	freshness map[string]*proxyv1.SignedFreshness
 	keySets   map[snapshot.Generation]*proxyv1.SignedKeySet
+
+	unreadable atomic.Int64
 }
+
+// Unreadable returns how many values were found that are no message at all.
+func (f *Feed) Unreadable() int64 { return f.unreadable.Load() }
 
 // NewFeed returns a feed of the store. Run fills it.
 func NewFeed(s *Store) *Feed {
@@ -212,6 +218,7 @@ func (f *Feed) take(kv *mvccpb.KeyValue) {
 		err = f.takeFreshness(environment, kv.Value)
 	}
 	if err != nil {
+		f.unreadable.Add(1)
 		f.log.Error("value in etcd could not be read", "environment", environment, "err", err)
 		return
 	}
