@@ -46,18 +46,20 @@ func TestLargeEnvironment(t *testing.T) {
 	must(t, m.Start())
 	s.prove(t, revision, m)
 	figure(t, fmt.Sprint("first_snapshot_s_", *routes), time.Since(began).Seconds(), "s", 10)
+	itself := &replica{Process: m.Process}
+	spent := itself.cpu(t)
+	figure(t, fmt.Sprint("first_snapshot_cpu_s_", *routes), spent.Seconds(), "s", 0)
 
 	var took durations
 	from := len(swaps(t, m))
 	for i := range max(*changes, 5) {
 		s.prove(t, apply(t, s.first, largePolicy(0, fmt.Sprint("version ", i))), m)
 	}
-	for _, swap := range swaps(t, m)[from:] {
-		took = append(took, swap)
-	}
+	took = append(took, swaps(t, m)[from:]...)
 	if len(took) == 0 {
 		t.Fatal("the proxy has logged no swap")
 	}
+	figure(t, fmt.Sprint("change_cpu_ms_", *routes), float64((itself.cpu(t)-spent).Milliseconds())/float64(len(took)), "ms", 0)
 	slices.Sort(took)
 	ms := func(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 	figure(t, fmt.Sprint("swap_p50_", *routes), ms(took[len(took)/2]), "ms", 0)
