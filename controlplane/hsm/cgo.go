@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"time"
 
 	"github.com/miekg/pkcs11"
 )
@@ -81,24 +82,58 @@ func (k *Key) Close() {
 // Public implements crypto.Signer.
 func (k *Key) Public() crypto.PublicKey { return k.public }
 
+// signWithin is how long a token may take. A module that hangs cannot be told to
+// stop: what it was asked for is waited for no longer, and whoever signs next waits
+// for it as long again.
+const signWithin = 10 * time.Second
+
+// signed is what came of signing.
+type signed struct {
+	signature []byte
+	err       error
+}
+
 // Sign implements crypto.Signer. The token has its own random numbers.
-func (k *Key) Sign(_ io.Reader, digest []byte, _ crypto.SignerOpts) (signature []byte, err error) {
-	s := <-k.session
-	defer func() { k.session <- s }()
+func (k *Key) Sign(_ io.Reader, digest []byte, _ crypto.SignerOpts) ([]byte, error) {
+	late := time.NewTimer(signWithin)
+	defer late.Stop()
+	var s *session
+	select {
+	case s = <-k.session:
+	case <-late.C:
+		return nil, errSilent
+	}
+	done := make(chan signed, 1)
+	go func() {
+		signature, s, err := k.sign(s, digest)
+		k.session <- s
+		done <- signed{signature, err}
+	}()
+	select {
+	case r := <-done:
+		return r.signature, r.err
+	case <-late.C:
+		return nil, errSilent
+	}
+}
+
+// sign signs in a session, or in another one when that has failed, and returns the
+// session that is to be used next.
+func (k *Key) sign(s *session, digest []byte) (signature []byte, _ *session, err error) {
 	for range 2 {
 		if s == nil {
 			if s, err = k.reopen(); err != nil {
-				return nil, err
+				return nil, nil, err
 			}
 		}
 		if signature, err = s.sign(digest); err == nil {
-			return signature, nil
+			return signature, s, nil
 		}
 		// The token may have been away: a session does not outlive that.
 		s.close()
 		s = nil
 	}
-	return nil, fmt.Errorf("sign with key %q of token %q: %w", k.cfg.Key, k.cfg.Token, err)
+	return nil, nil, fmt.Errorf("sign with key %q of token %q: %w", k.cfg.Key, k.cfg.Token, err)
 }
 
 // reopen opens another session at the same key.

@@ -33,8 +33,9 @@ var (
 	// ErrNoCGO says that this build cannot load modules.
 	ErrNoCGO = errors.New("this build is without cgo, which PKCS#11 needs: build it with CGO_ENABLED=1 and a C compiler")
 	// errPair says that the two keys of a label are not a pair.
-	errPair = errors.New("what the private key signs the public key does not verify: they are no pair")
-	errType = errors.New("the key is neither of Ed25519 nor of ECDSA on P-256")
+	errPair   = errors.New("what the private key signs the public key does not verify: they are no pair")
+	errSilent = errors.New("the token does not answer")
+	errType   = errors.New("the key is neither of Ed25519 nor of ECDSA on P-256")
 )
 
 // The curve of a key of ECDSA: the OID of P-256 in DER (RFC 5480).

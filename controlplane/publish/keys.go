@@ -70,7 +70,11 @@ func (t *tenure) announce(ctx context.Context) error {
 	if t.announced != nil && *t.announced == newest {
 		return nil
 	}
-	if err := t.target.PublishKeySets(ctx, t.verifier); err != nil {
+	err := t.target.PublishKeySets(ctx, t.verifier)
+	switch {
+	case errors.Is(err, storage.ErrAhead) && t.trust(ctx) == nil && t.verifier.Newest().Digest() != newest:
+		return fmt.Errorf("%w: it has published more key sets", storage.ErrFenced)
+	case err != nil:
 		return fmt.Errorf("publish key sets: %w", err)
 	}
 	t.announced = &newest

@@ -3,9 +3,11 @@ package publish_test
 import (
 	"crypto"
 	"crypto/ed25519"
+	"errors"
 	"io"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -240,5 +242,33 @@ func TestSigningHoldsNoLock(t *testing.T) {
 		t.Errorf("a term could not begin: %v", err)
 	}
 	close(open)
+	l.wantPublished()
+}
+
+// fragile is a key whose hardware can fail.
+type fragile struct {
+	crypto.Signer
+	broken *atomic.Bool
+}
+
+func (f fragile) Sign(r io.Reader, b []byte, o crypto.SignerOpts) ([]byte, error) {
+	if f.broken.Load() {
+		return nil, errors.New("the token was pulled out")
+	}
+	return f.Signer.Sign(r, b, o)
+}
+
+// A publisher whose key has failed leaves publishing to one whose key is well.
+func TestBrokenKeyGivesTheElectionUp(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	l.commit(environment(t, "aws", "1"))
+	key := fragile{key(1), &atomic.Bool{}}
+	first := l.start(func(c *publish.Config) { c.Signer = snapshot.NewSigner(key) })
+	l.wantPublished()
+	key.broken.Store(true)
+	l.start()
+	l.commit(put(t, policy("a"), "2"))
+	wantLogged(t, first, "the signing key could not be used: the token was pulled out")
 	l.wantPublished()
 }

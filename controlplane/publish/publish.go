@@ -144,7 +144,7 @@ func (p *Publisher) Run(ctx context.Context) error {
 			break
 		}
 		level := slog.LevelWarn
-		if errors.Is(err, storage.ErrAhead) || errors.Is(err, ErrKey) {
+		if errors.Is(err, storage.ErrAhead) || errors.Is(err, ErrKey) || errors.Is(err, snapshot.ErrSigning) {
 			level = slog.LevelError // nothing is published until someone acts
 		}
 		p.log.Log(ctx, level, "publishing ended", "err", err)

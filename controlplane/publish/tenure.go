@@ -166,9 +166,10 @@ func (t *tenure) each(ctx context.Context, f func(context.Context, *environment)
 	return g.Wait()
 }
 
-// ends reports whether nothing more can come of this term.
+// ends reports whether nothing more can come of this term. Where the key of one
+// replica has failed, as in hardware, that of another may be well.
 func ends(ctx context.Context, err error) bool {
-	return ctx.Err() != nil || errors.Is(err, storage.ErrFenced) || errors.Is(err, storage.ErrAhead) ||
+	return errors.Is(err, snapshot.ErrSigning) || ctx.Err() != nil || errors.Is(err, storage.ErrFenced) || errors.Is(err, storage.ErrAhead) ||
 		errors.Is(err, storage.ErrUnavailable)
 }
 

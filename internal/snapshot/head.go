@@ -12,6 +12,9 @@ var (
 	// ErrSignature says that something is not signed with a key that signs for the
 	// fleet.
 	ErrSignature = errors.New("signature does not verify")
+	// ErrSigning says that nothing could be signed: the key, or what it lies in, has
+	// failed.
+	ErrSigning = errors.New("the signing key could not be used")
 	// ErrRetired is an ErrSignature: the key did sign for the fleet, and does not
 	// any more.
 	ErrRetired = fmt.Errorf("%w: its key was retired", ErrSignature)

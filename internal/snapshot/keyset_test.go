@@ -283,7 +283,7 @@ func (broken) Sign(io.Reader, []byte, crypto.SignerOpts) ([]byte, error) { retur
 
 func TestSigningFails(t *testing.T) {
 	s := snapshot.NewSigner(broken{ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize))})
-	if _, err := s.SignHead(statement(1, snapshot.NewSet())); !errors.Is(err, errAway) {
+	if _, err := s.SignHead(statement(1, snapshot.NewSet())); !errors.Is(err, errAway) || !errors.Is(err, snapshot.ErrSigning) {
 		t.Errorf("head: %v", err)
 	}
 	if _, err := s.SignFreshness(snapshot.Freshness{IssuedAt: time.Unix(1, 0)}); !errors.Is(err, errAway) {

@@ -36,7 +36,8 @@ func (s *Signer) Public() PublicKey { return s.public }
 // Verifier returns a verifier that has the public key of s pinned.
 func (s *Signer) Verifier() *Verifier { return newVerifier(s.public) }
 
-// SignHead signs a statement. Equal statements make heads with equal digests.
+// SignHead signs a statement. As of all that s signs, its error is ErrSigning if the
+// key has failed. Equal statements make heads with equal digests.
 func (s *Signer) SignHead(st Statement) (Head, error) {
 	head := &proxyv1.Head{
 		Epoch:       int64(st.Epoch),
@@ -121,8 +122,12 @@ func (s *Signer) SignKeySet(previous KeySet, keys ...PublicKey) (KeySet, error) 
 
 func (s *Signer) id() []byte { return slices.Clone(s.public.id[:]) }
 
-// sign signs b as something of a domain.
+// sign signs b as something of a domain. ErrSigning.
 func (s *Signer) sign(domain string, b []byte) ([]byte, error) {
 	message, hash := s.public.input(domain, b)
-	return s.key.Sign(rand.Reader, message, hash)
+	signature, err := s.key.Sign(rand.Reader, message, hash)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrSigning, err)
+	}
+	return signature, nil
 }
