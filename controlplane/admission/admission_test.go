@@ -257,7 +257,7 @@ func TestWhatIsRefusedAndWhy(t *testing.T) {
 		},
 		"proxies of another environment": {
 			`Enrollment gcp {spiffeId: "spiffe://prod.example/proxy/*/gcp-1", environment: gcp}`,
-			`0 Enrollment/gcp spec.spiffeId: enrollment_conflict: Enrollment/aws takes some of the same proxies to aws`,
+			`0 Enrollment/gcp spec.spiffeId: enrollment_conflict: Enrollment/aws matches some of the same SPIFFE IDs, such as spiffe://prod.example/proxy/aws/gcp-1`,
 		},
 		"twice in one request": {
 			`Environment azure {}
@@ -336,8 +336,8 @@ func TestWhatIsAdmitted(t *testing.T) {
 			Listener edge/f {address: "0.0.0.0:9443", tls: {workloadIdentity: true}}
 			Listener edge/g {address: "127.0.0.1:0", tls: {workloadIdentity: true}}
 			Listener edge/h {address: "127.0.0.1:0", tls: {workloadIdentity: true}}`,
-		"enrollments that agree or do not meet": `
-			Enrollment more {spiffeId: "spiffe://prod.example/proxy/aws/special", environment: aws}
+		"enrollments that do not meet": `
+			Enrollment more {spiffeId: "spiffe://prod.example/proxy/aws-special", environment: aws, approval: MANUAL}
 			Enrollment gcp {spiffeId: "spiffe://prod.example/proxy/gcp/**", environment: gcp}
 			Enrollment dev {spiffeId: "spiffe://dev.example/proxy/aws/**", environment: gcp}`,
 		"conditions of the request's own": `

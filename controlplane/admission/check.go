@@ -225,7 +225,7 @@ func (c *checker) item(it *item) {
 		c.listener(it, spec)
 		c.undeclared(it)
 	case *resourcev1.Enrollment:
-		c.enrollment(it, spec)
+		c.enrollment(it)
 	case *resourcev1.ApiKey:
 		c.apiKey(it)
 	case *resourcev1.TrustDomain:
@@ -352,17 +352,18 @@ func (c *checker) listener(it *item, spec *resourcev1.Listener) {
 	}
 }
 
-// enrollment reports another one that sends some proxy to another environment.
-func (c *checker) enrollment(it *item, spec *resourcev1.Enrollment) {
-	other := first(c.state.enrollments[it.proxy[0].Text], func(o *item) bool {
-		to, _ := o.Spec.(*resourcev1.Enrollment)
-		return to.GetEnvironment() != spec.GetEnvironment() && overlap(it.proxy, o.proxy)
+// enrollment reports another one that matches some of the same proxies: which of the
+// two speaks for them nobody could tell, of environment, labels and approval.
+func (c *checker) enrollment(it *item) {
+	other := first(c.state.enrollments[it.proxy.TrustDomain()], func(o *item) bool {
+		_, shared := it.proxy.Common(o.proxy)
+		return o != it && shared
 	})
 	if other == nil {
 		return
 	}
-	to, _ := other.Spec.(*resourcev1.Enrollment)
-	c.report(it, "spec.spiffeId", ReasonEnrollmentConflict, "%s takes some of the same proxies to %s", other.Key, to.GetEnvironment())
+	id, _ := it.proxy.Common(other.proxy)
+	c.report(it, "spec.spiffeId", ReasonEnrollmentConflict, "%s matches some of the same SPIFFE IDs, such as %s", other.Key, id)
 }
 
 // apiKey reports another one with one of its IDs.

@@ -26,7 +26,7 @@ type item struct {
 	size   int // of its document, in bytes
 
 	paths  []pattern.Path     // of a Route and a Policy; none means every path
-	proxy  []pattern.Segment  // of an Enrollment
+	proxy  pattern.SPIFFE     // of an Enrollment
 	listen endpoint           // of a Listener
 	policy *resourcev1.Policy // of a Policy, and what a Grant is in its time
 	terms  []policy.Term      // of a Policy and a Condition: what it refers to by name
@@ -59,7 +59,7 @@ func newItem(p resource.Parsed, document []byte, digest snapshot.Digest) *item {
 		// Its members may be very many: no more is asked of them than what they are.
 		it.Spec = &resourcev1.Set{Environments: spec.GetEnvironments(), Cidrs: one(spec.GetCidrs()), Ids: one(spec.GetIds())}
 	case *resourcev1.Enrollment:
-		it.proxy = parseProxy(spec.GetSpiffeId())
+		it.proxy, _ = pattern.ParseSPIFFE(spec.GetSpiffeId()) // package resource has accepted it
 	case *resourcev1.Listener:
 		it.listen = parseEndpoint(spec.GetAddress())
 		it.addresses = spec.GetClientIp() == nil
@@ -284,23 +284,6 @@ func parsePaths(templates []string) []pattern.Path {
 		}
 	}
 	return paths
-}
-
-// parseProxy returns the segments of a pattern for SPIFFE IDs, the first of
-// which is its trust domain.
-func parseProxy(text string) []pattern.Segment {
-	var segments []pattern.Segment
-	for s := range strings.SplitSeq(strings.TrimPrefix(text, "spiffe://"), "/") {
-		switch s {
-		case "*":
-			segments = append(segments, pattern.Segment{Kind: pattern.One})
-		case "**":
-			segments = append(segments, pattern.Segment{Kind: pattern.Rest})
-		default:
-			segments = append(segments, pattern.Segment{Kind: pattern.Literal, Text: s})
-		}
-	}
-	return segments
 }
 
 // overlap reports whether some text fits both templates.

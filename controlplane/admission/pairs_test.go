@@ -70,12 +70,14 @@ func TestProxiesThatTwoEnrollmentsTake(t *testing.T) {
 		{"proxy/a/**", "proxy/b/**", apart},
 		{"**", "proxy/a", shared},
 	} {
-		enrollment := func(environment, pattern string) string {
-			return fmt.Sprintf(`Enrollment %s {spiffeId: "spiffe://prod.example/%s", environment: %s}`, environment, pattern, environment)
+		enrollment := func(name, pattern, environment string) string {
+			return fmt.Sprintf(`Enrollment %s {spiffeId: "spiffe://prod.example/%s", environment: %s}`, name, pattern, environment)
 		}
 		environments := "Environment aws {}\nEnvironment gcp {}"
-		if got := conflict(t, environments, enrollment("aws", c.a), enrollment("gcp", c.b)); got != c.want {
-			t.Errorf("%s and %s: %q, want %q", c.a, c.b, got, c.want)
+		for _, other := range []string{"aws", "gcp"} { // of the same environment, too
+			if got := conflict(t, environments, enrollment("a", c.a, "aws"), enrollment("b", c.b, other)); got != c.want {
+				t.Errorf("%s and %s: %q, want %q", c.a, c.b, got, c.want)
+			}
 		}
 	}
 }

@@ -21,7 +21,7 @@ const (
 	ReasonRouteConflict      = "route_conflict"        // two routes for the same requests
 	ReasonRedirectLoop       = "redirect_loop"         // a route that sends clients to itself
 	ReasonAddressConflict    = "address_conflict"      // two listeners on one address
-	ReasonEnrollmentConflict = "enrollment_conflict"   // one SPIFFE ID for two environments
+	ReasonEnrollmentConflict = "enrollment_conflict"   // one SPIFFE ID for two Enrollments
 	ReasonKeyConflict        = "key_conflict"          // two API keys with one ID
 	ReasonDomainConflict     = "trust_domain_conflict" // two bundles of one trust domain
 	ReasonAmbiguousListener  = "ambiguous_listener"    // nobody knows whose address a policy would look at

@@ -148,7 +148,7 @@ func (s *State) index(it *item, enter bool) {
 	case resource.KindTrustDomain:
 		s.domains.set(it.trustDomain(), it, enter)
 	case resource.KindEnrollment:
-		s.enrollments.set(it.proxy[0].Text, it, enter)
+		s.enrollments.set(it.proxy.TrustDomain(), it, enter)
 	}
 }
 

@@ -147,6 +147,51 @@ func areSPIFFESegments(rest string) bool {
 	return true
 }
 
+// Common returns an ID that both templates match, the shortest there is; false if
+// there is none.
+func (p SPIFFE) Common(q SPIFFE) (id string, ok bool) {
+	if p.trustDomain == "" || p.trustDomain != q.trustDomain || !meet(p.segments, q.segments) {
+		return "", false
+	}
+	var b strings.Builder
+	b.WriteString(spiffeScheme + p.trustDomain)
+	for i := range max(len(p.segments), len(q.segments)) {
+		if text := narrowest(p.segments, q.segments, i); text != "" {
+			b.WriteString("/" + text)
+		}
+	}
+	return b.String(), b.Len() <= MaxSPIFFELength
+}
+
+// meet reports whether some segments fit both lists, however long they are.
+func meet(a, b []Segment) bool {
+	for i := 0; ; i++ {
+		switch {
+		case i < len(a) && a[i].Kind == Rest, i < len(b) && b[i].Kind == Rest:
+			return true
+		case i == len(a) || i == len(b):
+			return len(a) == len(b)
+		case a[i].Kind == Literal && b[i].Kind == Literal && a[i].Text != b[i].Text:
+			return false
+		}
+	}
+}
+
+// narrowest is the shortest text of a place in lists that meet; empty where there
+// need be none.
+func narrowest(a, b []Segment, i int) (text string) {
+	for _, list := range [...][]Segment{a, b} {
+		switch {
+		case i >= len(list):
+		case list[i].Kind == Literal:
+			return list[i].Text
+		case list[i].Kind == One:
+			text = "x"
+		}
+	}
+	return text
+}
+
 // TrustDomain returns the name of the trust domain; empty for the zero value.
 func (p SPIFFE) TrustDomain() string { return p.trustDomain }
 

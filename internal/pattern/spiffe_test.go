@@ -138,6 +138,88 @@ func FuzzSPIFFEMatch(f *testing.F) {
 	})
 }
 
+func TestSPIFFECommon(t *testing.T) {
+	long := func(n int) string { return strings.Repeat("a", n) }
+	const none = ""
+	for _, c := range []struct{ a, b, want string }{
+		{"spiffe://a/b", "spiffe://a/b", "spiffe://a/b"},
+		{"spiffe://a/b", "spiffe://c/b", none},
+		{"spiffe://a/b", "spiffe://a/c", none},
+		{"spiffe://a/b", "spiffe://a/b/c", none},
+		{"spiffe://a/*/c", "spiffe://a/b/*", "spiffe://a/b/c"},
+		{"spiffe://a/*", "spiffe://a/*", "spiffe://a/x"},
+		{"spiffe://a/**", "spiffe://a", "spiffe://a"},
+		{"spiffe://a/b/**", "spiffe://a/**", "spiffe://a/b"},
+		{"spiffe://a/b/**", "spiffe://a/*/*/d", "spiffe://a/b/x/d"},
+		{"spiffe://a/b/**", "spiffe://a/c/**", none},
+		{"spiffe://a/*/**", "spiffe://a", none},
+		// Both match, but what would is too long to be an ID.
+		{"spiffe://a/" + long(1500) + "/*", "spiffe://a/*/" + long(1500), none},
+	} {
+		for range 2 {
+			got, ok := mustSPIFFE(t, c.a).Common(mustSPIFFE(t, c.b))
+			if ok != (c.want != none) || ok && got != c.want {
+				t.Errorf("%s and %s: %q, %v, want %q", c.a, c.b, got, ok, c.want)
+			}
+			c.a, c.b = c.b, c.a
+		}
+	}
+	if _, ok := (pattern.SPIFFE{}).Common(pattern.SPIFFE{}); ok {
+		t.Error("the zero template matches something")
+	}
+}
+
+// enumerated are all IDs of a trust domain with up to three segments, of two names
+// and of one that no template here has.
+func enumerated(trustDomain string, names ...string) []string {
+	all, last := []string{"spiffe://" + trustDomain}, []string{"spiffe://" + trustDomain}
+	for range 3 {
+		var next []string
+		for _, id := range last {
+			for _, name := range names {
+				next = append(next, id+"/"+name)
+			}
+		}
+		all, last = append(all, next...), next
+	}
+	return all
+}
+
+// FuzzSPIFFECommon makes templates of the bytes that it is given, and asks every ID.
+func FuzzSPIFFECommon(f *testing.F) {
+	for _, s := range []string{"", "a", "a*", "*b", "ab*", "a!", "!", "**!", "a*b"} {
+		for _, other := range []string{"", "b", "a!", "*!", "ab", "ab!"} {
+			f.Add(s, other)
+		}
+	}
+	template := func(of string) string {
+		text := "spiffe://t"
+		for _, c := range of[:min(len(of), 3)] {
+			switch c {
+			case '*':
+				text += "/*"
+			case '!':
+				return text + "/**"
+			default:
+				text += "/" + string('a'+c%2)
+			}
+		}
+		return text
+	}
+	ids := enumerated("t", "a", "b", "c")
+	f.Fuzz(func(t *testing.T, first, second string) {
+		p, q := mustSPIFFE(t, template(first)), mustSPIFFE(t, template(second))
+		want := false
+		for _, id := range ids {
+			want = want || p.Match(id) && q.Match(id)
+		}
+		id, got := p.Common(q)
+		if got != want || got && !(p.Match(id) && q.Match(id)) {
+			t.Errorf("%s and %s: %q, %v, want %v", p, q, id, got, want)
+		}
+	})
+}
+
 func BenchmarkSPIFFEMatch(b *testing.B) {
 	p := mustSPIFFE(b, "spiffe://prod.example/ns/shop/**")
 	b.ReportAllocs()
