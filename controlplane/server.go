@@ -361,7 +361,7 @@ func (s *Server) serveProxies(ctx context.Context) error {
 	return s.serve(ctx, listener{
 		name:    ListenerProxies,
 		address: s.settings.Proxies.Address,
-		tls:     identity.ServerConfig(s.source, identity.Member(domain)),
+		tls:     identity.ServerConfig(s.source, s.registry.Authorizer(domain)),
 		handler: mux,
 		pace:    letInPerProcessor * runtime.GOMAXPROCS(0),
 		drain:   s.proxies.Drain,

@@ -339,7 +339,7 @@ func (r *replica) serve(src *identity.Source, address ...string) func(context.Co
 	server := &http.Server{
 		Handler: mux, ReadHeaderTimeout: patience, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug),
 	}
-	config := identity.ServerConfig(src, identity.Member(domain))
+	config := identity.ServerConfig(src, r.registry.Authorizer(domain))
 	return func(ctx context.Context) error {
 		context.AfterFunc(ctx, func() { _ = server.Close() })
 		if err := server.Serve(tls.NewListener(ln, config)); !errors.Is(err, http.ErrServerClosed) {
