@@ -33,6 +33,7 @@ import (
 	"github.com/sallyport/sallyport/dataplane/signin"
 	"github.com/sallyport/sallyport/dataplane/trace"
 	"github.com/sallyport/sallyport/dataplane/upstream"
+	"github.com/sallyport/sallyport/dataplane/vault"
 	"github.com/sallyport/sallyport/internal/authn"
 	"github.com/sallyport/sallyport/internal/build"
 	"github.com/sallyport/sallyport/internal/compile"
@@ -62,6 +63,7 @@ type Proxy struct {
 	accessFile *recordFile     // nil when it goes to no file
 	overload   *overload.Guard // nil for none
 	courier    *courier.Courier
+	vault      *vault.Vault // nil when no secrets are kept
 	keys       *assertion.Keys
 	atlas      *geo.Atlas
 	limits     *redis.Store // nil for none
@@ -80,7 +82,7 @@ func New(s Settings, log *slog.Logger) (*Proxy, error) {
 	}
 	p := &Proxy{settings: s, log: log, metrics: prometheus.NewRegistry()}
 	p.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	for _, open := range []func() error{p.inherit, p.openIdentity, p.openServices, p.openGateway, p.openLink} {
+	for _, open := range []func() error{p.inherit, p.openVault, p.openIdentity, p.openServices, p.openGateway, p.openLink} {
 		if err := open(); err != nil {
 			return nil, err
 		}
@@ -98,6 +100,18 @@ func (p *Proxy) inherit() (err error) {
 	}
 	p.manager, err = handover.FindManager(p.log)
 	return err
+}
+
+// openVault reads the key that seals what is kept of secrets, if there is one.
+func (p *Proxy) openVault() (err error) {
+	if p.settings.StateKeyFile == "" {
+		p.log.Info("secrets are not kept on the disk: there is no state_key_file")
+		return nil
+	}
+	if p.vault, err = vault.Open(p.settings.StateKeyFile); err != nil {
+		return fmt.Errorf("state_key_file: %w", err)
+	}
+	return nil
 }
 
 func (p *Proxy) openIdentity() error {
@@ -146,7 +160,7 @@ func (p *Proxy) openServices() (err error) {
 	if err := errors.Join(p.openLimits(), p.openTraces(), p.openAccessLog(), p.openOverload()); err != nil {
 		return err
 	}
-	p.keys, err = assertion.New(assertion.Config{File: filepath.Join(p.settings.StateDirectory, "assertion-keys"), Log: p.log})
+	p.keys, err = assertion.New(assertion.Config{File: filepath.Join(p.settings.StateDirectory, "assertion-keys"), Vault: p.vault, Log: p.log})
 	if err != nil {
 		return err
 	}
@@ -245,6 +259,7 @@ func (p *Proxy) openLink() error {
 		Drain:          p.draining.Store,
 		Load:           p.load,
 		Bundle:         link.Bundle(p.settings.Bundle),
+		Vault:          p.vault,
 		Log:            p.log,
 		Assertions:     p.keys,
 		Registerer:     p.metrics,

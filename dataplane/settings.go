@@ -18,6 +18,7 @@ import (
 
 	"github.com/sallyport/sallyport/dataplane/collector"
 	"github.com/sallyport/sallyport/dataplane/link"
+	"github.com/sallyport/sallyport/dataplane/vault"
 	"github.com/sallyport/sallyport/internal/identity"
 	"github.com/sallyport/sallyport/internal/resource"
 	"github.com/sallyport/sallyport/internal/settings"
@@ -66,6 +67,11 @@ type Settings struct {
 	// StateDirectory keeps the last good snapshot. It is created if need be,
 	// and belongs to this process alone.
 	StateDirectory string `json:"state_directory"`
+	// StateKeyFile is a file with 32 random bytes in base64, which seal the secrets in
+	// the state directory: keys of session cookies and of assertions. It is not to lie
+	// there itself. Without it no secret is kept: after a start the proxy has none of
+	// them until it has reached a control plane.
+	StateKeyFile string `json:"state_key_file"`
 	// Bundle is what this process begins with when its state directory has nothing,
 	// until it has reached a control plane.
 	Bundle Bundle `json:"bundle"`
@@ -280,6 +286,9 @@ func (s *Settings) Validate() error {
 		return err
 	}))
 	report("state_directory", required(s.StateDirectory, checkAbsolute))
+	if s.StateKeyFile != "" {
+		report("state_key_file", s.checkStateKey())
+	}
 	report("bundle", link.Bundle(s.Bundle).Check())
 	if s.Zone != "" {
 		report("zone", resource.CheckZone(s.Zone))
@@ -311,6 +320,18 @@ func required(value string, check func(string) error) error {
 		return errRequired
 	}
 	return check(value)
+}
+
+// checkStateKey reads the file.
+func (s *Settings) checkStateKey() error {
+	if err := checkAbsolute(s.StateKeyFile); err != nil {
+		return err
+	}
+	if beside, err := filepath.Rel(s.StateDirectory, s.StateKeyFile); err == nil && filepath.IsLocal(beside) {
+		return errors.New("lies in the state directory, with what it seals")
+	}
+	_, err := vault.Open(s.StateKeyFile)
+	return err
 }
 
 func checkInstance(name string) error {

@@ -82,6 +82,7 @@ func TestAllSettings(t *testing.T) {
 	if _, err := load(t, all); err != nil {
 		t.Error(err)
 	}
+	all["state_key_file"] = file(t, "state-key", base64.StdEncoding.EncodeToString(make([]byte, 32)))
 	all["bundle"] = map[string]any{"environment": "aws-prod", "url": "https://bundles.example/aws-prod", "ca_file": "/etc/sallyport/ca.pem"}
 	all["geo"] = map[string]any{"databases": []string{"/var/lib/GeoIP/City.mmdb", "/var/lib/GeoIP/ASN.mmdb"}, "max_age_days": 40}
 	all["collector"] = map[string]any{"endpoint": "http://127.0.0.1:4318/v1/logs", "authorization_file": "/etc/sallyport/authorization"}
@@ -124,6 +125,10 @@ func TestSettingsThatAreWrong(t *testing.T) {
 		{"state_directory", nil, "state_directory: is required"},
 		{"state_directory", "state", "state_directory: "},
 		{"zone", "eu/a/1", "zone: "},
+		{"state_key_file", "state-key", "state_key_file: "},
+		{"state_key_file", "/nowhere/state-key", "state_key_file: "},
+		{"state_key_file", file(t, "short", "AAAA"), "state_key_file: "},
+		{"state_key_file", least()["state_directory"].(string) + "/key", "state_key_file: lies in the state directory"},
 		{"bundle", map[string]any{"file": "/b"}, "bundle: environment: "},
 		{"bundle", map[string]any{"environment": "aws-prod", "url": "http://b.example/b"}, "bundle: url: "},
 		{"bundle", map[string]any{"environment": "aws-prod", "file": "b"}, "bundle: file: "},

@@ -16,7 +16,10 @@ import (
 // maxFile bounds the file, in bytes: three keys are below one KiB.
 const maxFile = 16 << 10
 
-// saved is the file.
+// purpose is what the file is sealed for.
+const purpose = "assertion keys"
+
+// saved is the file, sealed.
 type saved struct {
 	Current  *savedKey `json:"current,omitempty"`
 	Next     *savedKey `json:"next,omitempty"`
@@ -31,11 +34,20 @@ type savedKey struct {
 
 // read takes over what the file holds, or nothing. The caller holds mu.
 func (k *Keys) read() error {
+	if k.vault == nil {
+		if err := os.Remove(k.file); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		return nil
+	}
 	b, err := readFile(k.file)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	var s saved
+	if err == nil {
+		b, err = k.vault.Unseal(purpose, b)
+	}
 	if err == nil {
 		err = json.Unmarshal(b, &s)
 	}
@@ -90,11 +102,14 @@ func (s *savedKey) key() (*key, error) {
 }
 
 func (k *Keys) save() {
+	if k.vault == nil {
+		return
+	}
 	k.mu.Lock()
 	s, err := k.snapshot()
 	k.mu.Unlock()
 	if err == nil {
-		err = writeFile(k.file, s)
+		err = k.writeFile(s)
 	}
 	if err != nil {
 		k.log.Error("assertion keys were not written", "file", k.file, "err", err)
@@ -118,11 +133,12 @@ func (k *Keys) snapshot() (saved, error) {
 }
 
 // writeFile replaces the file as a whole, for good.
-func writeFile(name string, s saved) error {
+func (k *Keys) writeFile(s saved) error {
 	b, err := json.Marshal(s)
 	if err != nil {
 		return err
 	}
+	b, name := k.vault.Seal(purpose, b), k.file
 	f, err := os.OpenFile(name+".new", os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err

@@ -15,6 +15,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/sallyport/sallyport/dataplane/vault"
 	"github.com/sallyport/sallyport/internal/token"
 )
 
@@ -33,13 +34,16 @@ type Config struct {
 	// File keeps the private keys, so that a restart while the control plane is
 	// away has a key that is published. It belongs to one process at a time.
 	File string
-	Log  *slog.Logger
-	Now  func() time.Time // time.Now when nil
+	// Vault seals what File holds. When it is nil, nothing is kept.
+	Vault *vault.Vault
+	Log   *slog.Logger
+	Now   func() time.Time // time.Now when nil
 }
 
 // Keys are the proxy's own. They are safe for concurrent use.
 type Keys struct {
 	file    string
+	vault   *vault.Vault // nil for none
 	log     *slog.Logger
 	now     func() time.Time
 	changed chan struct{} // has room for one: what is on disk is out of date
@@ -68,7 +72,7 @@ func New(c Config) (*Keys, error) {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	return &Keys{file: c.File, log: c.Log, now: c.Now, changed: make(chan struct{}, 1)}, nil
+	return &Keys{file: c.File, vault: c.Vault, log: c.Log, now: c.Now, changed: make(chan struct{}, 1)}, nil
 }
 
 // Load takes the keys of the file, or makes one when there is none that can be

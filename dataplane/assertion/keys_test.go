@@ -3,6 +3,7 @@ package assertion_test
 import (
 	"bytes"
 	"context"
+	"encoding/base64"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -14,6 +15,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/sallyport/sallyport/dataplane/assertion"
+	"github.com/sallyport/sallyport/dataplane/vault"
 	"github.com/sallyport/sallyport/internal/policy"
 	"github.com/sallyport/sallyport/internal/token"
 )
@@ -35,11 +37,25 @@ type process struct {
 	stop   func()
 }
 
+// sealing is the vault of all processes.
+func sealing(t testing.TB) *vault.Vault {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "key")
+	if err := os.WriteFile(file, []byte(base64.StdEncoding.EncodeToString(make([]byte, vault.KeySize))), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	v, err := vault.Open(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
+
 func start(t testing.TB, file string) *process {
 	t.Helper()
 	p := &process{t: t, logs: &bytes.Buffer{}}
 	var err error
-	p.keys, err = assertion.New(assertion.Config{File: file, Log: slog.New(slog.NewTextHandler(p.logs, nil))})
+	p.keys, err = assertion.New(assertion.Config{File: file, Vault: sealing(t), Log: slog.New(slog.NewTextHandler(p.logs, nil))})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -199,7 +215,10 @@ func TestKeysOutliveTheProcess(t *testing.T) {
 		"readable by others": func() error { return os.Chmod(file, 0o640) },
 		"cut":                func() error { return os.WriteFile(file, content[:len(content)/2], 0o600) },
 		"endless":            func() error { return os.WriteFile(file, bytes.Repeat([]byte(" "), 20<<10), 0o600) },
-		"no key":             func() error { return os.WriteFile(file, []byte(`{"current":{"private":"AAAA"}}`), 0o600) },
+		"no key": func() error {
+			return os.WriteFile(file, sealing(t).Seal("assertion keys", []byte(`{"current":{"private":"AAAA"}}`)), 0o600)
+		},
+		"not sealed": func() error { return os.WriteFile(file, []byte(`{}`), 0o600) },
 	} {
 		if err := os.WriteFile(file, content, 0o600); err != nil {
 			t.Fatal(err)
@@ -218,6 +237,29 @@ func TestKeysOutliveTheProcess(t *testing.T) {
 		if err := os.Chmod(file, 0o600); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// Without a vault no key is kept, nor is one that was kept before there was any.
+func TestKeysAreNotKeptInTheClear(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "assertion-keys")
+	if err := os.WriteFile(file, []byte("{}"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	keys, err := assertion.New(assertion.Config{File: file, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := keys.Load(); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := keys.Run(ctx); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(file); err == nil {
+		t.Error("keys are kept in the clear")
 	}
 }
 

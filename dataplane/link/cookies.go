@@ -2,6 +2,8 @@ package link
 
 import (
 	"context"
+	"errors"
+	"os"
 	"sync/atomic"
 	"time"
 
@@ -9,11 +11,15 @@ import (
 	proxyv1 "github.com/sallyport/sallyport/proto/gen/sallyport/proxy/v1"
 )
 
-// cookiesFile holds the keys of session cookies, so that a proxy that starts
-// while the control plane is away still knows who has signed in. They are as safe
-// there as the private keys of listeners are on the same machine: see
-// docs/decisions.
-const cookiesFile = "cookie-keys"
+const (
+	// cookiesFile holds the keys of session cookies, sealed, so that a proxy that
+	// starts while the control plane is away still knows who has signed in.
+	cookiesFile = "cookie-keys.sealed"
+	// plainCookiesFile held them before they were sealed.
+	plainCookiesFile = "cookie-keys"
+	// cookiesPurpose is what they are sealed for.
+	cookiesPurpose = "cookie keys"
+)
 
 // cookies has the keys of session cookies be used, and keeps them on the disk.
 type cookies struct {
@@ -66,12 +72,18 @@ func (c *cookies) take(ctx context.Context, environment string, keys *proxyv1.Se
 // restore has the keys be used that are on the disk, if they are of the
 // environment whose snapshot is in force.
 func (c *cookies) restore(ctx context.Context, d *disk) {
+	if err := c.forget(d); err != nil {
+		c.log.ErrorContext(ctx, "cookie keys that are not sealed were not removed", "err", err)
+	}
 	environment := c.policy.current.Head().Environment
 	b, err := d.readSmall(cookiesFile)
-	if notThere(err) || environment == "" {
+	if notThere(err) || environment == "" || c.cfg.Vault == nil {
 		return
 	}
 	var ring *cookie.Ring
+	if err == nil {
+		b, err = c.cfg.Vault.Unseal(cookiesPurpose, b)
+	}
 	if err == nil {
 		ring, err = cookie.ParseRing(environment, b)
 	}
@@ -80,6 +92,21 @@ func (c *cookies) restore(ctx context.Context, d *disk) {
 		return
 	}
 	c.cfg.UseCookieKeys(ring)
+}
+
+// forget removes what is not to lie on the disk.
+func (c *cookies) forget(d *disk) error {
+	names := []string{plainCookiesFile}
+	if c.cfg.Vault == nil {
+		names = append(names, cookiesFile)
+	}
+	var errs []error
+	for _, name := range names {
+		if err := os.Remove(d.path(name)); err != nil && !notThere(err) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // run writes the newest keys to the disk until ctx ends.
@@ -102,9 +129,12 @@ func (c *cookies) run(ctx context.Context, d *disk) error {
 }
 
 func (c *cookies) write(d *disk) error {
+	if c.cfg.Vault == nil {
+		return nil
+	}
 	b, err := c.newest.Load().Marshal()
 	if err != nil {
 		return err
 	}
-	return d.writeSmall(cookiesFile, b)
+	return d.writeSmall(cookiesFile, c.cfg.Vault.Seal(cookiesPurpose, b))
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/sallyport/sallyport/dataplane/vault"
 	"github.com/sallyport/sallyport/internal/identity"
 	"github.com/sallyport/sallyport/internal/resource"
 	cookie "github.com/sallyport/sallyport/internal/session"
@@ -103,6 +104,9 @@ type Config struct {
 	// Bundle is what a proxy begins with that has nothing on its disk; nothing when
 	// it names nothing.
 	Bundle Bundle
+	// Vault seals the cookie keys that are kept in Directory. They are not kept when it
+	// is nil.
+	Vault *vault.Vault
 	// Assertions are the keys that the control plane is told of; none when nil.
 	Assertions Assertions
 	// UseCookieKeys has session cookies be sealed and opened with the keys of a

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/sallyport/sallyport/cmd/sallyport/fleet"
+	"github.com/sallyport/sallyport/dataplane/vault"
 	"github.com/sallyport/sallyport/internal/session"
 )
 
@@ -141,11 +142,13 @@ spec:
 // machine: so a session may be as old as it has to be.
 func (p *people) ring(t *testing.T, m *fleet.Member) *session.Ring {
 	t.Helper()
-	file := filepath.Join(p.Path(m.Name+"-state"), "cookie-keys")
+	file := filepath.Join(p.Path(m.Name+"-state"), "cookie-keys.sealed")
+	kept := must(vault.Open(p.Path(m.Name + "-state-key")))
 	for end := time.Now().Add(within); ; {
 		b, err := os.ReadFile(file)
 		if err == nil {
-			return must(session.ParseRing(m.Environment, b[:len(b)-sha256.Size])) // a checksum is behind them
+			ring := must(kept.Unseal("cookie keys", b[:len(b)-sha256.Size])) // a checksum is behind them
+			return must(session.ParseRing(m.Environment, ring))
 		}
 		if time.Now().After(end) {
 			t.Fatal(err)

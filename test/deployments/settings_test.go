@@ -5,6 +5,7 @@ import (
 	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/x509"
+	"encoding/base64"
 	"encoding/pem"
 	"maps"
 	"math/big"
@@ -140,6 +141,7 @@ func installed(t *testing.T, s server) string {
 		"admin.pem":                chain,
 		"admin-key.pem":            key,
 		"redis-ca.pem":             chain,
+		"state-key":                []byte(base64.StdEncoding.EncodeToString(make([]byte, 32)) + "\n"),
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), content, 0o600); err != nil {
 			t.Fatal(err)

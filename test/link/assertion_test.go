@@ -61,7 +61,7 @@ func TestAssertionsVerifyWithPublishedKeys(t *testing.T) {
 		Instance: "one", ControlPlanes: []string{one.url}, ControlPlaneID: string(controlID),
 		RootPublicKey:  base64.StdEncoding.EncodeToString(key(1).Public().(ed25519.PublicKey)),
 		Workload:       dataplane.Workload{Socket: filepath.Join(t.TempDir(), "s"), TrustDomain: string(domain)},
-		StateDirectory: filepath.Join(t.TempDir(), "state"), Records: filepath.Join(t.TempDir(), "records.jsonl"),
+		StateDirectory: filepath.Join(t.TempDir(), "state"), StateKeyFile: f.stateKey(), Records: filepath.Join(t.TempDir(), "records.jsonl"),
 	}
 	f.workload("spiffe://prod.example/proxy/aws/1", settings.Workload.Socket)
 	start := func() (stop func()) {

@@ -1,6 +1,7 @@
 package link_test
 
 import (
+	"bytes"
 	"os"
 	"path/filepath"
 	"slices"
@@ -35,10 +36,19 @@ func TestCookieKeysReachTheProxies(t *testing.T) {
 		}
 	}
 	r.await(one, "on disk", func(k *adminv1.Proxy) bool { return k.GetPersistedRevision() == int64(first) })
-	file := filepath.Join(one.dir, "cookie-keys")
+	file := filepath.Join(one.dir, "cookie-keys.sealed")
 	eventually(t, "keys on disk", func() bool { _, err := os.Stat(file); return err == nil })
 	if info, err := os.Stat(file); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("the keys are kept in a file of %v, %v", info.Mode(), err)
+	}
+	b, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, k := range keys {
+		if bytes.Contains(b, k.Secret[:]) {
+			t.Error("a key is on the disk as it is")
+		}
 	}
 	r.stop()
 	s.stop()
@@ -65,5 +75,27 @@ func TestCookieKeysReachTheProxies(t *testing.T) {
 	back.enforced(one, first, enforced)
 	if got := one.keys(t); !slices.Equal(got, keys) {
 		t.Errorf("after the control plane came back: %v, want %v", got, keys)
+	}
+}
+
+// A proxy without a key for its state directory keeps no cookie key there, nor one that
+// a build of before has left.
+func TestCookieKeysAreNotKeptInTheClear(t *testing.T) {
+	f := newFleet(t)
+	first := f.commit(clouds)
+	r := f.replica("one")
+	p := &proxy{id: "spiffe://prod.example/proxy/aws/1", instance: "one", dir: f.TempDir(), table: newTable(), cuts: &cuts{}}
+	for _, name := range []string{"cookie-keys", "cookie-keys.sealed"} {
+		if err := os.WriteFile(filepath.Join(p.dir, name), []byte("of before"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f.startWith(p, nil, r.url)
+	p.keys(t)
+	r.await(p, "on disk", func(k *adminv1.Proxy) bool { return k.GetPersistedRevision() == int64(first) })
+	p.stop()
+	found, err := filepath.Glob(filepath.Join(p.dir, "cookie-keys*"))
+	if err != nil || len(found) > 0 {
+		t.Errorf("there are %v, %v", found, err)
 	}
 }

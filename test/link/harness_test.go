@@ -6,6 +6,7 @@ import (
 	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/tls"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -31,6 +32,7 @@ import (
 	"github.com/sallyport/sallyport/controlplane/registry"
 	"github.com/sallyport/sallyport/controlplane/stream"
 	"github.com/sallyport/sallyport/dataplane/link"
+	"github.com/sallyport/sallyport/dataplane/vault"
 	"github.com/sallyport/sallyport/internal/authn"
 	"github.com/sallyport/sallyport/internal/compile"
 	"github.com/sallyport/sallyport/internal/identity"
@@ -403,6 +405,25 @@ type proxy struct {
 	stop     func()
 }
 
+// stateKey returns a file with the key of every proxy's secrets.
+func (f *fleet) stateKey() string {
+	f.Helper()
+	file := filepath.Join(f.TempDir(), "state-key")
+	if err := os.WriteFile(file, []byte(base64.StdEncoding.EncodeToString(make([]byte, vault.KeySize))), 0o600); err != nil {
+		f.Fatal(err)
+	}
+	return file
+}
+
+func (f *fleet) vault() *vault.Vault {
+	f.Helper()
+	v, err := vault.Open(f.stateKey())
+	if err != nil {
+		f.Fatal(err)
+	}
+	return v
+}
+
 // proxy starts one that knows the replicas.
 func (f *fleet) proxy(path string, e *table, replicas ...string) *proxy {
 	f.Helper()
@@ -414,11 +435,17 @@ func (f *fleet) proxy(path string, e *table, replicas ...string) *proxy {
 // start starts a proxy, again after it was stopped.
 func (f *fleet) start(p *proxy, replicas ...string) {
 	f.Helper()
+	f.startWith(p, f.vault(), replicas...)
+}
+
+// startWith starts one that has its secrets sealed by a vault, or keeps none.
+func (f *fleet) startWith(p *proxy, v *vault.Vault, replicas ...string) {
+	f.Helper()
 	l, err := link.New(link.Config{
 		ControlPlanes: replicas, ControlPlaneID: controlID, Identity: f.identify(p.id),
 		Instance: p.instance, Build: "test", Verifier: f.signer.Verifier(), Directory: p.dir,
 		Policy: p.table, Security: p.cuts, Listeners: p.table, UseCookieKeys: p.cookies.Store, RecordsDropped: p.dropped.Load, Log: quiet(),
-		Heartbeat: 50 * time.Millisecond,
+		Heartbeat: 50 * time.Millisecond, Vault: v,
 	})
 	if err != nil {
 		f.Fatal(err)

@@ -69,6 +69,7 @@ func (f *fleet) settings(path, admin string, replicas ...string) dataplane.Setti
 		RootPublicKey:  base64.StdEncoding.EncodeToString(key(1).Public().(ed25519.PublicKey)),
 		Workload:       dataplane.Workload{Socket: filepath.Join(f.TempDir(), "s"), TrustDomain: string(domain)},
 		StateDirectory: f.TempDir(),
+		StateKeyFile:   f.stateKey(),
 		Admin:          dataplane.Admin{Address: admin},
 		Records:        filepath.Join(f.TempDir(), "records.jsonl"),
 	}

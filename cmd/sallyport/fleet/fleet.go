@@ -9,6 +9,7 @@ import (
 	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/x509"
+	"encoding/base64"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -352,8 +353,13 @@ func (f *Fleet) addProxy(ctx context.Context, binary, cloud string) error {
 	if err != nil {
 		return err
 	}
+	stateKey := name + "-state-key"
+	if err := f.makeStateKey(stateKey); err != nil {
+		return err
+	}
 	settings, err := f.settings(name, map[string]any{
 		"instance":             name,
+		"state_key_file":       f.Path(stateKey),
 		"control_planes":       []string{f.registration},
 		"control_plane_id":     ControlPlaneID,
 		"root_public_key_file": f.Path(rootKeyFile),
@@ -375,6 +381,15 @@ func (f *Fleet) addProxy(ctx context.Context, binary, cloud string) error {
 	f.Members = append(f.Members, p)
 	f.ends = append(f.ends, p.Stop)
 	return nil
+}
+
+// makeStateKey makes the key that seals the secrets in a proxy's state directory.
+func (f *Fleet) makeStateKey(name string) error {
+	key := make([]byte, 32)
+	if _, err := rand.Read(key); err != nil {
+		return err
+	}
+	return f.put(name, []byte(base64.StdEncoding.EncodeToString(key)+"\n"))
 }
 
 // Ready waits until a process says that it is.
