@@ -1,6 +1,7 @@
 package controlplane_test
 
 import (
+	"errors"
 	"io"
 	"net"
 	"testing"
@@ -49,7 +50,7 @@ func TestProxiesAreLetInAtAPace(t *testing.T) {
 		if got := testutil.ToFloat64(refused); got != 700 {
 			t.Errorf("%v were refused at once", got)
 		}
-		if _, err := clients[999].Read(make([]byte, 1)); err != io.EOF {
+		if _, err := clients[999].Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
 			t.Errorf("the last one: %v", err)
 		}
 		began := time.Now()
@@ -65,7 +66,7 @@ func TestProxiesAreLetInAtAPace(t *testing.T) {
 		// Who has waited for too long because nobody was let in is not either.
 		queue.come(1)
 		synctest.Wait()
-		time.Sleep(3*time.Second + time.Millisecond)
+		<-time.After(3*time.Second + time.Millisecond)
 		late := queue.come(1)
 		conn, err := stile.Accept()
 		if err != nil || testutil.ToFloat64(refused) != 701 {
@@ -84,7 +85,7 @@ func TestProxiesAreLetInAtAPace(t *testing.T) {
 		for err == nil {
 			_, err = stile.Accept()
 		}
-		if _, err := waits[0].Read(make([]byte, 1)); err != io.EOF {
+		if _, err := waits[0].Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
 			t.Errorf("what waited at the end: %v", err)
 		}
 	})

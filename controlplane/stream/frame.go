@@ -77,9 +77,9 @@ func updateFrame(environment string, u *proxyv1.Update) (frame, error) {
 	if environment == snapshot.SecurityLane {
 		lane = numberOfSecurity
 	}
-	head := make([]byte, prefixBytes, prefixBytes+protowire.SizeTag(lane)+protowire.SizeVarint(uint64(size))+len(rest)) //nolint:gosec // a size
+	head := make([]byte, prefixBytes, prefixBytes+protowire.SizeTag(lane)+protowire.SizeVarint(uint64(size))+len(rest))
 	head = protowire.AppendTag(head, lane, protowire.BytesType)
-	head = protowire.AppendVarint(head, uint64(size)) //nolint:gosec // a size
+	head = protowire.AppendVarint(head, uint64(size))
 	length := len(head) + size
 	return frame{head: sealed(append(head, rest...), length), documents: u.GetDocuments()}, nil
 }

@@ -94,7 +94,8 @@ func (h *herd) change(t *testing.T, r *replica, relay *relay) {
 	t.Helper()
 	n, pause := len(h.all), min(time.Duration(len(h.all))*pace, longestPace)
 	if *profile != "" {
-		defer r.profile(t, *profile, time.Duration(*changes)*(pause+time.Second))()
+		wait := r.profile(t, *profile, time.Duration(*changes)*(pause+time.Second))
+		defer wait()
 	}
 	var enforced, proof durations
 	var ratio float64
