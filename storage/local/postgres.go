@@ -38,6 +38,11 @@ type PostgresConfig struct {
 	// looked for on the PATH and where packages put them.
 	BinDir string
 
+	// Follow is a cluster that was started, of which this one is a standby until
+	// Promote: the first Start copies it (with pg_basebackup), and then what is
+	// committed there comes here, a moment later. Nil for a cluster of its own.
+	Follow *Postgres
+
 	Log *slog.Logger
 }
 
@@ -167,8 +172,7 @@ func (p *Postgres) initialise(ctx context.Context) error {
 		return err
 	}
 	var out bytes.Buffer
-	cmd := p.command("initdb", "-D", fresh, "-U", superuser, "-E", "UTF8", "--locale=C",
-		"--auth-local=trust", "--auth-host=reject", "--no-sync", "--no-instructions")
+	cmd := p.maker(fresh)
 	cmd.Stdout, cmd.Stderr = &out, &out
 	cmd.WaitDelay = time.Second
 	c, err := startChild(cmd, nil)
@@ -176,9 +180,27 @@ func (p *Postgres) initialise(ctx context.Context) error {
 		return err
 	}
 	if err := c.wait(ctx, p.patience); err != nil {
-		return fmt.Errorf("initdb: %w: %s", err, lastWords(out.Bytes()))
+		return fmt.Errorf("%s: %w: %s", filepath.Base(cmd.Path), err, lastWords(out.Bytes()))
 	}
 	return os.Rename(fresh, p.dataDir())
+}
+
+// maker is the program that makes the data directory.
+func (p *Postgres) maker(dir string) *exec.Cmd {
+	if p.cfg.Follow != nil {
+		return p.command("pg_basebackup", "-D", dir, "-d", p.cfg.Follow.DSN(superuser), "--write-recovery-conf",
+			"--wal-method=stream", "--checkpoint=fast", "--no-sync")
+	}
+	return p.command("initdb", "-D", dir, "-U", superuser, "-E", "UTF8", "--locale=C",
+		"--auth-local=trust", "--auth-host=reject", "--no-sync", "--no-instructions")
+}
+
+// Promote makes a standby a primary, with all that has come there until then.
+func (p *Postgres) Promote(ctx context.Context) error {
+	if err := p.exec(ctx, "select pg_promote()"); err != nil { // waits for it
+		return fmt.Errorf("promote postgres: %w", err)
+	}
+	return nil
 }
 
 // launch starts the server, which inherits our locks and so keeps its

@@ -342,3 +342,23 @@ func TestNewPostgres(t *testing.T) {
 		t.Error("no logger, no complaint")
 	}
 }
+
+// A standby has what is committed to the cluster that it follows, takes no
+// changes until it is promoted, and goes on by itself then.
+func TestStandby(t *testing.T) {
+	t.Parallel()
+	primary := startPostgres(t, local.PostgresConfig{})
+	do(t, primary.DSN("postgres"), `create table before ()`)
+	standby := startPostgres(t, local.PostgresConfig{Follow: primary})
+	dsn := standby.DSN("postgres")
+	if got := ask(t, dsn, `select pg_is_in_recovery() || ' ' || count(*) from pg_tables where tablename = 'before'`); got != "true 1" {
+		t.Errorf("the standby says %s", got)
+	}
+	if err := primary.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	if err := standby.Promote(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	do(t, dsn, `create table after ()`)
+}

@@ -27,13 +27,13 @@ func (l *lane) Commit(ctx context.Context, c storage.Commit, recheck func(since 
 	}
 	t := &transaction{Commit: c, lane: l}
 	var refusal error
+	select {
+	case l.committing <- struct{}{}:
+		defer func() { <-l.committing }()
+	case <-ctx.Done():
+		return storage.Committed{}, fmt.Errorf("commit: %w", ctx.Err())
+	}
 	err := l.do(ctx, func(ctx context.Context) error {
-		select {
-		case l.committing <- struct{}{}:
-			defer func() { <-l.committing }()
-		case <-ctx.Done():
-			return ctx.Err()
-		}
 		return l.change(ctx, func(tx pgx.Tx) error {
 			t.tx = tx
 			return t.run(ctx, func(since []storage.Version) error {

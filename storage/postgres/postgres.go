@@ -33,6 +33,9 @@ const (
 	// callBound ends a call whose caller gave no earlier deadline: a connection
 	// that swallows everything is no reason to wait forever.
 	callBound = time.Minute
+	// queueBound is how long a call waits until a connection is free: when all are
+	// busy for that long, waiting is no use.
+	queueBound = 5 * time.Second
 	// commitBound is how long the outcome of a COMMIT is waited for, even when
 	// the caller is gone: an unknown outcome is worse than a late one.
 	commitBound = 10 * time.Second
@@ -48,7 +51,9 @@ const (
 type Config struct {
 	// DSN is a connection string of Postgres: a URL, or key=value.
 	DSN string
-	// MaxConns bounds the connections, beside one for notifications; 16 when 0.
+	// MaxConns bounds the connections, beside one for notifications; 16 when 0. A
+	// call that finds all of them busy waits for five seconds, and is answered
+	// storage.ErrUnavailable then.
 	MaxConns int
 	// Replica names this process where it has seen what the database does not
 	// hold any more. It may be empty.
@@ -69,6 +74,8 @@ type Store struct {
 type database struct {
 	log      *slog.Logger
 	pool     *pgxpool.Pool
+	turns    chan struct{}   // held by each call, which uses one connection at a time
+	queue    time.Duration   // how long a call waits for its turn
 	listener *pgx.ConnConfig // of the connection for notifications
 	witness  string          // who this process is, for sightings
 	// silence is how long notifications may be silent until the connection is
@@ -119,6 +126,8 @@ func New(c Config) (*Store, error) {
 	db := &database{
 		log:      c.Log,
 		pool:     pool,
+		turns:    make(chan struct{}, cfg.MaxConns),
+		queue:    queueBound,
 		listener: cfg.ConnConfig.Copy(),
 		witness:  strings.TrimSpace("replica " + c.Replica),
 		silence:  15 * time.Second,
@@ -155,11 +164,37 @@ func (db *database) Close() { db.pool.Close() }
 // do bounds f in time and gives its error the meaning that the contracts
 // promise.
 func (db *database) do(ctx context.Context, f func(context.Context) error) error {
+	if err := db.enter(ctx); err != nil {
+		return err
+	}
+	defer func() { <-db.turns }()
 	err := bounded(ctx, callBound, f)
 	if ctx.Err() == nil && severed(err) {
 		db.pool.Reset() // the other connections are probably dead, too
 	}
 	return meaning(ctx, err)
+}
+
+// errBusy is why a call did not get a connection.
+var errBusy = fmt.Errorf("%w: all connections are busy", storage.ErrUnavailable)
+
+// enter waits for a turn.
+func (db *database) enter(ctx context.Context) error {
+	select {
+	case db.turns <- struct{}{}:
+		return nil
+	default:
+	}
+	patience := time.NewTimer(db.queue)
+	defer patience.Stop()
+	select {
+	case db.turns <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-patience.C:
+		return errBusy
+	}
 }
 
 func bounded(ctx context.Context, d time.Duration, f func(context.Context) error) error {
