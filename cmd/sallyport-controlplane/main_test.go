@@ -29,6 +29,8 @@ func TestScripts(t *testing.T) { scripts(t, "testdata") }
 
 func TestKeysScripts(t *testing.T) { scripts(t, "testdata/keys") }
 
+func TestRecoverScripts(t *testing.T) { scripts(t, "testdata/recover") }
+
 // scripts runs those of a folder. They have the settings of a replica whose database
 // is empty.
 func scripts(t *testing.T, dir string) {

@@ -104,7 +104,10 @@ func (c Config) Look(ctx context.Context) (*Loss, error) {
 	for _, s := range l.Seen {
 		l.saw(s.Environment, snapshot.Position{Epoch: s.Epoch, Revision: s.Revision})
 	}
-	return l, l.compare(ctx, c)
+	if err := l.compare(ctx, c); err != nil {
+		return nil, err
+	}
+	return l, nil
 }
 
 // Nothing reports whether nothing is known to be lost.
@@ -197,10 +200,10 @@ func (l *Loss) compare(ctx context.Context, c Config) error {
 	for name, at := range seen {
 		e := Environment{Name: name}
 		var snap *snapshot.Snapshot
-		if e.Head, snap, e.Err = c.Target.Snapshot(ctx, c.Verifier, name); ctx.Err() != nil {
-			return ctx.Err()
-		}
+		e.Head, snap, e.Err = c.Target.Snapshot(ctx, c.Verifier, name)
 		switch {
+		case ctx.Err() != nil:
+			return ctx.Err()
 		case e.Err != nil:
 		case e.Head.IsZero() || at.After(e.Head.Position()):
 			e.Err = fmt.Errorf("%w: epoch %d revision %d was seen", ErrNotPublished, at.Epoch, at.Revision)

@@ -165,7 +165,7 @@ func (l *lab) publish() {
 	})
 	done := make(chan error, 1)
 	go func() { done <- p.Run(ctx) }()
-	for published := false; !published && ctx.Err() == nil; time.Sleep(5 * time.Millisecond) {
+	for published := false; !published && ctx.Err() == nil; <-time.After(5 * time.Millisecond) {
 		published = l.published(ctx)
 	}
 	late := ctx.Err()

@@ -84,7 +84,8 @@ func (l *lane) look(ctx context.Context, q interface {
 },
 ) (s sight, err error) {
 	s.before = l.memory.recall()
-	return s, s.scan(q.QueryRow(ctx, l.selectPosition(), s.before.Revision))
+	err = s.scan(q.QueryRow(ctx, l.selectPosition(), s.before.Revision))
+	return s, err
 }
 
 // learn remembers what was read, or records that the database was set back.
