@@ -61,13 +61,9 @@ func TestTheDatabaseHoldsWhatWasSaid(t *testing.T) {
 	conn := must(pgx.Connect(t.Context(), dsn))
 	defer conn.Close(t.Context())
 	f := &fleets{}
-	for i := range f.worlds {
-		f.worlds[i] = newWorldOn(t, dsn)
-		f.clients[i] = f.worlds[i].config(t, admin)
-	}
 	rapid.Check(t, func(rt *rapid.T) {
 		f.T = rt
-		f.begin(t, conn)
+		f.begin(t, conn, dsn)
 		actions := []func(){f.apply, f.apply, f.apply, f.remove, f.rollback, f.annotate, f.race, func() { f.forget(t) }}
 		for range rapid.IntRange(*steps/2, *steps).Draw(rt, "steps") {
 			rapid.SampledFrom(actions).Draw(rt, "action")()
@@ -80,14 +76,19 @@ func TestTheDatabaseHoldsWhatWasSaid(t *testing.T) {
 }
 
 const emptied = `truncate fleet, revision, revision_annotation, resource_version, environment, environment_revision,
-	environment_head, publish_cursor, audit_entry, audit_chain, history, kept_state;
+	environment_head, publish_cursor, audit_entry, audit_chain, history, kept_state, sighting;
 	insert into fleet (epoch, revision) values (1, 0);
 	insert into history (begins) values (1);
 	insert into audit_chain (sequence, digest) values (0, decode(repeat('00', 32), 'hex'))`
 
-// begin empties the database, of which both replicas learn, and makes two environments.
-func (f *fleets) begin(t *testing.T, conn *pgx.Conn) {
+// begin empties the database and makes two environments. Replicas of before would say
+// that it was set back.
+func (f *fleets) begin(t *testing.T, conn *pgx.Conn, dsn string) {
 	must(conn.Exec(t.Context(), emptied))
+	for i := range f.worlds {
+		f.worlds[i] = newWorldOn(t, dsn)
+		f.clients[i] = f.worlds[i].config(t, admin)
+	}
 	f.states, f.readable, f.labels = []map[string]string{{}}, []bool{true}, []map[string]string{nil}
 	first := `{apiVersion: sallyport/v1, kind: Environment, metadata: {name: aws}, spec: {}}
 ---

@@ -1,6 +1,7 @@
 package recovery_test
 
 import (
+	"bytes"
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
@@ -18,7 +19,6 @@ import (
 	"github.com/jackc/pgx/v5"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/sallyport/sallyport/controlplane/publish"
 	"github.com/sallyport/sallyport/controlplane/recovery"
@@ -180,7 +180,7 @@ func (l *lab) published(ctx context.Context) bool {
 	heads, err := l.store.Heads(ctx)
 	for _, h := range heads {
 		head, _, err := l.target.Snapshot(ctx, l.verifier(), h.Environment)
-		if err != nil || head.Revision != h.Revision || !proto.Equal(head.Signed(), h.Signed) {
+		if err != nil || head.Revision != h.Revision || !bytes.Equal(head.Signed().GetSignature(), h.Signed.GetSignature()) {
 			return false
 		}
 	}
