@@ -56,7 +56,8 @@ func (s fleetService) rule(ctx context.Context, req connect.AnyRequest, of rulin
 		if r.At.IsZero() {
 			r.At = e.At
 		}
-		return r, of.revise(&r)
+		err := of.revise(&r)
+		return r, err
 	})
 	if err != nil {
 		s.refused(ctx, e, err)
@@ -77,13 +78,8 @@ func (s fleetService) refused(ctx context.Context, e storage.AuditEntry, err err
 
 // String is the detail of the audit.
 func (r ruling) String() string {
-	text := r.subject
-	for _, part := range []string{r.detail, r.reason} {
-		if part != "" {
-			text += ": " + part
-		}
-	}
-	return text
+	parts := slices.DeleteFunc([]string{r.subject, r.detail, r.reason}, func(s string) bool { return s == "" })
+	return strings.Join(parts, ": ")
 }
 
 // ruleIdentity is rule for a SPIFFE ID.

@@ -50,7 +50,7 @@ func TestAnnotate(t *testing.T) {
 	}
 	for labels, want := range map[string]string{"release=v4": "3", "good=": "2", "release=v5 good=": "2", "release=v6": "", "": "4 3 2 1"} {
 		asked := map[string]string{}
-		for _, l := range strings.Fields(labels) {
+		for l := range strings.FieldsSeq(labels) {
 			k, v, _ := strings.Cut(l, "=")
 			asked[k] = v
 		}

@@ -95,7 +95,8 @@ func (y *yesterday) ready(ctx context.Context) (int, string) {
 	if err != nil {
 		return 0, err.Error()
 	}
-	res, err := http.DefaultClient.Do(req)
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	res, err := client.Do(req)
 	if err != nil {
 		return 0, err.Error()
 	}
