@@ -170,7 +170,7 @@ func selfSigned(t *testing.T) (chain, key []byte) {
 		pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8})
 }
 
-// signingKey makes what docs/operating.md has openssl make: the same PEM files,
+// signingKey makes what docs/operations.md has openssl make: the same PEM files,
 // of the same forms.
 func signingKey(t *testing.T) (public, private []byte) {
 	t.Helper()

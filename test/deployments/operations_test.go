@@ -15,8 +15,8 @@ import (
 )
 
 const (
-	operating = "docs/operating.md"
-	threats   = "docs/threat-model.md"
+	operations = "docs/operations.md"
+	threats    = "docs/threat-model.md"
 )
 
 func TestSettingsAreDocumented(t *testing.T) {
@@ -104,7 +104,7 @@ func TestQuotedMessagesAreSaid(t *testing.T) {
 			return true
 		})
 	}
-	quoted := regexp.MustCompile("`([a-z][a-z-]*(?:\\s[a-z-]+){2,})`").FindAllStringSubmatch(read(t, operating)+read(t, threats), -1)
+	quoted := regexp.MustCompile("`([a-z][a-z-]*(?:\\s[a-z-]+){2,})`").FindAllStringSubmatch(read(t, operations)+read(t, threats), -1)
 	if len(quoted) == 0 {
 		t.Error("no message is quoted")
 	}
@@ -134,7 +134,7 @@ func TestStatesOfProxiesAreDocumented(t *testing.T) {
 // The commands that make the signing key make one that both servers take. Where
 // there is no openssl, the other tests show the same of a key made in Go.
 func TestSigningKeyCommands(t *testing.T) {
-	commands := regexp.MustCompile(`(?m)^openssl .*$`).FindAllString(read(t, operating), -1)
+	commands := regexp.MustCompile(`(?m)^openssl .*$`).FindAllString(read(t, operations), -1)
 	if len(commands) != 2 {
 		t.Fatalf("the commands are %q", commands)
 	}
@@ -164,7 +164,7 @@ func TestSigningKeyCommands(t *testing.T) {
 
 // Links within the document lead somewhere.
 func TestLinksLeadSomewhere(t *testing.T) {
-	for _, doc := range []string{operating, threats} {
+	for _, doc := range []string{operations, threats} {
 		for _, m := range regexp.MustCompile(`\]\(([a-z0-9./-]*)#([^)]+)\)`).FindAllStringSubmatch(read(t, doc), -1) {
 			in := doc
 			if m[1] != "" {
@@ -191,9 +191,9 @@ func anchors(text string) []string {
 // one of its level.
 func section(t *testing.T, heading string) string {
 	t.Helper()
-	_, rest, found := strings.Cut(read(t, operating), "\n"+heading+"\n")
+	_, rest, found := strings.Cut(read(t, operations), "\n"+heading+"\n")
 	if !found {
-		t.Fatalf("%s has no heading %q", operating, heading)
+		t.Fatalf("%s has no heading %q", operations, heading)
 	}
 	level, _, _ := strings.Cut(heading, " ")
 	below := "\n" + rest
@@ -237,12 +237,12 @@ func same(t *testing.T, what string, documented, want []string) {
 	}
 	for _, w := range slices.Sorted(maps.Keys(inCode)) {
 		if !inDoc[w] {
-			t.Errorf("%s: %s is not in %s", what, w, operating)
+			t.Errorf("%s: %s is not in %s", what, w, operations)
 		}
 	}
 	for _, d := range slices.Sorted(maps.Keys(inDoc)) {
 		if !inCode[d] {
-			t.Errorf("%s: %s is in %s, and not in the code", what, d, operating)
+			t.Errorf("%s: %s is in %s, and not in the code", what, d, operations)
 		}
 	}
 }
