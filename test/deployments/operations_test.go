@@ -15,8 +15,9 @@ import (
 )
 
 const (
-	operations = "docs/operations.md"
-	threats    = "docs/threat-model.md"
+	operations   = "docs/operations.md"
+	threats      = "docs/threat-model.md"
+	distribution = "docs/distribution.md"
 )
 
 func TestSettingsAreDocumented(t *testing.T) {
@@ -27,6 +28,17 @@ func TestSettingsAreDocumented(t *testing.T) {
 
 func TestMetricsAreDocumented(t *testing.T) {
 	same(t, "metrics", codes(t, "## Metrics"), metricNames(t))
+}
+
+// What metrics say to alert on is explained, and nothing else is.
+func TestAlarmsAreExplained(t *testing.T) {
+	var want []string
+	for _, row := range regexp.MustCompile("(?m)^\\| (`[^|]*) \\|.*\\*\\*Alert.*$").FindAllStringSubmatch(section(t, "## Metrics"), -1) {
+		for _, c := range code.FindAllStringSubmatch(row[1], -1) {
+			want = append(want, c[1])
+		}
+	}
+	same(t, "alarms", codes(t, "## Alarms"), want)
 }
 
 // Every reason that a client may be given is in the tables of denials.
@@ -164,7 +176,7 @@ func TestSigningKeyCommands(t *testing.T) {
 
 // Links within the document lead somewhere.
 func TestLinksLeadSomewhere(t *testing.T) {
-	for _, doc := range []string{operations, threats} {
+	for _, doc := range []string{operations, threats, distribution} {
 		for _, m := range regexp.MustCompile(`\]\(([a-z0-9./-]*)#([^)]+)\)`).FindAllStringSubmatch(read(t, doc), -1) {
 			in := doc
 			if m[1] != "" {
