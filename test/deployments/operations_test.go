@@ -30,6 +30,20 @@ func TestMetricsAreDocumented(t *testing.T) {
 	same(t, "metrics", codes(t, "## Metrics"), metricNames(t))
 }
 
+// No table has two rows about one thing, of which one would be out of date.
+func TestTablesSayThingsOnce(t *testing.T) {
+	for _, table := range regexp.MustCompile(`(?m)(^\|.*\n)+`).FindAllString(read(t, operations), -1) {
+		rows := map[string]bool{}
+		for row := range strings.Lines(table) {
+			first, _, _ := strings.Cut(strings.TrimPrefix(row, "| "), " | ")
+			if rows[first] {
+				t.Errorf("%s has two rows about %s", operations, first)
+			}
+			rows[first] = true
+		}
+	}
+}
+
 // What metrics say to alert on is explained, and nothing else is.
 func TestAlarmsAreExplained(t *testing.T) {
 	var want []string
