@@ -87,8 +87,8 @@ bin/spire/spire-server: tools/spire/go.mod tools/spire/go.sum
 	cd tools/spire && CGO_ENABLED=1 go build -ldflags='-s -w' -o ../../bin/spire/ tool
 
 .PHONY: e2e-spire
-e2e-spire: postgres bin/spire/spire-server ## run a fleet on a real SPIRE, which is built first (needs a C compiler)
-	go test -count=1 -v -tags spire -run '^TestFleetOnSPIRE$$' -timeout 10m ./test/e2e
+e2e-spire: postgres bin/spire/spire-server ## run fleets on a real SPIRE, one of them on two that federate, which is built first (needs a C compiler)
+	go test -count=1 -v -tags spire -run 'OnSPIRE$$' -timeout 10m ./test/e2e
 
 bin/conformance/connectconformance: tools/conformance/go.mod tools/conformance/go.sum
 	cd tools/conformance && go build -o ../../bin/conformance/ tool

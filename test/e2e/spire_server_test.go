@@ -30,28 +30,31 @@ const (
 	spireWithin = 20 * time.Second
 )
 
-// spire is a SPIRE server with an agent for each workload, as if each ran on a
-// machine of its own. It gives a fleet its identities.
+// spire is the SPIRE server of a trust domain with an agent for each workload, as
+// if each ran on a machine of its own. It gives a fleet its identities.
 type spire struct {
+	domain   identity.TrustDomain
 	dir, bin string
 	port     int
+	bundles  int // the port where others fetch the bundle
+	partners []identity.TrustDomain
 	server   *fleet.Process
 	agents   map[string]*fleet.Process // by the workload's name
 }
 
-func startSPIRE(t *testing.T) *spire {
+func startSPIRE(t *testing.T, domain identity.TrustDomain) *spire {
 	t.Helper()
 	bin, err := filepath.Abs(spireBin)
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &spire{dir: folder(t), bin: bin, port: freePort(t), agents: map[string]*fleet.Process{}}
+	s := &spire{domain: domain, dir: folder(t), bin: bin, port: freePort(t), bundles: freePort(t), agents: map[string]*fleet.Process{}}
 	t.Cleanup(func() {
 		if err := s.stop(); err != nil {
 			t.Error(err)
 		}
 	})
-	if s.server, err = s.process("spire-server", "server", fmt.Sprintf(serverConfig, s.port, s.socket("server"), s.path("server"))); err != nil {
+	if s.server, err = s.process("spire-server", "server", fmt.Sprintf(serverConfig, s.port, s.socket("server"), s.path("server"), domain, s.bundles)); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.start(t.Context(), "spire-server", "server", s.server); err != nil {
@@ -76,13 +79,21 @@ func (s *spire) stop() error {
 
 func (s *spire) path(name string) string   { return filepath.Join(s.dir, name) }
 func (s *spire) socket(name string) string { return s.path(name + ".sock") }
+func (s *spire) id(path string) string     { return "spiffe://" + string(s.domain) + "/" + path }
 
 const serverConfig = `server {
 	bind_address = "127.0.0.1"
 	bind_port = "%d"
 	socket_path = %q
 	data_dir = %[3]q
-	trust_domain = "` + fleet.TrustDomain + `"
+	trust_domain = %[4]q
+	federation {
+		bundle_endpoint {
+			address = "127.0.0.1"
+			port = %[5]d
+			profile "https_spiffe" {}
+		}
+	}
 }
 plugins {
 	DataStore "sql" {
@@ -102,9 +113,9 @@ const agentConfig = `agent {
 	server_port = "%d"
 	socket_path = %q
 	data_dir = %[3]q
-	trust_bundle_path = %q
-	trust_domain = "` + fleet.TrustDomain + `"
-	join_token = %q
+	trust_bundle_path = %[4]q
+	trust_domain = %[5]q
+	join_token = %[6]q
 }
 plugins {
 	NodeAttestor "join_token" { plugin_data {} }
@@ -120,13 +131,19 @@ func (s *spire) Workload(ctx context.Context, w fleet.Workload) (string, error) 
 	if err != nil {
 		return "", err
 	}
-	if _, err := s.ask(ctx, "entry", "create", "-socketPath", s.socket("server"),
-		"-parentID", "spiffe://"+fleet.TrustDomain+"/spire/agent/join_token/"+token,
-		"-spiffeID", string(w.ID), "-selector", "unix:path:"+w.Program,
-		"-x509SVIDTTL", strconv.Itoa(int(svidTTL.Seconds()))); err != nil {
+	entry := []string{
+		"entry", "create", "-socketPath", s.socket("server"),
+		"-parentID", s.id("spire/agent/join_token/" + token),
+		"-spiffeID", string(w.ID), "-selector", "unix:path:" + w.Program,
+		"-x509SVIDTTL", strconv.Itoa(int(svidTTL.Seconds())),
+	}
+	for _, partner := range s.partners {
+		entry = append(entry, "-federatesWith", "spiffe://"+string(partner))
+	}
+	if _, err := s.ask(ctx, entry...); err != nil {
 		return "", err
 	}
-	agent, err := s.process("spire-agent", w.Name, fmt.Sprintf(agentConfig, s.port, s.socket(w.Name), s.path(w.Name), s.path("bundle.pem"), token))
+	agent, err := s.process("spire-agent", w.Name, fmt.Sprintf(agentConfig, s.port, s.socket(w.Name), s.path(w.Name), s.path("bundle.pem"), s.domain, token))
 	if err != nil {
 		return "", err
 	}

@@ -19,7 +19,7 @@ import (
 // A fleet gets all its identities from SPIRE: requests, a change and its
 // proof, renewal, and an agent that is gone for longer than SVIDs live.
 func TestFleetOnSPIRE(t *testing.T) {
-	s := startSPIRE(t)
+	s := startSPIRE(t, fleet.TrustDomain)
 	f := startWith(t, s)
 	aws, gcp := f.Members[0], f.Members[1]
 	for _, m := range f.Members {

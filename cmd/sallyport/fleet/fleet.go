@@ -295,7 +295,7 @@ func (f *Fleet) startProxies(ctx context.Context) error {
 		return err
 	}
 	for _, cloud := range []string{"aws", "gcp"} {
-		if err := f.addProxy(ctx, binary, cloud); err != nil {
+		if err := f.addProxy(ctx, binary, cloud, TrustDomain); err != nil {
 			return err
 		}
 	}
@@ -343,9 +343,9 @@ func (f *Fleet) Connected(ctx context.Context) error {
 }
 
 // addProxy makes a proxy that is ready to be started.
-func (f *Fleet) addProxy(ctx context.Context, binary, cloud string) error {
+func (f *Fleet) addProxy(ctx context.Context, binary, cloud string, td identity.TrustDomain) error {
 	name := cloud + "-1"
-	socket, err := f.identities.Workload(ctx, Workload{"spiffe://" + TrustDomain + "/proxy/" + identity.ID(cloud) + "/1", name, binary})
+	socket, err := f.identities.Workload(ctx, Workload{identity.ID("spiffe://" + string(td) + "/proxy/" + cloud + "/1"), name, binary})
 	if err != nil {
 		return err
 	}
@@ -363,7 +363,7 @@ func (f *Fleet) addProxy(ctx context.Context, binary, cloud string) error {
 		"control_planes":       []string{f.registration},
 		"control_plane_id":     ControlPlaneID,
 		"root_public_key_file": f.Path(rootKeyFile),
-		"workload":             map[string]any{"socket": socket, "trust_domain": TrustDomain},
+		"workload":             map[string]any{"socket": socket, "trust_domain": td},
 		"state_directory":      f.Path(name + "-state"),
 		"admin":                map[string]any{"address": addresses[1]},
 		"records":              f.Path(name + "-records.jsonl"),

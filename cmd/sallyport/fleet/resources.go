@@ -12,8 +12,7 @@ func (f *Fleet) firstResources() string {
 	var docs []string
 	for _, p := range f.Members {
 		cloud := strings.TrimSuffix(p.Environment, "-demo")
-		docs = append(docs, fmt.Sprintf(environmentText, p.Environment, TrustDomain, cloud,
-			strings.TrimPrefix(p.URL, "https://"), f.Path("proxy-tls.pem"), f.Path("proxy-tls-key.pem")))
+		docs = append(docs, f.environment(p, cloud, TrustDomain))
 	}
 	docs = append(docs, fmt.Sprintf(apisText, f.Described.TokenIssuer, f.samples[0].address, OrdersID, f.samples[1].address))
 	docs = append(docs, readPolicies)
