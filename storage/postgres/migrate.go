@@ -23,12 +23,16 @@ var ErrSchema = errors.New("the schema of the database does not fit this build")
 // versionTable is where goose keeps which migrations were applied.
 const versionTable = "schema_version"
 
+// schemaFloor asks from which version on builds can use the database.
+const schemaFloor = `select version from schema_floor`
+
 //go:embed migrations/*.sql
 var embedded embed.FS
 
 // Migrate brings the database to the schema of this build, each migration in a
 // transaction. Of several callers one works and the others wait. ErrSchema if
-// the database is ahead of this build already; nothing is changed then.
+// the database is ahead of this build, and not for its use any more. Of one that is
+// ahead and is, nothing is changed.
 func Migrate(ctx context.Context, dsn string) (err error) {
 	cfg, err := pgx.ParseConfig(dsn)
 	if err != nil {
@@ -70,7 +74,11 @@ func migrate(ctx context.Context, db *sql.DB) error {
 	if err != nil {
 		return err
 	}
-	return fits(at)
+	var floor int64
+	if err := db.QueryRowContext(ctx, schemaFloor).Scan(&floor); err != nil {
+		return err
+	}
+	return fits(at, floor)
 }
 
 // newest returns the version of the last migration.
@@ -82,26 +90,32 @@ func newest() (int64, error) {
 	return goose.NumericComponent(files[len(files)-1]) // they are sorted
 }
 
-// fits returns ErrSchema unless a database at the version is for this build.
-func fits(at int64) error {
+// fits returns ErrSchema unless a database at the version is for this build: of
+// later ones, those whose floor is not above what this build knows. A floor of zero
+// is that of a database which has none.
+func fits(at, floor int64) error {
 	want, err := newest()
 	switch {
 	case err != nil:
 		return err
-	case at > want:
-		return fmt.Errorf("%w: it has version %d, which is newer than %d: start a newer build", ErrSchema, at, want)
+	case at > want && (floor == 0 || floor > want):
+		return fmt.Errorf("%w: it has version %d, for builds that know version %d, and this one knows %d: start a newer build", ErrSchema, at, floor, want)
 	case at < want:
 		return fmt.Errorf("%w: it has version %d, which is older than %d: migrate it", ErrSchema, at, want)
 	}
 	return nil
 }
 
-// CheckSchema returns ErrSchema unless the schema is exactly the one of this
-// build, and storage.ErrUnavailable if the database cannot be reached.
+// CheckSchema returns ErrSchema unless the schema is the one of this build or a later
+// one that this build can still use, so that a replica of before may restart while
+// others are new, and storage.ErrUnavailable if the database cannot be reached.
 func (s *Store) CheckSchema(ctx context.Context) error {
-	var at int64
+	var at, floor int64
 	err := s.do(ctx, func(ctx context.Context) error {
 		err := s.pool.QueryRow(ctx, `select coalesce(max(version_id), 0) from `+versionTable+` where is_applied`).Scan(&at)
+		if err == nil {
+			err = s.pool.QueryRow(ctx, schemaFloor).Scan(&floor)
+		}
 		if noTable(err) {
 			return nil
 		}
@@ -110,7 +124,7 @@ func (s *Store) CheckSchema(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("check the schema: %w", err)
 	}
-	return fits(at)
+	return fits(at, floor)
 }
 
 func noTable(err error) bool {

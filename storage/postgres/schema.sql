@@ -184,6 +184,13 @@ CREATE TABLE public.revision_annotation (
     CONSTRAINT revision_annotation_labels_are_an_object CHECK ((jsonb_typeof(labels) = 'object'::text))
 );
 
+CREATE TABLE public.schema_floor (
+    singleton boolean DEFAULT true NOT NULL,
+    version bigint NOT NULL,
+    CONSTRAINT schema_floor_from_one CHECK ((version >= 1)),
+    CONSTRAINT schema_floor_has_one_row CHECK (singleton)
+);
+
 CREATE TABLE public.security_lane (
     singleton boolean DEFAULT true NOT NULL,
     revision bigint NOT NULL,
@@ -290,6 +297,9 @@ ALTER TABLE ONLY public.revision_annotation
 
 ALTER TABLE ONLY public.revision
     ADD CONSTRAINT revision_pkey PRIMARY KEY (revision);
+
+ALTER TABLE ONLY public.schema_floor
+    ADD CONSTRAINT schema_floor_pkey PRIMARY KEY (singleton);
 
 ALTER TABLE ONLY public.security_lane
     ADD CONSTRAINT security_lane_pkey PRIMARY KEY (singleton);
