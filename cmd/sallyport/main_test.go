@@ -139,7 +139,7 @@ func proxy(t *testing.T, ts *testscript.TestScript, p *controlplanetest.Plane, a
 	status := &adminv1.Proxy{
 		Id: id + "#" + args[1], SpiffeId: id, Instance: args[1], Environment: args[0], LastSeenAt: timestamppb.New(now),
 		Connection: adminv1.Connection_CONNECTION_CONNECTED, Enforcement: adminv1.Enforcement_ENFORCEMENT_ENFORCED,
-		ConfigurationAge: durationpb.New(2 * time.Second), Epoch: 1, Build: "v0.1.0", ProtocolVersion: 1,
+		ConfigurationAge: durationpb.New(2 * time.Second), Epoch: 1, Build: "v0.1.0", ProtocolVersion: 1, Lacks: []string{"key sets", "draining"},
 		IdentityExpiresAt: timestamppb.New(now.Add(time.Hour)), RegisteredAt: timestamppb.New(now),
 		Listeners: []*adminv1.ListenerStatus{{Namespace: "edge", Name: "https", Address: "10.0.0.1:443"}},
 	}

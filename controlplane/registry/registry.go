@@ -483,6 +483,7 @@ func (r *Registry) Register(reg Registration) (Admission, error) {
 	}
 	p := proto.CloneOf(old.proxy)
 	p.Build, p.ProtocolVersion, p.LastSeenAt = clip(reg.Build, maxBuild), reg.ProtocolVersion, timestamppb.New(r.now())
+	p.Lacks = snapshot.Protocol(reg.ProtocolVersion).Lacks()
 	p.Environment, p.Labels = admission.Environment, admission.Labels
 	p.Place, p.StartedAt = reg.claim(), reg.startedAt()
 	switch pending := p.GetConnection() == adminv1.Connection_CONNECTION_PENDING; {

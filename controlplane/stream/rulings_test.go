@@ -1,12 +1,14 @@
 package stream_test
 
 import (
+	"math"
 	"testing"
 	"time"
 
 	"connectrpc.com/connect"
 
 	"github.com/sallyport/sallyport/internal/identity"
+	"github.com/sallyport/sallyport/internal/snapshot"
 	adminv1 "github.com/sallyport/sallyport/proto/gen/sallyport/admin/v1"
 	proxyv1 "github.com/sallyport/sallyport/proto/gen/sallyport/proxy/v1"
 	"github.com/sallyport/sallyport/storage"
@@ -60,7 +62,7 @@ func TestQuarantine(t *testing.T) {
 // registers returns what a proxy is answered.
 func (l *lab) registers(c *client) proxyv1.Admission {
 	l.Helper()
-	res, err := c.Register(l.Context(), connect.NewRequest(&proxyv1.RegisterRequest{Instance: "i", ProtocolVersion: 1}))
+	res, err := c.Register(l.Context(), connect.NewRequest(&proxyv1.RegisterRequest{Instance: "i", ProtocolVersion: int32(snapshot.NewestProtocol)}))
 	if err != nil {
 		l.Fatal(err)
 	}
@@ -78,6 +80,35 @@ func (l *lab) refuses(c *client, id identity.ID) {
 	if connect.CodeOf(err) != connect.CodePermissionDenied {
 		l.Errorf("a logout of %s: %v", id, err)
 	}
+}
+
+// What is spoken is the lower of both protocols. A proxy that does not know the word
+// for refused is told to wait, and gets as little.
+func TestOlderAndNewerProxies(t *testing.T) {
+	t.Parallel()
+	l := newLab(t, patient)
+	c := l.client(awsID, time.Hour)
+	newest := int32(snapshot.NewestProtocol)
+	register := func(version int32, admission proxyv1.Admission, spoken int32) {
+		t.Helper()
+		res, err := c.Register(t.Context(), connect.NewRequest(&proxyv1.RegisterRequest{Instance: "i", ProtocolVersion: version}))
+		if err != nil || res.Msg.GetAdmission() != admission || res.Msg.GetProtocolVersion() != spoken {
+			t.Errorf("protocol %d: %v (%v)", version, res, err)
+		}
+	}
+	eventually(t, "it is admitted", func() bool { return l.registers(c) == proxyv1.Admission_ADMISSION_ADMITTED })
+	for version, spoken := range map[int32]int32{1: 1, newest: newest, newest + 1: newest, math.MaxInt32: newest} {
+		register(version, proxyv1.Admission_ADMISSION_ADMITTED, spoken)
+		p := l.known(awsID, "i")
+		if lacks := len(p.GetLacks()) > 0; p.GetProtocolVersion() != version || lacks != (version < newest) {
+			t.Errorf("protocol %d is known as %v", version, p)
+		}
+	}
+	l.rule(string(awsID), func(r *storage.Ruling) { r.Quarantined = true })
+	eventually(t, "it is refused", func() bool { return l.registers(c) == proxyv1.Admission_ADMISSION_REFUSED })
+	register(1, proxyv1.Admission_ADMISSION_PENDING, 1)
+	register(newest+1, proxyv1.Admission_ADMISSION_REFUSED, newest)
+	l.stream(c, "i", nil).over(connect.CodePermissionDenied, "refused or quarantined")
 }
 
 // A drain is a level: a proxy is told until it says so, over whatever streams.

@@ -218,6 +218,7 @@ func (s *Service) Register(ctx context.Context, req *connect.Request[proxyv1.Reg
 	if err := s.known(); err != nil {
 		return nil, err
 	}
+	spoken := snapshot.Protocol(req.Msg.GetProtocolVersion()).Common()
 	admission, err := s.registry.Register(registry.Registration{
 		SPIFFEID:        string(p.id),
 		Instance:        req.Msg.GetInstance(),
@@ -231,21 +232,33 @@ func (s *Service) Register(ctx context.Context, req *connect.Request[proxyv1.Reg
 	switch {
 	case errors.Is(err, registry.ErrBarred):
 		return connect.NewResponse(&proxyv1.RegisterResponse{
-			Admission:  proxyv1.Admission_ADMISSION_REFUSED,
-			RetryAfter: durationpb.New(refusedRetry),
+			Admission:       refusedTo(spoken),
+			RetryAfter:      durationpb.New(refusedRetry),
+			ProtocolVersion: int32(spoken),
 		}), nil
 	case errors.Is(err, registry.ErrNotAdmitted):
 		return connect.NewResponse(&proxyv1.RegisterResponse{
-			Admission:  proxyv1.Admission_ADMISSION_PENDING,
-			RetryAfter: durationpb.New(pendingRetry),
+			Admission:       proxyv1.Admission_ADMISSION_PENDING,
+			RetryAfter:      durationpb.New(pendingRetry),
+			ProtocolVersion: int32(spoken),
 		}), nil
 	case err != nil:
 		return nil, public(err)
 	}
 	return connect.NewResponse(&proxyv1.RegisterResponse{
-		Admission:   proxyv1.Admission_ADMISSION_ADMITTED,
-		Environment: admission.Environment,
+		Admission:       proxyv1.Admission_ADMISSION_ADMITTED,
+		Environment:     admission.Environment,
+		ProtocolVersion: int32(spoken),
 	}), nil
+}
+
+// refusedTo is how a proxy is told that an operator has refused it. One that does not
+// know the word would ask again and again.
+func refusedTo(spoken snapshot.Protocol) proxyv1.Admission {
+	if spoken < snapshot.SecondProtocol {
+		return proxyv1.Admission_ADMISSION_PENDING
+	}
+	return proxyv1.Admission_ADMISSION_REFUSED
 }
 
 // startedAt is when the process began, as it says; zero if it does not.

@@ -101,6 +101,9 @@ func TestRegister(t *testing.T) {
 		got, err = register(good)
 		return err == nil && got.GetAdmission() == proxyv1.Admission_ADMISSION_ADMITTED && got.GetEnvironment() == "aws"
 	})
+	if got.GetProtocolVersion() != 1 || len(l.known(nobodyID, "i").GetLacks()) == 0 {
+		t.Errorf("of protocol 1: %v, known as %v", got, l.known(nobodyID, "i"))
+	}
 	for name, bad := range map[string]*proxyv1.RegisterRequest{
 		"no instance":         {ProtocolVersion: 1},
 		"instance with a #":   {Instance: "a#b", ProtocolVersion: 1},

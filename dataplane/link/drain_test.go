@@ -8,6 +8,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/sallyport/sallyport/dataplane/link"
+	"github.com/sallyport/sallyport/internal/snapshot"
 	proxyv1 "github.com/sallyport/sallyport/proto/gen/sallyport/proxy/v1"
 )
 
@@ -61,6 +62,24 @@ func TestDrainOfWhoCannot(t *testing.T) {
 	if v.heartbeat(t).GetDraining() {
 		t.Error("it says that it drains")
 	}
+}
+
+// A control plane that goes on in a protocol that this build did not offer is left.
+func TestLaterProtocolThanOffered(t *testing.T) {
+	l, e := newLab(t), newTable()
+	l.control.mu.Lock()
+	l.control.answer = &proxyv1.RegisterResponse{
+		Admission: proxyv1.Admission_ADMISSION_ADMITTED, Environment: env, ProtocolVersion: int32(snapshot.NewestProtocol) + 1,
+	}
+	l.control.mu.Unlock()
+	k, _ := l.start(t, e)
+	eventually(t, "two registrations", func() bool { return len(l.control.registered()) >= 2 })
+	if len(l.control.streams) > 0 || k.Enforcing() {
+		t.Error("it went on")
+	}
+	l.control.admit(env) // another, which answers as one of protocol 1 does
+	one := at(t, 10, map[string]string{"a": "1"})
+	wantProof(t, l.stream(t).push(t, nil, one), one)
 }
 
 func TestRefusedByAnOperator(t *testing.T) {

@@ -21,8 +21,6 @@ import (
 )
 
 const (
-	// protocolVersion is that of this build: see proxy.proto.
-	protocolVersion = 1
 	// registerWithin bounds a registration, with its connection.
 	registerWithin = 10 * time.Second
 
@@ -42,6 +40,8 @@ var (
 	errNotAdmitted = errors.New("no enrollment matches this proxy yet, or an operator has to approve it")
 	// errRefused says that it will have nothing.
 	errRefused = errors.New("an operator has refused or quarantined this proxy")
+	// errProtocol says that it did not keep to what this build can speak.
+	errProtocol = errors.New("the control plane speaks a later protocol than this proxy said that it does")
 )
 
 // outcome is how an attempt to be kept current by one replica ended.
@@ -134,7 +134,7 @@ func (l *Link) register(ctx context.Context, client proxyv1connect.ProxyServiceC
 	res, err := client.Register(ctx, connect.NewRequest(&proxyv1.RegisterRequest{
 		Instance:        l.cfg.Instance,
 		Build:           clip(l.cfg.Build, 256),
-		ProtocolVersion: protocolVersion,
+		ProtocolVersion: int32(snapshot.NewestProtocol),
 		SealingKey:      l.cookies.public(),
 		Cloud:           l.cfg.Cloud,
 		Region:          l.cfg.Region,
@@ -145,6 +145,8 @@ func (l *Link) register(ctx context.Context, client proxyv1connect.ProxyServiceC
 	}
 	environment := res.Msg.GetEnvironment()
 	switch {
+	case res.Msg.GetProtocolVersion() > int32(snapshot.NewestProtocol):
+		return "", outcome{err: fmt.Errorf("%w: %d", errProtocol, res.Msg.GetProtocolVersion()), result: resultFailed}
 	case res.Msg.GetAdmission() == proxyv1.Admission_ADMISSION_PENDING:
 		return "", outcome{err: errNotAdmitted, result: resultPending, told: true, wait: spread(res.Msg.GetRetryAfter().AsDuration())}
 	case res.Msg.GetAdmission() == proxyv1.Admission_ADMISSION_REFUSED:

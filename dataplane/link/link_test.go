@@ -40,7 +40,7 @@ func TestSnapshotAndDeltasAreEnforcedProvenAndKept(t *testing.T) {
 	if h := v.hello(t); h.GetCurrent() != nil || h.GetInstance() != "one" {
 		t.Errorf("hello of a new proxy is %v", h)
 	}
-	if r := l.control.registered()[0]; r.GetInstance() != "one" || r.GetBuild() != "test" || r.GetProtocolVersion() != 1 {
+	if r := l.control.registered()[0]; r.GetInstance() != "one" || r.GetBuild() != "test" || r.GetProtocolVersion() != int32(snapshot.NewestProtocol) {
 		t.Errorf("registered as %v", r)
 	}
 	if k.Enforcing() {

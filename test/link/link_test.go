@@ -70,7 +70,7 @@ func TestChangesAreEnforcedAndProven(t *testing.T) {
 	r := f.replica("one")
 	p := f.proxy("aws/1", newTable(), r.url)
 	known := r.enforced(p, first, enforced)
-	if known.GetEnvironment() != "aws" || known.GetInstance() != "one" || known.GetBuild() != "test" || known.GetProtocolVersion() != 1 {
+	if known.GetEnvironment() != "aws" || known.GetInstance() != "one" || known.GetBuild() != "test" || known.GetProtocolVersion() != int32(snapshot.NewestProtocol) || len(known.GetLacks()) > 0 {
 		t.Errorf("the control plane knows %v", known)
 	}
 	for _, change := range []func() snapshot.Revision{

@@ -1220,8 +1220,11 @@ type Proxy struct {
 	// The newest revision that touches its environment. What it enforces is older
 	// while it is late.
 	EnvironmentRevision int64 `protobuf:"varint,39,opt,name=environment_revision,json=environmentRevision,proto3" json:"environment_revision,omitempty"`
-	unknownFields       protoimpl.UnknownFields
-	sizeCache           protoimpl.SizeCache
+	// What its protocol lacks of what the control plane speaks, in words for people. It
+	// enforces all that it is sent, and does nothing of these.
+	Lacks         []string `protobuf:"bytes,80,rep,name=lacks,proto3" json:"lacks,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Proxy) Reset() {
@@ -1497,6 +1500,13 @@ func (x *Proxy) GetEnvironmentRevision() int64 {
 		return x.EnvironmentRevision
 	}
 	return 0
+}
+
+func (x *Proxy) GetLacks() []string {
+	if x != nil {
+		return x.Lacks
+	}
+	return nil
 }
 
 // Ruling is what an operator has said.
@@ -2253,7 +2263,7 @@ const file_sallyport_admin_v1_fleet_proto_rawDesc = "" +
 	"\x0fGetProxyRequest\x12\x1b\n" +
 	"\x02id\x18\x01 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\x18\x80 R\x02id\"C\n" +
 	"\x10GetProxyResponse\x12/\n" +
-	"\x05proxy\x18\x01 \x01(\v2\x19.sallyport.admin.v1.ProxyR\x05proxy\"\xa0\x0e\n" +
+	"\x05proxy\x18\x01 \x01(\v2\x19.sallyport.admin.v1.ProxyR\x05proxy\"\xb6\x0e\n" +
 	"\x05Proxy\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1b\n" +
 	"\tspiffe_id\x18\x02 \x01(\tR\bspiffeId\x12\x1a\n" +
@@ -2295,7 +2305,8 @@ const file_sallyport_admin_v1_fleet_proto_rawDesc = "" +
 	"\n" +
 	"started_at\x18% \x01(\v2\x1a.google.protobuf.TimestampR\tstartedAt\x12,\n" +
 	"\x04load\x18& \x01(\v2\x18.sallyport.admin.v1.LoadR\x04load\x121\n" +
-	"\x14environment_revision\x18' \x01(\x03R\x13environmentRevision\x1a9\n" +
+	"\x14environment_revision\x18' \x01(\x03R\x13environmentRevision\x12\x14\n" +
+	"\x05lacks\x18P \x03(\tR\x05lacks\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1aA\n" +

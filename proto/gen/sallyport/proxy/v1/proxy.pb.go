@@ -86,7 +86,15 @@ type RegisterRequest struct {
 	// The process' own name for itself; with its SPIFFE ID, unique in the fleet.
 	Instance string `protobuf:"bytes,1,opt,name=instance,proto3" json:"instance,omitempty"`
 	Build    string `protobuf:"bytes,2,opt,name=build,proto3" json:"build,omitempty"`
-	// 1: the protocol as of November 2026.
+	// The newest protocol that the proxy speaks. Each has what those before it have:
+	//
+	//	1, November 2026: updates of both lanes, freshness, acknowledgements, refusals,
+	//	   heartbeats, cookie keys, logout, and the directive to reconnect.
+	//	2, November 2026: key sets; counts beside a head; the directive to drain;
+	//	   ADMISSION_REFUSED, in place of which others are PENDING; the head in Hello;
+	//	   RegisterResponse.protocol_version.
+	//
+	// A control plane takes a later one than it knows for the newest that it knows.
 	ProtocolVersion int32 `protobuf:"varint,3,opt,name=protocol_version,json=protocolVersion,proto3" json:"protocol_version,omitempty"`
 	// An X25519 key of this process, to which cookie keys are sealed. Empty: it
 	// gets none.
@@ -185,9 +193,12 @@ type RegisterResponse struct {
 	// Set when admitted.
 	Environment string `protobuf:"bytes,2,opt,name=environment,proto3" json:"environment,omitempty"`
 	// When pending or refused: try again after this.
-	RetryAfter    *durationpb.Duration `protobuf:"bytes,3,opt,name=retry_after,json=retryAfter,proto3" json:"retry_after,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	RetryAfter *durationpb.Duration `protobuf:"bytes,3,opt,name=retry_after,json=retryAfter,proto3" json:"retry_after,omitempty"`
+	// What is spoken from now on: the lower one of the proxy's and the control plane's.
+	// Absent from a control plane that speaks 1.
+	ProtocolVersion int32 `protobuf:"varint,4,opt,name=protocol_version,json=protocolVersion,proto3" json:"protocol_version,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *RegisterResponse) Reset() {
@@ -239,6 +250,13 @@ func (x *RegisterResponse) GetRetryAfter() *durationpb.Duration {
 		return x.RetryAfter
 	}
 	return nil
+}
+
+func (x *RegisterResponse) GetProtocolVersion() int32 {
+	if x != nil {
+		return x.ProtocolVersion
+	}
+	return 0
 }
 
 type StreamRequest struct {
@@ -2320,12 +2338,13 @@ const file_sallyport_proxy_v1_proxy_proto_rawDesc = "" +
 	"\x05cloud\x18\x05 \x01(\tB\a\xbaH\x04r\x02\x18?R\x05cloud\x12\x1f\n" +
 	"\x06region\x18\x06 \x01(\tB\a\xbaH\x04r\x02\x18?R\x06region\x129\n" +
 	"\n" +
-	"started_at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\tstartedAt\"\xad\x01\n" +
+	"started_at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\tstartedAt\"\xd8\x01\n" +
 	"\x10RegisterResponse\x12;\n" +
 	"\tadmission\x18\x01 \x01(\x0e2\x1d.sallyport.proxy.v1.AdmissionR\tadmission\x12 \n" +
 	"\venvironment\x18\x02 \x01(\tR\venvironment\x12:\n" +
 	"\vretry_after\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\n" +
-	"retryAfter\"\x8f\x03\n" +
+	"retryAfter\x12)\n" +
+	"\x10protocol_version\x18\x04 \x01(\x05R\x0fprotocolVersion\"\x8f\x03\n" +
 	"\rStreamRequest\x121\n" +
 	"\x05hello\x18\x01 \x01(\v2\x19.sallyport.proxy.v1.HelloH\x00R\x05hello\x12+\n" +
 	"\x03ack\x18\x02 \x01(\v2\x17.sallyport.proxy.v1.AckH\x00R\x03ack\x127\n" +
