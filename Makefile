@@ -90,6 +90,11 @@ bin/spire/spire-server: tools/spire/go.mod tools/spire/go.sum
 e2e-spire: postgres bin/spire/spire-server ## run fleets on a real SPIRE, one of them on two that federate, which is built first (needs a C compiler)
 	go test -count=1 -v -tags spire -run 'OnSPIRE$$' -timeout 10m ./test/e2e
 
+.PHONY: e2e-upgrade
+e2e-upgrade: postgres ## make a fleet of the build of the commit PREVIOUS one of this build, replica by replica and proxy by proxy
+	@tools/previous $(PREVIOUS) bin/previous
+	go test -count=1 -v -tags upgrade -run '^TestRollingUpgrade$$' -timeout 10m ./test/e2e -previous $(CURDIR)/bin/previous
+
 bin/conformance/connectconformance: tools/conformance/go.mod tools/conformance/go.sum
 	cd tools/conformance && go build -o ../../bin/conformance/ tool
 
@@ -122,6 +127,7 @@ lint: ## judge the form of .proto files, Go code and go.mod
 	go vet ./...
 	go vet -tags failpoint ./internal/failpoint
 	go vet -tags spire ./test/e2e
+	go vet -tags upgrade ./test/e2e
 	go vet -tags peers ./test/bench/peers
 	go vet -tags conformance ./test/conformance
 	$(GOLANGCI) run ./...
