@@ -31,6 +31,8 @@ import (
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 
 	"github.com/sallyport/sallyport/internal/snapshot"
 )
@@ -90,7 +92,13 @@ func New(c Config) (*Store, error) {
 		DialKeepAliveTime:    10 * time.Second, // the least that gRPC allows
 		DialKeepAliveTimeout: 3 * time.Second,
 		MaxCallRecvMsgSize:   64 << 20,
-		Logger:               zap.NewNop(), // its errors are returned, and logged by whoever copes
+		// Left to itself, gRPC leaves a member that was away for long alone for
+		// two minutes more.
+		DialOptions: []grpc.DialOption{grpc.WithConnectParams(grpc.ConnectParams{
+			Backoff:           backoff.Config{BaseDelay: shortestWait, Multiplier: 1.6, Jitter: 0.2, MaxDelay: longestWait},
+			MinConnectTimeout: opTimeout,
+		})},
+		Logger: zap.NewNop(), // its errors are returned, and logged by whoever copes
 	})
 	if err != nil {
 		return nil, fmt.Errorf("etcd client: %w", err)
