@@ -59,6 +59,11 @@ type Config struct {
 	// Identities gives the workloads their SPIFFE identities; the development
 	// issuer does when it is nil.
 	Identities Identities
+	// Etcd are the endpoints of an etcd that somebody else runs; the fleet runs
+	// one of its own when there are none.
+	Etcd []string
+	// Replicas is how many the control plane has: one when it is zero.
+	Replicas int
 }
 
 // Fleet is a running fleet. Its fields are set by Start, and not changed
@@ -66,21 +71,23 @@ type Config struct {
 type Fleet struct {
 	Described    Description
 	Postgres     *local.Postgres
-	Etcd         *local.Etcd
-	ControlPlane *Process
+	Etcd         *local.Etcd // nil when somebody else's is used
+	ControlPlane *Process    // its first replica
+	Replicas     []*Replica
 	Members      []*Member
-	Admin        *Operator
+	Admin        *Operator // calls the first replica
 
 	dir        string
 	bin        string
 	log        *slog.Logger
 	identities Identities
+	etcd       []string
+	replicas   int
 	authority  *issuer.Issuer // of server certificates
 	tokens     *tokenIssuer
 	ends       []func() error // in the order of starting; Stop calls them backwards
 
-	registration string // where the control plane serves proxies
-	samples      []sample
+	samples []sample
 }
 
 // Member is a proxy of a fleet.
@@ -97,7 +104,10 @@ type sample struct {
 // Start starts a fleet and waits until its proxies enforce the first
 // resources. The fleet is to be stopped even after an error.
 func Start(ctx context.Context, c Config) (*Fleet, error) {
-	f := &Fleet{dir: c.Dir, bin: c.Bin, log: c.Log, identities: c.Identities, Described: Description{CAFile: filepath.Join(c.Dir, "ca.pem")}}
+	f := &Fleet{
+		dir: c.Dir, bin: c.Bin, log: c.Log, identities: c.Identities, etcd: c.Etcd, replicas: max(1, c.Replicas),
+		Described: Description{CAFile: filepath.Join(c.Dir, "ca.pem")},
+	}
 	for _, step := range []func(context.Context) error{
 		f.startIssuers,
 		f.startSamples,
@@ -154,7 +164,8 @@ func (f *Fleet) serve(ln net.Listener, h http.Handler, wrap func(net.Listener) n
 	})
 }
 
-// startControlPlane starts Postgres, etcd, and the control plane on them.
+// startControlPlane starts Postgres, etcd unless there is one, and the control
+// plane on them.
 func (f *Fleet) startControlPlane(ctx context.Context) error {
 	var err error
 	if f.Postgres, err = local.NewPostgres(local.PostgresConfig{Log: f.log}); err != nil {
@@ -167,11 +178,7 @@ func (f *Fleet) startControlPlane(ctx context.Context) error {
 	if err := f.Postgres.CreateDatabase(ctx, Database, ""); err != nil {
 		return err
 	}
-	if f.Etcd, err = local.NewEtcd(local.EtcdConfig{Log: f.log}); err != nil {
-		return err
-	}
-	f.ends = append(f.ends, f.Etcd.Close)
-	if err := f.Etcd.Start(ctx); err != nil {
+	if err := f.startEtcd(ctx); err != nil {
 		return err
 	}
 	if err := f.makeSigningKey(); err != nil {
@@ -180,7 +187,20 @@ func (f *Fleet) startControlPlane(ctx context.Context) error {
 	if err := f.put("database-url", []byte(f.Postgres.DSN(Database)+"\n")); err != nil {
 		return err
 	}
-	return f.runControlPlane(ctx, f.Etcd.Endpoints())
+	return f.startReplicas(ctx)
+}
+
+func (f *Fleet) startEtcd(ctx context.Context) (err error) {
+	if len(f.etcd) > 0 {
+		return nil
+	}
+	if f.Etcd, err = local.NewEtcd(local.EtcdConfig{Log: f.log}); err != nil {
+		return err
+	}
+	f.ends = append(f.ends, f.Etcd.Close)
+	err = f.Etcd.Start(ctx)
+	f.etcd = f.Etcd.Endpoints()
+	return err
 }
 
 // makeSigningKey makes the fleet's key, and the public one that proxies pin.
@@ -222,58 +242,6 @@ func (f *Fleet) RootPublicKey() (ed25519.PublicKey, error) {
 		return nil, errors.New("the public key is no Ed25519 key")
 	}
 	return key, nil
-}
-
-func (f *Fleet) runControlPlane(ctx context.Context, etcd []string) error {
-	binary, err := program(f.bin, "sallyport-controlplane")
-	if err != nil {
-		return err
-	}
-	socket, err := f.identities.Workload(ctx, Workload{ControlPlaneID, "controlplane", binary})
-	if err != nil {
-		return err
-	}
-	if err := f.serverCertificate("controlplane-tls"); err != nil {
-		return err
-	}
-	addresses, err := freeAddresses(3)
-	if err != nil {
-		return err
-	}
-	f.Described.ControlPlane, f.registration = "https://"+addresses[0], "https://"+addresses[1]
-	settings, err := f.settings("controlplane", map[string]any{
-		"replica":          "demo",
-		"workload":         map[string]any{"socket": socket, "trust_domain": TrustDomain},
-		"database":         map[string]any{"url_file": f.Path("database-url")},
-		"etcd":             map[string]any{"endpoints": etcd},
-		"signing_key_file": f.Path("signing-key.pem"),
-		"admin": map[string]any{
-			"address":          addresses[0],
-			"certificate_file": f.Path("controlplane-tls.pem"),
-			"private_key_file": f.Path("controlplane-tls-key.pem"),
-			"administrators":   []map[string]any{{"spiffe_id": OperatorID, "role": "admin"}},
-		},
-		"proxies": map[string]any{"address": addresses[1]},
-		"health":  map[string]any{"address": addresses[2]},
-	})
-	if err != nil {
-		return err
-	}
-	migrate := &Process{Label: "migration", Args: []string{binary, "migrate", "--settings", settings}, Log: f.Path("controlplane.log")}
-	if err := migrate.Start(); err != nil {
-		return err
-	}
-	<-migrate.done
-	if !migrate.cmd.ProcessState.Success() {
-		return errors.New("the database was not migrated")
-	}
-	f.ControlPlane = &Process{Label: "control plane", Args: []string{binary, "--settings", settings}, Log: f.Path("controlplane.log")}
-	f.ends = append(f.ends, f.ControlPlane.Stop)
-	if err := f.ControlPlane.Start(); err != nil {
-		return err
-	}
-	f.Described.Status = "http://" + addresses[2]
-	return f.ControlPlaneReady(ctx)
 }
 
 // settings writes a settings file and returns its path.
@@ -357,10 +325,14 @@ func (f *Fleet) addProxy(ctx context.Context, binary, cloud string, td identity.
 	if err := f.makeStateKey(stateKey); err != nil {
 		return err
 	}
+	var replicas []string
+	for _, r := range f.Replicas {
+		replicas = append(replicas, r.Registration)
+	}
 	settings, err := f.settings(name, map[string]any{
 		"instance":             name,
 		"state_key_file":       f.Path(stateKey),
-		"control_planes":       []string{f.registration},
+		"control_planes":       replicas,
 		"control_plane_id":     ControlPlaneID,
 		"root_public_key_file": f.Path(rootKeyFile),
 		"workload":             map[string]any{"socket": socket, "trust_domain": td},
@@ -427,9 +399,14 @@ func freeAddresses(n int) ([]string, error) {
 	return append(others, ln.Addr().String()), err
 }
 
-// ControlPlaneReady waits until the control plane says that it is ready.
+// ControlPlaneReady waits until the first replica says that it is ready.
 func (f *Fleet) ControlPlaneReady(ctx context.Context) error {
-	return f.ready(ctx, f.Described.Status, f.ControlPlane)
+	return f.ReplicaReady(ctx, f.Replicas[0])
+}
+
+// ReplicaReady waits until a replica says that it is ready.
+func (f *Fleet) ReplicaReady(ctx context.Context, r *Replica) error {
+	return f.ready(ctx, r.Status, r.Process)
 }
 
 // MemberReady waits until a proxy says that it is ready.
@@ -439,8 +416,9 @@ func (f *Fleet) MemberReady(ctx context.Context, m *Member) error {
 
 // Watch waits for ctx to end. A process that ends before is an error.
 func (f *Fleet) Watch(ctx context.Context) error {
-	ended := make(chan *Process, 1+len(f.Members))
-	for _, p := range append([]*Process{f.ControlPlane}, f.processes()...) {
+	all := f.processes()
+	ended := make(chan *Process, len(all))
+	for _, p := range all {
 		go func(done <-chan struct{}) {
 			select {
 			case <-done:
@@ -459,6 +437,9 @@ func (f *Fleet) Watch(ctx context.Context) error {
 
 func (f *Fleet) processes() []*Process {
 	var all []*Process
+	for _, r := range f.Replicas {
+		all = append(all, r.Process)
+	}
 	for _, m := range f.Members {
 		all = append(all, m.Process)
 	}

@@ -62,10 +62,13 @@ func (f *Fleet) openOperator(ctx context.Context) error {
 			return svid.Certificate, err
 		},
 	}}}
-	f.Admin = &Operator{
-		Config: adminv1connect.NewConfigServiceClient(client, f.Described.ControlPlane),
-		Fleet:  adminv1connect.NewFleetServiceClient(client, f.Described.ControlPlane),
+	for _, r := range f.Replicas {
+		r.Admin = &Operator{
+			Config: adminv1connect.NewConfigServiceClient(client, r.URL),
+			Fleet:  adminv1connect.NewFleetServiceClient(client, r.URL),
+		}
 	}
+	f.Admin = f.Replicas[0].Admin
 	return nil
 }
 
