@@ -69,6 +69,10 @@ bench-peers: postgres nginx haproxy caddy ## compare a proxy with nginx, HAProxy
 bench-fleet: postgres ## have 1,000 and then 5,000 simulated proxies follow a control plane and lose it, and one get 100,000 routes (8 minutes)
 	go test -count=1 -v -timeout 30m ./test/bench/fleet -proxies 1000,5000 -changes 30 -routes 100000 -judge
 
+.PHONY: chaos
+chaos: postgres ## take away whatever a fleet stands on, and kill 200 times at random (15 minutes)
+	go test -count=1 -v -timeout 1h ./test/chaos -kills 200 -lasting 10m -judge
+
 .PHONY: fuzz
 fuzz: ## fuzz every fuzz test for FUZZTIME (20s)
 	@tools/fuzz $(FUZZTIME)
