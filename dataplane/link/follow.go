@@ -23,10 +23,18 @@ import (
 const (
 	// registerWithin bounds a registration, with its connection.
 	registerWithin = 10 * time.Second
+	// dialWithin bounds a connection by TCP. Where packets are dropped it is tried
+	// anew, and not left to the kernel, which waits for twice as long each time.
+	dialWithin = 2 * time.Second
+	// When nothing has come for pingAfter, an answer has to come within pingWithin.
+	// Both together are less than what a line that was cut, and is whole again,
+	// would wait for TCP to send again.
+	pingAfter  = 4 * time.Second
+	pingWithin = 4 * time.Second
 
 	// Bounds of the wait before the next attempt.
 	firstRetry   = 50 * time.Millisecond
-	longestRetry = 5 * time.Second
+	longestRetry = 3 * time.Second
 	// healthyAfter is how long a stream lasts that makes the wait short again.
 	healthyAfter = 10 * time.Second
 
@@ -184,7 +192,7 @@ func newConnection(src *identity.Source, expected identity.ID) *connection {
 		TLSHandshakeTimeout: registerWithin,
 		Protocols:           &http2,
 		DisableCompression:  true,
-		HTTP2:               &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 10 * time.Second},
+		HTTP2:               &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingWithin},
 	}
 	return c
 }
@@ -199,7 +207,7 @@ func (c *connection) client() *http.Client {
 }
 
 func (c *connection) dial(ctx context.Context, network, address string) (net.Conn, error) {
-	dialer := net.Dialer{Timeout: registerWithin}
+	dialer := net.Dialer{Timeout: dialWithin}
 	conn, err := dialer.DialContext(ctx, network, address)
 	if err != nil {
 		return nil, err

@@ -472,7 +472,7 @@ func TestStateDirectoryIsForOneProcess(t *testing.T) {
 
 func TestWaitsGrowAndSpread(t *testing.T) {
 	ceilings, below := link.Waits(10)
-	if !below || ceilings[0] != 50*time.Millisecond || ceilings[1] != 100*time.Millisecond || ceilings[9] != 5*time.Second {
+	if !below || ceilings[0] != 50*time.Millisecond || ceilings[1] != 100*time.Millisecond || ceilings[9] != 3*time.Second {
 		t.Errorf("ceilings are %v, waits below them: %t", ceilings, below)
 	}
 	for told, bound := range map[time.Duration][2]time.Duration{
