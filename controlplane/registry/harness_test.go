@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/goleak"
 	"google.golang.org/protobuf/proto"
 
@@ -84,18 +85,19 @@ func (l *lab) open() *postgres.Store {
 // replica is a registry that runs.
 type replica struct {
 	*registry.Registry
-	log  *lines
-	stop func()
+	log     *lines
+	metrics *prometheus.Registry
+	stop    func()
 }
 
 func (l *lab) start(name string) *replica {
 	l.Helper()
-	log := &lines{}
+	log, metrics := &lines{}, prometheus.NewRegistry()
 	r := registry.New(registry.Config{
-		Store: l.open(), Replica: name, Now: l.clock.now,
+		Store: l.open(), Replica: name, Now: l.clock.now, Registerer: metrics,
 		Log: slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	})
-	return &replica{Registry: r, log: log, stop: run(l, r.Run)}
+	return &replica{Registry: r, log: log, metrics: metrics, stop: run(l, r.Run)}
 }
 
 // ready is start for a replica that has read the enrollments.

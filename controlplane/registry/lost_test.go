@@ -14,14 +14,27 @@ import (
 	"github.com/sallyport/sallyport/storage"
 )
 
-// forgotten is the metric.
-func forgotten(t testing.TB, metrics *prometheus.Registry) float64 {
+// metric returns the value of a counter or a gauge, the sum over its labels.
+func metric(t testing.TB, metrics *prometheus.Registry, name string) float64 {
 	t.Helper()
 	families, err := metrics.Gather()
-	if err != nil || len(families) != 1 || families[0].GetName() != "sallyport_forgotten_proxies_total" {
-		t.Fatalf("%v, %v", families, err)
+	if err != nil {
+		t.Fatal(err)
 	}
-	return families[0].GetMetric()[0].GetCounter().GetValue()
+	sum := 0.0
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			if f.GetName() == name {
+				sum += m.GetCounter().GetValue() + m.GetGauge().GetValue()
+			}
+		}
+	}
+	return sum
+}
+
+func forgotten(t testing.TB, metrics *prometheus.Registry) float64 {
+	t.Helper()
+	return metric(t, metrics, "sallyport_forgotten_proxies_total")
 }
 
 // Who is long lost goes by itself, with an entry in the audit; who is connected, was

@@ -84,6 +84,7 @@ type Registry struct {
 	log     *slog.Logger
 	now     func() time.Time
 	lost    *lost
+	drift   *drift
 	dirty   chan struct{} // wakes the writer
 
 	// read belongs to Run: the enrollments that were read last.
@@ -129,7 +130,7 @@ func New(c Config) *Registry {
 	if now == nil {
 		now = time.Now
 	}
-	return &Registry{
+	r := &Registry{
 		store:      c.Store,
 		replica:    c.Replica,
 		log:        c.Log,
@@ -143,6 +144,8 @@ func New(c Config) *Registry {
 		sealing:    map[storage.ProxyID][]byte{},
 		instances:  map[string]int{},
 	}
+	r.drift = newDrift(c, r.drifting)
+	return r
 }
 
 // Run reads enrollments and rulings as they change and writes records, until ctx

@@ -18,8 +18,10 @@ func (s *Session) Security() SecuritySession { return SecuritySession{s} }
 // Acked is Session.Acked.
 func (s SecuritySession) Acked(ack *proxyv1.Ack, known *snapshot.Snapshot) adminv1.Enforcement {
 	enforcement := Judge(ack, known)
+	t := turn{lane: securityLane, after: enforcement, at: ack.GetRevision()}
 	s.session.heard(func(p *adminv1.Proxy, _ time.Time) {
 		before := p.GetSecurity()
+		t.before = before.GetEnforcement()
 		p.Security = &adminv1.SecurityLane{
 			Sequence: ack.GetRevision(), Enforcement: enforcement, Rejects: rejectsOf(ack),
 			PersistedSequence: ack.GetPersistedRevision(), Age: before.GetAge(),
@@ -28,17 +30,20 @@ func (s SecuritySession) Acked(ack *proxyv1.Ack, known *snapshot.Snapshot) admin
 			p.Security.Refusal = before.GetRefusal() // this is said again, or is on disk now
 		}
 	})
+	s.session.alarm(t)
 	return enforcement
 }
 
 // Judged is Session.Judged.
 func (s SecuritySession) Judged(ack *proxyv1.Ack, known *snapshot.Snapshot) adminv1.Enforcement {
 	enforcement := Judge(ack, known)
+	t := turn{lane: securityLane, after: enforcement, at: ack.GetRevision()}
 	s.session.revise(func(p *adminv1.Proxy) {
 		if p.GetSecurity() != nil {
-			p.Security.Enforcement = enforcement
+			t.before, p.Security.Enforcement = p.GetSecurity().GetEnforcement(), enforcement
 		}
 	}, s.session)
+	s.session.alarm(t)
 	return enforcement
 }
 

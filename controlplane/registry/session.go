@@ -122,8 +122,9 @@ func (s *Session) revise(change func(p *adminv1.Proxy), next *Session) {
 // that its statement is about; nil when this replica does not have it.
 func (s *Session) Acked(ack *proxyv1.Ack, known *snapshot.Snapshot) adminv1.Enforcement {
 	enforcement := Judge(ack, known)
+	t := turn{lane: policyLane, after: enforcement, at: ack.GetRevision()}
 	s.heard(func(p *adminv1.Proxy, _ time.Time) {
-		p.Enforcement = enforcement
+		t.before, p.Enforcement = p.GetEnforcement(), enforcement
 		if ack.GetEpoch() != p.GetEpoch() || ack.GetRevision() != p.GetRevision() {
 			p.Refusal = "" // else it still stands: this is said again, or is on disk now
 		}
@@ -132,6 +133,7 @@ func (s *Session) Acked(ack *proxyv1.Ack, known *snapshot.Snapshot) adminv1.Enfo
 		p.PersistedRevision = ack.GetPersistedRevision()
 		p.Rejects = rejectsOf(ack)
 	})
+	s.alarm(t)
 	return enforcement
 }
 
@@ -151,7 +153,9 @@ func rejectsOf(ack *proxyv1.Ack) (rejects []*adminv1.Reject) {
 // was known here.
 func (s *Session) Judged(ack *proxyv1.Ack, known *snapshot.Snapshot) adminv1.Enforcement {
 	enforcement := Judge(ack, known)
-	s.revise(func(p *adminv1.Proxy) { p.Enforcement = enforcement }, s)
+	t := turn{lane: policyLane, after: enforcement, at: ack.GetRevision()}
+	s.revise(func(p *adminv1.Proxy) { t.before, p.Enforcement = p.GetEnforcement(), enforcement }, s)
+	s.alarm(t)
 	return enforcement
 }
 

@@ -20,6 +20,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/goleak"
 	"google.golang.org/protobuf/encoding/prototext"
 	"google.golang.org/protobuf/encoding/protowire"
@@ -264,6 +265,7 @@ type replica struct {
 	registry *registry.Registry
 	service  *stream.Service
 	records  *decisions.Service
+	metrics  *prometheus.Registry // of registry
 	// stop ends it as a crash would: without a word.
 	stop func()
 }
@@ -278,7 +280,8 @@ func (f *fleet) replica(name string, address ...string) *replica {
 	feed := etcd.NewFeed(store)
 	verifier := f.signer.Verifier()
 	hub := stream.NewHub(feed, store, verifier, quiet())
-	r := &replica{T: f.T, registry: registry.New(registry.Config{Store: f.database, Replica: name, Log: quiet()})}
+	r := &replica{T: f.T, metrics: prometheus.NewRegistry()}
+	r.registry = registry.New(registry.Config{Store: f.database, Replica: name, Log: quiet(), Registerer: r.metrics})
 	keys, err := keyring.New(keyring.Config{Store: f.database, Key: key(1), Log: quiet()})
 	if err != nil {
 		f.Fatal(err)
@@ -384,6 +387,22 @@ func (r *replica) enforced(p *proxy, revision snapshot.Revision, want adminv1.En
 		return known.GetRevision() == int64(revision) && known.GetEnforcement() == want &&
 			known.GetConnection() == adminv1.Connection_CONNECTION_CONNECTED
 	})
+}
+
+// drifting is what the replica's alarm says: how many proxies drift.
+func (r *replica) drifting() float64 {
+	r.Helper()
+	families, err := r.metrics.Gather()
+	if err != nil {
+		r.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() == "sallyport_drifting_proxies" {
+			return f.GetMetric()[0].GetGauge().GetValue()
+		}
+	}
+	r.Fatal("there is no alarm")
+	return 0
 }
 
 const (

@@ -197,6 +197,9 @@ func TestFaultyBuildsShowAsDrift(t *testing.T) {
 			p := f.proxy("aws/1", e, r.url)
 			r.await(p, "acknowledged", func(k *adminv1.Proxy) bool { return k.GetRevision() == int64(first) })
 			r.enforced(p, f.commit(policy("reads", "/v1/**")), c.want)
+			if got, want := r.drifting(), map[bool]float64{true: 1}[c.want == drift]; got != want {
+				t.Errorf("the alarm says that %v proxies drift, want %v", got, want)
+			}
 		})
 	}
 }
