@@ -45,6 +45,9 @@ func (s fleetService) ListProxies(ctx context.Context, req *connect.Request[admi
 	if err != nil {
 		return nil, err
 	}
+	for _, p := range proxies {
+		p.Proofs = nil
+	}
 	res := &adminv1.ListProxiesResponse{Proxies: proxies}
 	if len(proxies) > limit {
 		res.Proxies = proxies[:limit]

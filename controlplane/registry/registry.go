@@ -3,6 +3,7 @@
 package registry
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -451,6 +452,7 @@ type Registration struct {
 	SealingKey      []byte // to which secrets are sealed for it; empty for none
 	Cloud, Region   string // where it says that it runs
 	StartedAt       time.Time
+	AckKey          []byte // with which it signs what it acknowledges; empty for none
 }
 
 // claim is where the process says that it is; nil if nowhere.
@@ -468,6 +470,11 @@ func (r Registration) startedAt() *timestamppb.Timestamp {
 		return nil
 	}
 	return timestamppb.New(r.StartedAt)
+}
+
+// same reports whether it is the process that is known.
+func (r Registration) same(p *adminv1.Proxy) bool {
+	return bytes.Equal(r.AckKey, p.GetAckKey()) && proto.Equal(r.startedAt(), p.GetStartedAt())
 }
 
 // Register records a proxy process. It returns where it is admitted, or
@@ -488,7 +495,10 @@ func (r *Registry) Register(reg Registration) (Admission, error) {
 	p.Build, p.ProtocolVersion, p.LastSeenAt = clip(reg.Build, maxBuild), reg.ProtocolVersion, timestamppb.New(r.now())
 	p.Lacks = snapshot.Protocol(reg.ProtocolVersion).Lacks()
 	p.Environment, p.Labels = admission.Environment, admission.Labels
-	p.Place, p.StartedAt = reg.claim(), reg.startedAt()
+	if !reg.same(p) {
+		p.Proofs = nil // they are of another process
+	}
+	p.Place, p.StartedAt, p.AckKey = reg.claim(), reg.startedAt(), reg.AckKey
 	switch pending := p.GetConnection() == adminv1.Connection_CONNECTION_PENDING; {
 	case old.session != nil: // its stream says what it is
 	case refused != nil && !pending:

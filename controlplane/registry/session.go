@@ -2,6 +2,7 @@ package registry
 
 import (
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -37,6 +38,8 @@ type Session struct {
 	told     chan struct{} // has room for one
 	// beat is the last heartbeat; it needs the registry's mutex.
 	beat *proxyv1.Heartbeat
+	// doubted says that it was told that acks are not signed as they should be.
+	doubted atomic.Bool
 }
 
 // Open begins a session in an environment. The caller closes it. ErrTooMany,
@@ -122,6 +125,7 @@ func (s *Session) revise(change func(p *adminv1.Proxy), next *Session) {
 // that its statement is about; nil when this replica does not have it.
 func (s *Session) Acked(ack *proxyv1.Ack, known *snapshot.Snapshot) adminv1.Enforcement {
 	enforcement := Judge(ack, known)
+	proven := s.proof(ack, enforcement)
 	t := turn{lane: policyLane, after: enforcement, at: ack.GetRevision()}
 	s.heard(func(p *adminv1.Proxy, _ time.Time) {
 		t.before, p.Enforcement = p.GetEnforcement(), enforcement
@@ -132,6 +136,7 @@ func (s *Session) Acked(ack *proxyv1.Ack, known *snapshot.Snapshot) adminv1.Enfo
 		p.ReceivedRoot, p.EnforcedRoot = ack.GetReceivedRoot(), ack.GetEnforcedRoot()
 		p.PersistedRevision = ack.GetPersistedRevision()
 		p.Rejects = rejectsOf(ack)
+		keep(p, proven)
 	})
 	s.alarm(t)
 	return enforcement
@@ -153,8 +158,12 @@ func rejectsOf(ack *proxyv1.Ack) (rejects []*adminv1.Reject) {
 // was known here.
 func (s *Session) Judged(ack *proxyv1.Ack, known *snapshot.Snapshot) adminv1.Enforcement {
 	enforcement := Judge(ack, known)
+	proven := s.proof(ack, enforcement)
 	t := turn{lane: policyLane, after: enforcement, at: ack.GetRevision()}
-	s.revise(func(p *adminv1.Proxy) { t.before, p.Enforcement = p.GetEnforcement(), enforcement }, s)
+	s.revise(func(p *adminv1.Proxy) {
+		t.before, p.Enforcement = p.GetEnforcement(), enforcement
+		keep(p, proven)
+	}, s)
 	s.alarm(t)
 	return enforcement
 }

@@ -228,6 +228,7 @@ func (s *Service) Register(ctx context.Context, req *connect.Request[proxyv1.Reg
 		Cloud:           req.Msg.GetCloud(),
 		Region:          req.Msg.GetRegion(),
 		StartedAt:       startedAt(req.Msg),
+		AckKey:          req.Msg.GetAckKey(),
 	})
 	switch {
 	case errors.Is(err, registry.ErrBarred):

@@ -111,7 +111,9 @@ func (c *course) due() *proxyv1.Ack {
 		return nil
 	}
 	c.acked, c.persisted = st, persisted
-	return st.ack(persisted)
+	a := st.ack(persisted)
+	c.signs.Sign(a, c.environment, st.since, c.cfg.Now())
+	return a
 }
 
 // greet is due with the head itself, as proof to a control plane that does not

@@ -147,6 +147,7 @@ func (l *Link) register(ctx context.Context, client proxyv1connect.ProxyServiceC
 		Cloud:           l.cfg.Cloud,
 		Region:          l.cfg.Region,
 		StartedAt:       timestamppb.New(l.started),
+		AckKey:          l.signs.Public(),
 	}))
 	if err != nil {
 		return "", outcome{err: err, result: resultFailed}

@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/sallyport/sallyport/internal/proof"
 	"github.com/sallyport/sallyport/internal/snapshot"
 )
 
@@ -18,6 +19,7 @@ type lane struct {
 	cfg      *Config
 	log      *slog.Logger
 	metrics  laneMetrics
+	signs    *proof.Key
 	tell     func() // after said, or what is on disk, has changed
 
 	// taking is held by who accepts something: the goroutine of follow, and that of

@@ -21,6 +21,7 @@ import (
 
 	"github.com/sallyport/sallyport/dataplane/vault"
 	"github.com/sallyport/sallyport/internal/identity"
+	"github.com/sallyport/sallyport/internal/proof"
 	"github.com/sallyport/sallyport/internal/resource"
 	cookie "github.com/sallyport/sallyport/internal/session"
 	"github.com/sallyport/sallyport/internal/snapshot"
@@ -207,6 +208,7 @@ type Link struct {
 	replica          reach
 	started          time.Time
 	draining         atomic.Bool // as the control plane said last
+	signs            *proof.Key  // of this process, for what it acknowledges
 
 	// failing says that the control plane was not reached the last time. It
 	// belongs to the goroutine of follow.
@@ -227,9 +229,13 @@ func New(c Config) (*Link, error) {
 		return nil, fmt.Errorf("new link: register metrics: %w", err)
 	}
 	l.metrics = m
+	if l.signs, err = proof.NewKey(); err != nil {
+		return nil, fmt.Errorf("new link: %w", err)
+	}
 	l.keys = &keys{verifier: c.Verifier, log: c.Log, metrics: m}
 	l.policy = newLane(policyLore, c.Policy, &l.cfg, m.policy, l.tell)
 	l.security = newLane(securityLore, c.Security, &l.cfg, m.security, l.tell)
+	l.policy.signs, l.security.signs = l.signs, l.signs
 	if l.cookies, err = newCookies(l); err != nil {
 		return nil, fmt.Errorf("new link: %w", err)
 	}

@@ -25,6 +25,7 @@ type statement struct {
 	received snapshot.Digest
 	enforced Enforced
 	took     time.Duration
+	since    time.Time // when it was put in force
 }
 
 // enforce puts s in force, and then asks what decides what it enforces.
@@ -36,8 +37,9 @@ func (l *lane) enforce(s *snapshot.Snapshot) *statement {
 		head:     s.Head(),
 		received: s.Set().Root(),
 		enforced: l.enforcer.Enforced(),
-		took:     l.cfg.Now().Sub(began),
 	}
+	st.since = l.cfg.Now()
+	st.took = st.since.Sub(began)
 	l.current = s
 	l.marks.raise(s.Head())
 	l.clock.enforce(s.Head())

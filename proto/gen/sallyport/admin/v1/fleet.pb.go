@@ -193,6 +193,66 @@ func (Enforcement) EnumDescriptor() ([]byte, []int) {
 	return file_sallyport_admin_v1_fleet_proto_rawDescGZIP(), []int{2}
 }
 
+// Progress is how far a proxy is with a revision.
+type Progress int32
+
+const (
+	Progress_PROGRESS_UNSPECIFIED Progress = 0
+	// It is connected, and has proven that it enforces it, or one after it.
+	Progress_PROGRESS_ENFORCING Progress = 1
+	// It is connected, and has not.
+	Progress_PROGRESS_LATE Progress = 2
+	// It is not connected: what it enforces is not known.
+	Progress_PROGRESS_AWAY Progress = 3
+	// It will not, until operators say otherwise: they have refused or quarantined it.
+	Progress_PROGRESS_KEPT_OUT Progress = 4
+)
+
+// Enum value maps for Progress.
+var (
+	Progress_name = map[int32]string{
+		0: "PROGRESS_UNSPECIFIED",
+		1: "PROGRESS_ENFORCING",
+		2: "PROGRESS_LATE",
+		3: "PROGRESS_AWAY",
+		4: "PROGRESS_KEPT_OUT",
+	}
+	Progress_value = map[string]int32{
+		"PROGRESS_UNSPECIFIED": 0,
+		"PROGRESS_ENFORCING":   1,
+		"PROGRESS_LATE":        2,
+		"PROGRESS_AWAY":        3,
+		"PROGRESS_KEPT_OUT":    4,
+	}
+)
+
+func (x Progress) Enum() *Progress {
+	p := new(Progress)
+	*p = x
+	return p
+}
+
+func (x Progress) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Progress) Descriptor() protoreflect.EnumDescriptor {
+	return file_sallyport_admin_v1_fleet_proto_enumTypes[3].Descriptor()
+}
+
+func (Progress) Type() protoreflect.EnumType {
+	return &file_sallyport_admin_v1_fleet_proto_enumTypes[3]
+}
+
+func (x Progress) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Progress.Descriptor instead.
+func (Progress) EnumDescriptor() ([]byte, []int) {
+	return file_sallyport_admin_v1_fleet_proto_rawDescGZIP(), []int{3}
+}
+
 type ApproveRequest struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	SpiffeId string                 `protobuf:"bytes,1,opt,name=spiffe_id,json=spiffeId,proto3" json:"spiffe_id,omitempty"`
@@ -1222,7 +1282,15 @@ type Proxy struct {
 	EnvironmentRevision int64 `protobuf:"varint,39,opt,name=environment_revision,json=environmentRevision,proto3" json:"environment_revision,omitempty"`
 	// What its protocol lacks of what the control plane speaks, in words for people. It
 	// enforces all that it is sent, and does nothing of these.
-	Lacks         []string `protobuf:"bytes,80,rep,name=lacks,proto3" json:"lacks,omitempty"`
+	Lacks []string `protobuf:"bytes,80,rep,name=lacks,proto3" json:"lacks,omitempty"`
+	// What this process has proven, in GetProxy alone: of the last revisions that it
+	// has enforced as they were signed, what it said first, by ascending revision. They
+	// are kept by the replica that it is connected to: with another they begin anew, with
+	// what it enforces then.
+	Proofs []*Proof `protobuf:"bytes,60,rep,name=proofs,proto3" json:"proofs,omitempty"`
+	// The Ed25519 key with which it signs what it acknowledges; empty if it has given
+	// none.
+	AckKey        []byte `protobuf:"bytes,61,opt,name=ack_key,json=ackKey,proto3" json:"ack_key,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1509,6 +1577,99 @@ func (x *Proxy) GetLacks() []string {
 	return nil
 }
 
+func (x *Proxy) GetProofs() []*Proof {
+	if x != nil {
+		return x.Proofs
+	}
+	return nil
+}
+
+func (x *Proxy) GetAckKey() []byte {
+	if x != nil {
+		return x.AckKey
+	}
+	return nil
+}
+
+// Proof is what a proxy has said when it enforced a revision first.
+type Proof struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Epoch    int64                  `protobuf:"varint,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Revision int64                  `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
+	// Since when, by the proxy's clock. If it does not sign, when its word came.
+	EnforcedAt *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=enforced_at,json=enforcedAt,proto3" json:"enforced_at,omitempty"`
+	// As in its Ack; empty if it does not sign.
+	Statement     []byte `protobuf:"bytes,4,opt,name=statement,proto3" json:"statement,omitempty"`
+	Signature     []byte `protobuf:"bytes,5,opt,name=signature,proto3" json:"signature,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Proof) Reset() {
+	*x = Proof{}
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Proof) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Proof) ProtoMessage() {}
+
+func (x *Proof) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Proof.ProtoReflect.Descriptor instead.
+func (*Proof) Descriptor() ([]byte, []int) {
+	return file_sallyport_admin_v1_fleet_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *Proof) GetEpoch() int64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *Proof) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *Proof) GetEnforcedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.EnforcedAt
+	}
+	return nil
+}
+
+func (x *Proof) GetStatement() []byte {
+	if x != nil {
+		return x.Statement
+	}
+	return nil
+}
+
+func (x *Proof) GetSignature() []byte {
+	if x != nil {
+		return x.Signature
+	}
+	return nil
+}
+
 // Ruling is what an operator has said.
 type Ruling struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
@@ -1522,7 +1683,7 @@ type Ruling struct {
 
 func (x *Ruling) Reset() {
 	*x = Ruling{}
-	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[21]
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1534,7 +1695,7 @@ func (x *Ruling) String() string {
 func (*Ruling) ProtoMessage() {}
 
 func (x *Ruling) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[21]
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1547,7 +1708,7 @@ func (x *Ruling) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ruling.ProtoReflect.Descriptor instead.
 func (*Ruling) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_fleet_proto_rawDescGZIP(), []int{21}
+	return file_sallyport_admin_v1_fleet_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Ruling) GetReason() string {
@@ -1584,7 +1745,7 @@ type Place struct {
 
 func (x *Place) Reset() {
 	*x = Place{}
-	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[22]
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1596,7 +1757,7 @@ func (x *Place) String() string {
 func (*Place) ProtoMessage() {}
 
 func (x *Place) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[22]
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1609,7 +1770,7 @@ func (x *Place) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Place.ProtoReflect.Descriptor instead.
 func (*Place) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_fleet_proto_rawDescGZIP(), []int{22}
+	return file_sallyport_admin_v1_fleet_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Place) GetCloud() string {
@@ -1647,7 +1808,7 @@ type Load struct {
 
 func (x *Load) Reset() {
 	*x = Load{}
-	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[23]
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1659,7 +1820,7 @@ func (x *Load) String() string {
 func (*Load) ProtoMessage() {}
 
 func (x *Load) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[23]
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1672,7 +1833,7 @@ func (x *Load) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Load.ProtoReflect.Descriptor instead.
 func (*Load) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_fleet_proto_rawDescGZIP(), []int{23}
+	return file_sallyport_admin_v1_fleet_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Load) GetRequestsPerSecond() float64 {
@@ -1712,7 +1873,7 @@ type SecurityLane struct {
 
 func (x *SecurityLane) Reset() {
 	*x = SecurityLane{}
-	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[24]
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1724,7 +1885,7 @@ func (x *SecurityLane) String() string {
 func (*SecurityLane) ProtoMessage() {}
 
 func (x *SecurityLane) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[24]
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1737,7 +1898,7 @@ func (x *SecurityLane) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SecurityLane.ProtoReflect.Descriptor instead.
 func (*SecurityLane) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_fleet_proto_rawDescGZIP(), []int{24}
+	return file_sallyport_admin_v1_fleet_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *SecurityLane) GetSequence() int64 {
@@ -1796,7 +1957,7 @@ type ListenerStatus struct {
 
 func (x *ListenerStatus) Reset() {
 	*x = ListenerStatus{}
-	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[25]
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1808,7 +1969,7 @@ func (x *ListenerStatus) String() string {
 func (*ListenerStatus) ProtoMessage() {}
 
 func (x *ListenerStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[25]
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1821,7 +1982,7 @@ func (x *ListenerStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListenerStatus.ProtoReflect.Descriptor instead.
 func (*ListenerStatus) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_fleet_proto_rawDescGZIP(), []int{25}
+	return file_sallyport_admin_v1_fleet_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ListenerStatus) GetNamespace() string {
@@ -1864,7 +2025,7 @@ type Reject struct {
 
 func (x *Reject) Reset() {
 	*x = Reject{}
-	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[26]
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1876,7 +2037,7 @@ func (x *Reject) String() string {
 func (*Reject) ProtoMessage() {}
 
 func (x *Reject) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[26]
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1889,7 +2050,7 @@ func (x *Reject) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reject.ProtoReflect.Descriptor instead.
 func (*Reject) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_fleet_proto_rawDescGZIP(), []int{26}
+	return file_sallyport_admin_v1_fleet_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Reject) GetKind() string {
@@ -1935,7 +2096,7 @@ type WaitEnforcedRequest struct {
 
 func (x *WaitEnforcedRequest) Reset() {
 	*x = WaitEnforcedRequest{}
-	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[27]
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1947,7 +2108,7 @@ func (x *WaitEnforcedRequest) String() string {
 func (*WaitEnforcedRequest) ProtoMessage() {}
 
 func (x *WaitEnforcedRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[27]
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1960,7 +2121,7 @@ func (x *WaitEnforcedRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitEnforcedRequest.ProtoReflect.Descriptor instead.
 func (*WaitEnforcedRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_fleet_proto_rawDescGZIP(), []int{27}
+	return file_sallyport_admin_v1_fleet_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *WaitEnforcedRequest) GetRevision() int64 {
@@ -2003,7 +2164,7 @@ type WaitEnforcedResponse struct {
 
 func (x *WaitEnforcedResponse) Reset() {
 	*x = WaitEnforcedResponse{}
-	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[28]
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2015,7 +2176,7 @@ func (x *WaitEnforcedResponse) String() string {
 func (*WaitEnforcedResponse) ProtoMessage() {}
 
 func (x *WaitEnforcedResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[28]
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2028,7 +2189,7 @@ func (x *WaitEnforcedResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitEnforcedResponse.ProtoReflect.Descriptor instead.
 func (*WaitEnforcedResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_fleet_proto_rawDescGZIP(), []int{28}
+	return file_sallyport_admin_v1_fleet_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *WaitEnforcedResponse) GetEnvironments() []*EnvironmentProgress {
@@ -2070,7 +2231,7 @@ type EnvironmentProgress struct {
 
 func (x *EnvironmentProgress) Reset() {
 	*x = EnvironmentProgress{}
-	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[29]
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2082,7 +2243,7 @@ func (x *EnvironmentProgress) String() string {
 func (*EnvironmentProgress) ProtoMessage() {}
 
 func (x *EnvironmentProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[29]
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2095,7 +2256,7 @@ func (x *EnvironmentProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnvironmentProgress.ProtoReflect.Descriptor instead.
 func (*EnvironmentProgress) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_fleet_proto_rawDescGZIP(), []int{29}
+	return file_sallyport_admin_v1_fleet_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *EnvironmentProgress) GetEnvironment() string {
@@ -2146,7 +2307,7 @@ type Laggard struct {
 
 func (x *Laggard) Reset() {
 	*x = Laggard{}
-	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[30]
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2158,7 +2319,7 @@ func (x *Laggard) String() string {
 func (*Laggard) ProtoMessage() {}
 
 func (x *Laggard) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[30]
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2171,7 +2332,7 @@ func (x *Laggard) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Laggard.ProtoReflect.Descriptor instead.
 func (*Laggard) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_fleet_proto_rawDescGZIP(), []int{30}
+	return file_sallyport_admin_v1_fleet_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Laggard) GetId() string {
@@ -2200,6 +2361,322 @@ func (x *Laggard) GetReason() string {
 		return x.Reason
 	}
 	return ""
+}
+
+type StatusRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The newest when 0.
+	Revision int64 `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
+	// All when empty.
+	Environments  []string `protobuf:"bytes,2,rep,name=environments,proto3" json:"environments,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StatusRequest) Reset() {
+	*x = StatusRequest{}
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StatusRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StatusRequest) ProtoMessage() {}
+
+func (x *StatusRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
+func (*StatusRequest) Descriptor() ([]byte, []int) {
+	return file_sallyport_admin_v1_fleet_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *StatusRequest) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *StatusRequest) GetEnvironments() []string {
+	if x != nil {
+		return x.Environments
+	}
+	return nil
+}
+
+type StatusResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Revision      int64                  `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
+	Environments  []*EnvironmentStatus   `protobuf:"bytes,2,rep,name=environments,proto3" json:"environments,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StatusResponse) Reset() {
+	*x = StatusResponse{}
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StatusResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StatusResponse) ProtoMessage() {}
+
+func (x *StatusResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
+func (*StatusResponse) Descriptor() ([]byte, []int) {
+	return file_sallyport_admin_v1_fleet_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *StatusResponse) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *StatusResponse) GetEnvironments() []*EnvironmentStatus {
+	if x != nil {
+		return x.Environments
+	}
+	return nil
+}
+
+// EnvironmentStatus is how far a revision has come in an environment.
+type EnvironmentStatus struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Environment string                 `protobuf:"bytes,1,opt,name=environment,proto3" json:"environment,omitempty"`
+	// The environment's revision at the one that was asked for.
+	Revision int64 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
+	// How many proxies there are in each standing.
+	Enforcing int32 `protobuf:"varint,3,opt,name=enforcing,proto3" json:"enforcing,omitempty"`
+	Late      int32 `protobuf:"varint,4,opt,name=late,proto3" json:"late,omitempty"`
+	Away      int32 `protobuf:"varint,5,opt,name=away,proto3" json:"away,omitempty"`
+	KeptOut   int32 `protobuf:"varint,6,opt,name=kept_out,json=keptOut,proto3" json:"kept_out,omitempty"`
+	// Those that do not enforce it first; at most 1000.
+	Proxies       []*ProxyStatus `protobuf:"bytes,7,rep,name=proxies,proto3" json:"proxies,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EnvironmentStatus) Reset() {
+	*x = EnvironmentStatus{}
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EnvironmentStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EnvironmentStatus) ProtoMessage() {}
+
+func (x *EnvironmentStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EnvironmentStatus.ProtoReflect.Descriptor instead.
+func (*EnvironmentStatus) Descriptor() ([]byte, []int) {
+	return file_sallyport_admin_v1_fleet_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *EnvironmentStatus) GetEnvironment() string {
+	if x != nil {
+		return x.Environment
+	}
+	return ""
+}
+
+func (x *EnvironmentStatus) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *EnvironmentStatus) GetEnforcing() int32 {
+	if x != nil {
+		return x.Enforcing
+	}
+	return 0
+}
+
+func (x *EnvironmentStatus) GetLate() int32 {
+	if x != nil {
+		return x.Late
+	}
+	return 0
+}
+
+func (x *EnvironmentStatus) GetAway() int32 {
+	if x != nil {
+		return x.Away
+	}
+	return 0
+}
+
+func (x *EnvironmentStatus) GetKeptOut() int32 {
+	if x != nil {
+		return x.KeptOut
+	}
+	return 0
+}
+
+func (x *EnvironmentStatus) GetProxies() []*ProxyStatus {
+	if x != nil {
+		return x.Proxies
+	}
+	return nil
+}
+
+type ProxyStatus struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Id       string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Progress Progress               `protobuf:"varint,2,opt,name=progress,proto3,enum=sallyport.admin.v1.Progress" json:"progress,omitempty"`
+	// What it enforces, as it last said.
+	Revision    int64       `protobuf:"varint,3,opt,name=revision,proto3" json:"revision,omitempty"`
+	Enforcement Enforcement `protobuf:"varint,4,opt,name=enforcement,proto3,enum=sallyport.admin.v1.Enforcement" json:"enforcement,omitempty"`
+	// Since when it enforces the environment's revision, or one after it, by its own
+	// clock; absent if it does not, or if that is not known.
+	Since *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=since,proto3" json:"since,omitempty"`
+	// It may have done so before: what it said then is not known any more.
+	OrBefore bool `protobuf:"varint,6,opt,name=or_before,json=orBefore,proto3" json:"or_before,omitempty"`
+	// It has signed that it does.
+	Signed bool `protobuf:"varint,7,opt,name=signed,proto3" json:"signed,omitempty"`
+	// Why it does not; empty if it does.
+	Reason        string                 `protobuf:"bytes,8,opt,name=reason,proto3" json:"reason,omitempty"`
+	LastSeenAt    *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=last_seen_at,json=lastSeenAt,proto3" json:"last_seen_at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProxyStatus) Reset() {
+	*x = ProxyStatus{}
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProxyStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProxyStatus) ProtoMessage() {}
+
+func (x *ProxyStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProxyStatus.ProtoReflect.Descriptor instead.
+func (*ProxyStatus) Descriptor() ([]byte, []int) {
+	return file_sallyport_admin_v1_fleet_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *ProxyStatus) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *ProxyStatus) GetProgress() Progress {
+	if x != nil {
+		return x.Progress
+	}
+	return Progress_PROGRESS_UNSPECIFIED
+}
+
+func (x *ProxyStatus) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *ProxyStatus) GetEnforcement() Enforcement {
+	if x != nil {
+		return x.Enforcement
+	}
+	return Enforcement_ENFORCEMENT_UNSPECIFIED
+}
+
+func (x *ProxyStatus) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
+func (x *ProxyStatus) GetOrBefore() bool {
+	if x != nil {
+		return x.OrBefore
+	}
+	return false
+}
+
+func (x *ProxyStatus) GetSigned() bool {
+	if x != nil {
+		return x.Signed
+	}
+	return false
+}
+
+func (x *ProxyStatus) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *ProxyStatus) GetLastSeenAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LastSeenAt
+	}
+	return nil
 }
 
 var File_sallyport_admin_v1_fleet_proto protoreflect.FileDescriptor
@@ -2263,7 +2740,7 @@ const file_sallyport_admin_v1_fleet_proto_rawDesc = "" +
 	"\x0fGetProxyRequest\x12\x1b\n" +
 	"\x02id\x18\x01 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\x18\x80 R\x02id\"C\n" +
 	"\x10GetProxyResponse\x12/\n" +
-	"\x05proxy\x18\x01 \x01(\v2\x19.sallyport.admin.v1.ProxyR\x05proxy\"\xb6\x0e\n" +
+	"\x05proxy\x18\x01 \x01(\v2\x19.sallyport.admin.v1.ProxyR\x05proxy\"\x82\x0f\n" +
 	"\x05Proxy\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1b\n" +
 	"\tspiffe_id\x18\x02 \x01(\tR\bspiffeId\x12\x1a\n" +
@@ -2306,13 +2783,22 @@ const file_sallyport_admin_v1_fleet_proto_rawDesc = "" +
 	"started_at\x18% \x01(\v2\x1a.google.protobuf.TimestampR\tstartedAt\x12,\n" +
 	"\x04load\x18& \x01(\v2\x18.sallyport.admin.v1.LoadR\x04load\x121\n" +
 	"\x14environment_revision\x18' \x01(\x03R\x13environmentRevision\x12\x14\n" +
-	"\x05lacks\x18P \x03(\tR\x05lacks\x1a9\n" +
+	"\x05lacks\x18P \x03(\tR\x05lacks\x121\n" +
+	"\x06proofs\x18< \x03(\v2\x19.sallyport.admin.v1.ProofR\x06proofs\x12\x17\n" +
+	"\aack_key\x18= \x01(\fR\x06ackKey\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1aA\n" +
 	"\x13OperatorLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"d\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xb2\x01\n" +
+	"\x05Proof\x12\x14\n" +
+	"\x05epoch\x18\x01 \x01(\x03R\x05epoch\x12\x1a\n" +
+	"\brevision\x18\x02 \x01(\x03R\brevision\x12;\n" +
+	"\venforced_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"enforcedAt\x12\x1c\n" +
+	"\tstatement\x18\x04 \x01(\fR\tstatement\x12\x1c\n" +
+	"\tsignature\x18\x05 \x01(\fR\tsignature\"d\n" +
 	"\x06Ruling\x12\x16\n" +
 	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x16\n" +
 	"\x06caller\x18\x02 \x01(\tR\x06caller\x12*\n" +
@@ -2363,7 +2849,32 @@ const file_sallyport_admin_v1_fleet_proto_rawDesc = "" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x03R\brevision\x12A\n" +
 	"\venforcement\x18\x03 \x01(\x0e2\x1f.sallyport.admin.v1.EnforcementR\venforcement\x12\x16\n" +
-	"\x06reason\x18\x04 \x01(\tR\x06reason*\x8b\x01\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\"m\n" +
+	"\rStatusRequest\x12#\n" +
+	"\brevision\x18\x01 \x01(\x03B\a\xbaH\x04\"\x02(\x00R\brevision\x127\n" +
+	"\fenvironments\x18\x02 \x03(\tB\x13\xbaH\x10\x92\x01\r\x10\x80\x02\x18\x01\"\x06r\x04\x10\x01\x18?R\fenvironments\"w\n" +
+	"\x0eStatusResponse\x12\x1a\n" +
+	"\brevision\x18\x01 \x01(\x03R\brevision\x12I\n" +
+	"\fenvironments\x18\x02 \x03(\v2%.sallyport.admin.v1.EnvironmentStatusR\fenvironments\"\xed\x01\n" +
+	"\x11EnvironmentStatus\x12 \n" +
+	"\venvironment\x18\x01 \x01(\tR\venvironment\x12\x1a\n" +
+	"\brevision\x18\x02 \x01(\x03R\brevision\x12\x1c\n" +
+	"\tenforcing\x18\x03 \x01(\x05R\tenforcing\x12\x12\n" +
+	"\x04late\x18\x04 \x01(\x05R\x04late\x12\x12\n" +
+	"\x04away\x18\x05 \x01(\x05R\x04away\x12\x19\n" +
+	"\bkept_out\x18\x06 \x01(\x05R\akeptOut\x129\n" +
+	"\aproxies\x18\a \x03(\v2\x1f.sallyport.admin.v1.ProxyStatusR\aproxies\"\xf3\x02\n" +
+	"\vProxyStatus\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x128\n" +
+	"\bprogress\x18\x02 \x01(\x0e2\x1c.sallyport.admin.v1.ProgressR\bprogress\x12\x1a\n" +
+	"\brevision\x18\x03 \x01(\x03R\brevision\x12A\n" +
+	"\venforcement\x18\x04 \x01(\x0e2\x1f.sallyport.admin.v1.EnforcementR\venforcement\x120\n" +
+	"\x05since\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12\x1b\n" +
+	"\tor_before\x18\x06 \x01(\bR\borBefore\x12\x16\n" +
+	"\x06signed\x18\a \x01(\bR\x06signed\x12\x16\n" +
+	"\x06reason\x18\b \x01(\tR\x06reason\x12<\n" +
+	"\flast_seen_at\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"lastSeenAt*\x8b\x01\n" +
 	"\bStanding\x12\x18\n" +
 	"\x14STANDING_UNSPECIFIED\x10\x00\x12\x1e\n" +
 	"\x1aSTANDING_AWAITING_APPROVAL\x10\x01\x12\x15\n" +
@@ -2380,11 +2891,18 @@ const file_sallyport_admin_v1_fleet_proto_rawDesc = "" +
 	"\x17ENFORCEMENT_UNSPECIFIED\x10\x00\x12\x18\n" +
 	"\x14ENFORCEMENT_ENFORCED\x10\x01\x12%\n" +
 	"!ENFORCEMENT_ENFORCED_WITH_REJECTS\x10\x02\x12\x15\n" +
-	"\x11ENFORCEMENT_DRIFT\x10\x032\xd7\a\n" +
+	"\x11ENFORCEMENT_DRIFT\x10\x03*y\n" +
+	"\bProgress\x12\x18\n" +
+	"\x14PROGRESS_UNSPECIFIED\x10\x00\x12\x16\n" +
+	"\x12PROGRESS_ENFORCING\x10\x01\x12\x11\n" +
+	"\rPROGRESS_LATE\x10\x02\x12\x11\n" +
+	"\rPROGRESS_AWAY\x10\x03\x12\x15\n" +
+	"\x11PROGRESS_KEPT_OUT\x10\x042\xad\b\n" +
 	"\fFleetService\x12c\n" +
 	"\vListProxies\x12&.sallyport.admin.v1.ListProxiesRequest\x1a'.sallyport.admin.v1.ListProxiesResponse\"\x03\x90\x02\x01\x12Z\n" +
 	"\bGetProxy\x12#.sallyport.admin.v1.GetProxyRequest\x1a$.sallyport.admin.v1.GetProxyResponse\"\x03\x90\x02\x01\x12c\n" +
-	"\fWaitEnforced\x12'.sallyport.admin.v1.WaitEnforcedRequest\x1a(.sallyport.admin.v1.WaitEnforcedResponse0\x01\x12R\n" +
+	"\fWaitEnforced\x12'.sallyport.admin.v1.WaitEnforcedRequest\x1a(.sallyport.admin.v1.WaitEnforcedResponse0\x01\x12T\n" +
+	"\x06Status\x12!.sallyport.admin.v1.StatusRequest\x1a\".sallyport.admin.v1.StatusResponse\"\x03\x90\x02\x01\x12R\n" +
 	"\aApprove\x12\".sallyport.admin.v1.ApproveRequest\x1a#.sallyport.admin.v1.ApproveResponse\x12O\n" +
 	"\x06Refuse\x12!.sallyport.admin.v1.RefuseRequest\x1a\".sallyport.admin.v1.RefuseResponse\x12[\n" +
 	"\n" +
@@ -2409,109 +2927,125 @@ func file_sallyport_admin_v1_fleet_proto_rawDescGZIP() []byte {
 	return file_sallyport_admin_v1_fleet_proto_rawDescData
 }
 
-var file_sallyport_admin_v1_fleet_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_sallyport_admin_v1_fleet_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
+var file_sallyport_admin_v1_fleet_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
+var file_sallyport_admin_v1_fleet_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
 var file_sallyport_admin_v1_fleet_proto_goTypes = []any{
 	(Standing)(0),                 // 0: sallyport.admin.v1.Standing
 	(Connection)(0),               // 1: sallyport.admin.v1.Connection
 	(Enforcement)(0),              // 2: sallyport.admin.v1.Enforcement
-	(*ApproveRequest)(nil),        // 3: sallyport.admin.v1.ApproveRequest
-	(*ApproveResponse)(nil),       // 4: sallyport.admin.v1.ApproveResponse
-	(*RefuseRequest)(nil),         // 5: sallyport.admin.v1.RefuseRequest
-	(*RefuseResponse)(nil),        // 6: sallyport.admin.v1.RefuseResponse
-	(*QuarantineRequest)(nil),     // 7: sallyport.admin.v1.QuarantineRequest
-	(*QuarantineResponse)(nil),    // 8: sallyport.admin.v1.QuarantineResponse
-	(*ReleaseRequest)(nil),        // 9: sallyport.admin.v1.ReleaseRequest
-	(*ReleaseResponse)(nil),       // 10: sallyport.admin.v1.ReleaseResponse
-	(*DrainRequest)(nil),          // 11: sallyport.admin.v1.DrainRequest
-	(*DrainResponse)(nil),         // 12: sallyport.admin.v1.DrainResponse
-	(*UndrainRequest)(nil),        // 13: sallyport.admin.v1.UndrainRequest
-	(*UndrainResponse)(nil),       // 14: sallyport.admin.v1.UndrainResponse
-	(*SetLabelsRequest)(nil),      // 15: sallyport.admin.v1.SetLabelsRequest
-	(*SetLabelsResponse)(nil),     // 16: sallyport.admin.v1.SetLabelsResponse
-	(*ForgetRequest)(nil),         // 17: sallyport.admin.v1.ForgetRequest
-	(*ForgetResponse)(nil),        // 18: sallyport.admin.v1.ForgetResponse
-	(*ListProxiesRequest)(nil),    // 19: sallyport.admin.v1.ListProxiesRequest
-	(*ListProxiesResponse)(nil),   // 20: sallyport.admin.v1.ListProxiesResponse
-	(*GetProxyRequest)(nil),       // 21: sallyport.admin.v1.GetProxyRequest
-	(*GetProxyResponse)(nil),      // 22: sallyport.admin.v1.GetProxyResponse
-	(*Proxy)(nil),                 // 23: sallyport.admin.v1.Proxy
-	(*Ruling)(nil),                // 24: sallyport.admin.v1.Ruling
-	(*Place)(nil),                 // 25: sallyport.admin.v1.Place
-	(*Load)(nil),                  // 26: sallyport.admin.v1.Load
-	(*SecurityLane)(nil),          // 27: sallyport.admin.v1.SecurityLane
-	(*ListenerStatus)(nil),        // 28: sallyport.admin.v1.ListenerStatus
-	(*Reject)(nil),                // 29: sallyport.admin.v1.Reject
-	(*WaitEnforcedRequest)(nil),   // 30: sallyport.admin.v1.WaitEnforcedRequest
-	(*WaitEnforcedResponse)(nil),  // 31: sallyport.admin.v1.WaitEnforcedResponse
-	(*EnvironmentProgress)(nil),   // 32: sallyport.admin.v1.EnvironmentProgress
-	(*Laggard)(nil),               // 33: sallyport.admin.v1.Laggard
-	nil,                           // 34: sallyport.admin.v1.SetLabelsRequest.LabelsEntry
-	nil,                           // 35: sallyport.admin.v1.SetLabelsResponse.LabelsEntry
-	nil,                           // 36: sallyport.admin.v1.Proxy.LabelsEntry
-	nil,                           // 37: sallyport.admin.v1.Proxy.OperatorLabelsEntry
-	(*timestamppb.Timestamp)(nil), // 38: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 39: google.protobuf.Duration
+	(Progress)(0),                 // 3: sallyport.admin.v1.Progress
+	(*ApproveRequest)(nil),        // 4: sallyport.admin.v1.ApproveRequest
+	(*ApproveResponse)(nil),       // 5: sallyport.admin.v1.ApproveResponse
+	(*RefuseRequest)(nil),         // 6: sallyport.admin.v1.RefuseRequest
+	(*RefuseResponse)(nil),        // 7: sallyport.admin.v1.RefuseResponse
+	(*QuarantineRequest)(nil),     // 8: sallyport.admin.v1.QuarantineRequest
+	(*QuarantineResponse)(nil),    // 9: sallyport.admin.v1.QuarantineResponse
+	(*ReleaseRequest)(nil),        // 10: sallyport.admin.v1.ReleaseRequest
+	(*ReleaseResponse)(nil),       // 11: sallyport.admin.v1.ReleaseResponse
+	(*DrainRequest)(nil),          // 12: sallyport.admin.v1.DrainRequest
+	(*DrainResponse)(nil),         // 13: sallyport.admin.v1.DrainResponse
+	(*UndrainRequest)(nil),        // 14: sallyport.admin.v1.UndrainRequest
+	(*UndrainResponse)(nil),       // 15: sallyport.admin.v1.UndrainResponse
+	(*SetLabelsRequest)(nil),      // 16: sallyport.admin.v1.SetLabelsRequest
+	(*SetLabelsResponse)(nil),     // 17: sallyport.admin.v1.SetLabelsResponse
+	(*ForgetRequest)(nil),         // 18: sallyport.admin.v1.ForgetRequest
+	(*ForgetResponse)(nil),        // 19: sallyport.admin.v1.ForgetResponse
+	(*ListProxiesRequest)(nil),    // 20: sallyport.admin.v1.ListProxiesRequest
+	(*ListProxiesResponse)(nil),   // 21: sallyport.admin.v1.ListProxiesResponse
+	(*GetProxyRequest)(nil),       // 22: sallyport.admin.v1.GetProxyRequest
+	(*GetProxyResponse)(nil),      // 23: sallyport.admin.v1.GetProxyResponse
+	(*Proxy)(nil),                 // 24: sallyport.admin.v1.Proxy
+	(*Proof)(nil),                 // 25: sallyport.admin.v1.Proof
+	(*Ruling)(nil),                // 26: sallyport.admin.v1.Ruling
+	(*Place)(nil),                 // 27: sallyport.admin.v1.Place
+	(*Load)(nil),                  // 28: sallyport.admin.v1.Load
+	(*SecurityLane)(nil),          // 29: sallyport.admin.v1.SecurityLane
+	(*ListenerStatus)(nil),        // 30: sallyport.admin.v1.ListenerStatus
+	(*Reject)(nil),                // 31: sallyport.admin.v1.Reject
+	(*WaitEnforcedRequest)(nil),   // 32: sallyport.admin.v1.WaitEnforcedRequest
+	(*WaitEnforcedResponse)(nil),  // 33: sallyport.admin.v1.WaitEnforcedResponse
+	(*EnvironmentProgress)(nil),   // 34: sallyport.admin.v1.EnvironmentProgress
+	(*Laggard)(nil),               // 35: sallyport.admin.v1.Laggard
+	(*StatusRequest)(nil),         // 36: sallyport.admin.v1.StatusRequest
+	(*StatusResponse)(nil),        // 37: sallyport.admin.v1.StatusResponse
+	(*EnvironmentStatus)(nil),     // 38: sallyport.admin.v1.EnvironmentStatus
+	(*ProxyStatus)(nil),           // 39: sallyport.admin.v1.ProxyStatus
+	nil,                           // 40: sallyport.admin.v1.SetLabelsRequest.LabelsEntry
+	nil,                           // 41: sallyport.admin.v1.SetLabelsResponse.LabelsEntry
+	nil,                           // 42: sallyport.admin.v1.Proxy.LabelsEntry
+	nil,                           // 43: sallyport.admin.v1.Proxy.OperatorLabelsEntry
+	(*timestamppb.Timestamp)(nil), // 44: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 45: google.protobuf.Duration
 }
 var file_sallyport_admin_v1_fleet_proto_depIdxs = []int32{
-	34, // 0: sallyport.admin.v1.SetLabelsRequest.labels:type_name -> sallyport.admin.v1.SetLabelsRequest.LabelsEntry
-	35, // 1: sallyport.admin.v1.SetLabelsResponse.labels:type_name -> sallyport.admin.v1.SetLabelsResponse.LabelsEntry
-	23, // 2: sallyport.admin.v1.ListProxiesResponse.proxies:type_name -> sallyport.admin.v1.Proxy
-	23, // 3: sallyport.admin.v1.GetProxyResponse.proxy:type_name -> sallyport.admin.v1.Proxy
-	36, // 4: sallyport.admin.v1.Proxy.labels:type_name -> sallyport.admin.v1.Proxy.LabelsEntry
+	40, // 0: sallyport.admin.v1.SetLabelsRequest.labels:type_name -> sallyport.admin.v1.SetLabelsRequest.LabelsEntry
+	41, // 1: sallyport.admin.v1.SetLabelsResponse.labels:type_name -> sallyport.admin.v1.SetLabelsResponse.LabelsEntry
+	24, // 2: sallyport.admin.v1.ListProxiesResponse.proxies:type_name -> sallyport.admin.v1.Proxy
+	24, // 3: sallyport.admin.v1.GetProxyResponse.proxy:type_name -> sallyport.admin.v1.Proxy
+	42, // 4: sallyport.admin.v1.Proxy.labels:type_name -> sallyport.admin.v1.Proxy.LabelsEntry
 	1,  // 5: sallyport.admin.v1.Proxy.connection:type_name -> sallyport.admin.v1.Connection
 	2,  // 6: sallyport.admin.v1.Proxy.enforcement:type_name -> sallyport.admin.v1.Enforcement
-	29, // 7: sallyport.admin.v1.Proxy.rejects:type_name -> sallyport.admin.v1.Reject
-	38, // 8: sallyport.admin.v1.Proxy.registered_at:type_name -> google.protobuf.Timestamp
-	38, // 9: sallyport.admin.v1.Proxy.last_seen_at:type_name -> google.protobuf.Timestamp
-	39, // 10: sallyport.admin.v1.Proxy.configuration_age:type_name -> google.protobuf.Duration
-	39, // 11: sallyport.admin.v1.Proxy.clock_skew:type_name -> google.protobuf.Duration
-	28, // 12: sallyport.admin.v1.Proxy.listeners:type_name -> sallyport.admin.v1.ListenerStatus
-	38, // 13: sallyport.admin.v1.Proxy.identity_expires_at:type_name -> google.protobuf.Timestamp
-	27, // 14: sallyport.admin.v1.Proxy.security:type_name -> sallyport.admin.v1.SecurityLane
+	31, // 7: sallyport.admin.v1.Proxy.rejects:type_name -> sallyport.admin.v1.Reject
+	44, // 8: sallyport.admin.v1.Proxy.registered_at:type_name -> google.protobuf.Timestamp
+	44, // 9: sallyport.admin.v1.Proxy.last_seen_at:type_name -> google.protobuf.Timestamp
+	45, // 10: sallyport.admin.v1.Proxy.configuration_age:type_name -> google.protobuf.Duration
+	45, // 11: sallyport.admin.v1.Proxy.clock_skew:type_name -> google.protobuf.Duration
+	30, // 12: sallyport.admin.v1.Proxy.listeners:type_name -> sallyport.admin.v1.ListenerStatus
+	44, // 13: sallyport.admin.v1.Proxy.identity_expires_at:type_name -> google.protobuf.Timestamp
+	29, // 14: sallyport.admin.v1.Proxy.security:type_name -> sallyport.admin.v1.SecurityLane
 	0,  // 15: sallyport.admin.v1.Proxy.standing:type_name -> sallyport.admin.v1.Standing
-	24, // 16: sallyport.admin.v1.Proxy.standing_ruling:type_name -> sallyport.admin.v1.Ruling
-	24, // 17: sallyport.admin.v1.Proxy.drain_ruling:type_name -> sallyport.admin.v1.Ruling
-	37, // 18: sallyport.admin.v1.Proxy.operator_labels:type_name -> sallyport.admin.v1.Proxy.OperatorLabelsEntry
-	25, // 19: sallyport.admin.v1.Proxy.place:type_name -> sallyport.admin.v1.Place
-	38, // 20: sallyport.admin.v1.Proxy.started_at:type_name -> google.protobuf.Timestamp
-	26, // 21: sallyport.admin.v1.Proxy.load:type_name -> sallyport.admin.v1.Load
-	38, // 22: sallyport.admin.v1.Ruling.at:type_name -> google.protobuf.Timestamp
-	2,  // 23: sallyport.admin.v1.SecurityLane.enforcement:type_name -> sallyport.admin.v1.Enforcement
-	29, // 24: sallyport.admin.v1.SecurityLane.rejects:type_name -> sallyport.admin.v1.Reject
-	39, // 25: sallyport.admin.v1.SecurityLane.age:type_name -> google.protobuf.Duration
-	39, // 26: sallyport.admin.v1.WaitEnforcedRequest.timeout:type_name -> google.protobuf.Duration
-	32, // 27: sallyport.admin.v1.WaitEnforcedResponse.environments:type_name -> sallyport.admin.v1.EnvironmentProgress
-	39, // 28: sallyport.admin.v1.WaitEnforcedResponse.elapsed:type_name -> google.protobuf.Duration
-	33, // 29: sallyport.admin.v1.EnvironmentProgress.laggards:type_name -> sallyport.admin.v1.Laggard
-	2,  // 30: sallyport.admin.v1.Laggard.enforcement:type_name -> sallyport.admin.v1.Enforcement
-	19, // 31: sallyport.admin.v1.FleetService.ListProxies:input_type -> sallyport.admin.v1.ListProxiesRequest
-	21, // 32: sallyport.admin.v1.FleetService.GetProxy:input_type -> sallyport.admin.v1.GetProxyRequest
-	30, // 33: sallyport.admin.v1.FleetService.WaitEnforced:input_type -> sallyport.admin.v1.WaitEnforcedRequest
-	3,  // 34: sallyport.admin.v1.FleetService.Approve:input_type -> sallyport.admin.v1.ApproveRequest
-	5,  // 35: sallyport.admin.v1.FleetService.Refuse:input_type -> sallyport.admin.v1.RefuseRequest
-	7,  // 36: sallyport.admin.v1.FleetService.Quarantine:input_type -> sallyport.admin.v1.QuarantineRequest
-	9,  // 37: sallyport.admin.v1.FleetService.Release:input_type -> sallyport.admin.v1.ReleaseRequest
-	11, // 38: sallyport.admin.v1.FleetService.Drain:input_type -> sallyport.admin.v1.DrainRequest
-	13, // 39: sallyport.admin.v1.FleetService.Undrain:input_type -> sallyport.admin.v1.UndrainRequest
-	15, // 40: sallyport.admin.v1.FleetService.SetLabels:input_type -> sallyport.admin.v1.SetLabelsRequest
-	17, // 41: sallyport.admin.v1.FleetService.Forget:input_type -> sallyport.admin.v1.ForgetRequest
-	20, // 42: sallyport.admin.v1.FleetService.ListProxies:output_type -> sallyport.admin.v1.ListProxiesResponse
-	22, // 43: sallyport.admin.v1.FleetService.GetProxy:output_type -> sallyport.admin.v1.GetProxyResponse
-	31, // 44: sallyport.admin.v1.FleetService.WaitEnforced:output_type -> sallyport.admin.v1.WaitEnforcedResponse
-	4,  // 45: sallyport.admin.v1.FleetService.Approve:output_type -> sallyport.admin.v1.ApproveResponse
-	6,  // 46: sallyport.admin.v1.FleetService.Refuse:output_type -> sallyport.admin.v1.RefuseResponse
-	8,  // 47: sallyport.admin.v1.FleetService.Quarantine:output_type -> sallyport.admin.v1.QuarantineResponse
-	10, // 48: sallyport.admin.v1.FleetService.Release:output_type -> sallyport.admin.v1.ReleaseResponse
-	12, // 49: sallyport.admin.v1.FleetService.Drain:output_type -> sallyport.admin.v1.DrainResponse
-	14, // 50: sallyport.admin.v1.FleetService.Undrain:output_type -> sallyport.admin.v1.UndrainResponse
-	16, // 51: sallyport.admin.v1.FleetService.SetLabels:output_type -> sallyport.admin.v1.SetLabelsResponse
-	18, // 52: sallyport.admin.v1.FleetService.Forget:output_type -> sallyport.admin.v1.ForgetResponse
-	42, // [42:53] is the sub-list for method output_type
-	31, // [31:42] is the sub-list for method input_type
-	31, // [31:31] is the sub-list for extension type_name
-	31, // [31:31] is the sub-list for extension extendee
-	0,  // [0:31] is the sub-list for field type_name
+	26, // 16: sallyport.admin.v1.Proxy.standing_ruling:type_name -> sallyport.admin.v1.Ruling
+	26, // 17: sallyport.admin.v1.Proxy.drain_ruling:type_name -> sallyport.admin.v1.Ruling
+	43, // 18: sallyport.admin.v1.Proxy.operator_labels:type_name -> sallyport.admin.v1.Proxy.OperatorLabelsEntry
+	27, // 19: sallyport.admin.v1.Proxy.place:type_name -> sallyport.admin.v1.Place
+	44, // 20: sallyport.admin.v1.Proxy.started_at:type_name -> google.protobuf.Timestamp
+	28, // 21: sallyport.admin.v1.Proxy.load:type_name -> sallyport.admin.v1.Load
+	25, // 22: sallyport.admin.v1.Proxy.proofs:type_name -> sallyport.admin.v1.Proof
+	44, // 23: sallyport.admin.v1.Proof.enforced_at:type_name -> google.protobuf.Timestamp
+	44, // 24: sallyport.admin.v1.Ruling.at:type_name -> google.protobuf.Timestamp
+	2,  // 25: sallyport.admin.v1.SecurityLane.enforcement:type_name -> sallyport.admin.v1.Enforcement
+	31, // 26: sallyport.admin.v1.SecurityLane.rejects:type_name -> sallyport.admin.v1.Reject
+	45, // 27: sallyport.admin.v1.SecurityLane.age:type_name -> google.protobuf.Duration
+	45, // 28: sallyport.admin.v1.WaitEnforcedRequest.timeout:type_name -> google.protobuf.Duration
+	34, // 29: sallyport.admin.v1.WaitEnforcedResponse.environments:type_name -> sallyport.admin.v1.EnvironmentProgress
+	45, // 30: sallyport.admin.v1.WaitEnforcedResponse.elapsed:type_name -> google.protobuf.Duration
+	35, // 31: sallyport.admin.v1.EnvironmentProgress.laggards:type_name -> sallyport.admin.v1.Laggard
+	2,  // 32: sallyport.admin.v1.Laggard.enforcement:type_name -> sallyport.admin.v1.Enforcement
+	38, // 33: sallyport.admin.v1.StatusResponse.environments:type_name -> sallyport.admin.v1.EnvironmentStatus
+	39, // 34: sallyport.admin.v1.EnvironmentStatus.proxies:type_name -> sallyport.admin.v1.ProxyStatus
+	3,  // 35: sallyport.admin.v1.ProxyStatus.progress:type_name -> sallyport.admin.v1.Progress
+	2,  // 36: sallyport.admin.v1.ProxyStatus.enforcement:type_name -> sallyport.admin.v1.Enforcement
+	44, // 37: sallyport.admin.v1.ProxyStatus.since:type_name -> google.protobuf.Timestamp
+	44, // 38: sallyport.admin.v1.ProxyStatus.last_seen_at:type_name -> google.protobuf.Timestamp
+	20, // 39: sallyport.admin.v1.FleetService.ListProxies:input_type -> sallyport.admin.v1.ListProxiesRequest
+	22, // 40: sallyport.admin.v1.FleetService.GetProxy:input_type -> sallyport.admin.v1.GetProxyRequest
+	32, // 41: sallyport.admin.v1.FleetService.WaitEnforced:input_type -> sallyport.admin.v1.WaitEnforcedRequest
+	36, // 42: sallyport.admin.v1.FleetService.Status:input_type -> sallyport.admin.v1.StatusRequest
+	4,  // 43: sallyport.admin.v1.FleetService.Approve:input_type -> sallyport.admin.v1.ApproveRequest
+	6,  // 44: sallyport.admin.v1.FleetService.Refuse:input_type -> sallyport.admin.v1.RefuseRequest
+	8,  // 45: sallyport.admin.v1.FleetService.Quarantine:input_type -> sallyport.admin.v1.QuarantineRequest
+	10, // 46: sallyport.admin.v1.FleetService.Release:input_type -> sallyport.admin.v1.ReleaseRequest
+	12, // 47: sallyport.admin.v1.FleetService.Drain:input_type -> sallyport.admin.v1.DrainRequest
+	14, // 48: sallyport.admin.v1.FleetService.Undrain:input_type -> sallyport.admin.v1.UndrainRequest
+	16, // 49: sallyport.admin.v1.FleetService.SetLabels:input_type -> sallyport.admin.v1.SetLabelsRequest
+	18, // 50: sallyport.admin.v1.FleetService.Forget:input_type -> sallyport.admin.v1.ForgetRequest
+	21, // 51: sallyport.admin.v1.FleetService.ListProxies:output_type -> sallyport.admin.v1.ListProxiesResponse
+	23, // 52: sallyport.admin.v1.FleetService.GetProxy:output_type -> sallyport.admin.v1.GetProxyResponse
+	33, // 53: sallyport.admin.v1.FleetService.WaitEnforced:output_type -> sallyport.admin.v1.WaitEnforcedResponse
+	37, // 54: sallyport.admin.v1.FleetService.Status:output_type -> sallyport.admin.v1.StatusResponse
+	5,  // 55: sallyport.admin.v1.FleetService.Approve:output_type -> sallyport.admin.v1.ApproveResponse
+	7,  // 56: sallyport.admin.v1.FleetService.Refuse:output_type -> sallyport.admin.v1.RefuseResponse
+	9,  // 57: sallyport.admin.v1.FleetService.Quarantine:output_type -> sallyport.admin.v1.QuarantineResponse
+	11, // 58: sallyport.admin.v1.FleetService.Release:output_type -> sallyport.admin.v1.ReleaseResponse
+	13, // 59: sallyport.admin.v1.FleetService.Drain:output_type -> sallyport.admin.v1.DrainResponse
+	15, // 60: sallyport.admin.v1.FleetService.Undrain:output_type -> sallyport.admin.v1.UndrainResponse
+	17, // 61: sallyport.admin.v1.FleetService.SetLabels:output_type -> sallyport.admin.v1.SetLabelsResponse
+	19, // 62: sallyport.admin.v1.FleetService.Forget:output_type -> sallyport.admin.v1.ForgetResponse
+	51, // [51:63] is the sub-list for method output_type
+	39, // [39:51] is the sub-list for method input_type
+	39, // [39:39] is the sub-list for extension type_name
+	39, // [39:39] is the sub-list for extension extendee
+	0,  // [0:39] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_admin_v1_fleet_proto_init() }
@@ -2524,8 +3058,8 @@ func file_sallyport_admin_v1_fleet_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_admin_v1_fleet_proto_rawDesc), len(file_sallyport_admin_v1_fleet_proto_rawDesc)),
-			NumEnums:      3,
-			NumMessages:   35,
+			NumEnums:      4,
+			NumMessages:   40,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

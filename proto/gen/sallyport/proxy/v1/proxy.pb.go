@@ -101,9 +101,12 @@ type RegisterRequest struct {
 	SealingKey []byte `protobuf:"bytes,4,opt,name=sealing_key,json=sealingKey,proto3" json:"sealing_key,omitempty"`
 	// Where it says that it runs, such as aws and eu-central-1. Labels of its
 	// Enrollment go before this, and nothing is decided by it.
-	Cloud         string                 `protobuf:"bytes,5,opt,name=cloud,proto3" json:"cloud,omitempty"`
-	Region        string                 `protobuf:"bytes,6,opt,name=region,proto3" json:"region,omitempty"`
-	StartedAt     *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=started_at,json=startedAt,proto3" json:"started_at,omitempty"`
+	Cloud     string                 `protobuf:"bytes,5,opt,name=cloud,proto3" json:"cloud,omitempty"`
+	Region    string                 `protobuf:"bytes,6,opt,name=region,proto3" json:"region,omitempty"`
+	StartedAt *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=started_at,json=startedAt,proto3" json:"started_at,omitempty"`
+	// An Ed25519 key of this process, with which it signs its acks. Empty: they prove
+	// nothing to those who have only their bytes.
+	AckKey        []byte `protobuf:"bytes,10,opt,name=ack_key,json=ackKey,proto3" json:"ack_key,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -183,6 +186,13 @@ func (x *RegisterRequest) GetRegion() string {
 func (x *RegisterRequest) GetStartedAt() *timestamppb.Timestamp {
 	if x != nil {
 		return x.StartedAt
+	}
+	return nil
+}
+
+func (x *RegisterRequest) GetAckKey() []byte {
+	if x != nil {
+		return x.AckKey
 	}
 	return nil
 }
@@ -661,6 +671,10 @@ type Ack struct {
 	Rejects      []*Reject `protobuf:"bytes,6,rep,name=rejects,proto3" json:"rejects,omitempty"`
 	// The revision that is safe on the proxy's disk.
 	PersistedRevision int64 `protobuf:"varint,7,opt,name=persisted_revision,json=persistedRevision,proto3" json:"persisted_revision,omitempty"`
+	// Bytes of an AckStatement that says the same.
+	Statement []byte `protobuf:"bytes,8,opt,name=statement,proto3" json:"statement,omitempty"`
+	// Of RegisterRequest.ack_key, over "sallyport ack v1\0" and statement.
+	Signature []byte `protobuf:"bytes,9,opt,name=signature,proto3" json:"signature,omitempty"`
 	// The head itself, in Hello alone: it proves to a control plane whose database
 	// was set back what was signed before.
 	Head          *SignedHead `protobuf:"bytes,11,opt,name=head,proto3" json:"head,omitempty"`
@@ -747,9 +761,130 @@ func (x *Ack) GetPersistedRevision() int64 {
 	return 0
 }
 
+func (x *Ack) GetStatement() []byte {
+	if x != nil {
+		return x.Statement
+	}
+	return nil
+}
+
+func (x *Ack) GetSignature() []byte {
+	if x != nil {
+		return x.Signature
+	}
+	return nil
+}
+
 func (x *Ack) GetHead() *SignedHead {
 	if x != nil {
 		return x.Head
+	}
+	return nil
+}
+
+// AckStatement is what a proxy process signs of what it enforces, so that it can be
+// proven to others, later. Who does not know a field takes nothing of it.
+type AckStatement struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "@security" in the security lane.
+	Environment  string `protobuf:"bytes,1,opt,name=environment,proto3" json:"environment,omitempty"`
+	Epoch        int64  `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Revision     int64  `protobuf:"varint,3,opt,name=revision,proto3" json:"revision,omitempty"`
+	HeadDigest   []byte `protobuf:"bytes,4,opt,name=head_digest,json=headDigest,proto3" json:"head_digest,omitempty"`
+	EnforcedRoot []byte `protobuf:"bytes,5,opt,name=enforced_root,json=enforcedRoot,proto3" json:"enforced_root,omitempty"`
+	// SHA-256 over "sallyport rejects v1\0" and, for each reject in order, kind,
+	// namespace and name, each after its length in four bytes, big-endian. Empty when
+	// nothing was rejected.
+	RejectsDigest []byte `protobuf:"bytes,6,opt,name=rejects_digest,json=rejectsDigest,proto3" json:"rejects_digest,omitempty"`
+	// When that was put in force, and when this was said, by the proxy's clock.
+	EnforcedAt    *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=enforced_at,json=enforcedAt,proto3" json:"enforced_at,omitempty"`
+	SaidAt        *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=said_at,json=saidAt,proto3" json:"said_at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AckStatement) Reset() {
+	*x = AckStatement{}
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AckStatement) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AckStatement) ProtoMessage() {}
+
+func (x *AckStatement) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AckStatement.ProtoReflect.Descriptor instead.
+func (*AckStatement) Descriptor() ([]byte, []int) {
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *AckStatement) GetEnvironment() string {
+	if x != nil {
+		return x.Environment
+	}
+	return ""
+}
+
+func (x *AckStatement) GetEpoch() int64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *AckStatement) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *AckStatement) GetHeadDigest() []byte {
+	if x != nil {
+		return x.HeadDigest
+	}
+	return nil
+}
+
+func (x *AckStatement) GetEnforcedRoot() []byte {
+	if x != nil {
+		return x.EnforcedRoot
+	}
+	return nil
+}
+
+func (x *AckStatement) GetRejectsDigest() []byte {
+	if x != nil {
+		return x.RejectsDigest
+	}
+	return nil
+}
+
+func (x *AckStatement) GetEnforcedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.EnforcedAt
+	}
+	return nil
+}
+
+func (x *AckStatement) GetSaidAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.SaidAt
 	}
 	return nil
 }
@@ -764,7 +899,7 @@ type Reject struct {
 
 func (x *Reject) Reset() {
 	*x = Reject{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[8]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -776,7 +911,7 @@ func (x *Reject) String() string {
 func (*Reject) ProtoMessage() {}
 
 func (x *Reject) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[8]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -789,7 +924,7 @@ func (x *Reject) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reject.ProtoReflect.Descriptor instead.
 func (*Reject) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{8}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Reject) GetKey() *DocumentKey {
@@ -821,7 +956,7 @@ type Refusal struct {
 
 func (x *Refusal) Reset() {
 	*x = Refusal{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[9]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -833,7 +968,7 @@ func (x *Refusal) String() string {
 func (*Refusal) ProtoMessage() {}
 
 func (x *Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[9]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -846,7 +981,7 @@ func (x *Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refusal.ProtoReflect.Descriptor instead.
 func (*Refusal) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{9}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Refusal) GetEpoch() int64 {
@@ -908,7 +1043,7 @@ type Heartbeat struct {
 
 func (x *Heartbeat) Reset() {
 	*x = Heartbeat{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[10]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -920,7 +1055,7 @@ func (x *Heartbeat) String() string {
 func (*Heartbeat) ProtoMessage() {}
 
 func (x *Heartbeat) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[10]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -933,7 +1068,7 @@ func (x *Heartbeat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Heartbeat.ProtoReflect.Descriptor instead.
 func (*Heartbeat) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{10}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Heartbeat) GetSentAt() *timestamppb.Timestamp {
@@ -1032,7 +1167,7 @@ type ListenerStatus struct {
 
 func (x *ListenerStatus) Reset() {
 	*x = ListenerStatus{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[11]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1044,7 +1179,7 @@ func (x *ListenerStatus) String() string {
 func (*ListenerStatus) ProtoMessage() {}
 
 func (x *ListenerStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[11]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1057,7 +1192,7 @@ func (x *ListenerStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListenerStatus.ProtoReflect.Descriptor instead.
 func (*ListenerStatus) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{11}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ListenerStatus) GetNamespace() string {
@@ -1107,7 +1242,7 @@ type StreamResponse struct {
 
 func (x *StreamResponse) Reset() {
 	*x = StreamResponse{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[12]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1119,7 +1254,7 @@ func (x *StreamResponse) String() string {
 func (*StreamResponse) ProtoMessage() {}
 
 func (x *StreamResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[12]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1132,7 +1267,7 @@ func (x *StreamResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamResponse.ProtoReflect.Descriptor instead.
 func (*StreamResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{12}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *StreamResponse) GetLane() isStreamResponse_Lane {
@@ -1251,7 +1386,7 @@ type KeySets struct {
 
 func (x *KeySets) Reset() {
 	*x = KeySets{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[13]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1263,7 +1398,7 @@ func (x *KeySets) String() string {
 func (*KeySets) ProtoMessage() {}
 
 func (x *KeySets) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[13]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1276,7 +1411,7 @@ func (x *KeySets) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeySets.ProtoReflect.Descriptor instead.
 func (*KeySets) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{13}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *KeySets) GetSets() []*SignedKeySet {
@@ -1304,7 +1439,7 @@ type KeySet struct {
 
 func (x *KeySet) Reset() {
 	*x = KeySet{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[14]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1316,7 +1451,7 @@ func (x *KeySet) String() string {
 func (*KeySet) ProtoMessage() {}
 
 func (x *KeySet) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[14]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1329,7 +1464,7 @@ func (x *KeySet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeySet.ProtoReflect.Descriptor instead.
 func (*KeySet) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{14}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *KeySet) GetGeneration() int64 {
@@ -1368,7 +1503,7 @@ type SignedKeySet struct {
 
 func (x *SignedKeySet) Reset() {
 	*x = SignedKeySet{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[15]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1380,7 +1515,7 @@ func (x *SignedKeySet) String() string {
 func (*SignedKeySet) ProtoMessage() {}
 
 func (x *SignedKeySet) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[15]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1393,7 +1528,7 @@ func (x *SignedKeySet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignedKeySet.ProtoReflect.Descriptor instead.
 func (*SignedKeySet) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{15}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *SignedKeySet) GetSet() []byte {
@@ -1431,7 +1566,7 @@ type SealedKeys struct {
 
 func (x *SealedKeys) Reset() {
 	*x = SealedKeys{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[16]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1443,7 +1578,7 @@ func (x *SealedKeys) String() string {
 func (*SealedKeys) ProtoMessage() {}
 
 func (x *SealedKeys) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[16]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1456,7 +1591,7 @@ func (x *SealedKeys) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SealedKeys.ProtoReflect.Descriptor instead.
 func (*SealedKeys) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{16}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *SealedKeys) GetSealed() []byte {
@@ -1477,7 +1612,7 @@ type CookieKeys struct {
 
 func (x *CookieKeys) Reset() {
 	*x = CookieKeys{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[17]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1489,7 +1624,7 @@ func (x *CookieKeys) String() string {
 func (*CookieKeys) ProtoMessage() {}
 
 func (x *CookieKeys) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[17]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1502,7 +1637,7 @@ func (x *CookieKeys) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CookieKeys.ProtoReflect.Descriptor instead.
 func (*CookieKeys) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{17}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *CookieKeys) GetEnvironment() string {
@@ -1532,7 +1667,7 @@ type CookieKey struct {
 
 func (x *CookieKey) Reset() {
 	*x = CookieKey{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[18]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1544,7 +1679,7 @@ func (x *CookieKey) String() string {
 func (*CookieKey) ProtoMessage() {}
 
 func (x *CookieKey) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[18]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1557,7 +1692,7 @@ func (x *CookieKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CookieKey.ProtoReflect.Descriptor instead.
 func (*CookieKey) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{18}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *CookieKey) GetId() []byte {
@@ -1603,7 +1738,7 @@ type Update struct {
 
 func (x *Update) Reset() {
 	*x = Update{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[19]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1615,7 +1750,7 @@ func (x *Update) String() string {
 func (*Update) ProtoMessage() {}
 
 func (x *Update) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[19]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1628,7 +1763,7 @@ func (x *Update) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Update.ProtoReflect.Descriptor instead.
 func (*Update) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{19}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Update) GetBaseRoot() []byte {
@@ -1677,7 +1812,7 @@ type DocumentKey struct {
 
 func (x *DocumentKey) Reset() {
 	*x = DocumentKey{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[20]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1689,7 +1824,7 @@ func (x *DocumentKey) String() string {
 func (*DocumentKey) ProtoMessage() {}
 
 func (x *DocumentKey) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[20]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1702,7 +1837,7 @@ func (x *DocumentKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DocumentKey.ProtoReflect.Descriptor instead.
 func (*DocumentKey) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{20}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *DocumentKey) GetKind() string {
@@ -1740,7 +1875,7 @@ type Directive struct {
 
 func (x *Directive) Reset() {
 	*x = Directive{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[21]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1752,7 +1887,7 @@ func (x *Directive) String() string {
 func (*Directive) ProtoMessage() {}
 
 func (x *Directive) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[21]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1765,7 +1900,7 @@ func (x *Directive) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Directive.ProtoReflect.Descriptor instead.
 func (*Directive) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{21}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Directive) GetDirective() isDirective_Directive {
@@ -1821,7 +1956,7 @@ type Drain struct {
 
 func (x *Drain) Reset() {
 	*x = Drain{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[22]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1833,7 +1968,7 @@ func (x *Drain) String() string {
 func (*Drain) ProtoMessage() {}
 
 func (x *Drain) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[22]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1846,7 +1981,7 @@ func (x *Drain) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Drain.ProtoReflect.Descriptor instead.
 func (*Drain) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{22}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Drain) GetDraining() bool {
@@ -1866,7 +2001,7 @@ type Reconnect struct {
 
 func (x *Reconnect) Reset() {
 	*x = Reconnect{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[23]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1878,7 +2013,7 @@ func (x *Reconnect) String() string {
 func (*Reconnect) ProtoMessage() {}
 
 func (x *Reconnect) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[23]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1891,7 +2026,7 @@ func (x *Reconnect) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reconnect.ProtoReflect.Descriptor instead.
 func (*Reconnect) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{23}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Reconnect) GetWithin() *durationpb.Duration {
@@ -1922,7 +2057,7 @@ type Head struct {
 
 func (x *Head) Reset() {
 	*x = Head{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[24]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1934,7 +2069,7 @@ func (x *Head) String() string {
 func (*Head) ProtoMessage() {}
 
 func (x *Head) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[24]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1947,7 +2082,7 @@ func (x *Head) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Head.ProtoReflect.Descriptor instead.
 func (*Head) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{24}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Head) GetEpoch() int64 {
@@ -2013,7 +2148,7 @@ type SignedHead struct {
 
 func (x *SignedHead) Reset() {
 	*x = SignedHead{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[25]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2025,7 +2160,7 @@ func (x *SignedHead) String() string {
 func (*SignedHead) ProtoMessage() {}
 
 func (x *SignedHead) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[25]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2038,7 +2173,7 @@ func (x *SignedHead) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignedHead.ProtoReflect.Descriptor instead.
 func (*SignedHead) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{25}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *SignedHead) GetHead() []byte {
@@ -2089,7 +2224,7 @@ type Counts struct {
 
 func (x *Counts) Reset() {
 	*x = Counts{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[26]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2101,7 +2236,7 @@ func (x *Counts) String() string {
 func (*Counts) ProtoMessage() {}
 
 func (x *Counts) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[26]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2114,7 +2249,7 @@ func (x *Counts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Counts.ProtoReflect.Descriptor instead.
 func (*Counts) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{26}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Counts) GetHeadDigest() []byte {
@@ -2141,7 +2276,7 @@ type KindCount struct {
 
 func (x *KindCount) Reset() {
 	*x = KindCount{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[27]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2153,7 +2288,7 @@ func (x *KindCount) String() string {
 func (*KindCount) ProtoMessage() {}
 
 func (x *KindCount) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[27]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2166,7 +2301,7 @@ func (x *KindCount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KindCount.ProtoReflect.Descriptor instead.
 func (*KindCount) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{27}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *KindCount) GetKind() string {
@@ -2198,7 +2333,7 @@ type Freshness struct {
 
 func (x *Freshness) Reset() {
 	*x = Freshness{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[28]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2210,7 +2345,7 @@ func (x *Freshness) String() string {
 func (*Freshness) ProtoMessage() {}
 
 func (x *Freshness) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[28]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2223,7 +2358,7 @@ func (x *Freshness) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Freshness.ProtoReflect.Descriptor instead.
 func (*Freshness) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{28}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Freshness) GetEpoch() int64 {
@@ -2275,7 +2410,7 @@ type SignedFreshness struct {
 
 func (x *SignedFreshness) Reset() {
 	*x = SignedFreshness{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[29]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2287,7 +2422,7 @@ func (x *SignedFreshness) String() string {
 func (*SignedFreshness) ProtoMessage() {}
 
 func (x *SignedFreshness) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[29]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2300,7 +2435,7 @@ func (x *SignedFreshness) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignedFreshness.ProtoReflect.Descriptor instead.
 func (*SignedFreshness) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{29}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *SignedFreshness) GetStatement() []byte {
@@ -2328,7 +2463,7 @@ var File_sallyport_proxy_v1_proxy_proto protoreflect.FileDescriptor
 
 const file_sallyport_proxy_v1_proxy_proto_rawDesc = "" +
 	"\n" +
-	"\x1esallyport/proxy/v1/proxy.proto\x12\x12sallyport.proxy.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xdf\x02\n" +
+	"\x1esallyport/proxy/v1/proxy.proto\x12\x12sallyport.proxy.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x81\x03\n" +
 	"\x0fRegisterRequest\x12S\n" +
 	"\binstance\x18\x01 \x01(\tB7\xbaH4\xc8\x01\x01r/\x18\xfd\x012*^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$R\binstance\x12\x1e\n" +
 	"\x05build\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\x05build\x122\n" +
@@ -2338,7 +2473,9 @@ const file_sallyport_proxy_v1_proxy_proto_rawDesc = "" +
 	"\x05cloud\x18\x05 \x01(\tB\a\xbaH\x04r\x02\x18?R\x05cloud\x12\x1f\n" +
 	"\x06region\x18\x06 \x01(\tB\a\xbaH\x04r\x02\x18?R\x06region\x129\n" +
 	"\n" +
-	"started_at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\tstartedAt\"\xd8\x01\n" +
+	"started_at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\tstartedAt\x12 \n" +
+	"\aack_key\x18\n" +
+	" \x01(\fB\a\xbaH\x04z\x02\x18 R\x06ackKey\"\xd8\x01\n" +
 	"\x10RegisterResponse\x12;\n" +
 	"\tadmission\x18\x01 \x01(\x0e2\x1d.sallyport.proxy.v1.AdmissionR\tadmission\x12 \n" +
 	"\venvironment\x18\x02 \x01(\tR\venvironment\x12:\n" +
@@ -2366,7 +2503,7 @@ const file_sallyport_proxy_v1_proxy_proto_rawDesc = "" +
 	"\x05Hello\x12'\n" +
 	"\binstance\x18\x01 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\x18\xfd\x01R\binstance\x121\n" +
 	"\acurrent\x18\x02 \x01(\v2\x17.sallyport.proxy.v1.AckR\acurrent\x123\n" +
-	"\bsecurity\x18\x03 \x01(\v2\x17.sallyport.proxy.v1.AckR\bsecurity\"\xe2\x02\n" +
+	"\bsecurity\x18\x03 \x01(\v2\x17.sallyport.proxy.v1.AckR\bsecurity\"\xb1\x03\n" +
 	"\x03Ack\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x03R\x05epoch\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x03R\brevision\x12(\n" +
@@ -2376,8 +2513,21 @@ const file_sallyport_proxy_v1_proxy_proto_rawDesc = "" +
 	"\renforced_root\x18\x05 \x01(\fB\a\xbaH\x04z\x02\x18 R\fenforcedRoot\x12@\n" +
 	"\arejects\x18\x06 \x03(\v2\x1a.sallyport.proxy.v1.RejectB\n" +
 	"\xbaH\a\x92\x01\x04\x10\xa0\x9c\x01R\arejects\x12-\n" +
-	"\x12persisted_revision\x18\a \x01(\x03R\x11persistedRevision\x122\n" +
-	"\x04head\x18\v \x01(\v2\x1e.sallyport.proxy.v1.SignedHeadR\x04head\"]\n" +
+	"\x12persisted_revision\x18\a \x01(\x03R\x11persistedRevision\x12&\n" +
+	"\tstatement\x18\b \x01(\fB\b\xbaH\x05z\x03\x18\x80\bR\tstatement\x12%\n" +
+	"\tsignature\x18\t \x01(\fB\a\xbaH\x04z\x02\x18@R\tsignature\x122\n" +
+	"\x04head\x18\v \x01(\v2\x1e.sallyport.proxy.v1.SignedHeadR\x04head\"\xc1\x02\n" +
+	"\fAckStatement\x12 \n" +
+	"\venvironment\x18\x01 \x01(\tR\venvironment\x12\x14\n" +
+	"\x05epoch\x18\x02 \x01(\x03R\x05epoch\x12\x1a\n" +
+	"\brevision\x18\x03 \x01(\x03R\brevision\x12\x1f\n" +
+	"\vhead_digest\x18\x04 \x01(\fR\n" +
+	"headDigest\x12#\n" +
+	"\renforced_root\x18\x05 \x01(\fR\fenforcedRoot\x12%\n" +
+	"\x0erejects_digest\x18\x06 \x01(\fR\rrejectsDigest\x12;\n" +
+	"\venforced_at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"enforcedAt\x123\n" +
+	"\asaid_at\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\x06saidAt\"]\n" +
 	"\x06Reject\x121\n" +
 	"\x03key\x18\x01 \x01(\v2\x1f.sallyport.proxy.v1.DocumentKeyR\x03key\x12 \n" +
 	"\x06reason\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\x06reason\"\x7f\n" +
@@ -2515,7 +2665,7 @@ func file_sallyport_proxy_v1_proxy_proto_rawDescGZIP() []byte {
 }
 
 var file_sallyport_proxy_v1_proxy_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_sallyport_proxy_v1_proxy_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
+var file_sallyport_proxy_v1_proxy_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
 var file_sallyport_proxy_v1_proxy_proto_goTypes = []any{
 	(Admission)(0),                // 0: sallyport.proxy.v1.Admission
 	(*RegisterRequest)(nil),       // 1: sallyport.proxy.v1.RegisterRequest
@@ -2526,80 +2676,83 @@ var file_sallyport_proxy_v1_proxy_proto_goTypes = []any{
 	(*SessionCookie)(nil),         // 6: sallyport.proxy.v1.SessionCookie
 	(*Hello)(nil),                 // 7: sallyport.proxy.v1.Hello
 	(*Ack)(nil),                   // 8: sallyport.proxy.v1.Ack
-	(*Reject)(nil),                // 9: sallyport.proxy.v1.Reject
-	(*Refusal)(nil),               // 10: sallyport.proxy.v1.Refusal
-	(*Heartbeat)(nil),             // 11: sallyport.proxy.v1.Heartbeat
-	(*ListenerStatus)(nil),        // 12: sallyport.proxy.v1.ListenerStatus
-	(*StreamResponse)(nil),        // 13: sallyport.proxy.v1.StreamResponse
-	(*KeySets)(nil),               // 14: sallyport.proxy.v1.KeySets
-	(*KeySet)(nil),                // 15: sallyport.proxy.v1.KeySet
-	(*SignedKeySet)(nil),          // 16: sallyport.proxy.v1.SignedKeySet
-	(*SealedKeys)(nil),            // 17: sallyport.proxy.v1.SealedKeys
-	(*CookieKeys)(nil),            // 18: sallyport.proxy.v1.CookieKeys
-	(*CookieKey)(nil),             // 19: sallyport.proxy.v1.CookieKey
-	(*Update)(nil),                // 20: sallyport.proxy.v1.Update
-	(*DocumentKey)(nil),           // 21: sallyport.proxy.v1.DocumentKey
-	(*Directive)(nil),             // 22: sallyport.proxy.v1.Directive
-	(*Drain)(nil),                 // 23: sallyport.proxy.v1.Drain
-	(*Reconnect)(nil),             // 24: sallyport.proxy.v1.Reconnect
-	(*Head)(nil),                  // 25: sallyport.proxy.v1.Head
-	(*SignedHead)(nil),            // 26: sallyport.proxy.v1.SignedHead
-	(*Counts)(nil),                // 27: sallyport.proxy.v1.Counts
-	(*KindCount)(nil),             // 28: sallyport.proxy.v1.KindCount
-	(*Freshness)(nil),             // 29: sallyport.proxy.v1.Freshness
-	(*SignedFreshness)(nil),       // 30: sallyport.proxy.v1.SignedFreshness
-	(*timestamppb.Timestamp)(nil), // 31: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 32: google.protobuf.Duration
+	(*AckStatement)(nil),          // 9: sallyport.proxy.v1.AckStatement
+	(*Reject)(nil),                // 10: sallyport.proxy.v1.Reject
+	(*Refusal)(nil),               // 11: sallyport.proxy.v1.Refusal
+	(*Heartbeat)(nil),             // 12: sallyport.proxy.v1.Heartbeat
+	(*ListenerStatus)(nil),        // 13: sallyport.proxy.v1.ListenerStatus
+	(*StreamResponse)(nil),        // 14: sallyport.proxy.v1.StreamResponse
+	(*KeySets)(nil),               // 15: sallyport.proxy.v1.KeySets
+	(*KeySet)(nil),                // 16: sallyport.proxy.v1.KeySet
+	(*SignedKeySet)(nil),          // 17: sallyport.proxy.v1.SignedKeySet
+	(*SealedKeys)(nil),            // 18: sallyport.proxy.v1.SealedKeys
+	(*CookieKeys)(nil),            // 19: sallyport.proxy.v1.CookieKeys
+	(*CookieKey)(nil),             // 20: sallyport.proxy.v1.CookieKey
+	(*Update)(nil),                // 21: sallyport.proxy.v1.Update
+	(*DocumentKey)(nil),           // 22: sallyport.proxy.v1.DocumentKey
+	(*Directive)(nil),             // 23: sallyport.proxy.v1.Directive
+	(*Drain)(nil),                 // 24: sallyport.proxy.v1.Drain
+	(*Reconnect)(nil),             // 25: sallyport.proxy.v1.Reconnect
+	(*Head)(nil),                  // 26: sallyport.proxy.v1.Head
+	(*SignedHead)(nil),            // 27: sallyport.proxy.v1.SignedHead
+	(*Counts)(nil),                // 28: sallyport.proxy.v1.Counts
+	(*KindCount)(nil),             // 29: sallyport.proxy.v1.KindCount
+	(*Freshness)(nil),             // 30: sallyport.proxy.v1.Freshness
+	(*SignedFreshness)(nil),       // 31: sallyport.proxy.v1.SignedFreshness
+	(*timestamppb.Timestamp)(nil), // 32: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 33: google.protobuf.Duration
 }
 var file_sallyport_proxy_v1_proxy_proto_depIdxs = []int32{
-	31, // 0: sallyport.proxy.v1.RegisterRequest.started_at:type_name -> google.protobuf.Timestamp
+	32, // 0: sallyport.proxy.v1.RegisterRequest.started_at:type_name -> google.protobuf.Timestamp
 	0,  // 1: sallyport.proxy.v1.RegisterResponse.admission:type_name -> sallyport.proxy.v1.Admission
-	32, // 2: sallyport.proxy.v1.RegisterResponse.retry_after:type_name -> google.protobuf.Duration
+	33, // 2: sallyport.proxy.v1.RegisterResponse.retry_after:type_name -> google.protobuf.Duration
 	7,  // 3: sallyport.proxy.v1.StreamRequest.hello:type_name -> sallyport.proxy.v1.Hello
 	8,  // 4: sallyport.proxy.v1.StreamRequest.ack:type_name -> sallyport.proxy.v1.Ack
-	10, // 5: sallyport.proxy.v1.StreamRequest.refusal:type_name -> sallyport.proxy.v1.Refusal
-	11, // 6: sallyport.proxy.v1.StreamRequest.heartbeat:type_name -> sallyport.proxy.v1.Heartbeat
+	11, // 5: sallyport.proxy.v1.StreamRequest.refusal:type_name -> sallyport.proxy.v1.Refusal
+	12, // 6: sallyport.proxy.v1.StreamRequest.heartbeat:type_name -> sallyport.proxy.v1.Heartbeat
 	8,  // 7: sallyport.proxy.v1.StreamRequest.security_ack:type_name -> sallyport.proxy.v1.Ack
-	10, // 8: sallyport.proxy.v1.StreamRequest.security_refusal:type_name -> sallyport.proxy.v1.Refusal
+	11, // 8: sallyport.proxy.v1.StreamRequest.security_refusal:type_name -> sallyport.proxy.v1.Refusal
 	6,  // 9: sallyport.proxy.v1.LogoutRequest.session:type_name -> sallyport.proxy.v1.SessionCookie
 	8,  // 10: sallyport.proxy.v1.Hello.current:type_name -> sallyport.proxy.v1.Ack
 	8,  // 11: sallyport.proxy.v1.Hello.security:type_name -> sallyport.proxy.v1.Ack
-	9,  // 12: sallyport.proxy.v1.Ack.rejects:type_name -> sallyport.proxy.v1.Reject
-	26, // 13: sallyport.proxy.v1.Ack.head:type_name -> sallyport.proxy.v1.SignedHead
-	21, // 14: sallyport.proxy.v1.Reject.key:type_name -> sallyport.proxy.v1.DocumentKey
-	31, // 15: sallyport.proxy.v1.Heartbeat.sent_at:type_name -> google.protobuf.Timestamp
-	32, // 16: sallyport.proxy.v1.Heartbeat.configuration_age:type_name -> google.protobuf.Duration
-	12, // 17: sallyport.proxy.v1.Heartbeat.listeners:type_name -> sallyport.proxy.v1.ListenerStatus
-	31, // 18: sallyport.proxy.v1.Heartbeat.identity_expires_at:type_name -> google.protobuf.Timestamp
-	32, // 19: sallyport.proxy.v1.Heartbeat.security_age:type_name -> google.protobuf.Duration
-	32, // 20: sallyport.proxy.v1.Heartbeat.processor_time:type_name -> google.protobuf.Duration
-	20, // 21: sallyport.proxy.v1.StreamResponse.update:type_name -> sallyport.proxy.v1.Update
-	30, // 22: sallyport.proxy.v1.StreamResponse.freshness:type_name -> sallyport.proxy.v1.SignedFreshness
-	22, // 23: sallyport.proxy.v1.StreamResponse.directive:type_name -> sallyport.proxy.v1.Directive
-	20, // 24: sallyport.proxy.v1.StreamResponse.security:type_name -> sallyport.proxy.v1.Update
-	17, // 25: sallyport.proxy.v1.StreamResponse.keys:type_name -> sallyport.proxy.v1.SealedKeys
-	14, // 26: sallyport.proxy.v1.StreamResponse.key_sets:type_name -> sallyport.proxy.v1.KeySets
-	16, // 27: sallyport.proxy.v1.KeySets.sets:type_name -> sallyport.proxy.v1.SignedKeySet
-	19, // 28: sallyport.proxy.v1.CookieKeys.keys:type_name -> sallyport.proxy.v1.CookieKey
-	31, // 29: sallyport.proxy.v1.CookieKey.from:type_name -> google.protobuf.Timestamp
-	21, // 30: sallyport.proxy.v1.Update.removed:type_name -> sallyport.proxy.v1.DocumentKey
-	26, // 31: sallyport.proxy.v1.Update.head:type_name -> sallyport.proxy.v1.SignedHead
-	24, // 32: sallyport.proxy.v1.Directive.reconnect:type_name -> sallyport.proxy.v1.Reconnect
-	23, // 33: sallyport.proxy.v1.Directive.drain:type_name -> sallyport.proxy.v1.Drain
-	32, // 34: sallyport.proxy.v1.Reconnect.within:type_name -> google.protobuf.Duration
-	28, // 35: sallyport.proxy.v1.Counts.kinds:type_name -> sallyport.proxy.v1.KindCount
-	31, // 36: sallyport.proxy.v1.Freshness.issued_at:type_name -> google.protobuf.Timestamp
-	1,  // 37: sallyport.proxy.v1.ProxyService.Register:input_type -> sallyport.proxy.v1.RegisterRequest
-	3,  // 38: sallyport.proxy.v1.ProxyService.Stream:input_type -> sallyport.proxy.v1.StreamRequest
-	4,  // 39: sallyport.proxy.v1.ProxyService.Logout:input_type -> sallyport.proxy.v1.LogoutRequest
-	2,  // 40: sallyport.proxy.v1.ProxyService.Register:output_type -> sallyport.proxy.v1.RegisterResponse
-	13, // 41: sallyport.proxy.v1.ProxyService.Stream:output_type -> sallyport.proxy.v1.StreamResponse
-	5,  // 42: sallyport.proxy.v1.ProxyService.Logout:output_type -> sallyport.proxy.v1.LogoutResponse
-	40, // [40:43] is the sub-list for method output_type
-	37, // [37:40] is the sub-list for method input_type
-	37, // [37:37] is the sub-list for extension type_name
-	37, // [37:37] is the sub-list for extension extendee
-	0,  // [0:37] is the sub-list for field type_name
+	10, // 12: sallyport.proxy.v1.Ack.rejects:type_name -> sallyport.proxy.v1.Reject
+	27, // 13: sallyport.proxy.v1.Ack.head:type_name -> sallyport.proxy.v1.SignedHead
+	32, // 14: sallyport.proxy.v1.AckStatement.enforced_at:type_name -> google.protobuf.Timestamp
+	32, // 15: sallyport.proxy.v1.AckStatement.said_at:type_name -> google.protobuf.Timestamp
+	22, // 16: sallyport.proxy.v1.Reject.key:type_name -> sallyport.proxy.v1.DocumentKey
+	32, // 17: sallyport.proxy.v1.Heartbeat.sent_at:type_name -> google.protobuf.Timestamp
+	33, // 18: sallyport.proxy.v1.Heartbeat.configuration_age:type_name -> google.protobuf.Duration
+	13, // 19: sallyport.proxy.v1.Heartbeat.listeners:type_name -> sallyport.proxy.v1.ListenerStatus
+	32, // 20: sallyport.proxy.v1.Heartbeat.identity_expires_at:type_name -> google.protobuf.Timestamp
+	33, // 21: sallyport.proxy.v1.Heartbeat.security_age:type_name -> google.protobuf.Duration
+	33, // 22: sallyport.proxy.v1.Heartbeat.processor_time:type_name -> google.protobuf.Duration
+	21, // 23: sallyport.proxy.v1.StreamResponse.update:type_name -> sallyport.proxy.v1.Update
+	31, // 24: sallyport.proxy.v1.StreamResponse.freshness:type_name -> sallyport.proxy.v1.SignedFreshness
+	23, // 25: sallyport.proxy.v1.StreamResponse.directive:type_name -> sallyport.proxy.v1.Directive
+	21, // 26: sallyport.proxy.v1.StreamResponse.security:type_name -> sallyport.proxy.v1.Update
+	18, // 27: sallyport.proxy.v1.StreamResponse.keys:type_name -> sallyport.proxy.v1.SealedKeys
+	15, // 28: sallyport.proxy.v1.StreamResponse.key_sets:type_name -> sallyport.proxy.v1.KeySets
+	17, // 29: sallyport.proxy.v1.KeySets.sets:type_name -> sallyport.proxy.v1.SignedKeySet
+	20, // 30: sallyport.proxy.v1.CookieKeys.keys:type_name -> sallyport.proxy.v1.CookieKey
+	32, // 31: sallyport.proxy.v1.CookieKey.from:type_name -> google.protobuf.Timestamp
+	22, // 32: sallyport.proxy.v1.Update.removed:type_name -> sallyport.proxy.v1.DocumentKey
+	27, // 33: sallyport.proxy.v1.Update.head:type_name -> sallyport.proxy.v1.SignedHead
+	25, // 34: sallyport.proxy.v1.Directive.reconnect:type_name -> sallyport.proxy.v1.Reconnect
+	24, // 35: sallyport.proxy.v1.Directive.drain:type_name -> sallyport.proxy.v1.Drain
+	33, // 36: sallyport.proxy.v1.Reconnect.within:type_name -> google.protobuf.Duration
+	29, // 37: sallyport.proxy.v1.Counts.kinds:type_name -> sallyport.proxy.v1.KindCount
+	32, // 38: sallyport.proxy.v1.Freshness.issued_at:type_name -> google.protobuf.Timestamp
+	1,  // 39: sallyport.proxy.v1.ProxyService.Register:input_type -> sallyport.proxy.v1.RegisterRequest
+	3,  // 40: sallyport.proxy.v1.ProxyService.Stream:input_type -> sallyport.proxy.v1.StreamRequest
+	4,  // 41: sallyport.proxy.v1.ProxyService.Logout:input_type -> sallyport.proxy.v1.LogoutRequest
+	2,  // 42: sallyport.proxy.v1.ProxyService.Register:output_type -> sallyport.proxy.v1.RegisterResponse
+	14, // 43: sallyport.proxy.v1.ProxyService.Stream:output_type -> sallyport.proxy.v1.StreamResponse
+	5,  // 44: sallyport.proxy.v1.ProxyService.Logout:output_type -> sallyport.proxy.v1.LogoutResponse
+	42, // [42:45] is the sub-list for method output_type
+	39, // [39:42] is the sub-list for method input_type
+	39, // [39:39] is the sub-list for extension type_name
+	39, // [39:39] is the sub-list for extension extendee
+	0,  // [0:39] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_proxy_v1_proxy_proto_init() }
@@ -2619,7 +2772,7 @@ func file_sallyport_proxy_v1_proxy_proto_init() {
 		(*LogoutRequest_LogoutToken)(nil),
 		(*LogoutRequest_Session)(nil),
 	}
-	file_sallyport_proxy_v1_proxy_proto_msgTypes[12].OneofWrappers = []any{
+	file_sallyport_proxy_v1_proxy_proto_msgTypes[13].OneofWrappers = []any{
 		(*StreamResponse_Update)(nil),
 		(*StreamResponse_Freshness)(nil),
 		(*StreamResponse_Directive)(nil),
@@ -2627,7 +2780,7 @@ func file_sallyport_proxy_v1_proxy_proto_init() {
 		(*StreamResponse_Keys)(nil),
 		(*StreamResponse_KeySets)(nil),
 	}
-	file_sallyport_proxy_v1_proxy_proto_msgTypes[21].OneofWrappers = []any{
+	file_sallyport_proxy_v1_proxy_proto_msgTypes[22].OneofWrappers = []any{
 		(*Directive_Reconnect)(nil),
 		(*Directive_Drain)(nil),
 	}
@@ -2637,7 +2790,7 @@ func file_sallyport_proxy_v1_proxy_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_proxy_v1_proxy_proto_rawDesc), len(file_sallyport_proxy_v1_proxy_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   30,
+			NumMessages:   31,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -41,6 +41,8 @@ const (
 	// FleetServiceWaitEnforcedProcedure is the fully-qualified name of the FleetService's WaitEnforced
 	// RPC.
 	FleetServiceWaitEnforcedProcedure = "/sallyport.admin.v1.FleetService/WaitEnforced"
+	// FleetServiceStatusProcedure is the fully-qualified name of the FleetService's Status RPC.
+	FleetServiceStatusProcedure = "/sallyport.admin.v1.FleetService/Status"
 	// FleetServiceApproveProcedure is the fully-qualified name of the FleetService's Approve RPC.
 	FleetServiceApproveProcedure = "/sallyport.admin.v1.FleetService/Approve"
 	// FleetServiceRefuseProcedure is the fully-qualified name of the FleetService's Refuse RPC.
@@ -73,6 +75,10 @@ type FleetServiceClient interface {
 	// are lost, while their identity is good: they are not reached. They are not
 	// waited for, unless no proxy is connected at all.
 	WaitEnforced(context.Context, *connect.Request[v1.WaitEnforcedRequest]) (*connect.ServerStreamForClient[v1.WaitEnforcedResponse], error)
+	// Status says who enforces a revision, or one after it, since when, who is late, and
+	// why. NOT_FOUND if there is no such revision yet, or nothing to enforce in a named
+	// environment.
+	Status(context.Context, *connect.Request[v1.StatusRequest]) (*connect.Response[v1.StatusResponse], error)
 	// Approve admits the proxies of a SPIFFE ID that an Enrollment with MANUAL
 	// approval matches, or that was refused. It may be approved before any of them
 	// has registered. FAILED_PRECONDITION while it is quarantined.
@@ -134,6 +140,13 @@ func NewFleetServiceClient(httpClient connect.HTTPClient, baseURL string, opts .
 			connect.WithSchema(fleetServiceMethods.ByName("WaitEnforced")),
 			connect.WithClientOptions(opts...),
 		),
+		status: connect.NewClient[v1.StatusRequest, v1.StatusResponse](
+			httpClient,
+			baseURL+FleetServiceStatusProcedure,
+			connect.WithSchema(fleetServiceMethods.ByName("Status")),
+			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+			connect.WithClientOptions(opts...),
+		),
 		approve: connect.NewClient[v1.ApproveRequest, v1.ApproveResponse](
 			httpClient,
 			baseURL+FleetServiceApproveProcedure,
@@ -190,6 +203,7 @@ type fleetServiceClient struct {
 	listProxies  *connect.Client[v1.ListProxiesRequest, v1.ListProxiesResponse]
 	getProxy     *connect.Client[v1.GetProxyRequest, v1.GetProxyResponse]
 	waitEnforced *connect.Client[v1.WaitEnforcedRequest, v1.WaitEnforcedResponse]
+	status       *connect.Client[v1.StatusRequest, v1.StatusResponse]
 	approve      *connect.Client[v1.ApproveRequest, v1.ApproveResponse]
 	refuse       *connect.Client[v1.RefuseRequest, v1.RefuseResponse]
 	quarantine   *connect.Client[v1.QuarantineRequest, v1.QuarantineResponse]
@@ -213,6 +227,11 @@ func (c *fleetServiceClient) GetProxy(ctx context.Context, req *connect.Request[
 // WaitEnforced calls sallyport.admin.v1.FleetService.WaitEnforced.
 func (c *fleetServiceClient) WaitEnforced(ctx context.Context, req *connect.Request[v1.WaitEnforcedRequest]) (*connect.ServerStreamForClient[v1.WaitEnforcedResponse], error) {
 	return c.waitEnforced.CallServerStream(ctx, req)
+}
+
+// Status calls sallyport.admin.v1.FleetService.Status.
+func (c *fleetServiceClient) Status(ctx context.Context, req *connect.Request[v1.StatusRequest]) (*connect.Response[v1.StatusResponse], error) {
+	return c.status.CallUnary(ctx, req)
 }
 
 // Approve calls sallyport.admin.v1.FleetService.Approve.
@@ -269,6 +288,10 @@ type FleetServiceHandler interface {
 	// are lost, while their identity is good: they are not reached. They are not
 	// waited for, unless no proxy is connected at all.
 	WaitEnforced(context.Context, *connect.Request[v1.WaitEnforcedRequest], *connect.ServerStream[v1.WaitEnforcedResponse]) error
+	// Status says who enforces a revision, or one after it, since when, who is late, and
+	// why. NOT_FOUND if there is no such revision yet, or nothing to enforce in a named
+	// environment.
+	Status(context.Context, *connect.Request[v1.StatusRequest]) (*connect.Response[v1.StatusResponse], error)
 	// Approve admits the proxies of a SPIFFE ID that an Enrollment with MANUAL
 	// approval matches, or that was refused. It may be approved before any of them
 	// has registered. FAILED_PRECONDITION while it is quarantined.
@@ -324,6 +347,13 @@ func NewFleetServiceHandler(svc FleetServiceHandler, opts ...connect.HandlerOpti
 		FleetServiceWaitEnforcedProcedure,
 		svc.WaitEnforced,
 		connect.WithSchema(fleetServiceMethods.ByName("WaitEnforced")),
+		connect.WithHandlerOptions(opts...),
+	)
+	fleetServiceStatusHandler := connect.NewUnaryHandler(
+		FleetServiceStatusProcedure,
+		svc.Status,
+		connect.WithSchema(fleetServiceMethods.ByName("Status")),
+		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 		connect.WithHandlerOptions(opts...),
 	)
 	fleetServiceApproveHandler := connect.NewUnaryHandler(
@@ -382,6 +412,8 @@ func NewFleetServiceHandler(svc FleetServiceHandler, opts ...connect.HandlerOpti
 			fleetServiceGetProxyHandler.ServeHTTP(w, r)
 		case FleetServiceWaitEnforcedProcedure:
 			fleetServiceWaitEnforcedHandler.ServeHTTP(w, r)
+		case FleetServiceStatusProcedure:
+			fleetServiceStatusHandler.ServeHTTP(w, r)
 		case FleetServiceApproveProcedure:
 			fleetServiceApproveHandler.ServeHTTP(w, r)
 		case FleetServiceRefuseProcedure:
@@ -417,6 +449,10 @@ func (UnimplementedFleetServiceHandler) GetProxy(context.Context, *connect.Reque
 
 func (UnimplementedFleetServiceHandler) WaitEnforced(context.Context, *connect.Request[v1.WaitEnforcedRequest], *connect.ServerStream[v1.WaitEnforcedResponse]) error {
 	return connect.NewError(connect.CodeUnimplemented, errors.New("sallyport.admin.v1.FleetService.WaitEnforced is not implemented"))
+}
+
+func (UnimplementedFleetServiceHandler) Status(context.Context, *connect.Request[v1.StatusRequest]) (*connect.Response[v1.StatusResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("sallyport.admin.v1.FleetService.Status is not implemented"))
 }
 
 func (UnimplementedFleetServiceHandler) Approve(context.Context, *connect.Request[v1.ApproveRequest]) (*connect.Response[v1.ApproveResponse], error) {
