@@ -84,6 +84,7 @@ var needs = map[string]string{
 	"/sallyport.admin.v1.FleetService/Forget":            "admin",
 	"/sallyport.admin.v1.FleetService/WaitEnforced":      "viewer",
 	"/sallyport.admin.v1.FleetService/Status":            "viewer",
+	"/sallyport.admin.v1.FleetService/ExportStatement":   "viewer",
 	"/sallyport.admin.v1.DecisionService/Query":          "viewer",
 	"/sallyport.admin.v1.DecisionService/Tail":           "viewer",
 	"/sallyport.admin.v1.PolicyService/Explain":          "viewer",

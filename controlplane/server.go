@@ -226,6 +226,8 @@ func (s *Server) openAPI() (err error) {
 		Decisions: s.records,
 		Pseudonym: s.nyms.Of,
 		Published: s.hub.Bundle,
+		Signer:    s.signing.Signer,
+		Verifier:  s.signing.verifier,
 
 		Ready:   func() bool { return s.unready() == "" },
 		Metrics: s.metrics,

@@ -50,7 +50,7 @@ subcommands rule on proxies; what they do is in the audit.`,
 	f.StringVar(&r.by, "by", "", "count by this `label`, or by environment, cloud, region or build")
 	f.BoolVar(&r.wide, "wide", false, "show where each is, and what it has to do")
 	r.out.flag(cmd)
-	cmd.AddCommand(newShow(server), newStatus(server))
+	cmd.AddCommand(newShow(server), newStatus(server), newStatement(server))
 	cmd.AddCommand(rulings(server)...)
 	return cmd
 }

@@ -49,6 +49,7 @@ all is as it was asked for, else with 1.`,
 		server.flags(newEval(&server)),
 		server.flags(newWhoCan(&server)),
 		server.flags(newBundle(&server)),
+		newVerifyStatement(),
 		newTest(),
 		newDemo(),
 	)

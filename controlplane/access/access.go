@@ -92,6 +92,7 @@ var required = map[string]Role{
 	adminv1connect.FleetServiceGetProxyProcedure:          RoleViewer,
 	adminv1connect.FleetServiceWaitEnforcedProcedure:      RoleViewer,
 	adminv1connect.FleetServiceStatusProcedure:            RoleViewer,
+	adminv1connect.FleetServiceExportStatementProcedure:   RoleViewer,
 	adminv1connect.FleetServiceApproveProcedure:           RoleAdmin,
 	adminv1connect.FleetServiceRefuseProcedure:            RoleAdmin,
 	adminv1connect.FleetServiceQuarantineProcedure:        RoleAdmin,

@@ -87,7 +87,7 @@ func newWorldWith(t testing.TB, dsn string, wrap func(*postgres.Store) api.Store
 			{Caller: access.Caller{SPIFFEID: string(admin)}, Role: access.RoleAdmin},
 			{Caller: access.Caller{SPIFFEID: string(viewer)}, Role: access.RoleViewer},
 		})),
-		Identify: identify,
+		Identify: identify, Signer: signer, Verifier: signer.Verifier(),
 		Published: func(environment string) bundle.Bundle {
 			policy, security := w.published[environment], w.published[snapshot.SecurityLane]
 			return bundle.Bundle{

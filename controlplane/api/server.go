@@ -50,8 +50,9 @@ type Store interface {
 	Begins(ctx context.Context) (snapshot.Revision, error)
 	// Security returns the resources of the security lane.
 	Security() storage.Resources
-	// EnvironmentState is that of storage.Publishing.
+	// EnvironmentState and Head are those of storage.Publishing.
 	EnvironmentState(ctx context.Context, environment string, at snapshot.Revision) ([]storage.Version, error)
+	Head(ctx context.Context, environment string, at snapshot.Revision) (storage.EnvironmentHead, error)
 }
 
 // Identify says who calls: access.ErrUnauthenticated for a bad credential, the
@@ -72,6 +73,10 @@ type Config struct {
 	Pseudonym func(principal string) string
 	// Published is what bundles are made of. BundleService is not served when it is nil.
 	Published Published
+	// Signer signs statements, and Verifier knows the keys that sign for the fleet.
+	// None are exported when they are nil.
+	Signer   *snapshot.Signer
+	Verifier *snapshot.Verifier
 	// Ready reports what gRPC health answers; serving from the start when nil.
 	Ready   func() bool
 	Metrics prometheus.Registerer // none when nil
@@ -104,7 +109,9 @@ type API struct {
 
 	decisions storage.Decisions // nil for none
 	pseudonym func(string) string
-	published Published    // nil for none
+	published Published // nil for none
+	signer    *snapshot.Signer
+	verifier  *snapshot.Verifier
 	tails     atomic.Int64 // callers of Tail
 	tables    *tables
 
@@ -146,6 +153,8 @@ func New(c Config) (*API, error) {
 		decisions:  c.Decisions,
 		pseudonym:  c.Pseudonym,
 		published:  c.Published,
+		signer:     c.Signer,
+		verifier:   c.Verifier,
 		tables:     newTables(c.Store),
 	}
 	if a.ready == nil {

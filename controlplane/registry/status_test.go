@@ -183,6 +183,9 @@ func TestAcksOfOthersProveNothing(t *testing.T) {
 	a.key = newKey(t)
 	a.acks(six, 10)
 	l.is(r, 6, "1/0/0/0 [one#a since 60]")
+	if proven, others, err := r.Proven(t.Context(), "aws", 6); err != nil || len(proven) != 0 || others != 1 {
+		t.Errorf("proven by %v and not by %d, %v", proven, others, err)
+	}
 	a.acks(seven, 11)
 	if n := r.log.count("level=ERROR msg=\"acknowledgement was not signed by the process that registered\""); n != 1 {
 		t.Errorf("said %d times:\n%s", n, r.log)
@@ -190,6 +193,14 @@ func TestAcksOfOthersProveNothing(t *testing.T) {
 	a.key = honest
 	a.acks(seven, 12) // what was taken without its signature is proven now
 	l.is(r, 7, "1/0/0/0 [one#a since 12 signed]")
+	proven, others, err := r.Proven(t.Context(), "aws", 7)
+	if err != nil || len(proven) != 1 || others != 0 {
+		t.Fatalf("proven by %v and not by %d, %v", proven, others, err)
+	}
+	said, err := proof.Open(proven[0].GetAckKey(), proven[0].GetStatement(), proven[0].GetSignature())
+	if err != nil || !said.Enforces(seven.Head()) || proven[0].GetId() != one+"#a" {
+		t.Errorf("%v: %+v, %v", proven[0], said, err)
+	}
 }
 
 // However many revisions there are, a few proofs are kept.

@@ -2679,6 +2679,121 @@ func (x *ProxyStatus) GetLastSeenAt() *timestamppb.Timestamp {
 	return nil
 }
 
+type ExportStatementRequest struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Environment string                 `protobuf:"bytes,1,opt,name=environment,proto3" json:"environment,omitempty"`
+	// The newest when 0.
+	Revision      int64 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExportStatementRequest) Reset() {
+	*x = ExportStatementRequest{}
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExportStatementRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExportStatementRequest) ProtoMessage() {}
+
+func (x *ExportStatementRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExportStatementRequest.ProtoReflect.Descriptor instead.
+func (*ExportStatementRequest) Descriptor() ([]byte, []int) {
+	return file_sallyport_admin_v1_fleet_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *ExportStatementRequest) GetEnvironment() string {
+	if x != nil {
+		return x.Environment
+	}
+	return ""
+}
+
+func (x *ExportStatementRequest) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+type ExportStatementResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The file.
+	Statement []byte `protobuf:"bytes,1,opt,name=statement,proto3" json:"statement,omitempty"`
+	// How many proxies are in it, and how many of the environment are not.
+	Proxies       int32 `protobuf:"varint,2,opt,name=proxies,proto3" json:"proxies,omitempty"`
+	Others        int32 `protobuf:"varint,3,opt,name=others,proto3" json:"others,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExportStatementResponse) Reset() {
+	*x = ExportStatementResponse{}
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExportStatementResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExportStatementResponse) ProtoMessage() {}
+
+func (x *ExportStatementResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExportStatementResponse.ProtoReflect.Descriptor instead.
+func (*ExportStatementResponse) Descriptor() ([]byte, []int) {
+	return file_sallyport_admin_v1_fleet_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *ExportStatementResponse) GetStatement() []byte {
+	if x != nil {
+		return x.Statement
+	}
+	return nil
+}
+
+func (x *ExportStatementResponse) GetProxies() int32 {
+	if x != nil {
+		return x.Proxies
+	}
+	return 0
+}
+
+func (x *ExportStatementResponse) GetOthers() int32 {
+	if x != nil {
+		return x.Others
+	}
+	return 0
+}
+
 var File_sallyport_admin_v1_fleet_proto protoreflect.FileDescriptor
 
 const file_sallyport_admin_v1_fleet_proto_rawDesc = "" +
@@ -2874,7 +2989,15 @@ const file_sallyport_admin_v1_fleet_proto_rawDesc = "" +
 	"\x06signed\x18\a \x01(\bR\x06signed\x12\x16\n" +
 	"\x06reason\x18\b \x01(\tR\x06reason\x12<\n" +
 	"\flast_seen_at\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"lastSeenAt*\x8b\x01\n" +
+	"lastSeenAt\"k\n" +
+	"\x16ExportStatementRequest\x12,\n" +
+	"\venvironment\x18\x01 \x01(\tB\n" +
+	"\xbaH\a\xc8\x01\x01r\x02\x18?R\venvironment\x12#\n" +
+	"\brevision\x18\x02 \x01(\x03B\a\xbaH\x04\"\x02(\x00R\brevision\"i\n" +
+	"\x17ExportStatementResponse\x12\x1c\n" +
+	"\tstatement\x18\x01 \x01(\fR\tstatement\x12\x18\n" +
+	"\aproxies\x18\x02 \x01(\x05R\aproxies\x12\x16\n" +
+	"\x06others\x18\x03 \x01(\x05R\x06others*\x8b\x01\n" +
 	"\bStanding\x12\x18\n" +
 	"\x14STANDING_UNSPECIFIED\x10\x00\x12\x1e\n" +
 	"\x1aSTANDING_AWAITING_APPROVAL\x10\x01\x12\x15\n" +
@@ -2897,12 +3020,13 @@ const file_sallyport_admin_v1_fleet_proto_rawDesc = "" +
 	"\x12PROGRESS_ENFORCING\x10\x01\x12\x11\n" +
 	"\rPROGRESS_LATE\x10\x02\x12\x11\n" +
 	"\rPROGRESS_AWAY\x10\x03\x12\x15\n" +
-	"\x11PROGRESS_KEPT_OUT\x10\x042\xad\b\n" +
+	"\x11PROGRESS_KEPT_OUT\x10\x042\x9e\t\n" +
 	"\fFleetService\x12c\n" +
 	"\vListProxies\x12&.sallyport.admin.v1.ListProxiesRequest\x1a'.sallyport.admin.v1.ListProxiesResponse\"\x03\x90\x02\x01\x12Z\n" +
 	"\bGetProxy\x12#.sallyport.admin.v1.GetProxyRequest\x1a$.sallyport.admin.v1.GetProxyResponse\"\x03\x90\x02\x01\x12c\n" +
 	"\fWaitEnforced\x12'.sallyport.admin.v1.WaitEnforcedRequest\x1a(.sallyport.admin.v1.WaitEnforcedResponse0\x01\x12T\n" +
-	"\x06Status\x12!.sallyport.admin.v1.StatusRequest\x1a\".sallyport.admin.v1.StatusResponse\"\x03\x90\x02\x01\x12R\n" +
+	"\x06Status\x12!.sallyport.admin.v1.StatusRequest\x1a\".sallyport.admin.v1.StatusResponse\"\x03\x90\x02\x01\x12o\n" +
+	"\x0fExportStatement\x12*.sallyport.admin.v1.ExportStatementRequest\x1a+.sallyport.admin.v1.ExportStatementResponse\"\x03\x90\x02\x01\x12R\n" +
 	"\aApprove\x12\".sallyport.admin.v1.ApproveRequest\x1a#.sallyport.admin.v1.ApproveResponse\x12O\n" +
 	"\x06Refuse\x12!.sallyport.admin.v1.RefuseRequest\x1a\".sallyport.admin.v1.RefuseResponse\x12[\n" +
 	"\n" +
@@ -2928,121 +3052,125 @@ func file_sallyport_admin_v1_fleet_proto_rawDescGZIP() []byte {
 }
 
 var file_sallyport_admin_v1_fleet_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_sallyport_admin_v1_fleet_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
+var file_sallyport_admin_v1_fleet_proto_msgTypes = make([]protoimpl.MessageInfo, 42)
 var file_sallyport_admin_v1_fleet_proto_goTypes = []any{
-	(Standing)(0),                 // 0: sallyport.admin.v1.Standing
-	(Connection)(0),               // 1: sallyport.admin.v1.Connection
-	(Enforcement)(0),              // 2: sallyport.admin.v1.Enforcement
-	(Progress)(0),                 // 3: sallyport.admin.v1.Progress
-	(*ApproveRequest)(nil),        // 4: sallyport.admin.v1.ApproveRequest
-	(*ApproveResponse)(nil),       // 5: sallyport.admin.v1.ApproveResponse
-	(*RefuseRequest)(nil),         // 6: sallyport.admin.v1.RefuseRequest
-	(*RefuseResponse)(nil),        // 7: sallyport.admin.v1.RefuseResponse
-	(*QuarantineRequest)(nil),     // 8: sallyport.admin.v1.QuarantineRequest
-	(*QuarantineResponse)(nil),    // 9: sallyport.admin.v1.QuarantineResponse
-	(*ReleaseRequest)(nil),        // 10: sallyport.admin.v1.ReleaseRequest
-	(*ReleaseResponse)(nil),       // 11: sallyport.admin.v1.ReleaseResponse
-	(*DrainRequest)(nil),          // 12: sallyport.admin.v1.DrainRequest
-	(*DrainResponse)(nil),         // 13: sallyport.admin.v1.DrainResponse
-	(*UndrainRequest)(nil),        // 14: sallyport.admin.v1.UndrainRequest
-	(*UndrainResponse)(nil),       // 15: sallyport.admin.v1.UndrainResponse
-	(*SetLabelsRequest)(nil),      // 16: sallyport.admin.v1.SetLabelsRequest
-	(*SetLabelsResponse)(nil),     // 17: sallyport.admin.v1.SetLabelsResponse
-	(*ForgetRequest)(nil),         // 18: sallyport.admin.v1.ForgetRequest
-	(*ForgetResponse)(nil),        // 19: sallyport.admin.v1.ForgetResponse
-	(*ListProxiesRequest)(nil),    // 20: sallyport.admin.v1.ListProxiesRequest
-	(*ListProxiesResponse)(nil),   // 21: sallyport.admin.v1.ListProxiesResponse
-	(*GetProxyRequest)(nil),       // 22: sallyport.admin.v1.GetProxyRequest
-	(*GetProxyResponse)(nil),      // 23: sallyport.admin.v1.GetProxyResponse
-	(*Proxy)(nil),                 // 24: sallyport.admin.v1.Proxy
-	(*Proof)(nil),                 // 25: sallyport.admin.v1.Proof
-	(*Ruling)(nil),                // 26: sallyport.admin.v1.Ruling
-	(*Place)(nil),                 // 27: sallyport.admin.v1.Place
-	(*Load)(nil),                  // 28: sallyport.admin.v1.Load
-	(*SecurityLane)(nil),          // 29: sallyport.admin.v1.SecurityLane
-	(*ListenerStatus)(nil),        // 30: sallyport.admin.v1.ListenerStatus
-	(*Reject)(nil),                // 31: sallyport.admin.v1.Reject
-	(*WaitEnforcedRequest)(nil),   // 32: sallyport.admin.v1.WaitEnforcedRequest
-	(*WaitEnforcedResponse)(nil),  // 33: sallyport.admin.v1.WaitEnforcedResponse
-	(*EnvironmentProgress)(nil),   // 34: sallyport.admin.v1.EnvironmentProgress
-	(*Laggard)(nil),               // 35: sallyport.admin.v1.Laggard
-	(*StatusRequest)(nil),         // 36: sallyport.admin.v1.StatusRequest
-	(*StatusResponse)(nil),        // 37: sallyport.admin.v1.StatusResponse
-	(*EnvironmentStatus)(nil),     // 38: sallyport.admin.v1.EnvironmentStatus
-	(*ProxyStatus)(nil),           // 39: sallyport.admin.v1.ProxyStatus
-	nil,                           // 40: sallyport.admin.v1.SetLabelsRequest.LabelsEntry
-	nil,                           // 41: sallyport.admin.v1.SetLabelsResponse.LabelsEntry
-	nil,                           // 42: sallyport.admin.v1.Proxy.LabelsEntry
-	nil,                           // 43: sallyport.admin.v1.Proxy.OperatorLabelsEntry
-	(*timestamppb.Timestamp)(nil), // 44: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 45: google.protobuf.Duration
+	(Standing)(0),                   // 0: sallyport.admin.v1.Standing
+	(Connection)(0),                 // 1: sallyport.admin.v1.Connection
+	(Enforcement)(0),                // 2: sallyport.admin.v1.Enforcement
+	(Progress)(0),                   // 3: sallyport.admin.v1.Progress
+	(*ApproveRequest)(nil),          // 4: sallyport.admin.v1.ApproveRequest
+	(*ApproveResponse)(nil),         // 5: sallyport.admin.v1.ApproveResponse
+	(*RefuseRequest)(nil),           // 6: sallyport.admin.v1.RefuseRequest
+	(*RefuseResponse)(nil),          // 7: sallyport.admin.v1.RefuseResponse
+	(*QuarantineRequest)(nil),       // 8: sallyport.admin.v1.QuarantineRequest
+	(*QuarantineResponse)(nil),      // 9: sallyport.admin.v1.QuarantineResponse
+	(*ReleaseRequest)(nil),          // 10: sallyport.admin.v1.ReleaseRequest
+	(*ReleaseResponse)(nil),         // 11: sallyport.admin.v1.ReleaseResponse
+	(*DrainRequest)(nil),            // 12: sallyport.admin.v1.DrainRequest
+	(*DrainResponse)(nil),           // 13: sallyport.admin.v1.DrainResponse
+	(*UndrainRequest)(nil),          // 14: sallyport.admin.v1.UndrainRequest
+	(*UndrainResponse)(nil),         // 15: sallyport.admin.v1.UndrainResponse
+	(*SetLabelsRequest)(nil),        // 16: sallyport.admin.v1.SetLabelsRequest
+	(*SetLabelsResponse)(nil),       // 17: sallyport.admin.v1.SetLabelsResponse
+	(*ForgetRequest)(nil),           // 18: sallyport.admin.v1.ForgetRequest
+	(*ForgetResponse)(nil),          // 19: sallyport.admin.v1.ForgetResponse
+	(*ListProxiesRequest)(nil),      // 20: sallyport.admin.v1.ListProxiesRequest
+	(*ListProxiesResponse)(nil),     // 21: sallyport.admin.v1.ListProxiesResponse
+	(*GetProxyRequest)(nil),         // 22: sallyport.admin.v1.GetProxyRequest
+	(*GetProxyResponse)(nil),        // 23: sallyport.admin.v1.GetProxyResponse
+	(*Proxy)(nil),                   // 24: sallyport.admin.v1.Proxy
+	(*Proof)(nil),                   // 25: sallyport.admin.v1.Proof
+	(*Ruling)(nil),                  // 26: sallyport.admin.v1.Ruling
+	(*Place)(nil),                   // 27: sallyport.admin.v1.Place
+	(*Load)(nil),                    // 28: sallyport.admin.v1.Load
+	(*SecurityLane)(nil),            // 29: sallyport.admin.v1.SecurityLane
+	(*ListenerStatus)(nil),          // 30: sallyport.admin.v1.ListenerStatus
+	(*Reject)(nil),                  // 31: sallyport.admin.v1.Reject
+	(*WaitEnforcedRequest)(nil),     // 32: sallyport.admin.v1.WaitEnforcedRequest
+	(*WaitEnforcedResponse)(nil),    // 33: sallyport.admin.v1.WaitEnforcedResponse
+	(*EnvironmentProgress)(nil),     // 34: sallyport.admin.v1.EnvironmentProgress
+	(*Laggard)(nil),                 // 35: sallyport.admin.v1.Laggard
+	(*StatusRequest)(nil),           // 36: sallyport.admin.v1.StatusRequest
+	(*StatusResponse)(nil),          // 37: sallyport.admin.v1.StatusResponse
+	(*EnvironmentStatus)(nil),       // 38: sallyport.admin.v1.EnvironmentStatus
+	(*ProxyStatus)(nil),             // 39: sallyport.admin.v1.ProxyStatus
+	(*ExportStatementRequest)(nil),  // 40: sallyport.admin.v1.ExportStatementRequest
+	(*ExportStatementResponse)(nil), // 41: sallyport.admin.v1.ExportStatementResponse
+	nil,                             // 42: sallyport.admin.v1.SetLabelsRequest.LabelsEntry
+	nil,                             // 43: sallyport.admin.v1.SetLabelsResponse.LabelsEntry
+	nil,                             // 44: sallyport.admin.v1.Proxy.LabelsEntry
+	nil,                             // 45: sallyport.admin.v1.Proxy.OperatorLabelsEntry
+	(*timestamppb.Timestamp)(nil),   // 46: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),     // 47: google.protobuf.Duration
 }
 var file_sallyport_admin_v1_fleet_proto_depIdxs = []int32{
-	40, // 0: sallyport.admin.v1.SetLabelsRequest.labels:type_name -> sallyport.admin.v1.SetLabelsRequest.LabelsEntry
-	41, // 1: sallyport.admin.v1.SetLabelsResponse.labels:type_name -> sallyport.admin.v1.SetLabelsResponse.LabelsEntry
+	42, // 0: sallyport.admin.v1.SetLabelsRequest.labels:type_name -> sallyport.admin.v1.SetLabelsRequest.LabelsEntry
+	43, // 1: sallyport.admin.v1.SetLabelsResponse.labels:type_name -> sallyport.admin.v1.SetLabelsResponse.LabelsEntry
 	24, // 2: sallyport.admin.v1.ListProxiesResponse.proxies:type_name -> sallyport.admin.v1.Proxy
 	24, // 3: sallyport.admin.v1.GetProxyResponse.proxy:type_name -> sallyport.admin.v1.Proxy
-	42, // 4: sallyport.admin.v1.Proxy.labels:type_name -> sallyport.admin.v1.Proxy.LabelsEntry
+	44, // 4: sallyport.admin.v1.Proxy.labels:type_name -> sallyport.admin.v1.Proxy.LabelsEntry
 	1,  // 5: sallyport.admin.v1.Proxy.connection:type_name -> sallyport.admin.v1.Connection
 	2,  // 6: sallyport.admin.v1.Proxy.enforcement:type_name -> sallyport.admin.v1.Enforcement
 	31, // 7: sallyport.admin.v1.Proxy.rejects:type_name -> sallyport.admin.v1.Reject
-	44, // 8: sallyport.admin.v1.Proxy.registered_at:type_name -> google.protobuf.Timestamp
-	44, // 9: sallyport.admin.v1.Proxy.last_seen_at:type_name -> google.protobuf.Timestamp
-	45, // 10: sallyport.admin.v1.Proxy.configuration_age:type_name -> google.protobuf.Duration
-	45, // 11: sallyport.admin.v1.Proxy.clock_skew:type_name -> google.protobuf.Duration
+	46, // 8: sallyport.admin.v1.Proxy.registered_at:type_name -> google.protobuf.Timestamp
+	46, // 9: sallyport.admin.v1.Proxy.last_seen_at:type_name -> google.protobuf.Timestamp
+	47, // 10: sallyport.admin.v1.Proxy.configuration_age:type_name -> google.protobuf.Duration
+	47, // 11: sallyport.admin.v1.Proxy.clock_skew:type_name -> google.protobuf.Duration
 	30, // 12: sallyport.admin.v1.Proxy.listeners:type_name -> sallyport.admin.v1.ListenerStatus
-	44, // 13: sallyport.admin.v1.Proxy.identity_expires_at:type_name -> google.protobuf.Timestamp
+	46, // 13: sallyport.admin.v1.Proxy.identity_expires_at:type_name -> google.protobuf.Timestamp
 	29, // 14: sallyport.admin.v1.Proxy.security:type_name -> sallyport.admin.v1.SecurityLane
 	0,  // 15: sallyport.admin.v1.Proxy.standing:type_name -> sallyport.admin.v1.Standing
 	26, // 16: sallyport.admin.v1.Proxy.standing_ruling:type_name -> sallyport.admin.v1.Ruling
 	26, // 17: sallyport.admin.v1.Proxy.drain_ruling:type_name -> sallyport.admin.v1.Ruling
-	43, // 18: sallyport.admin.v1.Proxy.operator_labels:type_name -> sallyport.admin.v1.Proxy.OperatorLabelsEntry
+	45, // 18: sallyport.admin.v1.Proxy.operator_labels:type_name -> sallyport.admin.v1.Proxy.OperatorLabelsEntry
 	27, // 19: sallyport.admin.v1.Proxy.place:type_name -> sallyport.admin.v1.Place
-	44, // 20: sallyport.admin.v1.Proxy.started_at:type_name -> google.protobuf.Timestamp
+	46, // 20: sallyport.admin.v1.Proxy.started_at:type_name -> google.protobuf.Timestamp
 	28, // 21: sallyport.admin.v1.Proxy.load:type_name -> sallyport.admin.v1.Load
 	25, // 22: sallyport.admin.v1.Proxy.proofs:type_name -> sallyport.admin.v1.Proof
-	44, // 23: sallyport.admin.v1.Proof.enforced_at:type_name -> google.protobuf.Timestamp
-	44, // 24: sallyport.admin.v1.Ruling.at:type_name -> google.protobuf.Timestamp
+	46, // 23: sallyport.admin.v1.Proof.enforced_at:type_name -> google.protobuf.Timestamp
+	46, // 24: sallyport.admin.v1.Ruling.at:type_name -> google.protobuf.Timestamp
 	2,  // 25: sallyport.admin.v1.SecurityLane.enforcement:type_name -> sallyport.admin.v1.Enforcement
 	31, // 26: sallyport.admin.v1.SecurityLane.rejects:type_name -> sallyport.admin.v1.Reject
-	45, // 27: sallyport.admin.v1.SecurityLane.age:type_name -> google.protobuf.Duration
-	45, // 28: sallyport.admin.v1.WaitEnforcedRequest.timeout:type_name -> google.protobuf.Duration
+	47, // 27: sallyport.admin.v1.SecurityLane.age:type_name -> google.protobuf.Duration
+	47, // 28: sallyport.admin.v1.WaitEnforcedRequest.timeout:type_name -> google.protobuf.Duration
 	34, // 29: sallyport.admin.v1.WaitEnforcedResponse.environments:type_name -> sallyport.admin.v1.EnvironmentProgress
-	45, // 30: sallyport.admin.v1.WaitEnforcedResponse.elapsed:type_name -> google.protobuf.Duration
+	47, // 30: sallyport.admin.v1.WaitEnforcedResponse.elapsed:type_name -> google.protobuf.Duration
 	35, // 31: sallyport.admin.v1.EnvironmentProgress.laggards:type_name -> sallyport.admin.v1.Laggard
 	2,  // 32: sallyport.admin.v1.Laggard.enforcement:type_name -> sallyport.admin.v1.Enforcement
 	38, // 33: sallyport.admin.v1.StatusResponse.environments:type_name -> sallyport.admin.v1.EnvironmentStatus
 	39, // 34: sallyport.admin.v1.EnvironmentStatus.proxies:type_name -> sallyport.admin.v1.ProxyStatus
 	3,  // 35: sallyport.admin.v1.ProxyStatus.progress:type_name -> sallyport.admin.v1.Progress
 	2,  // 36: sallyport.admin.v1.ProxyStatus.enforcement:type_name -> sallyport.admin.v1.Enforcement
-	44, // 37: sallyport.admin.v1.ProxyStatus.since:type_name -> google.protobuf.Timestamp
-	44, // 38: sallyport.admin.v1.ProxyStatus.last_seen_at:type_name -> google.protobuf.Timestamp
+	46, // 37: sallyport.admin.v1.ProxyStatus.since:type_name -> google.protobuf.Timestamp
+	46, // 38: sallyport.admin.v1.ProxyStatus.last_seen_at:type_name -> google.protobuf.Timestamp
 	20, // 39: sallyport.admin.v1.FleetService.ListProxies:input_type -> sallyport.admin.v1.ListProxiesRequest
 	22, // 40: sallyport.admin.v1.FleetService.GetProxy:input_type -> sallyport.admin.v1.GetProxyRequest
 	32, // 41: sallyport.admin.v1.FleetService.WaitEnforced:input_type -> sallyport.admin.v1.WaitEnforcedRequest
 	36, // 42: sallyport.admin.v1.FleetService.Status:input_type -> sallyport.admin.v1.StatusRequest
-	4,  // 43: sallyport.admin.v1.FleetService.Approve:input_type -> sallyport.admin.v1.ApproveRequest
-	6,  // 44: sallyport.admin.v1.FleetService.Refuse:input_type -> sallyport.admin.v1.RefuseRequest
-	8,  // 45: sallyport.admin.v1.FleetService.Quarantine:input_type -> sallyport.admin.v1.QuarantineRequest
-	10, // 46: sallyport.admin.v1.FleetService.Release:input_type -> sallyport.admin.v1.ReleaseRequest
-	12, // 47: sallyport.admin.v1.FleetService.Drain:input_type -> sallyport.admin.v1.DrainRequest
-	14, // 48: sallyport.admin.v1.FleetService.Undrain:input_type -> sallyport.admin.v1.UndrainRequest
-	16, // 49: sallyport.admin.v1.FleetService.SetLabels:input_type -> sallyport.admin.v1.SetLabelsRequest
-	18, // 50: sallyport.admin.v1.FleetService.Forget:input_type -> sallyport.admin.v1.ForgetRequest
-	21, // 51: sallyport.admin.v1.FleetService.ListProxies:output_type -> sallyport.admin.v1.ListProxiesResponse
-	23, // 52: sallyport.admin.v1.FleetService.GetProxy:output_type -> sallyport.admin.v1.GetProxyResponse
-	33, // 53: sallyport.admin.v1.FleetService.WaitEnforced:output_type -> sallyport.admin.v1.WaitEnforcedResponse
-	37, // 54: sallyport.admin.v1.FleetService.Status:output_type -> sallyport.admin.v1.StatusResponse
-	5,  // 55: sallyport.admin.v1.FleetService.Approve:output_type -> sallyport.admin.v1.ApproveResponse
-	7,  // 56: sallyport.admin.v1.FleetService.Refuse:output_type -> sallyport.admin.v1.RefuseResponse
-	9,  // 57: sallyport.admin.v1.FleetService.Quarantine:output_type -> sallyport.admin.v1.QuarantineResponse
-	11, // 58: sallyport.admin.v1.FleetService.Release:output_type -> sallyport.admin.v1.ReleaseResponse
-	13, // 59: sallyport.admin.v1.FleetService.Drain:output_type -> sallyport.admin.v1.DrainResponse
-	15, // 60: sallyport.admin.v1.FleetService.Undrain:output_type -> sallyport.admin.v1.UndrainResponse
-	17, // 61: sallyport.admin.v1.FleetService.SetLabels:output_type -> sallyport.admin.v1.SetLabelsResponse
-	19, // 62: sallyport.admin.v1.FleetService.Forget:output_type -> sallyport.admin.v1.ForgetResponse
-	51, // [51:63] is the sub-list for method output_type
-	39, // [39:51] is the sub-list for method input_type
+	40, // 43: sallyport.admin.v1.FleetService.ExportStatement:input_type -> sallyport.admin.v1.ExportStatementRequest
+	4,  // 44: sallyport.admin.v1.FleetService.Approve:input_type -> sallyport.admin.v1.ApproveRequest
+	6,  // 45: sallyport.admin.v1.FleetService.Refuse:input_type -> sallyport.admin.v1.RefuseRequest
+	8,  // 46: sallyport.admin.v1.FleetService.Quarantine:input_type -> sallyport.admin.v1.QuarantineRequest
+	10, // 47: sallyport.admin.v1.FleetService.Release:input_type -> sallyport.admin.v1.ReleaseRequest
+	12, // 48: sallyport.admin.v1.FleetService.Drain:input_type -> sallyport.admin.v1.DrainRequest
+	14, // 49: sallyport.admin.v1.FleetService.Undrain:input_type -> sallyport.admin.v1.UndrainRequest
+	16, // 50: sallyport.admin.v1.FleetService.SetLabels:input_type -> sallyport.admin.v1.SetLabelsRequest
+	18, // 51: sallyport.admin.v1.FleetService.Forget:input_type -> sallyport.admin.v1.ForgetRequest
+	21, // 52: sallyport.admin.v1.FleetService.ListProxies:output_type -> sallyport.admin.v1.ListProxiesResponse
+	23, // 53: sallyport.admin.v1.FleetService.GetProxy:output_type -> sallyport.admin.v1.GetProxyResponse
+	33, // 54: sallyport.admin.v1.FleetService.WaitEnforced:output_type -> sallyport.admin.v1.WaitEnforcedResponse
+	37, // 55: sallyport.admin.v1.FleetService.Status:output_type -> sallyport.admin.v1.StatusResponse
+	41, // 56: sallyport.admin.v1.FleetService.ExportStatement:output_type -> sallyport.admin.v1.ExportStatementResponse
+	5,  // 57: sallyport.admin.v1.FleetService.Approve:output_type -> sallyport.admin.v1.ApproveResponse
+	7,  // 58: sallyport.admin.v1.FleetService.Refuse:output_type -> sallyport.admin.v1.RefuseResponse
+	9,  // 59: sallyport.admin.v1.FleetService.Quarantine:output_type -> sallyport.admin.v1.QuarantineResponse
+	11, // 60: sallyport.admin.v1.FleetService.Release:output_type -> sallyport.admin.v1.ReleaseResponse
+	13, // 61: sallyport.admin.v1.FleetService.Drain:output_type -> sallyport.admin.v1.DrainResponse
+	15, // 62: sallyport.admin.v1.FleetService.Undrain:output_type -> sallyport.admin.v1.UndrainResponse
+	17, // 63: sallyport.admin.v1.FleetService.SetLabels:output_type -> sallyport.admin.v1.SetLabelsResponse
+	19, // 64: sallyport.admin.v1.FleetService.Forget:output_type -> sallyport.admin.v1.ForgetResponse
+	52, // [52:65] is the sub-list for method output_type
+	39, // [39:52] is the sub-list for method input_type
 	39, // [39:39] is the sub-list for extension type_name
 	39, // [39:39] is the sub-list for extension extendee
 	0,  // [0:39] is the sub-list for field type_name
@@ -3059,7 +3187,7 @@ func file_sallyport_admin_v1_fleet_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_admin_v1_fleet_proto_rawDesc), len(file_sallyport_admin_v1_fleet_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   40,
+			NumMessages:   42,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

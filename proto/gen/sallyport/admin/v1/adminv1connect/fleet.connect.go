@@ -43,6 +43,9 @@ const (
 	FleetServiceWaitEnforcedProcedure = "/sallyport.admin.v1.FleetService/WaitEnforced"
 	// FleetServiceStatusProcedure is the fully-qualified name of the FleetService's Status RPC.
 	FleetServiceStatusProcedure = "/sallyport.admin.v1.FleetService/Status"
+	// FleetServiceExportStatementProcedure is the fully-qualified name of the FleetService's
+	// ExportStatement RPC.
+	FleetServiceExportStatementProcedure = "/sallyport.admin.v1.FleetService/ExportStatement"
 	// FleetServiceApproveProcedure is the fully-qualified name of the FleetService's Approve RPC.
 	FleetServiceApproveProcedure = "/sallyport.admin.v1.FleetService/Approve"
 	// FleetServiceRefuseProcedure is the fully-qualified name of the FleetService's Refuse RPC.
@@ -79,6 +82,11 @@ type FleetServiceClient interface {
 	// why. NOT_FOUND if there is no such revision yet, or nothing to enforce in a named
 	// environment.
 	Status(context.Context, *connect.Request[v1.StatusRequest]) (*connect.Response[v1.StatusResponse], error)
+	// ExportStatement returns a statement of which proxies enforce an environment's
+	// revision, or one after it, made of what they have signed themselves. Anybody can
+	// verify it who knows the fleet's root key: see docs/proof.md. NOT_FOUND as Status;
+	// FAILED_PRECONDITION if this replica's key does not sign for the fleet.
+	ExportStatement(context.Context, *connect.Request[v1.ExportStatementRequest]) (*connect.Response[v1.ExportStatementResponse], error)
 	// Approve admits the proxies of a SPIFFE ID that an Enrollment with MANUAL
 	// approval matches, or that was refused. It may be approved before any of them
 	// has registered. FAILED_PRECONDITION while it is quarantined.
@@ -147,6 +155,13 @@ func NewFleetServiceClient(httpClient connect.HTTPClient, baseURL string, opts .
 			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 			connect.WithClientOptions(opts...),
 		),
+		exportStatement: connect.NewClient[v1.ExportStatementRequest, v1.ExportStatementResponse](
+			httpClient,
+			baseURL+FleetServiceExportStatementProcedure,
+			connect.WithSchema(fleetServiceMethods.ByName("ExportStatement")),
+			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+			connect.WithClientOptions(opts...),
+		),
 		approve: connect.NewClient[v1.ApproveRequest, v1.ApproveResponse](
 			httpClient,
 			baseURL+FleetServiceApproveProcedure,
@@ -200,18 +215,19 @@ func NewFleetServiceClient(httpClient connect.HTTPClient, baseURL string, opts .
 
 // fleetServiceClient implements FleetServiceClient.
 type fleetServiceClient struct {
-	listProxies  *connect.Client[v1.ListProxiesRequest, v1.ListProxiesResponse]
-	getProxy     *connect.Client[v1.GetProxyRequest, v1.GetProxyResponse]
-	waitEnforced *connect.Client[v1.WaitEnforcedRequest, v1.WaitEnforcedResponse]
-	status       *connect.Client[v1.StatusRequest, v1.StatusResponse]
-	approve      *connect.Client[v1.ApproveRequest, v1.ApproveResponse]
-	refuse       *connect.Client[v1.RefuseRequest, v1.RefuseResponse]
-	quarantine   *connect.Client[v1.QuarantineRequest, v1.QuarantineResponse]
-	release      *connect.Client[v1.ReleaseRequest, v1.ReleaseResponse]
-	drain        *connect.Client[v1.DrainRequest, v1.DrainResponse]
-	undrain      *connect.Client[v1.UndrainRequest, v1.UndrainResponse]
-	setLabels    *connect.Client[v1.SetLabelsRequest, v1.SetLabelsResponse]
-	forget       *connect.Client[v1.ForgetRequest, v1.ForgetResponse]
+	listProxies     *connect.Client[v1.ListProxiesRequest, v1.ListProxiesResponse]
+	getProxy        *connect.Client[v1.GetProxyRequest, v1.GetProxyResponse]
+	waitEnforced    *connect.Client[v1.WaitEnforcedRequest, v1.WaitEnforcedResponse]
+	status          *connect.Client[v1.StatusRequest, v1.StatusResponse]
+	exportStatement *connect.Client[v1.ExportStatementRequest, v1.ExportStatementResponse]
+	approve         *connect.Client[v1.ApproveRequest, v1.ApproveResponse]
+	refuse          *connect.Client[v1.RefuseRequest, v1.RefuseResponse]
+	quarantine      *connect.Client[v1.QuarantineRequest, v1.QuarantineResponse]
+	release         *connect.Client[v1.ReleaseRequest, v1.ReleaseResponse]
+	drain           *connect.Client[v1.DrainRequest, v1.DrainResponse]
+	undrain         *connect.Client[v1.UndrainRequest, v1.UndrainResponse]
+	setLabels       *connect.Client[v1.SetLabelsRequest, v1.SetLabelsResponse]
+	forget          *connect.Client[v1.ForgetRequest, v1.ForgetResponse]
 }
 
 // ListProxies calls sallyport.admin.v1.FleetService.ListProxies.
@@ -232,6 +248,11 @@ func (c *fleetServiceClient) WaitEnforced(ctx context.Context, req *connect.Requ
 // Status calls sallyport.admin.v1.FleetService.Status.
 func (c *fleetServiceClient) Status(ctx context.Context, req *connect.Request[v1.StatusRequest]) (*connect.Response[v1.StatusResponse], error) {
 	return c.status.CallUnary(ctx, req)
+}
+
+// ExportStatement calls sallyport.admin.v1.FleetService.ExportStatement.
+func (c *fleetServiceClient) ExportStatement(ctx context.Context, req *connect.Request[v1.ExportStatementRequest]) (*connect.Response[v1.ExportStatementResponse], error) {
+	return c.exportStatement.CallUnary(ctx, req)
 }
 
 // Approve calls sallyport.admin.v1.FleetService.Approve.
@@ -292,6 +313,11 @@ type FleetServiceHandler interface {
 	// why. NOT_FOUND if there is no such revision yet, or nothing to enforce in a named
 	// environment.
 	Status(context.Context, *connect.Request[v1.StatusRequest]) (*connect.Response[v1.StatusResponse], error)
+	// ExportStatement returns a statement of which proxies enforce an environment's
+	// revision, or one after it, made of what they have signed themselves. Anybody can
+	// verify it who knows the fleet's root key: see docs/proof.md. NOT_FOUND as Status;
+	// FAILED_PRECONDITION if this replica's key does not sign for the fleet.
+	ExportStatement(context.Context, *connect.Request[v1.ExportStatementRequest]) (*connect.Response[v1.ExportStatementResponse], error)
 	// Approve admits the proxies of a SPIFFE ID that an Enrollment with MANUAL
 	// approval matches, or that was refused. It may be approved before any of them
 	// has registered. FAILED_PRECONDITION while it is quarantined.
@@ -356,6 +382,13 @@ func NewFleetServiceHandler(svc FleetServiceHandler, opts ...connect.HandlerOpti
 		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 		connect.WithHandlerOptions(opts...),
 	)
+	fleetServiceExportStatementHandler := connect.NewUnaryHandler(
+		FleetServiceExportStatementProcedure,
+		svc.ExportStatement,
+		connect.WithSchema(fleetServiceMethods.ByName("ExportStatement")),
+		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+		connect.WithHandlerOptions(opts...),
+	)
 	fleetServiceApproveHandler := connect.NewUnaryHandler(
 		FleetServiceApproveProcedure,
 		svc.Approve,
@@ -414,6 +447,8 @@ func NewFleetServiceHandler(svc FleetServiceHandler, opts ...connect.HandlerOpti
 			fleetServiceWaitEnforcedHandler.ServeHTTP(w, r)
 		case FleetServiceStatusProcedure:
 			fleetServiceStatusHandler.ServeHTTP(w, r)
+		case FleetServiceExportStatementProcedure:
+			fleetServiceExportStatementHandler.ServeHTTP(w, r)
 		case FleetServiceApproveProcedure:
 			fleetServiceApproveHandler.ServeHTTP(w, r)
 		case FleetServiceRefuseProcedure:
@@ -453,6 +488,10 @@ func (UnimplementedFleetServiceHandler) WaitEnforced(context.Context, *connect.R
 
 func (UnimplementedFleetServiceHandler) Status(context.Context, *connect.Request[v1.StatusRequest]) (*connect.Response[v1.StatusResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("sallyport.admin.v1.FleetService.Status is not implemented"))
+}
+
+func (UnimplementedFleetServiceHandler) ExportStatement(context.Context, *connect.Request[v1.ExportStatementRequest]) (*connect.Response[v1.ExportStatementResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("sallyport.admin.v1.FleetService.ExportStatement is not implemented"))
 }
 
 func (UnimplementedFleetServiceHandler) Approve(context.Context, *connect.Request[v1.ApproveRequest]) (*connect.Response[v1.ApproveResponse], error) {
