@@ -83,6 +83,7 @@ var needs = map[string]string{
 	"/sallyport.admin.v1.FleetService/SetLabels":         "admin",
 	"/sallyport.admin.v1.FleetService/Forget":            "admin",
 	"/sallyport.admin.v1.FleetService/WaitEnforced":      "viewer",
+	"/sallyport.admin.v1.FleetService/Verify":            "viewer",
 	"/sallyport.admin.v1.FleetService/Status":            "viewer",
 	"/sallyport.admin.v1.FleetService/ExportStatement":   "viewer",
 	"/sallyport.admin.v1.DecisionService/Query":          "viewer",

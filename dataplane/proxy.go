@@ -400,7 +400,7 @@ func (p policy) Enforced() link.Enforced {
 	if live == nil {
 		return link.Enforced{}
 	}
-	return link.Enforced{Root: live.EnforcedRoot(), Rejects: live.Rejects()}
+	return link.Enforced{Root: live.EnforcedRoot(), Rejects: live.Rejects(), Live: live.Live()}
 }
 
 // security has the gateway cut off whom the security lane says.

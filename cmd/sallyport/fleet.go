@@ -50,7 +50,7 @@ subcommands rule on proxies; what they do is in the audit.`,
 	f.StringVar(&r.by, "by", "", "count by this `label`, or by environment, cloud, region or build")
 	f.BoolVar(&r.wide, "wide", false, "show where each is, and what it has to do")
 	r.out.flag(cmd)
-	cmd.AddCommand(newShow(server), newStatus(server), newStatement(server))
+	cmd.AddCommand(newShow(server), newStatus(server), newStatement(server), newVerify(server))
 	cmd.AddCommand(rulings(server)...)
 	return cmd
 }
@@ -157,7 +157,7 @@ func enforcement(e adminv1.Enforcement) string {
 
 // word returns the value's own part of an enum's name: CONNECTED.
 func word(enum string) string {
-	for _, prefix := range []string{"CONNECTION_", "ENFORCEMENT_", "CHANGE_TYPE_", "STANDING_", "PROGRESS_"} {
+	for _, prefix := range []string{"CONNECTION_", "ENFORCEMENT_", "CHANGE_TYPE_", "STANDING_", "PROGRESS_", "DEVIATION_TYPE_"} {
 		if w, ok := strings.CutPrefix(enum, prefix); ok {
 			enum = w
 		}

@@ -91,6 +91,7 @@ var required = map[string]Role{
 	adminv1connect.FleetServiceListProxiesProcedure:       RoleViewer,
 	adminv1connect.FleetServiceGetProxyProcedure:          RoleViewer,
 	adminv1connect.FleetServiceWaitEnforcedProcedure:      RoleViewer,
+	adminv1connect.FleetServiceVerifyProcedure:            RoleViewer,
 	adminv1connect.FleetServiceStatusProcedure:            RoleViewer,
 	adminv1connect.FleetServiceExportStatementProcedure:   RoleViewer,
 	adminv1connect.FleetServiceApproveProcedure:           RoleAdmin,

@@ -33,6 +33,7 @@ var table = map[string][5]bool{
 	"/sallyport.admin.v1.FleetService/ListProxies":       {false, false, true, true, false},
 	"/sallyport.admin.v1.FleetService/GetProxy":          {false, false, true, true, false},
 	"/sallyport.admin.v1.FleetService/WaitEnforced":      {false, false, true, true, false},
+	"/sallyport.admin.v1.FleetService/Verify":            {false, false, true, true, false},
 	"/sallyport.admin.v1.FleetService/Status":            {false, false, true, true, false},
 	"/sallyport.admin.v1.FleetService/ExportStatement":   {false, false, true, true, false},
 	"/sallyport.admin.v1.FleetService/Approve":           {false, false, false, true, false},

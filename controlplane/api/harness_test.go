@@ -52,6 +52,7 @@ type world struct {
 	url     string
 	store   *postgres.Store
 	api     *api.API
+	known   *registry.Registry
 	issuer  *issuer.Issuer
 	roots   *x509.CertPool
 	log     *logs
@@ -81,6 +82,7 @@ func newWorldWith(t testing.TB, dsn string, wrap func(*postgres.Store) api.Store
 	w.store = must(postgres.New(postgres.Config{DSN: dsn, Log: log}))
 	t.Cleanup(w.store.Close)
 	fleet := registry.New(registry.Config{Store: w.store, Replica: "one", Log: log})
+	w.known = fleet
 	w.api = must(api.New(api.Config{
 		Store: wrap(w.store), Registry: fleet, Log: log, Metrics: w.metrics, Ready: w.ready.Load,
 		Control: must(access.NewControl([]access.Administrator{

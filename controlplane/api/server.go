@@ -100,6 +100,8 @@ type API struct {
 	security *lane
 	// rolling is held by the one Rollback that is under way: it takes memory.
 	rolling chan struct{}
+	// judging is held by the one Verify that is under way, for the same reason.
+	judging chan struct{}
 	// maxRollback bounds the resources of a Rollback.
 	maxRollback int
 	// unnamed bounds the audit entries of callers who may do nothing at all.
@@ -143,6 +145,7 @@ func New(c Config) (*API, error) {
 		fleet:    newLane(c.Store),
 		security: newLane(c.Store.Security()),
 		rolling:  make(chan struct{}, 1),
+		judging:  make(chan struct{}, 1),
 
 		maxRollback: maxRollback,
 

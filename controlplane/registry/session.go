@@ -37,7 +37,8 @@ type Session struct {
 	replaced chan struct{}
 	told     chan struct{} // has room for one
 	// beat is the last heartbeat; it needs the registry's mutex.
-	beat *proxyv1.Heartbeat
+	beat        *proxyv1.Heartbeat
+	inspections inspections
 	// doubted says that it was told that acks are not signed as they should be.
 	doubted atomic.Bool
 }
@@ -61,7 +62,7 @@ func (r *Registry) Open(reg Registration, a Admission) (*Session, error) {
 	p.Environment, p.Labels = a.Environment, a.Labels
 	p.Connection, p.LastSeenAt = adminv1.Connection_CONNECTION_CONNECTED, timestamppb.New(r.now())
 	unsay(p)
-	s := &Session{registry: r, id: id, replaced: make(chan struct{}), told: make(chan struct{}, 1)}
+	s := &Session{registry: r, id: id, replaced: make(chan struct{}), told: make(chan struct{}, 1), inspections: newInspections()}
 	r.put(id, &entry{proxy: p, session: s})
 	return s, nil
 }

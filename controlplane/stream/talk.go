@@ -140,6 +140,8 @@ func (t *talk) hear(ctx context.Context, m *proxyv1.StreamRequest) error {
 	case *proxyv1.StreamRequest_Heartbeat:
 		t.draining.Store(m.Heartbeat.GetDraining())
 		t.session.Beat(m.Heartbeat)
+	case *proxyv1.StreamRequest_Inspection:
+		t.session.Inspected(m.Inspection)
 	case *proxyv1.StreamRequest_Hello:
 		return connect.NewError(connect.CodeInvalidArgument, errors.New("a second hello"))
 	}
@@ -213,6 +215,11 @@ func (t *talk) send(ctx context.Context, admissions <-chan struct{}) error {
 			}
 		case <-t.session.Told():
 			if admissions, err = t.readmit(); err != nil {
+				return err
+			}
+		case ask := <-t.session.Asked():
+			directive := &proxyv1.Directive{Directive: &proxyv1.Directive_Inspect{Inspect: ask}}
+			if err := t.say(&proxyv1.StreamResponse{Lane: &proxyv1.StreamResponse_Directive{Directive: directive}}); err != nil {
 				return err
 			}
 		case <-security.Changed:

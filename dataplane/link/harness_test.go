@@ -351,7 +351,15 @@ func (e *table) Enforced() link.Enforced {
 	if e.live == nil {
 		return link.Enforced{}
 	}
-	return link.Enforced{Root: snapshot.Root(maps.All(e.live)), Rejects: e.rejects}
+	live := maps.Clone(e.live)
+	return link.Enforced{Root: snapshot.Root(maps.All(live)), Rejects: e.rejects, Live: maps.All(live)}
+}
+
+// lose forgets a document that is in force, and says nothing of it.
+func (e *table) lose(key resource.Key) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	delete(e.live, key)
 }
 
 func (e *table) Listeners() []link.Listener {

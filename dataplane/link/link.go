@@ -11,6 +11,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"log/slog"
 	"net/url"
 	"sync/atomic"
@@ -59,6 +60,9 @@ type Listeners interface {
 type Enforced struct {
 	Root    snapshot.Digest
 	Rejects []resource.Reject
+	// Live yields the digest of each document that is in force, as it is when it is
+	// called; nil if that is not told.
+	Live iter.Seq2[resource.Key, snapshot.Digest]
 }
 
 // Listener is the status of one listener.

@@ -44,6 +44,8 @@ type session struct {
 
 	// told has room for one: the sender is to say how we are.
 	told chan struct{}
+	// inspected has room for one: what the sender is to answer.
+	inspected chan *proxyv1.Inspection
 
 	// What follows belongs to the receiver.
 	heard  time.Time // when the first message came; zero before
@@ -52,7 +54,7 @@ type session struct {
 
 func newSession(l *Link, environment, url string) *session {
 	return &session{
-		Link: l, url: url, told: make(chan struct{}, 1),
+		Link: l, url: url, told: make(chan struct{}, 1), inspected: make(chan *proxyv1.Inspection, 1),
 		policy: newCourse(l.policy, environment), security: newCourse(l.security, environment),
 	}
 }
@@ -158,6 +160,8 @@ func (s *session) obey(ctx context.Context, d *proxyv1.Directive) {
 		s.move(d.Reconnect)
 	case *proxyv1.Directive_Drain:
 		s.drain(ctx, d.Drain.GetDraining())
+	case *proxyv1.Directive_Inspect:
+		s.inspect(ctx, d.Inspect)
 	}
 }
 
@@ -208,6 +212,8 @@ func (s *session) send(ctx context.Context) error {
 			err = s.say(&proxyv1.StreamRequest{Message: &proxyv1.StreamRequest_Refusal{Refusal: r}})
 		case <-s.news:
 			err = s.ack()
+		case m := <-s.inspected:
+			err = s.say(&proxyv1.StreamRequest{Message: &proxyv1.StreamRequest_Inspection{Inspection: m}})
 		case <-beat.C:
 			err = s.beat()
 		case <-s.told:

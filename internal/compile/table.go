@@ -342,6 +342,20 @@ func (t *Table) EnforcedRoot() snapshot.Digest {
 	return snapshot.RootOf(live)
 }
 
+// Live yields the digests of all that is enforced, as EnforcedRoot finds them.
+func (t *Table) Live() iter.Seq2[resource.Key, snapshot.Digest] {
+	return func(yield func(resource.Key, snapshot.Digest) bool) {
+		if t == nil {
+			return
+		}
+		for _, e := range t.live() {
+			if !yield(e.Key, e.Digest) {
+				return
+			}
+		}
+	}
+}
+
 func (t *Table) live() []*snapshot.Entry {
 	live := make([]*snapshot.Entry, 0, len(t.documents)+len(t.byName)+len(t.written))
 	if t.matcher != nil {

@@ -353,12 +353,16 @@ func (s *Set) Replace(index int, entries []Entry) *Set {
 
 // Root returns the root of a set that holds exactly these digests, each under
 // its key: what a compiled table computes over itself.
-func Root(digests iter.Seq2[resource.Key, Digest]) Digest {
+func Root(digests iter.Seq2[resource.Key, Digest]) Digest { return SetOf(digests).root }
+
+// SetOf returns a set that holds exactly these digests, each under its key, and no
+// document: it is for comparing.
+func SetOf(digests iter.Seq2[resource.Key, Digest]) *Set {
 	var all []Entry
 	for k, d := range digests {
 		all = append(all, Entry{Key: k, Digest: d, key: keyDigest(k)})
 	}
-	return NewSet(all...).root
+	return NewSet(all...)
 }
 
 // RootOf returns the root of a set that holds exactly these entries: Root for

@@ -87,6 +87,10 @@ func TestBrokenBuildsShowAsDrift(t *testing.T) {
 		if bytes.Equal(drifted.GetEnforcedRoot(), drifted.GetReceivedRoot()) {
 			t.Errorf("%s: both roots are the same", broken)
 		}
+		res, err := f.Admin.Fleet.Verify(t.Context(), connect.NewRequest(&adminv1.VerifyRequest{Id: drifted.GetId()}))
+		if broken == "gateway.drop-policy" && (err != nil || len(res.Msg.GetDeviations()) != 1 || res.Msg.GetDeviations()[0].GetType() != adminv1.DeviationType_DEVIATION_TYPE_MISSING) {
+			t.Errorf("%s: what deviates is %v, %v", broken, res, err)
+		}
 		becomes(t, f, gcp, adminv1.Enforcement_ENFORCEMENT_ENFORCED, revision)
 		waiting, cancel := context.WithTimeout(t.Context(), time.Second)
 		if err := f.Admin.Enforced(waiting, revision, aws.Environment); err == nil {

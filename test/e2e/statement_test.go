@@ -45,6 +45,10 @@ func TestStatementProvesItself(t *testing.T) {
 		p.Since.Before(began) || p.Since.After(p.At) || p.At.After(time.Now()) {
 		t.Errorf("it says %+v", s)
 	}
+	verified, err := f.Admin.Fleet.Verify(t.Context(), connect.NewRequest(&adminv1.VerifyRequest{Id: p.ID}))
+	if err != nil || verified.Msg.GetRevision() != revision || verified.Msg.GetDocuments() == 0 || len(verified.Msg.GetDeviations()) > 0 {
+		t.Errorf("compared document by document it is %v, %v", verified, err)
+	}
 	res, err := f.Admin.Fleet.Status(t.Context(), connect.NewRequest(&adminv1.StatusRequest{}))
 	if err != nil {
 		t.Fatal(err)

@@ -493,7 +493,7 @@ func (e *table) Enforced() link.Enforced {
 	if live == nil {
 		return link.Enforced{}
 	}
-	return link.Enforced{Root: live.EnforcedRoot(), Rejects: live.Rejects()}
+	return link.Enforced{Root: live.EnforcedRoot(), Rejects: live.Rejects(), Live: live.Live()}
 }
 
 // cuts is who is cut off.

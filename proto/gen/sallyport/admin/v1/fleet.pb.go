@@ -253,6 +253,61 @@ func (Progress) EnumDescriptor() ([]byte, []int) {
 	return file_sallyport_admin_v1_fleet_proto_rawDescGZIP(), []int{3}
 }
 
+type DeviationType int32
+
+const (
+	DeviationType_DEVIATION_TYPE_UNSPECIFIED DeviationType = 0
+	// It does not enforce it.
+	DeviationType_DEVIATION_TYPE_MISSING DeviationType = 1
+	// It enforces it, and there is none.
+	DeviationType_DEVIATION_TYPE_EXTRA DeviationType = 2
+	// It enforces another of that name.
+	DeviationType_DEVIATION_TYPE_DIFFERENT DeviationType = 3
+)
+
+// Enum value maps for DeviationType.
+var (
+	DeviationType_name = map[int32]string{
+		0: "DEVIATION_TYPE_UNSPECIFIED",
+		1: "DEVIATION_TYPE_MISSING",
+		2: "DEVIATION_TYPE_EXTRA",
+		3: "DEVIATION_TYPE_DIFFERENT",
+	}
+	DeviationType_value = map[string]int32{
+		"DEVIATION_TYPE_UNSPECIFIED": 0,
+		"DEVIATION_TYPE_MISSING":     1,
+		"DEVIATION_TYPE_EXTRA":       2,
+		"DEVIATION_TYPE_DIFFERENT":   3,
+	}
+)
+
+func (x DeviationType) Enum() *DeviationType {
+	p := new(DeviationType)
+	*p = x
+	return p
+}
+
+func (x DeviationType) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (DeviationType) Descriptor() protoreflect.EnumDescriptor {
+	return file_sallyport_admin_v1_fleet_proto_enumTypes[4].Descriptor()
+}
+
+func (DeviationType) Type() protoreflect.EnumType {
+	return &file_sallyport_admin_v1_fleet_proto_enumTypes[4]
+}
+
+func (x DeviationType) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use DeviationType.Descriptor instead.
+func (DeviationType) EnumDescriptor() ([]byte, []int) {
+	return file_sallyport_admin_v1_fleet_proto_rawDescGZIP(), []int{4}
+}
+
 type ApproveRequest struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	SpiffeId string                 `protobuf:"bytes,1,opt,name=spiffe_id,json=spiffeId,proto3" json:"spiffe_id,omitempty"`
@@ -2794,6 +2849,217 @@ func (x *ExportStatementResponse) GetOthers() int32 {
 	return 0
 }
 
+type VerifyRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As in Proxy.id.
+	Id            string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VerifyRequest) Reset() {
+	*x = VerifyRequest{}
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VerifyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VerifyRequest) ProtoMessage() {}
+
+func (x *VerifyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VerifyRequest.ProtoReflect.Descriptor instead.
+func (*VerifyRequest) Descriptor() ([]byte, []int) {
+	return file_sallyport_admin_v1_fleet_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *VerifyRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+type VerifyResponse struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Environment string                 `protobuf:"bytes,1,opt,name=environment,proto3" json:"environment,omitempty"`
+	Epoch       int64                  `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	// At which it was compared.
+	Revision int64 `protobuf:"varint,3,opt,name=revision,proto3" json:"revision,omitempty"`
+	// How many documents there are then.
+	Documents int64 `protobuf:"varint,4,opt,name=documents,proto3" json:"documents,omitempty"`
+	// At most 1000, by bucket.
+	Deviations []*Deviation `protobuf:"bytes,5,rep,name=deviations,proto3" json:"deviations,omitempty"`
+	// There are more.
+	Cut           bool `protobuf:"varint,6,opt,name=cut,proto3" json:"cut,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VerifyResponse) Reset() {
+	*x = VerifyResponse{}
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VerifyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VerifyResponse) ProtoMessage() {}
+
+func (x *VerifyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VerifyResponse.ProtoReflect.Descriptor instead.
+func (*VerifyResponse) Descriptor() ([]byte, []int) {
+	return file_sallyport_admin_v1_fleet_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *VerifyResponse) GetEnvironment() string {
+	if x != nil {
+		return x.Environment
+	}
+	return ""
+}
+
+func (x *VerifyResponse) GetEpoch() int64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *VerifyResponse) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *VerifyResponse) GetDocuments() int64 {
+	if x != nil {
+		return x.Documents
+	}
+	return 0
+}
+
+func (x *VerifyResponse) GetDeviations() []*Deviation {
+	if x != nil {
+		return x.Deviations
+	}
+	return nil
+}
+
+func (x *VerifyResponse) GetCut() bool {
+	if x != nil {
+		return x.Cut
+	}
+	return false
+}
+
+// Deviation is a document that a proxy does not enforce as it is.
+type Deviation struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Kind      string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	Namespace string                 `protobuf:"bytes,2,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Name      string                 `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	Type      DeviationType          `protobuf:"varint,4,opt,name=type,proto3,enum=sallyport.admin.v1.DeviationType" json:"type,omitempty"`
+	// Why, if the proxy has rejected it.
+	Rejected      string `protobuf:"bytes,5,opt,name=rejected,proto3" json:"rejected,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Deviation) Reset() {
+	*x = Deviation{}
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Deviation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Deviation) ProtoMessage() {}
+
+func (x *Deviation) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Deviation.ProtoReflect.Descriptor instead.
+func (*Deviation) Descriptor() ([]byte, []int) {
+	return file_sallyport_admin_v1_fleet_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *Deviation) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *Deviation) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *Deviation) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Deviation) GetType() DeviationType {
+	if x != nil {
+		return x.Type
+	}
+	return DeviationType_DEVIATION_TYPE_UNSPECIFIED
+}
+
+func (x *Deviation) GetRejected() string {
+	if x != nil {
+		return x.Rejected
+	}
+	return ""
+}
+
 var File_sallyport_admin_v1_fleet_proto protoreflect.FileDescriptor
 
 const file_sallyport_admin_v1_fleet_proto_rawDesc = "" +
@@ -2997,7 +3263,24 @@ const file_sallyport_admin_v1_fleet_proto_rawDesc = "" +
 	"\x17ExportStatementResponse\x12\x1c\n" +
 	"\tstatement\x18\x01 \x01(\fR\tstatement\x12\x18\n" +
 	"\aproxies\x18\x02 \x01(\x05R\aproxies\x12\x16\n" +
-	"\x06others\x18\x03 \x01(\x05R\x06others*\x8b\x01\n" +
+	"\x06others\x18\x03 \x01(\x05R\x06others\",\n" +
+	"\rVerifyRequest\x12\x1b\n" +
+	"\x02id\x18\x01 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\x18\x80 R\x02id\"\xd3\x01\n" +
+	"\x0eVerifyResponse\x12 \n" +
+	"\venvironment\x18\x01 \x01(\tR\venvironment\x12\x14\n" +
+	"\x05epoch\x18\x02 \x01(\x03R\x05epoch\x12\x1a\n" +
+	"\brevision\x18\x03 \x01(\x03R\brevision\x12\x1c\n" +
+	"\tdocuments\x18\x04 \x01(\x03R\tdocuments\x12=\n" +
+	"\n" +
+	"deviations\x18\x05 \x03(\v2\x1d.sallyport.admin.v1.DeviationR\n" +
+	"deviations\x12\x10\n" +
+	"\x03cut\x18\x06 \x01(\bR\x03cut\"\xa4\x01\n" +
+	"\tDeviation\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x1c\n" +
+	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x12\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\x125\n" +
+	"\x04type\x18\x04 \x01(\x0e2!.sallyport.admin.v1.DeviationTypeR\x04type\x12\x1a\n" +
+	"\brejected\x18\x05 \x01(\tR\brejected*\x8b\x01\n" +
 	"\bStanding\x12\x18\n" +
 	"\x14STANDING_UNSPECIFIED\x10\x00\x12\x1e\n" +
 	"\x1aSTANDING_AWAITING_APPROVAL\x10\x01\x12\x15\n" +
@@ -3020,13 +3303,19 @@ const file_sallyport_admin_v1_fleet_proto_rawDesc = "" +
 	"\x12PROGRESS_ENFORCING\x10\x01\x12\x11\n" +
 	"\rPROGRESS_LATE\x10\x02\x12\x11\n" +
 	"\rPROGRESS_AWAY\x10\x03\x12\x15\n" +
-	"\x11PROGRESS_KEPT_OUT\x10\x042\x9e\t\n" +
+	"\x11PROGRESS_KEPT_OUT\x10\x04*\x83\x01\n" +
+	"\rDeviationType\x12\x1e\n" +
+	"\x1aDEVIATION_TYPE_UNSPECIFIED\x10\x00\x12\x1a\n" +
+	"\x16DEVIATION_TYPE_MISSING\x10\x01\x12\x18\n" +
+	"\x14DEVIATION_TYPE_EXTRA\x10\x02\x12\x1c\n" +
+	"\x18DEVIATION_TYPE_DIFFERENT\x10\x032\xf4\t\n" +
 	"\fFleetService\x12c\n" +
 	"\vListProxies\x12&.sallyport.admin.v1.ListProxiesRequest\x1a'.sallyport.admin.v1.ListProxiesResponse\"\x03\x90\x02\x01\x12Z\n" +
 	"\bGetProxy\x12#.sallyport.admin.v1.GetProxyRequest\x1a$.sallyport.admin.v1.GetProxyResponse\"\x03\x90\x02\x01\x12c\n" +
 	"\fWaitEnforced\x12'.sallyport.admin.v1.WaitEnforcedRequest\x1a(.sallyport.admin.v1.WaitEnforcedResponse0\x01\x12T\n" +
 	"\x06Status\x12!.sallyport.admin.v1.StatusRequest\x1a\".sallyport.admin.v1.StatusResponse\"\x03\x90\x02\x01\x12o\n" +
-	"\x0fExportStatement\x12*.sallyport.admin.v1.ExportStatementRequest\x1a+.sallyport.admin.v1.ExportStatementResponse\"\x03\x90\x02\x01\x12R\n" +
+	"\x0fExportStatement\x12*.sallyport.admin.v1.ExportStatementRequest\x1a+.sallyport.admin.v1.ExportStatementResponse\"\x03\x90\x02\x01\x12T\n" +
+	"\x06Verify\x12!.sallyport.admin.v1.VerifyRequest\x1a\".sallyport.admin.v1.VerifyResponse\"\x03\x90\x02\x01\x12R\n" +
 	"\aApprove\x12\".sallyport.admin.v1.ApproveRequest\x1a#.sallyport.admin.v1.ApproveResponse\x12O\n" +
 	"\x06Refuse\x12!.sallyport.admin.v1.RefuseRequest\x1a\".sallyport.admin.v1.RefuseResponse\x12[\n" +
 	"\n" +
@@ -3051,129 +3340,137 @@ func file_sallyport_admin_v1_fleet_proto_rawDescGZIP() []byte {
 	return file_sallyport_admin_v1_fleet_proto_rawDescData
 }
 
-var file_sallyport_admin_v1_fleet_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_sallyport_admin_v1_fleet_proto_msgTypes = make([]protoimpl.MessageInfo, 42)
+var file_sallyport_admin_v1_fleet_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
+var file_sallyport_admin_v1_fleet_proto_msgTypes = make([]protoimpl.MessageInfo, 45)
 var file_sallyport_admin_v1_fleet_proto_goTypes = []any{
 	(Standing)(0),                   // 0: sallyport.admin.v1.Standing
 	(Connection)(0),                 // 1: sallyport.admin.v1.Connection
 	(Enforcement)(0),                // 2: sallyport.admin.v1.Enforcement
 	(Progress)(0),                   // 3: sallyport.admin.v1.Progress
-	(*ApproveRequest)(nil),          // 4: sallyport.admin.v1.ApproveRequest
-	(*ApproveResponse)(nil),         // 5: sallyport.admin.v1.ApproveResponse
-	(*RefuseRequest)(nil),           // 6: sallyport.admin.v1.RefuseRequest
-	(*RefuseResponse)(nil),          // 7: sallyport.admin.v1.RefuseResponse
-	(*QuarantineRequest)(nil),       // 8: sallyport.admin.v1.QuarantineRequest
-	(*QuarantineResponse)(nil),      // 9: sallyport.admin.v1.QuarantineResponse
-	(*ReleaseRequest)(nil),          // 10: sallyport.admin.v1.ReleaseRequest
-	(*ReleaseResponse)(nil),         // 11: sallyport.admin.v1.ReleaseResponse
-	(*DrainRequest)(nil),            // 12: sallyport.admin.v1.DrainRequest
-	(*DrainResponse)(nil),           // 13: sallyport.admin.v1.DrainResponse
-	(*UndrainRequest)(nil),          // 14: sallyport.admin.v1.UndrainRequest
-	(*UndrainResponse)(nil),         // 15: sallyport.admin.v1.UndrainResponse
-	(*SetLabelsRequest)(nil),        // 16: sallyport.admin.v1.SetLabelsRequest
-	(*SetLabelsResponse)(nil),       // 17: sallyport.admin.v1.SetLabelsResponse
-	(*ForgetRequest)(nil),           // 18: sallyport.admin.v1.ForgetRequest
-	(*ForgetResponse)(nil),          // 19: sallyport.admin.v1.ForgetResponse
-	(*ListProxiesRequest)(nil),      // 20: sallyport.admin.v1.ListProxiesRequest
-	(*ListProxiesResponse)(nil),     // 21: sallyport.admin.v1.ListProxiesResponse
-	(*GetProxyRequest)(nil),         // 22: sallyport.admin.v1.GetProxyRequest
-	(*GetProxyResponse)(nil),        // 23: sallyport.admin.v1.GetProxyResponse
-	(*Proxy)(nil),                   // 24: sallyport.admin.v1.Proxy
-	(*Proof)(nil),                   // 25: sallyport.admin.v1.Proof
-	(*Ruling)(nil),                  // 26: sallyport.admin.v1.Ruling
-	(*Place)(nil),                   // 27: sallyport.admin.v1.Place
-	(*Load)(nil),                    // 28: sallyport.admin.v1.Load
-	(*SecurityLane)(nil),            // 29: sallyport.admin.v1.SecurityLane
-	(*ListenerStatus)(nil),          // 30: sallyport.admin.v1.ListenerStatus
-	(*Reject)(nil),                  // 31: sallyport.admin.v1.Reject
-	(*WaitEnforcedRequest)(nil),     // 32: sallyport.admin.v1.WaitEnforcedRequest
-	(*WaitEnforcedResponse)(nil),    // 33: sallyport.admin.v1.WaitEnforcedResponse
-	(*EnvironmentProgress)(nil),     // 34: sallyport.admin.v1.EnvironmentProgress
-	(*Laggard)(nil),                 // 35: sallyport.admin.v1.Laggard
-	(*StatusRequest)(nil),           // 36: sallyport.admin.v1.StatusRequest
-	(*StatusResponse)(nil),          // 37: sallyport.admin.v1.StatusResponse
-	(*EnvironmentStatus)(nil),       // 38: sallyport.admin.v1.EnvironmentStatus
-	(*ProxyStatus)(nil),             // 39: sallyport.admin.v1.ProxyStatus
-	(*ExportStatementRequest)(nil),  // 40: sallyport.admin.v1.ExportStatementRequest
-	(*ExportStatementResponse)(nil), // 41: sallyport.admin.v1.ExportStatementResponse
-	nil,                             // 42: sallyport.admin.v1.SetLabelsRequest.LabelsEntry
-	nil,                             // 43: sallyport.admin.v1.SetLabelsResponse.LabelsEntry
-	nil,                             // 44: sallyport.admin.v1.Proxy.LabelsEntry
-	nil,                             // 45: sallyport.admin.v1.Proxy.OperatorLabelsEntry
-	(*timestamppb.Timestamp)(nil),   // 46: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),     // 47: google.protobuf.Duration
+	(DeviationType)(0),              // 4: sallyport.admin.v1.DeviationType
+	(*ApproveRequest)(nil),          // 5: sallyport.admin.v1.ApproveRequest
+	(*ApproveResponse)(nil),         // 6: sallyport.admin.v1.ApproveResponse
+	(*RefuseRequest)(nil),           // 7: sallyport.admin.v1.RefuseRequest
+	(*RefuseResponse)(nil),          // 8: sallyport.admin.v1.RefuseResponse
+	(*QuarantineRequest)(nil),       // 9: sallyport.admin.v1.QuarantineRequest
+	(*QuarantineResponse)(nil),      // 10: sallyport.admin.v1.QuarantineResponse
+	(*ReleaseRequest)(nil),          // 11: sallyport.admin.v1.ReleaseRequest
+	(*ReleaseResponse)(nil),         // 12: sallyport.admin.v1.ReleaseResponse
+	(*DrainRequest)(nil),            // 13: sallyport.admin.v1.DrainRequest
+	(*DrainResponse)(nil),           // 14: sallyport.admin.v1.DrainResponse
+	(*UndrainRequest)(nil),          // 15: sallyport.admin.v1.UndrainRequest
+	(*UndrainResponse)(nil),         // 16: sallyport.admin.v1.UndrainResponse
+	(*SetLabelsRequest)(nil),        // 17: sallyport.admin.v1.SetLabelsRequest
+	(*SetLabelsResponse)(nil),       // 18: sallyport.admin.v1.SetLabelsResponse
+	(*ForgetRequest)(nil),           // 19: sallyport.admin.v1.ForgetRequest
+	(*ForgetResponse)(nil),          // 20: sallyport.admin.v1.ForgetResponse
+	(*ListProxiesRequest)(nil),      // 21: sallyport.admin.v1.ListProxiesRequest
+	(*ListProxiesResponse)(nil),     // 22: sallyport.admin.v1.ListProxiesResponse
+	(*GetProxyRequest)(nil),         // 23: sallyport.admin.v1.GetProxyRequest
+	(*GetProxyResponse)(nil),        // 24: sallyport.admin.v1.GetProxyResponse
+	(*Proxy)(nil),                   // 25: sallyport.admin.v1.Proxy
+	(*Proof)(nil),                   // 26: sallyport.admin.v1.Proof
+	(*Ruling)(nil),                  // 27: sallyport.admin.v1.Ruling
+	(*Place)(nil),                   // 28: sallyport.admin.v1.Place
+	(*Load)(nil),                    // 29: sallyport.admin.v1.Load
+	(*SecurityLane)(nil),            // 30: sallyport.admin.v1.SecurityLane
+	(*ListenerStatus)(nil),          // 31: sallyport.admin.v1.ListenerStatus
+	(*Reject)(nil),                  // 32: sallyport.admin.v1.Reject
+	(*WaitEnforcedRequest)(nil),     // 33: sallyport.admin.v1.WaitEnforcedRequest
+	(*WaitEnforcedResponse)(nil),    // 34: sallyport.admin.v1.WaitEnforcedResponse
+	(*EnvironmentProgress)(nil),     // 35: sallyport.admin.v1.EnvironmentProgress
+	(*Laggard)(nil),                 // 36: sallyport.admin.v1.Laggard
+	(*StatusRequest)(nil),           // 37: sallyport.admin.v1.StatusRequest
+	(*StatusResponse)(nil),          // 38: sallyport.admin.v1.StatusResponse
+	(*EnvironmentStatus)(nil),       // 39: sallyport.admin.v1.EnvironmentStatus
+	(*ProxyStatus)(nil),             // 40: sallyport.admin.v1.ProxyStatus
+	(*ExportStatementRequest)(nil),  // 41: sallyport.admin.v1.ExportStatementRequest
+	(*ExportStatementResponse)(nil), // 42: sallyport.admin.v1.ExportStatementResponse
+	(*VerifyRequest)(nil),           // 43: sallyport.admin.v1.VerifyRequest
+	(*VerifyResponse)(nil),          // 44: sallyport.admin.v1.VerifyResponse
+	(*Deviation)(nil),               // 45: sallyport.admin.v1.Deviation
+	nil,                             // 46: sallyport.admin.v1.SetLabelsRequest.LabelsEntry
+	nil,                             // 47: sallyport.admin.v1.SetLabelsResponse.LabelsEntry
+	nil,                             // 48: sallyport.admin.v1.Proxy.LabelsEntry
+	nil,                             // 49: sallyport.admin.v1.Proxy.OperatorLabelsEntry
+	(*timestamppb.Timestamp)(nil),   // 50: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),     // 51: google.protobuf.Duration
 }
 var file_sallyport_admin_v1_fleet_proto_depIdxs = []int32{
-	42, // 0: sallyport.admin.v1.SetLabelsRequest.labels:type_name -> sallyport.admin.v1.SetLabelsRequest.LabelsEntry
-	43, // 1: sallyport.admin.v1.SetLabelsResponse.labels:type_name -> sallyport.admin.v1.SetLabelsResponse.LabelsEntry
-	24, // 2: sallyport.admin.v1.ListProxiesResponse.proxies:type_name -> sallyport.admin.v1.Proxy
-	24, // 3: sallyport.admin.v1.GetProxyResponse.proxy:type_name -> sallyport.admin.v1.Proxy
-	44, // 4: sallyport.admin.v1.Proxy.labels:type_name -> sallyport.admin.v1.Proxy.LabelsEntry
+	46, // 0: sallyport.admin.v1.SetLabelsRequest.labels:type_name -> sallyport.admin.v1.SetLabelsRequest.LabelsEntry
+	47, // 1: sallyport.admin.v1.SetLabelsResponse.labels:type_name -> sallyport.admin.v1.SetLabelsResponse.LabelsEntry
+	25, // 2: sallyport.admin.v1.ListProxiesResponse.proxies:type_name -> sallyport.admin.v1.Proxy
+	25, // 3: sallyport.admin.v1.GetProxyResponse.proxy:type_name -> sallyport.admin.v1.Proxy
+	48, // 4: sallyport.admin.v1.Proxy.labels:type_name -> sallyport.admin.v1.Proxy.LabelsEntry
 	1,  // 5: sallyport.admin.v1.Proxy.connection:type_name -> sallyport.admin.v1.Connection
 	2,  // 6: sallyport.admin.v1.Proxy.enforcement:type_name -> sallyport.admin.v1.Enforcement
-	31, // 7: sallyport.admin.v1.Proxy.rejects:type_name -> sallyport.admin.v1.Reject
-	46, // 8: sallyport.admin.v1.Proxy.registered_at:type_name -> google.protobuf.Timestamp
-	46, // 9: sallyport.admin.v1.Proxy.last_seen_at:type_name -> google.protobuf.Timestamp
-	47, // 10: sallyport.admin.v1.Proxy.configuration_age:type_name -> google.protobuf.Duration
-	47, // 11: sallyport.admin.v1.Proxy.clock_skew:type_name -> google.protobuf.Duration
-	30, // 12: sallyport.admin.v1.Proxy.listeners:type_name -> sallyport.admin.v1.ListenerStatus
-	46, // 13: sallyport.admin.v1.Proxy.identity_expires_at:type_name -> google.protobuf.Timestamp
-	29, // 14: sallyport.admin.v1.Proxy.security:type_name -> sallyport.admin.v1.SecurityLane
+	32, // 7: sallyport.admin.v1.Proxy.rejects:type_name -> sallyport.admin.v1.Reject
+	50, // 8: sallyport.admin.v1.Proxy.registered_at:type_name -> google.protobuf.Timestamp
+	50, // 9: sallyport.admin.v1.Proxy.last_seen_at:type_name -> google.protobuf.Timestamp
+	51, // 10: sallyport.admin.v1.Proxy.configuration_age:type_name -> google.protobuf.Duration
+	51, // 11: sallyport.admin.v1.Proxy.clock_skew:type_name -> google.protobuf.Duration
+	31, // 12: sallyport.admin.v1.Proxy.listeners:type_name -> sallyport.admin.v1.ListenerStatus
+	50, // 13: sallyport.admin.v1.Proxy.identity_expires_at:type_name -> google.protobuf.Timestamp
+	30, // 14: sallyport.admin.v1.Proxy.security:type_name -> sallyport.admin.v1.SecurityLane
 	0,  // 15: sallyport.admin.v1.Proxy.standing:type_name -> sallyport.admin.v1.Standing
-	26, // 16: sallyport.admin.v1.Proxy.standing_ruling:type_name -> sallyport.admin.v1.Ruling
-	26, // 17: sallyport.admin.v1.Proxy.drain_ruling:type_name -> sallyport.admin.v1.Ruling
-	45, // 18: sallyport.admin.v1.Proxy.operator_labels:type_name -> sallyport.admin.v1.Proxy.OperatorLabelsEntry
-	27, // 19: sallyport.admin.v1.Proxy.place:type_name -> sallyport.admin.v1.Place
-	46, // 20: sallyport.admin.v1.Proxy.started_at:type_name -> google.protobuf.Timestamp
-	28, // 21: sallyport.admin.v1.Proxy.load:type_name -> sallyport.admin.v1.Load
-	25, // 22: sallyport.admin.v1.Proxy.proofs:type_name -> sallyport.admin.v1.Proof
-	46, // 23: sallyport.admin.v1.Proof.enforced_at:type_name -> google.protobuf.Timestamp
-	46, // 24: sallyport.admin.v1.Ruling.at:type_name -> google.protobuf.Timestamp
+	27, // 16: sallyport.admin.v1.Proxy.standing_ruling:type_name -> sallyport.admin.v1.Ruling
+	27, // 17: sallyport.admin.v1.Proxy.drain_ruling:type_name -> sallyport.admin.v1.Ruling
+	49, // 18: sallyport.admin.v1.Proxy.operator_labels:type_name -> sallyport.admin.v1.Proxy.OperatorLabelsEntry
+	28, // 19: sallyport.admin.v1.Proxy.place:type_name -> sallyport.admin.v1.Place
+	50, // 20: sallyport.admin.v1.Proxy.started_at:type_name -> google.protobuf.Timestamp
+	29, // 21: sallyport.admin.v1.Proxy.load:type_name -> sallyport.admin.v1.Load
+	26, // 22: sallyport.admin.v1.Proxy.proofs:type_name -> sallyport.admin.v1.Proof
+	50, // 23: sallyport.admin.v1.Proof.enforced_at:type_name -> google.protobuf.Timestamp
+	50, // 24: sallyport.admin.v1.Ruling.at:type_name -> google.protobuf.Timestamp
 	2,  // 25: sallyport.admin.v1.SecurityLane.enforcement:type_name -> sallyport.admin.v1.Enforcement
-	31, // 26: sallyport.admin.v1.SecurityLane.rejects:type_name -> sallyport.admin.v1.Reject
-	47, // 27: sallyport.admin.v1.SecurityLane.age:type_name -> google.protobuf.Duration
-	47, // 28: sallyport.admin.v1.WaitEnforcedRequest.timeout:type_name -> google.protobuf.Duration
-	34, // 29: sallyport.admin.v1.WaitEnforcedResponse.environments:type_name -> sallyport.admin.v1.EnvironmentProgress
-	47, // 30: sallyport.admin.v1.WaitEnforcedResponse.elapsed:type_name -> google.protobuf.Duration
-	35, // 31: sallyport.admin.v1.EnvironmentProgress.laggards:type_name -> sallyport.admin.v1.Laggard
+	32, // 26: sallyport.admin.v1.SecurityLane.rejects:type_name -> sallyport.admin.v1.Reject
+	51, // 27: sallyport.admin.v1.SecurityLane.age:type_name -> google.protobuf.Duration
+	51, // 28: sallyport.admin.v1.WaitEnforcedRequest.timeout:type_name -> google.protobuf.Duration
+	35, // 29: sallyport.admin.v1.WaitEnforcedResponse.environments:type_name -> sallyport.admin.v1.EnvironmentProgress
+	51, // 30: sallyport.admin.v1.WaitEnforcedResponse.elapsed:type_name -> google.protobuf.Duration
+	36, // 31: sallyport.admin.v1.EnvironmentProgress.laggards:type_name -> sallyport.admin.v1.Laggard
 	2,  // 32: sallyport.admin.v1.Laggard.enforcement:type_name -> sallyport.admin.v1.Enforcement
-	38, // 33: sallyport.admin.v1.StatusResponse.environments:type_name -> sallyport.admin.v1.EnvironmentStatus
-	39, // 34: sallyport.admin.v1.EnvironmentStatus.proxies:type_name -> sallyport.admin.v1.ProxyStatus
+	39, // 33: sallyport.admin.v1.StatusResponse.environments:type_name -> sallyport.admin.v1.EnvironmentStatus
+	40, // 34: sallyport.admin.v1.EnvironmentStatus.proxies:type_name -> sallyport.admin.v1.ProxyStatus
 	3,  // 35: sallyport.admin.v1.ProxyStatus.progress:type_name -> sallyport.admin.v1.Progress
 	2,  // 36: sallyport.admin.v1.ProxyStatus.enforcement:type_name -> sallyport.admin.v1.Enforcement
-	46, // 37: sallyport.admin.v1.ProxyStatus.since:type_name -> google.protobuf.Timestamp
-	46, // 38: sallyport.admin.v1.ProxyStatus.last_seen_at:type_name -> google.protobuf.Timestamp
-	20, // 39: sallyport.admin.v1.FleetService.ListProxies:input_type -> sallyport.admin.v1.ListProxiesRequest
-	22, // 40: sallyport.admin.v1.FleetService.GetProxy:input_type -> sallyport.admin.v1.GetProxyRequest
-	32, // 41: sallyport.admin.v1.FleetService.WaitEnforced:input_type -> sallyport.admin.v1.WaitEnforcedRequest
-	36, // 42: sallyport.admin.v1.FleetService.Status:input_type -> sallyport.admin.v1.StatusRequest
-	40, // 43: sallyport.admin.v1.FleetService.ExportStatement:input_type -> sallyport.admin.v1.ExportStatementRequest
-	4,  // 44: sallyport.admin.v1.FleetService.Approve:input_type -> sallyport.admin.v1.ApproveRequest
-	6,  // 45: sallyport.admin.v1.FleetService.Refuse:input_type -> sallyport.admin.v1.RefuseRequest
-	8,  // 46: sallyport.admin.v1.FleetService.Quarantine:input_type -> sallyport.admin.v1.QuarantineRequest
-	10, // 47: sallyport.admin.v1.FleetService.Release:input_type -> sallyport.admin.v1.ReleaseRequest
-	12, // 48: sallyport.admin.v1.FleetService.Drain:input_type -> sallyport.admin.v1.DrainRequest
-	14, // 49: sallyport.admin.v1.FleetService.Undrain:input_type -> sallyport.admin.v1.UndrainRequest
-	16, // 50: sallyport.admin.v1.FleetService.SetLabels:input_type -> sallyport.admin.v1.SetLabelsRequest
-	18, // 51: sallyport.admin.v1.FleetService.Forget:input_type -> sallyport.admin.v1.ForgetRequest
-	21, // 52: sallyport.admin.v1.FleetService.ListProxies:output_type -> sallyport.admin.v1.ListProxiesResponse
-	23, // 53: sallyport.admin.v1.FleetService.GetProxy:output_type -> sallyport.admin.v1.GetProxyResponse
-	33, // 54: sallyport.admin.v1.FleetService.WaitEnforced:output_type -> sallyport.admin.v1.WaitEnforcedResponse
-	37, // 55: sallyport.admin.v1.FleetService.Status:output_type -> sallyport.admin.v1.StatusResponse
-	41, // 56: sallyport.admin.v1.FleetService.ExportStatement:output_type -> sallyport.admin.v1.ExportStatementResponse
-	5,  // 57: sallyport.admin.v1.FleetService.Approve:output_type -> sallyport.admin.v1.ApproveResponse
-	7,  // 58: sallyport.admin.v1.FleetService.Refuse:output_type -> sallyport.admin.v1.RefuseResponse
-	9,  // 59: sallyport.admin.v1.FleetService.Quarantine:output_type -> sallyport.admin.v1.QuarantineResponse
-	11, // 60: sallyport.admin.v1.FleetService.Release:output_type -> sallyport.admin.v1.ReleaseResponse
-	13, // 61: sallyport.admin.v1.FleetService.Drain:output_type -> sallyport.admin.v1.DrainResponse
-	15, // 62: sallyport.admin.v1.FleetService.Undrain:output_type -> sallyport.admin.v1.UndrainResponse
-	17, // 63: sallyport.admin.v1.FleetService.SetLabels:output_type -> sallyport.admin.v1.SetLabelsResponse
-	19, // 64: sallyport.admin.v1.FleetService.Forget:output_type -> sallyport.admin.v1.ForgetResponse
-	52, // [52:65] is the sub-list for method output_type
-	39, // [39:52] is the sub-list for method input_type
-	39, // [39:39] is the sub-list for extension type_name
-	39, // [39:39] is the sub-list for extension extendee
-	0,  // [0:39] is the sub-list for field type_name
+	50, // 37: sallyport.admin.v1.ProxyStatus.since:type_name -> google.protobuf.Timestamp
+	50, // 38: sallyport.admin.v1.ProxyStatus.last_seen_at:type_name -> google.protobuf.Timestamp
+	45, // 39: sallyport.admin.v1.VerifyResponse.deviations:type_name -> sallyport.admin.v1.Deviation
+	4,  // 40: sallyport.admin.v1.Deviation.type:type_name -> sallyport.admin.v1.DeviationType
+	21, // 41: sallyport.admin.v1.FleetService.ListProxies:input_type -> sallyport.admin.v1.ListProxiesRequest
+	23, // 42: sallyport.admin.v1.FleetService.GetProxy:input_type -> sallyport.admin.v1.GetProxyRequest
+	33, // 43: sallyport.admin.v1.FleetService.WaitEnforced:input_type -> sallyport.admin.v1.WaitEnforcedRequest
+	37, // 44: sallyport.admin.v1.FleetService.Status:input_type -> sallyport.admin.v1.StatusRequest
+	41, // 45: sallyport.admin.v1.FleetService.ExportStatement:input_type -> sallyport.admin.v1.ExportStatementRequest
+	43, // 46: sallyport.admin.v1.FleetService.Verify:input_type -> sallyport.admin.v1.VerifyRequest
+	5,  // 47: sallyport.admin.v1.FleetService.Approve:input_type -> sallyport.admin.v1.ApproveRequest
+	7,  // 48: sallyport.admin.v1.FleetService.Refuse:input_type -> sallyport.admin.v1.RefuseRequest
+	9,  // 49: sallyport.admin.v1.FleetService.Quarantine:input_type -> sallyport.admin.v1.QuarantineRequest
+	11, // 50: sallyport.admin.v1.FleetService.Release:input_type -> sallyport.admin.v1.ReleaseRequest
+	13, // 51: sallyport.admin.v1.FleetService.Drain:input_type -> sallyport.admin.v1.DrainRequest
+	15, // 52: sallyport.admin.v1.FleetService.Undrain:input_type -> sallyport.admin.v1.UndrainRequest
+	17, // 53: sallyport.admin.v1.FleetService.SetLabels:input_type -> sallyport.admin.v1.SetLabelsRequest
+	19, // 54: sallyport.admin.v1.FleetService.Forget:input_type -> sallyport.admin.v1.ForgetRequest
+	22, // 55: sallyport.admin.v1.FleetService.ListProxies:output_type -> sallyport.admin.v1.ListProxiesResponse
+	24, // 56: sallyport.admin.v1.FleetService.GetProxy:output_type -> sallyport.admin.v1.GetProxyResponse
+	34, // 57: sallyport.admin.v1.FleetService.WaitEnforced:output_type -> sallyport.admin.v1.WaitEnforcedResponse
+	38, // 58: sallyport.admin.v1.FleetService.Status:output_type -> sallyport.admin.v1.StatusResponse
+	42, // 59: sallyport.admin.v1.FleetService.ExportStatement:output_type -> sallyport.admin.v1.ExportStatementResponse
+	44, // 60: sallyport.admin.v1.FleetService.Verify:output_type -> sallyport.admin.v1.VerifyResponse
+	6,  // 61: sallyport.admin.v1.FleetService.Approve:output_type -> sallyport.admin.v1.ApproveResponse
+	8,  // 62: sallyport.admin.v1.FleetService.Refuse:output_type -> sallyport.admin.v1.RefuseResponse
+	10, // 63: sallyport.admin.v1.FleetService.Quarantine:output_type -> sallyport.admin.v1.QuarantineResponse
+	12, // 64: sallyport.admin.v1.FleetService.Release:output_type -> sallyport.admin.v1.ReleaseResponse
+	14, // 65: sallyport.admin.v1.FleetService.Drain:output_type -> sallyport.admin.v1.DrainResponse
+	16, // 66: sallyport.admin.v1.FleetService.Undrain:output_type -> sallyport.admin.v1.UndrainResponse
+	18, // 67: sallyport.admin.v1.FleetService.SetLabels:output_type -> sallyport.admin.v1.SetLabelsResponse
+	20, // 68: sallyport.admin.v1.FleetService.Forget:output_type -> sallyport.admin.v1.ForgetResponse
+	55, // [55:69] is the sub-list for method output_type
+	41, // [41:55] is the sub-list for method input_type
+	41, // [41:41] is the sub-list for extension type_name
+	41, // [41:41] is the sub-list for extension extendee
+	0,  // [0:41] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_admin_v1_fleet_proto_init() }
@@ -3186,8 +3483,8 @@ func file_sallyport_admin_v1_fleet_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_admin_v1_fleet_proto_rawDesc), len(file_sallyport_admin_v1_fleet_proto_rawDesc)),
-			NumEnums:      4,
-			NumMessages:   42,
+			NumEnums:      5,
+			NumMessages:   45,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -279,6 +279,7 @@ type StreamRequest struct {
 	//	*StreamRequest_Heartbeat
 	//	*StreamRequest_SecurityAck
 	//	*StreamRequest_SecurityRefusal
+	//	*StreamRequest_Inspection
 	Message       isStreamRequest_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -375,6 +376,15 @@ func (x *StreamRequest) GetSecurityRefusal() *Refusal {
 	return nil
 }
 
+func (x *StreamRequest) GetInspection() *Inspection {
+	if x != nil {
+		if x, ok := x.Message.(*StreamRequest_Inspection); ok {
+			return x.Inspection
+		}
+	}
+	return nil
+}
+
 type isStreamRequest_Message interface {
 	isStreamRequest_Message()
 }
@@ -404,6 +414,10 @@ type StreamRequest_SecurityRefusal struct {
 	SecurityRefusal *Refusal `protobuf:"bytes,6,opt,name=security_refusal,json=securityRefusal,proto3,oneof"`
 }
 
+type StreamRequest_Inspection struct {
+	Inspection *Inspection `protobuf:"bytes,9,opt,name=inspection,proto3,oneof"`
+}
+
 func (*StreamRequest_Hello) isStreamRequest_Message() {}
 
 func (*StreamRequest_Ack) isStreamRequest_Message() {}
@@ -415,6 +429,8 @@ func (*StreamRequest_Heartbeat) isStreamRequest_Message() {}
 func (*StreamRequest_SecurityAck) isStreamRequest_Message() {}
 
 func (*StreamRequest_SecurityRefusal) isStreamRequest_Message() {}
+
+func (*StreamRequest_Inspection) isStreamRequest_Message() {}
 
 // LogoutRequest proves that a session has ended, or all of a subject. The control
 // plane verifies it again and makes it a Revocation.
@@ -1868,6 +1884,7 @@ type Directive struct {
 	//
 	//	*Directive_Reconnect
 	//	*Directive_Drain
+	//	*Directive_Inspect
 	Directive     isDirective_Directive `protobuf_oneof:"directive"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1928,6 +1945,15 @@ func (x *Directive) GetDrain() *Drain {
 	return nil
 }
 
+func (x *Directive) GetInspect() *Inspect {
+	if x != nil {
+		if x, ok := x.Directive.(*Directive_Inspect); ok {
+			return x.Inspect
+		}
+	}
+	return nil
+}
+
 type isDirective_Directive interface {
 	isDirective_Directive()
 }
@@ -1941,9 +1967,215 @@ type Directive_Drain struct {
 	Drain *Drain `protobuf:"bytes,2,opt,name=drain,proto3,oneof"`
 }
 
+type Directive_Inspect struct {
+	// Proxies of before do not answer it.
+	Inspect *Inspect `protobuf:"bytes,5,opt,name=inspect,proto3,oneof"`
+}
+
 func (*Directive_Reconnect) isDirective_Directive() {}
 
 func (*Directive_Drain) isDirective_Directive() {}
+
+func (*Directive_Inspect) isDirective_Directive() {}
+
+// Inspect asks a proxy for the digests of what it enforces of its environment,
+// computed from what decides and not from what it was given. It answers with an
+// Inspection.
+type Inspect struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Comes back with the answer.
+	Id int64 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Of which buckets it is to name the documents; when none, the digests of all
+	// buckets are wanted.
+	Buckets       []uint32 `protobuf:"varint,2,rep,packed,name=buckets,proto3" json:"buckets,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Inspect) Reset() {
+	*x = Inspect{}
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Inspect) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Inspect) ProtoMessage() {}
+
+func (x *Inspect) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Inspect.ProtoReflect.Descriptor instead.
+func (*Inspect) Descriptor() ([]byte, []int) {
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *Inspect) GetId() int64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *Inspect) GetBuckets() []uint32 {
+	if x != nil {
+		return x.Buckets
+	}
+	return nil
+}
+
+// Inspection is what an Inspect asks for.
+type Inspection struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    int64                  `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	// What it enforces; 0 for nothing.
+	Epoch    int64 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Revision int64 `protobuf:"varint,3,opt,name=revision,proto3" json:"revision,omitempty"`
+	// Digests of the 256 buckets, one after the other.
+	Buckets []byte `protobuf:"bytes,4,opt,name=buckets,proto3" json:"buckets,omitempty"`
+	// Those in the buckets that were asked for.
+	Documents []*DocumentDigest `protobuf:"bytes,5,rep,name=documents,proto3" json:"documents,omitempty"`
+	// There are more.
+	Cut           bool `protobuf:"varint,6,opt,name=cut,proto3" json:"cut,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Inspection) Reset() {
+	*x = Inspection{}
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Inspection) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Inspection) ProtoMessage() {}
+
+func (x *Inspection) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Inspection.ProtoReflect.Descriptor instead.
+func (*Inspection) Descriptor() ([]byte, []int) {
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *Inspection) GetId() int64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *Inspection) GetEpoch() int64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *Inspection) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *Inspection) GetBuckets() []byte {
+	if x != nil {
+		return x.Buckets
+	}
+	return nil
+}
+
+func (x *Inspection) GetDocuments() []*DocumentDigest {
+	if x != nil {
+		return x.Documents
+	}
+	return nil
+}
+
+func (x *Inspection) GetCut() bool {
+	if x != nil {
+		return x.Cut
+	}
+	return false
+}
+
+type DocumentDigest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Key           *DocumentKey           `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Digest        []byte                 `protobuf:"bytes,2,opt,name=digest,proto3" json:"digest,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DocumentDigest) Reset() {
+	*x = DocumentDigest{}
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DocumentDigest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DocumentDigest) ProtoMessage() {}
+
+func (x *DocumentDigest) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DocumentDigest.ProtoReflect.Descriptor instead.
+func (*DocumentDigest) Descriptor() ([]byte, []int) {
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *DocumentDigest) GetKey() *DocumentKey {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *DocumentDigest) GetDigest() []byte {
+	if x != nil {
+		return x.Digest
+	}
+	return nil
+}
 
 // Drain says whether load balancers are to leave a proxy out, which goes on to serve
 // whoever comes. It holds until another, or until the process ends.
@@ -1956,7 +2188,7 @@ type Drain struct {
 
 func (x *Drain) Reset() {
 	*x = Drain{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[23]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1968,7 +2200,7 @@ func (x *Drain) String() string {
 func (*Drain) ProtoMessage() {}
 
 func (x *Drain) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[23]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1981,7 +2213,7 @@ func (x *Drain) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Drain.ProtoReflect.Descriptor instead.
 func (*Drain) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{23}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Drain) GetDraining() bool {
@@ -2001,7 +2233,7 @@ type Reconnect struct {
 
 func (x *Reconnect) Reset() {
 	*x = Reconnect{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[24]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2013,7 +2245,7 @@ func (x *Reconnect) String() string {
 func (*Reconnect) ProtoMessage() {}
 
 func (x *Reconnect) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[24]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2026,7 +2258,7 @@ func (x *Reconnect) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reconnect.ProtoReflect.Descriptor instead.
 func (*Reconnect) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{24}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Reconnect) GetWithin() *durationpb.Duration {
@@ -2057,7 +2289,7 @@ type Head struct {
 
 func (x *Head) Reset() {
 	*x = Head{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[25]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2069,7 +2301,7 @@ func (x *Head) String() string {
 func (*Head) ProtoMessage() {}
 
 func (x *Head) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[25]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2082,7 +2314,7 @@ func (x *Head) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Head.ProtoReflect.Descriptor instead.
 func (*Head) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{25}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Head) GetEpoch() int64 {
@@ -2148,7 +2380,7 @@ type SignedHead struct {
 
 func (x *SignedHead) Reset() {
 	*x = SignedHead{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[26]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2160,7 +2392,7 @@ func (x *SignedHead) String() string {
 func (*SignedHead) ProtoMessage() {}
 
 func (x *SignedHead) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[26]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2173,7 +2405,7 @@ func (x *SignedHead) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignedHead.ProtoReflect.Descriptor instead.
 func (*SignedHead) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{26}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *SignedHead) GetHead() []byte {
@@ -2224,7 +2456,7 @@ type Counts struct {
 
 func (x *Counts) Reset() {
 	*x = Counts{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[27]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2236,7 +2468,7 @@ func (x *Counts) String() string {
 func (*Counts) ProtoMessage() {}
 
 func (x *Counts) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[27]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2249,7 +2481,7 @@ func (x *Counts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Counts.ProtoReflect.Descriptor instead.
 func (*Counts) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{27}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Counts) GetHeadDigest() []byte {
@@ -2276,7 +2508,7 @@ type KindCount struct {
 
 func (x *KindCount) Reset() {
 	*x = KindCount{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[28]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2288,7 +2520,7 @@ func (x *KindCount) String() string {
 func (*KindCount) ProtoMessage() {}
 
 func (x *KindCount) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[28]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2301,7 +2533,7 @@ func (x *KindCount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KindCount.ProtoReflect.Descriptor instead.
 func (*KindCount) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{28}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *KindCount) GetKind() string {
@@ -2333,7 +2565,7 @@ type Freshness struct {
 
 func (x *Freshness) Reset() {
 	*x = Freshness{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[29]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2345,7 +2577,7 @@ func (x *Freshness) String() string {
 func (*Freshness) ProtoMessage() {}
 
 func (x *Freshness) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[29]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2358,7 +2590,7 @@ func (x *Freshness) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Freshness.ProtoReflect.Descriptor instead.
 func (*Freshness) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{29}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Freshness) GetEpoch() int64 {
@@ -2410,7 +2642,7 @@ type SignedFreshness struct {
 
 func (x *SignedFreshness) Reset() {
 	*x = SignedFreshness{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[30]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2422,7 +2654,7 @@ func (x *SignedFreshness) String() string {
 func (*SignedFreshness) ProtoMessage() {}
 
 func (x *SignedFreshness) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[30]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2435,7 +2667,7 @@ func (x *SignedFreshness) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignedFreshness.ProtoReflect.Descriptor instead.
 func (*SignedFreshness) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{30}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *SignedFreshness) GetStatement() []byte {
@@ -2481,14 +2713,17 @@ const file_sallyport_proxy_v1_proxy_proto_rawDesc = "" +
 	"\venvironment\x18\x02 \x01(\tR\venvironment\x12:\n" +
 	"\vretry_after\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\n" +
 	"retryAfter\x12)\n" +
-	"\x10protocol_version\x18\x04 \x01(\x05R\x0fprotocolVersion\"\x8f\x03\n" +
+	"\x10protocol_version\x18\x04 \x01(\x05R\x0fprotocolVersion\"\xd1\x03\n" +
 	"\rStreamRequest\x121\n" +
 	"\x05hello\x18\x01 \x01(\v2\x19.sallyport.proxy.v1.HelloH\x00R\x05hello\x12+\n" +
 	"\x03ack\x18\x02 \x01(\v2\x17.sallyport.proxy.v1.AckH\x00R\x03ack\x127\n" +
 	"\arefusal\x18\x03 \x01(\v2\x1b.sallyport.proxy.v1.RefusalH\x00R\arefusal\x12=\n" +
 	"\theartbeat\x18\x04 \x01(\v2\x1d.sallyport.proxy.v1.HeartbeatH\x00R\theartbeat\x12<\n" +
 	"\fsecurity_ack\x18\x05 \x01(\v2\x17.sallyport.proxy.v1.AckH\x00R\vsecurityAck\x12H\n" +
-	"\x10security_refusal\x18\x06 \x01(\v2\x1b.sallyport.proxy.v1.RefusalH\x00R\x0fsecurityRefusalB\x10\n" +
+	"\x10security_refusal\x18\x06 \x01(\v2\x1b.sallyport.proxy.v1.RefusalH\x00R\x0fsecurityRefusal\x12@\n" +
+	"\n" +
+	"inspection\x18\t \x01(\v2\x1e.sallyport.proxy.v1.InspectionH\x00R\n" +
+	"inspectionB\x10\n" +
 	"\amessage\x12\x05\xbaH\x02\b\x01J\x04\b\a\x10\bR\x06logout\"\x90\x01\n" +
 	"\rLogoutRequest\x120\n" +
 	"\flogout_token\x18\x01 \x01(\tB\v\xbaH\br\x06\x10\x01\x18\x80\x80\x01H\x00R\vlogoutToken\x12=\n" +
@@ -2599,11 +2834,27 @@ const file_sallyport_proxy_v1_proxy_proto_rawDesc = "" +
 	"\vDocumentKey\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x12\n" +
-	"\x04name\x18\x03 \x01(\tR\x04name\"\x8a\x01\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\"\xc3\x01\n" +
 	"\tDirective\x12=\n" +
 	"\treconnect\x18\x01 \x01(\v2\x1d.sallyport.proxy.v1.ReconnectH\x00R\treconnect\x121\n" +
-	"\x05drain\x18\x02 \x01(\v2\x19.sallyport.proxy.v1.DrainH\x00R\x05drainB\v\n" +
-	"\tdirective\"#\n" +
+	"\x05drain\x18\x02 \x01(\v2\x19.sallyport.proxy.v1.DrainH\x00R\x05drain\x127\n" +
+	"\ainspect\x18\x05 \x01(\v2\x1b.sallyport.proxy.v1.InspectH\x00R\ainspectB\v\n" +
+	"\tdirective\"3\n" +
+	"\aInspect\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x03R\x02id\x12\x18\n" +
+	"\abuckets\x18\x02 \x03(\rR\abuckets\"\xd2\x01\n" +
+	"\n" +
+	"Inspection\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x03R\x02id\x12\x14\n" +
+	"\x05epoch\x18\x02 \x01(\x03R\x05epoch\x12\x1a\n" +
+	"\brevision\x18\x03 \x01(\x03R\brevision\x12\"\n" +
+	"\abuckets\x18\x04 \x01(\fB\b\xbaH\x05z\x03\x18\x80@R\abuckets\x12L\n" +
+	"\tdocuments\x18\x05 \x03(\v2\".sallyport.proxy.v1.DocumentDigestB\n" +
+	"\xbaH\a\x92\x01\x04\x10\xa0\x9c\x01R\tdocuments\x12\x10\n" +
+	"\x03cut\x18\x06 \x01(\bR\x03cut\"d\n" +
+	"\x0eDocumentDigest\x121\n" +
+	"\x03key\x18\x01 \x01(\v2\x1f.sallyport.proxy.v1.DocumentKeyR\x03key\x12\x1f\n" +
+	"\x06digest\x18\x02 \x01(\fB\a\xbaH\x04z\x02\x18 R\x06digest\"#\n" +
 	"\x05Drain\x12\x1a\n" +
 	"\bdraining\x18\x01 \x01(\bR\bdraining\">\n" +
 	"\tReconnect\x121\n" +
@@ -2665,7 +2916,7 @@ func file_sallyport_proxy_v1_proxy_proto_rawDescGZIP() []byte {
 }
 
 var file_sallyport_proxy_v1_proxy_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_sallyport_proxy_v1_proxy_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
+var file_sallyport_proxy_v1_proxy_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
 var file_sallyport_proxy_v1_proxy_proto_goTypes = []any{
 	(Admission)(0),                // 0: sallyport.proxy.v1.Admission
 	(*RegisterRequest)(nil),       // 1: sallyport.proxy.v1.RegisterRequest
@@ -2691,68 +2942,75 @@ var file_sallyport_proxy_v1_proxy_proto_goTypes = []any{
 	(*Update)(nil),                // 21: sallyport.proxy.v1.Update
 	(*DocumentKey)(nil),           // 22: sallyport.proxy.v1.DocumentKey
 	(*Directive)(nil),             // 23: sallyport.proxy.v1.Directive
-	(*Drain)(nil),                 // 24: sallyport.proxy.v1.Drain
-	(*Reconnect)(nil),             // 25: sallyport.proxy.v1.Reconnect
-	(*Head)(nil),                  // 26: sallyport.proxy.v1.Head
-	(*SignedHead)(nil),            // 27: sallyport.proxy.v1.SignedHead
-	(*Counts)(nil),                // 28: sallyport.proxy.v1.Counts
-	(*KindCount)(nil),             // 29: sallyport.proxy.v1.KindCount
-	(*Freshness)(nil),             // 30: sallyport.proxy.v1.Freshness
-	(*SignedFreshness)(nil),       // 31: sallyport.proxy.v1.SignedFreshness
-	(*timestamppb.Timestamp)(nil), // 32: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 33: google.protobuf.Duration
+	(*Inspect)(nil),               // 24: sallyport.proxy.v1.Inspect
+	(*Inspection)(nil),            // 25: sallyport.proxy.v1.Inspection
+	(*DocumentDigest)(nil),        // 26: sallyport.proxy.v1.DocumentDigest
+	(*Drain)(nil),                 // 27: sallyport.proxy.v1.Drain
+	(*Reconnect)(nil),             // 28: sallyport.proxy.v1.Reconnect
+	(*Head)(nil),                  // 29: sallyport.proxy.v1.Head
+	(*SignedHead)(nil),            // 30: sallyport.proxy.v1.SignedHead
+	(*Counts)(nil),                // 31: sallyport.proxy.v1.Counts
+	(*KindCount)(nil),             // 32: sallyport.proxy.v1.KindCount
+	(*Freshness)(nil),             // 33: sallyport.proxy.v1.Freshness
+	(*SignedFreshness)(nil),       // 34: sallyport.proxy.v1.SignedFreshness
+	(*timestamppb.Timestamp)(nil), // 35: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 36: google.protobuf.Duration
 }
 var file_sallyport_proxy_v1_proxy_proto_depIdxs = []int32{
-	32, // 0: sallyport.proxy.v1.RegisterRequest.started_at:type_name -> google.protobuf.Timestamp
+	35, // 0: sallyport.proxy.v1.RegisterRequest.started_at:type_name -> google.protobuf.Timestamp
 	0,  // 1: sallyport.proxy.v1.RegisterResponse.admission:type_name -> sallyport.proxy.v1.Admission
-	33, // 2: sallyport.proxy.v1.RegisterResponse.retry_after:type_name -> google.protobuf.Duration
+	36, // 2: sallyport.proxy.v1.RegisterResponse.retry_after:type_name -> google.protobuf.Duration
 	7,  // 3: sallyport.proxy.v1.StreamRequest.hello:type_name -> sallyport.proxy.v1.Hello
 	8,  // 4: sallyport.proxy.v1.StreamRequest.ack:type_name -> sallyport.proxy.v1.Ack
 	11, // 5: sallyport.proxy.v1.StreamRequest.refusal:type_name -> sallyport.proxy.v1.Refusal
 	12, // 6: sallyport.proxy.v1.StreamRequest.heartbeat:type_name -> sallyport.proxy.v1.Heartbeat
 	8,  // 7: sallyport.proxy.v1.StreamRequest.security_ack:type_name -> sallyport.proxy.v1.Ack
 	11, // 8: sallyport.proxy.v1.StreamRequest.security_refusal:type_name -> sallyport.proxy.v1.Refusal
-	6,  // 9: sallyport.proxy.v1.LogoutRequest.session:type_name -> sallyport.proxy.v1.SessionCookie
-	8,  // 10: sallyport.proxy.v1.Hello.current:type_name -> sallyport.proxy.v1.Ack
-	8,  // 11: sallyport.proxy.v1.Hello.security:type_name -> sallyport.proxy.v1.Ack
-	10, // 12: sallyport.proxy.v1.Ack.rejects:type_name -> sallyport.proxy.v1.Reject
-	27, // 13: sallyport.proxy.v1.Ack.head:type_name -> sallyport.proxy.v1.SignedHead
-	32, // 14: sallyport.proxy.v1.AckStatement.enforced_at:type_name -> google.protobuf.Timestamp
-	32, // 15: sallyport.proxy.v1.AckStatement.said_at:type_name -> google.protobuf.Timestamp
-	22, // 16: sallyport.proxy.v1.Reject.key:type_name -> sallyport.proxy.v1.DocumentKey
-	32, // 17: sallyport.proxy.v1.Heartbeat.sent_at:type_name -> google.protobuf.Timestamp
-	33, // 18: sallyport.proxy.v1.Heartbeat.configuration_age:type_name -> google.protobuf.Duration
-	13, // 19: sallyport.proxy.v1.Heartbeat.listeners:type_name -> sallyport.proxy.v1.ListenerStatus
-	32, // 20: sallyport.proxy.v1.Heartbeat.identity_expires_at:type_name -> google.protobuf.Timestamp
-	33, // 21: sallyport.proxy.v1.Heartbeat.security_age:type_name -> google.protobuf.Duration
-	33, // 22: sallyport.proxy.v1.Heartbeat.processor_time:type_name -> google.protobuf.Duration
-	21, // 23: sallyport.proxy.v1.StreamResponse.update:type_name -> sallyport.proxy.v1.Update
-	31, // 24: sallyport.proxy.v1.StreamResponse.freshness:type_name -> sallyport.proxy.v1.SignedFreshness
-	23, // 25: sallyport.proxy.v1.StreamResponse.directive:type_name -> sallyport.proxy.v1.Directive
-	21, // 26: sallyport.proxy.v1.StreamResponse.security:type_name -> sallyport.proxy.v1.Update
-	18, // 27: sallyport.proxy.v1.StreamResponse.keys:type_name -> sallyport.proxy.v1.SealedKeys
-	15, // 28: sallyport.proxy.v1.StreamResponse.key_sets:type_name -> sallyport.proxy.v1.KeySets
-	17, // 29: sallyport.proxy.v1.KeySets.sets:type_name -> sallyport.proxy.v1.SignedKeySet
-	20, // 30: sallyport.proxy.v1.CookieKeys.keys:type_name -> sallyport.proxy.v1.CookieKey
-	32, // 31: sallyport.proxy.v1.CookieKey.from:type_name -> google.protobuf.Timestamp
-	22, // 32: sallyport.proxy.v1.Update.removed:type_name -> sallyport.proxy.v1.DocumentKey
-	27, // 33: sallyport.proxy.v1.Update.head:type_name -> sallyport.proxy.v1.SignedHead
-	25, // 34: sallyport.proxy.v1.Directive.reconnect:type_name -> sallyport.proxy.v1.Reconnect
-	24, // 35: sallyport.proxy.v1.Directive.drain:type_name -> sallyport.proxy.v1.Drain
-	33, // 36: sallyport.proxy.v1.Reconnect.within:type_name -> google.protobuf.Duration
-	29, // 37: sallyport.proxy.v1.Counts.kinds:type_name -> sallyport.proxy.v1.KindCount
-	32, // 38: sallyport.proxy.v1.Freshness.issued_at:type_name -> google.protobuf.Timestamp
-	1,  // 39: sallyport.proxy.v1.ProxyService.Register:input_type -> sallyport.proxy.v1.RegisterRequest
-	3,  // 40: sallyport.proxy.v1.ProxyService.Stream:input_type -> sallyport.proxy.v1.StreamRequest
-	4,  // 41: sallyport.proxy.v1.ProxyService.Logout:input_type -> sallyport.proxy.v1.LogoutRequest
-	2,  // 42: sallyport.proxy.v1.ProxyService.Register:output_type -> sallyport.proxy.v1.RegisterResponse
-	14, // 43: sallyport.proxy.v1.ProxyService.Stream:output_type -> sallyport.proxy.v1.StreamResponse
-	5,  // 44: sallyport.proxy.v1.ProxyService.Logout:output_type -> sallyport.proxy.v1.LogoutResponse
-	42, // [42:45] is the sub-list for method output_type
-	39, // [39:42] is the sub-list for method input_type
-	39, // [39:39] is the sub-list for extension type_name
-	39, // [39:39] is the sub-list for extension extendee
-	0,  // [0:39] is the sub-list for field type_name
+	25, // 9: sallyport.proxy.v1.StreamRequest.inspection:type_name -> sallyport.proxy.v1.Inspection
+	6,  // 10: sallyport.proxy.v1.LogoutRequest.session:type_name -> sallyport.proxy.v1.SessionCookie
+	8,  // 11: sallyport.proxy.v1.Hello.current:type_name -> sallyport.proxy.v1.Ack
+	8,  // 12: sallyport.proxy.v1.Hello.security:type_name -> sallyport.proxy.v1.Ack
+	10, // 13: sallyport.proxy.v1.Ack.rejects:type_name -> sallyport.proxy.v1.Reject
+	30, // 14: sallyport.proxy.v1.Ack.head:type_name -> sallyport.proxy.v1.SignedHead
+	35, // 15: sallyport.proxy.v1.AckStatement.enforced_at:type_name -> google.protobuf.Timestamp
+	35, // 16: sallyport.proxy.v1.AckStatement.said_at:type_name -> google.protobuf.Timestamp
+	22, // 17: sallyport.proxy.v1.Reject.key:type_name -> sallyport.proxy.v1.DocumentKey
+	35, // 18: sallyport.proxy.v1.Heartbeat.sent_at:type_name -> google.protobuf.Timestamp
+	36, // 19: sallyport.proxy.v1.Heartbeat.configuration_age:type_name -> google.protobuf.Duration
+	13, // 20: sallyport.proxy.v1.Heartbeat.listeners:type_name -> sallyport.proxy.v1.ListenerStatus
+	35, // 21: sallyport.proxy.v1.Heartbeat.identity_expires_at:type_name -> google.protobuf.Timestamp
+	36, // 22: sallyport.proxy.v1.Heartbeat.security_age:type_name -> google.protobuf.Duration
+	36, // 23: sallyport.proxy.v1.Heartbeat.processor_time:type_name -> google.protobuf.Duration
+	21, // 24: sallyport.proxy.v1.StreamResponse.update:type_name -> sallyport.proxy.v1.Update
+	34, // 25: sallyport.proxy.v1.StreamResponse.freshness:type_name -> sallyport.proxy.v1.SignedFreshness
+	23, // 26: sallyport.proxy.v1.StreamResponse.directive:type_name -> sallyport.proxy.v1.Directive
+	21, // 27: sallyport.proxy.v1.StreamResponse.security:type_name -> sallyport.proxy.v1.Update
+	18, // 28: sallyport.proxy.v1.StreamResponse.keys:type_name -> sallyport.proxy.v1.SealedKeys
+	15, // 29: sallyport.proxy.v1.StreamResponse.key_sets:type_name -> sallyport.proxy.v1.KeySets
+	17, // 30: sallyport.proxy.v1.KeySets.sets:type_name -> sallyport.proxy.v1.SignedKeySet
+	20, // 31: sallyport.proxy.v1.CookieKeys.keys:type_name -> sallyport.proxy.v1.CookieKey
+	35, // 32: sallyport.proxy.v1.CookieKey.from:type_name -> google.protobuf.Timestamp
+	22, // 33: sallyport.proxy.v1.Update.removed:type_name -> sallyport.proxy.v1.DocumentKey
+	30, // 34: sallyport.proxy.v1.Update.head:type_name -> sallyport.proxy.v1.SignedHead
+	28, // 35: sallyport.proxy.v1.Directive.reconnect:type_name -> sallyport.proxy.v1.Reconnect
+	27, // 36: sallyport.proxy.v1.Directive.drain:type_name -> sallyport.proxy.v1.Drain
+	24, // 37: sallyport.proxy.v1.Directive.inspect:type_name -> sallyport.proxy.v1.Inspect
+	26, // 38: sallyport.proxy.v1.Inspection.documents:type_name -> sallyport.proxy.v1.DocumentDigest
+	22, // 39: sallyport.proxy.v1.DocumentDigest.key:type_name -> sallyport.proxy.v1.DocumentKey
+	36, // 40: sallyport.proxy.v1.Reconnect.within:type_name -> google.protobuf.Duration
+	32, // 41: sallyport.proxy.v1.Counts.kinds:type_name -> sallyport.proxy.v1.KindCount
+	35, // 42: sallyport.proxy.v1.Freshness.issued_at:type_name -> google.protobuf.Timestamp
+	1,  // 43: sallyport.proxy.v1.ProxyService.Register:input_type -> sallyport.proxy.v1.RegisterRequest
+	3,  // 44: sallyport.proxy.v1.ProxyService.Stream:input_type -> sallyport.proxy.v1.StreamRequest
+	4,  // 45: sallyport.proxy.v1.ProxyService.Logout:input_type -> sallyport.proxy.v1.LogoutRequest
+	2,  // 46: sallyport.proxy.v1.ProxyService.Register:output_type -> sallyport.proxy.v1.RegisterResponse
+	14, // 47: sallyport.proxy.v1.ProxyService.Stream:output_type -> sallyport.proxy.v1.StreamResponse
+	5,  // 48: sallyport.proxy.v1.ProxyService.Logout:output_type -> sallyport.proxy.v1.LogoutResponse
+	46, // [46:49] is the sub-list for method output_type
+	43, // [43:46] is the sub-list for method input_type
+	43, // [43:43] is the sub-list for extension type_name
+	43, // [43:43] is the sub-list for extension extendee
+	0,  // [0:43] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_proxy_v1_proxy_proto_init() }
@@ -2767,6 +3025,7 @@ func file_sallyport_proxy_v1_proxy_proto_init() {
 		(*StreamRequest_Heartbeat)(nil),
 		(*StreamRequest_SecurityAck)(nil),
 		(*StreamRequest_SecurityRefusal)(nil),
+		(*StreamRequest_Inspection)(nil),
 	}
 	file_sallyport_proxy_v1_proxy_proto_msgTypes[3].OneofWrappers = []any{
 		(*LogoutRequest_LogoutToken)(nil),
@@ -2783,6 +3042,7 @@ func file_sallyport_proxy_v1_proxy_proto_init() {
 	file_sallyport_proxy_v1_proxy_proto_msgTypes[22].OneofWrappers = []any{
 		(*Directive_Reconnect)(nil),
 		(*Directive_Drain)(nil),
+		(*Directive_Inspect)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -2790,7 +3050,7 @@ func file_sallyport_proxy_v1_proxy_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_proxy_v1_proxy_proto_rawDesc), len(file_sallyport_proxy_v1_proxy_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   31,
+			NumMessages:   34,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

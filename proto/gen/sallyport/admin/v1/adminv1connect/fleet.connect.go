@@ -46,6 +46,8 @@ const (
 	// FleetServiceExportStatementProcedure is the fully-qualified name of the FleetService's
 	// ExportStatement RPC.
 	FleetServiceExportStatementProcedure = "/sallyport.admin.v1.FleetService/ExportStatement"
+	// FleetServiceVerifyProcedure is the fully-qualified name of the FleetService's Verify RPC.
+	FleetServiceVerifyProcedure = "/sallyport.admin.v1.FleetService/Verify"
 	// FleetServiceApproveProcedure is the fully-qualified name of the FleetService's Approve RPC.
 	FleetServiceApproveProcedure = "/sallyport.admin.v1.FleetService/Approve"
 	// FleetServiceRefuseProcedure is the fully-qualified name of the FleetService's Refuse RPC.
@@ -87,6 +89,11 @@ type FleetServiceClient interface {
 	// verify it who knows the fleet's root key: see docs/proof.md. NOT_FOUND as Status;
 	// FAILED_PRECONDITION if this replica's key does not sign for the fleet.
 	ExportStatement(context.Context, *connect.Request[v1.ExportStatementRequest]) (*connect.Response[v1.ExportStatementResponse], error)
+	// Verify compares every document that a proxy has compiled with what the database has
+	// at the revision that it enforces. FAILED_PRECONDITION unless it is connected to this
+	// replica and enforces something; ABORTED if it moves on meanwhile; UNAVAILABLE if it
+	// does not answer, as builds of before.
+	Verify(context.Context, *connect.Request[v1.VerifyRequest]) (*connect.Response[v1.VerifyResponse], error)
 	// Approve admits the proxies of a SPIFFE ID that an Enrollment with MANUAL
 	// approval matches, or that was refused. It may be approved before any of them
 	// has registered. FAILED_PRECONDITION while it is quarantined.
@@ -162,6 +169,13 @@ func NewFleetServiceClient(httpClient connect.HTTPClient, baseURL string, opts .
 			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 			connect.WithClientOptions(opts...),
 		),
+		verify: connect.NewClient[v1.VerifyRequest, v1.VerifyResponse](
+			httpClient,
+			baseURL+FleetServiceVerifyProcedure,
+			connect.WithSchema(fleetServiceMethods.ByName("Verify")),
+			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+			connect.WithClientOptions(opts...),
+		),
 		approve: connect.NewClient[v1.ApproveRequest, v1.ApproveResponse](
 			httpClient,
 			baseURL+FleetServiceApproveProcedure,
@@ -220,6 +234,7 @@ type fleetServiceClient struct {
 	waitEnforced    *connect.Client[v1.WaitEnforcedRequest, v1.WaitEnforcedResponse]
 	status          *connect.Client[v1.StatusRequest, v1.StatusResponse]
 	exportStatement *connect.Client[v1.ExportStatementRequest, v1.ExportStatementResponse]
+	verify          *connect.Client[v1.VerifyRequest, v1.VerifyResponse]
 	approve         *connect.Client[v1.ApproveRequest, v1.ApproveResponse]
 	refuse          *connect.Client[v1.RefuseRequest, v1.RefuseResponse]
 	quarantine      *connect.Client[v1.QuarantineRequest, v1.QuarantineResponse]
@@ -253,6 +268,11 @@ func (c *fleetServiceClient) Status(ctx context.Context, req *connect.Request[v1
 // ExportStatement calls sallyport.admin.v1.FleetService.ExportStatement.
 func (c *fleetServiceClient) ExportStatement(ctx context.Context, req *connect.Request[v1.ExportStatementRequest]) (*connect.Response[v1.ExportStatementResponse], error) {
 	return c.exportStatement.CallUnary(ctx, req)
+}
+
+// Verify calls sallyport.admin.v1.FleetService.Verify.
+func (c *fleetServiceClient) Verify(ctx context.Context, req *connect.Request[v1.VerifyRequest]) (*connect.Response[v1.VerifyResponse], error) {
+	return c.verify.CallUnary(ctx, req)
 }
 
 // Approve calls sallyport.admin.v1.FleetService.Approve.
@@ -318,6 +338,11 @@ type FleetServiceHandler interface {
 	// verify it who knows the fleet's root key: see docs/proof.md. NOT_FOUND as Status;
 	// FAILED_PRECONDITION if this replica's key does not sign for the fleet.
 	ExportStatement(context.Context, *connect.Request[v1.ExportStatementRequest]) (*connect.Response[v1.ExportStatementResponse], error)
+	// Verify compares every document that a proxy has compiled with what the database has
+	// at the revision that it enforces. FAILED_PRECONDITION unless it is connected to this
+	// replica and enforces something; ABORTED if it moves on meanwhile; UNAVAILABLE if it
+	// does not answer, as builds of before.
+	Verify(context.Context, *connect.Request[v1.VerifyRequest]) (*connect.Response[v1.VerifyResponse], error)
 	// Approve admits the proxies of a SPIFFE ID that an Enrollment with MANUAL
 	// approval matches, or that was refused. It may be approved before any of them
 	// has registered. FAILED_PRECONDITION while it is quarantined.
@@ -389,6 +414,13 @@ func NewFleetServiceHandler(svc FleetServiceHandler, opts ...connect.HandlerOpti
 		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 		connect.WithHandlerOptions(opts...),
 	)
+	fleetServiceVerifyHandler := connect.NewUnaryHandler(
+		FleetServiceVerifyProcedure,
+		svc.Verify,
+		connect.WithSchema(fleetServiceMethods.ByName("Verify")),
+		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+		connect.WithHandlerOptions(opts...),
+	)
 	fleetServiceApproveHandler := connect.NewUnaryHandler(
 		FleetServiceApproveProcedure,
 		svc.Approve,
@@ -449,6 +481,8 @@ func NewFleetServiceHandler(svc FleetServiceHandler, opts ...connect.HandlerOpti
 			fleetServiceStatusHandler.ServeHTTP(w, r)
 		case FleetServiceExportStatementProcedure:
 			fleetServiceExportStatementHandler.ServeHTTP(w, r)
+		case FleetServiceVerifyProcedure:
+			fleetServiceVerifyHandler.ServeHTTP(w, r)
 		case FleetServiceApproveProcedure:
 			fleetServiceApproveHandler.ServeHTTP(w, r)
 		case FleetServiceRefuseProcedure:
@@ -492,6 +526,10 @@ func (UnimplementedFleetServiceHandler) Status(context.Context, *connect.Request
 
 func (UnimplementedFleetServiceHandler) ExportStatement(context.Context, *connect.Request[v1.ExportStatementRequest]) (*connect.Response[v1.ExportStatementResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("sallyport.admin.v1.FleetService.ExportStatement is not implemented"))
+}
+
+func (UnimplementedFleetServiceHandler) Verify(context.Context, *connect.Request[v1.VerifyRequest]) (*connect.Response[v1.VerifyResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("sallyport.admin.v1.FleetService.Verify is not implemented"))
 }
 
 func (UnimplementedFleetServiceHandler) Approve(context.Context, *connect.Request[v1.ApproveRequest]) (*connect.Response[v1.ApproveResponse], error) {
