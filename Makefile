@@ -69,9 +69,14 @@ bench-peers: postgres nginx haproxy caddy ## compare a proxy with nginx, HAProxy
 bench-fleet: postgres ## have 1,000 and then 5,000 simulated proxies follow a control plane and lose it, and one get 100,000 routes (8 minutes)
 	go test -count=1 -v -timeout 30m ./test/bench/fleet -proxies 1000,5000 -changes 30 -routes 100000 -judge
 
+# What a network of our own is made with.
+.PHONY: ip nft
+ip nft:
+	@tools/need $@
+
 .PHONY: chaos
-chaos: postgres ## take away whatever a fleet stands on, and kill 200 times at random (15 minutes)
-	go test -count=1 -v -timeout 1h ./test/chaos -kills 200 -lasting 10m -judge
+chaos: postgres ip nft ## take away whatever a fleet stands on, kill 200 times at random, cut its network (root; 20 minutes)
+	go test -count=1 -v -tags chaos -timeout 1h ./test/chaos -kills 200 -lasting 10m -judge
 
 .PHONY: fuzz
 fuzz: ## fuzz every fuzz test for FUZZTIME (20s)
@@ -133,6 +138,7 @@ lint: ## judge the form of .proto files, Go code and go.mod
 	go vet -tags spire ./test/e2e
 	go vet -tags upgrade ./test/e2e
 	go vet -tags peers ./test/bench/peers
+	go vet -tags chaos ./test/chaos
 	go vet -tags conformance ./test/conformance
 	$(GOLANGCI) run ./...
 	go mod tidy -diff
