@@ -96,7 +96,11 @@ func parseLabels(args []string, removable bool) (set map[string]string, remove [
 		case removable && minus && gone != "" && !given:
 			remove = append(remove, gone)
 		default:
-			return nil, nil, fmt.Errorf("%q is not a label: give name=value", arg)
+			hint := "give name=value"
+			if removable {
+				hint += " to set one, name- to remove it"
+			}
+			return nil, nil, fmt.Errorf("%q is not a label: %s", arg, hint)
 		}
 	}
 	return set, remove, nil
