@@ -24,6 +24,8 @@ var since = []struct {
 	{SecondProtocol, "draining"},
 	{SecondProtocol, "refusals of registrations"},
 	{SecondProtocol, "proof of older heads"},
+	{SecondProtocol, "signed acks"},
+	{SecondProtocol, "comparing documents one by one"},
 }
 
 // Common returns what p and this build both speak: p, or the newest one if p is later.

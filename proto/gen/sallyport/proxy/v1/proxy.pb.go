@@ -92,7 +92,8 @@ type RegisterRequest struct {
 	//	   heartbeats, cookie keys, logout, and the directive to reconnect.
 	//	2, November 2026: key sets; counts beside a head; the directive to drain;
 	//	   ADMISSION_REFUSED, in place of which others are PENDING; the head in Hello;
-	//	   RegisterResponse.protocol_version.
+	//	   RegisterResponse.protocol_version; signed acks; the directive to list what
+	//	   is compiled.
 	//
 	// A control plane takes a later one than it knows for the newest that it knows.
 	ProtocolVersion int32 `protobuf:"varint,3,opt,name=protocol_version,json=protocolVersion,proto3" json:"protocol_version,omitempty"`
