@@ -28,6 +28,7 @@ type client struct {
 	serverName string
 	alpn       string
 	http2      *wire.HTTP2 // nil over HTTP/1.1
+	crowd      *crowd      // nil over HTTP/1.1
 
 	peer authn.Peer // zero without a client certificate
 }

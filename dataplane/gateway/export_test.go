@@ -50,6 +50,27 @@ func (g *Gateway) TakeTurns(d time.Duration) (end func()) {
 // Turns is how many handshakes are worked on at once.
 func (g *Gateway) Turns() int { return cap(g.turns.places) }
 
+// FirstAtOnce is how many requests of a new connection begin at once.
+const FirstAtOnce = firstAtOnce
+
+// BeginEvery is the time between requests of crowds.
+func (g *Gateway) BeginEvery() time.Duration { return g.pace.every }
+
+// Crowd is the requests of one connection.
+type Crowd struct{ crowd *crowd }
+
+// Crowds returns what makes crowds that share a pace.
+func Crowds(every time.Duration) func() *Crowd {
+	p := &pace{every: every}
+	return func() *Crowd { return &Crowd{newCrowd(p)} }
+}
+
+// Enter waits until a request may begin.
+func (c *Crowd) Enter(ctx context.Context) bool { return c.crowd.enter(ctx) }
+
+// Leave is for a request that has ended.
+func (c *Crowd) Leave(answered bool) { c.crowd.leave(answered) }
+
 // AcceptFor is how an upstream proves that it has read a key.
 var AcceptFor = acceptFor
 

@@ -101,6 +101,7 @@ type Gateway struct {
 	access      *access.Log       // nil for none
 	overload    *overload.Guard   // nil for none
 	turns       turns
+	pace        pace
 	denials     *denials.Counts
 	metrics     *metrics
 	listeners   *listeners
@@ -186,6 +187,7 @@ func New(c Config) (*Gateway, error) {
 	}
 	g.limits, g.store = limit.NewPool(c.Now()), c.Limits
 	g.trace, g.access, g.overload, g.turns = c.Trace, c.Access, c.Overload, newTurns()
+	g.pace = newPace()
 	g.listeners = newListeners(g, c)
 	g.state.Store(&state{})
 	return g, nil

@@ -75,7 +75,14 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.Context().Err() != nil {
 		return // it was reset before it was looked at, and is as good as never sent
 	}
-	g.serve(&exchange{from: clientOf(r.Context()), w: w, r: r})
+	from := clientOf(r.Context())
+	if !from.crowd.enter(r.Context()) {
+		return // nobody waits for it any more
+	}
+	answered := false
+	defer func() { from.crowd.leave(answered) }()
+	g.serve(&exchange{from: from, w: w, r: r})
+	answered = r.Context().Err() == nil
 }
 
 // serve answers a request, of which x has who sent it, what it is, and where the answer

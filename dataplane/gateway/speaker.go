@@ -95,7 +95,7 @@ func (s *speaker) serve(conn *tls.Conn, below *wire.Socket, c *client, g *guest)
 		s.gateway.metrics.overflow.WithLabelValues(c.listener, overBudget).Inc()
 		g.flooded(s.gateway.now())
 	})
-	c.http2 = counted
+	c.http2, c.crowd = counted, newCrowd(&s.gateway.pace)
 	s.queue.put(http2Conn{counted, c})
 }
 
