@@ -285,7 +285,7 @@ func (t *Table) TrustDomains() []*TrustDomain {
 }
 
 // The ages from which on what is in force is called stale where the environment does
-// not say. Proxies serve on then: see docs/decisions/0020-staleness.md.
+// not say. Proxies serve on then: see docs/decisions/0018-staleness.md.
 const (
 	DefaultConfigurationAge = 15 * time.Minute
 	DefaultSecurityAge      = 5 * time.Minute
