@@ -13,7 +13,7 @@ func TestProtocol(t *testing.T) {
 		lacks  int
 	}{
 		0:                           {0, 0},
-		snapshot.FirstProtocol:      {snapshot.FirstProtocol, 5},
+		snapshot.FirstProtocol:      {snapshot.FirstProtocol, 7},
 		snapshot.SecondProtocol:     {snapshot.SecondProtocol, 0},
 		snapshot.NewestProtocol + 1: {snapshot.NewestProtocol, 0},
 	} {
