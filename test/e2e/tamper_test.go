@@ -261,6 +261,10 @@ func TestTamperingWithLastGood(t *testing.T) {
 		{"a bit flipped", func(b []byte) []byte { b[len(b)/3] ^= 4; return b }, false, true},
 		{"both torn", func(b []byte) []byte { return b[:len(b)-40] }, true, false},
 	} {
+		eventually(t, 20*time.Second, func(context.Context) (bool, string) {
+			info, err := os.Stat(filepath.Join(state, "last-good"))
+			return err == nil && info.Size() > 0, "the last good snapshot was not written anew"
+		})
 		if err := aws.Stop(); err != nil {
 			t.Fatal(err)
 		}
