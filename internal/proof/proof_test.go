@@ -66,6 +66,10 @@ func TestAcksAreSigned(t *testing.T) {
 	if err != nil || !said.Enforces(h) || !said.Since.Equal(since) || !said.At.Equal(later) || said.Environment != "aws" || said.Revision != 7 {
 		t.Errorf("%+v, %v", said, err)
 	}
+	fork := must(signer(1).SignHead(snapshot.Statement{Epoch: 1, Environment: "aws", Revision: 7, Root: h.Root, Previous: snapshot.Digest{9}}))
+	if said.Enforces(fork) {
+		t.Error("what it enforces is taken for another head with the same content")
+	}
 	if said.Enforces(head(8, signer(1))) || said.Enforces(snapshot.Head{}) {
 		t.Error("it enforces another head")
 	}
