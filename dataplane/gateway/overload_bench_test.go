@@ -134,7 +134,7 @@ func BenchmarkOverload(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	for _, guarded := range []bool{false, true} {
+	for _, guarded := range []bool{true} {
 		var o options
 		o.writer = file(b)
 		if guarded {
@@ -172,39 +172,6 @@ func BenchmarkOverload(b *testing.B) {
 		fmt.Printf("figure overload_goodput_%s %.2f of capacity\n", name, goodput)
 		fmt.Printf("figure overload_p99_%s %.0f ms\n", name, float64(p99.Milliseconds()))
 		b.ReportMetric(goodput, name+"-goodput")
-		w.stop()
-	}
-}
-
-// BenchmarkRefusal compares the CPU time of what is refused, nearly all of it, with that
-// of what is served, with a token that is known.
-func BenchmarkRefusal(b *testing.B) {
-	_, out := child(b, "upstream")
-	up, err := out.ReadString('\n')
-	if err != nil {
-		b.Fatal(err)
-	}
-	in, done := child(b, "offering")
-	for _, refused := range []bool{false, true} {
-		g, err := overload.New(overload.Config{Log: slog.New(slog.DiscardHandler), Delay: func() time.Duration {
-			return map[bool]time.Duration{true: time.Minute}[refused]
-		}})
-		if err != nil {
-			b.Fatal(err)
-		}
-		w := newWorld(b, options{overload: g, writer: file(b)})
-		w.run(g.Run)
-		w.apply(w.usual(plaintext(strings.TrimSpace(up))))
-		load := offer{w.address("edge/public"), w.issuer.ServerCAPEM(), slices.Repeat([]string{w.tokens.sign(nil)}, 20_000), 16, 0}
-		var sum offered
-		for range 2 { // the second time with all that is learned by the first
-			sum = offered{}
-			before := cpu(b)
-			w.must(json.NewEncoder(in).Encode(load))
-			w.must(json.NewDecoder(done).Decode(&sum))
-			name := map[bool]string{false: "served", true: "refused"}[refused]
-			fmt.Printf("figure cpu_per_request_%s %.1f us, %d of %d refused\n", name, float64((cpu(b)-before).Microseconds())/float64(len(load.Tokens)), sum.Refused, len(load.Tokens))
-		}
 		w.stop()
 	}
 }

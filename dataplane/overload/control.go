@@ -1,68 +1,54 @@
 package overload
 
 import (
-	"slices"
+	"math"
 	"time"
 )
 
-// control finds the share that has to be refused for the delay to be the target. It is a
-// proportional integral controller as PIE's (RFC 8033, section 4.2): the share grows while
-// the delay is above the target or grows, and shrinks while it is below or shrinks, so
-// that it comes to rest at what is needed, whatever that is.
-type control struct {
-	target time.Duration
-
-	share  float64
-	seen   [standing]time.Duration // the last delays
-	before float64                 // the delay of the step before, in targets
-}
-
 const (
-	// standing is of how many periods most have to be beyond the target before anything is
+	// standing is for how long the delay has to be beyond the target before anything is
 	// refused: a pause of the whole process, or a burst, is over sooner (RFC 8033 calls it
-	// the burst allowance). Afterwards fewer have a say, so that the share follows.
-	standing, following = 5, 3
-	// alpha and beta weigh the distance from the target, and the change since the period
-	// before, both in targets. What has waited has come when another share was refused: with
-	// more of alpha it swings.
-	alpha, beta = 0.03, 0.2
-	// farthest bounds the distance, and the change, that count.
-	farthest = 2
+	// the burst allowance). calm is for how long it has to be within before it is asked for
+	// again.
+	standing, calm = 250 * time.Millisecond, time.Second
+	// memory is the time in which delays that were seen lose most of their weight.
+	memory = 300 * time.Millisecond
 	// most is refused at worst: what is let through tells how things are.
 	most = 0.98
 )
 
-// step takes the delay of a period and returns the share for the next one.
-func (c *control) step(delay time.Duration) float64 {
-	copy(c.seen[1:], c.seen[:])
-	c.seen[0] = delay
-	if c.share == 0 {
-		delay = median(c.seen[:])
-	} else {
-		delay = median(c.seen[:following])
-	}
-	now := float64(delay) / float64(c.target)
-	change := alpha*min(now-1, farthest) + beta*min(max(now-c.before, -farthest), farthest)
-	c.before = now
-	if c.share == 0 && now <= 1 {
-		return 0 // however fast it grows: it may stop there
-	}
-	// Near nothing little is much (RFC 8033, section 4.2).
-	switch {
-	case c.share < 0.01:
-		change /= 8
-	case c.share < 0.1:
-		change /= 2
-	}
-	c.share = min(max(c.share+change, 0), most)
-	if c.share < 0.001 && now < 1 {
-		c.share = 0
-	}
-	return c.share
+// control finds out whether delays are those of an overload, or of a moment.
+type control struct {
+	target time.Duration
+
+	beyond, within time.Duration // for how long the delay has been so
+	overloaded     bool
+	mean           time.Duration // of the delays lately, each twice the target at most
 }
 
-// median is that of an odd number of delays: a single one that is off says nothing.
-func median(delays []time.Duration) time.Duration {
-	sorted := slices.Sorted(slices.Values(delays))
-	return sorted[len(sorted)/2]
+// step takes the delay as it is now, some time after the step before.
+func (c *control) step(delay, elapsed time.Duration) {
+	if delay > c.target {
+		c.beyond, c.within = c.beyond+elapsed, 0
+	} else {
+		c.beyond, c.within = 0, c.within+elapsed
+	}
+	switch {
+	case c.beyond > standing:
+		c.overloaded = true
+	case c.within > calm:
+		c.overloaded = false
+	}
+	weight := 1 - math.Exp(-elapsed.Seconds()/memory.Seconds())
+	c.mean += time.Duration(weight * float64(min(delay, 2*c.target)-c.mean))
+}
+
+// share is what has to be refused in an overload for delays not to become much longer than
+// the target: nothing at the target, nearly all at twice of it, and in proportion between
+// them. It is asked for when the turn of a request has come, so that it acts on all that
+// waits, and at once. One that is carried on from before, as by an integral (RFC 8033),
+// would act on what has long gone; but the delay as it is now is asked for together with
+// their mean, as a queue that is refused is gone in no time, and comes back.
+func share(delay, target time.Duration) float64 {
+	return min(max(float64(delay)/float64(target)-1, 0), most)
 }

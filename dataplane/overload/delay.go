@@ -1,73 +1,40 @@
 package overload
 
 import (
-	"math"
-	"runtime/metrics"
-	"slices"
+	"context"
+	"runtime"
+	"sync/atomic"
 	"time"
 )
 
-const (
-	// fewest is of how many waits there has to be a record for them to say anything. Go
-	// keeps one of every eighth.
-	fewest = 10
-	// longest is for how many calls at most they are gathered.
-	longest = 5
-)
-
-// schedulingDelay returns a function that tells how long goroutines that could run have
-// waited to, since it was called last: nine of ten no longer. Those that are woken by one
-// that ends its turn run at once, whatever the load: the middle would hide the others.
-func schedulingDelay() func() time.Duration {
-	w := waits{sample: []metrics.Sample{{Name: "/sched/latencies:seconds"}}}
-	return w.delay
+// line is what waits for a processor. Somebody stands in it again and again, as requests
+// do: what others have waited, as runtime/metrics tells of them, is of those mostly who are
+// woken by one that ends its turn, and run next whatever the load.
+type line struct {
+	began time.Time
+	since atomic.Int64 // from when on who stands in it does, after began
+	stood atomic.Int64 // for how long who did it before
 }
 
-// waits are those that the scheduler has recorded.
-type waits struct {
-	sample []metrics.Sample
-	before []uint64 // what is not looked at any more
-	calls  int      // since then
-	last   time.Duration
+func newLine() *line { return &line{began: time.Now()} }
+
+// stand stands in line after a pause. It reports whether ctx has not ended.
+func (l *line) stand(ctx context.Context, pause time.Duration) bool {
+	due := time.Since(l.began) + pause
+	l.since.Store(int64(due))
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(pause):
+	}
+	runtime.Gosched() // who is woken may not have stood
+	l.stood.Store(int64(time.Since(l.began) - due))
+	return true
 }
 
-func (w *waits) delay() time.Duration {
-	metrics.Read(w.sample)
-	if w.sample[0].Value.Kind() != metrics.KindFloat64Histogram {
-		return 0 // a version of Go that does not tell
-	}
-	h := w.sample[0].Value.Float64Histogram()
-	if w.calls++; len(w.before) == len(h.Counts) {
-		d, known := quantile(h, w.before, 0.9)
-		switch {
-		case known:
-			w.last = d
-		case w.calls < longest:
-			return w.last
-		default:
-			w.last = 0 // hardly anything runs
-		}
-	}
-	w.before, w.calls = slices.Clone(h.Counts), 0
-	return w.last
-}
-
-// quantile is that of what h has more than before, unknown when that is next to nothing.
-func quantile(h *metrics.Float64Histogram, before []uint64, q float64) (d time.Duration, known bool) {
-	var total uint64
-	for i, n := range h.Counts {
-		total += n - before[i]
-	}
-	if total < fewest {
-		return 0, false
-	}
-	rest := uint64(math.Ceil(float64(total) * (1 - q))) // that are above
-	for i := len(h.Counts) - 1; i > 0; i-- {
-		n := h.Counts[i] - before[i]
-		if n >= rest {
-			return time.Duration(max(h.Buckets[i], 0) * float64(time.Second)), true
-		}
-		rest -= n
-	}
-	return 0, true
+// delay is how long who stands in line has stood, or who did it before if that is longer.
+// It is safe for concurrent use: a line of seconds is seen by everybody, and not when who
+// stands in it is through.
+func (l *line) delay() time.Duration {
+	return max(time.Duration(l.stood.Load()), time.Since(l.began)-time.Duration(l.since.Load()))
 }

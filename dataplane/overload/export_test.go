@@ -9,7 +9,15 @@ type Control struct{ control }
 func NewControl(target time.Duration) *Control { return &Control{control{target: target}} }
 
 // Step is step.
-func (c *Control) Step(delay time.Duration) float64 { return c.step(delay) }
+func (c *Control) Step(delay, elapsed time.Duration) { c.step(delay, elapsed) }
 
-// SchedulingDelay is schedulingDelay.
-var SchedulingDelay = schedulingDelay
+// Share is what a Guard refuses.
+func (c *Control) Share(delay time.Duration) float64 {
+	if !c.overloaded {
+		return 0
+	}
+	return share(max(delay, c.mean), c.target)
+}
+
+// Delay is what g goes by.
+func (g *Guard) Delay() time.Duration { return g.delay() }

@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"math"
 	"math/rand/v2"
 	"sync/atomic"
 	"time"
@@ -19,8 +18,9 @@ const (
 	// a request has several, has clients that wait for a multiple of it; and it is far
 	// beyond what a busy machine, or the collection of garbage, keeps anybody waiting.
 	DefaultTarget = 100 * time.Millisecond
-	// period is how often it is looked how long things wait.
-	period = 100 * time.Millisecond
+	// seldom is how often it is looked how long things wait, and often how often in an
+	// overload, or near one.
+	seldom, often = 100 * time.Millisecond, 20 * time.Millisecond
 	// Who is refused is told after a time between half of hold and all of it: to refuse
 	// costs a part of what serving does, and a client that is told at once may ask anew at
 	// once. maxHeld bounds those who wait for it.
@@ -36,8 +36,8 @@ type Config struct {
 	Log    *slog.Logger
 	// Registerer takes the metrics; they are not shown when it is nil.
 	Registerer prometheus.Registerer
-	// Delay returns how long things have waited for a processor since it was called last;
-	// that of Go's scheduler when nil. It is for one goroutine.
+	// Delay returns for how long what is ready to run waits for a processor; as Run finds
+	// it when nil. It is safe for concurrent use.
 	Delay func() time.Duration
 }
 
@@ -45,12 +45,12 @@ type Config struct {
 // A nil Guard refuses nothing, nor does one whose Run has ended.
 type Guard struct {
 	control control // Run's
+	line    *line   // in which Run stands
 	delay   func() time.Duration
 	log     *slog.Logger
 
-	share  atomic.Uint32 // of 2^32 requests, so many are refused
-	waited atomic.Int64  // the delay that was seen last, in nanoseconds
-	held   atomic.Int64  // those in Hold
+	mean atomic.Int64 // control's while there is an overload, or 0
+	held atomic.Int64 // those in Hold
 }
 
 // New returns a Guard that has started nothing.
@@ -61,10 +61,10 @@ func New(c Config) (*Guard, error) {
 	if c.Target == 0 {
 		c.Target = DefaultTarget
 	}
-	if c.Delay == nil {
-		c.Delay = schedulingDelay()
+	g := &Guard{control: control{target: c.Target}, line: newLine(), delay: c.Delay, log: c.Log}
+	if g.delay == nil {
+		g.delay = g.line.delay
 	}
-	g := &Guard{control: control{target: c.Target}, delay: c.Delay, log: c.Log}
 	if c.Registerer == nil {
 		return g, nil
 	}
@@ -72,21 +72,26 @@ func New(c Config) (*Guard, error) {
 		c.Registerer.Register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "sallyport_overload_share",
 			Help: "The share of requests that is refused now because this process has more to do than it can, from 0 to 1.",
-		}, g.refused)),
+		}, g.share)),
 		c.Registerer.Register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "sallyport_scheduling_delay_seconds",
 			Help: "How long what was ready to run has waited for a processor lately.",
-		}, func() float64 { return time.Duration(g.waited.Load()).Seconds() })),
+		}, func() float64 { return g.delay().Seconds() })),
 	)
 }
 
 // Refuses reports whether a request that has come is to be refused.
 func (g *Guard) Refuses() bool {
-	if g == nil {
-		return false
+	return g != nil && g.mean.Load() != 0 && rand.Float64() < g.share() //nolint:gosec // it spreads, and protects nothing
+}
+
+// share is of how many requests one is refused now.
+func (g *Guard) share() float64 {
+	mean := time.Duration(g.mean.Load())
+	if mean == 0 {
+		return 0
 	}
-	share := g.share.Load()
-	return share != 0 && rand.Uint32() < share //nolint:gosec // it spreads, and protects nothing
+	return share(max(g.delay(), mean), g.control.target)
 }
 
 // Hold keeps who is refused waiting for up to a second, unless too many do already.
@@ -97,34 +102,35 @@ func (g *Guard) Hold() {
 	}
 }
 
-// refused is the share that is.
-func (g *Guard) refused() float64 { return float64(g.share.Load()) / math.MaxUint32 }
-
 // Run looks at the delay until ctx ends, and returns nil.
 func (g *Guard) Run(ctx context.Context) error {
-	defer g.share.Store(0)
-	tick := time.NewTicker(period)
-	defer tick.Stop()
-	g.delay() // from here on
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-			g.look(ctx)
+	defer g.mean.Store(0)
+	began := time.Now()
+	for pause := seldom; g.line.stand(ctx, pause); {
+		now := time.Now()
+		delay := g.delay()
+		g.look(ctx, delay, now.Sub(began))
+		began, pause = now, seldom
+		if g.control.overloaded || delay > g.control.target/2 {
+			pause = often
 		}
 	}
+	return nil
 }
 
-func (g *Guard) look(ctx context.Context) {
-	before, delay := g.share.Load(), g.delay()
-	share := uint32(g.control.step(delay) * math.MaxUint32)
-	g.waited.Store(int64(delay))
-	g.share.Store(share)
+// look takes the delay, some time after the look before.
+func (g *Guard) look(ctx context.Context, delay, elapsed time.Duration) {
+	before := g.control.overloaded
+	g.control.step(delay, elapsed)
+	if g.control.overloaded {
+		g.mean.Store(max(int64(g.control.mean), 1))
+	} else {
+		g.mean.Store(0)
+	}
 	switch {
-	case before == 0 && share != 0:
+	case !before && g.control.overloaded:
 		g.log.WarnContext(ctx, "proxy is overloaded and refuses requests", "delay", delay)
-	case before != 0 && share == 0:
+	case before && !g.control.overloaded:
 		g.log.InfoContext(ctx, "proxy is not overloaded any more")
 	}
 }

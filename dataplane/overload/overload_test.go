@@ -5,7 +5,7 @@ import (
 	"context"
 	"log/slog"
 	"math"
-	"slices"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -21,77 +21,86 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-const (
-	period = 100 * time.Millisecond
-	target = 100 * time.Millisecond
-)
+const target = 100 * time.Millisecond
 
 // server does a second's work in a second, first come, first served. Whether work is
-// refused is said when its turn has come.
+// refused is said when its turn has come. Somebody stands in the line, as a Guard does.
 type server struct {
 	control *overload.Control
 	offered float64 // of what there is time for
 	refusal float64 // what refusing costs, of what serving does
 
-	now   float64 // in seconds
-	queue []work
-	share float64
+	now          time.Duration
+	queue        []work
+	since, stood time.Duration
+	looked       time.Duration
 }
 
-type work struct{ since, seconds float64 }
+// work is what came in a moment, or who stands in line.
+type work struct {
+	came  time.Duration
+	left  float64 // in seconds
+	guard bool
+}
 
-// period passes, and it returns how much was let through of what there was time for,
-// and how long nine of ten had waited.
-func (s *server) period() (served, delay float64) {
-	const steps = 20
-	var waits []float64
-	for range steps {
-		left := period.Seconds() / steps
-		s.now += left
-		s.queue = append(s.queue, work{s.now, s.offered * left})
-		for cost := 1 - s.share + s.share*s.refusal; left > 1e-9 && len(s.queue) > 0; {
-			done := min(s.queue[0].seconds, left/cost)
-			served += done * (1 - s.share)
-			left -= done * cost
-			waits = append(waits, s.now-s.queue[0].since)
-			if s.queue[0].seconds -= done; s.queue[0].seconds < 1e-9 {
+func (s *server) delay() time.Duration { return max(s.stood, s.now-s.since) }
+
+// run lets time pass, and returns how much was let through of what there was time for,
+// and for how long what was let through had waited at most.
+func (s *server) run(d time.Duration) (served float64, longest time.Duration) {
+	const moment = time.Millisecond
+	for until := s.now + d; s.now < until; {
+		s.now += moment
+		s.queue = append(s.queue, work{came: s.now, left: s.offered * moment.Seconds()})
+		if s.since == s.now {
+			s.queue = append(s.queue, work{came: s.now, guard: true})
+		}
+		for left := moment.Seconds(); left > 1e-9 && len(s.queue) > 0; {
+			w := &s.queue[0]
+			if w.guard {
+				s.look()
+			} else {
+				share := s.control.Share(s.delay())
+				cost := 1 - share + share*s.refusal
+				done := min(w.left, left/cost)
+				left -= done * cost
+				w.left -= done
+				served += done * (1 - share)
+				if share < 0.9 {
+					longest = max(longest, s.now-w.came)
+				}
+			}
+			if w.guard || w.left < 1e-9 {
 				s.queue = s.queue[1:]
 			}
 		}
 	}
-	slices.Sort(waits)
-	if len(waits) > 0 {
-		delay = waits[len(waits)*9/10]
-	}
-	s.share = s.control.Step(time.Duration(delay * float64(time.Second)))
-	return served / period.Seconds(), delay
+	return served / d.Seconds(), longest
 }
 
-// What is let through of too much is what there is time for, and it does not wait.
+// look is what a Guard does when its turn has come.
+func (s *server) look() {
+	s.stood = s.now - s.since
+	s.control.Step(s.delay(), s.now-s.looked)
+	s.looked, s.since = s.now, s.now+20*time.Millisecond
+}
+
+// What is let through of too much is most of what there is time for, and it does not wait.
 func TestGoodputStays(t *testing.T) {
 	for _, c := range []struct{ offered, refusal float64 }{
 		{0.5, 0.05}, {0.99, 0.05}, {1.1, 0.05}, {1.5, 0.05}, {3, 0.05}, {10, 0.04}, {1.5, 0.25}, {3, 0.25},
 	} {
-		s := server{control: overload.NewControl(target), offered: c.offered, refusal: c.refusal}
-		var served, longest float64
-		for i := range 300 {
-			if i == 200 {
-				served, longest = 0, 0 // it has come to rest
-			}
-			n, delay := s.period()
-			served, longest = served+n, max(longest, delay)
-		}
-		served /= 100
+		s := server{control: overload.NewControl(target), offered: c.offered, refusal: c.refusal, since: time.Millisecond}
+		s.run(10 * time.Second) // it has come to rest
+		served, longest := s.run(10 * time.Second)
 		possible := min(c.offered, 1, (1-c.offered*c.refusal)/(1-c.refusal))
-		if served < 0.97*possible || longest > 3*target.Seconds() {
-			t.Errorf("of %.2f with refusals at %.2f, %.2f of %.2f are served, after up to %.3f s", c.offered, c.refusal, served, possible, longest)
+		if served < 0.97*possible || longest > 3*target {
+			t.Errorf("of %.2f with refusals at %.2f, %.2f of %.2f are served, after up to %v", c.offered, c.refusal, served, possible, longest)
 		}
 		s.offered = 0.5
-		for range 40 {
-			s.period()
-		}
-		if s.share != 0 {
-			t.Errorf("of %.2f: four seconds after it %.2f are refused", c.offered, s.share)
+		s.run(4 * time.Second)
+		if share := s.control.Share(s.delay()); share != 0 {
+			t.Errorf("of %.2f: four seconds after it %.2f are refused", c.offered, share)
 		}
 	}
 }
@@ -105,7 +114,8 @@ func TestWhatIsNoOverload(t *testing.T) {
 	} {
 		c := overload.NewControl(target)
 		for i, d := range delays {
-			if share := c.Step(d); share != 0 {
+			c.Step(d, 100*time.Millisecond)
+			if share := c.Share(d); share != 0 {
 				t.Errorf("%s: after %v, number %d, %.3f are refused", name, d, i, share)
 			}
 		}
@@ -221,23 +231,33 @@ func gauge(t *testing.T, r *prometheus.Registry, name string) float64 {
 	return 0
 }
 
-// Go's scheduler tells of those that wait for a processor.
-func TestSchedulingDelay(t *testing.T) {
-	delay := overload.SchedulingDelay()
-	if d := delay(); d != 0 {
-		t.Errorf("before anything was seen the delay is %v", d)
+// A Guard waits as those do who have something to do.
+func TestStandingInLine(t *testing.T) {
+	g, err := overload.New(overload.Config{Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
 	}
-	var crowd sync.WaitGroup
-	for range 400 {
+	ctx, cancel := context.WithCancel(t.Context())
+	var running, crowd sync.WaitGroup
+	running.Go(func() {
+		if err := g.Run(ctx); err != nil {
+			t.Error(err)
+		}
+	})
+	var longest atomic.Int64
+	for range 200 * runtime.GOMAXPROCS(0) {
 		crowd.Go(func() {
 			for until := time.Now().Add(5 * time.Millisecond); time.Now().Before(until); {
 			}
+			longest.Store(max(longest.Load(), int64(g.Delay())))
 		})
 	}
 	crowd.Wait()
-	if d := delay(); d < 20*time.Millisecond {
-		t.Errorf("400 that are busy wait for %v", d)
+	if d := time.Duration(longest.Load()); d < 2*target {
+		t.Errorf("while hundreds are busy it has waited for %v", d)
 	}
+	cancel()
+	running.Wait()
 }
 
 func BenchmarkRefuses(b *testing.B) {
