@@ -37,6 +37,10 @@ type observer struct {
 	connected   *prometheus.GaugeVec
 	lost        *prometheus.GaugeVec
 
+	targets []string // names
+	behind  *prometheus.GaugeVec
+	waited  *prometheus.GaugeVec
+
 	// ahead is why changes are refused; nil while they are not.
 	ahead atomic.Pointer[storage.AheadError]
 }
@@ -76,7 +80,18 @@ func newObserver(s *Server) (*observer, error) {
 		Name: "sallyport_lost_revision",
 		Help: "The newest revision that somebody has seen of the environment and the database does not hold; the environment is empty for one of the fleet.",
 	})
-	return o, errors.Join(s.registerRefusals(), s.metrics.Register(o.lost), s.metrics.Register(o.trusted),
+	for _, t := range s.targets.all {
+		o.targets = append(o.targets, t.name)
+	}
+	o.behind = prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "sallyport_target_lag_revisions",
+		Help: "Revisions of environments, and of the security lane, that were committed and are not published at the target; of each at most 1000 are counted.",
+	}, []string{"target"})
+	o.waited = prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "sallyport_target_lag_seconds",
+		Help: "For how long the first of them has waited; 0 without any.",
+	}, []string{"target"})
+	return o, errors.Join(s.registerRefusals(), s.metrics.Register(o.behind), s.metrics.Register(o.waited), s.metrics.Register(o.lost), s.metrics.Register(o.trusted),
 		s.metrics.Register(o.generation), s.metrics.Register(o.revision), s.metrics.Register(o.committed),
 		s.metrics.Register(o.distributed), s.metrics.Register(o.connected))
 }
@@ -141,6 +156,9 @@ func (o *observer) observe(ctx context.Context) error {
 	if err := o.missing(ctx); err != nil {
 		return err
 	}
+	if err := o.lag(ctx); err != nil {
+		return err
+	}
 	o.revision.Set(float64(position.Revision))
 	o.progress(snapshot.SecurityLane, security.Revision)
 	connected := o.registry.Streams()
@@ -165,6 +183,23 @@ func (o *observer) missing(ctx context.Context) error {
 		o.ahead.Store(nil)
 	} else {
 		o.ahead.Store(&storage.AheadError{Sighting: seen[0]})
+	}
+	return nil
+}
+
+// lag sets how far the targets are behind.
+func (o *observer) lag(ctx context.Context) error {
+	lags, err := o.database.Lags(ctx, o.targets)
+	if err != nil {
+		return err
+	}
+	for _, l := range lags {
+		since := time.Duration(0)
+		if !l.Since.IsZero() {
+			since = max(0, time.Since(l.Since))
+		}
+		o.behind.WithLabelValues(l.Target).Set(float64(l.Revisions))
+		o.waited.WithLabelValues(l.Target).Set(since.Seconds())
 	}
 	return nil
 }

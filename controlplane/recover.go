@@ -37,7 +37,10 @@ func Recover(ctx context.Context, s Settings, o RecoverOptions, out io.Writer) (
 		return err
 	}
 	c := recovery.Config{
-		Store: srv.database, Target: srv.etcd, TargetName: cursorName, Verifier: sign.verifier,
+		Store: srv.database, Verifier: sign.verifier,
+	}
+	for _, t := range srv.targets.all {
+		c.Targets = append(c.Targets, recovery.Place{Name: t.name, Target: t.Store})
 	}
 	loss, err := c.Look(ctx)
 	if err != nil {

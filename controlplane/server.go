@@ -6,7 +6,6 @@ import (
 	"context"
 	"crypto/ed25519"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -29,6 +28,7 @@ import (
 	"github.com/sallyport/sallyport/controlplane/stream"
 	"github.com/sallyport/sallyport/internal/authn"
 	"github.com/sallyport/sallyport/internal/identity"
+	"github.com/sallyport/sallyport/storage"
 	"github.com/sallyport/sallyport/storage/etcd"
 	"github.com/sallyport/sallyport/storage/postgres"
 )
@@ -40,8 +40,6 @@ const (
 	// schemaRetry is when a database that cannot be reached at the start is
 	// tried again.
 	schemaRetry = time.Second
-	// cursorName names the cursors of this fleet's etcd in the database.
-	cursorName = "etcd"
 )
 
 // The listeners of a replica.
@@ -61,7 +59,7 @@ type Server struct {
 	signing   signing
 	database  *postgres.Store
 	records   *postgres.Decisions
-	etcd      *etcd.Store
+	targets   targets
 	feed      *etcd.Feed
 	hub       *stream.Hub
 	registry  *registry.Registry
@@ -124,17 +122,8 @@ func (s *Server) openStores() (err error) {
 	if s.records, err = s.settings.Decisions.open(&s.settings.Database, s.log); err != nil {
 		return fmt.Errorf("database: %w", err)
 	}
-	s.etcd, err = s.settings.Etcd.open(s.log)
+	s.targets, err = s.settings.openTargets(s.log)
 	return err
-}
-
-// open returns the store, which connects when it is used.
-func (e *Etcd) open(log *slog.Logger) (*etcd.Store, error) {
-	tlsConfig, err := e.tls()
-	if err != nil {
-		return nil, fmt.Errorf("etcd: %w", err)
-	}
-	return etcd.New(etcd.Config{Endpoints: e.Endpoints, TLS: tlsConfig, Prefix: e.Prefix, Log: log})
 }
 
 func (s *Server) openDistribution() error {
@@ -145,8 +134,8 @@ func (s *Server) openDistribution() error {
 	if s.signing, err = s.settings.signing(); err != nil {
 		return err
 	}
-	s.feed = etcd.NewFeed(s.etcd)
-	s.hub = stream.NewHub(s.feed, s.etcd, s.signing.verifier, s.log)
+	s.feed = etcd.NewFeed(s.targets.followed)
+	s.hub = stream.NewHub(s.feed, s.targets.followed, s.signing.verifier, s.log)
 	s.registry = registry.New(registry.Config{
 		Store: s.database, Replica: s.settings.Replica, Log: s.log,
 		ForgetLostAfter: time.Duration(s.settings.Fleet.ForgetLostAfterDays) * 24 * time.Hour, Registerer: s.metrics,
@@ -161,7 +150,7 @@ func (s *Server) openDistribution() error {
 		States: s.hub, Keys: s.keyring, Pool: s.idps, Security: s.database.Security(), Log: s.log,
 	})
 	s.timeline = publish.NewTimeline(publish.TimelineConfig{
-		Store: s.database, Target: s.etcd, TargetName: cursorName, Verifier: s.signing.verifier, Log: s.log,
+		Store: s.database, Targets: s.targets.places(), Verifier: s.signing.verifier, Log: s.log,
 	})
 	domain, err := identity.ParseTrustDomain(s.settings.Workload.TrustDomain)
 	if err != nil {
@@ -173,16 +162,15 @@ func (s *Server) openDistribution() error {
 	})
 	s.publisher = publish.New(publish.Config{
 		Store:      s.database,
-		Target:     s.etcd,
-		TargetName: cursorName,
+		Election:   s.targets.election,
+		Targets:    s.targets.places(),
 		Security:   s.database.Security(),
 		Signer:     s.signing.Signer,
 		Verifier:   s.signing.verifier,
 		Holder:     s.settings.Replica,
 		Log:        s.log,
-		Meanwhile:  s.registry.ForgetLost,
-		Retention:  time.Duration(s.settings.Revisions.RetentionDays) * 24 * time.Hour,
-		History:    s.database,
+		Meanwhile:  s.meanwhile(),
+		Registerer: s.metrics,
 	})
 	s.crowded = prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "sallyport_proxy_connections_refused_total",
@@ -195,6 +183,17 @@ func (s *Server) openDistribution() error {
 		return err
 	}
 	return s.openDecisions(key)
+}
+
+// meanwhile is what the replica that publishes does besides.
+func (s *Server) meanwhile() []publish.Task {
+	tasks := []publish.Task{func(ctx context.Context, _ storage.Term) error { return s.registry.ForgetLost(ctx) }}
+	if days := s.settings.Revisions.RetentionDays; days > 0 {
+		tasks = append(tasks, publish.NewRetention(publish.RetentionConfig{
+			History: s.database, For: time.Duration(days) * 24 * time.Hour, Log: s.log,
+		}).Run)
+	}
+	return tasks
 }
 
 func (s *Server) openDecisions(key ed25519.PrivateKey) (err error) {
@@ -233,26 +232,6 @@ func (s *Server) openAPI() (err error) {
 		Metrics: s.metrics,
 	})
 	return err
-}
-
-// tls returns nil without certificates.
-func (e *Etcd) tls() (*tls.Config, error) {
-	if e.CAFile == "" {
-		return nil, nil //nolint:nilnil // documented
-	}
-	ca, err := readBounded(e.CAFile)
-	if err != nil {
-		return nil, err
-	}
-	roots := x509.NewCertPool()
-	if !roots.AppendCertsFromPEM(ca) {
-		return nil, errors.New("ca_file holds no certificate")
-	}
-	certificate, err := tls.LoadX509KeyPair(e.CertificateFile, e.PrivateKeyFile)
-	if err != nil {
-		return nil, err
-	}
-	return &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots, Certificates: []tls.Certificate{certificate}}, nil
 }
 
 // Migrate brings the database of the settings to the schema of this build.
@@ -304,13 +283,7 @@ func (s *Server) close() error {
 	if s.records != nil {
 		s.records.Close()
 	}
-	if s.etcd == nil {
-		return nil
-	}
-	if err := s.etcd.Close(); err != nil && !errors.Is(err, context.Canceled) {
-		return fmt.Errorf("close etcd client: %w", err)
-	}
-	return nil
+	return s.targets.close()
 }
 
 // await asks the database until it can be reached, or ctx ends. What it says then,

@@ -39,8 +39,17 @@ type Settings struct {
 	Fleet Fleet `json:"fleet"`
 	// Revisions is for how long the history of resources is kept.
 	Revisions Revisions `json:"revisions"`
-	// Etcd is where snapshots are published.
+	// Etcd is where snapshots are published: the target named "etcd".
 	Etcd Etcd `json:"etcd"`
+	// Targets are further etcds where the same is published, such as one in each
+	// cloud. All replicas name the same: what is named by the publisher counts.
+	Targets []Target `json:"targets"`
+	// Election is the etcd where the publisher is elected, the same for all replicas;
+	// Etcd when nothing is said.
+	Election Etcd `json:"election"`
+	// Follows is the name of the target that this replica serves its proxies from,
+	// such as the nearest; "etcd" when empty.
+	Follows string `json:"follows"`
 	// SigningKeyFile is a PEM file with a signing key of the fleet: an Ed25519
 	// private key (PKCS #8). Proxies pin the public key of the first.
 	SigningKeyFile string `json:"signing_key_file"`
@@ -110,18 +119,6 @@ type Revisions struct {
 	// RetentionDays is for how many days the state at a revision is kept after it was
 	// superseded; for ever when 0. What is in force, and what has a label, stays.
 	RetentionDays int `json:"retention_days"`
-}
-
-// Etcd names the etcd cluster.
-type Etcd struct {
-	Endpoints []string `json:"endpoints"`
-	// CAFile, CertificateFile and PrivateKeyFile are PEM files for mutual TLS;
-	// all of them or none.
-	CAFile          string `json:"ca_file"`
-	CertificateFile string `json:"certificate_file"`
-	PrivateKeyFile  string `json:"private_key_file"`
-	// Prefix is below which everything lies; /sallyport/v1 when empty.
-	Prefix string `json:"prefix"`
 }
 
 // Listen is an address to listen on.
@@ -228,7 +225,7 @@ func (s *Settings) Validate() error {
 	if n := s.Revisions.RetentionDays; n < 0 || n > maxRetentionDays {
 		f.report("revisions.retention_days", fmt.Errorf("is from 0 to %d", maxRetentionDays))
 	}
-	s.Etcd.validate(&f)
+	s.validateTargets(&f)
 	s.validateKeys(&f)
 	s.Admin.validate(&f)
 	f.required("proxies.address", s.Proxies.Address, checkAddress)
@@ -283,36 +280,6 @@ func (d *Decisions) open(database *Database, log *slog.Logger) (*postgres.Decisi
 }
 
 func (d *Database) dsn() (string, error) { return readLine(d.URLFile) }
-
-func (e *Etcd) validate(f *faults) {
-	if len(e.Endpoints) == 0 {
-		f.report("etcd.endpoints", errRequired)
-	}
-	given := 0
-	for _, file := range []string{e.CAFile, e.CertificateFile, e.PrivateKeyFile} {
-		if file != "" {
-			given++
-		}
-	}
-	switch given {
-	case 0:
-	case 3:
-		_, err := e.tls()
-		f.report("etcd", err)
-	default:
-		f.report("etcd", errors.New("ca_file, certificate_file and private_key_file go together"))
-	}
-	for i, endpoint := range e.Endpoints {
-		switch encrypted := strings.HasPrefix(endpoint, "https://"); {
-		case endpoint == "":
-			f.report(fmt.Sprintf("etcd.endpoints[%d]", i), errors.New("is empty"))
-		case encrypted && given == 0:
-			f.report(fmt.Sprintf("etcd.endpoints[%d]", i), errors.New("https needs ca_file, certificate_file and private_key_file"))
-		case !encrypted && given > 0:
-			f.report(fmt.Sprintf("etcd.endpoints[%d]", i), errors.New("is not https, though there are certificates"))
-		}
-	}
-}
 
 func (a *Admin) validate(f *faults) {
 	f.required("admin.address", a.Address, checkAddress)

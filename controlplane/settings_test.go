@@ -1,6 +1,7 @@
 package controlplane_test
 
 import (
+	"fmt"
 	"os"
 	"strings"
 	"testing"
@@ -123,6 +124,33 @@ etcd.endpoints[0]: https needs ca_file, certificate_file and private_key_file`},
 			s.Etcd = controlplane.Etcd{Endpoints: []string{"https://a:2379"}, CAFile: s.SigningKeyFile, CertificateFile: s.Admin.CertificateFile, PrivateKeyFile: s.Admin.PrivateKeyFile}
 		}, `
 etcd: ca_file holds no certificate`},
+		"targets": {func(s *controlplane.Settings) {
+			there := controlplane.Etcd{Endpoints: []string{"http://b:2379", "http://a:2379"}}
+			same := controlplane.Etcd{Endpoints: []string{"http://a:2379", "http://b:2379"}, Prefix: "/sallyport/v1/"}
+			s.Targets = []controlplane.Target{
+				{}, {Name: "etcd", Etcd: there}, {Name: "gcp", Etcd: same}, {Name: "gcp", Etcd: controlplane.Etcd{Endpoints: []string{"https://c:2379"}}},
+				{Name: "Azure", Etcd: s.Etcd},
+			}
+			s.Election.Prefix, s.Follows = "/election", "azure"
+		}, `
+election.endpoints: is required
+targets[0].name: is required
+targets[0].etcd.endpoints: is required
+targets[1].name: etcd is there twice
+targets[2].etcd: is another target already
+targets[3].etcd.endpoints[0]: https needs ca_file, certificate_file and private_key_file
+targets[3].name: gcp is there twice
+targets[4].name: is at most 63 lower-case letters, digits and hyphens
+targets[4].etcd: is another target already
+follows: azure is none of the targets`},
+		"more targets than a publisher writes to": {func(s *controlplane.Settings) {
+			for i := range 32 {
+				s.Targets = append(s.Targets, controlplane.Target{
+					Name: fmt.Sprint("t", i), Etcd: controlplane.Etcd{Endpoints: []string{fmt.Sprintf("http://t%d:2379", i)}},
+				})
+			}
+		}, `
+targets: are at most 31`},
 		"identity providers": {func(s *controlplane.Settings) {
 			s.Admin.IdentityProviders = []controlplane.IdentityProvider{
 				{}, {Issuer: "a", JWKSURL: "http://login.example/keys", Audiences: []string{"a"}}, {Issuer: "a", JWKSURL: "keys", Audiences: []string{"a"}},

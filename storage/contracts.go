@@ -112,6 +112,11 @@ type Publishing interface {
 	Cursor(ctx context.Context, target, environment string) (snapshot.Revision, error)
 	// AdvanceCursor moves a cursor forward. It never moves back.
 	AdvanceCursor(ctx context.Context, term Term, target, environment string, to snapshot.Revision) error
+	// KeepCursors forgets the cursors of all targets but these, so that no history is
+	// kept for those that are not published to any more, and returns their names.
+	KeepCursors(ctx context.Context, term Term, targets []string) (forgotten []string, err error)
+	// Lags returns how far each of the targets is behind, in their order.
+	Lags(ctx context.Context, targets []string) ([]Lag, error)
 }
 
 // History finds out that the database was set back: restored from a backup, or

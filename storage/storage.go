@@ -24,6 +24,12 @@ var (
 	// ErrAhead says that what is distributed is later than the database, and
 	// signed with our key, or was read from it before: the database was set back.
 	ErrAhead = errors.New("what is distributed is later than the database")
+	// ErrAway says that an etcd cannot be reached now, or has no leader. What was under
+	// way may have been done.
+	ErrAway = errors.New("etcd cannot be reached")
+	// ErrFull says that an etcd takes nothing any more: its database has reached its
+	// quota.
+	ErrFull = errors.New("etcd is full")
 	// ErrHeard says that a proxy is not gone: it was heard of not long ago.
 	ErrHeard = errors.New("the proxy was heard of not long ago")
 	// ErrBarred says that a proxy is refused or quarantined.
@@ -246,6 +252,19 @@ type EnvironmentHead struct {
 	// Signed is nil until the first head.
 	Signed *proxyv1.SignedHead
 }
+
+// Lag is how far a target is behind what was committed.
+type Lag struct {
+	Target string
+	// Revisions are those of environments, and of the security lane, that were not
+	// written to it; of each at most MaxLag are counted.
+	Revisions int
+	// Since is when the first of them was committed; zero without any.
+	Since time.Time
+}
+
+// MaxLag bounds what is counted of one environment.
+const MaxLag = 1000
 
 // Term counts publishers. A publisher with a lower term than the newest is
 // refused with ErrFenced.

@@ -11,5 +11,5 @@ func (p *Publisher) Every(reconcile, freshness time.Duration) {
 	p.reconcileEvery, p.freshnessEvery = reconcile, freshness
 }
 
-// RetainEvery sets how often a publisher trims the history, before Run.
-func (p *Publisher) RetainEvery(d time.Duration) { p.retainEvery = d }
+// Every sets how often the history is trimmed, before Run.
+func (r *Retention) Every(d time.Duration) { r.every = d }

@@ -137,8 +137,9 @@ func (l *lab) configure(change ...func(*publish.Config)) *replica {
 	log := &lines{}
 	handler := slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug})
 	store := l.open(slog.DiscardHandler)
+	home := l.target()
 	c := publish.Config{
-		Store: store, Target: l.target(), TargetName: "etcd", Security: store.Security(), Signer: signer,
+		Store: store, Election: home, Targets: []publish.Place{{Name: "etcd", Target: home}}, Security: store.Security(), Signer: signer,
 		Holder: strings.ToLower(rand.Text()), Log: slog.New(handler),
 	}
 	for _, f := range change {

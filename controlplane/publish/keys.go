@@ -60,27 +60,6 @@ func (p *Publisher) learn(sets []*proxyv1.SignedKeySet) error {
 	return nil
 }
 
-// announce sees to it that the key sets are in the target before anything is that
-// was signed with their keys.
-func (t *tenure) announce(ctx context.Context) error {
-	if err := t.trust(ctx); err != nil {
-		return err
-	}
-	newest := t.verifier.Newest().Digest()
-	if t.announced != nil && *t.announced == newest {
-		return nil
-	}
-	err := t.target.PublishKeySets(ctx, t.verifier)
-	switch {
-	case errors.Is(err, storage.ErrAhead) && t.trust(ctx) == nil && t.verifier.Newest().Digest() != newest:
-		return fmt.Errorf("%w: it has published more key sets", storage.ErrFenced)
-	case err != nil:
-		return fmt.Errorf("publish key sets: %w", err)
-	}
-	t.announced = &newest
-	return nil
-}
-
 // renew signs the newest head of an environment with our key, unless it is already:
 // it stays the same head, and nothing is published anew but its signature. With the
 // key of before it would be worth nothing once that is retired.
@@ -100,7 +79,7 @@ func (t *tenure) renew(ctx context.Context, e *environment) error {
 	if err := t.store.SaveHeads(ctx, t.term, []snapshot.Head{again}); err != nil {
 		return fmt.Errorf("record head: %w", err)
 	}
-	e.snapshot, e.published = snap, snapshot.Digest{}
+	e.snapshot = snap
 	t.log.InfoContext(ctx, "head signed with another key", "environment", e.name, "revision", head.Revision, "signing_key", key.Short())
 	return nil
 }

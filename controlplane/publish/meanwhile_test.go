@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/sallyport/sallyport/controlplane/publish"
+	"github.com/sallyport/sallyport/storage"
 )
 
 // What is done beside publishing is done by the elected replica alone, and ends
@@ -16,12 +17,12 @@ func TestMeanwhile(t *testing.T) {
 	began, ended := make(chan string, 10), make(chan string, 10)
 	beside := func(name string) func(*publish.Config) {
 		return func(c *publish.Config) {
-			c.Meanwhile = func(ctx context.Context) error {
+			c.Meanwhile = []publish.Task{func(ctx context.Context, _ storage.Term) error {
 				began <- name
 				<-ctx.Done()
 				ended <- name
 				return ctx.Err()
-			}
+			}}
 		}
 	}
 	says := func(from <-chan string) string {

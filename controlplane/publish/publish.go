@@ -1,5 +1,5 @@
-// Package publish turns commits into signed snapshots in etcd: one publisher
-// in the fleet, elected by etcd and fenced by the database.
+// Package publish turns commits into signed snapshots in any number of etcds: one
+// publisher in the fleet, elected by one of them and fenced by the database.
 package publish
 
 import (
@@ -10,6 +10,8 @@ import (
 	"math/rand/v2"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/sallyport/sallyport/internal/snapshot"
@@ -40,15 +42,22 @@ type Store interface {
 	Changed(ctx context.Context) <-chan struct{}
 }
 
-// Target is where snapshots are published: an etcd.
-type Target interface {
+// Election elects the publisher: an etcd.
+type Election interface {
 	// Lead calls lead while holder is the elected publisher.
 	Lead(ctx context.Context, holder string, lead func(context.Context) error) error
+}
+
+// Target is where snapshots are published: an etcd. Its errors are
+// storage.ErrAway when it cannot be reached, and storage.ErrFull when it takes
+// nothing any more.
+type Target interface {
 	// Heads returns the signed heads that are published.
 	Heads(ctx context.Context, v *snapshot.Verifier) ([]snapshot.Head, error)
 	// Publish makes a snapshot the newest of its environment. Publishing again
 	// what is there mends what is missing. storage.ErrAhead if a later head is
-	// there, or another one for the same place in history.
+	// there, or another one for the same place in history: a publisher that was
+	// deposed takes nothing back.
 	Publish(ctx context.Context, v *snapshot.Verifier, snap *snapshot.Snapshot) error
 	PublishFreshness(ctx context.Context, environment string, f *proxyv1.SignedFreshness) error
 	// PublishKeySets makes the key sets that v knows those that are published.
@@ -56,13 +65,25 @@ type Target interface {
 	PublishKeySets(ctx context.Context, v *snapshot.Verifier) error
 }
 
-// Config is what a Publisher needs. All fields but Verifier, Meanwhile, Now, Retention
-// and History are required.
+// Place is a target with its name, which its cursors in the store have.
+type Place struct {
+	Name string
+	Target
+}
+
+// Task is done beside publishing, while this replica is elected: with a context that
+// ends when it is not any more, in the term that it was elected for. It returns then;
+// its error ends the term.
+type Task func(ctx context.Context, term storage.Term) error
+
+// Config is what a Publisher needs. All fields but Verifier, Meanwhile, Registerer
+// and Now are required.
 type Config struct {
-	Store  Store
-	Target Target
-	// TargetName names the target's cursors in the store.
-	TargetName string
+	Store    Store
+	Election Election
+	// Targets are where the same is published, at least one, each at its own pace.
+	// The cursors of others are forgotten when a term begins.
+	Targets []Place
 	// Security is the security lane, which expired revocations are removed from.
 	Security Lane
 	Signer   *snapshot.Signer
@@ -72,34 +93,29 @@ type Config struct {
 	// Holder names this replica.
 	Holder string
 	Log    *slog.Logger
-	// Meanwhile is called while this replica is elected, with a context that ends
-	// when it is not any more, and returns then; its error ends the term. None when
-	// it is nil.
-	Meanwhile func(ctx context.Context) error
-	Now       func() time.Time // time.Now when nil
-	// Retention is for how long the states of revisions that were superseded are kept
-	// in History, which it needs; for ever when 0.
-	Retention time.Duration
-	History   History
+	// Meanwhile is done while this replica is elected.
+	Meanwhile []Task
+	// Registerer takes the metrics; nobody when nil.
+	Registerer prometheus.Registerer
+	Now        func() time.Time // time.Now when nil
 }
 
 // Publisher publishes while it is elected.
 type Publisher struct {
 	store    Store
-	target   Target
+	election Election
+	places   []Place
 	security Lane
-	name     string
 	signer   *snapshot.Signer
 	verifier *snapshot.Verifier
 	holder   string
 	log      *slog.Logger
-	beside   func(ctx context.Context) error // nil for none
+	tasks    []Task
 	now      func() time.Time
+	// confirmed says when each lane of each target was confirmed last, in this term.
+	confirmed *prometheus.GaugeVec
 
-	retention time.Duration
-	history   History
-
-	reconcileEvery, freshnessEvery, expireEvery, retainEvery time.Duration
+	reconcileEvery, freshnessEvery, expireEvery time.Duration
 }
 
 // New returns a publisher that does nothing until Run.
@@ -112,25 +128,30 @@ func New(c Config) *Publisher {
 		verifier = c.Signer.Verifier()
 	}
 	return &Publisher{
-		store:    c.Store,
-		target:   c.Target,
-		security: c.Security,
-		name:     c.TargetName,
-		signer:   c.Signer,
-		verifier: verifier,
-		holder:   c.Holder,
-		log:      c.Log,
-		beside:   c.Meanwhile,
-		now:      now,
+		store:     c.Store,
+		election:  c.Election,
+		places:    c.Targets,
+		security:  c.Security,
+		signer:    c.Signer,
+		verifier:  verifier,
+		holder:    c.Holder,
+		log:       c.Log,
+		tasks:     c.Meanwhile,
+		now:       now,
+		confirmed: newConfirmed(c.Registerer),
 
 		reconcileEvery: reconcileEvery,
 		freshnessEvery: freshnessEvery,
 		expireEvery:    expireEvery,
-		retainEvery:    retainEvery,
-
-		retention: c.Retention,
-		history:   c.History,
 	}
+}
+
+// newConfirmed is registered by whoever has metrics.
+func newConfirmed(r prometheus.Registerer) *prometheus.GaugeVec {
+	return promauto.With(r).NewGaugeVec(prometheus.GaugeOpts{
+		Name: "sallyport_target_confirmed_timestamp_seconds",
+		Help: "When all of the lane was last confirmed to be published at the target; on the replica that publishes alone.",
+	}, []string{"target", "lane"})
 }
 
 // Run stands for election and publishes while elected, until ctx ends. It
@@ -165,7 +186,7 @@ func (p *Publisher) stand(ctx context.Context) error {
 	if err := p.trust(ctx); errors.Is(err, ErrKey) {
 		return err
 	}
-	return p.target.Lead(ctx, p.holder, p.lead)
+	return p.election.Lead(ctx, p.holder, p.lead)
 }
 
 // lead publishes during one term. It returns when the term is over, or when
@@ -180,53 +201,39 @@ func (p *Publisher) lead(ctx context.Context) error {
 		return fmt.Errorf("begin term: %w", err)
 	}
 	p.log.InfoContext(ctx, "became publisher", "term", term)
+	if err := p.settleCursors(ctx, term); err != nil {
+		return err
+	}
+	defer p.confirmed.Reset()
 	g, ctx := errgroup.WithContext(ctx)
 	for _, immediate := range []bool{true, false} {
-		t := &tenure{
-			Publisher: p, term: term, immediate: immediate,
-			environments: map[string]*environment{}, known: map[string]snapshot.Digest{},
-		}
+		t := newTenure(p, term, immediate)
 		g.Go(func() error { return t.run(ctx) })
+		for _, o := range t.outlets {
+			g.Go(func() error { return o.run(ctx) })
+		}
 	}
 	g.Go(func() error { return p.expire(ctx) })
-	if p.beside != nil {
-		g.Go(func() error { return p.beside(ctx) })
-	}
-	if p.retention > 0 {
-		g.Go(func() error { return p.retain(ctx, term) })
+	for _, task := range p.tasks {
+		g.Go(func() error { return task(ctx, term) })
 	}
 	return g.Wait()
 }
 
-// run publishes one lane until the term is over.
-func (t *tenure) run(ctx context.Context) (err error) {
-	changed := t.store.Changed(ctx)
-	reconcile, fresh := time.NewTicker(t.reconcileEvery), time.NewTicker(t.freshnessEvery)
-	defer reconcile.Stop()
-	defer fresh.Stop()
-	retry, wait := time.NewTimer(t.reconcileEvery), shortestWait
-	defer retry.Stop()
-	if err = t.reconcile(ctx); err == nil {
-		err = t.confirm(ctx)
+// settleCursors forgets how far the targets are that are not published to any more:
+// else history would be kept for them for ever. Nothing is lost if one comes back:
+// it gets what is newest, and a cursor with that.
+func (p *Publisher) settleCursors(ctx context.Context, term storage.Term) error {
+	names := make([]string, len(p.places))
+	for i, place := range p.places {
+		names[i] = place.Name
 	}
-	for err == nil {
-		if wait = min(2*wait, t.reconcileEvery); t.failing() {
-			retry.Reset(wait)
-		} else {
-			wait = shortestWait
-		}
-		select {
-		case <-ctx.Done():
-			err = ctx.Err()
-		case <-changed:
-			err = t.sync(ctx)
-		case <-retry.C:
-			err = t.sync(ctx)
-		case <-reconcile.C:
-			err = t.reconcile(ctx)
-		case <-fresh.C:
-			err = t.confirm(ctx)
-		}
+	gone, err := p.store.KeepCursors(ctx, term, names)
+	if err != nil {
+		return fmt.Errorf("forget cursors: %w", err)
 	}
-	return err
+	for _, name := range gone {
+		p.log.WarnContext(ctx, "target is not published to any more", "target", name)
+	}
+	return nil
 }

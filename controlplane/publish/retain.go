@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -29,20 +30,42 @@ type History interface {
 	Proxies(ctx context.Context, environment string, after storage.Proxy, limit int) ([]storage.Proxy, error)
 }
 
-// retain forgets what is older than the retention until ctx ends, or there is
-// another publisher.
-func (p *Publisher) retain(ctx context.Context, term storage.Term) error {
-	ticker := time.NewTicker(p.retainEvery)
+// RetentionConfig is what a Retention needs. All fields but Now are required.
+type RetentionConfig struct {
+	History History
+	// For is for how long the states of revisions that were superseded are kept.
+	For time.Duration
+	Log *slog.Logger
+	Now func() time.Time // time.Now when nil
+}
+
+// Retention forgets what is older than it keeps.
+type Retention struct {
+	RetentionConfig
+	every time.Duration
+}
+
+// NewRetention returns one that forgets nothing until Run.
+func NewRetention(c RetentionConfig) *Retention {
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	return &Retention{RetentionConfig: c, every: retainEvery}
+}
+
+// Run is a Task: it forgets until ctx ends, or there is another publisher.
+func (r *Retention) Run(ctx context.Context, term storage.Term) error {
+	ticker := time.NewTicker(r.every)
 	defer ticker.Stop()
 	for {
-		begins, n, err := p.forget(ctx, term)
+		begins, n, err := r.forget(ctx, term)
 		switch {
 		case errors.Is(err, storage.ErrFenced):
 			return err
 		case err != nil && ctx.Err() == nil:
-			p.log.WarnContext(ctx, "history was not trimmed", "err", err)
+			r.Log.WarnContext(ctx, "history was not trimmed", "err", err)
 		case n > 0:
-			p.log.InfoContext(ctx, "history was trimmed", "from", begins, "changes", n)
+			r.Log.InfoContext(ctx, "history was trimmed", "from", begins, "changes", n)
 		}
 		select {
 		case <-ctx.Done():
@@ -54,16 +77,16 @@ func (p *Publisher) retain(ctx context.Context, term storage.Term) error {
 
 // forget moves the beginning of the history, and removes what is before it. It
 // returns where that is, and how many versions were removed.
-func (p *Publisher) forget(ctx context.Context, term storage.Term) (begins snapshot.Revision, collected int, err error) {
-	keep, err := p.enforced(ctx)
+func (r *Retention) forget(ctx context.Context, term storage.Term) (begins snapshot.Revision, collected int, err error) {
+	keep, err := r.enforced(ctx)
 	if err != nil {
 		return 0, 0, err
 	}
-	if begins, err = p.history.TrimHistory(ctx, term, p.now().Add(-p.retention), keep); err != nil {
+	if begins, err = r.History.TrimHistory(ctx, term, r.Now().Add(-r.For), keep); err != nil {
 		return 0, 0, fmt.Errorf("trim history: %w", err)
 	}
 	for n := collectAtOnce; n == collectAtOnce; collected += n {
-		if n, err = p.history.CollectVersions(ctx, term, collectAtOnce); err != nil {
+		if n, err = r.History.CollectVersions(ctx, term, collectAtOnce); err != nil {
 			return begins, collected, fmt.Errorf("collect versions: %w", err)
 		}
 	}
@@ -72,11 +95,11 @@ func (p *Publisher) forget(ctx context.Context, term storage.Term) (begins snaps
 
 // enforced returns the states that proxies have, in memory or on disk, lost ones
 // included. A record that is not understood ends it: nobody knows what that one has.
-func (p *Publisher) enforced(ctx context.Context) ([]storage.EnvironmentPoint, error) {
+func (r *Retention) enforced(ctx context.Context) ([]storage.EnvironmentPoint, error) {
 	known := map[storage.EnvironmentPoint]bool{}
 	var after storage.Proxy
 	for n := proxiesAtOnce; n == proxiesAtOnce; {
-		page, err := p.history.Proxies(ctx, "", after, proxiesAtOnce)
+		page, err := r.History.Proxies(ctx, "", after, proxiesAtOnce)
 		if err != nil {
 			return nil, fmt.Errorf("read proxies: %w", err)
 		}

@@ -17,13 +17,14 @@ import (
 // retaining makes a replica that keeps a day of history, a month from now.
 func (l *lab) retaining() *replica {
 	l.Helper()
-	r := l.configure(func(c *publish.Config) {
-		c.Now = func() time.Time { return time.Now().Add(30 * 24 * time.Hour) }
-		c.Retention, c.History = 24*time.Hour, l.store
+	return l.start(func(c *publish.Config) {
+		r := publish.NewRetention(publish.RetentionConfig{
+			History: l.store, For: 24 * time.Hour, Log: c.Log,
+			Now: func() time.Time { return time.Now().Add(30 * 24 * time.Hour) },
+		})
+		r.Every(10 * time.Millisecond)
+		c.Meanwhile = append(c.Meanwhile, r.Run)
 	})
-	r.RetainEvery(10 * time.Millisecond)
-	r.stop = run(l, r.Run)
-	return r
 }
 
 // has records a proxy that enforces one revision, and has another on disk.

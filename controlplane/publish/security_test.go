@@ -61,7 +61,7 @@ func TestRevocationsDoNotWaitForSnapshots(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)
 	begun := make(chan struct{}, 1)
-	r := l.configure(func(c *publish.Config) { c.Target = slowTarget{c.Target, "aws", begun} })
+	r := l.configure(func(c *publish.Config) { c.Targets[0].Target = slowTarget{c.Targets[0].Target, "aws", begun} })
 	r.Every(time.Hour, 20*time.Millisecond)
 	run(t, r.Run)
 	l.commit(environment(t, "aws", "1"))

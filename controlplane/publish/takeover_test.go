@@ -109,6 +109,12 @@ func (f *faulty) AdvanceCursor(ctx context.Context, term storage.Term, target, e
 	return err
 }
 
+func (f *faulty) KeepCursors(ctx context.Context, term storage.Term, targets []string) ([]string, error) {
+	return around(f, ctx, "KeepCursors", func(ctx context.Context) ([]string, error) {
+		return f.store().KeepCursors(ctx, term, targets)
+	})
+}
+
 func (f *faulty) Settled(ctx context.Context) error {
 	_, err := around(f, ctx, "Settled", func(ctx context.Context) (struct{}, error) { return struct{}{}, f.store().Settled(ctx) })
 	return err
@@ -150,7 +156,7 @@ func (f faultyTarget) PublishFreshness(ctx context.Context, environment string, 
 // steps are those of a publisher, in about the order in which they come. Each
 // comes before and after what it names.
 var steps = []string{
-	"BeginTerm", "Settled", "Target.Heads", "Position", "Witness", "Heads", "EnvironmentState", "Cursor", "EnvironmentRevisions",
+	"BeginTerm", "KeepCursors", "Settled", "Target.Heads", "Position", "Witness", "Heads", "EnvironmentState", "Cursor", "EnvironmentRevisions",
 	"SaveHeads", "Publish", "AdvanceCursor", "PublishFreshness",
 }
 
@@ -192,7 +198,7 @@ func TestPublisherDies(t *testing.T) {
 				}
 				return ctx
 			}
-			r := l.configure(func(c *publish.Config) { c.Store, c.Target = s, faultyTarget{c.Target, s} })
+			r := l.configure(func(c *publish.Config) { c.Store, c.Targets[0].Target = s, faultyTarget{c.Targets[0].Target, s} })
 			run(t, func(context.Context) error { return r.Run(ctx) })
 			await(t, "it dies", died)
 			l.start()
@@ -226,7 +232,7 @@ func TestPublisherIsDeposed(t *testing.T) {
 					return ctx
 				}
 			}
-			r := l.configure(func(c *publish.Config) { c.Store, c.Target = s, faultyTarget{c.Target, s} })
+			r := l.configure(func(c *publish.Config) { c.Store, c.Targets[0].Target = s, faultyTarget{c.Targets[0].Target, s} })
 			stop := run(t, r.Run)
 			await(t, "it freezes", frozen)
 			l.depose()
@@ -267,7 +273,7 @@ func TestHiccup(t *testing.T) {
 				}
 				return nil
 			}
-			r := l.configure(func(c *publish.Config) { c.Store, c.Target = s, faultyTarget{c.Target, s} })
+			r := l.configure(func(c *publish.Config) { c.Store, c.Targets[0].Target = s, faultyTarget{c.Targets[0].Target, s} })
 			r.Every(time.Hour, time.Hour)
 			run(t, r.Run)
 			// Two, since what begins a term confirms the first of them twice.

@@ -2,12 +2,12 @@ package publish
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"slices"
+	"sync/atomic"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -23,28 +23,28 @@ const (
 	batch = 20
 	// atOnce is how many environments are worked on at the same time.
 	atOnce = 4
-	// alarmAfter is how often in a row publishing an environment fails before
-	// someone has to look.
-	alarmAfter = 5
 )
 
 // tenure is what one term of a publisher does for a lane: for all environments,
-// or for the security lane, which is treated like one. It belongs to the
-// goroutine of run; an environment, to the one that works on it.
+// or for the security lane, which is treated like one. It signs what was committed,
+// once, and has its outlets bring that to the targets. It belongs to the goroutine of
+// run; an environment, to the one that works on it.
 type tenure struct {
 	*Publisher
 	term         storage.Term
 	immediate    bool // it is for the security lane
 	environments map[string]*environment
-	// known holds the newest published head of each environment that was found
-	// in the database.
-	known map[string]snapshot.Digest
-	// announced is the newest key set that was seen in the target; nil before the
-	// target was looked at.
-	announced *snapshot.Digest
-	// undecided says that there is one of which that could not be told yet:
-	// nothing is published until it can.
-	undecided bool
+	outlets      []*outlet
+
+	// signed is what run has left for the outlets; nil before the first time. What it
+	// points to does not change.
+	signed atomic.Pointer[map[string]signed]
+}
+
+// signed is what there is to publish of an environment.
+type signed struct {
+	snapshot *snapshot.Snapshot // nil when nothing could be signed
+	newest   bool               // nothing later was committed that could not be signed
 }
 
 // environment is what a publisher knows of one environment during its term.
@@ -53,40 +53,54 @@ type environment struct {
 	// snapshot is the newest one that is signed and recorded in the database;
 	// nil until there is one.
 	snapshot *snapshot.Snapshot
-	// published is the head that was last seen whole in the target.
-	published snapshot.Digest
-	// cursor is the revision up to which the database says that was published.
-	cursor snapshot.Revision
-
-	err      error  // of prepare
-	failures int    // in a row
-	trouble  string // the last of them
+	trouble  trouble
 }
 
-// reconcile is sync for everything, including what was already published:
-// what has gone from etcd is written again.
-func (t *tenure) reconcile(ctx context.Context) error {
-	t.announced = nil
-	for _, e := range t.environments {
-		e.published = snapshot.Digest{}
+func newTenure(p *Publisher, term storage.Term, immediate bool) *tenure {
+	t := &tenure{Publisher: p, term: term, immediate: immediate, environments: map[string]*environment{}}
+	s := newSurvey(len(p.places))
+	for _, place := range p.places {
+		t.outlets = append(t.outlets, newOutlet(t, place, s))
 	}
-	return t.bring(ctx, t.compare)
+	return t
 }
 
-// sync brings every environment up to the database, and the target up to that.
+// lane is what logs and metrics call it.
+func (t *tenure) lane() string {
+	if t.immediate {
+		return "security"
+	}
+	return "policy"
+}
+
+// run signs until the term is over.
+func (t *tenure) run(ctx context.Context) error {
+	changed := t.store.Changed(ctx)
+	reconcile := time.NewTicker(t.reconcileEvery)
+	defer reconcile.Stop()
+	retry := newRetry(t.reconcileEvery)
+	defer retry.Stop()
+	for {
+		if err := t.sync(ctx); err != nil {
+			return err
+		}
+		retry.after(t.failing())
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-changed:
+		case <-retry.C:
+		case <-reconcile.C:
+		}
+	}
+}
+
+// sync signs what was committed of every environment, and hands that on.
 func (t *tenure) sync(ctx context.Context) error {
-	if t.undecided {
-		return t.bring(ctx, t.compare)
-	}
-	return t.bring(ctx, func(context.Context) error { return nil })
-}
-
-// bring is sync with a check of what is signed, before any of it is published.
-func (t *tenure) bring(ctx context.Context, check func(context.Context) error) error {
 	if err := t.store.Settled(ctx); err != nil {
 		return fmt.Errorf("look for what others have seen: %w", err)
 	}
-	if err := t.announce(ctx); err != nil {
+	if err := t.trust(ctx); err != nil {
 		return err
 	}
 	heads, err := t.store.Heads(ctx)
@@ -103,62 +117,50 @@ func (t *tenure) bring(ctx context.Context, check func(context.Context) error) e
 			t.environments[h.Environment] = &environment{name: h.Environment}
 		}
 	}
-	if err := t.each(ctx, func(ctx context.Context, e *environment) error {
-		e.err = t.prepare(ctx, e, at)
-		return e.err
-	}); err != nil {
-		return err
-	}
-	if err := check(ctx); err != nil || t.undecided {
-		return err
-	}
-	err = t.each(ctx, func(ctx context.Context, e *environment) error {
-		// What could be signed is kept whole, whatever came after it.
-		return t.settle(ctx, e, cmp.Or(t.publish(ctx, e), e.err))
+	err = each(ctx, t.environments, func(ctx context.Context, e *environment) error {
+		return settle(ctx, t.log, e.name, &e.trouble, t.prepare(ctx, e, at))
 	})
-	if errors.Is(err, storage.ErrAhead) && t.compare(ctx) == nil {
-		// What is published is in the database by now: somebody else was faster.
-		return fmt.Errorf("%w: it has published more", storage.ErrFenced)
+	if err == nil {
+		t.handOn()
 	}
 	return err
 }
 
-// compare makes sure that all that is published, of either lane, is part of the
-// history that the database holds. ErrAhead if not: then the database was set
-// back, and whatever were published would fork history.
-func (t *tenure) compare(ctx context.Context) error {
-	published, err := t.target.Heads(ctx, t.verifier)
-	if err != nil {
-		return fmt.Errorf("read what is published: %w", err)
+// handOn leaves what is signed for the outlets. What could be signed is kept whole
+// at the targets, whatever came after it.
+func (t *tenure) handOn() {
+	all := make(map[string]signed, len(t.environments))
+	for name, e := range t.environments {
+		all[name] = signed{snapshot: e.snapshot, newest: e.trouble.failures == 0}
 	}
-	t.undecided = false
-	for _, h := range published {
-		if t.known[h.Environment] == h.Digest() {
-			continue
+	t.signed.Store(&all)
+	for _, o := range t.outlets {
+		select {
+		case o.news <- struct{}{}:
+		default:
 		}
-		switch err := t.store.Witness(ctx, t.name, h); {
-		case errors.Is(err, storage.ErrNotFound) && (h.Environment == snapshot.SecurityLane) != t.immediate:
-			t.undecided = true // it is for the other lane to sign what there is, and to tell
-			continue
-		case errors.Is(err, storage.ErrNotFound):
-			return fmt.Errorf("%w: environment %s has epoch %d revision %d", storage.ErrAhead, h.Environment, h.Epoch, h.Revision)
-		case err != nil:
-			return fmt.Errorf("look for revision %d of %s: %w", h.Revision, h.Environment, err)
-		}
-		t.known[h.Environment] = h.Digest()
 	}
-	return nil
+}
+
+// failing reports whether something has to be tried again.
+func (t *tenure) failing() bool {
+	for _, e := range t.environments {
+		if e.trouble.failures > 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // each calls f for every environment, several at once, and returns the first
 // error that ends the term. Any other does not hold up the other environments.
-func (t *tenure) each(ctx context.Context, f func(context.Context, *environment) error) error {
+func each[E any](ctx context.Context, all map[string]E, f func(context.Context, E) error) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(atOnce)
-	for _, e := range t.environments {
+	for name, e := range all {
 		g.Go(func() error {
 			if err := f(ctx, e); err != nil && ends(ctx, err) {
-				return fmt.Errorf("environment %s: %w", e.name, err)
+				return fmt.Errorf("environment %s: %w", name, err)
 			}
 			return nil
 		})
@@ -171,43 +173,6 @@ func (t *tenure) each(ctx context.Context, f func(context.Context, *environment)
 func ends(ctx context.Context, err error) bool {
 	return errors.Is(err, snapshot.ErrSigning) || ctx.Err() != nil || errors.Is(err, storage.ErrFenced) || errors.Is(err, storage.ErrAhead) ||
 		errors.Is(err, storage.ErrUnavailable)
-}
-
-// settle keeps count of an environment's trouble, unless it ends the term. It
-// says so when it is news, and again, for someone to act, when it does not end.
-func (t *tenure) settle(ctx context.Context, e *environment, err error) error {
-	if err == nil {
-		if e.failures > 0 {
-			t.log.InfoContext(ctx, "environment is published again", "environment", e.name)
-		}
-		e.failures, e.trouble = 0, ""
-		return nil
-	}
-	if ends(ctx, err) {
-		return err
-	}
-	level := slog.LevelWarn
-	if e.failures++; e.failures >= alarmAfter {
-		level = slog.LevelError
-	}
-	if e.failures == alarmAfter || e.trouble != err.Error() {
-		t.log.Log(ctx, level, "environment was not published", "environment", e.name, "err", err)
-	}
-	e.trouble = err.Error()
-	return nil
-}
-
-// failing reports whether something has to be tried again.
-func (t *tenure) failing() bool {
-	if t.undecided {
-		return true
-	}
-	for _, e := range t.environments {
-		if e.failures > 0 {
-			return true
-		}
-	}
-	return false
 }
 
 // prepare makes e.snapshot the newest that is signed and recorded.
@@ -227,13 +192,29 @@ func (t *tenure) prepare(ctx context.Context, e *environment, at map[string]stor
 			return err
 		}
 	}
-	return t.renew(ctx, e)
+	if err := t.renew(ctx, e); err != nil {
+		return err
+	}
+	return t.count(e)
+}
+
+// count has the counts of the newest snapshot with it.
+func (t *tenure) count(e *environment) error {
+	if e.snapshot == nil {
+		return nil
+	}
+	counted, err := t.signer.Count(e.snapshot)
+	if err != nil {
+		return fmt.Errorf("count revision %d: %w", e.snapshot.Head().Revision, err)
+	}
+	e.snapshot = counted
+	return nil
 }
 
 // restore reads the newest signed snapshot of an environment, if there is one,
 // from the database.
 func (t *tenure) restore(ctx context.Context, e *environment, h storage.EnvironmentHead) error {
-	*e = environment{name: e.name, failures: e.failures, trouble: e.trouble}
+	e.snapshot = nil
 	if h.Signed == nil {
 		return nil
 	}
@@ -253,39 +234,7 @@ func (t *tenure) restore(ctx context.Context, e *environment, h storage.Environm
 	if err != nil {
 		return fmt.Errorf("revision %d as recorded: %w", head.Revision, err)
 	}
-	e.cursor, err = t.store.Cursor(ctx, t.name, e.name)
-	if err != nil {
-		return fmt.Errorf("read cursor: %w", err)
-	}
 	e.snapshot = snap
-	return nil
-}
-
-// publish makes the newest snapshot the newest of the target. Every revision
-// of the environment has a head in the database, each holding the digest of
-// the one before; the target gets the last.
-func (t *tenure) publish(ctx context.Context, e *environment) error {
-	head := e.snapshot.Head()
-	if head.IsZero() || e.published == head.Digest() {
-		return nil
-	}
-	counted, err := t.signer.Count(e.snapshot)
-	if err != nil {
-		return fmt.Errorf("count revision %d: %w", head.Revision, err)
-	}
-	e.snapshot = counted
-	if err := t.target.Publish(ctx, t.verifier, counted); err != nil {
-		return fmt.Errorf("publish revision %d: %w", head.Revision, err)
-	}
-	if e.cursor < head.Revision {
-		if err := t.confirmOne(ctx, e); err != nil {
-			return err
-		}
-		e.cursor = head.Revision
-		t.log.InfoContext(ctx, "snapshot published", "environment", e.name, "revision", head.Revision,
-			"root", head.Root.Short(), "documents", head.Documents)
-	}
-	e.published = head.Digest()
 	return nil
 }
 
@@ -395,43 +344,4 @@ func with(set *snapshot.Set, environment string, versions []storage.Version) (*s
 		upserts = append(upserts, entry)
 	}
 	return set.With(upserts, removed), nil
-}
-
-// confirm issues a freshness statement for every environment of which all that
-// was committed is published.
-func (t *tenure) confirm(ctx context.Context) error {
-	return t.each(ctx, func(ctx context.Context, e *environment) error {
-		if e.failures > 0 || e.snapshot == nil || t.undecided {
-			return nil
-		}
-		if err := t.confirmOne(ctx, e); err != nil {
-			return t.settle(ctx, e, err)
-		}
-		return nil
-	})
-}
-
-// confirmOne says that the published head was the newest when it was issued.
-// That is known after the database has accepted a write of this term: no later
-// one had begun by then.
-func (t *tenure) confirmOne(ctx context.Context, e *environment) error {
-	head, at := e.snapshot.Head(), t.now()
-	if err := t.store.AdvanceCursor(ctx, t.term, t.name, e.name, head.Revision); err != nil {
-		return fmt.Errorf("advance cursor: %w", err)
-	}
-	failpoint.Hit("publish.cursor")
-	signed, err := t.signer.SignFreshness(snapshot.Freshness{
-		Epoch:       head.Epoch,
-		Environment: e.name,
-		Revision:    head.Revision,
-		HeadDigest:  head.Digest(),
-		IssuedAt:    at,
-	})
-	if err != nil {
-		return err
-	}
-	if err := t.target.PublishFreshness(ctx, e.name, signed); err != nil {
-		return fmt.Errorf("confirm revision %d: %w", head.Revision, err)
-	}
-	return nil
 }

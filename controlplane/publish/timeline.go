@@ -16,8 +16,10 @@ import (
 const (
 	// compareWithin bounds a comparison with what is published.
 	compareWithin = 5 * time.Second
-	// compareAgain is when one that failed is tried again.
-	compareAgain = time.Second
+	// compareAgain is when one that failed is tried again, and compareAtLeast when one
+	// that goes on failing is.
+	compareAgain   = time.Second
+	compareAtLeast = 30 * time.Second
 	// maxClaims bounds the heads that proxies have shown and nobody has looked for
 	// yet. What finds no room is shown again when the proxy connects the next time.
 	maxClaims = 256
@@ -27,12 +29,11 @@ const (
 
 // TimelineConfig is what a Timeline needs. All fields are required.
 type TimelineConfig struct {
-	Store  storage.History
-	Target Target
-	// TargetName is who has seen what is published.
-	TargetName string
-	Verifier   *snapshot.Verifier
-	Log        *slog.Logger
+	Store storage.History
+	// Targets are all of those where something is published.
+	Targets  []Place
+	Verifier *snapshot.Verifier
+	Log      *slog.Logger
 }
 
 // Timeline looks, on every replica, whether somebody has seen more than the
@@ -40,7 +41,7 @@ type TimelineConfig struct {
 // made, and then what proxies show. It is safe for concurrent use.
 type Timeline struct {
 	TimelineConfig
-	compared chan struct{} // closed after the first comparison, whatever came of it
+	compared chan struct{} // closed after the first comparisons, whatever came of them
 	shown    chan struct{} // wakes Run
 
 	mu     sync.Mutex
@@ -81,8 +82,8 @@ func (t *Timeline) Show(head snapshot.Head, proxy string) {
 	}
 }
 
-// Compared waits until what is published was compared once, or could not be:
-// who changes something while etcd is away is told soon enough. It returns
+// Compared waits until what is published at each target was compared once, or could
+// not be: who changes something while an etcd is away is told soon enough. It returns
 // ctx's error when that ends before.
 func (t *Timeline) Compared(ctx context.Context) error {
 	select {
@@ -94,52 +95,71 @@ func (t *Timeline) Compared(ctx context.Context) error {
 }
 
 // Run compares until ctx ends. It outlives every failure of the database and of
-// etcd.
+// any etcd.
 func (t *Timeline) Run(ctx context.Context) error {
+	var g, first sync.WaitGroup
+	for _, p := range t.Targets {
+		first.Add(1)
+		g.Go(func() { t.compareAll(ctx, p, first.Done) })
+	}
+	g.Go(func() {
+		if first.Wait(); ctx.Err() == nil {
+			close(t.compared)
+		}
+	})
+	t.judgeAll(ctx)
+	g.Wait()
+	return nil
+}
+
+// compareAll compares with a target until that was done once, and calls tried after
+// the first try.
+func (t *Timeline) compareAll(ctx context.Context, p Place, tried func()) {
+	tried = sync.OnceFunc(tried)
+	defer tried()
+	for wait := compareAgain; ; wait = min(2*wait, compareAtLeast) {
+		err := t.compare(ctx, p)
+		if err == nil || ctx.Err() != nil {
+			return
+		}
+		tried()
+		t.Log.WarnContext(ctx, "what is published was not compared with the database yet", "target", p.Name, "err", err)
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(wait):
+		}
+	}
+}
+
+// judgeAll looks for what proxies show, until ctx ends.
+func (t *Timeline) judgeAll(ctx context.Context) {
 	again := time.NewTimer(0)
 	defer again.Stop()
-	published := false // whether what is published was compared
 	for {
 		select {
 		case <-ctx.Done():
-			return nil
+			return
 		case <-again.C:
 		case <-t.shown:
 		}
-		whole := t.judge(ctx)
-		if !published {
-			err := t.compare(ctx)
-			if published = err == nil; !published && ctx.Err() == nil {
-				t.Log.WarnContext(ctx, "what is published was not compared with the database yet", "err", err)
-			}
-			t.open()
-		}
-		if !published || !whole {
+		if !t.judge(ctx) {
 			again.Reset(compareAgain)
 		}
 	}
 }
 
-// open lets those go on who wait for the first comparison.
-func (t *Timeline) open() {
-	select {
-	case <-t.compared:
-	default:
-		close(t.compared)
-	}
-}
-
-// compare looks for all that is published. What the database does not hold is
-// recorded there, and said by it.
-func (t *Timeline) compare(ctx context.Context) error {
+// compare looks for all that is published at a target. What the database does not
+// hold is recorded there, and said by it.
+func (t *Timeline) compare(ctx context.Context, p Place) error {
 	ctx, cancel := context.WithTimeout(ctx, compareWithin)
 	defer cancel()
-	published, err := t.Target.Heads(ctx, t.Verifier)
+	published, err := p.Heads(ctx, t.Verifier)
 	if err != nil {
 		return fmt.Errorf("read what is published: %w", err)
 	}
 	for _, h := range published {
-		if _, err := t.look(ctx, t.TargetName, h); err != nil {
+		if _, err := t.look(ctx, p.Name, h); err != nil {
 			return fmt.Errorf("look for revision %d of %s: %w", h.Revision, h.Environment, err)
 		}
 	}

@@ -15,7 +15,7 @@ import (
 func (l *lab) timeline(change ...func(*publish.TimelineConfig)) *publish.Timeline {
 	l.Helper()
 	c := publish.TimelineConfig{
-		Store: l.open(discard), Target: l.target(), TargetName: "etcd", Verifier: signer.Verifier(), Log: slog.New(discard),
+		Store: l.open(discard), Targets: []publish.Place{{Name: "etcd", Target: l.target()}}, Verifier: signer.Verifier(), Log: slog.New(discard),
 	}
 	for _, f := range change {
 		f(&c)
@@ -62,7 +62,7 @@ func TestProxiesShow(t *testing.T) {
 	l.commit(environment(t, "aws", "1"))
 	l.wantPublished()
 	r.stop()
-	line := l.timeline(func(c *publish.TimelineConfig) { c.Target = etcdAway{} })
+	line := l.timeline(func(c *publish.TimelineConfig) { c.Targets[0].Target = etcdAway{} })
 	run(t, line.Run)
 	if err := line.Compared(t.Context()); err != nil {
 		t.Fatal(err)

@@ -47,12 +47,18 @@ type Target interface {
 	KeySets(ctx context.Context) ([]*proxyv1.SignedKeySet, error)
 }
 
+// Place is a target with the name of who has seen what is published there.
+type Place struct {
+	Name string
+	Target
+}
+
 // Config is what recovering needs. All fields are required.
 type Config struct {
-	Store  Store
-	Target Target
-	// TargetName is who has seen what is published.
-	TargetName string
+	Store Store
+	// Targets are all of those where something is published. Each has to be there:
+	// one that was not asked may have more than the others.
+	Targets []Place
 	// Verifier learns of the key sets that are in the database and published.
 	Verifier *snapshot.Verifier
 }
@@ -84,16 +90,18 @@ func (c Config) Look(ctx context.Context) (*Loss, error) {
 	if err := l.trust(ctx, c); err != nil {
 		return nil, err
 	}
-	heads, err := c.Target.Heads(ctx, c.Verifier)
-	if err != nil {
-		return nil, fmt.Errorf("read what is published: %w", err)
-	}
 	if err := l.locate(ctx, c.Store); err != nil {
 		return nil, err
 	}
-	for _, h := range heads {
-		if err := c.weigh(ctx, l, h); err != nil {
-			return nil, fmt.Errorf("look for revision %d of %s: %w", h.Revision, h.Environment, err)
+	for _, p := range c.Targets {
+		heads, err := p.Heads(ctx, c.Verifier)
+		if err != nil {
+			return nil, fmt.Errorf("read what is published at %s: %w", p.Name, err)
+		}
+		for _, h := range heads {
+			if err := c.weigh(ctx, l, p.Name, h); err != nil {
+				return nil, fmt.Errorf("look for revision %d of %s: %w", h.Revision, h.Environment, err)
+			}
 		}
 	}
 	recorded, err := c.Store.Sightings(ctx)
@@ -124,13 +132,15 @@ func (l *Loss) trust(ctx context.Context, c Config) error {
 	if _, err := c.Verifier.Extend(held); err != nil {
 		return fmt.Errorf("read key sets: %w", err)
 	}
-	published, err := c.Target.KeySets(ctx)
-	if err != nil {
-		return err
-	}
-	for _, set := range published {
-		if n, err := c.Verifier.Extend([]*proxyv1.SignedKeySet{set}); err == nil && n > 0 {
-			l.KeySets = append(l.KeySets, c.Verifier.Newest())
+	for _, p := range c.Targets {
+		published, err := p.KeySets(ctx)
+		if err != nil {
+			return fmt.Errorf("%s: %w", p.Name, err)
+		}
+		for _, set := range published {
+			if n, err := c.Verifier.Extend([]*proxyv1.SignedKeySet{set}); err == nil && n > 0 {
+				l.KeySets = append(l.KeySets, c.Verifier.Newest())
+			}
 		}
 	}
 	return nil
@@ -155,11 +165,11 @@ func (l *Loss) locate(ctx context.Context, s Store) (err error) {
 	return err
 }
 
-// weigh finds out whether the database holds a head. One of a revision that was
+// weigh finds out whether the database holds a head that a witness has. One of a revision that was
 // not signed yet is held if the content is the same.
-func (c Config) weigh(ctx context.Context, l *Loss, h snapshot.Head) error {
+func (c Config) weigh(ctx context.Context, l *Loss, witness string, h snapshot.Head) error {
 	l.saw(h.Environment, h.Position())
-	err := c.Store.Witness(ctx, c.TargetName, h)
+	err := c.Store.Witness(ctx, witness, h)
 	switch {
 	case errors.Is(err, storage.ErrNotFound):
 		versions, err := c.Store.EnvironmentState(ctx, h.Environment, h.Revision)
@@ -169,7 +179,7 @@ func (c Config) weigh(ctx context.Context, l *Loss, h snapshot.Head) error {
 		set, err := setOf(versions)
 		if err == nil && set.Root() != h.Root {
 			l.Seen = append(l.Seen, storage.Sighting{
-				Environment: h.Environment, Epoch: h.Epoch, Revision: h.Revision, Head: h.Digest(), Witness: c.TargetName,
+				Environment: h.Environment, Epoch: h.Epoch, Revision: h.Revision, Head: h.Digest(), Witness: witness,
 			})
 		}
 		return err
@@ -200,7 +210,7 @@ func (l *Loss) compare(ctx context.Context, c Config) error {
 	for name, at := range seen {
 		e := Environment{Name: name}
 		var snap *snapshot.Snapshot
-		e.Head, snap, e.Err = c.Target.Snapshot(ctx, c.Verifier, name)
+		e.Head, snap, e.Err = c.newest(ctx, name)
 		switch {
 		case ctx.Err() != nil:
 			return ctx.Err()
@@ -215,6 +225,22 @@ func (l *Loss) compare(ctx context.Context, c Config) error {
 	}
 	slices.SortFunc(l.Environments, func(a, b Environment) int { return strings.Compare(a.Name, b.Name) })
 	return nil
+}
+
+// newest returns what is published of an environment at the target that has the
+// newest of it, whole if any has that whole.
+func (c Config) newest(ctx context.Context, environment string) (head snapshot.Head, snap *snapshot.Snapshot, err error) {
+	for _, p := range c.Targets {
+		h, s, fault := p.Snapshot(ctx, c.Verifier, environment)
+		if ctx.Err() != nil {
+			return snapshot.Head{}, nil, ctx.Err()
+		}
+		switch {
+		case h.NewerThan(head), head.IsZero() && fault != nil, s != nil && snap == nil && h.Digest() == head.Digest():
+			head, snap, err = h, s, fault
+		}
+	}
+	return head, snap, err
 }
 
 // Options say how a new epoch begins.

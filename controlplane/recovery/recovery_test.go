@@ -160,7 +160,8 @@ func (l *lab) publish() {
 	l.Helper()
 	ctx, cancel := context.WithTimeout(l.Context(), 30*time.Second)
 	p := publish.New(publish.Config{
-		Store: l.store, Target: l.target, TargetName: "etcd", Security: l.store.Security(), Holder: "one", Log: discard(),
+		Store: l.store, Election: l.target, Targets: []publish.Place{{Name: "etcd", Target: l.target}},
+		Security: l.store.Security(), Holder: "one", Log: discard(),
 		Signer: l.signer, Verifier: signer.Verifier(),
 	})
 	done := make(chan error, 1)
@@ -227,7 +228,7 @@ func show(key resource.Key, document []byte) string {
 }
 
 func (l *lab) config() recovery.Config {
-	return recovery.Config{Store: l.store, Target: l.target, TargetName: "etcd", Verifier: signer.Verifier()}
+	return recovery.Config{Store: l.store, Targets: []recovery.Place{{Name: "etcd", Target: l.target}}, Verifier: signer.Verifier()}
 }
 
 func (l *lab) look() *recovery.Loss {

@@ -22,7 +22,7 @@ func BenchmarkCommitToProxies(b *testing.B) {
 		b.Run(fmt.Sprintf("documents=%d/proxies=%d", c.documents, c.proxies), func(b *testing.B) {
 			l := newLab(b, patient)
 			run(b, publish.New(publish.Config{
-				Store: l.database, Target: l.etcd, TargetName: "etcd", Security: l.database.Security(), Signer: ours, Holder: "a", Log: quiet(),
+				Store: l.database, Election: l.etcd, Targets: []publish.Place{{Name: "etcd", Target: l.etcd}}, Security: l.database.Security(), Signer: ours, Holder: "a", Log: quiet(),
 			}).Run)
 			base := l.seed(c.documents)
 			l.served("aws", base)

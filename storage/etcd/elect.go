@@ -23,7 +23,8 @@ var errLost = errors.New("the election may be lost")
 
 // Lead blocks until holder is elected and then calls lead with a context that
 // ends when the election may be lost. It returns what lead returned, or why
-// the election could not be held, and gives the election up.
+// the election could not be held, and gives the election up. An etcd that is full
+// elects nobody: storage.ErrFull.
 func (s *Store) Lead(ctx context.Context, holder string, lead func(ctx context.Context) error) error {
 	lease, err := s.grant(ctx)
 	if err != nil {
@@ -48,7 +49,7 @@ func (s *Store) Lead(ctx context.Context, holder string, lead func(ctx context.C
 		cancel(errLost) // unless ctx has ended: then that is the cause
 	}()
 	if err = concurrency.NewElection(session, s.electionKey()).Campaign(ctx, holder); err != nil {
-		err = fmt.Errorf("campaign: %w", err)
+		err = fmt.Errorf("campaign: %w", understood(err))
 	} else {
 		err = lead(ctx)
 	}
@@ -63,7 +64,7 @@ func (s *Store) grant(ctx context.Context) (clientv3.LeaseID, error) {
 	defer cancel()
 	r, err := s.client.Grant(ctx, leaseSeconds)
 	if err != nil {
-		return 0, err
+		return 0, understood(err)
 	}
 	return r.ID, nil
 }

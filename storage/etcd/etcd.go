@@ -29,12 +29,16 @@ import (
 	"time"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/sallyport/sallyport/internal/snapshot"
+	"github.com/sallyport/sallyport/storage"
 )
 
 const (
@@ -172,10 +176,10 @@ func (s *Store) electionKey() string { return s.prefix + "/leader" }
 
 // scan calls take with every key below a prefix, a page at a time, and returns
 // etcd's revision as of the first page.
-func (s *Store) scan(ctx context.Context, prefix string, take func(*mvccpb.KeyValue)) (revision int64, err error) {
+func (s *Store) scan(ctx context.Context, prefix string, take func(*mvccpb.KeyValue), options ...clientv3.OpOption) (revision int64, err error) {
 	from, end := prefix, clientv3.GetPrefixRangeEnd(prefix)
 	for {
-		r, err := s.get(ctx, from, clientv3.WithRange(end), clientv3.WithLimit(page))
+		r, err := s.get(ctx, from, append(options, clientv3.WithRange(end), clientv3.WithLimit(page))...)
 		if err != nil {
 			return 0, err
 		}
@@ -195,12 +199,29 @@ func (s *Store) scan(ctx context.Context, prefix string, take func(*mvccpb.KeyVa
 func (s *Store) get(ctx context.Context, key string, options ...clientv3.OpOption) (*clientv3.GetResponse, error) {
 	ctx, cancel := context.WithTimeout(ctx, opTimeout)
 	defer cancel()
-	return s.client.Get(ctx, key, options...)
+	r, err := s.client.Get(ctx, key, options...)
+	return r, understood(err)
 }
 
 // commit writes all of then, if every condition holds.
 func (s *Store) commit(ctx context.Context, conditions []clientv3.Cmp, then ...clientv3.Op) (*clientv3.TxnResponse, error) {
 	ctx, cancel := context.WithTimeout(ctx, opTimeout)
 	defer cancel()
-	return s.client.Txn(ctx).If(conditions...).Then(then...).Commit()
+	r, err := s.client.Txn(ctx).If(conditions...).Then(then...).Commit()
+	return r, understood(err)
+}
+
+// understood tells what concerns all of etcd: storage.ErrFull, storage.ErrAway.
+func understood(err error) error {
+	var refused rpctypes.EtcdError
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, rpctypes.ErrNoSpace):
+		return fmt.Errorf("%w: %w", storage.ErrFull, err)
+	case errors.Is(err, context.DeadlineExceeded), status.Code(err) == codes.Unavailable,
+		errors.As(err, &refused) && refused.Code() == codes.Unavailable:
+		return fmt.Errorf("%w: %w", storage.ErrAway, err)
+	}
+	return err
 }

@@ -295,7 +295,7 @@ func (f *fleet) replica(name string, address ...string) *replica {
 		Hub: hub, Registry: r.registry, Keys: keys, LoggedOut: logouts.CutOff, Log: quiet(),
 	})
 	publisher := publish.New(publish.Config{
-		Store: f.database, Target: store, TargetName: "etcd", Security: f.database.Security(),
+		Store: f.database, Election: store, Targets: []publish.Place{{Name: "etcd", Target: store}}, Security: f.database.Security(),
 		Signer: cmp.Or(f.signing, f.signer), Verifier: verifier, Holder: name, Log: quiet(),
 	})
 	if r.records, err = f.takeRecords(hub, r.registry); err != nil {
