@@ -21,6 +21,7 @@ type Life struct {
 	done  chan struct{} // nil until somebody asks
 	cause error
 	told  []Watcher // of the end
+	heard bool      // somebody was told, on a goroutine that may still run
 
 	first [2]Watcher // room for told
 }
@@ -100,6 +101,7 @@ func (l *Life) tell(w Watcher) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.cause != nil {
+		l.heard = true
 		go w.Gone()
 		return
 	}
@@ -144,7 +146,16 @@ func (l *Life) End(cause error) {
 		close(l.done)
 	}
 	for _, w := range l.told {
+		l.heard = true
 		go w.Gone()
 	}
 	l.told = nil
+}
+
+// Alone reports whether nobody waits for the end, or has learned of it but by asking:
+// Done was never called, and each Watch was stopped in time.
+func (l *Life) Alone() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.done == nil && len(l.told) == 0 && !l.heard
 }

@@ -89,6 +89,32 @@ func TestWatchers(t *testing.T) {
 	}
 }
 
+// Who might still act on the end of a life must not find another one in its place.
+func TestAlone(t *testing.T) {
+	for name, c := range map[string]struct {
+		live func(l *life.Life)
+		want bool
+	}{
+		"nobody has asked":        {func(*life.Life) {}, true},
+		"it has ended":            {func(l *life.Life) { l.End(why) }, true},
+		"a watch was stopped":     {func(l *life.Life) { w := life.Tell(l, &once{}); w.Stop(); l.End(why) }, true},
+		"somebody watches":        {func(l *life.Life) { life.Tell(l, &once{}) }, false},
+		"somebody was told":       {func(l *life.Life) { life.Tell(l, &once{}); l.End(why) }, false},
+		"somebody came too late":  {func(l *life.Life) { l.End(why); life.Tell(l, &once{}) }, false},
+		"somebody waits":          {func(l *life.Life) { l.Done() }, false},
+		"there was a child":       {func(l *life.Life) { _, cancel := context.WithCancel(l); cancel() }, false},
+		"only the cause was read": {func(l *life.Life) { _, _ = l.Err(), context.Cause(l) }, true},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			var l life.Life
+			c.live(&l)
+			if l.Alone() != c.want {
+				t.Errorf("%s: it is alone: %t", name, !c.want)
+			}
+		})
+	}
+}
+
 func BenchmarkLife(b *testing.B) {
 	var a, c once
 	b.Run("this", func(b *testing.B) {
