@@ -63,13 +63,13 @@ func (u *Upstream) try(r *http.Request, c *Call, e *balance.Endpoint, over way) 
 	c.tell(r)
 	limit := u.spec.Retries.PerTry
 	if limit == 0 {
-		a.response, a.err = over(u.connections.current(), r, placeOf(e), c.Hint) //nolint:bodyclose // whoever gets it closes it
+		a.response, a.err = over(u.connections.current(), r, placeOf(e), c) //nolint:bodyclose // whoever gets it closes it
 		return a
 	}
 	ctx, cancel := context.WithCancelCause(r.Context())
 	c.cancel = cancel
 	timer := time.AfterFunc(limit, func() { cancel(errTry) })
-	a.response, a.err = over(u.connections.current(), r.WithContext(ctx), placeOf(e), c.Hint) //nolint:bodyclose // whoever gets it closes it
+	a.response, a.err = over(u.connections.current(), r.WithContext(ctx), placeOf(e), c) //nolint:bodyclose // whoever gets it closes it
 	if !timer.Stop() {
 		a.late()
 	}

@@ -80,23 +80,23 @@ func (c *connections) newOrigin(at place) (*origin, error) {
 	return o, nil
 }
 
-// RoundTrip is http.RoundTripper's. An endpoint that has ended a connection
+// RoundTrip is http.RoundTripper's, for a Call. An endpoint that has ended a connection
 // between requests is asked again over a new one, if it cannot have seen the request
 // or the request changes nothing.
-func (t *transport) RoundTrip(r *http.Request, at place, hint Hint) (*http.Response, error) {
+func (t *transport) RoundTrip(r *http.Request, at place, by *Call) (*http.Response, error) {
 	o, err := t.origin(at)
 	if err != nil {
 		return nil, err
 	}
 	if o.prefers.Load() {
-		response, err := o.roundTripHTTP2(r, hint)
+		response, err := o.roundTripHTTP2(r, by.Hint)
 		if !errors.Is(err, errNotHTTP2) {
 			return response, err
 		}
 		r = again(r)
 	}
 	if c := t.connections.free(o); c != nil {
-		response, err := c.RoundTrip(r, hint)
+		response, err := c.RoundTripIn(by.room(), r, by.Hint)
 		if err == nil || !http1.Repeatable(r, err) || r.Context().Err() != nil {
 			return response, err
 		}
@@ -107,9 +107,9 @@ func (t *transport) RoundTrip(r *http.Request, at place, hint Hint) (*http.Respo
 		return nil, err
 	case c == nil:
 		defer o.set(nil) // unless it was needed
-		return o.roundTripHTTP2(r, hint)
+		return o.roundTripHTTP2(r, by.Hint)
 	}
-	return c.RoundTrip(r, hint)
+	return c.RoundTripIn(by.room(), r, by.Hint)
 }
 
 func (o *origin) roundTripHTTP2(r *http.Request, hint Hint) (*http.Response, error) {
@@ -179,7 +179,7 @@ func (c *connections) connectAlone(ctx context.Context, o *origin) (*http1.Conn,
 
 // Switch is RoundTrip for a request that asks for another protocol, over a
 // connection of its own.
-func (t *transport) Switch(r *http.Request, at place, hint Hint) (*http.Response, error) {
+func (t *transport) Switch(r *http.Request, at place, by *Call) (*http.Response, error) {
 	o, err := t.origin(at)
 	if err != nil {
 		return nil, err
@@ -188,7 +188,7 @@ func (t *transport) Switch(r *http.Request, at place, hint Hint) (*http.Response
 	if err != nil {
 		return nil, err
 	}
-	return c.RoundTrip(r, hint)
+	return c.RoundTrip(r, by.Hint)
 }
 
 // maxOrigins bounds the endpoints that are remembered though none of them is wanted: those

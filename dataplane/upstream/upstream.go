@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 
 	"github.com/sallyport/sallyport/dataplane/upstream/balance"
+	"github.com/sallyport/sallyport/dataplane/upstream/http1"
 	"github.com/sallyport/sallyport/dataplane/upstream/retry"
 )
 
@@ -38,6 +39,9 @@ type Call struct {
 	Hint  Hint        // nil for none
 	Key   balance.Key // of the upstream's Hash; zero for none
 	Watch Watcher     // nil for nobody
+	// Room is what answers over HTTP/1.1 may be part of: they are gone when the next
+	// Call has it. Each has its own when it is nil.
+	Room *http1.Room
 
 	// Endpoint is the one that was tried last, empty for none, and Attempts how many
 	// times the request was sent, or was to be.
@@ -71,6 +75,14 @@ func (c *Call) leave() {
 		c.cancel(nil)
 		c.cancel = nil
 	}
+}
+
+// room is where an exchange over HTTP/1.1 takes place.
+func (c *Call) room() *http1.Room {
+	if c.Room == nil {
+		return &http1.Room{}
+	}
+	return c.Room
 }
 
 // to has a request be with an endpoint.
@@ -154,7 +166,7 @@ func (u *Upstream) enter(c *Call) error {
 }
 
 // way is how a transport sends a request.
-type way func(*transport, *http.Request, place, Hint) (*http.Response, error)
+type way func(*transport, *http.Request, place, *Call) (*http.Response, error)
 
 var (
 	errNoEndpoint = errors.New("upstream has no endpoints")

@@ -19,6 +19,8 @@ type Conn struct {
 	room       []byte // of what was read
 	start, end int    // of what was read and not looked at
 	out        []byte // what is written next
+
+	one [1]byte // that was not asked for
 }
 
 // Used reports whether the connection has carried a request before, and may have
@@ -31,8 +33,7 @@ func (c *Conn) quiet() bool {
 		return true
 	}
 	c.socket.polling = true
-	var one [1]byte
-	_, err := c.conn.Read(one[:])
+	_, err := c.conn.Read(c.one[:])
 	c.socket.polling = false
 	return errors.Is(err, errNothing)
 }

@@ -26,6 +26,7 @@ const (
 // exchange is a request and its answer.
 type exchange struct {
 	response http.Response
+	head     head // that was read last
 	request  *http.Request
 	interim  Interim
 	conn     *Conn
@@ -36,8 +37,24 @@ type exchange struct {
 	closed   atomic.Bool // the request's body
 	begun    bool        // some of it may have been read
 	reusable bool        // as far as the heads say
+	alone    bool        // it has finished, and nobody else can know of it
 
 	content content
+}
+
+// Room is where exchanges take place, one after the other, so that each need not make
+// its own. The zero Room is ready.
+type Room struct{ last *exchange }
+
+// enter returns an exchange that has not begun: the last one anew, unless somebody may
+// still know of it.
+func (m *Room) enter() *exchange {
+	if x := m.last; x != nil && x.alone {
+		*x = exchange{head: x.head.blank()}
+		return x
+	}
+	m.last = &exchange{}
+	return m.last
 }
 
 // RoundTrip sends r and returns the answer, as http.RoundTripper does, with an
@@ -53,7 +70,14 @@ type exchange struct {
 // The body of an answer with status 101 is an io.ReadWriteCloser with a CloseWrite,
 // and what is left of the connection: the end of r's context does not end it.
 func (c *Conn) RoundTrip(r *http.Request, interim Interim) (*http.Response, error) {
-	x := &exchange{conn: c, request: r, interim: interim, reusable: !r.Close}
+	return c.RoundTripIn(&Room{}, r, interim)
+}
+
+// RoundTripIn is RoundTrip in a Room, of which an answer is a part: it may be used until
+// the next RoundTripIn there.
+func (c *Conn) RoundTripIn(m *Room, r *http.Request, interim Interim) (*http.Response, error) {
+	x := m.enter()
+	x.conn, x.request, x.interim, x.reusable = c, r, interim, !r.Close
 	var err error
 	if c.out, err = appendHead(c.out[:0], r); err != nil {
 		x.closeBody()
@@ -138,26 +162,26 @@ func (x *exchange) receive() error {
 	runtime.Gosched()
 	budget := x.conn.pool.limits.Head
 	for interim := range maxInterim + 1 {
-		var h head
-		size, err := x.conn.readHead(&h, budget)
+		h := &x.head
+		size, err := x.conn.readHead(h, budget)
 		if err != nil {
 			return behind(interim, err)
 		}
 		budget -= size
 		switch {
 		case h.status == http.StatusSwitchingProtocols:
-			return x.switchOver(&h)
+			return x.switchOver()
 		case h.status >= http.StatusOK:
-			return x.begin(&h)
+			return x.begin()
 		case h.status == http.StatusContinue:
 			x.upload.decide(true)
 		}
-		if x.interim == nil {
-			continue
+		if x.interim != nil {
+			if err := x.interim(h.status, textproto.MIMEHeader(h.header)); err != nil {
+				return err
+			}
 		}
-		if err := x.interim(h.status, textproto.MIMEHeader(h.header)); err != nil {
-			return err
-		}
+		*h = head{} // what was answered before may be kept
 	}
 	return Malformed("too many interim answers")
 }
@@ -205,9 +229,9 @@ func unexpected(err error) error {
 }
 
 // begin makes the response out of its head.
-func (x *exchange) begin(h *head) error {
+func (x *exchange) begin() error {
 	x.upload.decide(false)
-	a := &x.response
+	a, h := &x.response, &x.head
 	h.fill(a)
 	a.Request, a.Body = x.request, x
 	x.reusable = x.reusable && !a.Close
@@ -232,11 +256,11 @@ func (x *exchange) begin(h *head) error {
 }
 
 // switchOver hands over what is left of the connection.
-func (x *exchange) switchOver(h *head) error {
+func (x *exchange) switchOver() error {
 	if !x.leave(finished) {
 		return errClosed
 	}
-	h.fill(&x.response)
+	x.head.fill(&x.response)
 	x.response.Request, x.response.Body = x.request, &switched{x.conn}
 	return nil
 }
@@ -245,7 +269,7 @@ func (x *exchange) switchOver(h *head) error {
 // the exchange ends.
 func (x *exchange) leave(to uint32) bool {
 	first := x.state.CompareAndSwap(underWay, to)
-	x.watch.Stop()
+	x.alone = x.watch.Stop() && first && x.upload == nil
 	return first
 }
 

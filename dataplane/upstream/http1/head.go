@@ -3,6 +3,7 @@ package http1
 import (
 	"net/http"
 	"net/textproto"
+	"slices"
 	"strings"
 
 	"github.com/sallyport/sallyport/internal/request"
@@ -14,11 +15,23 @@ type head struct {
 	reason string
 	minor  int // of HTTP/1
 	header http.Header
+	values []string // of the first field of each name in header
 
 	length  int64 // -1 without Content-Length
 	chunked bool
 	closes  bool
 	trailer http.Header // announced; nil for none
+}
+
+// blank returns a head for another answer, with the room that h has.
+func (h *head) blank() head {
+	const most = 32 // fields, beyond which room is not kept
+	if len(h.values) > most {
+		return head{}
+	}
+	clear(h.header)
+	clear(h.values)
+	return head{header: h.header, values: h.values[:0]}
 }
 
 // parse reads a head that endOfHead has found.
@@ -33,8 +46,10 @@ func (h *head) parse(text string) error {
 		return Malformed("the head has too many fields")
 	}
 	const more = 4 // that whoever hands the answer on adds to it
-	h.header = make(http.Header, count+more)
-	values := make([]string, 0, count)
+	if h.header == nil {
+		h.header = make(http.Header, count+more)
+	}
+	h.values = slices.Grow(h.values, count)
 	for len(rest) > 2 {
 		line, rest, _ = strings.Cut(rest, "\r\n")
 		name, value, err := splitField(line)
@@ -51,8 +66,9 @@ func (h *head) parse(text string) error {
 			h.header[name] = append(before, value)
 			continue
 		}
-		values = append(values, value)
-		h.header[name] = values[len(values)-1 : len(values) : len(values)]
+		h.values = append(h.values, value)
+		last := len(h.values)
+		h.header[name] = h.values[last-1 : last : last]
 	}
 	return h.check()
 }
