@@ -14,7 +14,7 @@ const (
 )
 
 // rooms is where they take it from. It is safe for concurrent use.
-type rooms struct{ in, out sync.Pool }
+type rooms struct{ in, out, responses sync.Pool }
 
 func (r *rooms) takeIn() *[usualRoom]byte {
 	if room, ok := r.in.Get().(*[usualRoom]byte); ok {

@@ -103,17 +103,17 @@ func (c *Conn) serve() bool {
 	if err != nil {
 		return false
 	}
-	var h head
+	w := c.server.rooms.takeResponse()
 	if refused == nil {
-		refused = h.parse(text)
+		refused = w.asked.parse(text)
 	}
-	if refused == nil && h.fields.upgrades && !c.buf.empty() {
+	if refused == nil && w.asked.fields.upgrades && !c.buf.empty() {
 		refused = errEarly
 	}
 	if refused != nil {
-		h, c.rude = head{}, true
+		w.asked, c.rude = head{}, true
 	}
-	w, r := c.exchange(&h)
+	r := c.exchange(w)
 	w.closes = w.closes || refused != nil
 	if c.buf.empty() {
 		c.buf.release()
@@ -130,10 +130,14 @@ func (c *Conn) conclude(w *Response, whole bool) bool {
 	c.watch.end()
 	whole = whole && w.finish()
 	w.ended.Store(true)
+	w.release()
 	w.gone()
 	last := !whole || w.closes || w.timed.Load()
 	if !w.body.end(!last) || w.broken.Load() != nil {
 		c.rude, last = c.rude || whole, true
+	}
+	if w.isOurs() && !last {
+		c.server.rooms.giveResponse(w)
 	}
 	return !last
 }

@@ -6,14 +6,13 @@ import (
 	"strings"
 )
 
-// exchange makes what a handler gets for a head; the zero head stands for a refused one.
-func (c *Conn) exchange(h *head) (*Response, *http.Request) {
-	f := &h.fields
-	w := &Response{
-		conn: c, length: -1, head: h.method == http.MethodHead,
-		closes: f.closes || f.upgrades, upgrades: f.upgrades,
-	}
-	r := (&http.Request{}).WithContext(&w.context) // there is no other way to give it one
+// exchange makes what a handler gets for the head that w has; the zero head stands for a
+// refused one.
+func (c *Conn) exchange(w *Response) *http.Request {
+	h := &w.asked
+	f, r := &h.fields, w.request
+	w.conn, w.length, w.head = c, -1, h.method == http.MethodHead
+	w.closes, w.upgrades = f.closes || f.upgrades, f.upgrades
 	r.Method, r.Host, r.RequestURI, r.URL = h.method, h.host, h.target, w.setURL(h.target)
 	r.Proto, r.ProtoMajor, r.ProtoMinor = "HTTP/1.1", 1, 1
 	r.Header, r.Close, r.Body = h.header, f.closes, http.NoBody
@@ -33,7 +32,8 @@ func (c *Conn) exchange(h *head) (*Response, *http.Request) {
 		b.over.Store(true)
 	}
 	w.expects.Store(f.expects && !b.over.Load())
-	return w, r
+	w.ended.Store(false)
+	return r
 }
 
 // announced returns the names of what comes behind a body of chunks, nil for nothing.

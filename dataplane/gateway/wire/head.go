@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"net/textproto"
+	"slices"
 	"strings"
 
 	"github.com/sallyport/sallyport/internal/request"
@@ -28,7 +29,19 @@ func refusal(reason, detail string) *request.Error {
 type head struct {
 	method, target, host string
 	header               map[string][]string // without Host, and what only frames
+	values               []string            // of the first field of each name in header
 	fields               fields
+}
+
+// blank returns a head for another request, with the room that h has.
+func (h *head) blank() head {
+	const most = 32 // fields, beyond which room is not kept
+	if len(h.values) > most {
+		return head{}
+	}
+	clear(h.header)
+	clear(h.values)
+	return head{header: h.header, values: h.values[:0]}
 }
 
 // endOfHead returns the length of the head that buf begins with, or zero if it is not
@@ -58,8 +71,10 @@ func (h *head) parse(text string) *request.Error {
 		return err
 	}
 	lines := min(strings.Count(rest, "\n")-1, request.MaxHeaderFields)
-	h.header, h.fields.length = make(map[string][]string, lines), -1
-	values := make([]string, 0, lines)
+	if h.header == nil {
+		h.header = make(map[string][]string, lines)
+	}
+	h.values, h.fields.length = slices.Grow(h.values, lines), -1
 	for count := 0; len(rest) > 2; count++ {
 		if count == request.MaxHeaderFields {
 			return &request.Error{Reason: request.ReasonHeaderTooLarge, Status: 431, Detail: "the header has too many fields"}
@@ -79,8 +94,9 @@ func (h *head) parse(text string) *request.Error {
 			h.header[name] = append(before, value)
 			continue
 		}
-		values = append(values, value)
-		h.header[name] = values[len(values)-1 : len(values) : len(values)]
+		h.values = append(h.values, value)
+		last := len(h.values)
+		h.header[name] = h.values[last-1 : last : last]
 	}
 	h.host = h.fields.host
 	return h.fields.check()

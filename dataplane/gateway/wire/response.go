@@ -19,6 +19,14 @@ import (
 // the request was read. One goroutine at a time writes; interim answers, and deadlines,
 // may come from others before the answer begins.
 type Response struct {
+	reply
+	asked   head
+	request *http.Request // with context
+	blank   http.Request  // that it is made of
+}
+
+// reply is what there is of a Response. The zero reply has not begun.
+type reply struct {
 	conn    *Conn
 	context life.Life
 	url     url.URL
@@ -30,6 +38,7 @@ type Response struct {
 	closes   bool // the connection, behind the answer
 	switched bool
 	ended    atomic.Bool // with its request
+	by       Released    // nil until it may be another request's
 
 	timed   atomic.Bool                   // a deadline for writes is set, which the connection does not survive
 	broken  atomic.Pointer[request.Error] // what came from the client before it should
@@ -69,7 +78,7 @@ func (w *Response) WriteHeader(status int) {
 	w.interim.Lock()
 	defer w.interim.Unlock()
 	switch {
-	case w.status != 0 || w.switched:
+	case w.status != 0 || w.switched || w.ended.Load():
 	case status < 200 && status != http.StatusSwitchingProtocols:
 		w.writeInterim(status)
 	default:
@@ -113,6 +122,9 @@ func (w *Response) goOn() {
 
 // Write implements http.ResponseWriter.
 func (w *Response) Write(p []byte) (int, error) {
+	if w.ended.Load() {
+		return 0, errEnded
+	}
 	if w.status == 0 {
 		w.WriteHeader(http.StatusOK)
 	}
@@ -121,8 +133,6 @@ func (w *Response) Write(p []byte) (int, error) {
 	}
 	w.written += int64(len(p))
 	switch {
-	case w.ended.Load():
-		return 0, errEnded
 	case w.err != nil:
 		return 0, w.err
 	case w.length >= 0 && w.written > w.length:
