@@ -113,8 +113,8 @@ func (x *exchange) sequel(by grounds, now time.Time, v verdict) *exchange {
 		v.principal = x.stream.Principal
 	}
 	v.request = x.verdict.request
-	return &exchange{
+	return &exchange{passage: passage{
 		gateway: x.gateway, grounds: by, from: x.from, address: x.address, r: x.r,
 		verdict: v, id: newID(now), began: now, closes: x.stream.ID,
-	}
+	}}
 }

@@ -46,8 +46,9 @@ func (a *allowances) exceeded(l *limiter, o quota.Outcome) {
 	a.retry, a.denied = o.Retry, true
 }
 
-// tell adds the fields to an answer. An upstream may have limits of its own.
-func (a *allowances) tell(h http.Header) {
+// tell adds the fields to an answer; one makes a list of one value. An upstream may have
+// limits of its own.
+func (a *allowances) tell(h http.Header, one func(string) []string) {
 	if a.count == 0 {
 		return
 	}
@@ -61,8 +62,8 @@ func (a *allowances) tell(h http.Header) {
 		limits = append(strconv.AppendInt(limits, t.remaining, 10), ";t="...)
 		limits = strconv.AppendInt(limits, seconds(t.reset), 10)
 	}
-	h["Ratelimit-Policy"] = with(h["Ratelimit-Policy"], a.policies())
-	h["Ratelimit"] = with(h["Ratelimit"], string(limits))
+	h["Ratelimit-Policy"] = with(h["Ratelimit-Policy"], one(a.policies()))
+	h["Ratelimit"] = with(h["Ratelimit"], one(string(limits)))
 	if a.denied {
 		h["Retry-After"] = []string{strconv.FormatInt(max(seconds(a.retry), 1), 10)}
 	}
@@ -81,8 +82,11 @@ func (a *allowances) policies() string {
 }
 
 // with does not change values, which may be an upstream's.
-func with(values []string, last string) []string {
-	return append(slices.Clip(values), last)
+func with(values, last []string) []string {
+	if len(values) == 0 {
+		return last
+	}
+	return append(slices.Clip(values), last...)
 }
 
 // seconds are rounded up: it is never too early.

@@ -92,7 +92,12 @@ func peerOf(conn net.Conn) netip.Addr {
 
 // serveHTTP1 is a wire.Handler.
 func (c *client) serveHTTP1(w *wire.Response, r *http.Request, refused *request.Error) {
-	c.speaker.gateway.serve(&exchange{from: c, w: w, http1: w, r: r, refused: refused})
+	g := c.speaker.gateway
+	x := g.exchanges.get()
+	x.from, x.w, x.http1, x.r, x.refused = c, w, w, r, refused
+	if g.serve(x); x.alone {
+		w.Release(x)
+	}
 }
 
 // http2Conn is what net/http's server is given.

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"net/http"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -19,6 +18,7 @@ import (
 	"github.com/sallyport/sallyport/internal/policy"
 	"github.com/sallyport/sallyport/internal/request"
 	"github.com/sallyport/sallyport/internal/revocation"
+	"github.com/sallyport/sallyport/internal/route"
 )
 
 // The reasons for which the gateway itself denies, beside those of packages
@@ -56,21 +56,6 @@ type question struct {
 	// again is what was proven for a request that is an open stream; nil for one
 	// that comes.
 	again *authn.Standing
-}
-
-// questions holds *question: nothing of one is kept when it is answered.
-type questions struct{ pool sync.Pool }
-
-func (p *questions) get() *question {
-	if q, ok := p.pool.Get().(*question); ok {
-		return q
-	}
-	return &question{}
-}
-
-func (p *questions) put(q *question) {
-	*q = question{}
-	p.pool.Put(q)
 }
 
 // verdict is the answer to a question and its grounds. The zero value denies.
@@ -142,18 +127,18 @@ func (g *Gateway) decide(ctx context.Context, s grounds, q *question, v *verdict
 	g.consider(ctx, s, q, &c, v)
 }
 
-// consider is decide for a request in its canonical form. Of one that is decided on
-// again it changes nothing.
+// consider is decide for a request in its canonical form, with a verdict that is zero. Of
+// one that is decided on again it changes nothing.
 func (g *Gateway) consider(ctx context.Context, s grounds, q *question, c *request.Canonical, v *verdict) {
 	ages := g.ages(q.now)
 	q.input.Ages = ages
-	*v = g.serves(s, q, c)
-	switch {
-	case v.reason != "":
+	switch no := g.serves(s, q, c); {
+	case no.reason != "":
+		v.status, v.reason, v.detail = no.status, no.reason, no.detail
 	case isReserved(c.Path):
 		*v = g.reserved(ctx, &visit{grounds: s, question: q, request: *c})
 	default:
-		*v = g.route(s, c)
+		g.route(s, c, v)
 	}
 	v.request, v.ages = *c, ages
 	if v.reason == "" {
@@ -170,38 +155,43 @@ func malformed(err error) verdict {
 }
 
 // serves says why no request of this kind is served now, if so.
-func (g *Gateway) serves(s grounds, q *question, c *request.Canonical) verdict {
+func (g *Gateway) serves(s grounds, q *question, c *request.Canonical) (no failure) {
 	switch {
 	case !c.MatchesServerName(q.from.serverName):
-		return denied(http.StatusMisdirectedRequest, ReasonMisdirected, "the connection was made for another host")
+		return failure{status: http.StatusMisdirectedRequest, reason: ReasonMisdirected, detail: "the connection was made for another host"}
 	case s.table == nil:
-		return denied(http.StatusServiceUnavailable, ReasonNoSnapshot, "")
+		return failure{status: http.StatusServiceUnavailable, reason: ReasonNoSnapshot}
 	case s.revocations == nil:
-		return denied(http.StatusServiceUnavailable, ReasonNoSecurity, "")
+		return failure{status: http.StatusServiceUnavailable, reason: ReasonNoSecurity}
 	case s.limit.denies(q.input.Ages.Configuration):
-		return denied(http.StatusServiceUnavailable, ReasonStale, "")
+		return failure{status: http.StatusServiceUnavailable, reason: ReasonStale}
 	case s.securityLimit.denies(q.input.Ages.Security):
-		return denied(http.StatusServiceUnavailable, ReasonOutdated, "")
+		return failure{status: http.StatusServiceUnavailable, reason: ReasonOutdated}
 	case s.revocations.Unavailable() != "":
-		return denied(http.StatusForbidden, ReasonUnavailable, s.revocations.Unavailable())
+		return failure{status: http.StatusForbidden, reason: ReasonUnavailable, detail: s.revocations.Unavailable()}
 	}
-	return verdict{}
+	return failure{}
 }
 
 // route finds the way of a request, or a reason why there is none.
-func (g *Gateway) route(s grounds, c *request.Canonical) verdict {
+func (g *Gateway) route(s grounds, c *request.Canonical, v *verdict) {
 	if r := s.table.Preflight(c); r != nil {
-		return g.preflight(s, r, c)
+		*v = g.preflight(s, r, c)
+		return
 	}
 	r, result := s.table.Match(c)
-	if r != nil && c.WebSocket && !r.WebSocket {
-		v := denied(http.StatusBadRequest, request.ReasonUpgrade, "the route takes no WebSockets")
-		v.way = g.way(s.state, r)
-		return v
+	switch {
+	case r == nil:
+		*v = astray(c, &result)
+		return
+	case c.WebSocket && !r.WebSocket:
+		*v = denied(http.StatusBadRequest, request.ReasonUpgrade, "the route takes no WebSockets")
 	}
-	if r != nil {
-		return verdict{way: g.way(s.state, r)}
-	}
+	v.way = g.way(s.state, r)
+}
+
+// astray says why a request has no route.
+func astray(c *request.Canonical, result *route.Result) verdict {
 	if ambiguous := c.Ambiguity(); ambiguous != nil {
 		return malformed(ambiguous) // whether there would have been a route or not
 	}

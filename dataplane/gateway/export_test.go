@@ -99,7 +99,7 @@ func FrameEnds(p []byte, piece int) (ends []int) {
 func (g *Gateway) Exhausted(route policy.RouteID, in *policy.Input) func() bool {
 	s := g.state.Load()
 	v := &verdict{way: g.way(s, s.table.Route(route))}
-	q := &question{now: g.now(), exchange: &exchange{gateway: g}}
+	q := &question{now: g.now(), exchange: &exchange{passage: passage{gateway: g}}}
 	return func() bool {
 		q.exchange.allowed = allowances{}
 		return g.exhausted(context.Background(), q, v, v.way.limits.outer, in)
@@ -111,7 +111,7 @@ func (g *Gateway) ExhaustedNow(route policy.RouteID, in *policy.Input) func() bo
 	s := g.state.Load()
 	v := &verdict{way: g.way(s, s.table.Route(route))}
 	return func() bool {
-		q := &question{now: g.now(), exchange: &exchange{gateway: g}}
+		q := &question{now: g.now(), exchange: &exchange{passage: passage{gateway: g}}}
 		return g.exhausted(context.Background(), q, v, v.way.limits.outer, in)
 	}
 }

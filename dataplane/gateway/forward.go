@@ -85,6 +85,9 @@ func (x *exchange) forward(expects bool) {
 		return
 	}
 	x.end(o, explain(x.out.Context(), err, broken))
+	if err == nil && broken == nil {
+		x.plain(answer)
+	}
 }
 
 // breakOff closes the answer's body when the context ends: net/http's transport
@@ -120,20 +123,25 @@ func (x *exchange) finish(o *record.Outcome) error {
 // addedFields is how many the gateway usually adds to a request.
 const addedFields = 7
 
+// header returns a copy of the canonical header: that is what an open stream is decided
+// on again by.
+func (x *exchange) header() http.Header {
+	from, h := x.verdict.request.Header, x.room.header
+	if h == nil {
+		h = make(http.Header, len(from)+addedFields)
+		x.room.header = h
+	}
+	maps.Copy(h, from)
+	return h
+}
+
 // complete makes out what the upstream gets: what was decided on, and what only
 // a gateway may add.
 func (x *exchange) complete(expects bool) {
 	c := &x.verdict.request
-	// The canonical header is what an open stream is decided by again.
-	h := make(http.Header, len(c.Header)+addedFields)
-	maps.Copy(h, c.Header)
+	h, one := x.header(), x.room.one
 	withoutSession(h)
 	x.verdict.way.route.Rewrites.Request.Apply(h)
-	values := make([]string, 0, addedFields)
-	one := func(value string) []string {
-		values = append(values, value)
-		return values[len(values)-1 : len(values) : len(values)]
-	}
 	h[headerDecision] = one(x.id)
 	x.verdict.tell(h)
 	if len(x.verdict.way.accept.Providers) > 0 {
@@ -153,7 +161,7 @@ func (x *exchange) complete(expects bool) {
 		h["User-Agent"] = nil // else net/http adds its own
 	}
 	out := x.out
-	out.Method, out.Host, out.Header = c.Method, x.verdict.host, h
+	out.Method, out.Host, out.Header, out.ContentLength = c.Method, x.verdict.host, h, x.r.ContentLength
 	// Opaque is sent as it is, where Path would be escaped anew.
 	x.url = url.URL{Opaque: x.verdict.target}
 	out.URL, out.RequestURI = &x.url, ""
@@ -185,7 +193,7 @@ func (x *exchange) send(call *upstream.Call) (*http.Response, error) {
 	if x.handshake != nil {
 		send = u.Switch
 	}
-	call.Hint, call.Key = x.hints.pass, x.affinity(u)
+	call.Hint, call.Key, call.Room = x.hint(), x.affinity(u), &x.room.answer
 	answer, err := send(x.out, call)
 	x.hints.end()
 	if err == nil && answer.StatusCode == http.StatusSwitchingProtocols && x.handshake == nil {

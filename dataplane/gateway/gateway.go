@@ -108,8 +108,7 @@ type Gateway struct {
 	explained   explained
 	vigil       vigil
 	buffers     buffers
-	drafts      drafts
-	questions   questions
+	exchanges   exchanges
 	alarms      alarms
 	streams     streams
 	limits      *limit.Pool        // belongs to Apply

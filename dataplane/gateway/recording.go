@@ -2,7 +2,6 @@ package gateway
 
 import (
 	"slices"
-	"sync"
 
 	"github.com/sallyport/sallyport/dataplane/record"
 	"github.com/sallyport/sallyport/internal/compile"
@@ -58,19 +57,4 @@ func (v *verdict) values() (all []record.Value) {
 		}
 	}
 	return all
-}
-
-// drafts holds *record.Decision: who is given one does not keep it.
-type drafts struct{ pool sync.Pool }
-
-func (p *drafts) get() *record.Decision {
-	if d, ok := p.pool.Get().(*record.Decision); ok {
-		return d
-	}
-	return &record.Decision{}
-}
-
-func (p *drafts) put(d *record.Decision) {
-	*d = record.Decision{}
-	p.pool.Put(d)
 }

@@ -25,7 +25,9 @@ type afar struct {
 func (r *afar) Decide(d *record.Decision) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.all = append(r.all, *d)
+	kept := *d
+	kept.Header = d.Header.Clone() // that of another request soon
+	r.all = append(r.all, kept)
 	return d.Rule.Mode == record.All
 }
 

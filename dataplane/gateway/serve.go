@@ -23,8 +23,15 @@ const (
 	headerRevision = "Sallyport-Revision"
 )
 
-// exchange is one request on its way through.
+// exchange is one request on its way through, in a room that is another one's when it
+// has ended.
 type exchange struct {
+	passage
+	room room
+}
+
+// passage is what there is of an exchange. The zero passage has not begun.
+type passage struct {
 	gateway *Gateway
 	grounds // those that it is decided by, from beginning to end
 	from    *client
@@ -39,9 +46,11 @@ type exchange struct {
 	http1   *wire.Response // w, over HTTP/1.1; else nil
 	r       *http.Request
 	refused *request.Error // why r was not read; nil if it was
+	asks    question
 
 	trace   trace.Request
-	decided *record.Decision // as it was recorded; nil unless somebody looks on
+	draft   record.Decision  // for those who keep nothing of it
+	decided *record.Decision // draft, as it was recorded; nil unless somebody looks on
 	answers time.Time        // when the head of the upstream's answer came, or will not any more; zero before
 	said    int              // bytes of a body that is the gateway's own
 
@@ -67,6 +76,8 @@ type exchange struct {
 	idle      *idle      // nil for none
 	handshake *handshake // of a WebSocket
 	switches  bool       // w is of no use any more
+
+	alone bool // it has ended, and nobody else can know of it
 }
 
 // ServeHTTP implements http.Handler, for servers whose connections a listener
@@ -81,7 +92,11 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	answered := false
 	defer func() { from.crowd.leave(answered) }()
-	g.serve(&exchange{from: from, w: w, r: r})
+	x := g.exchanges.get()
+	x.from, x.w, x.r = from, w, r
+	if g.serve(x); x.alone {
+		g.exchanges.put(x)
+	}
 	answered = r.Context().Err() == nil
 }
 
@@ -127,13 +142,12 @@ func (x *exchange) onPanic() {
 
 // decide asks what the server has read.
 func (x *exchange) decide() {
-	q := x.gateway.questions.get()
-	*q = question{from: x.from, address: x.address, now: x.began, exchange: x, refused: x.refused}
+	q := &x.asks
+	q.from, q.address, q.now, q.exchange, q.refused = x.from, x.address, x.began, x, x.refused
 	if x.refused == nil {
 		q.read(x.r)
 	}
 	x.gateway.decide(x.r.Context(), x.grounds, q, &x.verdict)
-	x.gateway.questions.put(q)
 }
 
 // read has q be what r asks.
@@ -152,8 +166,7 @@ func (x *exchange) write() {
 	if !x.compared.IsZero() {
 		decided = x.compared
 	}
-	d := x.gateway.drafts.get()
-	defer x.gateway.drafts.put(d)
+	d := &x.draft
 	*d = record.Decision{
 		Time: x.began, ID: x.id, Allow: v.allow, Reason: v.reason, Status: v.status, Detail: v.detail,
 		Listener: x.from.listener, TLSVersion: x.from.tlsVersion,
@@ -187,8 +200,7 @@ func (x *exchange) write() {
 	}
 	x.told = d.Told
 	if x.gateway.access != nil || x.trace.Attempts() != nil {
-		kept := *d
-		x.decided = &kept
+		x.decided = d
 	}
 	if x.closes != "" {
 		x.gateway.metrics.closed.WithLabelValues(v.reason).Inc()
@@ -204,11 +216,11 @@ func (x *exchange) tag(h http.Header) {
 	if w := x.verdict.way; w != nil {
 		w.route.CORS.Answer(h, &x.verdict.request)
 	}
-	h[headerDecision] = []string{x.id}
+	h[headerDecision] = x.room.one(x.id)
 	if x.state.revision != nil {
 		h[headerRevision] = x.state.revision
 	}
-	x.allowed.tell(h)
+	x.allowed.tell(h, x.room.one)
 	if x.verdict.nonce != "" {
 		h["Dpop-Nonce"] = []string{x.verdict.nonce}
 		h["Cache-Control"] = []string{"no-store"} // it would grow old in a cache (RFC 9449 §8.2)

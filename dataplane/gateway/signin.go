@@ -231,7 +231,9 @@ func (g *Gateway) wayBack(v *visit, pending *signin.Pending) *way {
 	if err != nil {
 		return nil
 	}
-	w := g.route(v.grounds, &back).way
+	var to verdict
+	g.route(v.grounds, &back, &to)
+	w := to.way
 	if w == nil || w.signIn == nil || w.route.Unavailable != "" || w.signIn.Name.String() != pending.Provider {
 		return nil
 	}

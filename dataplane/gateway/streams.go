@@ -36,6 +36,7 @@ type Stream struct {
 
 	shard      *shard // it is in, which guards:
 	prev, next *Stream
+	seen       bool // by somebody who may still look at it
 
 	mu        sync.Mutex
 	answering bool   // the head of an answer may have been sent
@@ -132,8 +133,9 @@ func (r *streams) in(i int, do func(*Stream)) {
 	}
 }
 
-// remove is for a stream that was added, once.
-func (s *Stream) remove() {
+// remove is for a stream that was added, once. It reports whether nobody has seen it in
+// the meantime.
+func (s *Stream) remove() (unseen bool) {
 	d := s.shard
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -146,12 +148,14 @@ func (s *Stream) remove() {
 		d.first = s.next
 	}
 	s.prev, s.next = nil, nil
+	return !s.seen
 }
 
 func (d *shard) appendTo(all []*Stream) []*Stream {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for s := d.first; s != nil; s = s.next {
+		s.seen = true
 		all = append(all, s)
 	}
 	return all
@@ -245,7 +249,7 @@ func (x *exchange) reset() {
 // CloseStreams finds it.
 func (x *exchange) enter() {
 	x.sent = x.body()
-	x.out = x.r.WithContext(&x.life)
+	x.out = x.sends()
 	x.watched = life.Tell(x.r.Context(), x)
 	v, s := &x.verdict, &x.stream
 	s.ID, s.Principal, s.Route, s.Listener, s.Began = x.id, v.principal, v.way.name, x.from.listener, x.began
@@ -263,11 +267,12 @@ func (x *exchange) enter() {
 // leave ends what enter began.
 func (x *exchange) leave() {
 	x.stream.end()
-	x.stream.remove()
+	unseen := x.stream.remove()
 	x.gateway.holding.Add(-x.held)
-	x.watched.Stop()
+	unheard := x.watched.Stop()
 	x.stopAlarm()
 	x.life.End(errFinished)
+	x.alone = x.alone && unseen && unheard && x.life.Alone()
 }
 
 // Gone implements life.Watcher: it ends what nobody waits for.

@@ -194,10 +194,12 @@ func (r *Route) keeps(c *request.Canonical) bool {
 // Preflight returns the route of the request that a browser asks about before it sends
 // it, if that route answers such questions; nil if c is another request.
 func (t *Table) Preflight(c *request.Canonical) *Route {
-	asked := *c
-	if asked.Method = cors.Method(c); asked.Method == "" {
+	method := cors.Method(c)
+	if method == "" {
 		return nil
 	}
+	asked := *c
+	asked.Method = method
 	r, _ := t.Match(&asked)
 	if r == nil || r.CORS == nil {
 		return nil
