@@ -19,7 +19,10 @@ import (
 var mixed = []func(r *http.Request) (ends bool){
 	func(*http.Request) bool { return true },
 	func(r *http.Request) bool { r.Header.Set("X-Wants", "trailer"); return true },
-	func(r *http.Request) bool { r.Method, r.Body = "POST", io.NopCloser(strings.NewReader("body")); return true },
+	func(r *http.Request) bool {
+		r.Method, r.Body = "POST", io.NopCloser(strings.NewReader("body"))
+		return true
+	},
 	func(r *http.Request) bool { r.Header.Set("X-Wants", "nothing"); return true },
 	func(r *http.Request) bool { r.Header.Del("Authorization"); return true },
 	func(r *http.Request) bool { r.Header.Set("X-Wants", "cut"); return false },

@@ -63,66 +63,39 @@ func judge(name string, values []string) (fate, *Error) {
 // bytes are legal and removed: CGI and its heirs read "X_User" and "X-User" as
 // the same variable.
 func checkName(name string) (plain, ok bool) {
-	plain, upper := true, true
+	var seen kind
+	wrong := lower // that begins a word
 	for i := range len(name) {
 		c := name[i]
-		switch {
-		case c >= 'a' && c <= 'z':
-			if upper {
-				return false, false
-			}
-		case c >= 'A' && c <= 'Z':
-			if !upper {
-				return false, false
-			}
-		case c >= '0' && c <= '9' || c == '-':
-		case isTokenByte(c):
-			plain = false
-		default:
+		k := kinds[c]
+		if k == 0 || k == wrong {
 			return false, false
 		}
-		upper = c == '-'
+		if seen |= k; c == '-' {
+			wrong = lower
+		} else {
+			wrong = upper
+		}
 	}
-	return plain, name != ""
+	return seen&special == 0, name != ""
 }
 
-// isValue reports whether s is a field value of RFC 9110, section 5.5. Values
-// are most of a request's bytes, so it looks at eight of them at a time.
+// CanonicalName is textproto.CanonicalMIMEHeaderKey for tokens: most of them are their
+// own, which costs less to see than to make.
+func CanonicalName(token string) string {
+	if _, ok := checkName(token); ok {
+		return token
+	}
+	return textproto.CanonicalMIMEHeaderKey(token)
+}
+
+// isValue reports whether s is a field value of RFC 9110, section 5.5.
 func isValue(s string) bool {
 	if s == "" {
 		return true
 	}
 	first, last := s[0], s[len(s)-1]
-	if first == ' ' || first == '\t' || last == ' ' || last == '\t' {
-		return false
-	}
-	for ; len(s) >= 8; s = s[8:] {
-		if mayHoldControl(s) && !isText(s[:8]) {
-			return false
-		}
-	}
-	return isText(s)
-}
-
-// isText reports whether s has no control bytes but tabs.
-func isText(s string) bool {
-	for i := range len(s) {
-		if isControl(s[i]) && s[i] != '\t' {
-			return false
-		}
-	}
-	return true
-}
-
-// mayHoldControl reports whether one of the first eight bytes of s is a control
-// byte. Subtracting borrows from a byte's top bit, where that was clear, exactly
-// when the byte (or one below it that borrowed) is smaller.
-func mayHoldControl(s string) bool {
-	const ones, tops = 0x0101010101010101, 0x8080808080808080
-	x := uint64(s[0]) | uint64(s[1])<<8 | uint64(s[2])<<16 | uint64(s[3])<<24 |
-		uint64(s[4])<<32 | uint64(s[5])<<40 | uint64(s[6])<<48 | uint64(s[7])<<56
-	del := x ^ 0x7f*ones
-	return ((x-' '*ones)&^x|(del-ones)&^del)&tops != 0
+	return first != ' ' && first != '\t' && last != ' ' && last != '\t' && !HoldsControl(s)
 }
 
 func checkLength(lengths []string) *Error {

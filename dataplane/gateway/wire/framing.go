@@ -138,7 +138,7 @@ func (f *framing) appendFields(b []byte, name string, values []string) []byte {
 		return b
 	}
 	for _, value := range values {
-		if holdsControl(value) {
+		if request.HoldsControl(value) {
 			value = strings.NewReplacer("\r", " ", "\n", " ").Replace(value)
 		}
 		b = append(append(b, name...), ": "...)

@@ -84,7 +84,7 @@ func (h *head) parse(text string) *request.Error {
 		if err != nil {
 			return err
 		}
-		name = textproto.CanonicalMIMEHeaderKey(name)
+		name = request.CanonicalName(name)
 		if keep, err := h.fields.read(name, value); err != nil {
 			return err
 		} else if !keep {
@@ -110,7 +110,7 @@ func (h *head) readRequestLine(line string) *request.Error {
 	switch {
 	case !ok || !ok2 || method == "" || target == "" || !strings.HasPrefix(version, "HTTP/"):
 		return refusal(ReasonRequestLine, "the request line is not method, target and version")
-	case holdsControl(line) || strings.IndexByte(line, '\t') >= 0 || strings.IndexByte(version, ' ') >= 0:
+	case request.HoldsControl(line) || strings.IndexByte(line, '\t') >= 0 || strings.IndexByte(version, ' ') >= 0:
 		return refusal(ReasonRequestLine, "the request line holds a control byte, or a space too many")
 	case version != "HTTP/1.1":
 		return explain(request.Raw{ProtoMajor: 1, ProtoMinor: 0})
@@ -269,7 +269,7 @@ func splitField(line string) (name, value string, err *request.Error) {
 	if !ok || !request.IsToken(name) {
 		return "", "", refusal(request.ReasonHeaderName, "the name of a field is not a token")
 	}
-	if holdsControl(value) {
+	if request.HoldsControl(value) {
 		if strings.IndexByte(value, '\r') >= 0 {
 			return "", "", refusal(ReasonLineEnding, "a line holds a CR")
 		}
@@ -287,7 +287,7 @@ func chunkSize(line string) (int64, *request.Error) {
 		return 0, refusal(ReasonLineEnding, "a line ends in LF alone")
 	}
 	digits, _, extended := strings.Cut(text, ";")
-	if digits == "" || len(digits) > digitsOfInt64 || extended && holdsControl(text) {
+	if digits == "" || len(digits) > digitsOfInt64 || extended && request.HoldsControl(text) {
 		return 0, refusal(ReasonChunk, "the size of a chunk is not a number")
 	}
 	var size int64
@@ -316,32 +316,6 @@ func readTrailer(text string, into map[string][]string) *request.Error {
 		}
 	}
 	return nil
-}
-
-// holdsControl reports whether s holds a control byte other than a tab. It
-// looks at eight bytes at a time: subtracting borrows from a byte's top bit,
-// where that was clear, exactly when the byte, or one below it that borrowed,
-// is smaller.
-func holdsControl(s string) bool {
-	const ones, tops = 0x0101010101010101, 0x8080808080808080
-	for ; len(s) >= 8; s = s[8:] {
-		x := uint64(s[0]) | uint64(s[1])<<8 | uint64(s[2])<<16 | uint64(s[3])<<24 |
-			uint64(s[4])<<32 | uint64(s[5])<<40 | uint64(s[6])<<48 | uint64(s[7])<<56
-		del := x ^ 0x7f*ones
-		if ((x-' '*ones)&^x|(del-ones)&^del)&tops != 0 && anyControl(s[:8]) {
-			return true
-		}
-	}
-	return anyControl(s)
-}
-
-func anyControl(s string) bool {
-	for _, c := range []byte(s) {
-		if c < ' ' && c != '\t' || c == 0x7f {
-			return true
-		}
-	}
-	return false
 }
 
 // isPlainHost reports whether host is made of what hosts are made of; what it is worth

@@ -56,7 +56,7 @@ func (h *head) parse(text string) error {
 		if err != nil {
 			return err
 		}
-		name = textproto.CanonicalMIMEHeaderKey(name)
+		name = request.CanonicalName(name)
 		if keep, err := h.read(name, value); err != nil {
 			return err
 		} else if !keep {
@@ -94,7 +94,7 @@ func (h *head) readStatus(line string) error {
 		}
 		h.status = h.status*10 + int(c-'0')
 	}
-	if h.status < 100 || reason != "" && reason[0] != ' ' || holdsControl(reason) {
+	if h.status < 100 || reason != "" && reason[0] != ' ' || request.HoldsControl(reason) {
 		return Malformed("the status line is not version, number and reason")
 	}
 	h.reason = line[len("HTTP/1.1 "):]

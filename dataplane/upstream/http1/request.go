@@ -94,7 +94,7 @@ func appendAnnounced(b []byte, trailer http.Header) ([]byte, error) {
 }
 
 func appendField(b []byte, name, value string) ([]byte, error) {
-	if !request.IsToken(name) || holdsControl(value) {
+	if !request.IsToken(name) || request.HoldsControl(value) {
 		return b, fmt.Errorf("%w: the field %q", errUnsupported, name)
 	}
 	b = append(b, name...)
@@ -105,7 +105,7 @@ func appendField(b []byte, name, value string) ([]byte, error) {
 
 // isPlain reports whether s is something without white space and control bytes.
 func isPlain(s string) bool {
-	return s != "" && !holdsControl(s) && !strings.ContainsAny(s, " \t")
+	return s != "" && !request.HoldsControl(s) && strings.IndexByte(s, ' ') < 0 && strings.IndexByte(s, '\t') < 0
 }
 
 // isSafe reports whether a request changes nothing, so that it may be sent twice

@@ -39,7 +39,7 @@ func splitField(line string) (name, value string, err error) {
 		return "", "", Malformed("the name of a field is not a token")
 	}
 	value = strings.Trim(line[colon+1:], " \t")
-	if holdsControl(value) {
+	if request.HoldsControl(value) {
 		return "", "", Malformed("a field holds a control byte")
 	}
 	return line[:colon], value, nil
@@ -53,7 +53,7 @@ func chunkSize(line []byte) (int64, error) {
 		return 0, Malformed("a line ends in LF alone")
 	}
 	digits, _, extended := bytes.Cut(text, []byte(";"))
-	if len(digits) == 0 || len(digits) > digitsOfInt64 || extended && holdsControl(string(text)) {
+	if len(digits) == 0 || len(digits) > digitsOfInt64 || extended && request.HoldsControl(string(text)) {
 		return 0, Malformed("the size of a chunk is not a number")
 	}
 	var size int64
@@ -84,14 +84,4 @@ func contentLength(value string) (int64, error) {
 		n = n*10 + int64(c-'0')
 	}
 	return n, nil
-}
-
-// holdsControl reports whether s holds a control byte other than a tab.
-func holdsControl(s string) bool {
-	for i := range len(s) {
-		if c := s[i]; c < ' ' && c != '\t' || c == 0x7f {
-			return true
-		}
-	}
-	return false
 }
