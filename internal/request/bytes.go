@@ -107,14 +107,13 @@ func HoldsControl(s string) bool {
 // The lowest and the highest bit of each of eight bytes.
 const ones, tops = 0x0101010101010101, 0x8080808080808080
 
-// suspect has the top bits of those of eight bytes set that are control bytes. Subtracting
-// borrows from a byte's top bit, where that was clear, exactly when the byte, or one below
-// it that borrowed, is smaller.
+// suspect has the top bits of those of eight bytes set that are control bytes: to take a
+// space from one of these sets it, where it was clear, and so does to add one to DEL. What
+// is carried from one byte to the next may set more, but clears none.
 func suspect(s string) uint64 {
 	x := uint64(s[0]) | uint64(s[1])<<8 | uint64(s[2])<<16 | uint64(s[3])<<24 |
 		uint64(s[4])<<32 | uint64(s[5])<<40 | uint64(s[6])<<48 | uint64(s[7])<<56
-	del := x ^ 0x7f*ones
-	return (x-' '*ones)&^x | (del-ones)&^del
+	return ((x - ' '*ones) | (x + ones)) &^ x
 }
 
 func anyControl(s string) bool {
