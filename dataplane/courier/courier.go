@@ -106,12 +106,11 @@ func (c *Courier) Dropped() int64 { return c.dropped.Load() }
 
 // Decide implements record.Remote.
 func (c *Courier) Decide(d *record.Decision) (taken bool) {
-	now := c.cfg.Now()
 	if d.Allow {
-		count, takes := d.Rule.Takes(now)
+		count, takes := d.Rule.Takes(c.cfg.Now)
 		return takes && c.put(c.drafts.encode(d, count))
 	}
-	f, single := c.floods.take(d, now)
+	f, single := c.floods.take(d, c.cfg.Now())
 	switch {
 	case single:
 		return c.put(c.drafts.encode(d, 1))

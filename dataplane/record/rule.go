@@ -25,15 +25,16 @@ type Rule struct {
 }
 
 // Takes reports whether the control plane gets a record of a request that was
-// allowed now, and for how many it stands then.
-func (r *Rule) Takes(now time.Time) (count int64, takes bool) {
+// allowed now, and for how many it stands then. It asks what time that is only where it
+// matters.
+func (r *Rule) Takes(now func() time.Time) (count int64, takes bool) {
 	if r == nil {
 		return 0, false
 	}
 	if r.Mode != Sampled {
 		return 1, true
 	}
-	if s := now.Unix(); r.second.Load() != s && r.second.Swap(s) != s {
+	if s := now().Unix(); r.second.Load() != s && r.second.Swap(s) != s {
 		r.taken.Store(0)
 	}
 	if r.taken.Load() >= r.Rate || r.taken.Add(1) > r.Rate {

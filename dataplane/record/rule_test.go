@@ -72,19 +72,19 @@ func TestRule(t *testing.T) {
 		now   time.Time
 		count int64
 	}{{at, 1}, {at, 1}, {at, 0}, {at, 0}, {at.Add(time.Second), 3}, {at.Add(time.Second), 1}, {at.Add(time.Second), 0}, {at.Add(9 * time.Second), 2}} {
-		if count, takes := r.Takes(c.now); count != c.count || takes != (c.count > 0) {
+		if count, takes := r.Takes(func() time.Time { return c.now }); count != c.count || takes != (c.count > 0) {
 			t.Errorf("request %d stands for %d, want %d", i, count, c.count)
 		}
 	}
 	var none *record.Rule
-	if _, takes := none.Takes(at); takes {
+	if _, takes := none.Takes(func() time.Time { return at }); takes {
 		t.Error("no rule takes something")
 	}
-	if _, takes := (&record.Rule{}).Takes(at); takes {
+	if _, takes := (&record.Rule{}).Takes(func() time.Time { return at }); takes {
 		t.Error("the zero rule takes something")
 	}
 	for range 100 {
-		if count, takes := (&record.Rule{Mode: record.All}).Takes(at); count != 1 || !takes {
+		if count, takes := (&record.Rule{Mode: record.All}).Takes(func() time.Time { return at }); count != 1 || !takes {
 			t.Error("not all are taken")
 		}
 	}

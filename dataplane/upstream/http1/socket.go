@@ -33,6 +33,8 @@ type Socket struct {
 // NewSocket returns conn as the ground of a Conn.
 func NewSocket(conn net.Conn) *Socket {
 	s := &Socket{Conn: conn}
+	s.reads.made = time.Now()
+	s.writes.made = s.reads.made
 	if c, ok := conn.(syscall.Conn); ok {
 		if raw, err := c.SyscallConn(); err == nil {
 			s.raw = raw
@@ -95,17 +97,18 @@ func (s *Socket) CloseWrite() error {
 // then, because moving it costs. Without a most there is none.
 type patience struct {
 	most  time.Duration
-	moved atomic.Int64 // when it was, in Unix nanoseconds
+	made  time.Time
+	moved atomic.Int64 // when it was, in nanoseconds since made; zero for never
 }
 
 func (p *patience) extend(set func(time.Time) error) {
 	if p.most == 0 {
 		return
 	}
-	now := time.Now()
-	if now.UnixNano()-p.moved.Load() > int64(p.most)/8 {
-		p.moved.Store(now.UnixNano())
-		_ = set(now.Add(p.most)) // what follows will tell
+	now, moved := time.Since(p.made), p.moved.Load()
+	if moved == 0 || int64(now)-moved > int64(p.most)/8 {
+		p.moved.Store(max(int64(now), 1))
+		_ = set(time.Now().Add(p.most)) // what follows will tell
 	}
 }
 
