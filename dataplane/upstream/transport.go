@@ -41,6 +41,10 @@ var limits = http1.Limits{
 type transport struct {
 	connections *connections
 
+	// usual is one of origins, which is found first: most upstreams have one. It is
+	// written with mu held.
+	usual atomic.Pointer[origin]
+
 	mu      sync.Mutex
 	origins map[place]*origin
 	closed  bool // no connection is kept any more
@@ -196,12 +200,17 @@ func (t *transport) Switch(r *http.Request, at place, by *Call) (*http.Response,
 const maxOrigins = 1024
 
 func (t *transport) origin(at place) (*origin, error) {
+	if o := t.usual.Load(); o != nil && o.place == at {
+		return o, nil
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if o := t.origins[at]; o != nil {
+		t.usual.CompareAndSwap(nil, o)
 		return o, nil
 	}
 	if len(t.origins) >= maxOrigins {
+		t.usual.Store(nil)
 		maps.DeleteFunc(t.origins, func(at place, _ *origin) bool { return !t.connections.wants(at) })
 	}
 	o, err := t.connections.newOrigin(at)
@@ -240,6 +249,7 @@ func (t *transport) leave() {
 func (t *transport) unwanted() (gone []*origin) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.usual.Store(nil)
 	for at, o := range t.origins {
 		if !t.connections.wants(at) {
 			gone = append(gone, o)

@@ -25,8 +25,13 @@ const (
 
 // exchange is a request and its answer.
 type exchange struct {
+	course
+	head head // that was read last
+}
+
+// course is what there is of an exchange. The zero course has not begun.
+type course struct {
 	response http.Response
-	head     head // that was read last
 	request  *http.Request
 	interim  Interim
 	conn     *Conn
@@ -50,7 +55,7 @@ type Room struct{ last *exchange }
 // still know of it.
 func (m *Room) enter() *exchange {
 	if x := m.last; x != nil && x.alone {
-		*x = exchange{head: x.head.blank()}
+		x.course, x.head = course{}, x.head.blank()
 		return x
 	}
 	m.last = &exchange{}
