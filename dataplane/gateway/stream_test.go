@@ -294,6 +294,31 @@ func TestEarlyHints(t *testing.T) {
 	})
 }
 
+// Who has hints without end is not waited for.
+func TestEarlyHintsWithoutEnd(t *testing.T) {
+	eachWay(t, func(rw http.ResponseWriter, r *http.Request) {
+		for r.Context().Err() == nil {
+			rw.WriteHeader(http.StatusEarlyHints)
+		}
+	}, func(t *testing.T, w *world, c *http.Client) {
+		told := 0
+		ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{
+			Got1xxResponse: func(int, textproto.MIMEHeader) error {
+				told++
+				return nil
+			},
+		})
+		res, err := c.Do(w.request(ctx, "GET", nil))
+		w.must(err)
+		if got := w.read(res); res.StatusCode != http.StatusBadGateway || w.problem(got).Reason != "upstream_malformed" {
+			t.Errorf("%d %s", res.StatusCode, got)
+		}
+		if told > 32 {
+			t.Errorf("%d hints were handed on", told)
+		}
+	})
+}
+
 // A client that asks before it sends gets its answer without sending.
 func TestExpectContinue(t *testing.T) {
 	w := newWorld(t, options{})

@@ -117,12 +117,29 @@ func (t *transport) RoundTrip(r *http.Request, at place, by *Call) (*http.Respon
 }
 
 func (o *origin) roundTripHTTP2(r *http.Request, hint Hint) (*http.Response, error) {
-	ctx := httptrace.WithClientTrace(r.Context(), &httptrace.ClientTrace{Got1xxResponse: hint})
-	response, err := o.http2.RoundTrip(r.WithContext(ctx))
-	if err == nil || hasBody(r) || isConnect(err) || errors.Is(err, errNotHTTP2) || errors.Is(err, errOverloaded) {
+	response, err := o.hinted(r, hint)
+	_, malformed := errors.AsType[http1.Malformed](err)
+	if err == nil || malformed || hasBody(r) || isConnect(err) || errors.Is(err, errNotHTTP2) || errors.Is(err, errOverloaded) {
 		return response, err // what goes wrong with a body may be the fault of who sends it
 	}
 	return nil, &http1.Unanswered{Sent: true, Err: err}
+}
+
+// hinted has hint be told of what comes before the answer.
+func (o *origin) hinted(r *http.Request, hint Hint) (*http.Response, error) {
+	if hint == nil {
+		return o.http2.RoundTrip(r)
+	}
+	before := interim{hint: hint}
+	ctx := httptrace.WithClientTrace(r.Context(), &httptrace.ClientTrace{Got1xxResponse: before.add})
+	response, err := o.http2.RoundTrip(r.WithContext(ctx))
+	if why := before.end(); why != nil {
+		if err == nil {
+			_ = response.Body.Close() // nobody wants it any more
+		}
+		return nil, why
+	}
+	return response, err
 }
 
 // free returns a connection that can be used once more, unless others wait for one.

@@ -166,7 +166,7 @@ func (x *exchange) receive() error {
 	// woken, cost more.
 	runtime.Gosched()
 	budget := x.conn.pool.limits.Head
-	for interim := range maxInterim + 1 {
+	for interim := range MaxInterim + 1 {
 		h := &x.head
 		size, err := x.conn.readHead(h, budget)
 		if err != nil {

@@ -29,10 +29,12 @@ func (l Limits) check() error {
 	return nil
 }
 
+// MaxInterim is how many answers there may be before the answer.
+const MaxInterim = 16
+
 // Bounds that nobody has to set.
 const (
 	maxFields    = 256 // of a head or trailer
-	maxInterim   = 16  // answers before the answer
 	maxTrailer   = 8 << 10
 	maxChunkLine = 256
 	usualRoom    = 4 << 10
