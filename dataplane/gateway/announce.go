@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"syscall"
 
 	"github.com/pires/go-proxyproto"
 
@@ -97,3 +98,6 @@ func (c *carried) Read(p []byte) (int, error) {
 	c.ahead = nil
 	return c.Conn.Read(p)
 }
+
+// SyscallConn implements syscall.Conn.
+func (c *carried) SyscallConn() (syscall.RawConn, error) { return socketOf(c.Conn) }

@@ -1,9 +1,11 @@
 package gateway
 
 import (
+	"errors"
 	"net"
 	"net/netip"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/sallyport/sallyport/dataplane/gateway/wire"
@@ -79,6 +81,17 @@ type guest struct {
 func (g *guest) Close() error {
 	g.once.Do(g.leave)
 	return g.Conn.Close()
+}
+
+// SyscallConn implements syscall.Conn.
+func (g *guest) SyscallConn() (syscall.RawConn, error) { return socketOf(g.Conn) }
+
+// socketOf returns what is below conn.
+func socketOf(conn net.Conn) (syscall.RawConn, error) {
+	if c, ok := conn.(syscall.Conn); ok {
+		return c.SyscallConn()
+	}
+	return nil, errors.ErrUnsupported
 }
 
 func (g *guest) leave() {

@@ -329,3 +329,25 @@ func TestProtocolConfusion(t *testing.T) {
 		t.Errorf("answered was %q, after %d requests", answer, up.requests.Load())
 	}
 }
+
+// Who is refused can go on sending for a while, so that the answer is not lost, and what it
+// sends is not looked at: not even whether it is TLS.
+func TestWhoIsRefusedIsHeardOut(t *testing.T) {
+	w := newWorld(t, options{})
+	w.apply(w.usual(plaintext(newEcho(t).address())))
+	conn := w.dial("http/1.1")
+	defer conn.Close()
+	w.send(conn, "GET / HTTP/1.1\n\n")
+	answered := time.Now()
+	_, err := conn.NetConn().Write(make([]byte, 100<<10))
+	w.must(err)
+	res, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	w.must(err)
+	if got := w.read(res); res.StatusCode != http.StatusBadRequest || w.problem(got).Reason != "line_ending" {
+		t.Errorf("%d %s", res.StatusCode, got)
+	}
+	_, _ = io.Copy(io.Discard, conn.NetConn()) // it may be reset in the end
+	if took := time.Since(answered); took < 400*time.Millisecond {
+		t.Errorf("the connection was closed after %s", took)
+	}
+}

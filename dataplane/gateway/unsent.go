@@ -2,7 +2,6 @@ package gateway
 
 import (
 	"net"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -14,11 +13,7 @@ const maxUnsent = 128 << 10
 // boundUnsent has writes to a client that does not read wait at maxUnsent. Without it the
 // kernel takes some MiB for each, and a proxy fetches and encrypts them for nobody.
 func boundUnsent(conn net.Conn) {
-	socket, ok := conn.(syscall.Conn)
-	if !ok {
-		return
-	}
-	if raw, err := socket.SyscallConn(); err == nil {
+	if raw, err := socketOf(conn); err == nil {
 		// Who does not have the option keeps more: nothing else depends on it.
 		_ = raw.Control(func(fd uintptr) {
 			_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, maxUnsent)

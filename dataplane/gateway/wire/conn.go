@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"net"
@@ -165,12 +166,15 @@ func (c *Conn) readHead() (text string, refused *request.Error, err error) {
 	}
 	c.socket.dry = true // until it turns out that the rest has to be waited for
 	defer func() { c.socket.dry = false }()
-	for from := 0; ; {
-		end, line, refused := endOfHead(c.buf.bytes(), from, maxHead)
+	for from, most := 0, maxHead; ; {
+		end, line, refused := endOfHead(c.buf.bytes(), from, most)
 		if refused != nil || end > 0 {
 			text = string(c.buf.bytes()[:end])
 			c.buf.drop(end)
 			return text, refused, nil
+		}
+		if from == 0 && line > 0 { // the request line is known
+			most = min(bytes.IndexByte(c.buf.bytes(), '\n')+maxFields, maxHead)
 		}
 		from = line
 		err := c.buf.fill(c.conn)
@@ -202,10 +206,9 @@ func (c *Conn) linger() {
 		return
 	}
 	c.reads.limit(lasting, lingerTime)
-	for read := 0; read < lingerBytes && c.buf.fill(c.conn) == nil; {
-		read += len(c.buf.bytes())
-		c.buf.drop(len(c.buf.bytes()))
-	}
+	scratch := c.server.rooms.takeOut()
+	defer c.server.rooms.out.Put(scratch)
+	c.socket.drop(lingerBytes, scratch[:])
 }
 
 // write writes. A client that stops reading is given up.

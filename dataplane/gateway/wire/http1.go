@@ -17,8 +17,9 @@ import (
 
 // Bounds of what is held until it is complete.
 const (
-	// maxHead has room for all that package request lets through.
-	maxHead      = request.MaxMethodLength + request.MaxPathLength + request.MaxQueryLength + request.MaxHeaderBytes + 8<<10
+	// They have room for all that package request lets through.
+	maxFields    = request.MaxHeaderBytes + 8<<10 // behind the request line
+	maxHead      = request.MaxMethodLength + request.MaxPathLength + request.MaxQueryLength + maxFields
 	maxChunkLine = 256
 	maxTrailer   = 8 << 10
 )

@@ -213,6 +213,8 @@ func TestHeads(t *testing.T) {
 		{get + strings.Repeat("X-A: b\r\n", request.MaxHeaderFields-1) + "\r\n", ""},
 		{get + strings.Repeat("X-A: b\r\n", request.MaxHeaderFields) + "\r\n", request.ReasonHeaderTooLarge},
 		{get + "X-A: " + strings.Repeat("b", request.MaxHeaderBytes) + "\r\n\r\n", ""}, // package request refuses it
+		{"GET /?" + strings.Repeat("q", request.MaxQueryLength) + " HTTP/1.1\r\nHost: a.example\r\nX-A: " + strings.Repeat("b", request.MaxHeaderBytes) + "\r\n\r\n", ""},
+		{get + "X-A: " + strings.Repeat("b", request.MaxHeaderBytes+9<<10) + "\r\n\r\n", request.ReasonHeaderTooLarge},
 		{get + "X-A: " + strings.Repeat("b", 128<<10) + "\r\n\r\n", request.ReasonHeaderTooLarge},
 		{strings.Repeat("G", 128<<10), request.ReasonHeaderTooLarge},
 	} {
