@@ -87,7 +87,10 @@ func (x *exchange) copy(answer *http.Response) (sent int64, err error) {
 			if streams {
 				x.from.part()
 			}
-			if _, err := x.w.Write((*buffer)[:n]); err != nil {
+			x.from.waits(1)
+			_, err := x.w.Write((*buffer)[:n])
+			x.from.waits(-1)
+			if err != nil {
 				return sent, failure{reason: ReasonClientGone}
 			}
 			sent += int64(n)
@@ -102,7 +105,10 @@ func (x *exchange) copy(answer *http.Response) (sent int64, err error) {
 			_ = control.Flush() // what there is of it tells the decision
 			return sent, failure{reason: ReasonInterrupted}
 		case streams:
-			if err := control.Flush(); err != nil {
+			x.from.waits(1)
+			err := control.Flush()
+			x.from.waits(-1)
+			if err != nil {
 				return sent, failure{reason: ReasonClientGone}
 			}
 		}

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"time"
 
 	"github.com/sallyport/sallyport/dataplane/gateway/wire"
 	"github.com/sallyport/sallyport/internal/authn"
@@ -78,6 +79,29 @@ func (c *client) part() {
 	if c.http2 != nil {
 		c.http2.Part()
 	}
+}
+
+// waits is told of parts of answers that wait for the client to take them: one more, or
+// one fewer.
+func (c *client) waits(more int64) {
+	if c.crowd != nil {
+		c.crowd.home.untaken.Add(more)
+	}
+}
+
+// finish reports whether the last of an answer of so many bytes is on its way. If the client's windows may not have room for it, this waits until they have,
+// and not for ever: net/http would do that behind the request, where nobody counts it.
+func (c *client) finish(w http.ResponseWriter, answer int64) bool {
+	if c.http2 == nil || c.http2.HasRoom(answer) {
+		return true
+	}
+	control := http.NewResponseController(w)
+	if control.SetWriteDeadline(time.Now().Add(writeTimeout)) != nil {
+		return false
+	}
+	c.waits(1)
+	defer c.waits(-1)
+	return control.Flush() == nil
 }
 
 // peerOf returns the address at the other end of a connection, in its one form:

@@ -5,6 +5,7 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -14,6 +15,12 @@ const (
 	firstAtOnce = 8
 	// beginEvery is the time between requests of crowds, on one processor.
 	beginEvery = 2 * time.Millisecond
+	// untakenEvery is the time between those of one household for each answer that it has
+	// not taken, and untakenMost the longest that comes of it.
+	untakenEvery = 500 * time.Microsecond
+	untakenMost  = 50 * time.Millisecond
+	// manyUntaken have a household begin no more than one at once over a connection.
+	manyUntaken = 1024
 )
 
 // pace spreads what crowds of all connections begin. It is safe for concurrent use.
@@ -27,35 +34,71 @@ type pace struct {
 func newPace() pace { return pace{every: beginEvery / time.Duration(runtime.GOMAXPROCS(0))} }
 
 // take returns how long to wait, zero when nobody has begun of late.
-func (p *pace) take(now time.Time) time.Duration {
+func (p *pace) take(now time.Time) time.Duration { return p.spread(now, p.every) }
+
+func (p *pace) spread(now time.Time, every time.Duration) time.Duration {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	at := p.next
 	if at.Before(now) {
 		at = now
 	}
-	p.next = at.Add(p.every)
+	p.next = at.Add(every)
 	return at.Sub(now)
+}
+
+// household is all who come from one address. It is safe for concurrent use, but for what
+// the door counts.
+type household struct {
+	connections int // belongs to the door
+	// untaken counts parts of answers over HTTP/2 that wait for a client to take them.
+	untaken atomic.Int64
+	pace    pace // spreads what crowds begin that do not take their answers
+}
+
+// wait returns how long to wait for those of before. Answers that are not taken cost memory,
+// however few of them there are over each connection.
+func (h *household) wait(now time.Time) time.Duration {
+	n := h.untaken.Load()
+	if n <= firstAtOnce {
+		return 0
+	}
+	return h.pace.spread(now, min(time.Duration(n)*untakenEvery, untakenMost))
 }
 
 // crowd is the requests of one connection over HTTP/2. Those that are many before any was
 // answered begin one after another: a thousand that begin at once, over a few connections
 // of somebody who reads none of the answers, would keep the requests of others waiting for
-// as long as all of that takes. They are not refused. Who reads their answers notices
-// nothing of it.
+// as long as all of that takes. And none of them begins while the client has not taken what
+// it was sent before: an answer could not be sent either. They are not refused. Who reads
+// their answers notices nothing of it.
 //
 // nil has no bounds. It is safe for concurrent use.
 type crowd struct {
 	pace *pace
+	home *household
+	full func() bool // whether the client has yet to take what it was sent
 
 	mu     sync.Mutex
 	atOnce int // as many begin without waiting
 	begun  int
 	line   []chan struct{} // closed when it is their turn; the one that came first first
 	timed  bool            // the first of the line has a time
+	late   bool            // it has come, and nobody has begun for it
+
+	// held says that somebody could have begun, and did not because of full. taken goes on
+	// with it.
+	held atomic.Bool
 }
 
-func newCrowd(p *pace) *crowd { return &crowd{pace: p, atOnce: firstAtOnce} }
+func newCrowd(p *pace, h *household, full func() bool) *crowd {
+	return &crowd{pace: p, home: h, full: full, atOnce: firstAtOnce}
+}
+
+// room reports whether a request may begin without waiting. mu is held.
+func (c *crowd) room() bool {
+	return c.begun < c.atOnce && (c.begun == 0 || c.home.untaken.Load() < manyUntaken)
+}
 
 // enter waits until a request may begin, and reports whether it may: not when ctx ends
 // before. One that may is to leave.
@@ -82,13 +125,13 @@ func (c *crowd) join() <-chan struct{} {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if len(c.line) == 0 && c.begun < c.atOnce {
+	if len(c.line) == 0 && c.room() && !c.holds() {
 		c.begun++
 		return nil
 	}
 	turn := make(chan struct{})
 	c.line = append(c.line, turn)
-	c.plan()
+	c.advance()
 	return turn
 }
 
@@ -115,35 +158,58 @@ func (c *crowd) leave(answered bool) {
 	if answered && c.atOnce < maxStreams {
 		c.atOnce++
 	}
-	for len(c.line) > 0 && c.begun < c.atOnce {
-		c.begin()
-	}
+	c.advance()
 }
 
-// begin is for the first of the line. mu is held.
-func (c *crowd) begin() {
-	c.begun++
-	close(c.line[0])
-	c.line = slices.Delete(c.line, 0, 1)
+// taken is to be called whenever the client has taken something.
+func (c *crowd) taken() {
+	if !c.held.Load() {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.held.Store(false)
+	c.advance()
+}
+
+// advance has those begin whose turn it is. mu is held.
+func (c *crowd) advance() {
+	for len(c.line) > 0 && (c.late || c.room()) && !c.holds() {
+		c.late = c.late && c.room() // it was their turn either way
+		c.begun++
+		close(c.line[0])
+		c.line = slices.Delete(c.line, 0, 1)
+	}
+	c.plan()
+}
+
+// holds reports whether nobody may begin before the client has taken something: a few
+// always may. mu is held.
+func (c *crowd) holds() bool {
+	if c.begun < firstAtOnce {
+		return false
+	}
+	c.held.Store(true) // first: either full knows, or taken comes behind it
+	held := c.full()
+	c.held.Store(held)
+	return held
 }
 
 // plan gives the first of the line a time. Each crowd has one at a time, so that large
 // ones do not keep the others waiting. mu is held.
 func (c *crowd) plan() {
-	if c.timed || len(c.line) == 0 {
+	if c.timed || c.late || len(c.line) == 0 {
 		return
 	}
 	c.timed = true
-	time.AfterFunc(c.pace.take(time.Now()), c.due)
+	now := time.Now()
+	time.AfterFunc(max(c.pace.take(now), c.home.wait(now)), c.due)
 }
 
 // due is when that time has come.
 func (c *crowd) due() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.timed = false
-	if len(c.line) > 0 {
-		c.begin()
-	}
-	c.plan()
+	c.timed, c.late = false, true
+	c.advance()
 }

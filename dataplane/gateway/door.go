@@ -59,7 +59,7 @@ func limitsOfDoor(spec *resourcev1.ConnectionLimits) doorLimits {
 type door struct {
 	mu    sync.Mutex
 	open  int
-	by    map[netip.Prefix]int
+	by    map[netip.Prefix]*household
 	rates *limit.Table
 	// floods has those whose connections have spent their budgets of late.
 	floods *limit.Table
@@ -75,6 +75,7 @@ type guest struct {
 	// network is whose it counts as, invalid for nobody's. It is set by admit, in the
 	// goroutine that serves the connection first.
 	network netip.Prefix
+	home    *household // of its own for nobody's
 }
 
 // Close implements net.Conn.
@@ -102,7 +103,7 @@ func (g *guest) leave() {
 	if !g.network.IsValid() {
 		return
 	}
-	if d.by[g.network]--; d.by[g.network] <= 0 {
+	if g.home.connections--; g.home.connections == 0 {
 		delete(d.by, g.network)
 	}
 }
@@ -115,7 +116,7 @@ func (d *door) enter(raw net.Conn, limits doorLimits) *guest {
 		return nil
 	}
 	d.open++
-	return &guest{Conn: raw, door: d}
+	return &guest{Conn: raw, door: d, home: &household{}}
 }
 
 // admit counts a connection as one of a client, and says which limit it is over;
@@ -128,17 +129,22 @@ func (d *door) admit(g *guest, client netip.Addr, limits doorLimits, now time.Ti
 	defer d.mu.Unlock()
 	network := networkOf(client)
 	if d.by == nil {
-		d.by, d.epoch = make(map[netip.Prefix]int), now.AddDate(-1, 0, 0)
+		d.by, d.epoch = make(map[netip.Prefix]*household), now.AddDate(-1, 0, 0)
 		d.rates, d.floods = limit.NewTable(limit.NewRoom(roomOfDoor)), limit.NewTable(limit.NewRoom(roomOfDoor))
 	}
-	if d.by[network] >= limits.perAddress {
+	home := d.by[network]
+	if home != nil && home.connections >= limits.perAddress {
 		return overAddress
 	}
 	if !d.rates.Take(hashOf(network), now.Sub(d.epoch), limits.rate, 1).Allowed {
 		return overRate
 	}
-	g.network = network
-	d.by[network]++
+	if home == nil {
+		home = g.home
+		d.by[network] = home
+	}
+	g.network, g.home = network, home
+	home.connections++
 	return ""
 }
 

@@ -59,11 +59,29 @@ func (g *Gateway) BeginEvery() time.Duration { return g.pace.every }
 // Crowd is the requests of one connection.
 type Crowd struct{ crowd *crowd }
 
-// Crowds returns what makes crowds that share a pace.
+// Crowds returns what makes crowds that share a pace, of clients that take what they are sent.
 func Crowds(every time.Duration) func() *Crowd {
 	p := &pace{every: every}
-	return func() *Crowd { return &Crowd{newCrowd(p)} }
+	return func() *Crowd { return &Crowd{newCrowd(p, &household{}, func() bool { return false })} }
 }
+
+// Home is those behind one address, who have so many answers that they have not taken.
+type Home struct{ household *household }
+
+// Untaken returns one.
+func Untaken(n int64) Home {
+	h := Home{&household{}}
+	h.household.untaken.Store(n)
+	return h
+}
+
+// Crowd returns one of a client that has yet to take what it was sent while full says so.
+func (h Home) Crowd(every time.Duration, full func() bool) *Crowd {
+	return &Crowd{newCrowd(&pace{every: every}, h.household, full)}
+}
+
+// Taken says that the client has taken something.
+func (c *Crowd) Taken() { c.crowd.taken() }
 
 // Enter waits until a request may begin.
 func (c *Crowd) Enter(ctx context.Context) bool { return c.crowd.enter(ctx) }

@@ -21,6 +21,7 @@ const (
 	frameSettings = 4
 	framePing     = 6
 	frameGoAway   = 7
+	frameUpdate   = 8
 
 	endStream  = 1
 	endHeaders = 4

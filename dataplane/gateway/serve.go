@@ -94,10 +94,12 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer func() { from.crowd.leave(answered) }()
 	x := g.exchanges.get()
 	x.from, x.w, x.r = from, w, r
-	if g.serve(x); x.alone {
+	g.serve(x)
+	sent := max(x.outcome.Sent, int64(x.said))
+	if x.alone {
 		g.exchanges.put(x)
 	}
-	answered = r.Context().Err() == nil
+	answered = from.finish(w, sent) && r.Context().Err() == nil
 }
 
 // serve answers a request, of which x has who sent it, what it is, and where the answer

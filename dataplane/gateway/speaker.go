@@ -95,7 +95,8 @@ func (s *speaker) serve(conn *tls.Conn, below *wire.Socket, c *client, g *guest)
 		s.gateway.metrics.overflow.WithLabelValues(c.listener, overBudget).Inc()
 		g.flooded(s.gateway.now())
 	})
-	c.http2, c.crowd = counted, newCrowd(&s.gateway.pace)
+	c.http2, c.crowd = counted, newCrowd(&s.gateway.pace, g.home, counted.Writing)
+	counted.OnWrite(c.crowd.taken)
 	s.queue.put(http2Conn{counted, c})
 }
 

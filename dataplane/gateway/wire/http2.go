@@ -58,12 +58,18 @@ type HTTP2 struct {
 	answered atomic.Int64 // beginnings and ends of answers
 	parts    atomic.Int64 // of answers
 	foreign  atomic.Bool  // what was read is not HTTP/2
+	initial  atomic.Int64 // window of each stream at its beginning, as the client has last said
+	window   atomic.Int64 // what is left of the connection's
+	writing  atomic.Bool
+	wrote    func() // is told of writes that have ended; nil for nobody
 
 	// These belong to who reads.
 	preface int // bytes of it that were seen
 	header  [frameHeader]byte
 	headed  int // bytes of header that were seen
 	payload int // bytes of the frame that are still to come
+	item    [6]byte
+	itemed  int // bytes of item that were seen
 	points  int
 	last    time.Time // when time was last paid for
 	paid    int64     // written bytes that were paid for
@@ -82,6 +88,7 @@ type HTTP2 struct {
 const (
 	preface     = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" // RFC 9113, section 3.4
 	frameHeader = 9
+	firstWindow = 1<<16 - 1 // section 6.9.2
 )
 
 // NewHTTP2 returns conn with its reads on a budget. A nil now is time.Now.
@@ -89,12 +96,23 @@ func NewHTTP2(conn net.Conn, budget Budget, now func() time.Time) *HTTP2 {
 	if now == nil {
 		now = time.Now
 	}
-	return &HTTP2{Conn: conn, budget: budget, now: now, points: budget.Start, last: now(), streams: ages{settled: budget.Settled}}
+	c := &HTTP2{Conn: conn, budget: budget, now: now, points: budget.Start, last: now(), streams: ages{settled: budget.Settled}}
+	c.initial.Store(firstWindow)
+	c.window.Store(firstWindow)
+	return c
 }
 
 // OnFlood has f be called once, by who reads, when the budget is spent. It is to be called
 // before c is used.
 func (c *HTTP2) OnFlood(f func()) { c.spent = f }
+
+// OnWrite has f be called, by who writes, whenever a write has ended. It is to be called
+// before c is used.
+func (c *HTTP2) OnWrite(f func()) { c.wrote = f }
+
+// Writing reports whether a write has begun and not ended: the client has not taken all
+// that it was sent, unless it has just been sent. It is safe for concurrent use.
+func (c *HTTP2) Writing() bool { return c.writing.Load() }
 
 // Read reads, and fails for ever once the budget is spent.
 func (c *HTTP2) Read(p []byte) (int, error) {
@@ -118,10 +136,21 @@ func (c *HTTP2) Write(p []byte) (int, error) {
 	if c.foreign.Load() {
 		return 0, ErrNotHTTP2
 	}
+	c.writing.Store(true)
 	n, err := c.Conn.Write(p)
+	c.writing.Store(false)
 	c.written.Add(int64(n))
 	c.sees(p[:n])
+	if c.wrote != nil {
+		c.wrote()
+	}
 	return n, err
+}
+
+// HasRoom reports whether the rest of an answer of so many bytes, which is little, will not
+// have to wait for the client to open a window. It is safe for concurrent use.
+func (c *HTTP2) HasRoom(answer int64) bool {
+	return answer <= c.initial.Load() && c.window.Load() >= firstWindow/2
 }
 
 // Part is called for each part of an answer as an upstream says it, before it is written:
@@ -148,8 +177,11 @@ func (c *HTTP2) sees(p []byte) {
 		}
 		h := c.out
 		c.outHead, c.outLeft = 0, int(h[0])<<16|int(h[1])<<8|int(h[2])
-		if h[3] == headers {
+		switch h[3] {
+		case headers:
 			c.answered.Add(1)
+		case data:
+			c.window.Add(-int64(c.outLeft))
 		}
 		if (h[3] == data || h[3] == headers) && h[4]&endStream != 0 {
 			c.answered.Add(1)
@@ -169,6 +201,7 @@ func (c *HTTP2) see(p []byte) error {
 			p = p[n:]
 		case c.payload > 0:
 			n := min(len(p), c.payload)
+			c.note(p[:n])
 			c.payload -= n
 			p = p[n:]
 		default:
@@ -183,12 +216,39 @@ func (c *HTTP2) see(p []byte) error {
 	return nil
 }
 
+// note follows the windows: p is of the payload of the frame that is read.
+func (c *HTTP2) note(p []byte) {
+	const settings, update, initialWindow = 4, 8, 4 // RFC 9113, sections 6.5 and 6.9
+	size := 6
+	switch kind := c.header[3]; {
+	case kind == update && binary.BigEndian.Uint32(c.header[5:]) == 0:
+		size = 4
+	case kind != settings:
+		return
+	}
+	for len(p) > 0 {
+		n := copy(c.item[c.itemed:size], p)
+		c.itemed += n
+		p = p[n:]
+		if c.itemed < size {
+			return
+		}
+		c.itemed = 0
+		switch {
+		case size == 4:
+			c.window.Add(int64(binary.BigEndian.Uint32(c.item[:]) &^ (1 << 31)))
+		case binary.BigEndian.Uint16(c.item[:]) == initialWindow:
+			c.initial.Store(int64(binary.BigEndian.Uint32(c.item[2:])))
+		}
+	}
+}
+
 // frame begins a frame and reports whether it can be afforded.
 func (c *HTTP2) frame() bool {
 	// RFC 9113, section 6.1. What is padded may be padding alone, up to its longest.
 	const data, endStream, padded, maxPadding = 0, 1, 8, 256
 	h := c.header
-	c.headed, c.payload = 0, int(h[0])<<16|int(h[1])<<8|int(h[2])
+	c.headed, c.itemed, c.payload = 0, 0, int(h[0])<<16|int(h[1])<<8|int(h[2])
 	carries := c.payload > 0 && (h[4]&padded == 0 || c.payload > maxPadding)
 	if h[3] == data && (carries || h[4]&endStream != 0) {
 		return true

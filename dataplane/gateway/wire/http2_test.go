@@ -274,3 +274,55 @@ func TestHTTP2Preface(t *testing.T) {
 		}
 	}
 }
+
+// What is said of windows is followed, in whatever pieces it comes.
+func TestHTTP2Windows(t *testing.T) {
+	const data, ping, settings, update, ack, size = 0, 6, 4, 8, 1, 65535
+	change := func(stream byte, by uint32) string {
+		f := []byte(frame(update, 0, 4))
+		f[8] = stream
+		return string(binary.BigEndian.AppendUint32(f[:9], by))
+	}
+	set := func(values ...uint32) string {
+		f := []byte(frame(settings, 0, 6*len(values)/2))[:9]
+		for i := 0; i < len(values); i += 2 {
+			f = binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint16(f, uint16(values[i])), values[i+1])
+		}
+		return string(f)
+	}
+	for _, c := range []struct {
+		name   string
+		sends  string
+		said   int // bytes of answers
+		answer int64
+		room   bool
+	}{
+		{"at first", "", 0, size, true},
+		{"a large answer", "", 0, size + 1, false},
+		{"the window of streams is larger", set(3, 100, 4, 1<<20, 5, 1<<14), 0, size + 1, true},
+		{"the window of streams is closed", set(4, 0), 0, 1, false},
+		{"and opened", set(4, 0) + set(4, size), 0, 1, true},
+		{"nothing is said of it", set(3, 0), 0, 1, true},
+		{"half of the connection's is used", "", size / 2, 1, true},
+		{"more of it", "", size/2 + 2, 1, false},
+		{"and opened again", change(0, 16), size/2 + 2, 1, true},
+		{"and that of a stream", change(1, 16), size/2 + 2, 1, false},
+		{"with a bit that means nothing", change(0, 1<<31), size/2 + 2, 1, false},
+		{"what is no window", frame(settings, ack, 0) + frame(ping, 0, 8) + frame(data, 0, 100), 0, 1, true},
+	} {
+		for name, split := range splits {
+			w := wire.NewHTTP2(newSent(split(strings.NewReader(preface+c.sends))), wire.DefaultBudget, standing)
+			if _, err := io.ReadAll(w); err != nil {
+				t.Errorf("%s %s: %v", c.name, name, err)
+			}
+			for said := c.said; said > 0; said -= min(said, 1<<14) {
+				if _, err := io.WriteString(w, frame(data, 0, min(said, 1<<14))); err != nil {
+					t.Error(err)
+				}
+			}
+			if room := w.HasRoom(c.answer); room != c.room {
+				t.Errorf("%s %s: there is room for %d: %t", c.name, name, c.answer, room)
+			}
+		}
+	}
+}
