@@ -35,7 +35,7 @@ func BenchmarkAttacks(b *testing.B) {
 				alone[n] = p99(s.others.ask(b, turn*perSecond))
 				quiet[n] = s.processors(b) - at
 				beside[n] = p99(s.beside(b, &attacks[i]))
-				busy[n] = s.processors(b) - at - quiet[n]
+				busy[n] = s.processors(b) - at - quiet[n] // with what it takes to clear up
 				of[n] = beside[n] / alone[n]
 			}
 			ratio := median(of)
@@ -56,8 +56,24 @@ func (s *siege) beside(b *testing.B, a *attack) []time.Duration {
 	o := s.order(a)
 	o.For = turn * time.Second
 	s.attacker.begin(b, o)
-	defer s.attacker.end(b)
-	return s.others.ask(b, turn*perSecond)
+	took := s.others.ask(b, turn*perSecond)
+	s.attacker.end(b)
+	s.calm(b)
+	return took
+}
+
+// calm waits until the proxy has cleared up behind an attack: the next turn is without.
+func (s *siege) calm(b *testing.B) {
+	b.Helper()
+	const look, little = 100 * time.Millisecond, 0.02 // of which it takes so many seconds
+	for at := s.processors(b) - 1; ; {
+		now := s.processors(b)
+		if now-at < little {
+			return
+		}
+		at = now
+		<-time.After(look)
+	}
 }
 
 // processors returns the time that the proxy has had of them so far, in seconds.

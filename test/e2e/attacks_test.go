@@ -13,9 +13,6 @@ import (
 	"golang.org/x/net/http2/hpack"
 )
 
-// perAnswer is what an answer may cost that nobody reads, in KiB.
-const perAnswer = 192
-
 // attack is what a client does to a proxy over each of its connections.
 type attack struct {
 	name   string
@@ -32,14 +29,14 @@ type attack struct {
 	// These are what the proxy does about it.
 	answers string // of HTTP/1.1, by status; nothing when empty
 	outlast bool   // it leaves the connection for longer than the test takes
-	grows   int    // MiB at most; attackGrowth when zero
 }
 
 // attacks are all of them.
 var attacks = []attack{
 	{name: "slowloris", begins: said("GET / HTTP/1.1\r\n"), floods: always("X-A: b\r\n"), times: 100, every: time.Second, atOnce: 200},
 	{name: "slow_read", begins: said("GET /attack/large HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"), deaf: true, atOnce: 200, outlast: true},
-	{name: "slow_read_http2", http2: true, begins: manyLarge, deaf: true, atOnce: 10, outlast: true, grows: 1000 * perAnswer / 1024},
+	{name: "slow_read_http2", http2: true, begins: manyLarge, deaf: true, atOnce: 10, outlast: true},
+	{name: "closed_windows", http2: true, begins: manyClosed, atOnce: 10, outlast: true},
 	{name: "rapid_resets", http2: true, begins: said(hello()), floods: requestAndReset, times: 100_000, atOnce: 8},
 	{name: "settings", http2: true, begins: said(hello()), floods: always(frames((*http2.Framer).WriteSettings)), times: 100_000, atOnce: 8},
 	{name: "pings", http2: true, begins: said(hello()), floods: always(pinged()), times: 100_000, atOnce: 8},
@@ -85,14 +82,19 @@ func framed(write func(*http2.Framer) error) string {
 	})
 }
 
+// mostWindow is the largest window (RFC 9113, section 6.9.1).
+const mostWindow = 1<<31 - 1
+
 // hello begins a connection whose answers may be as long as they like.
-func hello() string {
+func hello() string { return helloWith(mostWindow) }
+
+// helloWith begins one whose answers may be so long each.
+func helloWith(window uint32) string {
 	return http2.ClientPreface + framed(func(f *http2.Framer) error {
-		const most = 1<<31 - 1
 		return errors.Join(
-			f.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: most}),
+			f.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: window}),
 			f.WriteSettingsAck(),
-			f.WriteWindowUpdate(0, most-65535),
+			f.WriteWindowUpdate(0, mostWindow-65535),
 		)
 	})
 }
@@ -122,8 +124,12 @@ func opened(withinHead bool) string {
 }
 
 // manyLarge asks for a lot, a hundred times at once.
-func manyLarge() string {
-	all := hello()
+func manyLarge() string { return hello() + larges() }
+
+// manyClosed does so, and will have no more than the heads of the answers.
+func manyClosed() string { return helloWith(0) + larges() }
+
+func larges() (all string) {
 	for n := range uint32(100) {
 		all += request(2*n+1, "/attack/large")
 	}
