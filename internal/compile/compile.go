@@ -6,6 +6,7 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/sallyport/sallyport/internal/failpoint"
@@ -40,6 +41,7 @@ func build(prev *Table, s *snapshot.Snapshot) *Table {
 		byName:    make(map[resource.Key]*document),
 		written:   make(map[resource.Key]*document),
 		rejected:  make(map[resource.Key]rejection),
+		sums:      &atomic.Pointer[sums]{},
 	}
 	routes := t.read(prev)
 	t.arrange()

@@ -20,8 +20,27 @@ type matcher struct {
 	// make such a claim find one of the routes in conflict.
 	conflicts map[int32]string
 
-	// reached walks the table, once, for what it can find.
+	// reached walks the table, once, for what it can find, by slot.
 	reached func() []reached
+
+	// buckets are the slots of the routes of each bucket of a set, in whose order they
+	// are.
+	buckets func() *[snapshot.BucketCount]span
+}
+
+// span are the slots from one up to another.
+type span struct{ from, to int }
+
+func spans(documents []*document) *[snapshot.BucketCount]span {
+	all := &[snapshot.BucketCount]span{}
+	for slot, d := range documents {
+		at := &all[d.entry.Bucket()]
+		if at.to == 0 {
+			at.from = slot
+		}
+		at.to = slot + 1
+	}
+	return all
 }
 
 // reached is a route that the table finds wherever it matches.
@@ -40,6 +59,7 @@ func newMatcher(documents []*document) *matcher {
 		}
 		return all
 	})
+	m.buckets = sync.OnceValue(func() *[snapshot.BucketCount]span { return spans(documents) })
 	slots := make(map[[2]string]int32, len(documents))
 	for slot, d := range documents {
 		slots[[2]string{d.entry.Key.Namespace, d.entry.Key.Name}] = int32(slot)

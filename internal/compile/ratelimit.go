@@ -109,19 +109,26 @@ func (t *Table) RateLimits() []*RateLimit {
 
 // limiting returns the rate limits that requests meet, and those that select no
 // route.
-func (t *Table) limiting() map[*RateLimit]bool {
+func (t *Table) limiting() map[*RateLimit]bool { return t.withUnbound(limiting(t.routes)) }
+
+func limiting(routes []*Route) map[*RateLimit]bool {
 	found := make(map[*RateLimit]bool)
-	for _, r := range t.routes {
+	for _, r := range routes {
 		for _, l := range r.Limits {
 			found[l] = true
 		}
 	}
+	return found
+}
+
+// withUnbound adds the limits that select no route to others.
+func (t *Table) withUnbound(limits map[*RateLimit]bool) map[*RateLimit]bool {
 	for _, d := range t.unbound {
 		if d.limit != nil {
-			found[d.limit] = true
+			limits[d.limit] = true
 		}
 	}
-	return found
+	return limits
 }
 
 // list is to be called when limits have changed, and not else: that they are the

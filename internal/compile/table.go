@@ -3,6 +3,7 @@ package compile
 import (
 	"iter"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/sallyport/sallyport/internal/cors"
@@ -46,6 +47,10 @@ type Table struct {
 	namespaces map[string]*namespace      // the routes of each
 	selections map[string]*selections     // the policies of each namespace, by what they select
 	unbound    map[resource.Key]*document // policies that select no route
+
+	// sums are those that EnforcedRoot has found last, of this table or of one that it
+	// was made from. It compares with them, and takes nothing from them on trust.
+	sums *atomic.Pointer[sums]
 }
 
 // Route is where the requests go that it matches, and what they need.
@@ -330,78 +335,4 @@ func (t *Table) Rejects() []Reject {
 		return nil
 	}
 	return t.rejects
-}
-
-// EnforcedRoot returns the root over what is enforced: the snapshot's root when
-// nothing was rejected, else that of its set without the rejects. It is read
-// off the structures that requests meet and not off the snapshot, so that what
-// got lost on the way there is missing in it.
-func (t *Table) EnforcedRoot() snapshot.Digest {
-	var live []*snapshot.Entry
-	if t != nil {
-		live = t.live()
-	}
-	return snapshot.RootOf(live)
-}
-
-// Live yields the digests of all that is enforced, as EnforcedRoot finds them.
-func (t *Table) Live() iter.Seq2[resource.Key, snapshot.Digest] {
-	return func(yield func(resource.Key, snapshot.Digest) bool) {
-		if t == nil {
-			return
-		}
-		for _, e := range t.live() {
-			if !yield(e.Key, e.Digest) {
-				return
-			}
-		}
-	}
-}
-
-func (t *Table) live() []*snapshot.Entry {
-	live := make([]*snapshot.Entry, 0, len(t.documents)+len(t.byName)+len(t.written))
-	if t.matcher != nil {
-		for _, found := range t.matcher.reached() {
-			if r := t.routes[found.slot]; !r.rejected && r.Digest == found.digest {
-				live = append(live, &r.document.entry)
-			}
-		}
-	}
-	for p := range t.policies.Policies() {
-		key := resource.Key{Kind: resource.KindPolicy, Namespace: p.Namespace(), Name: p.Name()}
-		if p.Granted() {
-			key.Kind = resource.KindGrant
-		}
-		if d := t.written[key]; d != nil && d.entry.Digest == p.Digest() {
-			live = append(live, &d.entry)
-		}
-	}
-	for l := range t.limiting() {
-		live = append(live, &l.document.entry)
-	}
-	for _, u := range t.upstreams {
-		live = append(live, &u.document.entry)
-	}
-	for _, p := range t.providers {
-		live = append(live, &p.document.entry)
-	}
-	for _, k := range t.apiKeys {
-		live = append(live, &k.document.entry)
-	}
-	for _, d := range t.domains {
-		live = append(live, &d.document.entry)
-	}
-	for _, s := range t.schemas {
-		live = append(live, &s.document.entry)
-	}
-	for _, l := range t.listeners {
-		live = append(live, &l.document.entry)
-	}
-	for _, d := range t.named {
-		live = append(live, &d.entry)
-	}
-	if t.environment != nil {
-		live = append(live, &t.environment.entry)
-	}
-	return live
 }

@@ -11,10 +11,13 @@ import (
 // Of returns the policies that are bound to a route: DENY before ALLOW, those in
 // shadow last, each by name.
 func (s *Set) Of(route RouteID) []*Policy {
-	if s == nil || s.routes[route] == nil {
+	if s == nil || s.shards == nil {
 		return nil
 	}
-	t := s.routes[route]
+	t := s.shards.table(route)
+	if t == nil {
+		return nil
+	}
 	return slices.Concat(t.deny, t.allow, t.shadow)
 }
 

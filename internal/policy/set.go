@@ -26,7 +26,9 @@ type Binding struct {
 // Set is all policies of a snapshot, by route. It is immutable and safe for
 // concurrent use. A nil or zero Set denies everything.
 type Set struct {
-	routes map[RouteID]*table // nil in the zero Set only
+	shards *shards // nil in the zero Set only
+	// held counts the shards that hold a policy.
+	held map[*Policy]int
 }
 
 // table is the policies of one route. A request looks at those of its method
@@ -63,15 +65,12 @@ func (s *Set) With(bound []Binding) *Set {
 			unavailable[b.Route] = append(unavailable[b.Route], b.Unavailable)
 		}
 	}
-	next := &Set{routes: make(map[RouteID]*table, len(policies))}
-	if s != nil && s.routes != nil {
-		next.routes = maps.Clone(s.routes)
-	}
 	made := tables{numbers: make(map[*Policy]uint32), made: make(map[string]*table)}
+	changed := make(map[RouteID]*table, len(policies))
 	for route, pp := range policies {
-		next.routes[route] = made.table(pp, unavailable[route])
+		changed[route] = made.table(pp, unavailable[route])
 	}
-	return next
+	return s.with(changed)
 }
 
 // tables makes one table for all routes that have the same policies.
@@ -172,28 +171,10 @@ func (t *table) of(method string) *candidates {
 // were read out of the index that Decide reads: one that got lost on the way
 // there is missing here too.
 func (s *Set) Policies() iter.Seq[*Policy] {
-	return func(yield func(*Policy) bool) {
-		if s == nil {
-			return
-		}
-		looked := make(map[*table]struct{})
-		seen := make(map[*Policy]struct{})
-		for _, t := range s.routes {
-			if _, shared := looked[t]; shared {
-				continue
-			}
-			looked[t] = struct{}{}
-			for _, p := range t.reachable {
-				if _, ok := seen[p]; ok {
-					continue
-				}
-				seen[p] = struct{}{}
-				if !yield(p) {
-					return
-				}
-			}
-		}
+	if s == nil {
+		return func(func(*Policy) bool) {}
 	}
+	return maps.Keys(s.held)
 }
 
 // walk returns the policies that Decide may read of t, each once.
@@ -268,12 +249,12 @@ func (c *candidates) turn(a *asked, allowed bool) Shadow {
 // table returns the table of in's route, or nil and why there is none to ask.
 func (s *Set) table(in *Input) (*table, Decision) {
 	switch {
-	case s == nil || s.routes == nil:
+	case s == nil || s.shards == nil:
 		return nil, Decision{Reason: ReasonNoSnapshot}
 	case in == nil || in.Route == RouteID{}:
 		return nil, Decision{Reason: ReasonUnknownRoute}
 	}
-	t := s.routes[in.Route]
+	t := s.shards.table(in.Route)
 	switch {
 	case t == nil:
 		return nil, Decision{Reason: ReasonUnknownRoute}
