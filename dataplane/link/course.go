@@ -20,6 +20,7 @@ type course struct {
 
 	// What follows belongs to the sender: what it acknowledged last.
 	acked     *statement
+	signed    *proxyv1.Ack // of it
 	persisted snapshot.Revision
 }
 
@@ -110,9 +111,13 @@ func (c *course) due() *proxyv1.Ack {
 	if st == c.acked && persisted == c.persisted {
 		return nil
 	}
-	c.acked, c.persisted = st, persisted
 	a := st.ack(persisted)
-	c.signs.Sign(a, c.environment, st.since, c.cfg.Now())
+	if st == c.acked { // what is on disk is no part of what is signed
+		a.Statement, a.Signature = c.signed.GetStatement(), c.signed.GetSignature()
+	} else {
+		c.signs.Sign(a, c.environment, st.since, c.cfg.Now())
+	}
+	c.acked, c.signed, c.persisted = st, a, persisted
 	return a
 }
 

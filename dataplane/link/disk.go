@@ -3,6 +3,7 @@ package link
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -95,7 +96,10 @@ func (d *disk) readBundle(name string, v *snapshot.Verifier) (*bundle.Bundle, er
 // writeSnapshot makes s the last good snapshot, and the one before it the
 // previous generation, where one is kept. Whenever the process dies, one of them is whole.
 func (d *disk) writeSnapshot(s *snapshot.Snapshot) error {
-	err := d.write(lastGoodFile+newSuffix, func(w io.Writer) error { return bundle.WriteSnapshot(w, s) })
+	err := d.write(lastGoodFile+newSuffix, func(f io.Writer) error {
+		w := bufio.NewWriterSize(f, min(max(512*s.Set().Len(), 4<<10), 64<<10))
+		return cmp.Or(bundle.WriteSnapshot(w, s), w.Flush())
+	})
 	if err != nil {
 		return err
 	}
@@ -177,8 +181,8 @@ func (d *disk) readSmall(name string) ([]byte, error) {
 // writeSmall replaces a file by b and its checksum.
 func (d *disk) writeSmall(name string, b []byte) error {
 	sum := sha256.Sum256(b)
-	err := d.write(name+newSuffix, func(w io.Writer) error {
-		_, err := w.Write(append(b, sum[:]...))
+	err := d.write(name+newSuffix, func(f io.Writer) error {
+		_, err := f.Write(append(b, sum[:]...))
 		return err
 	})
 	if err != nil {
@@ -195,11 +199,7 @@ func (d *disk) write(name string, fill func(io.Writer) error) error {
 	if err != nil {
 		return err
 	}
-	w := bufio.NewWriterSize(f, 1<<16)
-	if err = fill(w); err == nil {
-		err = w.Flush()
-	}
-	if err == nil {
+	if err = fill(f); err == nil {
 		err = f.Sync()
 	}
 	return errors.Join(err, f.Close())

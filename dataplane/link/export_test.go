@@ -26,3 +26,6 @@ func Waits(n int) (ceilings []time.Duration, below bool) {
 
 // Spread is how long the proxy waits when it is told to.
 func Spread(told time.Duration) time.Duration { return spread(told) }
+
+// Rest sets how long what is to be written waits for more, before Run.
+func (l *Link) Rest(d time.Duration) { l.policy.keeper.rest, l.security.keeper.rest = d, d }

@@ -406,6 +406,7 @@ type lab struct {
 
 	now       func() time.Time // of identities; nil for the real one
 	workloads []*workload
+	rest      time.Duration
 }
 
 // workload is who gets an identity at a socket.
@@ -424,7 +425,7 @@ func newLabAt(t *testing.T, now func() time.Time) *lab {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := &lab{issuer: is, dir: filepath.Join(t.TempDir(), "state"), now: now}
+	l := &lab{issuer: is, dir: filepath.Join(t.TempDir(), "state"), now: now, rest: time.Millisecond}
 	l.control = l.newControl(t, controlID)
 	l.source = l.identify(t, proxyID)
 	l.cfg = link.Config{
@@ -451,6 +452,7 @@ func (l *lab) start(t *testing.T, e *table, change ...func(*link.Config)) (*link
 	if err != nil {
 		t.Fatal(err)
 	}
+	k.Rest(l.rest)
 	return k, run(t, k.Run)
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"maps"
+	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -16,6 +17,11 @@ import (
 const (
 	firstRewrite   = time.Second
 	longestRewrite = 30 * time.Second
+	// rest is how long what is due waits for more, or up to twice as long: of changes
+	// that follow one another the last is written, and what a change makes thousands of
+	// proxies do is first of all to enforce it. What cuts somebody off does not wait,
+	// nor does the first snapshot.
+	rest = 700 * time.Millisecond
 )
 
 // keep is what has to be on the disk. What is written never changes.
@@ -33,6 +39,8 @@ type keeper struct {
 	metrics laneMetrics
 	tell    func() // after a snapshot was written
 	wake    chan struct{}
+	strict  bool // of the lane
+	rest    time.Duration
 
 	// persisted is the head of the snapshot on the disk, nil when there is
 	// none. run is its only writer, after restored.
@@ -42,8 +50,8 @@ type keeper struct {
 	due keep
 }
 
-func newKeeper(log *slog.Logger, m laneMetrics, tell func()) *keeper {
-	return &keeper{log: log, metrics: m, tell: tell, wake: make(chan struct{}, 1)}
+func newKeeper(l *lane) *keeper {
+	return &keeper{log: l.log, metrics: l.metrics, tell: l.tell, wake: make(chan struct{}, 1), strict: l.strict, rest: rest}
 }
 
 // restored says what is on the disk, before run begins.
@@ -86,6 +94,7 @@ func (k *keeper) run(ctx context.Context, d *disk) error {
 			w.write(context.WithoutCancel(ctx))
 			return nil
 		case <-k.wake:
+			k.settle(ctx)
 		case <-again.C:
 		}
 		began := time.Now()
@@ -99,6 +108,30 @@ func (k *keeper) run(ctx context.Context, d *disk) error {
 		again.Reset(wait)
 		wait = min(2*wait, longestRewrite)
 	}
+}
+
+// settle waits for more, unless something is urgent.
+func (k *keeper) settle(ctx context.Context) {
+	timer := time.NewTimer(k.rest + rand.N(k.rest)) //nolint:gosec // spreads load, hides nothing
+	defer timer.Stop()
+	for !k.urgent() {
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+			return
+		case <-k.wake:
+		}
+	}
+}
+
+// urgent reports whether the lane has nothing on the disk, or is a strict one with
+// another snapshot than there.
+func (k *keeper) urgent() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	p := k.persisted.Load()
+	return p == nil || k.strict && p.Digest() != k.due.snapshot.Head().Digest()
 }
 
 // writer knows what is on the disk already. It belongs to run.

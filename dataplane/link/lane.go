@@ -57,7 +57,7 @@ var (
 
 func newLane(of lore, e Enforcer, c *Config, m laneMetrics, tell func()) *lane {
 	l := &lane{lore: of, enforcer: e, cfg: c, log: c.Log.With("lane", of.name), metrics: m, tell: tell, marks: marks{}}
-	l.keeper = newKeeper(l.log, m, tell)
+	l.keeper = newKeeper(l)
 	return l
 }
 

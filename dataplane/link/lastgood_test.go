@@ -210,6 +210,38 @@ func TestHighWaterMarkSurvivesRestart(t *testing.T) {
 	}
 }
 
+// Of changes that follow one another the last is written; but the first, and what cuts
+// somebody off, is written at once.
+func TestWritingWaitsForMore(t *testing.T) {
+	l, e := newLab(t), newTable()
+	l.rest = time.Hour
+	_, stop := l.start(t, e)
+	v := l.stream(t)
+	first := place{snapshot.SecurityLane, 1, 1, 1}.sign(t, docs(t, map[string]string{"b": "1"}))
+	second := place{snapshot.SecurityLane, 1, 2, 1}.sign(t, docs(t, map[string]string{"b": "2"}))
+	v.secure(t, nil, first)
+	v.securityAck(t, first, 1)
+	ten := at(t, 10, map[string]string{"a": "1"})
+	v.push(t, nil, ten)
+	v.persisted(t, 10)
+	eleven := at(t, 11, map[string]string{"a": "2"})
+	twelve := at(t, 12, map[string]string{"a": "3"})
+	v.push(t, ten, eleven)
+	v.push(t, eleven, twelve)
+	v.confirm(freshness(t, second.Head(), time.Now()))
+	v.secure(t, first, second)
+	v.securityAck(t, second, 2)
+	if got := l.metric(t, "sallyport_snapshot_persisted_revision"); got != 10 {
+		t.Errorf("revision %v was written at once", got)
+	}
+	stop() // which writes what is due
+	l.rest = time.Millisecond
+	l.start(t, newTable())
+	if h := l.stream(t).hello(t); h.GetCurrent().GetPersistedRevision() != 12 {
+		t.Errorf("revision %d is on the disk, want 12", h.GetCurrent().GetPersistedRevision())
+	}
+}
+
 // A disk that cannot be written delays nothing but persisted_revision.
 func TestEnforcesWithoutADisk(t *testing.T) {
 	l, e := newLab(t), newTable()

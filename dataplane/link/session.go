@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"runtime"
 	"sync"
 	"time"
 
@@ -234,6 +235,7 @@ func (s *session) hello() error {
 
 // ack says what is enforced, as far as that is news.
 func (s *session) ack() error {
+	runtime.Gosched() // what others enforce, and whoever waits for an answer, comes first
 	if a := s.security.due(); a != nil {
 		err := s.say(&proxyv1.StreamRequest{Message: &proxyv1.StreamRequest_SecurityAck{SecurityAck: a}})
 		failpoint.Hit("link.acked")

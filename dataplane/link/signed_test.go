@@ -41,6 +41,10 @@ func TestAcksAreSigned(t *testing.T) {
 		t.Errorf("it says %+v, and then %+v", first, again)
 	}
 
+	if !again.At.Equal(first.At) {
+		t.Error("what is on disk was signed, though nothing else is in force")
+	}
+
 	// On another stream it says the same, with the same key.
 	v.end()
 	v = l.stream(t)

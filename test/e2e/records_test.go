@@ -161,6 +161,10 @@ func TestRequiredRecordsSurviveKills(t *testing.T) {
 	}
 	small(t, f, m)
 	v := newVisitors(t, f, m)
+	eventually(t, time.Minute, func(ctx context.Context) (bool, string) {
+		p, err := proxyOf(ctx, f, m)
+		return err == nil && p.GetPersistedRevision() == p.GetRevision(), "what it enforces is not on disk"
+	})
 	if err := f.ControlPlane.Kill(); err != nil {
 		t.Fatal(err)
 	}
