@@ -26,6 +26,7 @@ import (
 	"github.com/sallyport/sallyport/controlplane/publish"
 	"github.com/sallyport/sallyport/controlplane/registry"
 	"github.com/sallyport/sallyport/controlplane/stream"
+	"github.com/sallyport/sallyport/controlplane/upkeep"
 	"github.com/sallyport/sallyport/internal/authn"
 	"github.com/sallyport/sallyport/internal/identity"
 	"github.com/sallyport/sallyport/storage"
@@ -64,6 +65,7 @@ type Server struct {
 	hub       *stream.Hub
 	registry  *registry.Registry
 	publisher *publish.Publisher
+	upkeep    *upkeep.Upkeep
 	timeline  *publish.Timeline
 	keyring   *keyring.Keyring
 	idps      *authn.Pool // for logout tokens
@@ -160,6 +162,7 @@ func (s *Server) openDistribution() error {
 		Hub: s.hub, Registry: s.registry, Keys: s.keyring, LoggedOut: s.logouts.CutOff, Shown: s.timeline.Show, Log: s.log,
 		Recheck: func(c *tls.ConnectionState) error { return identity.Recheck(s.source, c, identity.Member(domain)) },
 	})
+	s.upkeep = upkeep.New(upkeep.Config{Places: s.targets.kept(), Log: s.log, Registerer: s.metrics})
 	s.publisher = publish.New(publish.Config{
 		Store:      s.database,
 		Election:   s.targets.election,
@@ -187,7 +190,7 @@ func (s *Server) openDistribution() error {
 
 // meanwhile is what the replica that publishes does besides.
 func (s *Server) meanwhile() []publish.Task {
-	tasks := []publish.Task{func(ctx context.Context, _ storage.Term) error { return s.registry.ForgetLost(ctx) }}
+	tasks := []publish.Task{s.upkeep.Elected, func(ctx context.Context, _ storage.Term) error { return s.registry.ForgetLost(ctx) }}
 	if days := s.settings.Revisions.RetentionDays; days > 0 {
 		tasks = append(tasks, publish.NewRetention(publish.RetentionConfig{
 			History: s.database, For: time.Duration(days) * 24 * time.Hour, Log: s.log,
@@ -266,7 +269,7 @@ func (s *Server) serveAll(ctx context.Context) error {
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	for _, part := range []func(context.Context) error{
-		s.database.Run, s.feed.Run, s.hub.Run, s.registry.Run, s.publisher.Run, s.timeline.Run, s.keyring.Run, s.idps.Run, s.callers.Run,
+		s.database.Run, s.feed.Run, s.hub.Run, s.registry.Run, s.publisher.Run, s.upkeep.Run, s.timeline.Run, s.keyring.Run, s.idps.Run, s.callers.Run,
 		s.observer.Run, s.decisions.Run, s.api.Run, s.serveAdmin, s.serveProxies,
 	} {
 		g.Go(func() error { return part(ctx) })

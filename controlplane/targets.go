@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/sallyport/sallyport/controlplane/publish"
+	"github.com/sallyport/sallyport/controlplane/upkeep"
 	"github.com/sallyport/sallyport/storage/etcd"
 )
 
@@ -195,6 +196,15 @@ func (t *targets) places() []publish.Place {
 	all := make([]publish.Place, len(t.all))
 	for i, one := range t.all {
 		all[i] = publish.Place{Name: one.name, Target: one.Store}
+	}
+	return all
+}
+
+// kept returns them as those who keep room there have them.
+func (t *targets) kept() []upkeep.Place {
+	all := make([]upkeep.Place, len(t.all))
+	for i, one := range t.all {
+		all[i] = upkeep.Place{Name: one.name, Store: one.Store}
 	}
 	return all
 }

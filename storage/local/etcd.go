@@ -21,6 +21,9 @@ type EtcdConfig struct {
 	// Dir keeps the data from one process to the next; it is made where it is
 	// missing. Empty: the data is temporary, gone with Close.
 	Dir string
+	// Quota bounds the database, in bytes: beyond it nothing is taken any more. etcd's
+	// own when 0.
+	Quota int64
 
 	Log *slog.Logger
 }
@@ -170,6 +173,7 @@ func (e *Etcd) config() *embed.Config {
 	cfg.Dir = e.data
 	cfg.TickMs, cfg.ElectionMs = 10, 100
 	cfg.UnsafeNoFsync = true
+	cfg.QuotaBackendBytes = e.cfg.Quota
 	cfg.EnableGRPCGateway = false
 	cfg.ListenPeerUrls = nil
 	client := []url.URL{{Scheme: "unix", Path: e.socket}}
