@@ -13,6 +13,8 @@
 //	/env/ENV/head
 //	/env/ENV/freshness
 //	/env/@keys/GENERATION
+//	/env/@roster/statement
+//	/env/@roster/body
 //	/chunk/ENV/DIGEST/PART
 //	/leader/...
 package etcd

@@ -49,6 +49,7 @@ type Feed struct {
 	heads     map[string]*distributionv1.PublishedHead
 	freshness map[string]*proxyv1.SignedFreshness
 	keySets   map[snapshot.Generation]*proxyv1.SignedKeySet
+	roster    roster
 
 	unreadable atomic.Int64
 }
@@ -67,6 +68,7 @@ func NewFeed(s *Store) *Feed {
 		heads:     map[string]*distributionv1.PublishedHead{},
 		freshness: map[string]*proxyv1.SignedFreshness{},
 		keySets:   map[snapshot.Generation]*proxyv1.SignedKeySet{},
+		roster:    roster{changed: make(chan struct{}, 1)},
 	}
 }
 
@@ -203,13 +205,17 @@ func (f *Feed) read(ctx context.Context) (int64, error) {
 func (f *Feed) take(kv *mvccpb.KeyValue) {
 	environment, name, known := f.store.parseKey(kv.Key)
 	generation, isKeySet := f.store.parseKeySetKey(kv.Key)
+	isRoster := f.store.isRoster(kv.Key)
 	digest := sha256.Sum256(kv.Value)
-	if !known && !isKeySet || f.seen[string(kv.Key)] == digest {
+	if !known && !isKeySet && !isRoster || f.seen[string(kv.Key)] == digest {
 		return
 	}
 	f.seen[string(kv.Key)] = digest
 	var err error
+	changed := f.changed
 	switch {
+	case isRoster:
+		environment, changed, err = rosterEnvironment, f.roster.changed, f.takeRoster(kv)
 	case isKeySet:
 		environment, err = keysEnvironment, f.takeKeySet(generation, kv.Value)
 	case name == headName:
@@ -223,7 +229,7 @@ func (f *Feed) take(kv *mvccpb.KeyValue) {
 		return
 	}
 	select {
-	case f.changed <- struct{}{}:
+	case changed <- struct{}{}:
 	default:
 	}
 }

@@ -94,6 +94,7 @@ var (
 	_ storage.History     = (*Store)(nil)
 	_ storage.Fleet       = (*Store)(nil)
 	_ storage.Rulings     = (*Store)(nil)
+	_ storage.Rosters     = (*Store)(nil)
 	_ storage.CookieKeys  = (*Store)(nil)
 	_ storage.KeySets     = (*Store)(nil)
 	_ storage.Audit       = (*Store)(nil)

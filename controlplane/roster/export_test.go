@@ -1,0 +1,4 @@
+package roster
+
+// Encode is encode.
+var Encode = encode
