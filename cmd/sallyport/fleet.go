@@ -206,6 +206,7 @@ func printProxy(w io.Writer, p *adminv1.Proxy) error {
 		{"Environment", p.GetEnvironment()},
 		{"State", state(p)},
 		{"Connection", word(p.GetConnection().String())},
+		{"Connected to", p.GetReplica()},
 		{"Standing", ruledBy(word(p.GetStanding().String()), p.GetStandingRuling())},
 		{"Drain", ruledBy(drain(p), p.GetDrainRuling())},
 		{"Enforcement", enforcement(p.GetEnforcement())},

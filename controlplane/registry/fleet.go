@@ -40,7 +40,7 @@ func (r *Registry) status(ctx context.Context, id storage.ProxyID) (*adminv1.Pro
 	defer cancel()
 	record, err := r.store.Proxy(ctx, id)
 	if err != nil {
-		return proto.CloneOf(e.proxy), nil //nolint:nilerr // it was not saved yet, or the database is away
+		return r.own(e), nil //nolint:nilerr // it was not saved yet, or the database is away
 	}
 	return r.newest(e, record)
 }
@@ -72,7 +72,7 @@ func (r *Registry) Proxies(ctx context.Context, environment string, after storag
 // nothing), or the record, which may be of a later stream of another replica.
 func (r *Registry) newest(e *entry, record storage.Proxy) (*adminv1.Proxy, error) {
 	if e != nil && !e.proxy.GetLastSeenAt().AsTime().Before(record.LastSeen) {
-		p := proto.CloneOf(e.proxy)
+		p := r.own(e)
 		p.RegisteredAt = timestamppb.New(record.RegisteredAt)
 		return p, nil
 	}
@@ -81,10 +81,21 @@ func (r *Registry) newest(e *entry, record storage.Proxy) (*adminv1.Proxy, error
 		return nil, fmt.Errorf("status of proxy %s: %w", record.ID, err)
 	}
 	p.RegisteredAt = timestamppb.New(record.RegisteredAt)
-	if p.GetConnection() == adminv1.Connection_CONNECTION_CONNECTED && !r.elsewhere(record) {
-		p.Connection = adminv1.Connection_CONNECTION_LOST
+	if p.GetConnection() == adminv1.Connection_CONNECTION_CONNECTED {
+		if p.Replica = record.Replica; !r.elsewhere(record) {
+			p.Connection, p.Replica = adminv1.Connection_CONNECTION_LOST, ""
+		}
 	}
 	return p, nil
+}
+
+// own returns a copy of what this replica knows itself.
+func (r *Registry) own(e *entry) *adminv1.Proxy {
+	p := proto.CloneOf(e.proxy)
+	if e.session != nil {
+		p.Replica = r.replica
+	}
+	return p
 }
 
 // elsewhere reports whether a record is of a stream that another replica has.

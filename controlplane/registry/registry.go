@@ -71,6 +71,8 @@ type Config struct {
 	// was started are lost ones.
 	Replica string
 	Log     *slog.Logger
+	// KeepAcks has what proxies have acknowledged last be kept for Acks.
+	KeepAcks bool
 	// ForgetLostAfter is for how long nothing was heard of proxies that ForgetLost
 	// forgets; 30 days when zero.
 	ForgetLostAfter time.Duration
@@ -84,9 +86,12 @@ type Registry struct {
 	replica string
 	log     *slog.Logger
 	now     func() time.Time
-	lost    *lost
-	drift   *drift
-	dirty   chan struct{} // wakes the writer
+	keeps   bool // acks
+	// maxLocal bounds local while it cannot be saved.
+	maxLocal int
+	lost     *lost
+	drift    *drift
+	dirty    chan struct{} // wakes the writer
 
 	// read belongs to Run: the enrollments that were read last.
 	read map[resource.Key]snapshot.Digest
@@ -114,6 +119,7 @@ type entry struct {
 	proxy   *adminv1.Proxy
 	session *Session // nil when it has no stream here
 	saved   bool     // needs the mutex
+	acks    *acks    // of its last stream here; nil before that, and unless they are kept
 }
 
 // enrollment is a compiled Enrollment.
@@ -136,6 +142,8 @@ func New(c Config) *Registry {
 		replica:    c.Replica,
 		log:        c.Log,
 		now:        now,
+		keeps:      c.KeepAcks,
+		maxLocal:   maxLocal,
 		lost:       newLost(c),
 		dirty:      make(chan struct{}, 1),
 		reading:    make(chan struct{}, 1),
@@ -356,15 +364,23 @@ func (r *Registry) save(ctx context.Context, within time.Duration) bool {
 	defer cancel()
 	if err := r.store.SaveProxies(ctx, records); err != nil {
 		r.log.WarnContext(ctx, "fleet was not saved", "proxies", len(records), "err", err)
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		for _, p := range records {
-			r.local[p.ID].saved = false // nobody but us evicts
+		r.unsave(records)
+		if n := r.shed(); n > 0 {
+			r.log.WarnContext(ctx, "proxies that are gone were forgotten before they were saved", "proxies", n)
 		}
 		return false
 	}
 	r.evict()
 	return true
+}
+
+// unsave has records be saved again.
+func (r *Registry) unsave(records []storage.Proxy) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, p := range records {
+		r.local[p.ID].saved = false // nobody but the caller of save evicts
+	}
 }
 
 func (r *Registry) unsaved(ctx context.Context) (records []storage.Proxy) {
@@ -394,12 +410,7 @@ func (r *Registry) evict() {
 		if e.session != nil || !e.saved || r.now().Sub(e.proxy.GetLastSeenAt().AsTime()) <= LostAfter {
 			continue
 		}
-		delete(r.local, id)
-		delete(r.sealing, id)
-		name := e.proxy.GetSpiffeId()
-		if r.instances[name]--; r.instances[name] == 0 {
-			delete(r.instances, name)
-		}
+		r.drop(id)
 	}
 }
 
@@ -495,8 +506,9 @@ func (r *Registry) Register(reg Registration) (Admission, error) {
 	p.Build, p.ProtocolVersion, p.LastSeenAt = clip(reg.Build, maxBuild), reg.ProtocolVersion, timestamppb.New(r.now())
 	p.Lacks = snapshot.Protocol(reg.ProtocolVersion).Lacks()
 	p.Environment, p.Labels = admission.Environment, admission.Labels
+	said := old.acks
 	if !reg.same(p) {
-		p.Proofs = nil // they are of another process
+		p.Proofs, said = nil, nil // they are of another process
 	}
 	p.Place, p.StartedAt, p.AckKey = reg.claim(), reg.startedAt(), reg.AckKey
 	switch pending := p.GetConnection() == adminv1.Connection_CONNECTION_PENDING; {
@@ -508,7 +520,7 @@ func (r *Registry) Register(reg Registration) (Admission, error) {
 		p.Connection = adminv1.Connection_CONNECTION_UNSPECIFIED
 	}
 	r.sealing[id] = reg.SealingKey
-	r.put(id, &entry{proxy: p, session: old.session})
+	r.put(id, &entry{proxy: p, session: old.session, acks: said})
 	return admission, refused
 }
 

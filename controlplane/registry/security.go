@@ -18,6 +18,7 @@ func (s *Session) Security() SecuritySession { return SecuritySession{s} }
 // Acked is Session.Acked.
 func (s SecuritySession) Acked(ack *proxyv1.Ack, known *snapshot.Snapshot) adminv1.Enforcement {
 	enforcement := Judge(ack, known)
+	s.session.keepAck(securityLane, ack)
 	t := turn{lane: securityLane, after: enforcement, at: ack.GetRevision()}
 	s.session.heard(func(p *adminv1.Proxy, _ time.Time) {
 		before := p.GetSecurity()

@@ -63,7 +63,7 @@ func (r *Registry) Open(reg Registration, a Admission) (*Session, error) {
 	p.Connection, p.LastSeenAt = adminv1.Connection_CONNECTION_CONNECTED, timestamppb.New(r.now())
 	unsay(p)
 	s := &Session{registry: r, id: id, replaced: make(chan struct{}), told: make(chan struct{}, 1), inspections: newInspections()}
-	r.put(id, &entry{proxy: p, session: s})
+	r.put(id, &entry{proxy: p, session: s, acks: r.newAcks()})
 	return s, nil
 }
 
@@ -119,7 +119,7 @@ func (s *Session) revise(change func(p *adminv1.Proxy), next *Session) {
 	}
 	p := proto.CloneOf(e.proxy)
 	change(p)
-	s.registry.put(s.id, &entry{proxy: p, session: next})
+	s.registry.put(s.id, &entry{proxy: p, session: next, acks: e.acks})
 }
 
 // Acked records what the proxy says that it enforces. known is the snapshot
@@ -127,6 +127,7 @@ func (s *Session) revise(change func(p *adminv1.Proxy), next *Session) {
 func (s *Session) Acked(ack *proxyv1.Ack, known *snapshot.Snapshot) adminv1.Enforcement {
 	enforcement := Judge(ack, known)
 	proven := s.proof(ack, enforcement)
+	s.keepAck(policyLane, ack)
 	t := turn{lane: policyLane, after: enforcement, at: ack.GetRevision()}
 	s.heard(func(p *adminv1.Proxy, _ time.Time) {
 		t.before, p.Enforcement = p.GetEnforcement(), enforcement

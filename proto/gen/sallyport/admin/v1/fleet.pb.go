@@ -1345,7 +1345,9 @@ type Proxy struct {
 	Proofs []*Proof `protobuf:"bytes,60,rep,name=proofs,proto3" json:"proofs,omitempty"`
 	// The Ed25519 key with which it signs what it acknowledges; empty if it has given
 	// none.
-	AckKey        []byte `protobuf:"bytes,61,opt,name=ack_key,json=ackKey,proto3" json:"ack_key,omitempty"`
+	AckKey []byte `protobuf:"bytes,61,opt,name=ack_key,json=ackKey,proto3" json:"ack_key,omitempty"`
+	// The replica that it is connected to; "edge NAME" for one without a database.
+	Replica       string `protobuf:"bytes,100,opt,name=replica,proto3" json:"replica,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1644,6 +1646,13 @@ func (x *Proxy) GetAckKey() []byte {
 		return x.AckKey
 	}
 	return nil
+}
+
+func (x *Proxy) GetReplica() string {
+	if x != nil {
+		return x.Replica
+	}
+	return ""
 }
 
 // Proof is what a proxy has said when it enforced a revision first.
@@ -3121,7 +3130,7 @@ const file_sallyport_admin_v1_fleet_proto_rawDesc = "" +
 	"\x0fGetProxyRequest\x12\x1b\n" +
 	"\x02id\x18\x01 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\x18\x80 R\x02id\"C\n" +
 	"\x10GetProxyResponse\x12/\n" +
-	"\x05proxy\x18\x01 \x01(\v2\x19.sallyport.admin.v1.ProxyR\x05proxy\"\x82\x0f\n" +
+	"\x05proxy\x18\x01 \x01(\v2\x19.sallyport.admin.v1.ProxyR\x05proxy\"\x9c\x0f\n" +
 	"\x05Proxy\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1b\n" +
 	"\tspiffe_id\x18\x02 \x01(\tR\bspiffeId\x12\x1a\n" +
@@ -3166,7 +3175,8 @@ const file_sallyport_admin_v1_fleet_proto_rawDesc = "" +
 	"\x14environment_revision\x18' \x01(\x03R\x13environmentRevision\x12\x14\n" +
 	"\x05lacks\x18P \x03(\tR\x05lacks\x121\n" +
 	"\x06proofs\x18< \x03(\v2\x19.sallyport.admin.v1.ProofR\x06proofs\x12\x17\n" +
-	"\aack_key\x18= \x01(\fR\x06ackKey\x1a9\n" +
+	"\aack_key\x18= \x01(\fR\x06ackKey\x12\x18\n" +
+	"\areplica\x18d \x01(\tR\areplica\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1aA\n" +
