@@ -154,14 +154,24 @@ func (s *Service) Push(ctx context.Context, req *connect.Request[proxyv1.PushReq
 	if !ok {
 		return nil, connect.NewError(connect.CodeUnauthenticated, errors.New("no verified peer"))
 	}
-	if err := protovalidate.Validate(req.Msg); err != nil {
-		return nil, connect.NewError(connect.CodeInvalidArgument, err)
-	}
-	environment, err := s.admit(string(id))
+	kept, err := s.Take(ctx, string(id), req.Msg)
 	if err != nil {
 		return nil, err
 	}
-	proxy := registry.ProxyID(string(id), req.Msg.GetInstance())
+	return connect.NewResponse(kept), nil
+}
+
+// Take keeps what the proxy with a SPIFFE ID pushes, and answers as Push does: who it
+// is was found out by whoever calls.
+func (s *Service) Take(ctx context.Context, id string, m *proxyv1.PushRequest) (*proxyv1.PushResponse, error) {
+	if err := protovalidate.Validate(m); err != nil {
+		return nil, connect.NewError(connect.CodeInvalidArgument, err)
+	}
+	environment, err := s.admit(id)
+	if err != nil {
+		return nil, err
+	}
+	proxy := registry.ProxyID(id, m.GetInstance())
 	if !s.begin(proxy) {
 		return nil, connect.NewError(connect.CodeUnavailable, errors.New("another push of this proxy is under way"))
 	}
@@ -170,12 +180,12 @@ func (s *Service) Push(ctx context.Context, req *connect.Request[proxyv1.PushReq
 	if err != nil {
 		return nil, connect.NewError(connect.CodeUnavailable, err)
 	}
-	b := s.read(req.Msg, environment, rule)
+	b := s.read(m, environment, rule)
 	b.Proxy = proxy
 	if err := s.keep(ctx, b); err != nil {
 		return nil, err
 	}
-	return connect.NewResponse(&proxyv1.PushResponse{Sequence: b.Last, Refused: b.refused}), nil
+	return &proxyv1.PushResponse{Sequence: b.Last, Refused: b.refused}, nil
 }
 
 // admit returns the environment of a proxy.

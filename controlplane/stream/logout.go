@@ -39,13 +39,13 @@ func (s *Service) Logout(ctx context.Context, req *connect.Request[proxyv1.Logou
 	defer cancel()
 	if err := s.ended(ctx, admission.Environment, string(p.id), req.Msg); err != nil {
 		s.log.ErrorContext(ctx, "logout was not passed on to the fleet", "proxy", string(p.id), "err", err)
-		return nil, refusal(err)
+		return nil, LogoutError(err)
 	}
 	return connect.NewResponse(&proxyv1.LogoutResponse{}), nil
 }
 
-// refusal is what a proxy sees of why a logout was not passed on.
-func refusal(err error) error {
+// LogoutError is what a proxy sees of why a logout was not passed on.
+func LogoutError(err error) error {
 	if errors.Is(err, ErrProof) {
 		return connect.NewError(connect.CodeInvalidArgument, ErrProof)
 	}
