@@ -26,6 +26,9 @@ func (s *Server) health(ctx context.Context) error {
 			return
 		}
 		w.WriteHeader(http.StatusOK)
+		if s.edge != nil {
+			return
+		}
 		if ahead := s.observer.ahead.Load(); ahead != nil { // proxies are served nevertheless
 			_, _ = fmt.Fprintln(w, "changes are refused:", ahead) // who asked may have gone
 		}
@@ -46,7 +49,11 @@ func (s *Server) unready() string {
 	switch {
 	case !s.source.Ready():
 		return "no identity from the Workload API yet"
-	case s.Addr(ListenerAdmin) == nil || s.Addr(ListenerProxies) == nil:
+	case s.edge != nil && !s.registry.Ready():
+		return "no roster has been taken from etcd yet"
+	case s.edge != nil && s.Addr(ListenerProxies) == nil:
+		return "it does not listen for proxies yet"
+	case s.edge == nil && (s.Addr(ListenerAdmin) == nil || s.Addr(ListenerProxies) == nil):
 		return "the database has not been reached yet"
 	case !s.registry.Ready():
 		return "the fleet was not read from the database yet"

@@ -103,13 +103,17 @@ func (s *Server) registerRefusals() error {
 	for what, count := range map[string]func() int64{
 		"head": refused.Heads.Load, "freshness": refused.Freshness.Load, "key_set": refused.KeySets.Load, "unreadable": s.feed.Unreadable,
 	} {
-		errs = append(errs, s.metrics.Register(prometheus.NewCounterFunc(prometheus.CounterOpts{
-			Name:        "sallyport_published_refusals_total",
-			Help:        "Values in etcd that this replica refused, by what they should be: head, freshness, key_set, or unreadable.",
-			ConstLabels: prometheus.Labels{"what": what},
-		}, func() float64 { return float64(count()) })))
+		errs = append(errs, s.registerRefused(what, count))
 	}
 	return errors.Join(errs...)
+}
+
+func (s *Server) registerRefused(what string, count func() int64) error {
+	return s.metrics.Register(prometheus.NewCounterFunc(prometheus.CounterOpts{
+		Name:        "sallyport_published_refusals_total",
+		Help:        "Values in etcd that this replica refused, by what they should be: head, freshness, key_set, roster, or unreadable.",
+		ConstLabels: prometheus.Labels{"what": what},
+	}, func() float64 { return float64(count()) }))
 }
 
 // Run observes until ctx ends. While the database is away the metrics keep

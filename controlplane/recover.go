@@ -24,6 +24,9 @@ type RecoverOptions struct {
 // hold, and begins a new epoch if it is to. It needs the database and etcd, and
 // no replica; those that run go on by themselves.
 func Recover(ctx context.Context, s Settings, o RecoverOptions, out io.Writer) (err error) {
+	if err := s.full(); err != nil {
+		return err
+	}
 	srv := &Server{settings: s, log: slog.New(slog.DiscardHandler)}
 	if err := srv.openStores(); err != nil {
 		return errors.Join(err, srv.close())

@@ -21,6 +21,8 @@ import (
 
 	"github.com/sallyport/sallyport/controlplane/api"
 	"github.com/sallyport/sallyport/controlplane/decisions"
+	"github.com/sallyport/sallyport/controlplane/edge"
+	"github.com/sallyport/sallyport/controlplane/intake"
 	"github.com/sallyport/sallyport/controlplane/keyring"
 	"github.com/sallyport/sallyport/controlplane/logout"
 	"github.com/sallyport/sallyport/controlplane/publish"
@@ -77,6 +79,8 @@ type Server struct {
 	observer  *observer
 	api       *api.API
 	crowded   prometheus.Counter // connections of proxies that were not let in
+	intake    *intake.Service    // nil without edges
+	edge      *edge.Edge         // nil unless this is one, and then much of the above is
 
 	mu        sync.Mutex
 	listening map[string]net.Addr // by listener
@@ -96,7 +100,11 @@ func New(s Settings, log *slog.Logger) (*Server, error) {
 
 // open builds the parts, in the order in which they need each other.
 func (s *Server) open() error {
-	for _, part := range []func() error{s.openIdentity, s.openStores, s.openDistribution, s.openAPI} {
+	parts := []func() error{s.openIdentity, s.openStores, s.openDistribution, s.openAPI}
+	if s.settings.isEdge() {
+		parts = []func() error{s.openIdentity, s.openEdge}
+	}
+	for _, part := range parts {
 		if err := part(); err != nil {
 			return err
 		}
@@ -175,11 +183,7 @@ func (s *Server) openDistribution() error {
 		Meanwhile:  s.meanwhile(),
 		Registerer: s.metrics,
 	})
-	s.crowded = prometheus.NewCounter(prometheus.CounterOpts{
-		Name: "sallyport_proxy_connections_refused_total",
-		Help: "Connections of proxies that were closed because too many came at once. They come again.",
-	})
-	if err := s.metrics.Register(s.crowded); err != nil {
+	if err := s.countCrowded(); err != nil {
 		return err
 	}
 	if s.observer, err = newObserver(s); err != nil {
@@ -196,7 +200,16 @@ func (s *Server) meanwhile() []publish.Task {
 			History: s.database, For: time.Duration(days) * 24 * time.Hour, Log: s.log,
 		}).Run)
 	}
-	return tasks
+	return append(tasks, s.rosters()...)
+}
+
+// countCrowded makes the counter of connections that are not let in.
+func (s *Server) countCrowded() error {
+	s.crowded = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "sallyport_proxy_connections_refused_total",
+		Help: "Connections of proxies that were closed because too many came at once. They come again.",
+	})
+	return s.metrics.Register(s.crowded)
 }
 
 func (s *Server) openDecisions(key ed25519.PrivateKey) (err error) {
@@ -207,6 +220,9 @@ func (s *Server) openDecisions(key ed25519.PrivateKey) (err error) {
 		Sink: s.records, Registry: s.registry, States: s.hub, Pseudonyms: s.nyms, Log: s.log,
 		Retention: time.Duration(s.settings.Decisions.RetentionDays) * 24 * time.Hour, Registerer: s.metrics,
 	})
+	if err == nil {
+		s.openIntake()
+	}
 	return err
 }
 
@@ -239,6 +255,9 @@ func (s *Server) openAPI() (err error) {
 
 // Migrate brings the database of the settings to the schema of this build.
 func Migrate(ctx context.Context, s Settings) error {
+	if err := s.full(); err != nil {
+		return err
+	}
 	dsn, err := s.Database.dsn()
 	if err != nil {
 		return fmt.Errorf("database: %w", err)
@@ -252,7 +271,11 @@ func (s *Server) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.source.Run(ctx) })
 	g.Go(func() error { return s.health(ctx) })
-	g.Go(func() error { return s.serveAll(ctx) })
+	if s.edge != nil {
+		g.Go(func() error { return s.serveEdge(ctx) })
+	} else {
+		g.Go(func() error { return s.serveAll(ctx) })
+	}
 	return errors.Join(g.Wait(), s.close())
 }
 
@@ -336,11 +359,19 @@ func (s *Server) serveProxies(ctx context.Context) error {
 	mux := http.NewServeMux()
 	mux.Handle(s.proxies.Handler())
 	mux.Handle(s.decisions.Handler())
+	if s.intake != nil {
+		mux.Handle(s.intake.Handler())
+	}
+	return s.serveStreams(ctx, mux, s.registry.Authorizer(domain, s.settings.edges()...))
+}
+
+// serveStreams serves proxies.
+func (s *Server) serveStreams(ctx context.Context, handler http.Handler, let identity.Authorizer) error {
 	return s.serve(ctx, listener{
 		name:    ListenerProxies,
 		address: s.settings.Proxies.Address,
-		tls:     identity.ServerConfig(s.source, s.registry.Authorizer(domain)),
-		handler: mux,
+		tls:     identity.ServerConfig(s.source, let),
+		handler: handler,
 		pace:    letInPerProcessor * runtime.GOMAXPROCS(0),
 		drain:   s.proxies.Drain,
 	})

@@ -28,6 +28,17 @@ type Settings struct {
 	// Replica names this process in the fleet; the host name when empty. Two
 	// replicas must not share a name.
 	Replica string `json:"replica"`
+	// Role is full, or edge: a replica near proxies that has no database. Full when
+	// empty.
+	Role string `json:"role"`
+	// ControlPlanes are, of an edge, the URLs of replicas with a database, where they
+	// serve proxies, such as https://controlplane.example:8444.
+	ControlPlanes []string `json:"control_planes"`
+	// ControlPlaneID is, of an edge, the SPIFFE ID that every one of them has to prove.
+	ControlPlaneID string `json:"control_plane_id"`
+	// Edges are those that may hand on to this replica what proxies say; nobody else
+	// may.
+	Edges []Edge `json:"edges"`
 	// Workload is where this process gets its own identity.
 	Workload Workload `json:"workload"`
 	// Database is where resources and the fleet are kept.
@@ -213,6 +224,16 @@ func (s *Settings) Validate() error {
 		_, err := identity.ParseTrustDomain(name)
 		return err
 	})
+	s.validateRole(&f)
+	f.required("proxies.address", s.Proxies.Address, checkAddress)
+	if s.Health.Address != "" {
+		f.report("health.address", checkAddress(s.Health.Address))
+	}
+	return errors.Join(f...)
+}
+
+// validateFull checks the settings of a replica with a database.
+func (s *Settings) validateFull(f *faults) {
 	f.required("database.url_file", s.Database.URLFile, func(string) error {
 		store, err := s.Database.open(s.Replica, slog.New(slog.DiscardHandler))
 		if err == nil {
@@ -220,19 +241,15 @@ func (s *Settings) Validate() error {
 		}
 		return err
 	})
-	s.Decisions.validate(&f)
-	s.Fleet.validate(&f)
+	s.Decisions.validate(f)
+	s.Fleet.validate(f)
 	if n := s.Revisions.RetentionDays; n < 0 || n > maxRetentionDays {
 		f.report("revisions.retention_days", fmt.Errorf("is from 0 to %d", maxRetentionDays))
 	}
-	s.validateTargets(&f)
-	s.validateKeys(&f)
-	s.Admin.validate(&f)
-	f.required("proxies.address", s.Proxies.Address, checkAddress)
-	if s.Health.Address != "" {
-		f.report("health.address", checkAddress(s.Health.Address))
-	}
-	return errors.Join(f...)
+	s.validateTargets(f)
+	s.validateKeys(f)
+	s.Admin.validate(f)
+	s.validateEdges(f)
 }
 
 // checkReplica accepts what is fit to name a replica in logs and in etcd.

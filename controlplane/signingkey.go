@@ -102,6 +102,9 @@ type signing struct {
 }
 
 func (s *Settings) signing() (sign signing, err error) {
+	if err := s.full(); err != nil {
+		return signing{}, err
+	}
 	var key crypto.Signer
 	if s.SigningKeyFile != "" {
 		if key, err = readPrivateKey(s.SigningKeyFile); err != nil {

@@ -112,6 +112,19 @@ func (h *Hub) State(name string) State {
 	return State{Snapshot: e.newest(), Freshness: e.freshness, Changed: e.changed}
 }
 
+// Environments returns the names of those of which there is a snapshot, the security
+// lane among them.
+func (h *Hub) Environments() (names []string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for name, e := range h.environments {
+		if e.newest() != nil {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
 // Find returns the snapshot of a head that was the newest not long ago; nil if
 // it is not remembered.
 func (h *Hub) Find(name string, head snapshot.Digest) *snapshot.Snapshot {

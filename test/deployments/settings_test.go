@@ -223,6 +223,9 @@ func written(to map[string]bool, path string, content map[string]any) {
 		case map[string]any:
 			written(to, path+name+".", v)
 		case []any:
+			if len(v) == 0 { // of nothing but strings
+				to[path+name] = true
+			}
 			for _, item := range v {
 				if m, ok := item.(map[string]any); ok {
 					written(to, path+name+"[].", m)

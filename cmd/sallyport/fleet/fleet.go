@@ -64,6 +64,9 @@ type Config struct {
 	Etcd []string
 	// Replicas is how many the control plane has: one when it is zero.
 	Replicas int
+	// Edge says that there is an edge besides, which hands on to the first replica
+	// alone, and that all proxies but that of aws are connected to it alone.
+	Edge bool
 }
 
 // Fleet is a running fleet. Its fields are set by Start, and not changed
@@ -74,6 +77,7 @@ type Fleet struct {
 	Etcd         *local.Etcd // nil when somebody else's is used
 	ControlPlane *Process    // its first replica
 	Replicas     []*Replica
+	Edge         *Replica // nil without one; it has no API
 	Members      []*Member
 	Admin        *Operator // calls the first replica
 
@@ -83,6 +87,7 @@ type Fleet struct {
 	identities Identities
 	etcd       []string
 	replicas   int
+	edge       bool
 	authority  *issuer.Issuer // of server certificates
 	tokens     *tokenIssuer
 	ends       []func() error // in the order of starting; Stop calls them backwards
@@ -105,13 +110,14 @@ type sample struct {
 // resources. The fleet is to be stopped even after an error.
 func Start(ctx context.Context, c Config) (*Fleet, error) {
 	f := &Fleet{
-		dir: c.Dir, bin: c.Bin, log: c.Log, identities: c.Identities, etcd: c.Etcd, replicas: max(1, c.Replicas),
+		dir: c.Dir, bin: c.Bin, log: c.Log, identities: c.Identities, etcd: c.Etcd, replicas: max(1, c.Replicas), edge: c.Edge,
 		Described: Description{CAFile: filepath.Join(c.Dir, "ca.pem")},
 	}
 	for _, step := range []func(context.Context) error{
 		f.startIssuers,
 		f.startSamples,
 		f.startControlPlane,
+		f.startEdge,
 		f.openOperator,
 		f.startProxies,
 		func(context.Context) error { return f.Described.write(c.Dir) },
@@ -325,15 +331,12 @@ func (f *Fleet) addProxy(ctx context.Context, binary, cloud string, td identity.
 	if err := f.makeStateKey(stateKey); err != nil {
 		return err
 	}
-	var replicas []string
-	for _, r := range f.Replicas {
-		replicas = append(replicas, r.Registration)
-	}
+	replicas, id := f.serving(cloud)
 	settings, err := f.settings(name, map[string]any{
 		"instance":             name,
 		"state_key_file":       f.Path(stateKey),
 		"control_planes":       replicas,
-		"control_plane_id":     ControlPlaneID,
+		"control_plane_id":     id,
 		"root_public_key_file": f.Path(rootKeyFile),
 		"workload":             map[string]any{"socket": socket, "trust_domain": td},
 		"state_directory":      f.Path(name + "-state"),
@@ -439,6 +442,9 @@ func (f *Fleet) processes() []*Process {
 	var all []*Process
 	for _, r := range f.Replicas {
 		all = append(all, r.Process)
+	}
+	if f.Edge != nil {
+		all = append(all, f.Edge.Process)
 	}
 	for _, m := range f.Members {
 		all = append(all, m.Process)

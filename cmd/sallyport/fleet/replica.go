@@ -69,7 +69,7 @@ func (f *Fleet) addReplica(ctx context.Context, binary string, i int) error {
 	if err != nil {
 		return err
 	}
-	settings, err := f.settings(file, map[string]any{
+	content := map[string]any{
 		"replica":          name,
 		"workload":         map[string]any{"socket": socket, "trust_domain": TrustDomain},
 		"database":         map[string]any{"url_file": f.Path("database-url")},
@@ -83,7 +83,11 @@ func (f *Fleet) addReplica(ctx context.Context, binary string, i int) error {
 		},
 		"proxies": map[string]any{"address": addresses[1]},
 		"health":  map[string]any{"address": addresses[2]},
-	})
+	}
+	if f.edge {
+		content["edges"] = []map[string]any{{"spiffe_id": EdgeID}}
+	}
+	settings, err := f.settings(file, content)
 	if err != nil {
 		return err
 	}
