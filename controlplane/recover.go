@@ -13,9 +13,15 @@ import (
 	"github.com/sallyport/sallyport/internal/snapshot"
 )
 
+// enrollments says what nobody but the operator can bring back.
+const enrollments = "Enrollments are published nowhere, and are those of the database: apply again what was lost of them. Until then\n" +
+	"proxies that none admits wait as PENDING, with what they have, and those that a lost change had kept out are let in."
+
 // RecoverOptions say what Recover does.
 type RecoverOptions struct {
 	recovery.Options
+	// SettingsFile is what the settings were read from, for what it says.
+	SettingsFile string
 	// NewEpoch begins one. Without it, what was lost is told and nothing is done.
 	NewEpoch bool
 }
@@ -50,7 +56,7 @@ func Recover(ctx context.Context, s Settings, o RecoverOptions, out io.Writer) (
 		return err
 	}
 	w := bufio.NewWriter(out)
-	tell(w, loss)
+	tell(w, loss, o)
 	err = begin(ctx, c, loss, o, w)
 	return errors.Join(err, w.Flush())
 }
@@ -63,6 +69,8 @@ func begin(ctx context.Context, c recovery.Config, loss *recovery.Loss, o Recove
 	}
 	plan, err := loss.Recovery(o.Options)
 	switch {
+	case errors.Is(err, recovery.ErrKeySets):
+		return fmt.Errorf("%w, by `%s`", err, adoption(o))
 	case errors.Is(err, recovery.ErrNothingLost):
 		return fmt.Errorf("%w: with --force a new epoch begins nevertheless", err)
 	case errors.Is(err, recovery.ErrRevocations):
@@ -70,28 +78,32 @@ func begin(ctx context.Context, c recovery.Config, loss *recovery.Loss, o Recove
 	case err != nil:
 		return err
 	}
-	if err := c.Begin(ctx, loss, plan); err != nil {
+	if err := c.Begin(ctx, plan); err != nil {
 		return err
 	}
 	fmt.Fprintf(w, "Epoch %d has begun, with revision %d (%d resources brought back) and security sequence %d (%d).\n",
 		plan.Epoch, plan.Fleet.Revision, len(plan.Fleet.Changes), plan.Security.Revision, len(plan.Security.Changes))
+	fmt.Fprintln(w, enrollments)
 	return nil
 }
 
+// adoption is the command that has an operator name the keys that sign. It does not
+// name them: those that etcd has may be a stranger's.
+func adoption(o RecoverOptions) string {
+	return "sallyport-controlplane keys adopt --settings " + o.SettingsFile + " ID..."
+}
+
 // tell writes what was lost.
-func tell(w io.Writer, l *recovery.Loss) {
+func tell(w io.Writer, l *recovery.Loss, o RecoverOptions) {
 	fmt.Fprintf(w, "The database is at epoch %d, revision %d, security sequence %d.\n", l.At.Epoch, l.At.Revision, l.Sequence)
 	if l.Nothing() {
 		fmt.Fprintln(w, "Nobody is known to have seen more.")
 		return
 	}
 	fmt.Fprintln(w, "It does not hold what was seen:")
-	for _, set := range l.KeySets {
-		fmt.Fprintf(w, "  etcd has the key set of generation %d:", set.Generation)
-		for _, k := range set.Keys() {
-			fmt.Fprintf(w, " %s", k.ID())
-		}
-		fmt.Fprintln(w)
+	if len(l.KeySets) > 0 {
+		tellKeySets(w, l.KeySets, o)
+		return
 	}
 	for _, s := range l.Seen {
 		at := ""
@@ -103,7 +115,20 @@ func tell(w io.Writer, l *recovery.Loss) {
 	for _, e := range l.Environments {
 		tellEnvironment(w, e)
 	}
-	fmt.Fprintln(w, "Enrollments are published nowhere: apply again what was lost of them.")
+	fmt.Fprintln(w, enrollments)
+}
+
+// tellKeySets writes which key sets were found, and that they are to be judged first.
+func tellKeySets(w io.Writer, sets []snapshot.KeySet, o RecoverOptions) {
+	for _, set := range sets {
+		fmt.Fprintf(w, "  etcd has the key set of generation %d:", set.Generation)
+		for _, k := range set.Keys() {
+			fmt.Fprintf(w, " %s", k.ID())
+		}
+		fmt.Fprintln(w)
+	}
+	fmt.Fprintln(w, "Who has a key that was retired since can have put them there. If the last keys are those that your last `keys list` showed,")
+	fmt.Fprintf(w, "say so with their IDs, by `%s`, and come again: what else was lost is looked for then.\n", adoption(o))
 }
 
 func tellEnvironment(w io.Writer, e recovery.Environment) {

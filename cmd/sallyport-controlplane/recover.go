@@ -51,6 +51,6 @@ func recoverEpoch(ctx context.Context, args []string, stdout, stderr io.Writer) 
 	if err != nil {
 		return fmt.Errorf("find out who calls: %w", err)
 	}
-	o.Caller = "local user " + who.Username
+	o.Caller, o.SettingsFile = "local user "+who.Username, *path
 	return controlplane.Recover(ctx, settings, o, stdout)
 }

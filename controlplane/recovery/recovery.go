@@ -23,6 +23,11 @@ var (
 	// ErrNotPublished says that what was lost cannot be brought back from what is
 	// published.
 	ErrNotPublished = errors.New("what was lost is not published any more")
+	// ErrKeySets says that key sets are published that the database lacks. A key that
+	// was retired since may have made them: who may sign is for rotation.Keys.Adopt,
+	// which has all keys named, and before that is done nothing that they may have
+	// signed is looked at.
+	ErrKeySets = errors.New("key sets are published that the database does not have: name the keys that are to sign first")
 )
 
 // Store is the part of the store that recovering needs.
@@ -33,7 +38,6 @@ type Store interface {
 	EnvironmentState(ctx context.Context, environment string, at snapshot.Revision) ([]storage.Version, error)
 	Security() storage.Resources
 	KeySets(ctx context.Context, after snapshot.Generation) ([]*proxyv1.SignedKeySet, error)
-	AppendKeySet(ctx context.Context, set snapshot.KeySet, e storage.AuditEntry) error
 }
 
 // Target is where snapshots are published: an etcd.
@@ -59,7 +63,7 @@ type Config struct {
 	// Targets are all of those where something is published. Each has to be there:
 	// one that was not asked may have more than the others.
 	Targets []Place
-	// Verifier learns of the key sets that are in the database and published.
+	// Verifier learns of the key sets that are in the database.
 	Verifier *snapshot.Verifier
 }
 
@@ -72,6 +76,7 @@ type Loss struct {
 	// Seen says who has seen what, newest first.
 	Seen []storage.Sighting
 	// KeySets are published, follow from those in the database, and are not there.
+	// Where there are any, nothing else was looked at.
 	KeySets []snapshot.KeySet
 	// Environments are those that were seen later than the database has them,
 	// ordered by name; the security lane is one of them.
@@ -90,8 +95,8 @@ func (c Config) Look(ctx context.Context) (*Loss, error) {
 	if err := l.trust(ctx, c); err != nil {
 		return nil, err
 	}
-	if err := l.locate(ctx, c.Store); err != nil {
-		return nil, err
+	if err := l.locate(ctx, c.Store); err != nil || len(l.KeySets) > 0 {
+		return l, err
 	}
 	for _, p := range c.Targets {
 		heads, err := p.Heads(ctx, c.Verifier)
@@ -121,9 +126,8 @@ func (c Config) Look(ctx context.Context) (*Loss, error) {
 // Nothing reports whether nothing is known to be lost.
 func (l *Loss) Nothing() bool { return len(l.Seen)+len(l.KeySets) == 0 }
 
-// trust learns of the key sets that there are: what is published may be signed
-// with keys that the database does not know any more. What does not follow from
-// those in the database is nobody's.
+// trust learns of the key sets that the database has, and finds those that follow
+// from them and are published alone. Others are nobody's.
 func (l *Loss) trust(ctx context.Context, c Config) error {
 	held, err := c.Store.KeySets(ctx, 0)
 	if err != nil {
@@ -132,14 +136,15 @@ func (l *Loss) trust(ctx context.Context, c Config) error {
 	if _, err := c.Verifier.Extend(held); err != nil {
 		return fmt.Errorf("read key sets: %w", err)
 	}
+	probe := c.Verifier.Past() // they are found, and not believed
 	for _, p := range c.Targets {
 		published, err := p.KeySets(ctx)
 		if err != nil {
 			return fmt.Errorf("%s: %w", p.Name, err)
 		}
 		for _, set := range published {
-			if n, err := c.Verifier.Extend([]*proxyv1.SignedKeySet{set}); err == nil && n > 0 {
-				l.KeySets = append(l.KeySets, c.Verifier.Newest())
+			if n, err := probe.Extend([]*proxyv1.SignedKeySet{set}); err == nil && n > 0 {
+				l.KeySets = append(l.KeySets, probe.Newest())
 			}
 		}
 	}
@@ -256,10 +261,13 @@ type Options struct {
 }
 
 // Recovery returns how the epoch begins. Revocations and devices that are
-// published are brought back in any case. ErrNothingLost, ErrRevocations,
-// ErrNotPublished.
+// published are brought back in any case. ErrKeySets, whatever the options are,
+// ErrNothingLost, ErrRevocations, ErrNotPublished.
 func (l *Loss) Recovery(o Options) (storage.Recovery, error) {
-	if l.Nothing() && !o.Force {
+	switch {
+	case len(l.KeySets) > 0:
+		return storage.Recovery{}, ErrKeySets
+	case l.Nothing() && !o.Force:
 		return storage.Recovery{}, ErrNothingLost
 	}
 	r := storage.Recovery{
@@ -276,19 +284,9 @@ func (l *Loss) Recovery(o Options) (storage.Recovery, error) {
 	return r, err
 }
 
-// Begin brings back the key sets that are published, and begins the epoch that
-// Recovery plans. storage.ErrConflict if the database has moved on since it was
-// looked at: look again.
-func (c Config) Begin(ctx context.Context, l *Loss, r storage.Recovery) error {
-	for _, set := range l.KeySets {
-		entry := storage.AuditEntry{
-			Caller: r.Caller, Action: "recover --new-epoch", Allowed: true,
-			Detail: fmt.Sprintf("key set of generation %d was brought back", set.Generation),
-		}
-		if err := c.Store.AppendKeySet(ctx, set, entry); err != nil {
-			return fmt.Errorf("bring back the key set of generation %d: %w", set.Generation, err)
-		}
-	}
+// Begin begins the epoch that Recovery plans. storage.ErrConflict if the database has
+// moved on since it was looked at: look again.
+func (c Config) Begin(ctx context.Context, r storage.Recovery) error {
 	if err := c.Store.BeginEpoch(ctx, r); err != nil {
 		return fmt.Errorf("begin epoch %d: %w", r.Epoch, err)
 	}

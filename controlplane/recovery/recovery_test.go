@@ -249,7 +249,7 @@ func (l *lab) begin(o recovery.Options) {
 	if err != nil {
 		l.Fatal(err)
 	}
-	if err := l.config().Begin(l.Context(), loss, plan); err != nil {
+	if err := l.config().Begin(l.Context(), plan); err != nil {
 		l.Fatal(err)
 	}
 }
@@ -433,28 +433,63 @@ func TestDatabaseMovesOnMeanwhile(t *testing.T) {
 	}
 }
 
-// The database has lost a rotation of the signing keys: what is published cannot
-// be verified without the key set, which is brought back.
-func TestKeySetIsBroughtBack(t *testing.T) {
+// rotate has a new key sign alone, and be that of the replica.
+func (l *lab) rotate(seed byte) snapshot.KeySet {
+	l.Helper()
+	before := must(l.store.KeySets(l.Context(), 0))
+	v := signer.Verifier()
+	must(v.Extend(before))
+	next := snapshot.NewSigner(ed25519.NewKeyFromSeed(slices.Repeat([]byte{seed}, ed25519.SeedSize)))
+	set := must(l.signer.SignKeySet(v.Newest(), next.Public()))
+	l.record(set)
+	l.signer = next
+	return set
+}
+
+func (l *lab) record(set snapshot.KeySet) {
+	l.Helper()
+	if err := l.store.AppendKeySet(l.Context(), set, storage.AuditEntry{Caller: "test", Action: "rotate", Allowed: true}); err != nil {
+		l.Fatal(err)
+	}
+}
+
+// The database has lost a rotation of the signing keys: whoever has the key of before
+// can have made the sets that are published. Nothing that they lead to is believed, or
+// brought back, before somebody has said whose they are.
+func TestLostKeySetsAreJudgedFirst(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)
 	l.commit(l.store, put("Environment/aws", ""))
 	l.publish()
 	file := l.backup()
-	l.signer = snapshot.NewSigner(ed25519.NewKeyFromSeed(slices.Repeat([]byte{2}, ed25519.SeedSize)))
-	set, err := signer.SignKeySet(snapshot.KeySet{}, l.signer.Public())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := l.store.AppendKeySet(t.Context(), set, storage.AuditEntry{Caller: "test", Action: "rotate", Allowed: true}); err != nil {
-		t.Fatal(err)
-	}
+	sets := []snapshot.KeySet{l.rotate(2), l.rotate(3)}
 	l.commit(l.store, put("Policy/shop/lost", "GET"))
 	l.publish()
 	l.restore(file)
+
 	loss := l.look()
-	if len(loss.KeySets) != 1 || loss.KeySets[0].Digest() != set.Digest() || len(loss.Seen) != 1 || loss.Seen[0].Environment != "aws" {
-		t.Fatalf("lost: %v, %v", loss.KeySets, loss.Seen)
+	if len(loss.KeySets) != 2 || loss.KeySets[1].Digest() != sets[1].Digest() || len(loss.Seen)+len(loss.Environments) != 0 || loss.At.Revision != 1 {
+		t.Fatalf("lost at %v: %v, %v", loss.At, loss.KeySets, loss.Seen)
+	}
+	for _, o := range []recovery.Options{{}, {KeepPublished: true}, {Force: true, ForgetRevocations: true}} {
+		if _, err := loss.Recovery(o); !errors.Is(err, recovery.ErrKeySets) {
+			t.Errorf("%+v: %v, want %v", o, err, recovery.ErrKeySets)
+		}
+	}
+	if held := must(l.store.KeySets(t.Context(), 0)); len(held) != 0 {
+		t.Errorf("%d key sets were taken", len(held))
+	}
+	if err := l.store.Settled(t.Context()); err != nil {
+		t.Errorf("what nobody has vouched for is recorded: %v", err)
+	}
+
+	l.record(sets[0]) // one of both alone
+	if loss := l.look(); len(loss.KeySets) != 1 || loss.KeySets[0].Digest() != sets[1].Digest() {
+		t.Errorf("lost still: %v", loss.KeySets)
+	}
+	l.record(sets[1])
+	if loss := l.look(); len(loss.KeySets) != 0 || len(loss.Seen) != 1 || loss.Seen[0].Environment != "aws" {
+		t.Fatalf("lost besides: %v, %v", loss.KeySets, loss.Seen)
 	}
 	l.begin(recovery.Options{KeepPublished: true})
 	l.publish()

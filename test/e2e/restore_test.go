@@ -3,9 +3,16 @@ package e2e_test
 import (
 	"bytes"
 	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/hex"
+	"encoding/pem"
 	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -66,9 +73,19 @@ func (y *yesterday) restore() {
 // recover runs the command on the machine of the control plane.
 func (y *yesterday) recover(args ...string) (string, error) {
 	y.t.Helper()
+	return y.command(append([]string{"recover", "--settings", y.Path("controlplane.yaml")}, args...)...)
+}
+
+// keys runs a command that is about the signing keys.
+func (y *yesterday) keys(name string, args ...string) (string, error) {
+	y.t.Helper()
+	return y.command(append([]string{"keys", name, "--settings", y.Path("controlplane.yaml")}, args...)...)
+}
+
+func (y *yesterday) command(args ...string) (string, error) {
+	y.t.Helper()
 	var out bytes.Buffer
-	cmd := exec.CommandContext(y.t.Context(), filepath.Join(bin, "sallyport-controlplane"),
-		append([]string{"recover", "--settings", y.Path("controlplane.yaml")}, args...)...)
+	cmd := exec.CommandContext(y.t.Context(), filepath.Join(bin, "sallyport-controlplane"), args...)
 	cmd.Stdout, cmd.Stderr = &out, &out
 	err := cmd.Run()
 	return out.String(), err
@@ -232,4 +249,75 @@ func TestDatabaseRestoredAndEtcdWiped(t *testing.T) {
 	}
 	y.goesOn()
 	y.asked("recovered", "200")
+}
+
+// addKey has a second key sign for the fleet. It returns the IDs of both.
+func (y *yesterday) addKey() (ids []string) {
+	y.t.Helper()
+	first, err := y.RootPublicKey()
+	if err != nil {
+		y.t.Fatal(err)
+	}
+	second, _, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		y.t.Fatal(err)
+	}
+	var der []byte
+	for _, key := range []ed25519.PublicKey{first, second} {
+		if der, err = x509.MarshalPKIXPublicKey(key); err != nil {
+			y.t.Fatal(err)
+		}
+		id := sha256.Sum256(der)
+		ids = append(ids, hex.EncodeToString(id[:]))
+	}
+	file := filepath.Join(y.t.TempDir(), "second.pem")
+	if err := os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}), 0o600); err != nil {
+		y.t.Fatal(err)
+	}
+	if out, err := y.keys("add", file); err != nil {
+		y.t.Fatalf("keys add: %v: %s", err, out)
+	}
+	return ids
+}
+
+// The database is restored to before a rotation: a new epoch has to wait until the
+// operator has named the keys that sign, since whoever has an old one could have put
+// others into etcd.
+func TestDatabaseRestoredToBeforeARotation(t *testing.T) {
+	y := backUp(t, start(t))
+	ids := y.addKey()
+	y.change()
+	eventually(t, 30*time.Second, func(ctx context.Context) (bool, string) {
+		r, err := etcdOf(t, y.Fleet).Get(ctx, prefix+"env/@keys/", clientv3.WithPrefix())
+		return err == nil && len(r.Kvs) == 1, fmt.Sprint("key sets in etcd: ", r, err)
+	})
+	if err := y.ControlPlane.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	y.restore()
+	if err := y.ControlPlane.Start(); err != nil {
+		t.Fatal(err)
+	}
+	y.refused("etcd")
+	if err := y.Connected(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+
+	adopt := "`sallyport-controlplane keys adopt --settings " + y.Path("controlplane.yaml") + " ID...`"
+	for _, args := range [][]string{{"--new-epoch"}, {"--new-epoch", "--force", "--keep-published", "--forget-revocations"}} {
+		if out, err := y.recover(args...); err == nil || !strings.Contains(out, ids[1]) || !strings.Contains(out, "name the keys that are to sign first, by "+adopt) {
+			t.Errorf("recover %s: %v: %s", args, err, out)
+		}
+	}
+	if out, err := y.keys("adopt", ids[0]); err == nil || !strings.Contains(out, ids[1]+" (Ed25519) would sign as well") {
+		t.Errorf("one of two keys is named: %v: %s", err, out)
+	}
+	if out, err := y.keys("adopt", ids...); err != nil {
+		t.Fatalf("keys adopt: %v: %s", err, out)
+	}
+	if out, err := y.recover("--new-epoch", "--keep-published"); err != nil {
+		t.Fatalf("recover: %v: %s", err, out)
+	}
+	y.goesOn()
+	y.asked("recovered", "401 revoked")
 }
