@@ -185,6 +185,34 @@ type Rulings interface {
 	ForgetLost(ctx context.Context, since time.Time, limit int, e AuditEntry) ([]ProxyID, error)
 }
 
+// Replicas are those that serve proxies, by the database's clock.
+type Replicas interface {
+	// Present says that a replica is there, and how many streams it has, and returns
+	// all of which the same was heard within a time, ordered by name. One that was not
+	// heard of for so long is there anew.
+	Present(ctx context.Context, name string, streams int, within time.Duration) ([]Replica, error)
+	// Leave says that it is not any more.
+	Leave(ctx context.Context, name string) error
+}
+
+// Inquiries are what replicas ask each other of the proxies that they hold. They are
+// kept for as long as somebody may wait for the answer, and not much longer.
+type Inquiries interface {
+	// Ask keeps a question, removes those that nobody waits for any more, and returns
+	// its ID. Who holds a channel of Asked hears of it, whichever replica is asked.
+	Ask(ctx context.Context, q Inquiry) (int64, error)
+	// Unanswered returns up to limit questions to a replica that it has not answered,
+	// and that somebody may wait for, oldest first.
+	Unanswered(ctx context.Context, replica string, limit int) ([]Inquiry, error)
+	// Answer answers a question; ErrNotFound if it is gone, or answered already. Who
+	// holds a channel of Asked hears of it.
+	Answer(ctx context.Context, id int64, a InquiryAnswer) error
+	// Answered returns the answer to a question; ErrNotFound while there is none.
+	Answered(ctx context.Context, id int64) (InquiryAnswer, error)
+	// Asked is Changed for questions and answers.
+	Asked(ctx context.Context) <-chan struct{}
+}
+
 // CookieKeys holds what session cookies are sealed with, encrypted.
 type CookieKeys interface {
 	// ReviseCookieKeys calls revise with the keys of an environment, those that are

@@ -295,6 +295,36 @@ const (
 	Refused  Approval = "refused"
 )
 
+// Replica is one of the control plane.
+type Replica struct {
+	Name    string
+	Streams int           // proxies that have their stream there
+	For     time.Duration // it is there without a break
+}
+
+// InquiryLife is for how long somebody may wait for an answer.
+const InquiryLife = time.Minute
+
+// Inquiry is a question to a replica: is what a proxy enforces, that has its stream
+// there, what it should?
+type Inquiry struct {
+	ID      int64 // as Ask has returned it
+	Replica string
+	Proxy   ProxyID
+}
+
+// InquiryAnswer is how a replica has answered: with a result, or with the reason why
+// there is none.
+type InquiryAnswer struct {
+	Result []byte // at most MaxInquiryResult
+	// Code is a Connect code, 0 with a result; Reason is for people.
+	Code   int
+	Reason string
+}
+
+// MaxInquiryResult bounds an answer, in bytes.
+const MaxInquiryResult = 4 << 20
+
 // Ruling is what operators have ruled of proxies. The zero Ruling says nothing.
 type Ruling struct {
 	// Subject is a SPIFFE ID, or the ProxyID of one process.

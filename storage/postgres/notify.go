@@ -50,42 +50,52 @@ func (db *database) listen(ctx context.Context) (listened bool, err error) {
 		_ = conn.Close(ctx)
 	}()
 	if err := bounded(ctx, pingBound, func(ctx context.Context) error {
-		_, err := conn.Exec(ctx, "listen "+channel)
+		_, err := conn.Exec(ctx, "listen "+channel+"; listen "+inquiries)
 		return err
 	}); err != nil {
 		return false, err
 	}
 	db.log.InfoContext(ctx, "listening for commits")
+	for _, on := range []string{channel, inquiries} { // for what was missed before
+		db.wake(on)
+	}
 	for {
-		db.wake() // at first for what was missed before
-		if err := db.await(ctx, conn); err != nil {
+		on, err := db.await(ctx, conn)
+		if err != nil {
 			return true, err
 		}
+		db.wake(on)
 	}
 }
 
-// await returns nil when a notification came. A connection that is silent may
-// be dead, and is asked.
-func (db *database) await(ctx context.Context, conn *pgx.Conn) error {
+// await returns the channel on which a notification came. A connection that is silent
+// may be dead, and is asked.
+func (db *database) await(ctx context.Context, conn *pgx.Conn) (on string, err error) {
 	for {
 		err := bounded(ctx, db.silence, func(ctx context.Context) error {
-			_, err := conn.WaitForNotification(ctx)
+			n, err := conn.WaitForNotification(ctx)
+			if err == nil {
+				on = n.Channel
+			}
 			return err
 		})
 		if !errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil {
-			return err
+			return on, err
 		}
 		if err := bounded(ctx, pingBound, conn.Ping); err != nil {
-			return err
+			return "", err
 		}
 	}
 }
 
 // Changed implements storage.Resources. Nothing is received before Run.
-func (db *database) Changed(ctx context.Context) <-chan struct{} {
+func (db *database) Changed(ctx context.Context) <-chan struct{} { return db.notified(ctx, channel) }
+
+// notified returns a channel that receives after notifications, until ctx ends.
+func (db *database) notified(ctx context.Context, on string) <-chan struct{} {
 	c := make(chan struct{}, 1)
 	db.mu.Lock()
-	db.waiting[c] = struct{}{}
+	db.waiting[c] = on
 	db.mu.Unlock()
 	context.AfterFunc(ctx, func() {
 		db.mu.Lock()
@@ -96,11 +106,14 @@ func (db *database) Changed(ctx context.Context) <-chan struct{} {
 	return c
 }
 
-// wake leaves a token in each channel that holds none.
-func (db *database) wake() {
+// wake leaves a token in each channel for these notifications that holds none.
+func (db *database) wake(on string) {
 	db.mu.Lock()
 	defer db.mu.Unlock()
-	for c := range db.waiting {
+	for c, waits := range db.waiting {
+		if waits != on {
+			continue
+		}
 		select {
 		case c <- struct{}{}:
 		default:

@@ -62,8 +62,8 @@ type Config struct {
 }
 
 // Store is the database of a fleet. It implements storage.Resources,
-// Publishing, History, Fleet, CookieKeys, KeySets and Audit, and is safe for concurrent
-// use. It connects when it is used, and again after the database was away.
+// Publishing, History, Fleet, Rulings, Replicas, Inquiries, CookieKeys, KeySets and Audit, and is
+// safe for concurrent use. It connects when it is used, and again after the database was away.
 type Store struct {
 	*database
 	*lane    // the fleet's
@@ -83,7 +83,7 @@ type database struct {
 	silence time.Duration
 
 	mu      sync.Mutex
-	waiting map[chan struct{}]struct{} // what Changed returned
+	waiting map[chan struct{}]string // what Changed and Asked returned, with what notifies it
 }
 
 var (
@@ -95,6 +95,8 @@ var (
 	_ storage.Fleet       = (*Store)(nil)
 	_ storage.Rulings     = (*Store)(nil)
 	_ storage.Rosters     = (*Store)(nil)
+	_ storage.Inquiries   = (*Store)(nil)
+	_ storage.Replicas    = (*Store)(nil)
 	_ storage.CookieKeys  = (*Store)(nil)
 	_ storage.KeySets     = (*Store)(nil)
 	_ storage.Audit       = (*Store)(nil)
@@ -132,7 +134,7 @@ func New(c Config) (*Store, error) {
 		listener: cfg.ConnConfig.Copy(),
 		witness:  strings.TrimSpace("replica " + c.Replica),
 		silence:  15 * time.Second,
-		waiting:  map[chan struct{}]struct{}{},
+		waiting:  map[chan struct{}]string{},
 	}
 	return &Store{database: db, lane: newFleet(db), security: newSecurity(db)}, nil
 }

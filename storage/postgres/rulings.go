@@ -90,7 +90,9 @@ func saveRuling(ctx context.Context, tx pgx.Tx, r storage.Ruling) error {
 }
 
 // notifyOf wakes who waits for Changed when tx is committed.
-func notifyOf(ctx context.Context, tx pgx.Tx) error {
+func notifyOf(ctx context.Context, tx pgx.Tx) error { return notifyOn(ctx, tx, channel) }
+
+func notifyOn(ctx context.Context, tx pgx.Tx, channel string) error {
 	_, err := tx.Exec(ctx, `select pg_notify($1, '')`, channel)
 	return err
 }

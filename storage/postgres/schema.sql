@@ -90,6 +90,27 @@ CREATE TABLE public.history (
     CONSTRAINT history_has_one_row CHECK (singleton)
 );
 
+CREATE TABLE public.inquiry (
+    id bigint NOT NULL,
+    replica text NOT NULL COLLATE pg_catalog."C",
+    proxy text NOT NULL COLLATE pg_catalog."C",
+    asked_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    answered boolean DEFAULT false NOT NULL,
+    code integer DEFAULT 0 NOT NULL,
+    reason text DEFAULT ''::text NOT NULL,
+    result bytea DEFAULT '\x'::bytea NOT NULL,
+    CONSTRAINT inquiry_result_bounded CHECK ((octet_length(result) <= 4194304))
+);
+
+ALTER TABLE public.inquiry ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME public.inquiry_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
 CREATE TABLE public.kept_state (
     environment text NOT NULL COLLATE pg_catalog."C",
     revision bigint NOT NULL
@@ -148,6 +169,13 @@ CREATE TABLE public.publisher (
     term bigint NOT NULL,
     holder text NOT NULL,
     CONSTRAINT publisher_has_one_row CHECK (singleton)
+);
+
+CREATE TABLE public.replica (
+    name text NOT NULL COLLATE pg_catalog."C",
+    streams bigint NOT NULL,
+    since timestamp with time zone NOT NULL,
+    heard_at timestamp with time zone NOT NULL
 );
 
 CREATE TABLE public.resource_version (
@@ -268,6 +296,9 @@ ALTER TABLE ONLY public.fleet
 ALTER TABLE ONLY public.history
     ADD CONSTRAINT history_pkey PRIMARY KEY (singleton);
 
+ALTER TABLE ONLY public.inquiry
+    ADD CONSTRAINT inquiry_pkey PRIMARY KEY (id);
+
 ALTER TABLE ONLY public.kept_state
     ADD CONSTRAINT kept_state_pkey PRIMARY KEY (environment, revision);
 
@@ -288,6 +319,9 @@ ALTER TABLE ONLY public.publish_cursor
 
 ALTER TABLE ONLY public.publisher
     ADD CONSTRAINT publisher_pkey PRIMARY KEY (singleton);
+
+ALTER TABLE ONLY public.replica
+    ADD CONSTRAINT replica_pkey PRIMARY KEY (name);
 
 ALTER TABLE ONLY public.resource_version
     ADD CONSTRAINT resource_version_pkey PRIMARY KEY (kind, namespace, name, revision);
