@@ -417,7 +417,7 @@ func (c security) Enforced() link.Enforced {
 	if live == nil {
 		return link.Enforced{}
 	}
-	return link.Enforced{Root: live.EnforcedRoot(), Rejects: live.Rejects()}
+	return link.Enforced{Root: live.EnforcedRoot(), Rejects: live.Rejects(), Live: live.Live()}
 }
 
 // listeners are the gateway's.

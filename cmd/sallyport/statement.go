@@ -146,7 +146,11 @@ func showStatement(w io.Writer, s *proof.Statement) error {
 	}
 	var rows [][]string
 	for _, p := range s.Proxies {
-		rows = append(rows, []string{p.ID, strconv.FormatInt(int64(p.Revision), 10), p.Since.Format(time.RFC3339), p.At.Format(time.RFC3339)})
+		security := []string{"", ""}
+		if p.Security.Revision > 0 {
+			security = []string{strconv.FormatInt(int64(p.Security.Revision), 10), p.Security.Since.Format(time.RFC3339)}
+		}
+		rows = append(rows, append([]string{p.ID, strconv.FormatInt(int64(p.Revision), 10), p.Since.Format(time.RFC3339), p.At.Format(time.RFC3339)}, security...))
 	}
-	return table(w, "PROXY REVISION SINCE SAID-AT", rows)
+	return table(w, "PROXY REVISION SINCE SAID-AT SECURITY SINCE", rows)
 }

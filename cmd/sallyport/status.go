@@ -21,7 +21,9 @@ func newStatus(server *connection) *cobra.Command {
 		Long: `Show how far a revision has come, the newest when none is given: which proxies
 have proven that they enforce it, or one after it, and since when by their own
 clocks; which are late, and why; which are not connected, so that nothing is known
-of them; and which are kept out. "*" marks what a proxy has signed.`,
+of them; and which are kept out. SECURITY is up to which sequence of the security
+lane each has proven last that it cuts off whom it has to, whatever revision it is
+at. "*" marks what a proxy has signed.`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			req := &adminv1.StatusRequest{Environments: environments}
@@ -62,17 +64,17 @@ func showStatus(w io.Writer, out *output, m *adminv1.StatusResponse) error {
 		}
 		for _, p := range e.GetProxies() {
 			rows = append(rows, []string{
-				e.GetEnvironment(), p.GetId(), word(p.GetProgress().String()), strconv.FormatInt(p.GetRevision(), 10), sinceWhen(p), p.GetReason(),
+				e.GetEnvironment(), p.GetId(), word(p.GetProgress().String()), strconv.FormatInt(p.GetRevision(), 10), sinceWhen(p), cutsOff(p), p.GetReason(),
 			})
 		}
 		if more := int(all) - len(e.GetProxies()); more > 0 {
-			rows = append(rows, []string{e.GetEnvironment(), fmt.Sprintf("and %d more", more), "", "", "", ""})
+			rows = append(rows, []string{e.GetEnvironment(), fmt.Sprintf("and %d more", more), "", "", "", "", ""})
 		}
 	}
 	if len(rows) == 0 {
 		return nil
 	}
-	return table(w, "ENVIRONMENT PROXY PROGRESS REVISION SINCE REASON", rows)
+	return table(w, "ENVIRONMENT PROXY PROGRESS REVISION SINCE SECURITY REASON", rows)
 }
 
 func proxiesOf(n int) string {
@@ -92,6 +94,18 @@ func sinceWhen(p *adminv1.ProxyStatus) string {
 		text += " or before"
 	}
 	if p.GetSigned() {
+		text += " *"
+	}
+	return text
+}
+
+// cutsOff is what a proxy has proven of the security lane.
+func cutsOff(p *adminv1.ProxyStatus) string {
+	if p.GetSecuritySequence() == 0 {
+		return ""
+	}
+	text := fmt.Sprintf("%d since %s", p.GetSecuritySequence(), p.GetSecuritySince().AsTime().Format(time.RFC3339))
+	if p.GetSecuritySigned() {
 		text += " *"
 	}
 	return text

@@ -11,3 +11,6 @@ func (a *API) TestOnlySendWithin(d time.Duration) { a.sendWithin = d }
 
 // LimitRollback makes fewer resources than usual too many.
 func (a *API) LimitRollback(most int) { a.maxRollback = most }
+
+// TestOnlyInquireWithin changes how long another replica may take, before any calls.
+func (a *API) TestOnlyInquireWithin(d time.Duration) { a.inquireWithin = d }

@@ -46,7 +46,7 @@ func (s fleetService) ListProxies(ctx context.Context, req *connect.Request[admi
 		return nil, err
 	}
 	for _, p := range proxies {
-		p.Proofs = nil
+		p.Proofs, p.SecurityProof = nil, nil
 	}
 	res := &adminv1.ListProxiesResponse{Proxies: proxies}
 	if len(proxies) > limit {

@@ -76,12 +76,18 @@ func newWorldOn(t testing.TB, dsn string) *world {
 
 func newWorldWith(t testing.TB, dsn string, wrap func(*postgres.Store) api.Store) *world {
 	t.Helper()
+	return newReplica(t, dsn, "one", wrap)
+}
+
+// newReplica is a world whose replica has a name.
+func newReplica(t testing.TB, dsn, name string, wrap func(*postgres.Store) api.Store) *world {
+	t.Helper()
 	w := &world{log: &logs{}, metrics: prometheus.NewRegistry(), roots: x509.NewCertPool()}
 	w.ready.Store(true)
 	log := slog.New(slog.NewTextHandler(w.log, &slog.HandlerOptions{Level: slog.LevelInfo}))
 	w.store = must(postgres.New(postgres.Config{DSN: dsn, Log: log}))
 	t.Cleanup(w.store.Close)
-	fleet := registry.New(registry.Config{Store: w.store, Replica: "one", Log: log})
+	fleet := registry.New(registry.Config{Store: w.store, Replica: name, Log: log})
 	w.known = fleet
 	w.api = must(api.New(api.Config{
 		Store: wrap(w.store), Registry: fleet, Log: log, Metrics: w.metrics, Ready: w.ready.Load,

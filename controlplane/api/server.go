@@ -35,6 +35,8 @@ const (
 	// auditTimeout bounds what an audit entry may take of a call that has
 	// failed.
 	auditTimeout = 5 * time.Second
+	// inquireWithin bounds what another replica may take to verify a proxy.
+	inquireWithin = 25 * time.Second
 	// warmRetry is when reading the fleet is tried again at the start.
 	warmRetry = time.Second
 	// maxHealth bounds a request for health, which strangers may send.
@@ -53,6 +55,7 @@ type Store interface {
 	// EnvironmentState and Head are those of storage.Publishing.
 	EnvironmentState(ctx context.Context, environment string, at snapshot.Revision) ([]storage.Version, error)
 	Head(ctx context.Context, environment string, at snapshot.Revision) (storage.EnvironmentHead, error)
+	storage.Inquiries
 }
 
 // Identify says who calls: access.ErrUnauthenticated for a bad credential, the
@@ -100,8 +103,11 @@ type API struct {
 	security *lane
 	// rolling is held by the one Rollback that is under way: it takes memory.
 	rolling chan struct{}
-	// judging is held by the one Verify that is under way, for the same reason.
+	// judging is held by each Verify that is under way: it waits for a proxy.
 	judging chan struct{}
+	truths  *truths
+	// inquireWithin is how long the answer of another replica is waited for.
+	inquireWithin time.Duration
 	// maxRollback bounds the resources of a Rollback.
 	maxRollback int
 	// unnamed bounds the audit entries of callers who may do nothing at all.
@@ -145,7 +151,10 @@ func New(c Config) (*API, error) {
 		fleet:    newLane(c.Store),
 		security: newLane(c.Store.Security()),
 		rolling:  make(chan struct{}, 1),
-		judging:  make(chan struct{}, 1),
+		judging:  make(chan struct{}, judgedAtOnce),
+		truths:   newTruths(c.Store),
+
+		inquireWithin: inquireWithin,
 
 		maxRollback: maxRollback,
 
@@ -169,13 +178,19 @@ func New(c Config) (*API, error) {
 	return a, nil
 }
 
-// Run reads what there is, so that the first change does not have to wait for
-// it, and returns when it has, or when ctx ends.
+// Run reads what there is, so that the first change does not have to wait for it, and
+// then answers other replicas until ctx ends.
 func (a *API) Run(ctx context.Context) error {
+	a.warm(ctx)
+	a.answer(ctx)
+	return nil
+}
+
+func (a *API) warm(ctx context.Context) {
 	for {
 		err := errors.Join(a.security.state.sync(ctx), a.fleet.state.sync(ctx))
 		if err == nil || ctx.Err() != nil {
-			return nil
+			return
 		}
 		a.log.WarnContext(ctx, "fleet could not be read yet", "err", err)
 		select {

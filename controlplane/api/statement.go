@@ -13,6 +13,7 @@ import (
 	"github.com/sallyport/sallyport/internal/snapshot"
 	adminv1 "github.com/sallyport/sallyport/proto/gen/sallyport/admin/v1"
 	distributionv1 "github.com/sallyport/sallyport/proto/gen/sallyport/distribution/v1"
+	proxyv1 "github.com/sallyport/sallyport/proto/gen/sallyport/proxy/v1"
 	"github.com/sallyport/sallyport/storage"
 )
 
@@ -47,9 +48,11 @@ func (s fleetService) ExportStatement(ctx context.Context, req *connect.Request[
 	if w.Proxies, err = known.bearOut(ctx, proven); err != nil {
 		return nil, err
 	}
-	for _, r := range slices.Sorted(maps.Keys(known.by)) {
-		w.Heads = append(w.Heads, known.by[r].Signed())
+	lane := heads{store: s.store, verifier: known.verifier, environment: snapshot.SecurityLane, by: map[snapshot.Revision]snapshot.Head{}}
+	if err := lane.bearOutSecurity(ctx, w.Proxies); err != nil {
+		return nil, err
 	}
+	w.Heads, w.SecurityHeads = known.signed(), lane.signed()
 	for _, set := range s.verifier.KeySets() {
 		w.KeySets = append(w.KeySets, set.Signed())
 	}
@@ -95,18 +98,54 @@ func (h *heads) at(ctx context.Context, r snapshot.Revision) (snapshot.Head, err
 	return head, err
 }
 
+// signed returns those that were read, in order.
+func (h *heads) signed() (all []*proxyv1.SignedHead) {
+	for _, r := range slices.Sorted(maps.Keys(h.by)) {
+		all = append(all, h.by[r].Signed())
+	}
+	return all
+}
+
+// bearOutSecurity takes away what proxies have said of the security lane, but for what
+// is about a head of the fleet's.
+func (h *heads) bearOutSecurity(ctx context.Context, proven []*distributionv1.ProvenProxy) error {
+	for _, p := range proven {
+		if len(p.GetSecurityStatement()) == 0 {
+			continue
+		}
+		enforces, err := h.bearsOut(ctx, p.GetAckKey(), p.GetSecurityStatement(), p.GetSecuritySignature())
+		if err != nil {
+			return err
+		}
+		if !enforces {
+			p.SecurityStatement, p.SecuritySignature = nil, nil
+		}
+	}
+	return nil
+}
+
+// bearsOut reports whether what a proxy has signed is that it enforces a head of the
+// fleet's.
+func (h *heads) bearsOut(ctx context.Context, key, statement, signature []byte) (bool, error) {
+	said, err := proof.Open(key, statement, signature)
+	if err != nil {
+		return false, nil //nolint:nilerr // it was verified when it came
+	}
+	head, err := h.at(ctx, said.Revision)
+	if errors.Is(err, storage.ErrNotFound) {
+		return false, nil
+	}
+	return said.Enforces(head), err
+}
+
 // bearOut returns those proxies whose word is about a head of the fleet's.
 func (h *heads) bearOut(ctx context.Context, proven []*distributionv1.ProvenProxy) (all []*distributionv1.ProvenProxy, err error) {
 	for _, p := range proven {
-		said, err := proof.Open(p.GetAckKey(), p.GetStatement(), p.GetSignature())
+		enforces, err := h.bearsOut(ctx, p.GetAckKey(), p.GetStatement(), p.GetSignature())
 		if err != nil {
-			continue // it was verified when it came
-		}
-		head, err := h.at(ctx, said.Revision)
-		switch {
-		case err != nil && !errors.Is(err, storage.ErrNotFound):
 			return nil, err
-		case said.Enforces(head):
+		}
+		if enforces {
 			all = append(all, p)
 		}
 	}

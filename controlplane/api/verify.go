@@ -25,95 +25,141 @@ const (
 	bucketsAtOnce = 8
 	// maxDeviations bounds those that are named.
 	maxDeviations = 1000
+	// judgedAtOnce is how many proxies are verified at a time: who does not answer does
+	// not hold up the others.
+	judgedAtOnce = 8
+	// comparisons is how often a lane is compared that moves on meanwhile.
+	comparisons = 3
 )
 
 var (
 	errMovedOn = connect.NewError(connect.CodeAborted, errors.New("the proxy has moved on meanwhile: ask again"))
 	errEmpty   = connect.NewError(connect.CodeFailedPrecondition, errors.New("the proxy enforces nothing yet, or does not tell"))
+	// errUntold says that a proxy's build does not know that it is asked for the security
+	// lane.
+	errUntold = errors.New("the proxy does not tell what it has of the security lane")
 )
 
 // Verify implements adminv1connect.FleetServiceHandler.
 func (s fleetService) Verify(ctx context.Context, req *connect.Request[adminv1.VerifyRequest]) (*connect.Response[adminv1.VerifyResponse], error) {
+	id := storage.ProxyID(req.Msg.GetId())
+	res, err := s.verify(ctx, id)
+	if errors.Is(err, registry.ErrElsewhere) {
+		res, err = s.verifyElsewhere(ctx, id)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(res), nil
+}
+
+// verify compares a proxy that has its stream here with the truth, when it is its turn.
+func (a *API) verify(ctx context.Context, id storage.ProxyID) (*adminv1.VerifyResponse, error) {
 	select {
-	case s.judging <- struct{}{}:
-		defer func() { <-s.judging }()
+	case a.judging <- struct{}{}:
+		defer func() { <-a.judging }()
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	v := &verification{api: s.API, id: storage.ProxyID(req.Msg.GetId()), result: &adminv1.VerifyResponse{}}
-	if err := v.run(ctx); err != nil {
+	p, err := a.registry.Proxy(ctx, id)
+	if err != nil {
 		return nil, err
 	}
-	return connect.NewResponse(v.result), nil
-}
-
-// verification compares one proxy with the truth.
-type verification struct {
-	api    *API
-	id     storage.ProxyID
-	proxy  *adminv1.Proxy
-	truth  *snapshot.Set
-	result *adminv1.VerifyResponse
-}
-
-func (v *verification) run(ctx context.Context) (err error) {
-	if v.proxy, err = v.api.registry.Proxy(ctx, v.id); err != nil {
-		return err
+	security, err := a.compareLane(ctx, p, snapshot.SecurityLane)
+	if err != nil && !errors.Is(err, errUntold) {
+		return nil, err
 	}
-	m, err := v.ask(ctx, nil)
+	policy, err := a.compareLane(ctx, p, p.GetEnvironment())
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if m.GetRevision() < 1 || len(m.GetBuckets()) != snapshot.BucketCount*len(snapshot.Digest{}) {
+	found := slices.Concat(security.found, policy.found)
+	return &adminv1.VerifyResponse{
+		Id: string(id), Environment: p.GetEnvironment(), Epoch: policy.epoch, Revision: policy.revision, Documents: policy.documents(),
+		Sequence: security.revision, SecurityDocuments: security.documents(),
+		Deviations: found[:min(len(found), maxDeviations)],
+		Cut:        security.cut || policy.cut || len(found) > maxDeviations,
+	}, nil
+}
+
+// comparison compares what a proxy has of a lane with the truth.
+type comparison struct {
+	api   *API
+	proxy *adminv1.Proxy
+	lane  string // an environment, or snapshot.SecurityLane
+	truth *snapshot.Set
+
+	epoch, revision int64 // of the proxy
+	found           []*adminv1.Deviation
+	cut             bool // there are more
+}
+
+// compareLane compares until the proxy does not move on meanwhile.
+func (a *API) compareLane(ctx context.Context, p *adminv1.Proxy, lane string) (*comparison, error) {
+	for try := 1; ; try++ {
+		c := &comparison{api: a, proxy: p, lane: lane}
+		if err := c.run(ctx); !errors.Is(err, errMovedOn) || try == comparisons {
+			return c, err
+		}
+	}
+}
+
+func (c *comparison) run(ctx context.Context) error {
+	m, err := c.ask(ctx, nil)
+	switch {
+	case err != nil:
+		return err
+	case m.GetRevision() < 1 || len(m.GetBuckets()) != snapshot.BucketCount*len(snapshot.Digest{}):
 		return errEmpty
 	}
-	v.result.Environment, v.result.Epoch, v.result.Revision = v.proxy.GetEnvironment(), m.GetEpoch(), m.GetRevision()
-	if err := v.read(ctx); err != nil {
+	c.epoch, c.revision = m.GetEpoch(), m.GetRevision()
+	if c.truth, err = c.api.truths.at(ctx, c.lane, snapshot.Revision(c.revision)); err != nil {
 		return err
 	}
-	v.result.Documents = int64(v.truth.Len())
-	for some := range slices.Chunk(v.differing(m.GetBuckets()), bucketsAtOnce) {
-		if v.result.GetCut() {
+	for some := range slices.Chunk(c.differing(m.GetBuckets()), bucketsAtOnce) {
+		if c.cut {
 			break
 		}
-		if err := v.compare(ctx, some); err != nil {
+		if err := c.compare(ctx, some); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
+// documents is how many there should be.
+func (c *comparison) documents() int64 {
+	if c.truth == nil {
+		return 0
+	}
+	return int64(c.truth.Len())
+}
+
 // ask returns what the proxy says.
-func (v *verification) ask(ctx context.Context, buckets []uint32) (*proxyv1.Inspection, error) {
+func (c *comparison) ask(ctx context.Context, buckets []uint32) (*proxyv1.Inspection, error) {
 	waiting, cancel := context.WithTimeout(ctx, answerWithin)
 	defer cancel()
-	m, err := v.api.registry.Inspect(waiting, v.id, buckets)
+	security := c.lane == snapshot.SecurityLane
+	m, err := c.api.registry.Inspect(waiting, storage.ProxyID(c.proxy.GetId()), &proxyv1.Inspect{Buckets: buckets, Security: security})
 	switch {
 	case errors.Is(err, registry.ErrElsewhere):
 		return nil, connect.NewError(connect.CodeFailedPrecondition, err)
 	case err != nil && ctx.Err() == nil:
 		return nil, connect.NewError(connect.CodeUnavailable, fmt.Errorf("the proxy has not answered within %s: its build may be too old", answerWithin))
+	case err != nil:
+		return nil, err
+	case security && !m.GetSecurity():
+		return nil, errUntold
 	}
-	return m, err
-}
-
-// read reads the truth: what the database has.
-func (v *verification) read(ctx context.Context) error {
-	at := snapshot.Revision(v.result.GetRevision())
-	versions, err := v.api.store.EnvironmentState(ctx, v.result.GetEnvironment(), at)
-	if err != nil {
-		return err
-	}
-	v.truth, err = setOf(versions)
-	return err
+	return m, nil
 }
 
 // differing returns the buckets whose digests are not those of the truth.
-func (v *verification) differing(digests []byte) (buckets []uint32) {
+func (c *comparison) differing(digests []byte) (buckets []uint32) {
 	for i := range uint32(snapshot.BucketCount) {
 		const size = uint32(len(snapshot.Digest{}))
 		got, _ := snapshot.ParseDigest(digests[i*size : (i+1)*size])
-		if got != v.truth.BucketDigest(int(i)) {
+		if got != c.truth.BucketDigest(int(i)) {
 			buckets = append(buckets, i)
 		}
 	}
@@ -121,53 +167,59 @@ func (v *verification) differing(digests []byte) (buckets []uint32) {
 }
 
 // compare adds what deviates in some buckets.
-func (v *verification) compare(ctx context.Context, buckets []uint32) error {
-	m, err := v.ask(ctx, buckets)
+func (c *comparison) compare(ctx context.Context, buckets []uint32) error {
+	m, err := c.ask(ctx, buckets)
 	switch {
 	case err != nil:
 		return err
-	case m.GetRevision() != v.result.GetRevision(), m.GetEpoch() != v.result.GetEpoch():
+	case m.GetRevision() != c.revision, m.GetEpoch() != c.epoch:
 		return errMovedOn
 	}
 	live := map[resource.Key]snapshot.Digest{}
 	for _, d := range m.GetDocuments() {
-		key := resource.Key{Kind: resource.Kind(d.GetKey().GetKind()), Namespace: d.GetKey().GetNamespace(), Name: d.GetKey().GetName()}
-		live[key], _ = snapshot.ParseDigest(d.GetDigest())
+		live[documentKey(d)], _ = snapshot.ParseDigest(d.GetDigest())
 	}
-	for b := range v.truth.Buckets() {
+	for b := range c.truth.Buckets() {
 		if !slices.Contains(buckets, uint32(b.Index)) { //nolint:gosec // from 0 to 255
 			continue
 		}
 		for _, e := range b.Entries {
 			switch got, there := live[e.Key]; {
 			case !there && !m.GetCut():
-				v.add(e.Key, adminv1.DeviationType_DEVIATION_TYPE_MISSING)
+				c.add(e.Key, adminv1.DeviationType_DEVIATION_TYPE_MISSING)
 			case there && got != e.Digest:
-				v.add(e.Key, adminv1.DeviationType_DEVIATION_TYPE_DIFFERENT)
+				c.add(e.Key, adminv1.DeviationType_DEVIATION_TYPE_DIFFERENT)
 			}
 			delete(live, e.Key)
 		}
 	}
 	for _, d := range m.GetDocuments() { // in their order
-		key := resource.Key{Kind: resource.Kind(d.GetKey().GetKind()), Namespace: d.GetKey().GetNamespace(), Name: d.GetKey().GetName()}
-		if _, left := live[key]; left {
-			v.add(key, adminv1.DeviationType_DEVIATION_TYPE_EXTRA)
+		if _, left := live[documentKey(d)]; left {
+			c.add(documentKey(d), adminv1.DeviationType_DEVIATION_TYPE_EXTRA)
 		}
 	}
-	v.result.Cut = v.result.GetCut() || m.GetCut()
+	c.cut = c.cut || m.GetCut()
 	return nil
 }
 
-func (v *verification) add(key resource.Key, how adminv1.DeviationType) {
-	if len(v.result.GetDeviations()) == maxDeviations {
-		v.result.Cut = true
+func documentKey(d *proxyv1.DocumentDigest) resource.Key {
+	return resource.Key{Kind: resource.Kind(d.GetKey().GetKind()), Namespace: d.GetKey().GetNamespace(), Name: d.GetKey().GetName()}
+}
+
+func (c *comparison) add(key resource.Key, how adminv1.DeviationType) {
+	if len(c.found) == maxDeviations {
+		c.cut = true
 		return
 	}
+	rejects := c.proxy.GetRejects()
+	if c.lane == snapshot.SecurityLane {
+		rejects = c.proxy.GetSecurity().GetRejects()
+	}
 	d := &adminv1.Deviation{Kind: string(key.Kind), Namespace: key.Namespace, Name: key.Name, Type: how}
-	for _, r := range v.proxy.GetRejects() {
+	for _, r := range rejects {
 		if r.GetKind() == d.GetKind() && r.GetNamespace() == d.GetNamespace() && r.GetName() == d.GetName() {
 			d.Rejected = r.GetReason()
 		}
 	}
-	v.result.Deviations = append(v.result.Deviations, d)
+	c.found = append(c.found, d)
 }

@@ -184,6 +184,7 @@ func (r *Registry) enforces(p *adminv1.Proxy, t Told, known Known) (signed bool)
 			PersistedSequence: ack.GetPersistedRevision(), Age: p.GetSecurity().GetAge(), Refusal: p.GetSecurity().GetRefusal(),
 		}
 		p.Security = s
+		keepSecurity(p, s.GetEnforcement(), r.proofOfSecurity(p, s.GetEnforcement(), ack))
 	}
 	ack := t.Ack
 	if ack == nil || p.GetEnvironment() == "" {
@@ -221,6 +222,23 @@ func (r *Registry) prove(p *adminv1.Proxy, t Told) {
 	}
 }
 
+// proofOfSecurity returns what an ack of the security lane proves; nil if it does not
+// verify, or proves nothing.
+func (r *Registry) proofOfSecurity(p *adminv1.Proxy, enforcement adminv1.Enforcement, ack *proxyv1.Ack) *adminv1.Proof {
+	signed, err := proof.OpenAck(p.GetAckKey(), snapshot.SecurityLane, ack)
+	if err != nil || enforcement != adminv1.Enforcement_ENFORCEMENT_ENFORCED {
+		return nil
+	}
+	at := signed.Since
+	if now := r.now(); at.After(now) { // its clock is ahead
+		at = now
+	}
+	return &adminv1.Proof{
+		Epoch: ack.GetEpoch(), Revision: ack.GetRevision(), EnforcedAt: timestamppb.New(at),
+		Statement: ack.GetStatement(), Signature: ack.GetSignature(),
+	}
+}
+
 func positionOf(o *adminv1.Proof) snapshot.Position {
 	return snapshot.Position{Epoch: snapshot.Epoch(o.GetEpoch()), Revision: snapshot.Revision(o.GetRevision())}
 }
@@ -228,5 +246,5 @@ func positionOf(o *adminv1.Proof) snapshot.Position {
 // hasProof reports whether a status has a proof of that revision already, which was
 // said before.
 func hasProof(p *adminv1.Proxy, o *adminv1.Proof) bool {
-	return proofOf(p, &proxyv1.Ack{Epoch: o.GetEpoch(), Revision: o.GetRevision()}) != nil
+	return proofOf(p.GetProofs(), &proxyv1.Ack{Epoch: o.GetEpoch(), Revision: o.GetRevision()}) != nil
 }

@@ -25,9 +25,9 @@ func newInspections() inspections {
 	}
 }
 
-// Inspect asks a proxy for digests of what it enforces: of all buckets, or of the
-// documents in some. It waits for the answer until ctx ends. ErrElsewhere.
-func (r *Registry) Inspect(ctx context.Context, id storage.ProxyID, buckets []uint32) (*proxyv1.Inspection, error) {
+// Inspect asks a proxy for digests of what it enforces, by a question whose ID it sets.
+// It waits for the answer until ctx ends. ErrElsewhere.
+func (r *Registry) Inspect(ctx context.Context, id storage.ProxyID, ask *proxyv1.Inspect) (*proxyv1.Inspection, error) {
 	e := r.entry(id)
 	if e == nil || e.session == nil {
 		return nil, ErrElsewhere
@@ -44,7 +44,8 @@ func (r *Registry) Inspect(ctx context.Context, id storage.ProxyID, buckets []ui
 	default:
 	}
 	s.inspections.last++
-	s.inspections.asked <- &proxyv1.Inspect{Id: s.inspections.last, Buckets: buckets}
+	ask.Id = s.inspections.last
+	s.inspections.asked <- ask
 	for {
 		select {
 		case m := <-s.inspections.answers:
@@ -57,6 +58,19 @@ func (r *Registry) Inspect(ctx context.Context, id storage.ProxyID, buckets []ui
 			return nil, ctx.Err()
 		}
 	}
+}
+
+// Replica returns how this replica is called.
+func (r *Registry) Replica() string { return r.replica }
+
+// Holder returns the other replica that has a proxy's stream, as the database says;
+// empty if none has.
+func (r *Registry) Holder(ctx context.Context, id storage.ProxyID) (string, error) {
+	record, err := r.store.Proxy(ctx, id)
+	if err != nil || !r.elsewhere(record) {
+		return "", err
+	}
+	return record.Replica, nil
 }
 
 // Asked receives what the proxy is to be asked.

@@ -6,6 +6,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/sallyport/sallyport/internal/proof"
+	"github.com/sallyport/sallyport/internal/snapshot"
 	adminv1 "github.com/sallyport/sallyport/proto/gen/sallyport/admin/v1"
 	proxyv1 "github.com/sallyport/sallyport/proto/gen/sallyport/proxy/v1"
 )
@@ -21,8 +22,21 @@ func (s *Session) proof(ack *proxyv1.Ack, enforcement adminv1.Enforcement) *admi
 	if e == nil || enforcement != adminv1.Enforcement_ENFORCEMENT_ENFORCED {
 		return nil
 	}
-	signs := len(e.proxy.GetAckKey()) > 0
-	old := proofOf(e.proxy, ack)
+	return s.proofIn(e.proxy, e.proxy.GetEnvironment(), proofOf(e.proxy.GetProofs(), ack), ack)
+}
+
+// proof is that of the security lane.
+func (s SecuritySession) proof(ack *proxyv1.Ack, enforcement adminv1.Enforcement) *adminv1.Proof {
+	e := s.session.registry.entry(s.session.id)
+	if e == nil || enforcement != adminv1.Enforcement_ENFORCEMENT_ENFORCED {
+		return nil
+	}
+	return s.session.proofIn(e.proxy, snapshot.SecurityLane, proofOf([]*adminv1.Proof{e.proxy.GetSecurityProof()}, ack), ack)
+}
+
+// proofIn returns what an ack of a lane proves, unless old is that already.
+func (s *Session) proofIn(p *adminv1.Proxy, lane string, old *adminv1.Proof, ack *proxyv1.Ack) *adminv1.Proof {
+	signs := len(p.GetAckKey()) > 0
 	if old != nil && (len(old.GetSignature()) > 0 || !signs) {
 		return nil
 	}
@@ -31,7 +45,7 @@ func (s *Session) proof(ack *proxyv1.Ack, enforcement adminv1.Enforcement) *admi
 	if !signs {
 		return proven // a build of before has no key
 	}
-	signed, err := proof.OpenAck(e.proxy.GetAckKey(), e.proxy.GetEnvironment(), ack)
+	signed, err := proof.OpenAck(p.GetAckKey(), lane, ack)
 	switch {
 	case err != nil:
 		s.doubt(ack, err)
@@ -55,8 +69,8 @@ func (s *Session) doubt(ack *proxyv1.Ack, err error) {
 }
 
 // proofOf returns the proof that is there already of what an ack says; nil for none.
-func proofOf(p *adminv1.Proxy, ack *proxyv1.Ack) *adminv1.Proof {
-	for _, o := range p.GetProofs() {
+func proofOf(there []*adminv1.Proof, ack *proxyv1.Ack) *adminv1.Proof {
+	for _, o := range there {
 		if o.GetEpoch() == ack.GetEpoch() && o.GetRevision() == ack.GetRevision() {
 			return o
 		}
@@ -81,6 +95,19 @@ func keep(p *adminv1.Proxy, proven *adminv1.Proof) {
 	})
 	p.Proofs = append(p.Proofs, proven)
 	p.Proofs = p.Proofs[max(0, len(p.Proofs)-maxProofs):]
+}
+
+// keepSecurity is keep of the security lane, of which the latest proof is enough: what
+// is revoked there adds up. It needs the mutex.
+func keepSecurity(p *adminv1.Proxy, enforcement adminv1.Enforcement, proven *adminv1.Proof) {
+	switch enforcement {
+	case adminv1.Enforcement_ENFORCEMENT_DRIFT, adminv1.Enforcement_ENFORCEMENT_ENFORCED_WITH_REJECTS:
+		p.SecurityProof = nil
+	case adminv1.Enforcement_ENFORCEMENT_ENFORCED, adminv1.Enforcement_ENFORCEMENT_UNSPECIFIED:
+	}
+	if proven != nil {
+		p.SecurityProof = proven
+	}
 }
 
 // firstProof returns when a proxy first proved that it enforces a revision, or one

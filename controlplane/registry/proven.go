@@ -10,7 +10,8 @@ import (
 
 // Proven returns the proxies of an environment that are connected and have signed
 // that they enforce a revision, or one after it, with what they signed first, ordered
-// by ID; and how many others there are.
+// by ID and with what they have signed last of the security lane; and how many others
+// there are.
 func (r *Registry) Proven(ctx context.Context, environment string, revision snapshot.Revision) (proven []*distributionv1.ProvenProxy, others int, err error) {
 	err = r.each(ctx, environment, func(p *adminv1.Proxy) {
 		s := statusOf(p, int64(revision))
@@ -19,8 +20,13 @@ func (r *Registry) Proven(ctx context.Context, environment string, revision snap
 			return
 		}
 		first, _ := firstProof(p, int64(revision))
+		security := p.GetSecurityProof()
+		if len(security.GetSignature()) == 0 {
+			security = nil
+		}
 		proven = append(proven, &distributionv1.ProvenProxy{
 			Id: p.GetId(), AckKey: p.GetAckKey(), Statement: first.GetStatement(), Signature: first.GetSignature(),
+			SecurityStatement: security.GetStatement(), SecuritySignature: security.GetSignature(),
 		})
 	})
 	return proven, others, err

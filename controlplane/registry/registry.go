@@ -508,7 +508,7 @@ func (r *Registry) Register(reg Registration) (Admission, error) {
 	p.Environment, p.Labels = admission.Environment, admission.Labels
 	said := old.acks
 	if !reg.same(p) {
-		p.Proofs, said = nil, nil // they are of another process
+		p.Proofs, p.SecurityProof, said = nil, nil, nil // they are of another process
 	}
 	p.Place, p.StartedAt, p.AckKey = reg.claim(), reg.startedAt(), reg.AckKey
 	switch pending := p.GetConnection() == adminv1.Connection_CONNECTION_PENDING; {

@@ -19,6 +19,7 @@ func (s *Session) Security() SecuritySession { return SecuritySession{s} }
 func (s SecuritySession) Acked(ack *proxyv1.Ack, known *snapshot.Snapshot) adminv1.Enforcement {
 	enforcement := Judge(ack, known)
 	s.session.keepAck(securityLane, ack)
+	proven := s.proof(ack, enforcement)
 	t := turn{lane: securityLane, after: enforcement, at: ack.GetRevision()}
 	s.session.heard(func(p *adminv1.Proxy, _ time.Time) {
 		before := p.GetSecurity()
@@ -30,6 +31,7 @@ func (s SecuritySession) Acked(ack *proxyv1.Ack, known *snapshot.Snapshot) admin
 		if before.GetSequence() == ack.GetRevision() {
 			p.Security.Refusal = before.GetRefusal() // this is said again, or is on disk now
 		}
+		keepSecurity(p, enforcement, proven)
 	})
 	s.session.alarm(t)
 	return enforcement
@@ -38,11 +40,13 @@ func (s SecuritySession) Acked(ack *proxyv1.Ack, known *snapshot.Snapshot) admin
 // Judged is Session.Judged.
 func (s SecuritySession) Judged(ack *proxyv1.Ack, known *snapshot.Snapshot) adminv1.Enforcement {
 	enforcement := Judge(ack, known)
+	proven := s.proof(ack, enforcement)
 	t := turn{lane: securityLane, after: enforcement, at: ack.GetRevision()}
 	s.session.revise(func(p *adminv1.Proxy) {
 		if p.GetSecurity() != nil {
 			t.before, p.Security.Enforcement = p.GetSecurity().GetEnforcement(), enforcement
 		}
+		keepSecurity(p, enforcement, proven)
 	}, s.session)
 	s.session.alarm(t)
 	return enforcement

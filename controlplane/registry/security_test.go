@@ -8,6 +8,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/sallyport/sallyport/controlplane/registry"
+	"github.com/sallyport/sallyport/internal/proof"
 	"github.com/sallyport/sallyport/internal/snapshot"
 	adminv1 "github.com/sallyport/sallyport/proto/gen/sallyport/admin/v1"
 	proxyv1 "github.com/sallyport/sallyport/proto/gen/sallyport/proxy/v1"
@@ -151,4 +152,64 @@ func TestWaitSecurityNamesWhoIsNotReached(t *testing.T) {
 	back.Security().Acked(ackOf(four, persisted), four)
 	w.until("aws@4 1/1 [one#stays is not connected: it is not reached]")
 	w.over()
+}
+
+// What a proxy has signed last of the lane is kept, with since when, until it is not so
+// any more, or the process is another.
+func TestSecurityProof(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	l.commit(enroll(t, "aws", "spiffe://prod.example/proxy/aws/*", "aws"))
+	r := l.ready("a")
+	l.admitted(r, one, "aws")
+	k, err := proof.NewKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	register := func(k *proof.Key) *registry.Session {
+		if _, err := r.Register(registry.Registration{SPIFFEID: one, Instance: "a", AckKey: k.Public()}); err != nil {
+			t.Fatal(err)
+		}
+		return open(t, r, one, "a")
+	}
+	s := register(k)
+	since := time.Now().Add(-time.Hour).UTC()
+	say := func(seq *snapshot.Snapshot, as string, change ...func(*proxyv1.Ack)) {
+		a := ackOf(seq, change...)
+		k.Sign(a, as, since, since)
+		s.Security().Acked(a, seq)
+	}
+	want := func(when string, sequence int64, signed bool) {
+		t.Helper()
+		p := l.proxy(r, one, "a")
+		got := p.GetSecurityProof()
+		if got.GetRevision() != sequence || (len(got.GetSignature()) > 0) != signed {
+			t.Errorf("%s: proven is %v, want sequence %d, signed %t", when, got, sequence, signed)
+		}
+		if signed && !got.GetEnforcedAt().AsTime().Equal(since) {
+			t.Errorf("%s: since %s, want %s", when, got.GetEnforcedAt().AsTime(), since)
+		}
+	}
+	three, four := lane(t, 3, "a"), lane(t, 4, "a", "b")
+	want("at first", 0, false)
+	say(three, snapshot.SecurityLane)
+	want("when it has signed", 3, true)
+	s.Security().Acked(ackOf(four), nil)
+	want("when it speaks of what is not known here", 3, true)
+	say(four, "aws")
+	want("when it has signed something else", 4, false)
+	say(four, snapshot.SecurityLane)
+	want("when it has signed that as well", 4, true)
+	s.Close()
+	s = register(k)
+	defer s.Close()
+	want("on its next stream", 4, true)
+	say(four, snapshot.SecurityLane, rejecting(four, "b"))
+	want("when it rejects something", 0, false)
+	say(four, snapshot.SecurityLane)
+	if k, err = proof.NewKey(); err != nil {
+		t.Fatal(err)
+	}
+	s = register(k)
+	want("when it was started anew", 0, false)
 }

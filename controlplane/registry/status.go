@@ -78,6 +78,9 @@ func compareStatuses(a, b *adminv1.ProxyStatus) int {
 // statusOf says how far a proxy is with a revision.
 func statusOf(p *adminv1.Proxy, revision int64) *adminv1.ProxyStatus {
 	s := &adminv1.ProxyStatus{Id: p.GetId(), Revision: p.GetRevision(), Enforcement: p.GetEnforcement(), LastSeenAt: p.GetLastSeenAt()}
+	if last := p.GetSecurityProof(); last != nil {
+		s.SecuritySequence, s.SecuritySince, s.SecuritySigned = last.GetRevision(), last.GetEnforcedAt(), len(last.GetSignature()) > 0
+	}
 	switch {
 	case p.GetStanding() == adminv1.Standing_STANDING_QUARANTINED, p.GetStanding() == adminv1.Standing_STANDING_REFUSED:
 		s.Progress, s.Reason = adminv1.Progress_PROGRESS_KEPT_OUT, keptOut(p)

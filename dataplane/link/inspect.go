@@ -16,10 +16,14 @@ const (
 	maxInspectedBytes = 3 << 20
 )
 
-// inspect answers what is in force of the environment, document by document.
+// inspect answers what is in force of a lane, document by document.
 func (s *session) inspect(ctx context.Context, ask *proxyv1.Inspect) {
-	m := s.policy.inspect(ask)
-	s.log.InfoContext(ctx, "what is in force was asked for", "revision", m.GetRevision(), "documents", len(m.GetDocuments()))
+	of := s.policy
+	if ask.GetSecurity() {
+		of = s.security
+	}
+	m := of.inspect(ask)
+	s.log.InfoContext(ctx, "what is in force was asked for", "environment", of.environment, "revision", m.GetRevision(), "documents", len(m.GetDocuments()))
 	select {
 	case s.inspected <- m:
 	default: // one is on its way; nobody waits for two
@@ -30,7 +34,7 @@ func (s *session) inspect(ctx context.Context, ask *proxyv1.Inspect) {
 func (l *lane) inspect(ask *proxyv1.Inspect) *proxyv1.Inspection {
 	l.taking.Lock()
 	defer l.taking.Unlock()
-	m := &proxyv1.Inspection{Id: ask.GetId()}
+	m := &proxyv1.Inspection{Id: ask.GetId(), Security: ask.GetSecurity()}
 	st, live := l.said.Load(), l.enforcer.Enforced().Live
 	if st == nil || live == nil {
 		return m

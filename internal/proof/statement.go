@@ -40,6 +40,8 @@ type Witnessed struct {
 	KeySets []*proxyv1.SignedKeySet // all that lead from the root key, ascending
 	Heads   []*proxyv1.SignedHead   // those that the proxies speak of
 	Proxies []*distributionv1.ProvenProxy
+	// SecurityHeads are those of the security lane that the proxies speak of.
+	SecurityHeads []*proxyv1.SignedHead
 }
 
 // Write returns the file of a statement. Its proxies have to be ordered by ID.
@@ -58,6 +60,7 @@ func Write(c Claim, w Witnessed, s *snapshot.Signer) ([]byte, error) {
 	}
 	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(&distributionv1.EnforcedStatement{
 		Claim: claim, Signature: signature, KeyId: key, KeySets: w.KeySets, Heads: w.Heads, Proxies: w.Proxies,
+		SecurityHeads: w.SecurityHeads,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("marshal statement: %w", err)
@@ -89,6 +92,9 @@ type Statement struct {
 type Proven struct {
 	ID string
 	Said
+	// Security is the same of the security lane, at whatever sequence; zero if nothing
+	// of that is proven.
+	Security Said
 }
 
 // Read returns what a statement says, if everything in it can be verified with the
@@ -113,7 +119,7 @@ func Read(file []byte, v *snapshot.Verifier) (*Statement, error) {
 	if err != nil {
 		return nil, err
 	}
-	heads, err := readHeads(m.GetHeads(), claim, v.Past())
+	heads, err := readAllHeads(&m, claim, v.Past())
 	if err != nil {
 		return nil, err
 	}
@@ -162,6 +168,21 @@ func readClaim(m *distributionv1.EnforcedStatement) (Claim, error) {
 	}, nil
 }
 
+// heads are those of a statement by their digests: of the environment, and of the
+// security lane.
+type heads struct {
+	policy, security map[snapshot.Digest]snapshot.Head
+}
+
+func readAllHeads(m *distributionv1.EnforcedStatement, c Claim, v *snapshot.Verifier) (h heads, err error) {
+	if h.policy, err = readHeads(m.GetHeads(), c, v); err != nil {
+		return heads{}, err
+	}
+	// Of this lane no sequence is claimed: it says up to which each proxy was.
+	h.security, err = readHeads(m.GetSecurityHeads(), Claim{Environment: snapshot.SecurityLane}, v)
+	return h, err
+}
+
 // readHeads returns heads by their digests. They may be signed with a key that was
 // retired since: whose word counts is in the claim, which is not.
 func readHeads(signed []*proxyv1.SignedHead, c Claim, v *snapshot.Verifier) (map[snapshot.Digest]snapshot.Head, error) {
@@ -179,16 +200,29 @@ func readHeads(signed []*proxyv1.SignedHead, c Claim, v *snapshot.Verifier) (map
 	return heads, nil
 }
 
-func readProxy(p *distributionv1.ProvenProxy, heads map[snapshot.Digest]snapshot.Head) (Proven, error) {
+func readProxy(p *distributionv1.ProvenProxy, h heads) (Proven, error) {
 	if len(p.ProtoReflect().GetUnknown()) > 0 {
 		return Proven{}, errors.New("it has a field that this build does not know")
 	}
-	said, err := Open(p.GetAckKey(), p.GetStatement(), p.GetSignature())
+	said, err := openOne(p.GetAckKey(), p.GetStatement(), p.GetSignature(), h.policy)
+	if err != nil {
+		return Proven{}, err
+	}
+	proven := Proven{ID: p.GetId(), Said: said}
+	if len(p.GetSecurityStatement())+len(p.GetSecuritySignature()) > 0 {
+		proven.Security, err = openOne(p.GetAckKey(), p.GetSecurityStatement(), p.GetSecuritySignature(), h.security)
+	}
+	return proven, err
+}
+
+// openOne is Open of what has to be about one of the heads, and all of it.
+func openOne(public, statement, signature []byte, heads map[snapshot.Digest]snapshot.Head) (Said, error) {
+	said, err := Open(public, statement, signature)
 	switch {
 	case err != nil:
-		return Proven{}, err
+		return Said{}, err
 	case !said.Enforces(heads[said.Head]):
-		return Proven{}, errors.New("what it has signed is not that it enforces a head of the statement")
+		return Said{}, errors.New("what it has signed is not that it enforces a head of the statement")
 	}
-	return Proven{p.GetId(), said}, nil
+	return said, nil
 }

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
@@ -27,7 +28,24 @@ func fleet() (proof.Claim, proof.Witnessed) {
 			Id: "spiffe://prod.example/proxy/aws#" + string(rune('a'+i)), AckKey: k.Public(), Statement: a.GetStatement(), Signature: a.GetSignature(),
 		})
 	}
+	secure(&w, 1, snapshot.SecurityLane)
 	return proof.Claim{Environment: "aws", Position: seven.Position(), At: later, Others: 1}, w
+}
+
+// secure has a proxy, with a new key, say that it enforces sequence 3 of a lane.
+func secure(w *proof.Witnessed, i int, lane string) {
+	k, p := must(proof.NewKey()), w.Proxies[i]
+	policy, security := ackOf(head(snapshot.Revision(7+i), signer(1))), ackOf(laneHead(3, signer(1)))
+	k.Sign(policy, "aws", since, later)
+	k.Sign(security, lane, since.Add(time.Second), later)
+	p.AckKey, p.Statement, p.Signature = k.Public(), policy.GetStatement(), policy.GetSignature()
+	p.SecurityStatement, p.SecuritySignature = security.GetStatement(), security.GetSignature()
+	w.SecurityHeads = []*proxyv1.SignedHead{laneHead(3, signer(1)).Signed()}
+}
+
+// laneHead is that of the security lane at a sequence.
+func laneHead(sequence snapshot.Revision, by *snapshot.Signer) snapshot.Head {
+	return must(by.SignHead(snapshot.Statement{Epoch: 1, Environment: snapshot.SecurityLane, Revision: sequence, Root: snapshot.Digest{byte(sequence)}}))
 }
 
 func TestStatements(t *testing.T) {
@@ -43,6 +61,11 @@ func TestStatements(t *testing.T) {
 	}
 	if p := s.Proxies[1]; p.ID != "spiffe://prod.example/proxy/aws#b" || p.Revision != 8 || !p.Since.Equal(since) {
 		t.Errorf("of the second proxy it says %+v", p)
+	} else if p.Security.Revision != 3 || !p.Security.Since.Equal(since.Add(time.Second)) {
+		t.Errorf("of its security lane it says %+v", p.Security)
+	}
+	if p := s.Proxies[0]; !p.Security.Since.IsZero() {
+		t.Errorf("of the first, which has said nothing of it, it says %+v", p.Security)
 	}
 }
 
@@ -94,6 +117,13 @@ func TestStatementsThatProveNothing(t *testing.T) {
 		"a proxy that drifts": {func(_ *proof.Claim, w *proof.Witnessed) {
 			lie(w, func(a *proxyv1.Ack) { a.EnforcedRoot = make([]byte, 32) }, "aws")
 		}, 1, "not that it enforces a head"},
+		"without a head of the security lane":         {func(_ *proof.Claim, w *proof.Witnessed) { w.SecurityHeads = nil }, 1, "not that it enforces a head"},
+		"an environment's head for the security lane": {func(_ *proof.Claim, w *proof.Witnessed) { w.SecurityHeads = w.Heads }, 1, "of aws at revision 7"},
+		"the environment's word for the security lane": {func(_ *proof.Claim, w *proof.Witnessed) {
+			w.Proxies[1].SecurityStatement, w.Proxies[1].SecuritySignature = w.Proxies[1].GetStatement(), w.Proxies[1].GetSignature()
+		}, 1, "not that it enforces a head"},
+		"another lane's word":          {func(_ *proof.Claim, w *proof.Witnessed) { secure(w, 1, "aws") }, 1, "not that it enforces a head"},
+		"half a word":                  {func(_ *proof.Claim, w *proof.Witnessed) { w.Proxies[1].SecurityStatement = nil }, 1, "not signed with the key of the process"},
 		"of another environment's own": {func(_ *proof.Claim, w *proof.Witnessed) { lie(w, func(*proxyv1.Ack) {}, "gcp") }, 1, "not that it enforces a head"},
 	} {
 		claim, w := fleet()

@@ -137,6 +137,9 @@ func checkRoot(t failer, s *revocation.Set) {
 	if got, want := s.EnforcedRoot(), s.Snapshot().Set().Without(rejected); got != want {
 		t.Fatalf("enforced root %s, want %s: rejects %v", got.Short(), want.Short(), s.Rejects())
 	}
+	if got, want := snapshot.Root(s.Live()), s.EnforcedRoot(); got != want {
+		t.Fatalf("what lives has root %s, want %s", got.Short(), want.Short())
+	}
 }
 
 // edited returns a document as another build might have written it.

@@ -1,6 +1,7 @@
 package revocation
 
 import (
+	"iter"
 	"sync"
 
 	"github.com/sallyport/sallyport/internal/resource"
@@ -71,6 +72,21 @@ func (s *Set) EnforcedRoot() snapshot.Digest {
 		}
 	}
 	return snapshot.RootOfBuckets(&digests)
+}
+
+// Live yields the digests of all that is enforced, as EnforcedRoot finds them: read off
+// the indexes.
+func (s *Set) Live() iter.Seq2[resource.Key, snapshot.Digest] {
+	return func(yield func(resource.Key, snapshot.Digest) bool) {
+		if s == nil {
+			return
+		}
+		for _, e := range s.found() {
+			if !yield(e.Key, e.Digest) {
+				return
+			}
+		}
+	}
 }
 
 // live counts what requests may meet, and meant what they should.

@@ -1346,6 +1346,9 @@ type Proxy struct {
 	// The Ed25519 key with which it signs what it acknowledges; empty if it has given
 	// none.
 	AckKey []byte `protobuf:"bytes,61,opt,name=ack_key,json=ackKey,proto3" json:"ack_key,omitempty"`
+	// What it has proven last of the security lane; absent when it drifts there, or rejects
+	// something. Another process has to prove it anew.
+	SecurityProof *Proof `protobuf:"bytes,62,opt,name=security_proof,json=securityProof,proto3" json:"security_proof,omitempty"`
 	// The replica that it is connected to; "edge NAME" for one without a database.
 	Replica       string `protobuf:"bytes,100,opt,name=replica,proto3" json:"replica,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -1648,6 +1651,13 @@ func (x *Proxy) GetAckKey() []byte {
 	return nil
 }
 
+func (x *Proxy) GetSecurityProof() *Proof {
+	if x != nil {
+		return x.SecurityProof
+	}
+	return nil
+}
+
 func (x *Proxy) GetReplica() string {
 	if x != nil {
 		return x.Replica
@@ -1657,9 +1667,10 @@ func (x *Proxy) GetReplica() string {
 
 // Proof is what a proxy has said when it enforced a revision first.
 type Proof struct {
-	state    protoimpl.MessageState `protogen:"open.v1"`
-	Epoch    int64                  `protobuf:"varint,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
-	Revision int64                  `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Epoch int64                  `protobuf:"varint,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	// Of the security lane, the sequence.
+	Revision int64 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
 	// Since when, by the proxy's clock. If it does not sign, when its word came.
 	EnforcedAt *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=enforced_at,json=enforcedAt,proto3" json:"enforced_at,omitempty"`
 	// As in its Ack; empty if it does not sign.
@@ -2644,10 +2655,16 @@ type ProxyStatus struct {
 	// It has signed that it does.
 	Signed bool `protobuf:"varint,7,opt,name=signed,proto3" json:"signed,omitempty"`
 	// Why it does not; empty if it does.
-	Reason        string                 `protobuf:"bytes,8,opt,name=reason,proto3" json:"reason,omitempty"`
-	LastSeenAt    *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=last_seen_at,json=lastSeenAt,proto3" json:"last_seen_at,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Reason     string                 `protobuf:"bytes,8,opt,name=reason,proto3" json:"reason,omitempty"`
+	LastSeenAt *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=last_seen_at,json=lastSeenAt,proto3" json:"last_seen_at,omitempty"`
+	// What it has proven last of the security lane, whatever its progress is: up to which
+	// sequence it cuts off whom it has to, and since when by its own clock; 0 for nothing.
+	SecuritySequence int64                  `protobuf:"varint,10,opt,name=security_sequence,json=securitySequence,proto3" json:"security_sequence,omitempty"`
+	SecuritySince    *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=security_since,json=securitySince,proto3" json:"security_since,omitempty"`
+	// It has signed that.
+	SecuritySigned bool `protobuf:"varint,12,opt,name=security_signed,json=securitySigned,proto3" json:"security_signed,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *ProxyStatus) Reset() {
@@ -2741,6 +2758,27 @@ func (x *ProxyStatus) GetLastSeenAt() *timestamppb.Timestamp {
 		return x.LastSeenAt
 	}
 	return nil
+}
+
+func (x *ProxyStatus) GetSecuritySequence() int64 {
+	if x != nil {
+		return x.SecuritySequence
+	}
+	return 0
+}
+
+func (x *ProxyStatus) GetSecuritySince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.SecuritySince
+	}
+	return nil
+}
+
+func (x *ProxyStatus) GetSecuritySigned() bool {
+	if x != nil {
+		return x.SecuritySigned
+	}
+	return false
 }
 
 type ExportStatementRequest struct {
@@ -2911,10 +2949,17 @@ type VerifyResponse struct {
 	Revision int64 `protobuf:"varint,3,opt,name=revision,proto3" json:"revision,omitempty"`
 	// How many documents there are then.
 	Documents int64 `protobuf:"varint,4,opt,name=documents,proto3" json:"documents,omitempty"`
-	// At most 1000, by bucket.
+	// At most 1000, by bucket; those of the security lane first.
 	Deviations []*Deviation `protobuf:"bytes,5,rep,name=deviations,proto3" json:"deviations,omitempty"`
 	// There are more.
-	Cut           bool `protobuf:"varint,6,opt,name=cut,proto3" json:"cut,omitempty"`
+	Cut bool `protobuf:"varint,6,opt,name=cut,proto3" json:"cut,omitempty"`
+	// At which the security lane was compared; 0 if the proxy's build does not tell what it
+	// has of that.
+	Sequence int64 `protobuf:"varint,7,opt,name=sequence,proto3" json:"sequence,omitempty"`
+	// How many documents the security lane has then.
+	SecurityDocuments int64 `protobuf:"varint,8,opt,name=security_documents,json=securityDocuments,proto3" json:"security_documents,omitempty"`
+	// As in the request.
+	Id            string `protobuf:"bytes,9,opt,name=id,proto3" json:"id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2989,6 +3034,27 @@ func (x *VerifyResponse) GetCut() bool {
 		return x.Cut
 	}
 	return false
+}
+
+func (x *VerifyResponse) GetSequence() int64 {
+	if x != nil {
+		return x.Sequence
+	}
+	return 0
+}
+
+func (x *VerifyResponse) GetSecurityDocuments() int64 {
+	if x != nil {
+		return x.SecurityDocuments
+	}
+	return 0
+}
+
+func (x *VerifyResponse) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
 }
 
 // Deviation is a document that a proxy does not enforce as it is.
@@ -3130,7 +3196,7 @@ const file_sallyport_admin_v1_fleet_proto_rawDesc = "" +
 	"\x0fGetProxyRequest\x12\x1b\n" +
 	"\x02id\x18\x01 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\x18\x80 R\x02id\"C\n" +
 	"\x10GetProxyResponse\x12/\n" +
-	"\x05proxy\x18\x01 \x01(\v2\x19.sallyport.admin.v1.ProxyR\x05proxy\"\x9c\x0f\n" +
+	"\x05proxy\x18\x01 \x01(\v2\x19.sallyport.admin.v1.ProxyR\x05proxy\"\xde\x0f\n" +
 	"\x05Proxy\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1b\n" +
 	"\tspiffe_id\x18\x02 \x01(\tR\bspiffeId\x12\x1a\n" +
@@ -3175,7 +3241,8 @@ const file_sallyport_admin_v1_fleet_proto_rawDesc = "" +
 	"\x14environment_revision\x18' \x01(\x03R\x13environmentRevision\x12\x14\n" +
 	"\x05lacks\x18P \x03(\tR\x05lacks\x121\n" +
 	"\x06proofs\x18< \x03(\v2\x19.sallyport.admin.v1.ProofR\x06proofs\x12\x17\n" +
-	"\aack_key\x18= \x01(\fR\x06ackKey\x12\x18\n" +
+	"\aack_key\x18= \x01(\fR\x06ackKey\x12@\n" +
+	"\x0esecurity_proof\x18> \x01(\v2\x19.sallyport.admin.v1.ProofR\rsecurityProof\x12\x18\n" +
 	"\areplica\x18d \x01(\tR\areplica\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
@@ -3254,7 +3321,7 @@ const file_sallyport_admin_v1_fleet_proto_rawDesc = "" +
 	"\x04late\x18\x04 \x01(\x05R\x04late\x12\x12\n" +
 	"\x04away\x18\x05 \x01(\x05R\x04away\x12\x19\n" +
 	"\bkept_out\x18\x06 \x01(\x05R\akeptOut\x129\n" +
-	"\aproxies\x18\a \x03(\v2\x1f.sallyport.admin.v1.ProxyStatusR\aproxies\"\xf3\x02\n" +
+	"\aproxies\x18\a \x03(\v2\x1f.sallyport.admin.v1.ProxyStatusR\aproxies\"\x8c\x04\n" +
 	"\vProxyStatus\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x128\n" +
 	"\bprogress\x18\x02 \x01(\x0e2\x1c.sallyport.admin.v1.ProgressR\bprogress\x12\x1a\n" +
@@ -3265,7 +3332,11 @@ const file_sallyport_admin_v1_fleet_proto_rawDesc = "" +
 	"\x06signed\x18\a \x01(\bR\x06signed\x12\x16\n" +
 	"\x06reason\x18\b \x01(\tR\x06reason\x12<\n" +
 	"\flast_seen_at\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"lastSeenAt\"k\n" +
+	"lastSeenAt\x12+\n" +
+	"\x11security_sequence\x18\n" +
+	" \x01(\x03R\x10securitySequence\x12A\n" +
+	"\x0esecurity_since\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\rsecuritySince\x12'\n" +
+	"\x0fsecurity_signed\x18\f \x01(\bR\x0esecuritySigned\"k\n" +
 	"\x16ExportStatementRequest\x12,\n" +
 	"\venvironment\x18\x01 \x01(\tB\n" +
 	"\xbaH\a\xc8\x01\x01r\x02\x18?R\venvironment\x12#\n" +
@@ -3275,7 +3346,7 @@ const file_sallyport_admin_v1_fleet_proto_rawDesc = "" +
 	"\aproxies\x18\x02 \x01(\x05R\aproxies\x12\x16\n" +
 	"\x06others\x18\x03 \x01(\x05R\x06others\",\n" +
 	"\rVerifyRequest\x12\x1b\n" +
-	"\x02id\x18\x01 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\x18\x80 R\x02id\"\xd3\x01\n" +
+	"\x02id\x18\x01 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\x18\x80 R\x02id\"\xae\x02\n" +
 	"\x0eVerifyResponse\x12 \n" +
 	"\venvironment\x18\x01 \x01(\tR\venvironment\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x03R\x05epoch\x12\x1a\n" +
@@ -3284,7 +3355,10 @@ const file_sallyport_admin_v1_fleet_proto_rawDesc = "" +
 	"\n" +
 	"deviations\x18\x05 \x03(\v2\x1d.sallyport.admin.v1.DeviationR\n" +
 	"deviations\x12\x10\n" +
-	"\x03cut\x18\x06 \x01(\bR\x03cut\"\xa4\x01\n" +
+	"\x03cut\x18\x06 \x01(\bR\x03cut\x12\x1a\n" +
+	"\bsequence\x18\a \x01(\x03R\bsequence\x12-\n" +
+	"\x12security_documents\x18\b \x01(\x03R\x11securityDocuments\x12\x0e\n" +
+	"\x02id\x18\t \x01(\tR\x02id\"\xa4\x01\n" +
 	"\tDeviation\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x12\n" +
@@ -3430,57 +3504,59 @@ var file_sallyport_admin_v1_fleet_proto_depIdxs = []int32{
 	50, // 20: sallyport.admin.v1.Proxy.started_at:type_name -> google.protobuf.Timestamp
 	29, // 21: sallyport.admin.v1.Proxy.load:type_name -> sallyport.admin.v1.Load
 	26, // 22: sallyport.admin.v1.Proxy.proofs:type_name -> sallyport.admin.v1.Proof
-	50, // 23: sallyport.admin.v1.Proof.enforced_at:type_name -> google.protobuf.Timestamp
-	50, // 24: sallyport.admin.v1.Ruling.at:type_name -> google.protobuf.Timestamp
-	2,  // 25: sallyport.admin.v1.SecurityLane.enforcement:type_name -> sallyport.admin.v1.Enforcement
-	32, // 26: sallyport.admin.v1.SecurityLane.rejects:type_name -> sallyport.admin.v1.Reject
-	51, // 27: sallyport.admin.v1.SecurityLane.age:type_name -> google.protobuf.Duration
-	51, // 28: sallyport.admin.v1.WaitEnforcedRequest.timeout:type_name -> google.protobuf.Duration
-	35, // 29: sallyport.admin.v1.WaitEnforcedResponse.environments:type_name -> sallyport.admin.v1.EnvironmentProgress
-	51, // 30: sallyport.admin.v1.WaitEnforcedResponse.elapsed:type_name -> google.protobuf.Duration
-	36, // 31: sallyport.admin.v1.EnvironmentProgress.laggards:type_name -> sallyport.admin.v1.Laggard
-	2,  // 32: sallyport.admin.v1.Laggard.enforcement:type_name -> sallyport.admin.v1.Enforcement
-	39, // 33: sallyport.admin.v1.StatusResponse.environments:type_name -> sallyport.admin.v1.EnvironmentStatus
-	40, // 34: sallyport.admin.v1.EnvironmentStatus.proxies:type_name -> sallyport.admin.v1.ProxyStatus
-	3,  // 35: sallyport.admin.v1.ProxyStatus.progress:type_name -> sallyport.admin.v1.Progress
-	2,  // 36: sallyport.admin.v1.ProxyStatus.enforcement:type_name -> sallyport.admin.v1.Enforcement
-	50, // 37: sallyport.admin.v1.ProxyStatus.since:type_name -> google.protobuf.Timestamp
-	50, // 38: sallyport.admin.v1.ProxyStatus.last_seen_at:type_name -> google.protobuf.Timestamp
-	45, // 39: sallyport.admin.v1.VerifyResponse.deviations:type_name -> sallyport.admin.v1.Deviation
-	4,  // 40: sallyport.admin.v1.Deviation.type:type_name -> sallyport.admin.v1.DeviationType
-	21, // 41: sallyport.admin.v1.FleetService.ListProxies:input_type -> sallyport.admin.v1.ListProxiesRequest
-	23, // 42: sallyport.admin.v1.FleetService.GetProxy:input_type -> sallyport.admin.v1.GetProxyRequest
-	33, // 43: sallyport.admin.v1.FleetService.WaitEnforced:input_type -> sallyport.admin.v1.WaitEnforcedRequest
-	37, // 44: sallyport.admin.v1.FleetService.Status:input_type -> sallyport.admin.v1.StatusRequest
-	41, // 45: sallyport.admin.v1.FleetService.ExportStatement:input_type -> sallyport.admin.v1.ExportStatementRequest
-	43, // 46: sallyport.admin.v1.FleetService.Verify:input_type -> sallyport.admin.v1.VerifyRequest
-	5,  // 47: sallyport.admin.v1.FleetService.Approve:input_type -> sallyport.admin.v1.ApproveRequest
-	7,  // 48: sallyport.admin.v1.FleetService.Refuse:input_type -> sallyport.admin.v1.RefuseRequest
-	9,  // 49: sallyport.admin.v1.FleetService.Quarantine:input_type -> sallyport.admin.v1.QuarantineRequest
-	11, // 50: sallyport.admin.v1.FleetService.Release:input_type -> sallyport.admin.v1.ReleaseRequest
-	13, // 51: sallyport.admin.v1.FleetService.Drain:input_type -> sallyport.admin.v1.DrainRequest
-	15, // 52: sallyport.admin.v1.FleetService.Undrain:input_type -> sallyport.admin.v1.UndrainRequest
-	17, // 53: sallyport.admin.v1.FleetService.SetLabels:input_type -> sallyport.admin.v1.SetLabelsRequest
-	19, // 54: sallyport.admin.v1.FleetService.Forget:input_type -> sallyport.admin.v1.ForgetRequest
-	22, // 55: sallyport.admin.v1.FleetService.ListProxies:output_type -> sallyport.admin.v1.ListProxiesResponse
-	24, // 56: sallyport.admin.v1.FleetService.GetProxy:output_type -> sallyport.admin.v1.GetProxyResponse
-	34, // 57: sallyport.admin.v1.FleetService.WaitEnforced:output_type -> sallyport.admin.v1.WaitEnforcedResponse
-	38, // 58: sallyport.admin.v1.FleetService.Status:output_type -> sallyport.admin.v1.StatusResponse
-	42, // 59: sallyport.admin.v1.FleetService.ExportStatement:output_type -> sallyport.admin.v1.ExportStatementResponse
-	44, // 60: sallyport.admin.v1.FleetService.Verify:output_type -> sallyport.admin.v1.VerifyResponse
-	6,  // 61: sallyport.admin.v1.FleetService.Approve:output_type -> sallyport.admin.v1.ApproveResponse
-	8,  // 62: sallyport.admin.v1.FleetService.Refuse:output_type -> sallyport.admin.v1.RefuseResponse
-	10, // 63: sallyport.admin.v1.FleetService.Quarantine:output_type -> sallyport.admin.v1.QuarantineResponse
-	12, // 64: sallyport.admin.v1.FleetService.Release:output_type -> sallyport.admin.v1.ReleaseResponse
-	14, // 65: sallyport.admin.v1.FleetService.Drain:output_type -> sallyport.admin.v1.DrainResponse
-	16, // 66: sallyport.admin.v1.FleetService.Undrain:output_type -> sallyport.admin.v1.UndrainResponse
-	18, // 67: sallyport.admin.v1.FleetService.SetLabels:output_type -> sallyport.admin.v1.SetLabelsResponse
-	20, // 68: sallyport.admin.v1.FleetService.Forget:output_type -> sallyport.admin.v1.ForgetResponse
-	55, // [55:69] is the sub-list for method output_type
-	41, // [41:55] is the sub-list for method input_type
-	41, // [41:41] is the sub-list for extension type_name
-	41, // [41:41] is the sub-list for extension extendee
-	0,  // [0:41] is the sub-list for field type_name
+	26, // 23: sallyport.admin.v1.Proxy.security_proof:type_name -> sallyport.admin.v1.Proof
+	50, // 24: sallyport.admin.v1.Proof.enforced_at:type_name -> google.protobuf.Timestamp
+	50, // 25: sallyport.admin.v1.Ruling.at:type_name -> google.protobuf.Timestamp
+	2,  // 26: sallyport.admin.v1.SecurityLane.enforcement:type_name -> sallyport.admin.v1.Enforcement
+	32, // 27: sallyport.admin.v1.SecurityLane.rejects:type_name -> sallyport.admin.v1.Reject
+	51, // 28: sallyport.admin.v1.SecurityLane.age:type_name -> google.protobuf.Duration
+	51, // 29: sallyport.admin.v1.WaitEnforcedRequest.timeout:type_name -> google.protobuf.Duration
+	35, // 30: sallyport.admin.v1.WaitEnforcedResponse.environments:type_name -> sallyport.admin.v1.EnvironmentProgress
+	51, // 31: sallyport.admin.v1.WaitEnforcedResponse.elapsed:type_name -> google.protobuf.Duration
+	36, // 32: sallyport.admin.v1.EnvironmentProgress.laggards:type_name -> sallyport.admin.v1.Laggard
+	2,  // 33: sallyport.admin.v1.Laggard.enforcement:type_name -> sallyport.admin.v1.Enforcement
+	39, // 34: sallyport.admin.v1.StatusResponse.environments:type_name -> sallyport.admin.v1.EnvironmentStatus
+	40, // 35: sallyport.admin.v1.EnvironmentStatus.proxies:type_name -> sallyport.admin.v1.ProxyStatus
+	3,  // 36: sallyport.admin.v1.ProxyStatus.progress:type_name -> sallyport.admin.v1.Progress
+	2,  // 37: sallyport.admin.v1.ProxyStatus.enforcement:type_name -> sallyport.admin.v1.Enforcement
+	50, // 38: sallyport.admin.v1.ProxyStatus.since:type_name -> google.protobuf.Timestamp
+	50, // 39: sallyport.admin.v1.ProxyStatus.last_seen_at:type_name -> google.protobuf.Timestamp
+	50, // 40: sallyport.admin.v1.ProxyStatus.security_since:type_name -> google.protobuf.Timestamp
+	45, // 41: sallyport.admin.v1.VerifyResponse.deviations:type_name -> sallyport.admin.v1.Deviation
+	4,  // 42: sallyport.admin.v1.Deviation.type:type_name -> sallyport.admin.v1.DeviationType
+	21, // 43: sallyport.admin.v1.FleetService.ListProxies:input_type -> sallyport.admin.v1.ListProxiesRequest
+	23, // 44: sallyport.admin.v1.FleetService.GetProxy:input_type -> sallyport.admin.v1.GetProxyRequest
+	33, // 45: sallyport.admin.v1.FleetService.WaitEnforced:input_type -> sallyport.admin.v1.WaitEnforcedRequest
+	37, // 46: sallyport.admin.v1.FleetService.Status:input_type -> sallyport.admin.v1.StatusRequest
+	41, // 47: sallyport.admin.v1.FleetService.ExportStatement:input_type -> sallyport.admin.v1.ExportStatementRequest
+	43, // 48: sallyport.admin.v1.FleetService.Verify:input_type -> sallyport.admin.v1.VerifyRequest
+	5,  // 49: sallyport.admin.v1.FleetService.Approve:input_type -> sallyport.admin.v1.ApproveRequest
+	7,  // 50: sallyport.admin.v1.FleetService.Refuse:input_type -> sallyport.admin.v1.RefuseRequest
+	9,  // 51: sallyport.admin.v1.FleetService.Quarantine:input_type -> sallyport.admin.v1.QuarantineRequest
+	11, // 52: sallyport.admin.v1.FleetService.Release:input_type -> sallyport.admin.v1.ReleaseRequest
+	13, // 53: sallyport.admin.v1.FleetService.Drain:input_type -> sallyport.admin.v1.DrainRequest
+	15, // 54: sallyport.admin.v1.FleetService.Undrain:input_type -> sallyport.admin.v1.UndrainRequest
+	17, // 55: sallyport.admin.v1.FleetService.SetLabels:input_type -> sallyport.admin.v1.SetLabelsRequest
+	19, // 56: sallyport.admin.v1.FleetService.Forget:input_type -> sallyport.admin.v1.ForgetRequest
+	22, // 57: sallyport.admin.v1.FleetService.ListProxies:output_type -> sallyport.admin.v1.ListProxiesResponse
+	24, // 58: sallyport.admin.v1.FleetService.GetProxy:output_type -> sallyport.admin.v1.GetProxyResponse
+	34, // 59: sallyport.admin.v1.FleetService.WaitEnforced:output_type -> sallyport.admin.v1.WaitEnforcedResponse
+	38, // 60: sallyport.admin.v1.FleetService.Status:output_type -> sallyport.admin.v1.StatusResponse
+	42, // 61: sallyport.admin.v1.FleetService.ExportStatement:output_type -> sallyport.admin.v1.ExportStatementResponse
+	44, // 62: sallyport.admin.v1.FleetService.Verify:output_type -> sallyport.admin.v1.VerifyResponse
+	6,  // 63: sallyport.admin.v1.FleetService.Approve:output_type -> sallyport.admin.v1.ApproveResponse
+	8,  // 64: sallyport.admin.v1.FleetService.Refuse:output_type -> sallyport.admin.v1.RefuseResponse
+	10, // 65: sallyport.admin.v1.FleetService.Quarantine:output_type -> sallyport.admin.v1.QuarantineResponse
+	12, // 66: sallyport.admin.v1.FleetService.Release:output_type -> sallyport.admin.v1.ReleaseResponse
+	14, // 67: sallyport.admin.v1.FleetService.Drain:output_type -> sallyport.admin.v1.DrainResponse
+	16, // 68: sallyport.admin.v1.FleetService.Undrain:output_type -> sallyport.admin.v1.UndrainResponse
+	18, // 69: sallyport.admin.v1.FleetService.SetLabels:output_type -> sallyport.admin.v1.SetLabelsResponse
+	20, // 70: sallyport.admin.v1.FleetService.Forget:output_type -> sallyport.admin.v1.ForgetResponse
+	57, // [57:71] is the sub-list for method output_type
+	43, // [43:57] is the sub-list for method input_type
+	43, // [43:43] is the sub-list for extension type_name
+	43, // [43:43] is the sub-list for extension extendee
+	0,  // [0:43] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_admin_v1_fleet_proto_init() }

@@ -38,7 +38,9 @@ type EnforcedStatement struct {
 	// The heads that the proxies speak of.
 	Heads []*v1.SignedHead `protobuf:"bytes,5,rep,name=heads,proto3" json:"heads,omitempty"`
 	// By ascending ID.
-	Proxies       []*ProvenProxy `protobuf:"bytes,6,rep,name=proxies,proto3" json:"proxies,omitempty"`
+	Proxies []*ProvenProxy `protobuf:"bytes,6,rep,name=proxies,proto3" json:"proxies,omitempty"`
+	// The heads of the security lane that they speak of.
+	SecurityHeads []*v1.SignedHead `protobuf:"bytes,7,rep,name=security_heads,json=securityHeads,proto3" json:"security_heads,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -111,6 +113,13 @@ func (x *EnforcedStatement) GetHeads() []*v1.SignedHead {
 func (x *EnforcedStatement) GetProxies() []*ProvenProxy {
 	if x != nil {
 		return x.Proxies
+	}
+	return nil
+}
+
+func (x *EnforcedStatement) GetSecurityHeads() []*v1.SignedHead {
+	if x != nil {
+		return x.SecurityHeads
 	}
 	return nil
 }
@@ -213,10 +222,13 @@ type ProvenProxy struct {
 	// The Ed25519 key that it gave when it registered.
 	AckKey []byte `protobuf:"bytes,2,opt,name=ack_key,json=ackKey,proto3" json:"ack_key,omitempty"`
 	// Bytes of an AckStatement, and its signature, as in an Ack.
-	Statement     []byte `protobuf:"bytes,3,opt,name=statement,proto3" json:"statement,omitempty"`
-	Signature     []byte `protobuf:"bytes,4,opt,name=signature,proto3" json:"signature,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Statement []byte `protobuf:"bytes,3,opt,name=statement,proto3" json:"statement,omitempty"`
+	Signature []byte `protobuf:"bytes,4,opt,name=signature,proto3" json:"signature,omitempty"`
+	// The same of the security lane; absent if it has not proven anything of that.
+	SecurityStatement []byte `protobuf:"bytes,5,opt,name=security_statement,json=securityStatement,proto3" json:"security_statement,omitempty"`
+	SecuritySignature []byte `protobuf:"bytes,6,opt,name=security_signature,json=securitySignature,proto3" json:"security_signature,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *ProvenProxy) Reset() {
@@ -277,18 +289,33 @@ func (x *ProvenProxy) GetSignature() []byte {
 	return nil
 }
 
+func (x *ProvenProxy) GetSecurityStatement() []byte {
+	if x != nil {
+		return x.SecurityStatement
+	}
+	return nil
+}
+
+func (x *ProvenProxy) GetSecuritySignature() []byte {
+	if x != nil {
+		return x.SecuritySignature
+	}
+	return nil
+}
+
 var File_sallyport_distribution_v1_statement_proto protoreflect.FileDescriptor
 
 const file_sallyport_distribution_v1_statement_proto_rawDesc = "" +
 	"\n" +
-	")sallyport/distribution/v1/statement.proto\x12\x19sallyport.distribution.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1esallyport/proxy/v1/proxy.proto\"\x93\x02\n" +
+	")sallyport/distribution/v1/statement.proto\x12\x19sallyport.distribution.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1esallyport/proxy/v1/proxy.proto\"\xda\x02\n" +
 	"\x11EnforcedStatement\x12\x14\n" +
 	"\x05claim\x18\x01 \x01(\fR\x05claim\x12\x1c\n" +
 	"\tsignature\x18\x02 \x01(\fR\tsignature\x12\x15\n" +
 	"\x06key_id\x18\x03 \x01(\fR\x05keyId\x12;\n" +
 	"\bkey_sets\x18\x04 \x03(\v2 .sallyport.proxy.v1.SignedKeySetR\akeySets\x124\n" +
 	"\x05heads\x18\x05 \x03(\v2\x1e.sallyport.proxy.v1.SignedHeadR\x05heads\x12@\n" +
-	"\aproxies\x18\x06 \x03(\v2&.sallyport.distribution.v1.ProvenProxyR\aproxies\"\xd0\x01\n" +
+	"\aproxies\x18\x06 \x03(\v2&.sallyport.distribution.v1.ProvenProxyR\aproxies\x12E\n" +
+	"\x0esecurity_heads\x18\a \x03(\v2\x1e.sallyport.proxy.v1.SignedHeadR\rsecurityHeads\"\xd0\x01\n" +
 	"\rEnforcedClaim\x12 \n" +
 	"\venvironment\x18\x01 \x01(\tR\venvironment\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x03R\x05epoch\x12\x1a\n" +
@@ -296,12 +323,14 @@ const file_sallyport_distribution_v1_statement_proto_rawDesc = "" +
 	"\vexported_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"exportedAt\x12\x16\n" +
 	"\x06roster\x18\x05 \x01(\fR\x06roster\x12\x16\n" +
-	"\x06others\x18\x06 \x01(\x03R\x06others\"r\n" +
+	"\x06others\x18\x06 \x01(\x03R\x06others\"\xd0\x01\n" +
 	"\vProvenProxy\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x17\n" +
 	"\aack_key\x18\x02 \x01(\fR\x06ackKey\x12\x1c\n" +
 	"\tstatement\x18\x03 \x01(\fR\tstatement\x12\x1c\n" +
-	"\tsignature\x18\x04 \x01(\fR\tsignatureB\x88\x02\n" +
+	"\tsignature\x18\x04 \x01(\fR\tsignature\x12-\n" +
+	"\x12security_statement\x18\x05 \x01(\fR\x11securityStatement\x12-\n" +
+	"\x12security_signature\x18\x06 \x01(\fR\x11securitySignatureB\x88\x02\n" +
 	"\x1dcom.sallyport.distribution.v1B\x0eStatementProtoP\x01ZQgithub.com/sallyport/sallyport/proto/gen/sallyport/distribution/v1;distributionv1\xa2\x02\x03SDX\xaa\x02\x19Sallyport.Distribution.V1\xca\x02\x19Sallyport\\Distribution\\V1\xe2\x02%Sallyport\\Distribution\\V1\\GPBMetadata\xea\x02\x1bSallyport::Distribution::V1b\x06proto3"
 
 var (
@@ -329,12 +358,13 @@ var file_sallyport_distribution_v1_statement_proto_depIdxs = []int32{
 	3, // 0: sallyport.distribution.v1.EnforcedStatement.key_sets:type_name -> sallyport.proxy.v1.SignedKeySet
 	4, // 1: sallyport.distribution.v1.EnforcedStatement.heads:type_name -> sallyport.proxy.v1.SignedHead
 	2, // 2: sallyport.distribution.v1.EnforcedStatement.proxies:type_name -> sallyport.distribution.v1.ProvenProxy
-	5, // 3: sallyport.distribution.v1.EnforcedClaim.exported_at:type_name -> google.protobuf.Timestamp
-	4, // [4:4] is the sub-list for method output_type
-	4, // [4:4] is the sub-list for method input_type
-	4, // [4:4] is the sub-list for extension type_name
-	4, // [4:4] is the sub-list for extension extendee
-	0, // [0:4] is the sub-list for field type_name
+	4, // 3: sallyport.distribution.v1.EnforcedStatement.security_heads:type_name -> sallyport.proxy.v1.SignedHead
+	5, // 4: sallyport.distribution.v1.EnforcedClaim.exported_at:type_name -> google.protobuf.Timestamp
+	5, // [5:5] is the sub-list for method output_type
+	5, // [5:5] is the sub-list for method input_type
+	5, // [5:5] is the sub-list for extension type_name
+	5, // [5:5] is the sub-list for extension extendee
+	0, // [0:5] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_distribution_v1_statement_proto_init() }

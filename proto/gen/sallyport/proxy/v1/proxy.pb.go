@@ -1979,8 +1979,7 @@ func (*Directive_Drain) isDirective_Directive() {}
 
 func (*Directive_Inspect) isDirective_Directive() {}
 
-// Inspect asks a proxy for the digests of what it enforces of its environment,
-// computed from what decides and not from what it was given. It answers with an
+// Inspect asks a proxy for the digests of what it enforces of a lane, computed from what decides and not from what it was given. It answers with an
 // Inspection.
 type Inspect struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1988,7 +1987,9 @@ type Inspect struct {
 	Id int64 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
 	// Of which buckets it is to name the documents; when none, the digests of all
 	// buckets are wanted.
-	Buckets       []uint32 `protobuf:"varint,2,rep,packed,name=buckets,proto3" json:"buckets,omitempty"`
+	Buckets []uint32 `protobuf:"varint,2,rep,packed,name=buckets,proto3" json:"buckets,omitempty"`
+	// Of the security lane, and not of the environment.
+	Security      bool `protobuf:"varint,3,opt,name=security,proto3" json:"security,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2037,6 +2038,13 @@ func (x *Inspect) GetBuckets() []uint32 {
 	return nil
 }
 
+func (x *Inspect) GetSecurity() bool {
+	if x != nil {
+		return x.Security
+	}
+	return false
+}
+
 // Inspection is what an Inspect asks for.
 type Inspection struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2049,7 +2057,10 @@ type Inspection struct {
 	// Those in the buckets that were asked for.
 	Documents []*DocumentDigest `protobuf:"bytes,5,rep,name=documents,proto3" json:"documents,omitempty"`
 	// There are more.
-	Cut           bool `protobuf:"varint,6,opt,name=cut,proto3" json:"cut,omitempty"`
+	Cut bool `protobuf:"varint,6,opt,name=cut,proto3" json:"cut,omitempty"`
+	// It is of the security lane, and revision is its sequence. Proxies of before, which
+	// do not know that they are asked for it, do not say so.
+	Security      bool `protobuf:"varint,7,opt,name=security,proto3" json:"security,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2122,6 +2133,13 @@ func (x *Inspection) GetDocuments() []*DocumentDigest {
 func (x *Inspection) GetCut() bool {
 	if x != nil {
 		return x.Cut
+	}
+	return false
+}
+
+func (x *Inspection) GetSecurity() bool {
+	if x != nil {
+		return x.Security
 	}
 	return false
 }
@@ -2840,10 +2858,11 @@ const file_sallyport_proxy_v1_proxy_proto_rawDesc = "" +
 	"\treconnect\x18\x01 \x01(\v2\x1d.sallyport.proxy.v1.ReconnectH\x00R\treconnect\x121\n" +
 	"\x05drain\x18\x02 \x01(\v2\x19.sallyport.proxy.v1.DrainH\x00R\x05drain\x127\n" +
 	"\ainspect\x18\x05 \x01(\v2\x1b.sallyport.proxy.v1.InspectH\x00R\ainspectB\v\n" +
-	"\tdirective\"3\n" +
+	"\tdirective\"O\n" +
 	"\aInspect\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x03R\x02id\x12\x18\n" +
-	"\abuckets\x18\x02 \x03(\rR\abuckets\"\xd2\x01\n" +
+	"\abuckets\x18\x02 \x03(\rR\abuckets\x12\x1a\n" +
+	"\bsecurity\x18\x03 \x01(\bR\bsecurity\"\xee\x01\n" +
 	"\n" +
 	"Inspection\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x03R\x02id\x12\x14\n" +
@@ -2852,7 +2871,8 @@ const file_sallyport_proxy_v1_proxy_proto_rawDesc = "" +
 	"\abuckets\x18\x04 \x01(\fB\b\xbaH\x05z\x03\x18\x80@R\abuckets\x12L\n" +
 	"\tdocuments\x18\x05 \x03(\v2\".sallyport.proxy.v1.DocumentDigestB\n" +
 	"\xbaH\a\x92\x01\x04\x10\xa0\x9c\x01R\tdocuments\x12\x10\n" +
-	"\x03cut\x18\x06 \x01(\bR\x03cut\"d\n" +
+	"\x03cut\x18\x06 \x01(\bR\x03cut\x12\x1a\n" +
+	"\bsecurity\x18\a \x01(\bR\bsecurity\"d\n" +
 	"\x0eDocumentDigest\x121\n" +
 	"\x03key\x18\x01 \x01(\v2\x1f.sallyport.proxy.v1.DocumentKeyR\x03key\x12\x1f\n" +
 	"\x06digest\x18\x02 \x01(\fB\a\xbaH\x04z\x02\x18 R\x06digest\"#\n" +

@@ -89,10 +89,12 @@ type FleetServiceClient interface {
 	// verify it who knows the fleet's root key: see docs/proof.md. NOT_FOUND as Status;
 	// FAILED_PRECONDITION if this replica's key does not sign for the fleet.
 	ExportStatement(context.Context, *connect.Request[v1.ExportStatementRequest]) (*connect.Response[v1.ExportStatementResponse], error)
-	// Verify compares every document that a proxy has compiled with what the database has
-	// at the revision that it enforces. FAILED_PRECONDITION unless it is connected to this
-	// replica and enforces something; ABORTED if it moves on meanwhile; UNAVAILABLE if it
-	// does not answer, as builds of before.
+	// Verify compares every document that a proxy has compiled, of its environment and of
+	// the security lane, with what the database has at the revision and the sequence that
+	// it enforces. The replica that it is connected to does so, whichever is asked.
+	// FAILED_PRECONDITION unless it is connected and enforces something; ABORTED if it
+	// moves on again and again meanwhile; UNAVAILABLE if it does not answer, as builds of
+	// before, or if its replica does not.
 	Verify(context.Context, *connect.Request[v1.VerifyRequest]) (*connect.Response[v1.VerifyResponse], error)
 	// Approve admits the proxies of a SPIFFE ID that an Enrollment with MANUAL
 	// approval matches, or that was refused. It may be approved before any of them
@@ -338,10 +340,12 @@ type FleetServiceHandler interface {
 	// verify it who knows the fleet's root key: see docs/proof.md. NOT_FOUND as Status;
 	// FAILED_PRECONDITION if this replica's key does not sign for the fleet.
 	ExportStatement(context.Context, *connect.Request[v1.ExportStatementRequest]) (*connect.Response[v1.ExportStatementResponse], error)
-	// Verify compares every document that a proxy has compiled with what the database has
-	// at the revision that it enforces. FAILED_PRECONDITION unless it is connected to this
-	// replica and enforces something; ABORTED if it moves on meanwhile; UNAVAILABLE if it
-	// does not answer, as builds of before.
+	// Verify compares every document that a proxy has compiled, of its environment and of
+	// the security lane, with what the database has at the revision and the sequence that
+	// it enforces. The replica that it is connected to does so, whichever is asked.
+	// FAILED_PRECONDITION unless it is connected and enforces something; ABORTED if it
+	// moves on again and again meanwhile; UNAVAILABLE if it does not answer, as builds of
+	// before, or if its replica does not.
 	Verify(context.Context, *connect.Request[v1.VerifyRequest]) (*connect.Response[v1.VerifyResponse], error)
 	// Approve admits the proxies of a SPIFFE ID that an Enrollment with MANUAL
 	// approval matches, or that was refused. It may be approved before any of them
