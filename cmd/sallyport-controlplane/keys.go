@@ -54,7 +54,7 @@ func runKeys(ctx context.Context, args []string, stdout, stderr io.Writer) error
 		flags.PrintDefaults()
 	}
 	path := flags.String("settings", "/etc/sallyport/controlplane.yaml", "the settings `file`")
-	force := flags.Bool("force", false, "retire a key though newest heads are signed with it")
+	force := flags.Bool("force", false, "retire a key though newest heads are signed with it; add one though proxies do not follow")
 	if !known {
 		flags.Usage()
 		if name == "--help" || name == "-h" {
@@ -123,7 +123,7 @@ func addKey(ctx context.Context, c keysCall) error {
 		return fmt.Errorf("%s: %w", c.arguments[0], err)
 	}
 	return c.rotate(ctx, func(k *rotation.Keys) error {
-		_, err := k.Add(ctx, public)
+		_, err := k.Add(ctx, public, c.force)
 		return err
 	})
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/sallyport/sallyport/internal/snapshot"
 	proxyv1 "github.com/sallyport/sallyport/proto/gen/sallyport/proxy/v1"
@@ -21,6 +22,8 @@ const minPrefix = 8
 type Store interface {
 	storage.KeySets
 	Heads(ctx context.Context) ([]storage.EnvironmentHead, error)
+	// Proxies is that of storage.Fleet.
+	Proxies(ctx context.Context, environment string, after storage.Proxy, limit int) ([]storage.Proxy, error)
 }
 
 // Published tells which key sets are distributed. None of it is verified.
@@ -28,7 +31,7 @@ type Published interface {
 	KeySets(ctx context.Context) ([]*proxyv1.SignedKeySet, error)
 }
 
-// Config is what Keys need. All fields are required; Published is for Adopt alone.
+// Config is what Keys need. All fields but Now are required; Published is for Adopt alone.
 type Config struct {
 	Store     Store
 	Published Published
@@ -39,6 +42,7 @@ type Config struct {
 	Verifier *snapshot.Verifier
 	// Caller is who changes keys, for the audit.
 	Caller string
+	Now    func() time.Time // time.Now when nil
 }
 
 // Keys are the keys that sign for a fleet. They are not safe for concurrent use; two
@@ -46,7 +50,12 @@ type Config struct {
 type Keys struct{ cfg Config }
 
 // New returns Keys that have read nothing.
-func New(c Config) *Keys { return &Keys{c} }
+func New(c Config) *Keys {
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	return &Keys{c}
+}
 
 // Key is a key that signs for the fleet.
 type Key struct {
@@ -116,8 +125,9 @@ func (k *Keys) read(ctx context.Context) (snapshot.KeySet, []snapshot.PublicKey,
 }
 
 // Add has a key sign for the fleet, beside those that do. A key that was retired
-// does not come back.
-func (k *Keys) Add(ctx context.Context, key snapshot.PublicKey) (snapshot.KeySet, error) {
+// does not come back. Unless forced it refuses while proxies are connected whose build
+// does not follow key sets: they would take nothing any more that the key has signed.
+func (k *Keys) Add(ctx context.Context, key snapshot.PublicKey, forced bool) (snapshot.KeySet, error) {
 	newest, keys, err := k.read(ctx)
 	if err != nil {
 		return snapshot.KeySet{}, err
@@ -129,6 +139,11 @@ func (k *Keys) Add(ctx context.Context, key snapshot.PublicKey) (snapshot.KeySet
 		return snapshot.KeySet{}, fmt.Errorf("key %s was retired: make another", key.ID().Short())
 	case len(keys) == snapshot.MaxKeys:
 		return snapshot.KeySet{}, fmt.Errorf("%d keys sign, which is the most: retire one first", len(keys))
+	}
+	if !forced {
+		if err := k.followed(ctx); err != nil {
+			return snapshot.KeySet{}, err
+		}
 	}
 	return k.append(ctx, newest, append(keys, key), "add signing key", key.ID())
 }

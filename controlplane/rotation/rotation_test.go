@@ -10,9 +10,13 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
+
+	"google.golang.org/protobuf/proto"
 
 	"github.com/sallyport/sallyport/controlplane/rotation"
 	"github.com/sallyport/sallyport/internal/snapshot"
+	adminv1 "github.com/sallyport/sallyport/proto/gen/sallyport/admin/v1"
 	proxyv1 "github.com/sallyport/sallyport/proto/gen/sallyport/proxy/v1"
 	"github.com/sallyport/sallyport/storage"
 	"github.com/sallyport/sallyport/storage/postgres"
@@ -103,7 +107,10 @@ func (f fleet) want(generation snapshot.Generation, keys string) {
 func TestRotation(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
-	add := func(by, key byte) error { _, err := f.with(by).Add(t.Context(), signer(key).Public()); return err }
+	add := func(by, key byte) error {
+		_, err := f.with(by).Add(t.Context(), signer(key).Public(), false)
+		return err
+	}
 	retire := func(by byte, prefix string, forced bool) error {
 		_, err := f.with(by).Retire(t.Context(), prefix, forced)
 		return err
@@ -153,15 +160,62 @@ func TestRotation(t *testing.T) {
 	}
 }
 
+// A proxy that cannot follow is not left behind: it is named, and what is known of it
+// is not older than what says that it is connected.
+func TestProxiesThatDoNotFollow(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t)
+	now := time.Now()
+	add := func(key byte, forced bool) error {
+		_, err := f.with(1).Add(t.Context(), signer(key).Public(), forced)
+		return err
+	}
+	save := func(instance, replica string, protocol int32, seen time.Time) {
+		status, err := proto.Marshal(&adminv1.Proxy{Build: "v0.1", ProtocolVersion: protocol})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := f.store.SaveProxies(t.Context(), []storage.Proxy{{
+			ID: storage.ProxyID("spiffe://prod.example/p#" + instance), SPIFFEID: "spiffe://prod.example/p", Instance: instance,
+			Environment: "aws", Replica: replica, Status: status, RegisteredAt: now, LastSeen: seen,
+		}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	save("current", "one", 2, now)
+	save("later", "one", 3, now)
+	save("lost", "", 1, now)
+	save("silent", "one", 1, now.Add(-time.Minute))
+	if err := add(2, false); err != nil {
+		t.Fatalf("all that are connected follow: %v", err)
+	}
+	save("old", "one", 1, now)
+	want := "upgrade spiffe://prod.example/p#old (build v0.1)"
+	if err := add(3, false); err == nil || !strings.HasSuffix(err.Error(), want) {
+		t.Errorf("one does not follow: %v, want %q", err, want)
+	}
+	for i := range 10 {
+		save(fmt.Sprintf("old-%d", i), "one", 1, now)
+	}
+	if err := add(3, false); err == nil || !strings.HasSuffix(err.Error(), "p#old-8 (build v0.1) and 1 more") {
+		t.Errorf("many do not follow: %v", err)
+	}
+	f.want(1, "1 2")
+	if err := add(3, true); err != nil {
+		t.Errorf("forced: %v", err)
+	}
+	f.want(2, "1 2 3")
+}
+
 // Of two who change keys at once one is told.
 func TestTwoRotateAtOnce(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
 	both := rotation.New(rotation.Config{Store: stale{f.store}, Published: published(nil), Signer: signer(1), Verifier: signer(1).Verifier(), Caller: "late"})
-	if _, err := f.with(1).Add(t.Context(), signer(2).Public()); err != nil {
+	if _, err := f.with(1).Add(t.Context(), signer(2).Public(), false); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := both.Add(t.Context(), signer(3).Public()); !errors.Is(err, storage.ErrConflict) {
+	if _, err := both.Add(t.Context(), signer(3).Public(), false); !errors.Is(err, storage.ErrConflict) {
 		t.Errorf("the second: %v", err)
 	}
 	f.want(1, "1 2")
@@ -180,9 +234,9 @@ func TestAdopt(t *testing.T) {
 	t.Parallel()
 	f, restored := newFleet(t), newFleet(t)
 	for _, step := range []func() (snapshot.KeySet, error){
-		func() (snapshot.KeySet, error) { return f.with(1).Add(t.Context(), signer(2).Public()) },
+		func() (snapshot.KeySet, error) { return f.with(1).Add(t.Context(), signer(2).Public(), false) },
 		func() (snapshot.KeySet, error) { return f.with(2).Retire(t.Context(), id(1), false) },
-		func() (snapshot.KeySet, error) { return f.with(2).Add(t.Context(), signer(3).Public()) },
+		func() (snapshot.KeySet, error) { return f.with(2).Add(t.Context(), signer(3).Public(), false) },
 	} {
 		if _, err := step(); err != nil {
 			t.Fatal(err)
@@ -229,7 +283,7 @@ func TestAdopt(t *testing.T) {
 func TestAnotherRootIsPinned(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t)
-	if _, err := f.with(1).Add(t.Context(), signer(2).Public()); err != nil {
+	if _, err := f.with(1).Add(t.Context(), signer(2).Public(), false); err != nil {
 		t.Fatal(err)
 	}
 	k := rotation.New(rotation.Config{Store: f.store, Published: published(nil), Signer: signer(2), Verifier: signer(2).Verifier(), Caller: "test"})

@@ -31,6 +31,10 @@ var since = []struct {
 // Common returns what p and this build both speak: p, or the newest one if p is later.
 func (p Protocol) Common() Protocol { return min(p, NewestProtocol) }
 
+// HasKeySets reports whether who speaks p follows key sets: all others take what the
+// pinned key has signed, and nothing else, for good.
+func (p Protocol) HasKeySets() bool { return p >= SecondProtocol }
+
 // Lacks names what this build speaks and p does not, in words for people; nothing of
 // a p that is no version.
 func (p Protocol) Lacks() []string {

@@ -25,7 +25,7 @@ func (f *fleet) keys(s *snapshot.Signer) *rotation.Keys {
 // nothing that is newest is signed with it any more.
 func (f *fleet) rotate(old *replica, from, to *snapshot.Signer, address ...string) *replica {
 	f.Helper()
-	if _, err := f.keys(from).Add(f.Context(), to.Public()); err != nil {
+	if _, err := f.keys(from).Add(f.Context(), to.Public(), false); err != nil {
 		f.Fatal(err)
 	}
 	f.signing = to
@@ -131,7 +131,7 @@ func TestStolenRetiredKey(t *testing.T) {
 		t.Errorf("refused for %q", known.GetRefusal())
 	}
 	// Nor does a chain of the thief's own help: the proxy knows of another.
-	if _, err := evil.keys(one).Add(t.Context(), signer(9).Public()); err != nil {
+	if _, err := evil.keys(one).Add(t.Context(), signer(9).Public(), false); err != nil {
 		t.Fatal(err)
 	}
 	evil.signing = signer(9)
