@@ -118,7 +118,7 @@ func (s *Server) serveEdge(ctx context.Context) error {
 	for _, part := range []func(context.Context) error{s.feed.Run, s.hub.Run, s.edge.Run} {
 		g.Go(func() error { return part(ctx) })
 	}
-	g.Go(func() error { return s.serveStreams(ctx, mux, s.registry.Authorizer(domain)) })
+	g.Go(func() error { return s.serveStreams(ctx, impatient(mux), s.registry.Authorizer(domain)) })
 	return g.Wait()
 }
 

@@ -2,6 +2,7 @@ package controlplane
 
 import (
 	"net"
+	"net/http"
 
 	"github.com/prometheus/client_golang/prometheus"
 )
@@ -9,4 +10,9 @@ import (
 // NewTurnstile lets in so many connections per second.
 func NewTurnstile(ln net.Listener, perSecond int, refused prometheus.Counter) net.Listener {
 	return newTurnstile(ln, perSecond, refused)
+}
+
+// TestOnlyHandlers returns what is served to callers, by listener.
+func (s *Server) TestOnlyHandlers() map[string]http.Handler {
+	return map[string]http.Handler{ListenerAdmin: s.adminHandler(), ListenerProxies: s.proxiesHandler()}
 }

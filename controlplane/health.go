@@ -36,7 +36,7 @@ func (s *Server) health(ctx context.Context) error {
 	mux.Handle("GET /metrics", promhttp.HandlerFor(s.metrics, promhttp.HandlerOpts{EnableOpenMetrics: true}))
 	all := http.NewServeMux()
 	all.Handle("GET /debug/", profile.Handler()) // which may take longer
-	all.Handle("/", http.TimeoutHandler(mux, 10*time.Second, "took too long"))
+	all.Handle("/", impatient(http.TimeoutHandler(mux, 10*time.Second, "took too long")))
 	return s.serve(ctx, listener{
 		name:    ListenerHealth,
 		address: s.settings.Health.Address,

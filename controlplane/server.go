@@ -10,8 +10,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"net/http"
-	"runtime"
 	"sync"
 	"time"
 
@@ -37,19 +35,9 @@ import (
 )
 
 const (
-	// drainFor is how long calls and streams may take to end when the replica
-	// stops.
-	drainFor = 5 * time.Second
 	// schemaRetry is when a database that cannot be reached at the start is
 	// tried again.
 	schemaRetry = time.Second
-)
-
-// The listeners of a replica.
-const (
-	ListenerAdmin   = "admin"
-	ListenerProxies = "proxies"
-	ListenerHealth  = "health"
 )
 
 // Server is one replica of the control plane.
@@ -329,133 +317,4 @@ func (s *Server) await(ctx context.Context, ask func(context.Context) error) err
 		case <-time.After(schemaRetry):
 		}
 	}
-}
-
-func (s *Server) serveAdmin(ctx context.Context) error {
-	var certificate func(*tls.ClientHelloInfo) (*tls.Certificate, error)
-	if s.settings.Admin.CertificateFile != "" {
-		pair := &keyPair{certificate: s.settings.Admin.CertificateFile, key: s.settings.Admin.PrivateKeyFile, log: s.log}
-		certificate = pair.current
-	}
-	config := identity.ListenerConfig(s.source, certificate)
-	mux := http.NewServeMux()
-	mux.Handle("GET /.well-known/sallyport/{environment}/jwks.json", &keySets{keys: s.registry.AssertionKeys, sets: map[string]keySet{}})
-	mux.Handle("/", s.api.Handler())
-	config.MinVersion = tls.VersionTLS13 // operators' programs are ours to choose
-	return s.serve(ctx, listener{
-		name:    ListenerAdmin,
-		address: s.settings.Admin.Address,
-		tls:     config,
-		handler: mux,
-		drain:   s.api.Drain,
-	})
-}
-
-func (s *Server) serveProxies(ctx context.Context) error {
-	domain, err := identity.ParseTrustDomain(s.settings.Workload.TrustDomain)
-	if err != nil {
-		return err
-	}
-	mux := http.NewServeMux()
-	mux.Handle(s.proxies.Handler())
-	mux.Handle(s.decisions.Handler())
-	if s.intake != nil {
-		mux.Handle(s.intake.Handler())
-	}
-	return s.serveStreams(ctx, mux, s.registry.Authorizer(domain, s.settings.edges()...))
-}
-
-// serveStreams serves proxies.
-func (s *Server) serveStreams(ctx context.Context, handler http.Handler, let identity.Authorizer) error {
-	return s.serve(ctx, listener{
-		name:    ListenerProxies,
-		address: s.settings.Proxies.Address,
-		tls:     identity.ServerConfig(s.source, let),
-		handler: handler,
-		pace:    letInPerProcessor * runtime.GOMAXPROCS(0),
-		drain:   s.proxies.Drain,
-	})
-}
-
-// Addr returns where a listener listens; nil while it does not.
-func (s *Server) Addr(listener string) net.Addr {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.listening[listener]
-}
-
-// listener is one address with what is served there.
-type listener struct {
-	name    string
-	address string
-	tls     *tls.Config // plain HTTP when nil
-	handler http.Handler
-	pace    int    // connections per second; as many as come when 0
-	drain   func() // asks long streams to end; may be nil
-}
-
-func (s *Server) listen(l listener) (net.Listener, error) {
-	ln, err := net.Listen("tcp", l.address)
-	if err != nil {
-		return nil, fmt.Errorf("listen for %s: %w", l.name, err)
-	}
-	s.mu.Lock()
-	s.listening[l.name] = ln.Addr()
-	s.mu.Unlock()
-	s.log.Info("listening", "listener", l.name, "address", ln.Addr().String())
-	if l.pace > 0 {
-		ln = newTurnstile(ln, l.pace, s.crowded)
-	}
-	if l.tls != nil {
-		ln = tls.NewListener(ln, l.tls)
-	}
-	return ln, nil
-}
-
-// serve serves until ctx ends, then lets calls end for a while, and then ends
-// them.
-func (s *Server) serve(ctx context.Context, l listener) error {
-	ln, err := s.listen(l)
-	if err != nil {
-		return err
-	}
-	base, end := context.WithCancel(context.WithoutCancel(ctx))
-	defer end()
-	server := &http.Server{
-		Handler:           l.handler,
-		ReadHeaderTimeout: 10 * time.Second,
-		IdleTimeout:       2 * time.Minute,
-		MaxHeaderBytes:    32 << 10,
-		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug), // handshakes of strangers
-		BaseContext:       func(net.Listener) context.Context { return base },
-	}
-	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error {
-		if err := server.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
-			return fmt.Errorf("serve %s: %w", l.name, err)
-		}
-		return nil
-	})
-	g.Go(func() error {
-		<-ctx.Done()
-		s.drain()
-		if l.drain != nil {
-			l.drain()
-		}
-		stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainFor)
-		defer cancel()
-		defer time.AfterFunc(drainFor/2, end).Stop()
-		if err := server.Shutdown(stop); err != nil {
-			return errors.Join(fmt.Errorf("drain %s: %w", l.name, err), server.Close())
-		}
-		return nil
-	})
-	return g.Wait()
-}
-
-// drain makes the replica unready, so that others get its work.
-func (s *Server) drain() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.draining = true
 }

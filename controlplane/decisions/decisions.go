@@ -139,7 +139,8 @@ func (s *Service) Handler() (string, http.Handler) {
 			http.Error(w, "the client certificate has expired", http.StatusUnauthorized)
 			return
 		}
-		if err := http.NewResponseController(w).SetReadDeadline(time.Now().Add(pushWithin)); err != nil {
+		control, now := http.NewResponseController(w), time.Now()
+		if err := errors.Join(control.SetReadDeadline(now.Add(pushWithin)), control.SetWriteDeadline(now.Add(2*pushWithin+keepWithin))); err != nil {
 			http.Error(w, "internal", http.StatusInternalServerError)
 			return
 		}

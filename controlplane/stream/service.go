@@ -161,9 +161,14 @@ func (s *Service) Handler(opts ...connect.HandlerOption) (string, http.Handler) 
 			return
 		}
 		p := peer{id: id, expires: r.TLS.PeerCertificates[0].NotAfter, control: http.NewResponseController(w), out: w, tls: r.TLS}
-		if err := p.control.SetReadDeadline(time.Now().Add(s.sendWithin)); err != nil {
+		now := time.Now()
+		if err := errors.Join(p.control.SetReadDeadline(now.Add(s.sendWithin)), p.control.SetWriteDeadline(now.Add(3*s.sendWithin))); err != nil {
 			http.Error(w, "internal", http.StatusInternalServerError)
 			return
+		}
+		if r.URL.Path != proxyv1connect.ProxyServiceStreamProcedure {
+			// Connect reads on to tell how large a message is that is too large.
+			r.Body = http.MaxBytesReader(w, r.Body, maxMessage+1)
 		}
 		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), peerKey{}, p)))
 	})

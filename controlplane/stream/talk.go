@@ -97,7 +97,7 @@ func (t *talk) show(l *lane, ack *proxyv1.Ack, instance string) {
 // arm has the alarms end the stream, from here on, instead of the deadline of its
 // first message.
 func (t *talk) arm() (disarm func(), err error) {
-	if err := t.control.SetReadDeadline(time.Time{}); err != nil {
+	if err := errors.Join(t.control.SetReadDeadline(time.Time{}), t.control.SetWriteDeadline(time.Time{})); err != nil {
 		return nil, fmt.Errorf("set deadline: %w", err)
 	}
 	t.quiet = newAlarm(t.silence, func() error { return t.control.SetReadDeadline(long) })

@@ -78,10 +78,10 @@ func TestUnitsCheckBeforeTheyStart(t *testing.T) {
 // The service manager waits longer than the servers drain.
 func TestUnitsLetServersDrain(t *testing.T) {
 	drains := map[string]*regexp.Regexp{
-		"controlplane/server.go":         regexp.MustCompile(`drainFor = (\d+) \* time\.Second`),
+		"controlplane/listeners.go":      regexp.MustCompile(`drainFor = (\d+) \* time\.Second`),
 		"dataplane/gateway/listeners.go": regexp.MustCompile(`drain = (\d+) \* time\.Second`),
 	}
-	for i, source := range []string{"controlplane/server.go", "dataplane/gateway/listeners.go"} {
+	for i, source := range []string{"controlplane/listeners.go", "dataplane/gateway/listeners.go"} {
 		m := drains[source].FindStringSubmatch(read(t, source))
 		if m == nil {
 			t.Fatalf("%s does not say how long it drains", source)
