@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/sallyport/sallyport/controlplane/api"
+	"github.com/sallyport/sallyport/controlplane/balance"
 	"github.com/sallyport/sallyport/controlplane/decisions"
 	"github.com/sallyport/sallyport/controlplane/edge"
 	"github.com/sallyport/sallyport/controlplane/intake"
@@ -65,6 +66,7 @@ type Server struct {
 	decisions *decisions.Service
 	callers   *callers
 	observer  *observer
+	balance   *balance.Balancer
 	api       *api.API
 	crowded   prometheus.Counter // connections of proxies that were not let in
 	intake    *intake.Service    // nil without edges
@@ -174,6 +176,7 @@ func (s *Server) openDistribution() error {
 	if err := s.countCrowded(); err != nil {
 		return err
 	}
+	s.balance = s.balancer()
 	if s.observer, err = newObserver(s); err != nil {
 		return err
 	}
@@ -281,7 +284,7 @@ func (s *Server) serveAll(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	for _, part := range []func(context.Context) error{
 		s.database.Run, s.feed.Run, s.hub.Run, s.registry.Run, s.publisher.Run, s.upkeep.Run, s.timeline.Run, s.keyring.Run, s.idps.Run, s.callers.Run,
-		s.observer.Run, s.decisions.Run, s.api.Run, s.serveAdmin, s.serveProxies,
+		s.observer.Run, s.decisions.Run, s.api.Run, s.balance.Run, s.serveAdmin, s.serveProxies,
 	} {
 		g.Go(func() error { return part(ctx) })
 	}

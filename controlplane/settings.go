@@ -109,22 +109,6 @@ type Decisions struct {
 	MaxConnections int `json:"max_connections"`
 }
 
-// Fleet is how proxies are kept account of.
-type Fleet struct {
-	// ForgetLostAfterDays is after how many days proxies are forgotten of which
-	// nothing was heard; 30 when 0. Those that are refused or quarantined stay.
-	ForgetLostAfterDays int `json:"forget_lost_after_days"`
-}
-
-// maxForgetDays bounds it.
-const maxForgetDays = 3650
-
-func (t *Fleet) validate(f *faults) {
-	if t.ForgetLostAfterDays < 0 || t.ForgetLostAfterDays > maxForgetDays {
-		f.report("fleet.forget_lost_after_days", fmt.Errorf("is from 0 to %d", maxForgetDays))
-	}
-}
-
 // Revisions is how the history of resources is kept.
 type Revisions struct {
 	// RetentionDays is for how many days the state at a revision is kept after it was

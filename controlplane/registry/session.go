@@ -36,6 +36,7 @@ type Session struct {
 	id       storage.ProxyID
 	replaced chan struct{}
 	told     chan struct{} // has room for one
+	moved    chan struct{} // the same
 	// beat is the last heartbeat; it needs the registry's mutex.
 	beat        *proxyv1.Heartbeat
 	inspections inspections
@@ -62,7 +63,9 @@ func (r *Registry) Open(reg Registration, a Admission) (*Session, error) {
 	p.Environment, p.Labels = a.Environment, a.Labels
 	p.Connection, p.LastSeenAt = adminv1.Connection_CONNECTION_CONNECTED, timestamppb.New(r.now())
 	unsay(p)
-	s := &Session{registry: r, id: id, replaced: make(chan struct{}), told: make(chan struct{}, 1), inspections: newInspections()}
+	s := &Session{registry: r, id: id, replaced: make(chan struct{}), told: make(chan struct{}, 1),
+		moved: make(chan struct{}, 1), inspections: newInspections(),
+	}
 	r.put(id, &entry{proxy: p, session: s, acks: r.newAcks()})
 	return s, nil
 }

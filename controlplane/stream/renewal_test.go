@@ -1,12 +1,15 @@
 package stream_test
 
 import (
+	"slices"
 	"testing"
 	"time"
 
 	"connectrpc.com/connect"
 
+	"github.com/sallyport/sallyport/controlplane/registry"
 	"github.com/sallyport/sallyport/controlplane/stream"
+	"github.com/sallyport/sallyport/storage"
 )
 
 // Whom the replica would not let in any more, it does not go on serving.
@@ -54,4 +57,27 @@ func TestProxiesLeaveAtAPace(t *testing.T) {
 			t.Errorf("%d leave within %s, want %s", streams, got, want)
 		}
 	}
+}
+
+// A proxy that another replica is to have is asked to go, and is served until it does.
+func TestProxyIsAskedToGoElsewhere(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	l.publish(aws(t, 1, documents{"a": "1"}))
+	p := l.connect(awsID, "i", nil)
+	p.updated(1, nil)
+	p.ack()
+	id := registry.ProxyID(string(awsID), "i")
+	if asked := l.registry.Move(9, func(other storage.ProxyID) bool { return other != id }); len(asked) != 0 {
+		t.Errorf("asked are %v, who may not be", asked)
+	}
+	asked := l.registry.Move(9, func(storage.ProxyID) bool { return true })
+	if !slices.Equal(asked, []storage.ProxyID{id}) {
+		t.Errorf("asked are %v", asked)
+	}
+	for p.next().GetDirective().GetReconnect().GetWithin().AsDuration() != 5*time.Second {
+		continue // freshness
+	}
+	l.publish(aws(t, 2, documents{"a": "2"}))
+	p.updated(2, p.current)
 }

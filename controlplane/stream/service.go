@@ -44,6 +44,9 @@ const (
 	shortestMove   = time.Second
 	longestMove    = 30 * time.Second
 	movesPerSecond = 400
+	// balanceWithin is what those proxies are spread over that another replica is to
+	// have.
+	balanceWithin = 5 * time.Second
 	// recheckEvery is how often it is looked whether the certificate of a stream
 	// would still be taken.
 	recheckEvery = 3 * time.Minute

@@ -217,6 +217,10 @@ func (t *talk) send(ctx context.Context, admissions <-chan struct{}) error {
 			if admissions, err = t.readmit(); err != nil {
 				return err
 			}
+		case <-t.session.Moved():
+			if err := t.move(balanceWithin); err != nil {
+				return err
+			}
 		case ask := <-t.session.Asked():
 			directive := &proxyv1.Directive{Directive: &proxyv1.Directive_Inspect{Inspect: ask}}
 			if err := t.say(&proxyv1.StreamResponse{Lane: &proxyv1.StreamResponse_Directive{Directive: directive}}); err != nil {
