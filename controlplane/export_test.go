@@ -3,6 +3,7 @@ package controlplane
 import (
 	"net"
 	"net/http"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 )
@@ -16,3 +17,7 @@ func NewTurnstile(ln net.Listener, perSecond int, refused prometheus.Counter) ne
 func (s *Server) TestOnlyHandlers() map[string]http.Handler {
 	return map[string]http.Handler{ListenerAdmin: s.adminHandler(), ListenerProxies: s.proxiesHandler()}
 }
+
+// TestOnlyWitnessesWithin changes how long proxies have to show what they have, before
+// Run.
+func (s *Server) TestOnlyWitnessesWithin(d time.Duration) { s.witnesses.within = d }

@@ -67,6 +67,7 @@ type Server struct {
 	callers   *callers
 	observer  *observer
 	balance   *balance.Balancer
+	witnesses *witnesses
 	api       *api.API
 	crowded   prometheus.Counter // connections of proxies that were not let in
 	intake    *intake.Service    // nil without edges
@@ -176,7 +177,7 @@ func (s *Server) openDistribution() error {
 	if err := s.countCrowded(); err != nil {
 		return err
 	}
-	s.balance = s.balancer()
+	s.balance, s.witnesses = s.balancer(), newWitnesses(s)
 	if s.observer, err = newObserver(s); err != nil {
 		return err
 	}
@@ -226,7 +227,7 @@ func (s *Server) openAPI() (err error) {
 		return err
 	}
 	s.api, err = api.New(api.Config{
-		Store:    &compared{s.database, s.timeline},
+		Store:    &compared{s.database, s.timeline, s.witnesses},
 		Registry: s.registry,
 		Control:  control,
 		Identify: s.callers.identify,
@@ -281,9 +282,10 @@ func (s *Server) serveAll(ctx context.Context) error {
 	if err := s.await(ctx, s.publisher.Learn); err != nil || ctx.Err() != nil {
 		return err
 	}
+	s.witnesses.begin(ctx, s)
 	g, ctx := errgroup.WithContext(ctx)
 	for _, part := range []func(context.Context) error{
-		s.database.Run, s.feed.Run, s.hub.Run, s.registry.Run, s.publisher.Run, s.upkeep.Run, s.timeline.Run, s.keyring.Run, s.idps.Run, s.callers.Run,
+		s.database.Run, s.feed.Run, s.hub.Run, s.registry.Run, s.publish, s.upkeep.Run, s.timeline.Run, s.keyring.Run, s.idps.Run, s.callers.Run,
 		s.observer.Run, s.decisions.Run, s.api.Run, s.balance.Run, s.serveAdmin, s.serveProxies,
 	} {
 		g.Go(func() error { return part(ctx) })

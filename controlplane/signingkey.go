@@ -165,19 +165,18 @@ func Rotation(ctx context.Context, s Settings) (keys *rotation.Keys, closed func
 		sign.close()
 		return nil, nil, fmt.Errorf("database: %w", err)
 	}
-	published, err := s.Etcd.open(quiet)
+	published, err := s.openTargets(quiet)
+	closed = func() { _ = published.close(); database.Close(); sign.close() } // nothing is under way
 	if err != nil {
-		database.Close()
-		sign.close()
+		closed()
 		return nil, nil, err
 	}
-	closed = func() { _ = published.Close(); database.Close(); sign.close() } // nothing is under way
 	if err := database.CheckSchema(ctx); err != nil {
 		closed()
 		return nil, nil, err
 	}
 	return rotation.New(rotation.Config{
-		Store: database, Published: published, Signer: sign.Signer, Verifier: sign.verifier, Caller: "sallyport-controlplane on " + s.Replica,
+		Store: database, Published: &published, Signer: sign.Signer, Verifier: sign.verifier, Caller: "sallyport-controlplane on " + s.Replica,
 	}), closed, nil
 }
 

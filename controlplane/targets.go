@@ -12,6 +12,7 @@ import (
 
 	"github.com/sallyport/sallyport/controlplane/publish"
 	"github.com/sallyport/sallyport/controlplane/upkeep"
+	proxyv1 "github.com/sallyport/sallyport/proto/gen/sallyport/proxy/v1"
 	"github.com/sallyport/sallyport/storage/etcd"
 )
 
@@ -207,6 +208,18 @@ func (t *targets) kept() []upkeep.Place {
 		all[i] = upkeep.Place{Name: one.name, Store: one.Store}
 	}
 	return all
+}
+
+// KeySets implements rotation.Published: those of all targets, which may come twice.
+func (t *targets) KeySets(ctx context.Context) (all []*proxyv1.SignedKeySet, err error) {
+	for _, one := range t.all {
+		sets, err := one.KeySets(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", one.name, err)
+		}
+		all = append(all, sets...)
+	}
+	return all, nil
 }
 
 // close ends the connections that there are.

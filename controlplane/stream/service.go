@@ -80,8 +80,8 @@ type Config struct {
 	// has ended. It returns nil when that is committed, and ErrProof when there is
 	// no use in trying again. When it is nil, no proxy can say so.
 	LoggedOut func(ctx context.Context, environment, proxy string, proof *proxyv1.LogoutRequest) error
-	// Shown is called with a head that a proxy enforces and that is not known here,
-	// though it is not older than what is. It was verified. It must not wait.
+	// Shown is called with a head that a proxy enforces and that is not known here, of
+	// the epoch that is or a later one. It was verified. It must not wait.
 	Shown func(head snapshot.Head, proxy string)
 	// Recheck returns why the peer of a connection would not be taken any more. It is
 	// asked every three minutes; when it is nil, what the handshake said is good until

@@ -35,7 +35,7 @@ func TestWhatProxiesShow(t *testing.T) {
 	}{
 		{what: "nothing"},
 		{what: "what is served", current: with(now)},
-		{what: "an older one", current: with(aws(t, 3, nil))},
+		{what: "an older one", current: with(aws(t, 3, nil)), want: "aws@3"},
 		{what: "a later one without proof", current: ackOf(next)},
 		{what: "a later one that was changed", current: with(next, func(h *proxyv1.SignedHead) { h.Head[len(h.GetHead())-1] ^= 1 })},
 		{what: "a later one that another has signed", current: with(statement{"aws", 9, signer(9)}.of(t, nil))},

@@ -81,14 +81,15 @@ func (t *talk) run(ctx context.Context, hello *proxyv1.Hello, admissions <-chan 
 	return connect.NewError(connect.CodeUnavailable, err)
 }
 
-// show hands on the head that a proxy came with, if it proves more than is known
-// here: what a proxy only says proves nothing.
+// show hands on the head that a proxy came with, if it is not known here and proves
+// itself: what a proxy only says proves nothing. An older one than what is served tells
+// as much as a later one: a database that was set back may have gone beyond it since.
 func (t *talk) show(l *lane, ack *proxyv1.Ack, instance string) {
 	if ack.GetHead() == nil || l.find(ack) != nil {
 		return
 	}
 	head, err := t.hub.verifier.VerifyHead(ack.GetHead())
-	if err != nil || head.Environment != l.name || t.hub.State(l.name).Snapshot.Head().NewerThan(head) {
+	if err != nil || head.Environment != l.name || head.Epoch < t.hub.State(l.name).Snapshot.Head().Epoch {
 		return
 	}
 	t.shown(head, string(registry.ProxyID(string(t.id), instance)))
