@@ -68,8 +68,8 @@ type Annotations interface {
 	Labelled(ctx context.Context, labels map[string]string, before snapshot.Revision, limit int) ([]RevisionInfo, error)
 }
 
-// Retention removes what history does not have to hold any more: versions of the
-// fleet's resources that were superseded. Revisions, heads and the audit stay.
+// Retention removes what history does not have to hold any more: versions of
+// resources, of either lane, that were superseded. Revisions, heads and the audit stay.
 type Retention interface {
 	// Begins returns the first revision of those whose states are all kept.
 	Begins(ctx context.Context) (snapshot.Revision, error)
@@ -79,6 +79,10 @@ type Retention interface {
 	// revisions that have a label are kept, of environments what was signed or
 	// published last, and the points of keep; unless they were forgotten already.
 	TrimHistory(ctx context.Context, term Term, before time.Time, keep []EnvironmentPoint) (snapshot.Revision, error)
+	// TrimSecurity does the same for the security lane: its history begins with the
+	// last sequence that was committed before a time, or as late as it may, and not
+	// after the sequence keep, if that is not 0. Nothing is kept before that.
+	TrimSecurity(ctx context.Context, term Term, before time.Time, keep snapshot.Revision) (snapshot.Revision, error)
 	// CollectVersions removes up to limit versions that no state has that is kept, and
 	// returns how many. The beginning of history does not move meanwhile.
 	CollectVersions(ctx context.Context, term Term, limit int) (int, error)

@@ -26,6 +26,7 @@ const (
 // History is the part of the store that retention needs.
 type History interface {
 	TrimHistory(ctx context.Context, term storage.Term, before time.Time, keep []storage.EnvironmentPoint) (snapshot.Revision, error)
+	TrimSecurity(ctx context.Context, term storage.Term, before time.Time, keep snapshot.Revision) (snapshot.Revision, error)
 	CollectVersions(ctx context.Context, term storage.Term, limit int) (int, error)
 	Proxies(ctx context.Context, environment string, after storage.Proxy, limit int) ([]storage.Proxy, error)
 }
@@ -78,12 +79,16 @@ func (r *Retention) Run(ctx context.Context, term storage.Term) error {
 // forget moves the beginning of the history, and removes what is before it. It
 // returns where that is, and how many versions were removed.
 func (r *Retention) forget(ctx context.Context, term storage.Term) (begins snapshot.Revision, collected int, err error) {
-	keep, err := r.enforced(ctx)
+	keep, sequence, err := r.enforced(ctx)
 	if err != nil {
 		return 0, 0, err
 	}
-	if begins, err = r.History.TrimHistory(ctx, term, r.Now().Add(-r.For), keep); err != nil {
+	before := r.Now().Add(-r.For)
+	if begins, err = r.History.TrimHistory(ctx, term, before, keep); err != nil {
 		return 0, 0, fmt.Errorf("trim history: %w", err)
+	}
+	if _, err = r.History.TrimSecurity(ctx, term, before, sequence); err != nil {
+		return 0, 0, fmt.Errorf("trim history of the security lane: %w", err)
 	}
 	for n := collectAtOnce; n == collectAtOnce; collected += n {
 		if n, err = r.History.CollectVersions(ctx, term, collectAtOnce); err != nil {
@@ -94,32 +99,37 @@ func (r *Retention) forget(ctx context.Context, term storage.Term) (begins snaps
 }
 
 // enforced returns the states that proxies have, in memory or on disk, lost ones
-// included. A record that is not understood ends it: nobody knows what that one has.
-func (r *Retention) enforced(ctx context.Context) ([]storage.EnvironmentPoint, error) {
+// included, and the first sequence of the security lane that one has; 0 for none. A
+// record that is not understood ends it: nobody knows what that one has.
+func (r *Retention) enforced(ctx context.Context) (points []storage.EnvironmentPoint, sequence snapshot.Revision, err error) {
 	known := map[storage.EnvironmentPoint]bool{}
 	var after storage.Proxy
 	for n := proxiesAtOnce; n == proxiesAtOnce; {
 		page, err := r.History.Proxies(ctx, "", after, proxiesAtOnce)
 		if err != nil {
-			return nil, fmt.Errorf("read proxies: %w", err)
+			return nil, 0, fmt.Errorf("read proxies: %w", err)
 		}
 		for _, one := range page {
 			var status adminv1.Proxy
 			if err := proto.Unmarshal(one.Status, &status); err != nil {
-				return nil, fmt.Errorf("read proxy %s: %w", one.ID, err)
+				return nil, 0, fmt.Errorf("read proxy %s: %w", one.ID, err)
 			}
 			for _, at := range [...]int64{status.GetRevision(), status.GetPersistedRevision()} {
 				known[storage.EnvironmentPoint{Environment: one.Environment, Revision: snapshot.Revision(at)}] = at > 0
+			}
+			for _, at := range [...]int64{status.GetSecurity().GetSequence(), status.GetSecurity().GetPersistedSequence()} {
+				if has := snapshot.Revision(at); has > 0 && (sequence == 0 || has < sequence) {
+					sequence = has
+				}
 			}
 			after = one
 		}
 		n = len(page)
 	}
-	points := make([]storage.EnvironmentPoint, 0, len(known))
 	for point, has := range known {
 		if has {
 			points = append(points, point)
 		}
 	}
-	return points, nil
+	return points, sequence, nil
 }

@@ -83,6 +83,42 @@ func TestHistoryIsTrimmed(t *testing.T) {
 	l.wantPublished()
 }
 
+// Of the security lane goes what was superseded before what any proxy has, and
+// publishing goes on.
+func TestHistoryOfTheSecurityLaneIsTrimmed(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	first := l.start()
+	l.commit(environment(t, "aws", "1"))
+	for i := range 6 {
+		l.cut(put(t, revocation("token"), fmt.Sprint(i)))
+	}
+	l.wantPublished()
+	status, err := proto.Marshal(&adminv1.Proxy{Security: &adminv1.SecurityLane{Sequence: 6, PersistedSequence: 4}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.store.SaveProxies(t.Context(), []storage.Proxy{{ID: "spiffe://a.example/p#1", Environment: "aws", Status: status}}); err != nil {
+		t.Fatal(err)
+	}
+	first.stop()
+	r := l.retaining()
+	var gone *storage.ForgottenError
+	eventually(t, "it begins with what the proxy has on disk", func() bool {
+		_, err := l.store.EnvironmentState(t.Context(), snapshot.SecurityLane, 3)
+		return errors.As(err, &gone) && gone.Begins == 4
+	})
+	for at := snapshot.Revision(4); at <= 7; at++ {
+		if versions, err := l.store.EnvironmentState(t.Context(), snapshot.SecurityLane, at); err != nil || len(versions) != 1 {
+			t.Errorf("at %d: %d documents, %v", at, len(versions), err)
+		}
+	}
+	r.stop()
+	l.start()
+	l.cut(put(t, revocation("token"), "7"))
+	l.wantPublished()
+}
+
 // A record of a proxy that is not understood keeps everything.
 func TestHistoryOfUnknownProxies(t *testing.T) {
 	t.Parallel()

@@ -15,8 +15,11 @@ import (
 // revision is sure to be there. It is asked after what was read: the beginning moves
 // before anything is collected, so that what was still read whole is told apart.
 func (l *lane) forgotten(ctx context.Context, at snapshot.Revision) error {
-	if l.immediate || at == 0 {
+	switch {
+	case at == 0:
 		return nil
+	case l.immediate:
+		return l.forgottenSequence(ctx, at)
 	}
 	var begins snapshot.Revision
 	var kept bool
@@ -31,7 +34,7 @@ func (l *lane) forgotten(ctx context.Context, at snapshot.Revision) error {
 // next revision.
 func (l *lane) forgottenIn(ctx context.Context, environment string, at snapshot.Revision) error {
 	if l.immediate || at == 0 {
-		return nil
+		return l.forgotten(ctx, at)
 	}
 	var begins snapshot.Revision
 	var kept bool
@@ -40,6 +43,17 @@ func (l *lane) forgottenIn(ctx context.Context, environment string, at snapshot.
 				or k.environment = $1 and k.revision = (select max(revision) from environment_revision where environment = $1 and revision <= $2)
 		) from history`, environment, at).Scan(&begins, &kept)
 	if err == nil && at < begins && !kept {
+		err = &storage.ForgottenError{Revision: at, Begins: begins}
+	}
+	return err
+}
+
+// forgottenSequence is forgotten for the security lane, of which nothing is kept
+// beside what is after its beginning.
+func (l *lane) forgottenSequence(ctx context.Context, at snapshot.Revision) error {
+	var begins snapshot.Revision
+	err := l.pool.QueryRow(ctx, `select security_begins from history`).Scan(&begins)
+	if err == nil && at < begins {
 		err = &storage.ForgottenError{Revision: at, Begins: begins}
 	}
 	return err
@@ -114,6 +128,31 @@ func (s *Store) TrimHistory(ctx context.Context, term storage.Term, before time.
 	return begins, err
 }
 
+// What was signed or published last, and what proxies have ($2; 0 for none), stays.
+const moveSecurity = `update history set security_begins = greatest(security_begins, least(
+		coalesce((select max(r.revision) from security_revision r where r.committed_at < $1), 1),
+		coalesce((select max(h.revision) from environment_head h where h.environment = '` + snapshot.SecurityLane + `'), 1),
+		coalesce((select min(c.revision) from publish_cursor c where c.environment = '` + snapshot.SecurityLane + `'), 1),
+		nullif($2::bigint, 0)))
+	returning security_begins`
+
+// TrimSecurity implements storage.Retention.
+func (s *Store) TrimSecurity(ctx context.Context, term storage.Term, before time.Time, keep snapshot.Revision) (begins snapshot.Revision, err error) {
+	err = s.do(ctx, func(ctx context.Context) error {
+		return s.fenced(ctx, term, func(tx pgx.Tx) error {
+			return tx.QueryRow(ctx, moveSecurity, before, keep).Scan(&begins)
+		})
+	})
+	return begins, err
+}
+
+const collectSecurity = `delete from security_version
+	where (kind, namespace, name, revision) in (
+		select v.kind, v.namespace, v.name, v.revision from security_version v
+		where v.superseded_by <= (select security_begins from history)
+		limit $1
+	)`
+
 // Nothing that is current is superseded. A version that is was current up to then.
 const collectVersions = `delete from resource_version
 	where (kind, namespace, name, revision) in (
@@ -134,9 +173,15 @@ func (s *Store) CollectVersions(ctx context.Context, term storage.Term, limit in
 			if _, err := tx.Exec(ctx, `select from history for share`); err != nil {
 				return err
 			}
-			done, err := tx.Exec(ctx, collectVersions, limit)
-			n = int(done.RowsAffected())
-			return err
+			n = 0
+			for _, sql := range [...]string{collectVersions, collectSecurity} {
+				done, err := tx.Exec(ctx, sql, limit-n)
+				if err != nil {
+					return err
+				}
+				n += int(done.RowsAffected())
+			}
+			return nil
 		})
 	})
 	return n, err

@@ -285,9 +285,86 @@ func TestRetentionIsFenced(t *testing.T) {
 	}
 	_, err := f.TrimHistory(t.Context(), term, now, nil)
 	wantErr(t, "trim", err, storage.ErrFenced)
+	_, err = f.TrimSecurity(t.Context(), term, now, 0)
+	wantErr(t, "trim the security lane", err, storage.ErrFenced)
 	_, err = f.CollectVersions(t.Context(), term, 100)
 	wantErr(t, "collect", err, storage.ErrFenced)
 	if begins, err := f.Begins(t.Context()); err != nil || begins != 1 {
 		t.Errorf("history begins at %d, %v", begins, err)
 	}
+}
+
+// The states of the security lane that have to be readable are whole, and those of
+// before are told apart: what is superseded goes, however often a token was revoked.
+func TestSecurityRetention(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		hours  int // that are kept
+		keep   snapshot.Revision
+		begins snapshot.Revision
+	}{
+		"all":                   {hours: 24, begins: 1},
+		"some hours":            {hours: 3, begins: 4},
+		"what is published":     {hours: -1, begins: 7},
+		"what a proxy has":      {hours: -1, keep: 3, begins: 3},
+		"what a proxy is at":    {hours: 3, keep: 7, begins: 4},
+		"not what is published": {hours: -1, keep: 8, begins: 7},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := open(t)
+			f.cut(t, revocation("token", "t2"), revocation("key", "k2"))
+			for i := 3; i <= 8; i++ {
+				f.cut(t, revocation("token", fmt.Sprint("t", i)))
+			}
+			now := time.Date(2026, time.November, 26, 12, 0, 0, 0, time.UTC)
+			alter(t, f.dsn, `update security_revision set committed_at = $1::timestamptz - interval '1 hour' * (8 - revision)`, now)
+			term, err := f.BeginTerm(t.Context(), "one")
+			if err != nil {
+				t.Fatal(err)
+			}
+			f.publish(t, term, snapshot.SecurityLane, 7)
+			before := map[snapshot.Revision]string{}
+			for at := snapshot.Revision(1); at <= 8; at++ {
+				before[at] = f.laneAt(t, at)
+			}
+			for range 2 {
+				begins, err := f.TrimSecurity(t.Context(), term, now.Add(-time.Duration(c.hours)*time.Hour), c.keep)
+				if err != nil || begins != c.begins {
+					t.Errorf("the lane begins at %d, %v, want %d", begins, err, c.begins)
+				}
+			}
+			n, err := f.CollectVersions(t.Context(), term, 100)
+			if want := max(0, int(c.begins)-2); err != nil || n != want {
+				t.Errorf("%d versions were collected, %v, want %d", n, err, want)
+			}
+			for at, was := range before {
+				want := was
+				if at < c.begins {
+					want = fmt.Sprintf("forgotten before %d", c.begins)
+				}
+				if got := f.laneAt(t, at); got != want {
+					t.Errorf("at %d: %s, want %s", at, got, want)
+				}
+			}
+			if begins, err := f.TrimSecurity(t.Context(), term, now.Add(-24*time.Hour), 1); err != nil || begins != c.begins {
+				t.Errorf("it has moved back to %d, %v", begins, err)
+			}
+		})
+	}
+}
+
+// laneAt shows the state of the security lane at a sequence, in both ways to read it.
+func (f fleet) laneAt(t testing.TB, at snapshot.Revision) string {
+	t.Helper()
+	state, err := f.EnvironmentState(t.Context(), snapshot.SecurityLane, at)
+	listed, _, listErr := f.Security().List(t.Context(), storage.Filter{At: at, Limit: 100})
+	var gone, goneToo *storage.ForgottenError
+	if errors.As(err, &gone) && errors.As(listErr, &goneToo) {
+		return fmt.Sprintf("forgotten before %d", gone.Begins)
+	}
+	if err != nil || listErr != nil || showAll(state) != showAll(listed) {
+		t.Fatalf("at %d: %s (%v), %s (%v)", at, showAll(state), err, showAll(listed), listErr)
+	}
+	return showAll(state)
 }

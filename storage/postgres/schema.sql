@@ -86,6 +86,7 @@ CREATE TABLE public.fleet (
 CREATE TABLE public.history (
     singleton boolean DEFAULT true NOT NULL,
     begins bigint NOT NULL,
+    security_begins bigint DEFAULT 1 NOT NULL,
     CONSTRAINT history_begins_from_one CHECK ((begins >= 1)),
     CONSTRAINT history_has_one_row CHECK (singleton)
 );
@@ -382,6 +383,8 @@ CREATE INDEX revision_annotation_labels ON public.revision_annotation USING gin 
 CREATE UNIQUE INDEX security_version_newest ON public.security_version USING btree (kind, namespace, name) WHERE (superseded_by IS NULL);
 
 CREATE INDEX security_version_revision ON public.security_version USING btree (revision);
+
+CREATE INDEX security_version_superseded ON public.security_version USING btree (superseded_by) WHERE (superseded_by IS NOT NULL);
 
 ALTER TABLE ONLY public.environment_head
     ADD CONSTRAINT environment_head_revision_fkey FOREIGN KEY (environment, revision) REFERENCES public.environment_revision(environment, revision);
