@@ -6,6 +6,9 @@ import "time"
 // Run.
 func (p *Publisher) ExpireEvery(d time.Duration) { p.expireEvery = d }
 
+// SurveyWithin sets how long a term waits for targets that do not answer, before Run.
+func (p *Publisher) SurveyWithin(d time.Duration) { p.surveyWithin = d }
+
 // Every sets how often a publisher reconciles and confirms, before Run.
 func (p *Publisher) Every(reconcile, freshness time.Duration) {
 	p.reconcileEvery, p.freshnessEvery = reconcile, freshness

@@ -143,7 +143,7 @@ func (o *outlet) enter(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return o.survey.await(ctx)
+	return o.survey.await(ctx, o.surveyWithin)
 }
 
 // announce sees to it that the key sets are in the target before anything is that

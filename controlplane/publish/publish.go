@@ -115,7 +115,7 @@ type Publisher struct {
 	// confirmed says when each lane of each target was confirmed last, in this term.
 	confirmed *prometheus.GaugeVec
 
-	reconcileEvery, freshnessEvery, expireEvery time.Duration
+	reconcileEvery, freshnessEvery, expireEvery, surveyWithin time.Duration
 }
 
 // New returns a publisher that does nothing until Run.
@@ -143,6 +143,7 @@ func New(c Config) *Publisher {
 		reconcileEvery: reconcileEvery,
 		freshnessEvery: freshnessEvery,
 		expireEvery:    expireEvery,
+		surveyWithin:   surveyWithin,
 	}
 }
 

@@ -196,16 +196,18 @@ func TestAnyTargetShowsThatTheDatabaseWasSetBack(t *testing.T) {
 	back := home.restored()
 	back.commit(environment(t, "aws", "other"))
 	slow := late{asked: make(chan struct{}, 1), tell: make(chan struct{})}
-	r = back.start(back.and(gcp), func(c *publish.Config) {
+	r = back.configure(back.and(gcp), func(c *publish.Config) {
 		slow.Target = c.Targets[1].Target
 		c.Targets[1].Target = slow
 	})
+	r.SurveyWithin(time.Hour)
+	stop := run(t, r.Run)
 	await(t, "gcp is asked", slow.asked)
 	close(slow.tell)
 	eventually(t, "there is an alarm", func() bool { return r.log.count("level=ERROR") > 0 })
 	wantLogged(t, r, storage.ErrAhead.Error())
 	back.wantRefused(environment(t, "new", "1"))
-	r.stop()
+	stop()
 	if at := back.publishedRevision("aws"); at != 0 {
 		t.Errorf("revision %d was published beside what was lost", at)
 	}

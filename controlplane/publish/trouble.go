@@ -144,7 +144,7 @@ func (s *survey) pass() {
 
 // await returns when all have looked, or after a while: who is away holds up no other
 // for longer.
-func (s *survey) await(ctx context.Context) error {
+func (s *survey) await(ctx context.Context, while time.Duration) error {
 	select {
 	case <-s.done:
 		return nil
@@ -153,7 +153,7 @@ func (s *survey) await(ctx context.Context) error {
 	select {
 	case <-s.done:
 		return nil
-	case <-time.After(surveyWithin):
+	case <-time.After(while):
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()

@@ -276,6 +276,43 @@ func lost(t *testing.T) (l *lab, before map[string]snapshot.Head) {
 	return l, before
 }
 
+// What one etcd has lost may be in another. One that cannot be asked may have more than
+// all the others, and so nothing is said without it.
+func TestLookAtSeveralTargets(t *testing.T) {
+	t.Parallel()
+	l, before := lost(t)
+	prefix := l.prefix + "-far"
+	far := must(etcd.New(etcd.Config{Endpoints: l.raw.Endpoints(), Prefix: prefix, Log: discard()}))
+	t.Cleanup(func() { _ = far.Close() })
+	for _, kv := range must(l.raw.Get(t.Context(), l.prefix+"/", clientv3.WithPrefix())).Kvs {
+		must(l.raw.Put(t.Context(), prefix+strings.TrimPrefix(string(kv.Key), l.prefix), string(kv.Value)))
+	}
+	must(l.raw.Delete(t.Context(), l.prefix+"/env/aws/head"))
+	must(l.raw.Delete(t.Context(), l.prefix+"/chunk/gcp/", clientv3.WithPrefix()))
+	must(l.raw.Delete(t.Context(), prefix+"/env/lab/head"))
+	c := l.config()
+	c.Targets = append(c.Targets, recovery.Place{Name: "far", Target: far})
+	loss, err := c.Look(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range loss.Environments {
+		if e.Err != nil || e.Head.Digest() != before[e.Name].Digest() {
+			t.Errorf("%s: head %s, %v", e.Name, e.Head.Digest().Short(), e.Err)
+		}
+	}
+	if len(loss.Environments) != len(before) {
+		t.Errorf("%d environments were lost, want %d", len(loss.Environments), len(before))
+	}
+
+	away := must(etcd.New(etcd.Config{Endpoints: []string{"unix:///nowhere/etcd.sock"}, Log: discard()}))
+	t.Cleanup(func() { _ = away.Close() })
+	c.Targets = append(c.Targets, recovery.Place{Name: "away", Target: away})
+	if _, err := c.Look(t.Context()); !errors.Is(err, storage.ErrAway) || !strings.Contains(err.Error(), "away: ") {
+		t.Errorf("with one that cannot be reached: %v", err)
+	}
+}
+
 // The dry run says what was lost, resource by resource.
 func TestLook(t *testing.T) {
 	t.Parallel()
