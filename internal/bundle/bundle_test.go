@@ -185,6 +185,9 @@ func TestLastGoodIsAsItWas(t *testing.T) {
 	if err := proto.Unmarshal(rest[4:4+size], &part); err != nil || len(part.GetDocuments()) != 2 || part.GetHead() == nil {
 		t.Errorf("the part is %v, %v", &part, err)
 	}
+	if want, err := proto.Marshal(slices.Collect(snapshot.Updates(nil, policy))[0]); err != nil || !bytes.Equal(rest[4:4+size], want) {
+		t.Errorf("the part is encoded as %x, %v, want %x", rest[4:4+size], err, want)
+	}
 	if end := rest[4+size:]; !bytes.Equal(end[:len(end)-sha256.Size], []byte{0, 0, 0, 0}) {
 		t.Errorf("it ends with % x", end)
 	}

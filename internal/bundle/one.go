@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 
+	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/sallyport/sallyport/internal/snapshot"
@@ -25,14 +26,7 @@ func WriteSnapshot(w io.Writer, s *snapshot.Snapshot) error {
 		return err
 	}
 	for part := range snapshot.Updates(nil, s) {
-		b, err := proto.Marshal(part)
-		if err != nil {
-			return fmt.Errorf("marshal part: %w", err)
-		}
-		if err := writeLength(both, len(b)); err != nil {
-			return err
-		}
-		if _, err := both.Write(b); err != nil {
+		if err := writePart(both, part); err != nil {
 			return err
 		}
 	}
@@ -40,6 +34,38 @@ func WriteSnapshot(w io.Writer, s *snapshot.Snapshot) error {
 		return err
 	}
 	_, err := w.Write(sum.Sum(nil))
+	return err
+}
+
+// documentsField is the first field of an Update that a full snapshot has.
+var documentsField = (&proxyv1.Update{}).ProtoReflect().Descriptor().Fields().ByName("documents").Number()
+
+// writePart writes a part after its length, as Marshal encodes it. It makes no copy of
+// the documents: a large snapshot that changes all the time would else leave a proxy
+// with as much garbage, again and again.
+func writePart(w io.Writer, part *proxyv1.Update) error {
+	rest, err := proto.Marshal(&proxyv1.Update{Removed: part.GetRemoved(), Head: part.GetHead(), Unfinished: part.GetUnfinished()})
+	if err != nil {
+		return fmt.Errorf("marshal part: %w", err)
+	}
+	size := len(rest)
+	for _, d := range part.GetDocuments() {
+		size += protowire.SizeTag(documentsField) + protowire.SizeBytes(len(d))
+	}
+	if err := writeLength(w, size); err != nil {
+		return err
+	}
+	var before [2 * binary.MaxVarintLen64]byte
+	for _, d := range part.GetDocuments() {
+		b := protowire.AppendTag(before[:0], documentsField, protowire.BytesType)
+		if _, err := w.Write(protowire.AppendVarint(b, uint64(len(d)))); err != nil {
+			return err
+		}
+		if _, err := w.Write(d); err != nil {
+			return err
+		}
+	}
+	_, err = w.Write(rest)
 	return err
 }
 
