@@ -338,8 +338,8 @@ func (l *lab) freshness(name string) snapshot.Freshness {
 	return freshnessOf(r.Kvs[0].Value)
 }
 
-// confirmations returns how many statements of an environment there were: one
-// with each head, and one when a term begins.
+// confirmations returns how many statements there were of the security lane: one with
+// each head, and one when a term begins.
 func (l *lab) confirmations(name string) int64 {
 	r, err := l.raw.Get(l.Context(), l.prefix+"/env/"+name+"/freshness")
 	if err != nil || len(r.Kvs) == 0 {

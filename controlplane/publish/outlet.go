@@ -43,9 +43,12 @@ type delivery struct {
 	published *snapshot.Snapshot
 	// cursor is the revision up to which the database says that was published, once
 	// it was read.
-	cursor  snapshot.Revision
-	read    bool
-	trouble trouble
+	cursor snapshot.Revision
+	read   bool
+	// confirmed is when the newest freshness statement of this term was issued; zero
+	// before the first.
+	confirmed time.Time
+	trouble   trouble
 }
 
 func newOutlet(t *tenure, p Place, s *survey) *outlet {
@@ -241,7 +244,7 @@ func (o *outlet) publish(ctx context.Context, d *delivery) error {
 		return err
 	}
 	if d.cursor < head.Revision {
-		if err := o.confirmOne(ctx, d); err != nil {
+		if err := o.advance(ctx, d); err != nil {
 			return err
 		}
 		d.cursor = head.Revision
@@ -293,15 +296,33 @@ func (d *delivery) current() bool {
 	return d.newest && d.snapshot != nil && d.published == d.snapshot && d.trouble.failures == 0
 }
 
-// confirmOne says that the published head was the newest when it was issued.
-// That is known after the database has accepted a write of this term: no later
-// one had begun by then.
-func (o *outlet) confirmOne(ctx context.Context, d *delivery) error {
-	head, at := d.snapshot.Head(), o.now()
-	if err := o.store.AdvanceCursor(ctx, o.term, o.Name, d.name, head.Revision); err != nil {
+// advance records that the newest head is published. The first of a term is confirmed
+// with it, and each of the security lane. Any other is when its time comes: until then
+// the statement before it confirms it as well, and a fleet of thousands that takes a
+// change has something better to do.
+func (o *outlet) advance(ctx context.Context, d *delivery) error {
+	if o.immediate || o.now().Sub(d.confirmed) >= o.freshnessEvery {
+		return o.confirmOne(ctx, d)
+	}
+	return o.record(ctx, d)
+}
+
+// record has the database know what is published. Once it has accepted that, no later
+// term had begun by when it was asked.
+func (o *outlet) record(ctx context.Context, d *delivery) error {
+	if err := o.store.AdvanceCursor(ctx, o.term, o.Name, d.name, d.snapshot.Head().Revision); err != nil {
 		return fmt.Errorf("advance cursor: %w", err)
 	}
 	failpoint.Hit("publish.cursor")
+	return nil
+}
+
+// confirmOne says that the published head was the newest when it was issued.
+func (o *outlet) confirmOne(ctx context.Context, d *delivery) error {
+	head, at := d.snapshot.Head(), o.now()
+	if err := o.record(ctx, d); err != nil {
+		return err
+	}
 	signed, err := o.signer.SignFreshness(snapshot.Freshness{
 		Epoch:       head.Epoch,
 		Environment: d.name,
@@ -315,6 +336,7 @@ func (o *outlet) confirmOne(ctx context.Context, d *delivery) error {
 	if err := o.PublishFreshness(ctx, d.name, signed); err != nil {
 		return fmt.Errorf("confirm revision %d: %w", head.Revision, err)
 	}
+	d.confirmed = at
 	return nil
 }
 

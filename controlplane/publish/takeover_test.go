@@ -273,7 +273,11 @@ func TestHiccup(t *testing.T) {
 				}
 				return nil
 			}
-			r := l.configure(func(c *publish.Config) { c.Store, c.Targets[0].Target = s, faultyTarget{c.Targets[0].Target, s} })
+			var hours atomic.Int64 // so that each head is confirmed
+			r := l.configure(func(c *publish.Config) {
+				c.Store, c.Targets[0].Target = s, faultyTarget{c.Targets[0].Target, s}
+				c.Now = func() time.Time { return time.Unix(3600*hours.Add(1), 0) }
+			})
 			r.Every(time.Hour, time.Hour)
 			run(t, r.Run)
 			// Two, since what begins a term confirms the first of them twice.
