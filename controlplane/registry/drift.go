@@ -56,12 +56,15 @@ type turn struct {
 // alarm says when a drift begins, once, and when it is over. It is called without the
 // mutex: a log may take its time.
 func (s *Session) alarm(t turn) {
+	before, after := isDrift(t.before), isDrift(t.after)
+	if before == after {
+		return
+	}
 	log := s.registry.log.With("proxy", string(s.id), "lane", t.lane, "revision", t.at)
-	switch before, after := isDrift(t.before), isDrift(t.after); {
-	case after && !before:
+	if after {
 		s.registry.drift.begun.WithLabelValues(t.lane).Inc()
 		log.Error("proxy enforces something else than what was signed")
-	case before && !after:
-		log.Info("proxy enforces what was signed again", "enforcement", t.after.String())
+		return
 	}
+	log.Info("proxy enforces what was signed again", "enforcement", t.after.String())
 }

@@ -1,6 +1,11 @@
 package registry
 
-import "time"
+import (
+	"time"
+
+	adminv1 "github.com/sallyport/sallyport/proto/gen/sallyport/admin/v1"
+	"github.com/sallyport/sallyport/storage"
+)
 
 // Known returns how many proxies are in memory.
 func (r *Registry) Known() int {
@@ -17,3 +22,6 @@ func (r *Registry) Bound(n int) { r.maxLocal = n }
 
 // Shed is shed.
 func (r *Registry) Shed() int { return r.shed() }
+
+// Held returns what the registry has of a proxy itself, which is not to be changed.
+func Held(r *Registry, id storage.ProxyID) *adminv1.Proxy { return r.entry(id).proxy }

@@ -383,14 +383,10 @@ func (r *Registry) unsave(records []storage.Proxy) {
 	}
 }
 
+// unsaved returns the records that are to be written. They are made without the
+// mutex, which acknowledgements wait for: entries do not change.
 func (r *Registry) unsaved(ctx context.Context) (records []storage.Proxy) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for id, e := range r.local {
-		if e.saved {
-			continue
-		}
-		e.saved = true
+	for id, e := range r.unsavedEntries() {
 		record, err := r.record(id, e)
 		if err != nil {
 			r.log.ErrorContext(ctx, "record of proxy was not made", "proxy", id, "err", err)
@@ -399,6 +395,19 @@ func (r *Registry) unsaved(ctx context.Context) (records []storage.Proxy) {
 		records = append(records, record)
 	}
 	return records
+}
+
+// unsavedEntries returns them as if they were saved.
+func (r *Registry) unsavedEntries() map[storage.ProxyID]*entry {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	unsaved := map[storage.ProxyID]*entry{}
+	for id, e := range r.local {
+		if !e.saved {
+			e.saved, unsaved[id] = true, e
+		}
+	}
+	return unsaved
 }
 
 // evict drops from memory what the database has and nobody has heard of for a
@@ -414,7 +423,6 @@ func (r *Registry) evict() {
 	}
 }
 
-// record needs the mutex.
 func (r *Registry) record(id storage.ProxyID, e *entry) (storage.Proxy, error) {
 	status, err := proto.Marshal(e.proxy)
 	if err != nil {

@@ -3,6 +3,8 @@ package registry
 import (
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	"github.com/sallyport/sallyport/internal/snapshot"
 	adminv1 "github.com/sallyport/sallyport/proto/gen/sallyport/admin/v1"
 	proxyv1 "github.com/sallyport/sallyport/proto/gen/sallyport/proxy/v1"
@@ -44,7 +46,8 @@ func (s SecuritySession) Judged(ack *proxyv1.Ack, known *snapshot.Snapshot) admi
 	t := turn{lane: securityLane, after: enforcement, at: ack.GetRevision()}
 	s.session.revise(func(p *adminv1.Proxy) {
 		if p.GetSecurity() != nil {
-			t.before, p.Security.Enforcement = p.GetSecurity().GetEnforcement(), enforcement
+			t.before, p.Security = p.GetSecurity().GetEnforcement(), proto.CloneOf(p.GetSecurity())
+			p.Security.Enforcement = enforcement
 		}
 		keepSecurity(p, enforcement, proven)
 	}, s.session)
@@ -55,7 +58,7 @@ func (s SecuritySession) Judged(ack *proxyv1.Ack, known *snapshot.Snapshot) admi
 // Refused is Session.Refused.
 func (s SecuritySession) Refused(refusal *proxyv1.Refusal) {
 	s.session.heard(func(p *adminv1.Proxy, _ time.Time) {
-		if p.GetSecurity() == nil {
+		if p.Security = proto.CloneOf(p.GetSecurity()); p.Security == nil {
 			p.Security = &adminv1.SecurityLane{}
 		}
 		p.Security.Refusal = refusalOf(refusal)

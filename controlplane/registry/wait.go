@@ -169,7 +169,7 @@ func (r *Registry) progress(g goal, remote remote) (progress []*adminv1.Environm
 		byEnvironment[name] = &adminv1.EnvironmentProgress{Environment: name, Revision: int64(g.at[name])}
 		progress = append(progress, byEnvironment[name])
 	}
-	var late []*adminv1.Proxy
+	late := map[string]foremost{}
 	for _, p := range connected {
 		e := byEnvironment[p.GetEnvironment()]
 		if e == nil {
@@ -179,11 +179,12 @@ func (r *Registry) progress(g goal, remote remote) (progress []*adminv1.Environm
 			e.Enforced++
 			continue
 		}
-		late = append(late, p)
+		late[e.GetEnvironment()] = late[e.GetEnvironment()].with(p)
 	}
-	slices.SortFunc(late, compareProxies)
-	for _, p := range late {
-		g.miss(byEnvironment[p.GetEnvironment()], p, "")
+	for name, some := range late {
+		for _, p := range some {
+			g.miss(byEnvironment[name], p, "")
+		}
 	}
 	unreached := 0
 	for _, p := range slices.SortedFunc(maps.Values(lost), compareProxies) {
@@ -193,6 +194,19 @@ func (r *Registry) progress(g goal, remote remote) (progress []*adminv1.Environm
 		}
 	}
 	return progress, finished(progress, unreached), changed
+}
+
+// foremost are the first laggards by ID, as many as are named. Ordering all of
+// thousands, again and again, takes longer than finding these.
+type foremost []*adminv1.Proxy
+
+func (f foremost) with(p *adminv1.Proxy) foremost {
+	if len(f) == maxLaggards && compareProxies(p, f[maxLaggards-1]) >= 0 {
+		return f
+	}
+	at, _ := slices.BinarySearchFunc(f, p, compareProxies)
+	f = slices.Insert(f, at, p)
+	return f[:min(len(f), maxLaggards)]
 }
 
 // merged returns those that are connected anywhere, and those that are lost and

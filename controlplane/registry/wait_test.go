@@ -4,9 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/sallyport/sallyport/controlplane/registry"
 	"github.com/sallyport/sallyport/internal/snapshot"
@@ -211,6 +215,48 @@ func TestWaitNamesAtMostAHundred(t *testing.T) {
 	w.last = <-w.reports
 	if e := w.last[0]; e.GetConnected() != 150 || len(e.GetLaggards()) != 100 {
 		t.Errorf("%d connected, %d named", e.GetConnected(), len(e.GetLaggards()))
+	}
+	var names, want []string
+	for i := range 150 {
+		want = append(want, one+"#i-"+fmt.Sprint(i))
+	}
+	for _, l := range w.last[0].GetLaggards() {
+		names = append(names, l.GetId())
+	}
+	slices.Sort(want)
+	if !slices.Equal(names, want[:100]) {
+		t.Errorf("named are %v, want the first of all", names)
+	}
+}
+
+// What somebody looks at stays as it is, whatever a proxy says later.
+func TestWhatWasSaidStays(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	l.commit(enroll(t, "aws", "spiffe://prod.example/proxy/aws/*", "aws"))
+	r := l.ready("a")
+	l.admitted(r, one, "aws")
+	s := open(t, r, one, "a")
+	defer s.Close()
+	six := at(t, 6, "p")
+	for i := range 2 {
+		text := fmt.Sprint(i)
+		for n, say := range []func(){
+			func() { s.Security().Acked(ackOf(six), six) },
+			func() { s.Acked(ackOf(six, rejecting(six, "p")), six) },
+			func() { s.Security().Judged(ackOf(six), nil) },
+			func() { s.Security().Refused(&proxyv1.Refusal{Reason: text}) },
+			func() {
+				s.Beat(&proxyv1.Heartbeat{SecurityAge: durationpb.New(time.Hour), Listeners: []*proxyv1.ListenerStatus{{Name: text}}})
+			},
+		} {
+			held := registry.Held(r.Registry, registry.ProxyID(one, "a"))
+			before := proto.CloneOf(held)
+			say()
+			if !proto.Equal(held, before) {
+				t.Errorf("after %d it is %v, and was %v", n, held, before)
+			}
+		}
 	}
 }
 
