@@ -39,7 +39,7 @@ func (s *Server) rosters() (tasks []publish.Task) {
 	}
 	for _, t := range s.targets.all {
 		p := roster.NewPublisher(roster.PublisherConfig{
-			Store: s.database, Target: t.Store, Signer: s.signing.Signer, Verifier: s.signing.verifier, Log: s.log.With("target", t.name),
+			Store: s.database, Target: t.Store, Election: s.targets.election, Signer: s.signing.Signer, Verifier: s.signing.verifier, Log: s.log.With("target", t.name),
 		})
 		tasks = append(tasks, func(ctx context.Context, _ storage.Term) error { return p.Run(ctx) })
 	}
@@ -60,7 +60,7 @@ func (s *Server) openEdge() error {
 	s.signing.verifier = root.Verifier()
 	s.feed = etcd.NewFeed(near)
 	s.hub = stream.NewHub(s.feed, near, s.signing.verifier, s.log)
-	follower := roster.NewFollower(roster.FollowerConfig{Feed: s.feed, Verifier: s.signing.verifier, Log: s.log})
+	follower := roster.NewFollower(roster.FollowerConfig{Feed: s.feed, Keys: near, Verifier: s.signing.verifier, Log: s.log})
 	s.edge, err = edge.New(edge.Config{
 		Replica: s.settings.Replica, Full: s.settings.ControlPlanes, FullID: identity.ID(s.settings.ControlPlaneID),
 		Identity: s.source, Roster: follower, Log: s.log, Registerer: s.metrics,

@@ -21,21 +21,29 @@ import (
 	"github.com/sallyport/sallyport/proto/gen/sallyport/proxy/v1/proxyv1connect"
 	replicav1 "github.com/sallyport/sallyport/proto/gen/sallyport/replica/v1"
 	"github.com/sallyport/sallyport/proto/gen/sallyport/replica/v1/replicav1connect"
+	"github.com/sallyport/sallyport/storage/storagetest"
 )
 
 const edgeID identity.ID = "spiffe://prod.example/edge"
 
-// withEdge starts a replica with a database, at an address that it will have again, and
-// an edge of it.
+// withEdge starts a replica with a database, and an edge of it.
 func withEdge(t *testing.T, log *logs) (*controlplanetest.Plane, *controlplane.Server) {
+	t.Helper()
+	p := forEdges(t, log)
+	return p, startEdge(t, p, log)
+}
+
+// forEdges starts a replica with a database, at an address that it will have again.
+func forEdges(t *testing.T, log *logs) *controlplanetest.Plane {
 	t.Helper()
 	p := controlplanetest.New(t)
 	p.Settings.Proxies.Address = freeAddress(t)
 	p.Settings.Edges = []controlplane.Edge{{SPIFFEID: string(edgeID)}}
+	p.Settings.Targets = []controlplane.Target{{Name: "near", Etcd: controlplane.Etcd{Endpoints: storagetest.NewEtcd(t).Endpoints()}}}
 	p.Save()
 	p.Start(log.logger())
 	apply(t, p, "aws")
-	return p, startEdge(t, p, log)
+	return p
 }
 
 func freeAddress(t *testing.T) string {
@@ -56,7 +64,7 @@ func edgeSettings(t *testing.T, p *controlplanetest.Plane) controlplane.Settings
 		t.Fatal(err)
 	}
 	return controlplane.Settings{
-		Replica: "near", Role: controlplane.RoleEdge, Etcd: p.Settings.Etcd, RootPublicKeyFile: file(t, "root.pem", string(public)),
+		Replica: "near", Role: controlplane.RoleEdge, Etcd: p.Settings.Targets[0].Etcd, RootPublicKeyFile: file(t, "root.pem", string(public)),
 		ControlPlanes: []string{"https://127.0.0.1:1", "https://" + p.Settings.Proxies.Address}, ControlPlaneID: string(controlplanetest.ID),
 		Workload: controlplane.Workload{Socket: p.Socket(edgeID), TrustDomain: string(edgeID.TrustDomain())},
 		Proxies:  controlplane.Listen{Address: "127.0.0.1:0"}, Health: controlplane.Listen{Address: "127.0.0.1:0"},
@@ -65,7 +73,20 @@ func edgeSettings(t *testing.T, p *controlplanetest.Plane) controlplane.Settings
 
 func startEdge(t *testing.T, p *controlplanetest.Plane, log *logs) *controlplane.Server {
 	t.Helper()
-	s := edgeSettings(t, p)
+	edge := runEdge(t, edgeSettings(t, p), log)
+	eventually(t, "the edge is ready", func() bool {
+		if edge.Addr(controlplane.ListenerHealth) == nil {
+			return false
+		}
+		code, _ := get(t, "http://"+edge.Addr(controlplane.ListenerHealth).String()+"/readyz")
+		return code == http.StatusOK
+	})
+	return edge
+}
+
+// runEdge runs an edge until the test ends.
+func runEdge(t *testing.T, s controlplane.Settings, log *logs) *controlplane.Server {
+	t.Helper()
 	if err := s.Validate(); err != nil {
 		t.Fatal(err)
 	}
@@ -81,13 +102,6 @@ func startEdge(t *testing.T, p *controlplanetest.Plane, log *logs) *controlplane
 		if err := <-done; err != nil {
 			t.Errorf("stop the edge: %v", err)
 		}
-	})
-	eventually(t, "the edge is ready", func() bool {
-		if edge.Addr(controlplane.ListenerHealth) == nil {
-			return false
-		}
-		code, _ := get(t, "http://"+edge.Addr(controlplane.ListenerHealth).String()+"/readyz")
-		return code == http.StatusOK
 	})
 	return edge
 }
@@ -216,10 +230,25 @@ func TestEdgeHandsOn(t *testing.T) {
 	})
 }
 
+// An edge that is given the etcd of the election admits nobody.
+func TestEdgeKeepsAwayFromTheElection(t *testing.T) {
+	log := &logs{}
+	p := forEdges(t, log)
+	enroll(t, p, "auto", "spiffe://prod.example/proxy/auto/*")
+	s := edgeSettings(t, p)
+	s.Etcd = p.Settings.Etcd
+	edge := runEdge(t, s, log)
+	eventually(t, "it says so", func() bool { return strings.Contains(log.String(), "this etcd elects the publisher") })
+	eventually(t, "it listens", func() bool { return edge.Addr(controlplane.ListenerProxies) != nil })
+	if got := registering(t, p, edge, "spiffe://prod.example/proxy/auto/1"); got == "ADMITTED aws" {
+		t.Error("a proxy is admitted")
+	}
+}
+
 // Nobody but an edge may say what others have said.
 func TestOnlyEdgesHandOn(t *testing.T) {
 	log := &logs{}
-	p, _ := withEdge(t, log)
+	p := forEdges(t, log)
 	for id, want := range map[identity.ID]connect.Code{edgeID: 0, controlplanetest.Proxy: connect.CodePermissionDenied, controlplanetest.ID: connect.CodePermissionDenied} {
 		web, url := as(t, p, id, p.Server)
 		_, err := replicav1connect.NewReplicaServiceClient(web, url).Report(t.Context(), connect.NewRequest(&replicav1.ReportRequest{Replica: "near"}))
@@ -242,6 +271,7 @@ func TestOnlyEdgesHandOn(t *testing.T) {
 func TestSettingsOfAnEdge(t *testing.T) {
 	p := controlplanetest.Prepare(t)
 	p.Settings.Proxies.Address = "127.0.0.1:8444"
+	p.Settings.Targets = []controlplane.Target{{Name: "near", Etcd: controlplane.Etcd{Endpoints: []string{"http://127.0.0.1:2379"}}}}
 	base := edgeSettings(t, p)
 	for name, c := range map[string]struct {
 		change func(*controlplane.Settings)
@@ -292,7 +322,9 @@ control_plane_id: parse SPIFFE ID "controlplane": scheme is missing or invalid`}
 	p.Settings.Database.URLFile = file(t, "url", "postgres://sallyport@localhost/sallyport\n")
 	p.Settings.Edges = []controlplane.Edge{{}, {SPIFFEID: string(edgeID)}, {SPIFFEID: string(edgeID)}, {SPIFFEID: "x"}}
 	p.Settings.ControlPlaneID = string(controlplanetest.ID)
-	want := `control_plane_id: is for edges: this replica has a database
+	p.Settings.Targets = nil
+	want := `edges: need an etcd that does not elect the publisher: name it in targets, or another one in election
+control_plane_id: is for edges: this replica has a database
 edges[0].spiffe_id: is required
 edges[2].spiffe_id: spiffe://prod.example/edge is there twice
 edges[3].spiffe_id: parse SPIFFE ID "x": scheme is missing or invalid`
@@ -304,6 +336,7 @@ edges[3].spiffe_id: parse SPIFFE ID "x": scheme is missing or invalid`
 // Commands that need a database say so.
 func TestCommandsOfAnEdge(t *testing.T) {
 	p := controlplanetest.Prepare(t)
+	p.Settings.Targets = []controlplane.Target{{}}
 	s := edgeSettings(t, p)
 	const want = "these are the settings of an edge, which has no database"
 	if err := controlplane.Migrate(t.Context(), s); err == nil || !strings.Contains(err.Error(), want) {

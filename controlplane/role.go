@@ -86,6 +86,9 @@ func (s *Settings) validateEdge(f *faults) {
 }
 
 func (s *Settings) validateEdges(f *faults) {
+	if len(s.Edges) > 0 && len(s.Targets) == 0 && s.Election.isZero() {
+		f.report("edges", errors.New("need an etcd that does not elect the publisher: name it in targets, or another one in election"))
+	}
 	f.absent("is for edges: this replica has a database", map[string]any{
 		"control_planes": s.ControlPlanes, "control_plane_id": s.ControlPlaneID,
 	}, "control_planes", "control_plane_id")

@@ -24,6 +24,17 @@ const (
 	brokenFor = 5
 )
 
+// Keys tells which there are in an etcd. It is an *etcd.Store.
+type Keys interface {
+	Has(ctx context.Context, key string) (bool, error)
+}
+
+// ErrElection says that a roster is of no use where it lies.
+var ErrElection = errors.New("this etcd elects the publisher: an edge needs another one")
+
+// errUnknown says that it could not be found out which etcd this is.
+var errUnknown = errors.New("etcd does not answer")
+
 // Feed tells what is published. Nothing of it is verified. It is an *etcd.Feed.
 type Feed interface {
 	Roster() (*distributionv1.SignedRoster, []byte)
@@ -33,6 +44,7 @@ type Feed interface {
 // FollowerConfig is what a Follower needs. All fields but Now are required.
 type FollowerConfig struct {
 	Feed     Feed
+	Keys     Keys               // of the etcd that the feed is of
 	Verifier *snapshot.Verifier // learns of key sets from somebody else
 	Log      *slog.Logger
 	Now      func() time.Time // time.Now when nil
@@ -98,7 +110,7 @@ func (f *Follower) look(ctx context.Context) {
 		return
 	}
 	err := f.take(ctx, signed, body)
-	if errors.Is(err, errDigest) {
+	if errors.Is(err, errDigest) || errors.Is(err, errUnknown) {
 		f.broken++
 	} else {
 		f.broken = 0
@@ -146,8 +158,26 @@ func (f *Follower) take(ctx context.Context, signed *distributionv1.SignedRoster
 	if err != nil {
 		return err
 	}
+	if err := f.apart(ctx, next); err != nil {
+		return err
+	}
 	f.put(next, true)
 	f.Log.InfoContext(ctx, "roster taken", "sequence", st.Sequence, "enrollments", len(next.Enrollments))
+	return nil
+}
+
+// apart returns an error if the roster was read where the publisher is elected: who may
+// read an etcd can revoke its leases, and an edge stands where less is trusted.
+func (f *Follower) apart(ctx context.Context, r *Roster) error {
+	elects, err := f.Keys.Has(ctx, r.Election)
+	switch {
+	case r.Election == "":
+		return errors.New("it does not say where the publisher is elected")
+	case err != nil:
+		return fmt.Errorf("%w: %w", errUnknown, err)
+	case elects:
+		return ErrElection
+	}
 	return nil
 }
 

@@ -32,10 +32,17 @@ type Target interface {
 	PublishRoster(ctx context.Context, v *snapshot.Verifier, signed *distributionv1.SignedRoster, body []byte) error
 }
 
+// Election is what elects the publisher. It is an *etcd.Store.
+type Election interface {
+	// LeaderKey returns the key by which the publisher is elected.
+	LeaderKey(ctx context.Context) (string, error)
+}
+
 // PublisherConfig is what a Publisher needs. All fields but Now are required.
 type PublisherConfig struct {
 	Store    Store
 	Target   Target
+	Election Election
 	Signer   *snapshot.Signer
 	Verifier *snapshot.Verifier // knows the newest key set
 	Log      *slog.Logger
@@ -101,7 +108,11 @@ func (p *Publisher) publish(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("read who is admitted: %w", err)
 	}
-	body, err := encode(r)
+	election, err := p.Election.LeaderKey(ctx)
+	if err != nil {
+		return err
+	}
+	body, err := encode(r, election)
 	if err != nil {
 		return err
 	}

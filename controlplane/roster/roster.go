@@ -29,11 +29,13 @@ type Roster struct {
 	// that are to tell load balancers to leave them out; both in order.
 	Barred   []string
 	Draining []storage.ProxyID
+	// Election is the key in etcd by which the publisher is elected.
+	Election string
 }
 
 // encode returns the bytes of a roster, the same for the same content; ErrTooLarge.
-func encode(r storage.Roster) ([]byte, error) {
-	m := &distributionv1.Roster{}
+func encode(r storage.Roster, election string) ([]byte, error) {
+	m := &distributionv1.Roster{ElectionKey: election}
 	for _, v := range r.Enrollments {
 		m.Enrollments = append(m.Enrollments, v.Document)
 	}
@@ -73,7 +75,7 @@ func open(st snapshot.Roster, body []byte) (*Roster, error) {
 	if len(m.ProtoReflect().GetUnknown()) > 0 {
 		return nil, errors.New("the roster has a field that this build does not know")
 	}
-	r := &Roster{Roster: st, Barred: m.GetBarred()}
+	r := &Roster{Roster: st, Barred: m.GetBarred(), Election: m.GetElectionKey()}
 	for _, document := range m.GetEnrollments() {
 		e, err := snapshot.NewEntry(document)
 		if err != nil {

@@ -56,6 +56,17 @@ func enrollment(name, pattern string) storage.Change {
 	return storage.Change{Key: key, Document: b, Digest: snapshot.DocumentDigest(b)}
 }
 
+// elects is the key of the publisher, which only the etcd of the election has.
+const elects = "/leader/1"
+
+// keys are all that there are in an etcd.
+type keys []string
+
+func (k keys) Has(_ context.Context, key string) (bool, error) { return slices.Contains(k, key), nil }
+
+// LeaderKey is the first of them.
+func (k keys) LeaderKey(context.Context) (string, error) { return k[0], nil }
+
 // board is a feed that others write on.
 type board struct {
 	mu      sync.Mutex
@@ -88,7 +99,7 @@ func body(barred ...string) []byte {
 	for _, id := range barred {
 		r.Rulings = append(r.Rulings, storage.Ruling{Subject: id, Quarantined: true})
 	}
-	return must(roster.Encode(r))
+	return must(roster.Encode(r, elects))
 }
 
 // says is a statement about a body.
@@ -102,7 +113,7 @@ func following(t *testing.T, f func(t *testing.T, b *board, r *roster.Follower, 
 	synctest.Test(t, func(t *testing.T) {
 		b, log := &board{changed: make(chan struct{}, 1)}, &bytes.Buffer{}
 		r := roster.NewFollower(roster.FollowerConfig{
-			Feed: b, Verifier: signer(1).Verifier(), Log: slog.New(slog.NewTextHandler(log, nil)),
+			Feed: b, Keys: keys{"/env/a"}, Verifier: signer(1).Verifier(), Log: slog.New(slog.NewTextHandler(log, nil)),
 		})
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error)
@@ -176,9 +187,13 @@ func TestFollowerTakesWhatIsNewer(t *testing.T) {
 
 func TestFollowerTakesNothingElse(t *testing.T) {
 	for name, put := range map[string]func(b *board, now time.Time){
-		"of another fleet":              func(b *board, now time.Time) { b.put(says(signer(2), 1, 9, now, body("x")), body("x")) },
-		"from the future":               func(b *board, now time.Time) { b.put(says(signer(1), 1, 9, now.Add(time.Hour), body("x")), body("x")) },
-		"with another body":             func(b *board, now time.Time) { b.put(says(signer(1), 1, 9, now, body("x")), body("y")) },
+		"of another fleet":  func(b *board, now time.Time) { b.put(says(signer(2), 1, 9, now, body("x")), body("x")) },
+		"from the future":   func(b *board, now time.Time) { b.put(says(signer(1), 1, 9, now.Add(time.Hour), body("x")), body("x")) },
+		"with another body": func(b *board, now time.Time) { b.put(says(signer(1), 1, 9, now, body("x")), body("y")) },
+		"where the publisher is elected": func(b *board, now time.Time) {
+			other := must(roster.Encode(storage.Roster{}, "/env/a"))
+			b.put(says(signer(1), 1, 9, now, other), other)
+		},
 		"with a body that is no roster": func(b *board, now time.Time) { b.put(says(signer(1), 1, 9, now, []byte("x")), []byte("x")) },
 		"with something that is no enrollment": func(b *board, now time.Time) {
 			document := must(proto.Marshal(&resourcev1.Document{Kind: "Policy", Namespace: "shop", Name: "a"}))
@@ -273,7 +288,7 @@ func TestRosterIsBounded(t *testing.T) {
 	for i := range 20_000 {
 		r.Rulings = append(r.Rulings, storage.Ruling{Subject: fmt.Sprintf("spiffe://prod.example/a-long-way-to-a-proxy-that-was-refused/%d", i), Quarantined: true})
 	}
-	if _, err := roster.Encode(r); !errors.Is(err, roster.ErrTooLarge) {
+	if _, err := roster.Encode(r, elects); !errors.Is(err, roster.ErrTooLarge) {
 		t.Errorf("%v", err)
 	}
 }
@@ -286,8 +301,8 @@ func TestPublisher(t *testing.T) {
 	target := must(etcd.New(etcd.Config{Endpoints: storagetest.Etcd(t).Endpoints(), Prefix: "/" + strings.ToLower(t.Name()), Log: log}))
 	t.Cleanup(func() { _ = target.Close() })
 	feed := etcd.NewFeed(target)
-	follower := roster.NewFollower(roster.FollowerConfig{Feed: feed, Verifier: signer(1).Verifier(), Log: log})
-	publisher := roster.NewPublisher(roster.PublisherConfig{Store: store, Target: target, Signer: signer(1), Verifier: signer(1).Verifier(), Log: log})
+	follower := roster.NewFollower(roster.FollowerConfig{Feed: feed, Keys: target, Verifier: signer(1).Verifier(), Log: log})
+	publisher := roster.NewPublisher(roster.PublisherConfig{Store: store, Target: target, Election: keys{elects}, Signer: signer(1), Verifier: signer(1).Verifier(), Log: log})
 	for _, part := range []func(context.Context) error{store.Run, feed.Run, follower.Run} {
 		background(t, part)
 	}

@@ -3,9 +3,11 @@ package etcd
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/protobuf/proto"
 
@@ -58,6 +60,34 @@ func (s *Store) PublishRoster(ctx context.Context, v *snapshot.Verifier, signed 
 		return fmt.Errorf("write roster: %w", ErrRaced)
 	}
 	return nil
+}
+
+// errNobody says that nobody is elected.
+var errNobody = errors.New("nobody is elected")
+
+// LeaderKey returns the key by which the publisher is elected. It has the lease of the
+// publisher in it, so that no other etcd has the same.
+func (s *Store) LeaderKey(ctx context.Context) (string, error) {
+	r, err := s.get(ctx, s.electionKey()+"/", append(clientv3.WithFirstCreate(), clientv3.WithKeysOnly())...)
+	if err != nil {
+		return "", fmt.Errorf("look for who is elected: %w", err)
+	}
+	if len(r.Kvs) == 0 {
+		return "", errNobody
+	}
+	return string(r.Kvs[0].Key), nil
+}
+
+// Has reports whether there is a key. What may not be read is as if it were not there.
+func (s *Store) Has(ctx context.Context, key string) (bool, error) {
+	r, err := s.get(ctx, key, clientv3.WithCountOnly())
+	switch {
+	case errors.Is(err, rpctypes.ErrPermissionDenied):
+		return false, nil
+	case err != nil:
+		return false, fmt.Errorf("look for a key: %w", err)
+	}
+	return r.Count > 0, nil
 }
 
 // rosterAhead returns storage.ErrAhead if what is there is signed, and must not be

@@ -2,8 +2,10 @@ package etcd_test
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -13,6 +15,7 @@ import (
 	distributionv1 "github.com/sallyport/sallyport/proto/gen/sallyport/distribution/v1"
 	"github.com/sallyport/sallyport/storage"
 	"github.com/sallyport/sallyport/storage/etcd"
+	"github.com/sallyport/sallyport/storage/storagetest"
 )
 
 // roster signs a statement about a body.
@@ -116,5 +119,41 @@ func TestRosterIsMended(t *testing.T) {
 				t.Errorf("it is taken for %v, %v", heads, freshness)
 			}
 		})
+	}
+}
+
+// The key of who is elected is in the etcd of the election, and in no other.
+func TestLeaderKeyIsOfOneEtcd(t *testing.T) {
+	t.Parallel()
+	l, elsewhere := newLab(t), labAt(t, storagetest.NewEtcd(t).Endpoints())
+	s, other := l.store(), elsewhere.store()
+	if key, err := s.LeaderKey(t.Context()); err == nil {
+		t.Errorf("without a leader there is %q", key)
+	}
+	var key string
+	err := s.Lead(t.Context(), "one", func(ctx context.Context) (err error) {
+		key, err = s.LeaderKey(ctx)
+		return err
+	})
+	if err != nil || !strings.HasPrefix(key, l.prefix+"/leader/") {
+		t.Fatalf("the key is %q (%v)", key, err)
+	}
+	if err := s.Lead(t.Context(), "two", func(ctx context.Context) error {
+		next, err := s.LeaderKey(ctx)
+		if next == key {
+			t.Error("two leaders have the same key")
+		}
+		for _, c := range []struct {
+			store *etcd.Store
+			key   string
+			want  bool
+		}{{s, next, true}, {s, key, false}, {other, next, false}} {
+			if there, err := c.store.Has(ctx, c.key); err != nil || there != c.want {
+				t.Errorf("%s is there: %v (%v), want %v", c.key, there, err, c.want)
+			}
+		}
+		return err
+	}); err != nil {
+		t.Fatal(err)
 	}
 }

@@ -129,7 +129,7 @@ func TestEdgeThatIsCutOff(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	client := etcdOf(t, f)
+	client := etcdAt(t, f.Near.Endpoints())
 	eventually(t, 20*time.Second, func(ctx context.Context) (bool, string) {
 		r, err := client.Get(ctx, prefix+"env/@roster/body")
 		return err == nil && len(r.Kvs) == 1 && bytes.Contains(r.Kvs[0].Value, []byte("far")), "the roster does not have the new proxy"

@@ -18,7 +18,12 @@ const prefix = "/sallyport/v1/"
 
 func etcdOf(t *testing.T, f *fleet.Fleet) *clientv3.Client {
 	t.Helper()
-	client, err := clientv3.New(clientv3.Config{Endpoints: f.Etcd.Endpoints(), DialTimeout: 5 * time.Second, Logger: zap.NewNop()})
+	return etcdAt(t, f.Etcd.Endpoints())
+}
+
+func etcdAt(t *testing.T, endpoints []string) *clientv3.Client {
+	t.Helper()
+	client, err := clientv3.New(clientv3.Config{Endpoints: endpoints, DialTimeout: 5 * time.Second, Logger: zap.NewNop()})
 	if err != nil {
 		t.Fatal(err)
 	}

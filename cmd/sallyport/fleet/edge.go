@@ -29,7 +29,7 @@ func (f *Fleet) startEdge(ctx context.Context) error {
 		"control_planes":       []string{f.Replicas[0].Registration},
 		"control_plane_id":     ControlPlaneID,
 		"workload":             map[string]any{"socket": socket, "trust_domain": TrustDomain},
-		"etcd":                 map[string]any{"endpoints": f.etcd},
+		"etcd":                 map[string]any{"endpoints": f.Near.Endpoints()},
 		"root_public_key_file": f.Path(rootKeyFile),
 		"proxies":              map[string]any{"address": addresses[0]},
 		"health":               map[string]any{"address": addresses[1]},

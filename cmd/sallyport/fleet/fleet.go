@@ -64,8 +64,8 @@ type Config struct {
 	Etcd []string
 	// Replicas is how many the control plane has: one when it is zero.
 	Replicas int
-	// Edge says that there is an edge besides, which hands on to the first replica
-	// alone, and that all proxies but that of aws are connected to it alone.
+	// Edge says that there is an edge besides, with an etcd of its own, which hands on
+	// to the first replica alone, and that all proxies but that of aws are connected to it alone.
 	Edge bool
 }
 
@@ -75,6 +75,7 @@ type Fleet struct {
 	Described    Description
 	Postgres     *local.Postgres
 	Etcd         *local.Etcd // nil when somebody else's is used
+	Near         *local.Etcd // that of the edge; nil without one
 	ControlPlane *Process    // its first replica
 	Replicas     []*Replica
 	Edge         *Replica // nil without one; it has no API
@@ -184,7 +185,7 @@ func (f *Fleet) startControlPlane(ctx context.Context) error {
 	if err := f.Postgres.CreateDatabase(ctx, Database, ""); err != nil {
 		return err
 	}
-	if err := f.startEtcd(ctx); err != nil {
+	if err := errors.Join(f.startEtcd(ctx), f.startNear(ctx)); err != nil {
 		return err
 	}
 	if err := f.makeSigningKey(); err != nil {
@@ -207,6 +208,18 @@ func (f *Fleet) startEtcd(ctx context.Context) (err error) {
 	err = f.Etcd.Start(ctx)
 	f.etcd = f.Etcd.Endpoints()
 	return err
+}
+
+// startNear starts the etcd of the edge, if there is to be one.
+func (f *Fleet) startNear(ctx context.Context) (err error) {
+	if !f.edge {
+		return nil
+	}
+	if f.Near, err = local.NewEtcd(local.EtcdConfig{Log: f.log}); err != nil {
+		return err
+	}
+	f.ends = append(f.ends, f.Near.Close)
+	return f.Near.Start(ctx)
 }
 
 // makeSigningKey makes the fleet's key, and the public one that proxies pin.

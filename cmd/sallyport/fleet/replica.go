@@ -86,6 +86,7 @@ func (f *Fleet) addReplica(ctx context.Context, binary string, i int) error {
 	}
 	if f.edge {
 		content["edges"] = []map[string]any{{"spiffe_id": EdgeID}}
+		content["targets"] = []map[string]any{{"name": "near", "etcd": map[string]any{"endpoints": f.Near.Endpoints()}}}
 	}
 	settings, err := f.settings(file, content)
 	if err != nil {

@@ -167,7 +167,10 @@ type Roster struct {
 	// SPIFFE IDs that operators have refused or quarantined, in order.
 	Barred []string `protobuf:"bytes,2,rep,name=barred,proto3" json:"barred,omitempty"`
 	// Proxies that are to tell load balancers to leave them out, by their IDs, in order.
-	Draining      []string `protobuf:"bytes,3,rep,name=draining,proto3" json:"draining,omitempty"`
+	Draining []string `protobuf:"bytes,3,rep,name=draining,proto3" json:"draining,omitempty"`
+	// The key in etcd by which the publisher is elected, which no other etcd has: nobody
+	// goes by a roster that lies beside it.
+	ElectionKey   string `protobuf:"bytes,4,opt,name=election_key,json=electionKey,proto3" json:"election_key,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -223,6 +226,13 @@ func (x *Roster) GetDraining() []string {
 	return nil
 }
 
+func (x *Roster) GetElectionKey() string {
+	if x != nil {
+		return x.ElectionKey
+	}
+	return ""
+}
+
 var File_sallyport_distribution_v1_roster_proto protoreflect.FileDescriptor
 
 const file_sallyport_distribution_v1_roster_proto_rawDesc = "" +
@@ -236,11 +246,12 @@ const file_sallyport_distribution_v1_roster_proto_rawDesc = "" +
 	"\x05epoch\x18\x01 \x01(\x03R\x05epoch\x12\x1a\n" +
 	"\bsequence\x18\x02 \x01(\x03R\bsequence\x12\x16\n" +
 	"\x06digest\x18\x03 \x01(\fR\x06digest\x127\n" +
-	"\tissued_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\bissuedAt\"^\n" +
+	"\tissued_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\bissuedAt\"\x81\x01\n" +
 	"\x06Roster\x12 \n" +
 	"\venrollments\x18\x01 \x03(\fR\venrollments\x12\x16\n" +
 	"\x06barred\x18\x02 \x03(\tR\x06barred\x12\x1a\n" +
-	"\bdraining\x18\x03 \x03(\tR\bdrainingB\x85\x02\n" +
+	"\bdraining\x18\x03 \x03(\tR\bdraining\x12!\n" +
+	"\felection_key\x18\x04 \x01(\tR\velectionKeyB\x85\x02\n" +
 	"\x1dcom.sallyport.distribution.v1B\vRosterProtoP\x01ZQgithub.com/sallyport/sallyport/proto/gen/sallyport/distribution/v1;distributionv1\xa2\x02\x03SDX\xaa\x02\x19Sallyport.Distribution.V1\xca\x02\x19Sallyport\\Distribution\\V1\xe2\x02%Sallyport\\Distribution\\V1\\GPBMetadata\xea\x02\x1bSallyport::Distribution::V1b\x06proto3"
 
 var (
