@@ -25,8 +25,8 @@ import (
 	"github.com/sallyport/sallyport/proto/gen/sallyport/replica/v1/replicav1connect"
 )
 
-// forEdges is of services that are not for proxies.
-const forEdges = "/" + replicav1connect.ReplicaServiceName + "/"
+// edgesOnly is of services that are not for proxies.
+const edgesOnly = "/" + replicav1connect.ReplicaServiceName + "/"
 
 // servedAt says where each service is served, and how much of a call is read at most.
 // A new service fails the test until it has a row.
@@ -187,7 +187,7 @@ func TestEveryProcedureIsBounded(t *testing.T) {
 		seen++
 		began := time.Now()
 		caller := callers[m.listener]
-		if strings.HasPrefix(m.path, forEdges) {
+		if strings.HasPrefix(m.path, edgesOnly) {
 			caller = edge
 		}
 		c := send(handlers[m.listener], m, caller)

@@ -25,6 +25,14 @@ func (s *Service) RecheckEvery(d time.Duration) { s.recheckEvery = d }
 // MoveWithin is how long so many proxies of a replica that ends are spread over.
 func MoveWithin(streams int) time.Duration { return moveWithin(streams) }
 
+// Delay is for how long a replica with so many streams has one wait for a freshness
+// statement.
+func Delay(streams int64) time.Duration {
+	var s Service
+	s.streams.Store(streams)
+	return s.delay()
+}
+
 // Framed returns an update as it goes over the wire, and the largest piece that it
 // is written in.
 func Framed(environment string, u *proxyv1.Update) (wire []byte, largest int, err error) {

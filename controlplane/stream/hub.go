@@ -80,7 +80,8 @@ type seenHead struct {
 type environment struct {
 	recent    []*snapshot.Snapshot // the newest last
 	freshness *proxyv1.SignedFreshness
-	confirmed time.Time // when freshness was issued
+	confirms  func() (frame, error) // the same as it is sent; nil for none
+	confirmed time.Time             // when freshness was issued
 	changed   chan struct{}
 	deltas    map[snapshot.Digest]func() []Part // to the newest, by the head that they start from
 }
@@ -102,6 +103,8 @@ type State struct {
 	Freshness *proxyv1.SignedFreshness
 	// Changed is closed when there is a newer state.
 	Changed <-chan struct{}
+
+	confirms func() (frame, error) // Freshness as it is sent; nil for none
 }
 
 // State returns the newest state of an environment.
@@ -109,7 +112,7 @@ func (h *Hub) State(name string) State {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	e := h.environment(name)
-	return State{Snapshot: e.newest(), Freshness: e.freshness, Changed: e.changed}
+	return State{Snapshot: e.newest(), Freshness: e.freshness, Changed: e.changed, confirms: e.confirms}
 }
 
 // Environments returns the names of those of which there is a snapshot, the security
@@ -380,6 +383,9 @@ func (h *Hub) takeFreshness(ctx context.Context, name string, signed *proxyv1.Si
 		return
 	}
 	e.freshness, e.confirmed = signed, f.IssuedAt
+	e.confirms = sync.OnceValues(func() (frame, error) {
+		return messageFrame(&proxyv1.StreamResponse{Lane: &proxyv1.StreamResponse_Freshness{Freshness: signed}})
+	})
 	e.broadcast()
 }
 

@@ -49,6 +49,9 @@ type recorder interface {
 // state returns what the proxy should have.
 func (l *lane) state() State { return l.hub.State(l.name) }
 
+// unconfirmed reports whether there is a freshness statement that was not sent yet.
+func (l *lane) unconfirmed(s State) bool { return s.Freshness != nil && s.Freshness != l.confirmed }
+
 // begun reports whether the proxy has something of this lane, or was sent it.
 func (l *lane) begun() bool {
 	l.mu.Lock()

@@ -81,3 +81,17 @@ func TestProxyIsAskedToGoElsewhere(t *testing.T) {
 	l.publish(aws(t, 2, documents{"a": "2"}))
 	p.updated(2, p.current)
 }
+
+// Freshness of few is not held up, and that of thousands is spread.
+func TestFreshnessIsSpread(t *testing.T) {
+	t.Parallel()
+	for streams, most := range map[int64]time.Duration{0: 0, 2: time.Millisecond, 2000: time.Second, 1_000_000: 3 * time.Second} {
+		var longest time.Duration
+		for range 1000 {
+			longest = max(longest, stream.Delay(streams))
+		}
+		if longest > most || longest < most*9/10 {
+			t.Errorf("of %d streams some wait for %s, want up to %s", streams, longest, most)
+		}
+	}
+}

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"buf.build/go/protovalidate"
@@ -47,6 +48,10 @@ const (
 	// balanceWithin is what those proxies are spread over that another replica is to
 	// have.
 	balanceWithin = 5 * time.Second
+	// confirmsPerSecond is how many proxies are sent a freshness statement per second,
+	// and latestConfirm bounds what that adds to the age of what they enforce.
+	confirmsPerSecond = 2000
+	latestConfirm     = 3 * time.Second
 	// recheckEvery is how often it is looked whether the certificate of a stream
 	// would still be taken.
 	recheckEvery = 3 * time.Minute
@@ -103,6 +108,8 @@ type Service struct {
 	recheck func(*tls.ConnectionState) error // nil for none
 
 	silence, sendWithin, ackWithin, recheckEvery time.Duration
+
+	streams atomic.Int64 // that are open
 
 	drained    sync.Once
 	drain      chan struct{} // closed when this replica is about to end
@@ -321,6 +328,8 @@ func (s *Service) Stream(ctx context.Context, conn *connect.BidiStream[proxyv1.S
 		return public(err)
 	}
 	defer session.Close()
+	s.streams.Add(1)
+	defer s.streams.Add(-1)
 	log := s.log.With("proxy", string(registry.ProxyID(string(p.id), hello.GetInstance())))
 	t := &talk{
 		Service:     s,

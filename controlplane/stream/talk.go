@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"os"
+	"runtime"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -36,6 +37,7 @@ type talk struct {
 	shared      *cookie.Ring  // the cookie keys that the proxy was sent last
 	introduced  int           // how many key sets the proxy was sent
 	draining    atomic.Bool   // as the proxy said, or was told, last
+	turn        time.Time     // to send freshness that there is; zero for none
 
 	unpacks bool // the proxy takes large updates compressed
 
@@ -117,6 +119,9 @@ func (t *talk) receive(ctx context.Context) error {
 		if err != nil {
 			return heard(err)
 		}
+		// Thousands acknowledge a change while it is on its way to the others, who come
+		// first.
+		runtime.Gosched()
 		if err := check(m); err != nil {
 			return err
 		}
@@ -126,8 +131,16 @@ func (t *talk) receive(ctx context.Context) error {
 	}
 }
 
-// hear takes one message of the proxy.
+// hear takes one message of the proxy, and wakes the sender when there may be something
+// to send because of it.
 func (t *talk) hear(ctx context.Context, m *proxyv1.StreamRequest) error {
+	if beat := m.GetHeartbeat(); beat != nil {
+		if draining := beat.GetDraining(); t.draining.Swap(draining) != draining {
+			defer t.wake()
+		}
+		t.session.Beat(beat)
+		return nil
+	}
 	defer t.wake()
 	switch m := m.GetMessage().(type) {
 	case *proxyv1.StreamRequest_Ack:
@@ -138,9 +151,6 @@ func (t *talk) hear(ctx context.Context, m *proxyv1.StreamRequest) error {
 		t.security.acked(ctx, m.SecurityAck)
 	case *proxyv1.StreamRequest_SecurityRefusal:
 		return t.security.refuse(ctx, m.SecurityRefusal)
-	case *proxyv1.StreamRequest_Heartbeat:
-		t.draining.Store(m.Heartbeat.GetDraining())
-		t.session.Beat(m.Heartbeat)
 	case *proxyv1.StreamRequest_Inspection:
 		t.session.Inspected(m.Inspection)
 	case *proxyv1.StreamRequest_Hello:
@@ -183,7 +193,7 @@ func (t *talk) send(ctx context.Context, admissions <-chan struct{}) error {
 		if err := t.pushAll(ctx, security, configuration); err != nil {
 			return err
 		}
-		err := cmp.Or(t.confirm(t.security, security.Freshness), t.confirm(t.configuration, configuration.Freshness))
+		wait, err := t.confirm(security, configuration)
 		if err != nil {
 			return err
 		}
@@ -194,7 +204,7 @@ func (t *talk) send(ctx context.Context, admissions <-chan struct{}) error {
 		if err != nil {
 			return err
 		}
-		slow.Reset(t.left())
+		slow.Reset(min(wait, t.left()))
 		select {
 		case <-ctx.Done():
 			return context.Cause(ctx)
@@ -281,13 +291,43 @@ func (t *talk) share(ctx context.Context) (<-chan struct{}, error) {
 	return state.Changed, t.say(&proxyv1.StreamResponse{Lane: &proxyv1.StreamResponse_Keys{Keys: &proxyv1.SealedKeys{Sealed: sealed}}})
 }
 
-// confirm hands on a freshness statement that the proxy has not been sent yet.
-func (t *talk) confirm(l *lane, f *proxyv1.SignedFreshness) error {
-	if f == nil || f == l.confirmed {
+// confirm hands on freshness statements that the proxy has not been sent yet. The first
+// of a stream are sent at once, later ones when it is this proxy's turn: wait is how long
+// that takes, or ackWithin when there is nothing to send.
+func (t *talk) confirm(security, configuration State) (wait time.Duration, err error) {
+	if !t.security.unconfirmed(security) && !t.configuration.unconfirmed(configuration) {
+		return t.ackWithin, nil
+	}
+	if t.turn.IsZero() {
+		t.turn = time.Now()
+		if t.security.confirmed != nil && t.configuration.confirmed != nil {
+			t.turn = t.turn.Add(t.delay())
+		}
+	}
+	if wait = time.Until(t.turn); wait > 0 {
+		return wait, nil
+	}
+	t.turn = time.Time{}
+	return t.ackWithin, cmp.Or(t.confirmLane(t.security, security), t.confirmLane(t.configuration, configuration))
+}
+
+func (t *talk) confirmLane(l *lane, s State) error {
+	if !l.unconfirmed(s) {
 		return nil
 	}
-	l.confirmed = f
-	return t.say(&proxyv1.StreamResponse{Lane: &proxyv1.StreamResponse_Freshness{Freshness: f}})
+	l.confirmed = s.Freshness
+	f, err := s.confirms()
+	if err != nil {
+		return err
+	}
+	return t.write(f)
+}
+
+// delay spreads what thousands of proxies are sent at the same time, and none of which
+// is urgent.
+func (s *Service) delay() time.Duration {
+	within := min(time.Duration(s.streams.Load())*time.Second/confirmsPerSecond, latestConfirm)
+	return rand.N(within + 1) //nolint:gosec // spreads load, hides nothing
 }
 
 // left returns how long the proxy may still take to answer.
