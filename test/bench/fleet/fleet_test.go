@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -99,18 +100,19 @@ func (h *herd) change(t *testing.T, r *replica, relay *relay) {
 	}
 	var enforced, proof durations
 	var ratio float64
-	before := r.cpu(t)
+	before, ours := r.cpu(t), cpu(t, os.Getpid())
 	for i := range *changes {
 		one := h.changeOnce(t, r, relay, i)
 		enforced, proof = append(enforced, one.enforced...), append(proof, one.proof)
 		ratio = max(ratio, float64(one.received)/float64(one.size))
 		<-time.After(pause)
 	}
-	spent := r.cpu(t) - before
+	spent, simulated := r.cpu(t)-before, cpu(t, os.Getpid())-ours
 	enforced.figures(t, "enforced", n, promised[n])
 	proof.figures(t, "proven", n, 0)
 	figure(t, fmt.Sprint("bytes_per_change_ratio_", n), ratio, "times", 2)
 	figure(t, fmt.Sprint("replica_cpu_per_change_", n), float64(spent.Milliseconds())/float64(*changes), "ms", 0)
+	figure(t, fmt.Sprint("proxies_cpu_per_change_", n), float64(simulated.Milliseconds())/float64(*changes), "ms", 0)
 }
 
 // changed is what one change took.

@@ -249,11 +249,14 @@ func status(t *testing.T, pid int, what string) int {
 	return n
 }
 
-// cpu is what the replica has used so far, in steps of 10 ms.
-func (r *replica) cpu(t *testing.T) (sum time.Duration) {
+// cpu is what the replica has used so far.
+func (r *replica) cpu(t *testing.T) time.Duration { t.Helper(); return cpu(t, r.PID()) }
+
+// cpu is what a process has used so far, in steps of 10 ms.
+func cpu(t *testing.T, pid int) (sum time.Duration) {
 	t.Helper()
 	const tick = 10 * time.Millisecond // USER_HZ
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", r.PID()))
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	must(t, err)
 	_, after, _ := bytes.Cut(stat, []byte(") ")) // the name may hold anything
 	for _, i := range []int{11, 12} {
