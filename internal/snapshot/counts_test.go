@@ -118,11 +118,19 @@ func TestCountsOfAHead(t *testing.T) {
 		if err == nil {
 			_, err = snapshot.Assemble(head, set)
 		}
-		if errors.Is(c.want, errAny) && err != nil {
+		var update snapshot.Assembly
+		part := slices.Collect(snapshot.Updates(nil, counted))[0]
+		part.Head = signed
+		_, taken := update.Add(signer(1).Verifier(), nil, part)
+		if errors.Is(c.want, errAny) && err != nil && taken != nil {
 			continue
 		}
 		if !errors.Is(err, c.want) {
 			t.Errorf("%s: %v, want %v", c.name, err, c.want)
+		}
+		// With its documents it need not be signed what anybody can count.
+		if c.name != "not signed" && !errors.Is(taken, c.want) || c.name == "not signed" && taken != nil {
+			t.Errorf("%s: in an update %v, want %v", c.name, taken, c.want)
 		}
 		if err == nil && head.Digest() != digest {
 			t.Errorf("%s: it is another head", c.name)
@@ -130,6 +138,26 @@ func TestCountsOfAHead(t *testing.T) {
 	}
 	if again, err := signer(1).Count(counted); err != nil || again != counted {
 		t.Errorf("what was counted is counted again: %v", err)
+	}
+}
+
+// BenchmarkUpdate is what a proxy does of a change before it compiles that.
+func BenchmarkUpdate(b *testing.B) {
+	set := snapshot.NewSet(entries(b, 0, 1000, "a")...)
+	count := func(revision snapshot.Revision, set *snapshot.Set) *snapshot.Snapshot {
+		s, err := signer(1).Count(assemble(b, revision, set))
+		if err != nil {
+			b.Fatal(err)
+		}
+		return s
+	}
+	before, v := count(10, set), signer(1).Verifier()
+	part := slices.Collect(snapshot.Updates(before, count(11, set.With(entries(b, 0, 1, "b"), nil))))[0]
+	for b.Loop() {
+		var update snapshot.Assembly
+		if _, err := update.Add(v, before, part); err != nil {
+			b.Fatal(err)
+		}
 	}
 }
 

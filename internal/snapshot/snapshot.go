@@ -153,7 +153,7 @@ func (a *Assembly) Add(v *Verifier, base *Snapshot, part *proxyv1.Update) (_ *Sn
 	if part.GetHead() == nil {
 		return nil, nil //nolint:nilnil // documented: not yet
 	}
-	head, err := v.VerifyHead(part.GetHead())
+	head, err := v.verifyAlone(part.GetHead())
 	if err != nil {
 		return nil, err
 	}
@@ -161,7 +161,11 @@ func (a *Assembly) Add(v *Verifier, base *Snapshot, part *proxyv1.Update) (_ *Sn
 	if len(part.GetBaseRoot()) == 0 {
 		from = nil
 	}
-	return Assemble(head, from.With(a.upserts, a.removed))
+	s, err := Assemble(head, from.With(a.upserts, a.removed))
+	if err != nil {
+		return nil, err
+	}
+	return v.check(s)
 }
 
 func (a *Assembly) take(base *Snapshot, part *proxyv1.Update) error {

@@ -203,6 +203,18 @@ func (v *Verifier) verify(domain string, b, signature, id []byte) (KeyID, error)
 // VerifyHead returns the head if its signature verifies and its bytes are
 // understood whole; ErrSignature if the signature does not verify.
 func (v *Verifier) VerifyHead(signed *proxyv1.SignedHead) (Head, error) {
+	head, err := v.verifyAlone(signed)
+	if err != nil {
+		return Head{}, err
+	}
+	if head.counts, err = v.verifyCounts(head.digest, signed); err != nil {
+		return Head{}, fmt.Errorf("head: %w", err)
+	}
+	return head, nil
+}
+
+// verifyAlone is VerifyHead but for the counts, of which it says nothing.
+func (v *Verifier) verifyAlone(signed *proxyv1.SignedHead) (Head, error) {
 	b := signed.GetHead()
 	key, err := v.verify(headDomain, b, signed.GetSignature(), signed.GetKeyId())
 	if err != nil {
@@ -218,11 +230,6 @@ func (v *Verifier) VerifyHead(signed *proxyv1.SignedHead) (Head, error) {
 		m.GetEpoch() < 1 || m.GetRevision() < 1 || m.GetEnvironment() == "" || m.GetDocuments() < 0 {
 		return Head{}, errors.New("head: a field is missing or out of range")
 	}
-	digest := Digest(sha256.Sum256(b))
-	counts, err := v.verifyCounts(digest, signed)
-	if err != nil {
-		return Head{}, fmt.Errorf("head: %w", err)
-	}
 	return Head{
 		Statement: Statement{
 			Epoch:       Epoch(m.GetEpoch()),
@@ -232,10 +239,9 @@ func (v *Verifier) VerifyHead(signed *proxyv1.SignedHead) (Head, error) {
 			Root:        root,
 			Documents:   int(m.GetDocuments()),
 		},
-		digest: digest,
+		digest: Digest(sha256.Sum256(b)),
 		signed: signed,
 		key:    key,
-		counts: counts,
 	}, nil
 }
 
