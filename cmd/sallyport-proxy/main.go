@@ -24,6 +24,7 @@ import (
 const garbage = 50
 
 func main() {
+	relax()
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(garbage)
 	}
