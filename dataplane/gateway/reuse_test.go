@@ -62,9 +62,11 @@ func TestNothingIsLeftOfARequest(t *testing.T) {
 	ctx, end := context.WithCancel(t.Context())
 	var looks, asks sync.WaitGroup
 	looks.Go(func() {
+		tick := time.NewTicker(time.Millisecond)
+		defer tick.Stop()
 		for n := 0; ctx.Err() == nil; n++ {
-			w.gateway.CloseStreams(func(s *gateway.Stream) bool { return n%50 == 0 }, revoked)
-			time.Sleep(time.Millisecond)
+			w.gateway.CloseStreams(func(*gateway.Stream) bool { return n%50 == 0 }, revoked)
+			<-tick.C
 		}
 	})
 	for client := range 8 {
