@@ -76,7 +76,7 @@ func spans(counts map[int]int64) (all []*dto.BucketSpan, deltas []int64) {
 			continue
 		}
 		if i > next || len(all) == 0 {
-			all = append(all, &dto.BucketSpan{Offset: new(int32(i - next)), Length: new(uint32)}) //nolint:gosec // buckets are few
+			all = append(all, &dto.BucketSpan{Offset: new(int32(i - next)), Length: new(uint32)})
 		}
 		*all[len(all)-1].Length++
 		deltas = append(deltas, count-before)

@@ -22,7 +22,7 @@ func (r RouteID) shard() byte {
 			h = (h ^ uint32(s[i])) * 16777619
 		}
 	}
-	return byte(h ^ h>>8 ^ h>>16)
+	return byte((h ^ h>>8 ^ h>>16) & 0xff)
 }
 
 // table returns the policies of a route, nil if there are none.
