@@ -2,7 +2,6 @@ package controlplane
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"net/http"
@@ -69,14 +68,9 @@ func (s *Server) openEdge() error {
 		return err
 	}
 	s.registry = s.edge.Registry()
-	domain, err := identity.ParseTrustDomain(s.settings.Workload.TrustDomain)
-	if err != nil {
-		return err
-	}
-	let := s.registry.Authorizer(domain)
 	s.proxies = stream.NewService(stream.Config{
 		Hub: s.hub, Registry: s.registry, LoggedOut: s.edge.LoggedOut, Log: s.log,
-		Recheck: func(c *tls.ConnectionState) error { return identity.Recheck(s.source, c, let) },
+		Recheck: s.recheck,
 	})
 	return errors.Join(s.countCrowded(), s.measureEdge(follower))
 }
@@ -110,15 +104,11 @@ func (s *Server) serveEdge(ctx context.Context) error {
 	mux := http.NewServeMux()
 	mux.Handle(s.proxies.Handler())
 	mux.Handle(records.Handler())
-	domain, err := identity.ParseTrustDomain(s.settings.Workload.TrustDomain)
-	if err != nil {
-		return err
-	}
 	g, ctx := errgroup.WithContext(ctx)
 	for _, part := range []func(context.Context) error{s.feed.Run, s.hub.Run, s.edge.Run} {
 		g.Go(func() error { return part(ctx) })
 	}
-	g.Go(func() error { return s.serveStreams(ctx, impatient(mux), s.registry.Authorizer(domain)) })
+	g.Go(func() error { return s.serveStreams(ctx, impatient(mux)) })
 	return g.Wait()
 }
 

@@ -1,6 +1,7 @@
 package controlplane
 
 import (
+	"crypto/tls"
 	"net"
 	"net/http"
 	"time"
@@ -17,6 +18,9 @@ func NewTurnstile(ln net.Listener, perSecond int, refused prometheus.Counter) ne
 func (s *Server) TestOnlyHandlers() map[string]http.Handler {
 	return map[string]http.Handler{ListenerAdmin: s.adminHandler(), ListenerProxies: s.proxiesHandler()}
 }
+
+// TestOnlyRecheck returns why a proxy that was let in would not be any more.
+func (s *Server) TestOnlyRecheck(c *tls.ConnectionState) error { return s.recheck(c) }
 
 // TestOnlyWitnessesWithin changes how long proxies have to show what they have, before
 // Run.

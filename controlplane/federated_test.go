@@ -100,6 +100,10 @@ func TestProxiesOfAnotherTrustDomain(t *testing.T) {
 	kept("with an enrollment of our trust domain alone")
 	enroll(t, p, "theirs", "spiffe://partner.example/proxy/*/1")
 	eventually(t, "it is admitted", func() bool { return admitted(proxy) })
+	stays := func() error { return p.Server.TestOnlyRecheck(peerOf(t, theirs, proxy)) }
+	if err := stays(); err != nil {
+		t.Errorf("a stream of it is cut when it is looked at again: %v", err)
+	}
 	if res, err := registers(t, p, theirs, other); err != nil || res.GetAdmission() != proxyv1.Admission_ADMISSION_PENDING {
 		t.Errorf("another of that trust domain: %v, %v", res, err)
 	}
@@ -123,4 +127,7 @@ func TestProxiesOfAnotherTrustDomain(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually(t, "it is kept out", func() bool { _, err := registers(t, p, theirs, proxy); return err != nil })
+	if stays() == nil {
+		t.Error("a stream of it goes on")
+	}
 }

@@ -58,11 +58,17 @@ func (s *Server) adminHandler() http.Handler {
 }
 
 func (s *Server) serveProxies(ctx context.Context) error {
-	domain, err := identity.ParseTrustDomain(s.settings.Workload.TrustDomain)
-	if err != nil {
-		return err
-	}
-	return s.serveStreams(ctx, s.proxiesHandler(), s.registry.Authorizer(domain, s.settings.edges()...))
+	return s.serveStreams(ctx, s.proxiesHandler())
+}
+
+// peers says whose SVIDs are let in: those of proxies, and of edges.
+func (s *Server) peers() identity.Authorizer {
+	return s.registry.Authorizer(s.domain, s.settings.edges()...)
+}
+
+// recheck returns why who was let in would not be any more.
+func (s *Server) recheck(c *tls.ConnectionState) error {
+	return identity.Recheck(s.source, c, s.peers())
 }
 
 // proxiesHandler serves proxies, and edges if there are any.
@@ -77,11 +83,11 @@ func (s *Server) proxiesHandler() http.Handler {
 }
 
 // serveStreams serves proxies, of which there may be thousands.
-func (s *Server) serveStreams(ctx context.Context, handler http.Handler, let identity.Authorizer) error {
+func (s *Server) serveStreams(ctx context.Context, handler http.Handler) error {
 	return s.serve(ctx, listener{
 		name:    ListenerProxies,
 		address: s.settings.Proxies.Address,
-		tls:     identity.ServerConfig(s.source, let),
+		tls:     identity.ServerConfig(s.source, s.peers()),
 		handler: handler,
 		pace:    letInPerProcessor * runtime.GOMAXPROCS(0),
 		drain:   s.proxies.Drain,

@@ -5,7 +5,6 @@ package controlplane
 import (
 	"context"
 	"crypto/ed25519"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -47,6 +46,7 @@ type Server struct {
 	log      *slog.Logger
 	metrics  *prometheus.Registry
 
+	domain    identity.TrustDomain
 	source    *identity.Source
 	signing   signing
 	database  *postgres.Store
@@ -108,11 +108,10 @@ func (s *Server) openIdentity() error {
 	if err != nil {
 		return fmt.Errorf("workload.socket: %w", err)
 	}
-	domain, err := identity.ParseTrustDomain(s.settings.Workload.TrustDomain)
-	if err != nil {
+	if s.domain, err = identity.ParseTrustDomain(s.settings.Workload.TrustDomain); err != nil {
 		return fmt.Errorf("workload.trust_domain: %w", err)
 	}
-	s.source, err = identity.New(identity.Config{SocketAddr: addr, TrustDomain: domain, Log: s.log})
+	s.source, err = identity.New(identity.Config{SocketAddr: addr, TrustDomain: s.domain, Log: s.log})
 	return err
 }
 
@@ -153,13 +152,9 @@ func (s *Server) openDistribution() error {
 	s.timeline = publish.NewTimeline(publish.TimelineConfig{
 		Store: s.database, Targets: s.targets.places(), Verifier: s.signing.verifier, Log: s.log,
 	})
-	domain, err := identity.ParseTrustDomain(s.settings.Workload.TrustDomain)
-	if err != nil {
-		return err
-	}
 	s.proxies = stream.NewService(stream.Config{
 		Hub: s.hub, Registry: s.registry, Keys: s.keyring, LoggedOut: s.logouts.CutOff, Shown: s.timeline.Show, Log: s.log,
-		Recheck: func(c *tls.ConnectionState) error { return identity.Recheck(s.source, c, identity.Member(domain)) },
+		Recheck: s.recheck,
 	})
 	s.upkeep = upkeep.New(upkeep.Config{Places: s.targets.kept(), Log: s.log, Registerer: s.metrics})
 	s.publisher = publish.New(publish.Config{

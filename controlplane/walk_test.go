@@ -19,6 +19,7 @@ import (
 	"github.com/sallyport/sallyport/controlplane"
 	"github.com/sallyport/sallyport/controlplane/controlplanetest"
 	"github.com/sallyport/sallyport/internal/identity"
+	"github.com/sallyport/sallyport/internal/identity/issuer"
 	proxyv1 "github.com/sallyport/sallyport/proto/gen/sallyport/proxy/v1"
 	"github.com/sallyport/sallyport/proto/gen/sallyport/proxy/v1/proxyv1connect"
 	replicav1 "github.com/sallyport/sallyport/proto/gen/sallyport/replica/v1"
@@ -148,13 +149,13 @@ func send(h http.Handler, p procedure, peer *tls.ConnectionState) *wire {
 }
 
 // peerOf is what a handshake with the SVID of somebody says; without one when empty.
-func peerOf(t *testing.T, p *controlplanetest.Plane, id identity.ID) *tls.ConnectionState {
+func peerOf(t *testing.T, is *issuer.Issuer, id identity.ID) *tls.ConnectionState {
 	t.Helper()
 	state := &tls.ConnectionState{HandshakeComplete: true, Version: tls.VersionTLS13}
 	if id == "" {
 		return state
 	}
-	svid, err := p.Issuer.Issue(id, time.Hour)
+	svid, err := is.Issue(id, time.Hour)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -176,12 +177,12 @@ func TestEveryProcedureIsBounded(t *testing.T) {
 	p.Start((&logs{}).logger())
 	handlers := p.Server.TestOnlyHandlers()
 	callers := map[string]*tls.ConnectionState{
-		controlplane.ListenerAdmin: peerOf(t, p, controlplanetest.Admin), controlplane.ListenerProxies: peerOf(t, p, controlplanetest.Proxy),
+		controlplane.ListenerAdmin: peerOf(t, p.Issuer, controlplanetest.Admin), controlplane.ListenerProxies: peerOf(t, p.Issuer, controlplanetest.Proxy),
 	}
 	others := map[string]string{
 		controlplane.ListenerAdmin: controlplane.ListenerProxies, controlplane.ListenerProxies: controlplane.ListenerAdmin,
 	}
-	edge := peerOf(t, p, edgeID)
+	edge := peerOf(t, p.Issuer, edgeID)
 	seen := 0
 	walk(t, func(m procedure) {
 		seen++
@@ -201,7 +202,7 @@ func TestEveryProcedureIsBounded(t *testing.T) {
 			t.Errorf("%s: may be read until %s, and answered until %s; read before that is known: %t", m.path, c.read.Sub(began), c.write.Sub(began), c.early)
 		}
 		if anonymous[m.path] == "" {
-			if c := send(handlers[m.listener], m, peerOf(t, p, "")); c.Code != http.StatusUnauthorized && !strings.Contains(c.Body.String(), "unauthenticated") || c.taken > 0 {
+			if c := send(handlers[m.listener], m, peerOf(t, p.Issuer, "")); c.Code != http.StatusUnauthorized && !strings.Contains(c.Body.String(), "unauthenticated") || c.taken > 0 {
 				t.Errorf("%s of nobody: %d %.200s, %d bytes were read", m.path, c.Code, c.Body, c.taken)
 			}
 		}
