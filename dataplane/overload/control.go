@@ -22,16 +22,20 @@ type control struct {
 	target time.Duration
 
 	beyond, within time.Duration // for how long the delay has been so
+	stands         bool          // it was beyond at the last step
 	overloaded     bool
 	mean           time.Duration // of the delays lately, each twice the target at most
 }
 
 // step takes the delay as it is now, some time after the step before.
 func (c *control) step(delay, elapsed time.Duration) {
-	if delay > c.target {
+	switch {
+	case delay <= c.target:
+		c.beyond, c.within, c.stands = 0, c.within+elapsed, false
+	case c.stands:
 		c.beyond, c.within = c.beyond+elapsed, 0
-	} else {
-		c.beyond, c.within = 0, c.within+elapsed
+	default: // it may be of a pause that is over
+		c.stands, c.within = true, 0
 	}
 	switch {
 	case c.beyond > standing:

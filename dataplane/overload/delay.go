@@ -3,20 +3,28 @@ package overload
 import (
 	"context"
 	"runtime"
+	"runtime/metrics"
 	"sync/atomic"
 	"time"
 )
+
+// few is how many others have to stand in line, for each processor, for a wait to be
+// theirs: else it is the machine that is busy, and to refuse them would not help.
+const few = 4
 
 // line is what waits for a processor. Somebody stands in it again and again, as requests
 // do: what others have waited, as runtime/metrics tells of them, is of those mostly who are
 // woken by one that ends its turn, and run next whatever the load.
 type line struct {
 	began time.Time
-	since atomic.Int64 // from when on who stands in it does, after began
-	stood atomic.Int64 // for how long who did it before
+	ready []metrics.Sample // how many others stand in line
+	since atomic.Int64     // from when on who stands in it does, after began
+	stood atomic.Int64     // for how long who did it before
 }
 
-func newLine() *line { return &line{began: time.Now()} }
+func newLine() *line {
+	return &line{began: time.Now(), ready: []metrics.Sample{{Name: "/sched/goroutines/runnable:goroutines"}}}
+}
 
 // stand stands in line after a pause. It reports whether ctx has not ended.
 func (l *line) stand(ctx context.Context, pause time.Duration) bool {
@@ -28,7 +36,11 @@ func (l *line) stand(ctx context.Context, pause time.Duration) bool {
 	case <-time.After(pause):
 	}
 	runtime.Gosched() // who is woken may not have stood
-	l.stood.Store(int64(time.Since(l.began) - due))
+	stood := time.Since(l.began) - due
+	if metrics.Read(l.ready); l.ready[0].Value.Kind() == metrics.KindUint64 && l.ready[0].Value.Uint64() < uint64(few*runtime.GOMAXPROCS(0)) {
+		stood = 0
+	}
+	l.stood.Store(int64(stood))
 	return true
 }
 

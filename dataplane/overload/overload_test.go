@@ -108,13 +108,14 @@ func TestGoodputStays(t *testing.T) {
 func TestWhatIsNoOverload(t *testing.T) {
 	for name, delays := range map[string][]time.Duration{
 		"a process that is busy":     {90 * time.Millisecond, 99 * time.Millisecond, 95 * time.Millisecond, 99 * time.Millisecond, 99 * time.Millisecond},
-		"a pause":                    {0, 2 * time.Second, 2 * time.Second, 0, 0, 0, 0},
+		"one long pause":             {0, 30 * time.Second, 0, 30 * time.Second, 99 * time.Millisecond},
+		"what has come in a pause":   {0, 2 * time.Second, 120 * time.Millisecond, 0, 0},
 		"pauses":                     {0, 2 * time.Second, 0, 0, 2 * time.Second, 0, 0, 2 * time.Second},
-		"the first that can be seen": {time.Second, time.Second},
+		"the first that can be seen": {time.Second},
 	} {
 		c := overload.NewControl(target)
 		for i, d := range delays {
-			c.Step(d, 100*time.Millisecond)
+			c.Step(d, 20*time.Millisecond+d)
 			if share := c.Share(d); share != 0 {
 				t.Errorf("%s: after %v, number %d, %.3f are refused", name, d, i, share)
 			}
