@@ -37,7 +37,7 @@ func (l *line) stand(ctx context.Context, pause time.Duration) bool {
 	}
 	runtime.Gosched() // who is woken may not have stood
 	stood := time.Since(l.began) - due
-	if metrics.Read(l.ready); l.ready[0].Value.Kind() == metrics.KindUint64 && l.ready[0].Value.Uint64() < uint64(few*runtime.GOMAXPROCS(0)) {
+	if metrics.Read(l.ready); l.ready[0].Value.Kind() == metrics.KindUint64 && l.ready[0].Value.Uint64() < few*uint64(runtime.GOMAXPROCS(0)) { //nolint:gosec // it is at least one
 		stood = 0
 	}
 	l.stood.Store(int64(stood))
