@@ -65,6 +65,12 @@ nginx haproxy caddy:
 bench-peers: postgres nginx haproxy caddy ## compare a proxy with nginx, HAProxy and Caddy, each on one core (two cores, 6 minutes)
 	go test -count=1 -v -tags peers -run '^$$' -bench Peers -benchtime 1x -timeout 20m ./test/bench/peers
 
+.PHONY: profile
+profile: postgres ## write anew what builds of the proxy are optimised for (two cores, 2 minutes)
+	mkdir -p bin/profiles
+	go test -count=1 -tags peers -run '^$$' -bench Profile -benchtime 1x ./test/bench/peers -profiles $(CURDIR)/bin/profiles
+	go tool pprof -proto bin/profiles/*.pprof > cmd/sallyport-proxy/default.pgo
+
 .PHONY: bench-fleet
 bench-fleet: postgres ## have 1,000 and then 5,000 simulated proxies follow a control plane and lose it, and one get 100,000 routes (8 minutes)
 	go test -count=1 -v -timeout 30m ./test/bench/fleet -proxies 1000,5000 -changes 30 -routes 100000 -judge

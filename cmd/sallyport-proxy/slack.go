@@ -15,7 +15,7 @@ import (
 // usual slack of 50 us that is every 70, and takes 5 to 8 % of the processor where there
 // is one. What is stuck in the kernel, in writing to a disk, keeps others from running
 // for up to twice as long.
-const slack = 500 * time.Microsecond
+const slack = time.Millisecond
 
 // relax begins this process anew with that slack, unless it has it: a thread can set its
 // own alone, and has it from who made it, here from before main. The process keeps its

@@ -42,7 +42,7 @@ func run(m *testing.M) int {
 	defer os.RemoveAll(dir)
 	bin = dir
 	for _, name := range []string{"sallyport-controlplane", "sallyport-proxy"} {
-		build := exec.Command("go", "build", "-tags", "failpoint", "-o", filepath.Join(bin, name), "github.com/sallyport/sallyport/cmd/"+name)
+		build := exec.Command("go", "build", "-pgo=off", "-tags", "failpoint", "-o", filepath.Join(bin, name), "github.com/sallyport/sallyport/cmd/"+name)
 		build.Stderr = os.Stderr
 		if err := build.Run(); err != nil {
 			fmt.Fprintln(os.Stderr, "build", name, err)

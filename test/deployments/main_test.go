@@ -23,7 +23,7 @@ func run(m *testing.M) int {
 	}
 	defer os.RemoveAll(dir)
 	bin = dir
-	build := exec.Command("go", "build", "-o", bin, "github.com/sallyport/sallyport/cmd/sallyport-controlplane",
+	build := exec.Command("go", "build", "-pgo=off", "-o", bin, "github.com/sallyport/sallyport/cmd/sallyport-controlplane",
 		"github.com/sallyport/sallyport/cmd/sallyport-proxy")
 	build.Stderr = os.Stderr
 	if err := build.Run(); err != nil {

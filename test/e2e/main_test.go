@@ -39,7 +39,7 @@ func run(m *testing.M) int {
 	defer os.RemoveAll(dir)
 	bin = dir
 	for _, name := range []string{"sallyport", "sallyport-controlplane", "sallyport-proxy"} {
-		args := []string{"build", "-tags", "failpoint", "-o", filepath.Join(bin, name)}
+		args := []string{"build", "-pgo=off", "-tags", "failpoint", "-o", filepath.Join(bin, name)}
 		if raceEnabled {
 			args = append(args, "-race")
 		}

@@ -29,7 +29,7 @@ type listed struct {
 
 // packages returns the module's packages and all that they depend on.
 var packages = sync.OnceValues(func() ([]listed, error) {
-	out, err := run("go", "list", "-deps", "-json=ImportPath,Dir,Name,Doc,Standard,GoFiles,Imports,Deps", "./...")
+	out, err := run("go", "list", "-pgo=off", "-deps", "-json=ImportPath,Dir,Name,Doc,Standard,GoFiles,Imports,Deps", "./...")
 	if err != nil {
 		return nil, err
 	}

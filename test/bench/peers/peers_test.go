@@ -73,6 +73,7 @@ func TestMain(m *testing.M) {
 func BenchmarkPeers(b *testing.B) {
 	pin(b)
 	s := begin(b)
+	s.startOthers(b)
 	all := make(results)
 	for round := range rounds {
 		for _, w := range works(s.token) {

@@ -37,8 +37,9 @@ const host = "127.0.0.1"
 // peer is a proxy.
 type peer struct {
 	name, version, address string
-	pids                   []int // of it and what it needs, but for their children
-	secures                bool  // verifies tokens under /secured
+	pids                   []int  // of it and what it needs, but for their children
+	secures                bool   // verifies tokens under /secured
+	status                 string // where profiles are, of ours
 }
 
 // stage is where they are compared.
@@ -75,6 +76,7 @@ func idle(b *testing.B) int {
 // spare are connections beside the idle ones.
 const spare = 200
 
+// begin starts a proxy of ours, with what asks it and what it asks.
 func begin(b *testing.B) *stage {
 	b.Helper()
 	dir, err := os.MkdirTemp("", "sallyport-peers-") // short: sockets have short paths
@@ -84,7 +86,6 @@ func begin(b *testing.B) *stage {
 	s.upstream = listening(b, role(b, roleUpstream).out)
 	s.load = role(b, roleLoad)
 	s.startUs(b)
-	s.startOthers(b)
 	return s
 }
 

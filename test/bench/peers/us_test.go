@@ -49,7 +49,7 @@ func (s *stage) startUs(b *testing.B) {
 	m.Args = append([]string{"taskset", "-c", proxyCore}, m.Args...)
 	must(b, m.Start())
 	must(b, f.MemberReady(b.Context(), m))
-	s.peers = append(s.peers, &peer{name: us, address: strings.TrimPrefix(m.URL, "https://"), pids: []int{m.PID()}, secures: true})
+	s.peers = append(s.peers, &peer{name: us, address: strings.TrimPrefix(m.URL, "https://"), pids: []int{m.PID()}, secures: true, status: m.Status})
 }
 
 // writeNoLog has a proxy bring its records to the control plane alone: what it writes to
