@@ -57,12 +57,15 @@ func (r *Registry) save(ctx context.Context, within time.Duration) bool {
 	return true
 }
 
-// unsave has records be saved again.
+// unsave has records be saved again, but for those of proxies that were forgotten
+// meanwhile.
 func (r *Registry) unsave(records []storage.Proxy) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, p := range records {
-		r.local[p.ID].saved = false // nobody but the caller of save evicts
+		if e := r.local[p.ID]; e != nil {
+			e.saved = false
+		}
 	}
 }
 
