@@ -234,18 +234,20 @@ func TestPublisherIsDeposed(t *testing.T) {
 			}
 			r := l.configure(func(c *publish.Config) { c.Store, c.Targets[0].Target = s, faultyTarget{c.Targets[0].Target, s} })
 			stop := run(t, r.Run)
+			wakes := sync.OnceFunc(func() { close(thaw) })
+			t.Cleanup(wakes) // else it could not be stopped
 			await(t, "it freezes", frozen)
 			l.depose()
-			other := l.configure()
-			other.Every(time.Hour, 10*time.Millisecond)
-			run(t, other.Run)
 			for i := range 3 {
 				l.commit(put(t, policy("p"), fmt.Sprint("by the other ", i)))
 			}
+			other := l.configure()
+			other.Every(time.Hour, 10*time.Millisecond) // the first head of its term is confirmed
+			run(t, other.Run)
 			l.wantPublished()
 			eventually(t, "it is confirmed", func() bool { return l.freshness("aws").Revision == l.newest("aws") })
 			wake := time.Now()
-			close(thaw)
+			wakes()
 			eventually(t, "the first term ends", func() bool { return r.log.count("publishing ended") > 0 })
 			stop()
 			l.wantPublished()
