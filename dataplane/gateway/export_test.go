@@ -4,9 +4,6 @@ import (
 	"context"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-	dto "github.com/prometheus/client_model/go"
-
 	"github.com/sallyport/sallyport/dataplane/upstream"
 	"github.com/sallyport/sallyport/internal/compile"
 	"github.com/sallyport/sallyport/internal/policy"
@@ -148,20 +145,3 @@ func Upstreams(from []*compile.Upstream) []upstream.Spec { return upstreams(from
 
 // WatchAges holds ages against their limits now.
 func (g *Gateway) WatchAges() { g.watchAges(context.Background()) }
-
-// Timing is a histogram of durations.
-type Timing struct {
-	timing *timing
-	nobody exchange
-}
-
-// NewTiming returns one that is empty.
-func NewTiming(o prometheus.HistogramOpts) *Timing { return &Timing{timing: newTiming(o)} }
-
-// Observe counts a request of no name.
-func (t *Timing) Observe(took time.Duration, now time.Time) {
-	t.timing.observe(took, now, &t.nobody)
-}
-
-// Write says what was counted.
-func (t *Timing) Write(to *dto.Metric) error { return t.timing.Write(to) }

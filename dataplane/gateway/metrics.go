@@ -165,9 +165,9 @@ func (m *metrics) forget(table *compile.Table) {
 // Load returns how many requests were decided since the gateway was made, and how
 // many that were let through have not ended.
 func (g *Gateway) Load() (requests, open int64) {
-	var inFlight dto.Metric
-	if g.metrics.inFlight.Write(&inFlight) != nil {
-		return 0, 0 // a metric of ours is what it is: this does not come to pass
+	var decided, inFlight dto.Metric
+	if g.metrics.deciding.Write(&decided) != nil || g.metrics.inFlight.Write(&inFlight) != nil {
+		return 0, 0 // metrics of ours are what they are: this does not come to pass
 	}
-	return int64(g.metrics.deciding.requests()), int64(inFlight.GetGauge().GetValue()) //nolint:gosec // counts of requests
+	return int64(decided.GetHistogram().GetSampleCount()), int64(inFlight.GetGauge().GetValue()) //nolint:gosec // counts of requests
 }

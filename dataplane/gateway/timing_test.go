@@ -1,21 +1,15 @@
 package gateway_test
 
 import (
-	"errors"
 	"fmt"
-	"maps"
-	"math"
 	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	dto "github.com/prometheus/client_model/go"
 	"github.com/prometheus/common/expfmt"
-
-	"github.com/sallyport/sallyport/dataplane/gateway"
 )
 
 // What Prometheus asks for, with native histograms and without.
@@ -105,97 +99,4 @@ func TestExemplarsAreFew(t *testing.T) {
 		}
 		w.set(func() { now = now.Add(time.Second) })
 	}
-}
-
-// counts are the native buckets that have any, by where they end.
-func counts(h *dto.Histogram) map[int]int64 {
-	all, at, delta, count := map[int]int64{}, 0, 0, int64(0)
-	for _, s := range h.GetPositiveSpan() {
-		at += int(s.GetOffset())
-		for range s.GetLength() {
-			count += h.GetPositiveDelta()[delta]
-			if count > 0 {
-				all[at] = count
-			}
-			at, delta = at+1, delta+1
-		}
-	}
-	return all
-}
-
-// Durations are counted as a histogram of the library counts them.
-func TestTimingCountsAsTheLibraryDoes(t *testing.T) {
-	o := prometheus.HistogramOpts{Name: "took_seconds", Help: "Time.", Buckets: []float64{1e-6, 1e-3, 0.25, 1}}
-	native := o
-	native.NativeHistogramBucketFactor = 1.1
-	now := time.Now()
-	for name, took := range map[string][]time.Duration{
-		"none":        {},
-		"no time":     {0, 0},
-		"bounds":      {time.Microsecond, time.Millisecond, 250 * time.Millisecond, 500 * time.Millisecond, time.Second, 2 * time.Second},
-		"many":        spread(250*time.Nanosecond, 17*time.Minute, 1.003),
-		"neighbours":  {10 * time.Millisecond, 10 * time.Millisecond, 11 * time.Millisecond, 40 * time.Millisecond},
-		"a long time": {time.Minute, 10 * time.Minute},
-	} {
-		ours, theirs := gateway.NewTiming(o), prometheus.NewHistogram(native)
-		for _, d := range took {
-			ours.Observe(d, now)
-			theirs.Observe(d.Seconds())
-		}
-		var got, want dto.Metric
-		if err := errors.Join(ours.Write(&got), theirs.Write(&want)); err != nil {
-			t.Fatal(err)
-		}
-		g, w := got.GetHistogram(), want.GetHistogram()
-		if g.GetSampleCount() != w.GetSampleCount() || g.GetZeroCount() != w.GetZeroCount() || g.GetZeroThreshold() != w.GetZeroThreshold() ||
-			math.Abs(g.GetSampleSum()-w.GetSampleSum()) > 1e-6 {
-			t.Errorf("%s: %v, where the library has %v", name, g, w)
-		}
-		for i, b := range w.GetBucket() {
-			if b.GetCumulativeCount() != g.GetBucket()[i].GetCumulativeCount() || b.GetUpperBound() != g.GetBucket()[i].GetUpperBound() {
-				t.Errorf("%s: bucket %d is %v, where the library has %v", name, i, g.GetBucket()[i], b)
-			}
-		}
-		wanted := counts(w)
-		for schema := w.GetSchema(); schema > g.GetSchema(); schema-- {
-			wanted = coarser(wanted)
-		}
-		if !maps.Equal(counts(g), wanted) || len(counts(g)) > 100 {
-			t.Errorf("%s: native buckets of schema %d are %v, where the library has %v", name, g.GetSchema(), counts(g), wanted)
-		}
-	}
-}
-
-// coarser are the counts of the next lower schema.
-func coarser(counts map[int]int64) map[int]int64 {
-	half := map[int]int64{}
-	for at, count := range counts {
-		half[int(math.Ceil(float64(at)/2))] += count
-	}
-	return half
-}
-
-// spread are durations in a range, each a little longer than the one before.
-func spread(from, to time.Duration, by float64) (all []time.Duration) {
-	for d := from; d < to; d = max(time.Duration(float64(d)*by), d+1) {
-		all = append(all, d)
-	}
-	return all
-}
-
-func BenchmarkTiming(b *testing.B) {
-	o := prometheus.HistogramOpts{Name: "took_seconds", Help: "Time.", Buckets: prometheus.DefBuckets}
-	ours, now := gateway.NewTiming(o), time.Now()
-	o.NativeHistogramBucketFactor = 1.1
-	theirs := prometheus.NewHistogram(o)
-	b.Run("this", func(b *testing.B) {
-		for b.Loop() {
-			ours.Observe(30*time.Millisecond, now)
-		}
-	})
-	b.Run("library", func(b *testing.B) {
-		for b.Loop() {
-			theirs.Observe(0.03)
-		}
-	})
 }
