@@ -211,12 +211,8 @@ func (r *Registry) prove(p *adminv1.Proxy, t Told) {
 		if err != nil || s.Environment != p.GetEnvironment() || s.Rejected || s.Position != positionOf(o) || hasProof(p, o) {
 			continue
 		}
-		at := s.Since
-		if now := r.now(); at.After(now) { // its clock is ahead
-			at = now
-		}
 		keep(p, &adminv1.Proof{
-			Epoch: o.GetEpoch(), Revision: o.GetRevision(), EnforcedAt: timestamppb.New(at),
+			Epoch: o.GetEpoch(), Revision: o.GetRevision(), EnforcedAt: r.since(s),
 			Statement: o.GetStatement(), Signature: o.GetSignature(),
 		})
 	}
@@ -229,14 +225,19 @@ func (r *Registry) proofOfSecurity(p *adminv1.Proxy, enforcement adminv1.Enforce
 	if err != nil || enforcement != adminv1.Enforcement_ENFORCEMENT_ENFORCED {
 		return nil
 	}
-	at := signed.Since
-	if now := r.now(); at.After(now) { // its clock is ahead
-		at = now
-	}
 	return &adminv1.Proof{
-		Epoch: ack.GetEpoch(), Revision: ack.GetRevision(), EnforcedAt: timestamppb.New(at),
+		Epoch: ack.GetEpoch(), Revision: ack.GetRevision(), EnforcedAt: r.since(signed),
 		Statement: ack.GetStatement(), Signature: ack.GetSignature(),
 	}
+}
+
+// since is from when on a process says that it enforces something, unless its clock is
+// ahead.
+func (r *Registry) since(s proof.Said) *timestamppb.Timestamp {
+	if now := r.now(); s.Since.After(now) {
+		return timestamppb.New(now)
+	}
+	return timestamppb.New(s.Since)
 }
 
 func positionOf(o *adminv1.Proof) snapshot.Position {

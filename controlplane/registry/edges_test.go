@@ -171,10 +171,15 @@ func TestEdgesVouchForNoKeysAndNoRevocations(t *testing.T) {
 	}
 	if p := report("b", signed); p.GetSecurity().GetEnforcement() != adminv1.Enforcement_ENFORCEMENT_ENFORCED || p.GetSecurity().GetPersistedSequence() != 3 {
 		t.Errorf("signed: %v", p.GetSecurity())
+	} else if o := p.GetSecurityProof(); o.GetRevision() != 3 || len(o.GetSignature()) == 0 {
+		t.Errorf("signed, and proven is %v", o)
 	}
 	p = report("c", func(t *registry.Told) { signed(t); t.SecurityAck.Statement = nil })
 	if p.GetSecurity().GetEnforcement() != adminv1.Enforcement_ENFORCEMENT_UNSPECIFIED {
 		t.Errorf("not signed: %v", p.GetSecurity())
+	}
+	if p.GetSecurityProof() != nil {
+		t.Errorf("not signed, and proven is %v", p.GetSecurityProof())
 	}
 }
 
