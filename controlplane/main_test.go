@@ -119,7 +119,7 @@ func saveLaggard(t *testing.T, p *controlplanetest.Plane) error {
 	if err != nil {
 		return err
 	}
-	return store.SaveProxies(t.Context(), []storage.Proxy{{
+	return store.SaveProxies(t.Context(), "", []storage.Proxy{{
 		ID: "spiffe://prod.example/proxy/aws#1", SPIFFEID: "spiffe://prod.example/proxy/aws", Instance: "1",
 		Environment: "aws", Replica: "two", Status: status, RegisteredAt: now, LastSeen: now,
 	}})
@@ -145,7 +145,7 @@ func saveKeys(t *testing.T, p *controlplanetest.Plane, points ...[]byte) error {
 	if err != nil {
 		return err
 	}
-	return store.SaveProxies(t.Context(), []storage.Proxy{{
+	return store.SaveProxies(t.Context(), "", []storage.Proxy{{
 		ID: "spiffe://prod.example/proxy/aws/1#1", SPIFFEID: string(controlplanetest.Proxy), Instance: "1",
 		Environment: "aws", Status: status, RegisteredAt: now, LastSeen: now,
 	}})

@@ -158,9 +158,11 @@ type EnvironmentRevision struct {
 
 // Fleet holds what is known of proxies.
 type Fleet interface {
-	// SaveProxies creates or replaces records by ID. An older LastSeen does not
-	// replace a newer one. RegisteredAt stays as it was first saved.
-	SaveProxies(ctx context.Context, proxies []Proxy) error
+	// SaveProxies creates or replaces records by ID, as a replica tells. An older
+	// LastSeen does not replace a newer one, but for a proxy whose stream that replica
+	// is recorded to have: what it tells later is later, whatever clocks say.
+	// RegisteredAt stays as it was first saved.
+	SaveProxies(ctx context.Context, replica string, proxies []Proxy) error
 	// Proxy returns a record; ErrNotFound if there is none.
 	Proxy(ctx context.Context, id ProxyID) (Proxy, error)
 	// Proxies returns up to limit records of an environment (all when empty)

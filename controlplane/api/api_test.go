@@ -169,7 +169,7 @@ func (w *world) proxy(t testing.TB, environment, instance string, revision int64
 		replica = ""
 	}
 	status := must(proto.Marshal(p))
-	err := w.store.SaveProxies(t.Context(), []storage.Proxy{{
+	err := w.store.SaveProxies(t.Context(), "", []storage.Proxy{{
 		ID: storage.ProxyID(id), SPIFFEID: "spiffe://prod.example/proxy/" + environment, Instance: instance, Environment: environment,
 		Replica: replica, Status: status, RegisteredAt: now, LastSeen: now,
 	}})

@@ -25,7 +25,7 @@ func (w *world) record(t testing.TB, spiffeID, instance string, ago time.Duratio
 		Id: spiffeID + "#" + instance, SpiffeId: spiffeID, Instance: instance, Environment: "aws", LastSeenAt: timestamppb.New(seen),
 		Connection: adminv1.Connection_CONNECTION_LOST,
 	}
-	if err := w.store.SaveProxies(t.Context(), []storage.Proxy{{
+	if err := w.store.SaveProxies(t.Context(), "", []storage.Proxy{{
 		ID: storage.ProxyID(p.GetId()), SPIFFEID: spiffeID, Instance: instance, Environment: "aws",
 		Status: must(proto.Marshal(p)), RegisteredAt: seen, LastSeen: seen,
 	}}); err != nil {

@@ -123,7 +123,7 @@ func (s *store) Rulings(_ context.Context, after int64) ([]storage.Ruling, error
 }
 
 // SaveProxies implements storage.Fleet: it hands the records on.
-func (s *store) SaveProxies(ctx context.Context, proxies []storage.Proxy) error {
+func (s *store) SaveProxies(ctx context.Context, _ string, proxies []storage.Proxy) error {
 	return s.report(ctx, proxies)
 }
 

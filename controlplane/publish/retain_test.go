@@ -98,7 +98,7 @@ func TestHistoryOfTheSecurityLaneIsTrimmed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := l.store.SaveProxies(t.Context(), []storage.Proxy{{ID: "spiffe://a.example/p#1", Environment: "aws", Status: status}}); err != nil {
+	if err := l.store.SaveProxies(t.Context(), "", []storage.Proxy{{ID: "spiffe://a.example/p#1", Environment: "aws", Status: status}}); err != nil {
 		t.Fatal(err)
 	}
 	first.stop()
@@ -125,7 +125,7 @@ func TestHistoryOfUnknownProxies(t *testing.T) {
 	l := newLab(t)
 	l.commit(environment(t, "aws", "1"))
 	l.commit(put(t, policy("a"), "2", "aws"))
-	if err := l.store.SaveProxies(t.Context(), []storage.Proxy{{ID: "spiffe://a.example/p#1", Environment: "aws", Status: []byte("\xff")}}); err != nil {
+	if err := l.store.SaveProxies(t.Context(), "", []storage.Proxy{{ID: "spiffe://a.example/p#1", Environment: "aws", Status: []byte("\xff")}}); err != nil {
 		t.Fatal(err)
 	}
 	r := l.retaining()

@@ -71,7 +71,7 @@ func (r *Registry) Report(ctx context.Context, edge string, told []Told, known K
 	if len(records) == 0 {
 		return approved, nil
 	}
-	return approved, r.store.SaveProxies(ctx, records)
+	return approved, r.store.SaveProxies(ctx, edgePrefix+edge, records)
 }
 
 func recordOf(p *adminv1.Proxy) (storage.Proxy, error) {

@@ -84,6 +84,40 @@ func TestProxiesOfAnEdge(t *testing.T) {
 	}
 }
 
+// What an edge tells comes late, and later or less late the next time: what it tells last
+// of its proxies counts, by whatever clock they seem to have been heard of before.
+func TestEdgesTellInOrder(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	l.commit(enroll(t, "aws", "spiffe://prod.example/proxy/aws/*", "aws"))
+	r := l.ready("full")
+	l.admitted(r, one, "aws")
+	k, s := newKey(t), at(t, 7, "a")
+	gone := func(t *registry.Told) { t.Connected, t.SilentFor = false, time.Second }
+	for _, by := range []string{"near", "far"} { // it goes to another edge a minute later
+		if _, err := r.Report(t.Context(), by, []registry.Told{told(one, "i", k, s)}, knows(s)); err != nil {
+			t.Fatal(err)
+		}
+		if p := l.proxy(r, one, "i"); p.GetReplica() != "edge "+by {
+			t.Errorf("it is known as %v", p)
+		}
+		l.clock.advance(time.Minute)
+	}
+	l.clock.advance(-time.Minute)
+	if _, err := r.Report(t.Context(), "near", []registry.Told{told(one, "i", k, s, gone)}, knows(s)); err != nil {
+		t.Fatal(err)
+	}
+	if p := l.proxy(r, one, "i"); p.GetReplica() != "edge far" {
+		t.Errorf("after it has left the edge where it was before it is known as %v", p)
+	}
+	if _, err := r.Report(t.Context(), "far", []registry.Told{told(one, "i", k, s, gone)}, knows(s)); err != nil {
+		t.Fatal(err)
+	}
+	if p := l.proxy(r, one, "i"); p.GetReplica() != "" || p.GetConnection() == adminv1.Connection_CONNECTION_CONNECTED {
+		t.Errorf("after it has left it is known as %v", p)
+	}
+}
+
 // An edge can say nothing that a proxy would have had to sign.
 func TestEdgesAreNotBelieved(t *testing.T) {
 	t.Parallel()

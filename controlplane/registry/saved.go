@@ -25,7 +25,7 @@ func (r *Registry) forgetStreams(ctx context.Context) error {
 				lost = append(lost, p)
 			}
 		}
-		if err := r.store.SaveProxies(ctx, lost); err != nil {
+		if err := r.store.SaveProxies(ctx, r.replica, lost); err != nil {
 			return err
 		}
 		if len(records) < page {
@@ -45,7 +45,7 @@ func (r *Registry) save(ctx context.Context, within time.Duration) bool {
 	}
 	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
-	if err := r.store.SaveProxies(ctx, records); err != nil {
+	if err := r.store.SaveProxies(ctx, r.replica, records); err != nil {
 		r.log.WarnContext(ctx, "fleet was not saved", "proxies", len(records), "err", err)
 		r.unsave(records)
 		if n := r.shed(); n > 0 {

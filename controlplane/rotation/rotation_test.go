@@ -175,7 +175,7 @@ func TestProxiesThatDoNotFollow(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := f.store.SaveProxies(t.Context(), []storage.Proxy{{
+		if err := f.store.SaveProxies(t.Context(), "", []storage.Proxy{{
 			ID: storage.ProxyID("spiffe://prod.example/p#" + instance), SPIFFEID: "spiffe://prod.example/p", Instance: instance,
 			Environment: "aws", Replica: replica, Status: status, RegisteredAt: now, LastSeen: seen,
 		}}); err != nil {

@@ -24,10 +24,10 @@ const upsertProxies = `insert into proxy
 		replica = excluded.replica,
 		status = excluded.status,
 		last_seen = excluded.last_seen
-	where proxy.last_seen <= excluded.last_seen`
+	where proxy.last_seen <= excluded.last_seen or proxy.replica = nullif($9, '')`
 
 // SaveProxies implements storage.Fleet. All records are saved, or none.
-func (s *Store) SaveProxies(ctx context.Context, proxies []storage.Proxy) error {
+func (s *Store) SaveProxies(ctx context.Context, replica string, proxies []storage.Proxy) error {
 	n := len(proxies)
 	if n == 0 {
 		return nil
@@ -43,7 +43,7 @@ func (s *Store) SaveProxies(ctx context.Context, proxies []storage.Proxy) error 
 	}
 	return s.do(ctx, func(ctx context.Context) error {
 		return s.change(ctx, func(tx pgx.Tx) error {
-			_, err := tx.Exec(ctx, upsertProxies, ids, spiffeIDs, instances, environments, replicas, statuses, registered, seen)
+			_, err := tx.Exec(ctx, upsertProxies, ids, spiffeIDs, instances, environments, replicas, statuses, registered, seen, replica)
 			return err
 		})
 	})

@@ -25,11 +25,15 @@ func proxy(id, environment string, seen time.Duration) storage.Proxy {
 func TestSaveProxies(t *testing.T) {
 	t.Parallel()
 	f := open(t)
-	save := func(proxies ...storage.Proxy) {
+	saves := func(replica string, proxies ...storage.Proxy) {
 		t.Helper()
-		if err := f.SaveProxies(t.Context(), proxies); err != nil {
+		if err := f.SaveProxies(t.Context(), replica, proxies); err != nil {
 			t.Fatal(err)
 		}
+	}
+	save := func(proxies ...storage.Proxy) {
+		t.Helper()
+		saves("", proxies...)
 	}
 	want := func(what string, want storage.Proxy) {
 		t.Helper()
@@ -55,7 +59,15 @@ func TestSaveProxies(t *testing.T) {
 	save(proxy("a#1", "gcp", time.Second))
 	want("an older one does not replace", newer)
 
-	gone := newer
+	saves("r1", proxy("a#1", "gcp", time.Second))
+	want("an older one of a replica that does not have its stream does not replace", newer)
+
+	earlier := newer
+	earlier.LastSeen = newer.LastSeen.Add(-time.Second)
+	saves("r2", earlier)
+	want("an older one of the replica that has its stream replaces", earlier)
+
+	gone := earlier
 	gone.Replica, gone.Status = "", nil
 	save(gone)
 	gone.Status = []byte{}
@@ -68,7 +80,7 @@ func TestSaveProxies(t *testing.T) {
 func TestProxies(t *testing.T) {
 	t.Parallel()
 	f := open(t)
-	if err := f.SaveProxies(t.Context(), []storage.Proxy{
+	if err := f.SaveProxies(t.Context(), "", []storage.Proxy{
 		proxy("d#1", "aws", 0), proxy("b#2", "aws", 0), proxy("b#1", "aws", 0), proxy("a#1", "gcp", 0), proxy("z#1", "", 0),
 	}); err != nil {
 		t.Fatal(err)
@@ -114,7 +126,7 @@ func TestReplicasSaveTheSameProxies(t *testing.T) {
 				if r%2 == 0 {
 					slices.Reverse(proxies)
 				}
-				if err := f.SaveProxies(t.Context(), proxies); err != nil {
+				if err := f.SaveProxies(t.Context(), "", proxies); err != nil {
 					return err
 				}
 			}

@@ -208,7 +208,7 @@ func calls(s *postgres.Store) map[string]func(context.Context) error {
 		"SaveHeads":        func(ctx context.Context) error { return s.SaveHeads(ctx, 1, nil) },
 		"Cursor":           func(ctx context.Context) error { _, err := s.Cursor(ctx, "etcd", "aws"); return err },
 		"AdvanceCursor":    func(ctx context.Context) error { return s.AdvanceCursor(ctx, 1, "etcd", "aws", 1) },
-		"SaveProxies":      func(ctx context.Context) error { return s.SaveProxies(ctx, []storage.Proxy{{ID: "a"}}) },
+		"SaveProxies":      func(ctx context.Context) error { return s.SaveProxies(ctx, "", []storage.Proxy{{ID: "a"}}) },
 		"Proxy":            func(ctx context.Context) error { _, err := s.Proxy(ctx, "a"); return err },
 		"Proxies":          func(ctx context.Context) error { _, err := s.Proxies(ctx, "", storage.Proxy{}, 1); return err },
 		"Record":           func(ctx context.Context) error { return s.Record(ctx, storage.AuditEntry{}) },

@@ -106,7 +106,7 @@ func TestRuleCountsProxies(t *testing.T) {
 	t.Parallel()
 	f := open(t)
 	one, two, other := proxy("p#1", "aws", 0), proxy("p#2", "aws", 0), proxy("q#1", "aws", 0)
-	if err := f.SaveProxies(t.Context(), []storage.Proxy{one, two, other}); err != nil {
+	if err := f.SaveProxies(t.Context(), "", []storage.Proxy{one, two, other}); err != nil {
 		t.Fatal(err)
 	}
 	for subject, want := range map[string]int{one.SPIFFEID: 2, "p#1": 1, "p": 0, "": 0} {
@@ -165,7 +165,7 @@ func TestForget(t *testing.T) {
 	t.Parallel()
 	f := open(t)
 	one, two, barred := proxy("p#1", "aws", 0), proxy("p#2", "aws", 0), proxy("q#1", "aws", 0)
-	if err := f.SaveProxies(t.Context(), []storage.Proxy{one, two, barred}); err != nil {
+	if err := f.SaveProxies(t.Context(), "", []storage.Proxy{one, two, barred}); err != nil {
 		t.Fatal(err)
 	}
 	rule(t, f, one.SPIFFEID, func(r *storage.Ruling) { r.Approval = storage.Approved })
@@ -202,7 +202,7 @@ func TestForgetLost(t *testing.T) {
 		proxy("old#1", "aws", 0), proxy("old#2", "aws", time.Second), proxy("old#3", "", 2*time.Second),
 		proxy("quarantined#1", "aws", 0), proxy("refused#1", "", 0), proxy("approved#1", "aws", 3*time.Second), proxy("new#1", "aws", time.Hour),
 	}
-	if err := f.SaveProxies(t.Context(), all); err != nil {
+	if err := f.SaveProxies(t.Context(), "", all); err != nil {
 		t.Fatal(err)
 	}
 	rule(t, f, all[3].SPIFFEID, func(r *storage.Ruling) { r.Quarantined = true })
