@@ -25,13 +25,24 @@ func (s *Service) RecheckEvery(d time.Duration) { s.recheckEvery = d }
 // MoveWithin is how long so many proxies of a replica that ends are spread over.
 func MoveWithin(streams int) time.Duration { return moveWithin(streams) }
 
-// Delay is for how long a replica with so many streams has one wait for a freshness
-// statement.
-func Delay(streams int64) time.Duration {
+// Spread is what a replica with so many streams spreads freshness statements over.
+func Spread(streams int64) time.Duration {
 	var s Service
 	s.streams.Store(streams)
-	return s.delay()
+	return s.spread()
 }
+
+// Turn is when one of them is sent.
+type Turn struct{ turn }
+
+// Left returns how long it is until then.
+func (t *Turn) Left(now time.Time, spread time.Duration) time.Duration { return t.left(now, spread) }
+
+// Yield says that a change was sent.
+func (t *Turn) Yield(now time.Time, spread time.Duration) { t.yield(now, spread) }
+
+// Over says that the turn has come.
+func (t *Turn) Over() { t.over() }
 
 // Framed returns an update as it goes over the wire, and the largest piece that it
 // is written in.

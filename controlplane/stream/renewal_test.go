@@ -82,16 +82,47 @@ func TestProxyIsAskedToGoElsewhere(t *testing.T) {
 	p.updated(2, p.current)
 }
 
+var noon = time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
+
 // Freshness of few is not held up, and that of thousands is spread.
 func TestFreshnessIsSpread(t *testing.T) {
 	t.Parallel()
-	for streams, most := range map[int64]time.Duration{0: 0, 2: time.Millisecond, 2000: time.Second, 1_000_000: 3 * time.Second} {
+	for streams, want := range map[int64]time.Duration{0: 0, 2: time.Millisecond, 2000: time.Second, 1_000_000: 3 * time.Second} {
+		spread := stream.Spread(streams)
+		if spread != want {
+			t.Errorf("that of %d streams is spread over %s, want %s", streams, spread, want)
+		}
 		var longest time.Duration
 		for range 1000 {
-			longest = max(longest, stream.Delay(streams))
+			longest = max(longest, new(stream.Turn).Left(noon, spread))
 		}
-		if longest > most || longest < most*9/10 {
-			t.Errorf("of %d streams some wait for %s, want up to %s", streams, longest, most)
+		if longest > spread || longest < spread*9/10 {
+			t.Errorf("of %d streams some wait for %s, want up to %s", streams, longest, spread)
+		}
+	}
+}
+
+// What confirms gives way to changes, before they are seen and behind, but not for ever.
+func TestFreshnessGivesWayToChanges(t *testing.T) {
+	t.Parallel()
+	const spread = time.Second
+	for range 100 {
+		var turn stream.Turn
+		turn.Yield(noon, spread)
+		if left := turn.Left(noon, spread); left < spread || left > 2*spread {
+			t.Fatalf("behind a change its turn is in %s", left)
+		}
+		now := noon
+		for turn.Left(now, spread) > 0 {
+			now = now.Add(spread / 10)
+			turn.Yield(now, spread)
+		}
+		if waited := now.Sub(noon); waited < 5*time.Second || waited > 5*time.Second+2*spread+spread/10 {
+			t.Fatalf("with changes all the time it is sent after %s", waited)
+		}
+		turn.Over()
+		if left := turn.Left(now.Add(time.Minute), spread); left > spread {
+			t.Fatalf("a minute later its turn is in %s", left)
 		}
 	}
 }

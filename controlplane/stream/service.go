@@ -49,9 +49,11 @@ const (
 	// have.
 	balanceWithin = 5 * time.Second
 	// confirmsPerSecond is how many proxies are sent a freshness statement per second,
-	// and latestConfirm bounds what that adds to the age of what they enforce.
+	// and latestConfirm bounds what that adds to the age of what they enforce. What it
+	// is put off for a change adds longestConfirm at most, however many follow.
 	confirmsPerSecond = 2000
 	latestConfirm     = 3 * time.Second
+	longestConfirm    = 5 * time.Second
 	// recheckEvery is how often it is looked whether the certificate of a stream
 	// would still be taken.
 	recheckEvery = 3 * time.Minute

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"math/rand/v2"
 	"os"
 	"runtime"
 	"slices"
@@ -36,7 +35,7 @@ type talk struct {
 	shared      *cookie.Ring  // the cookie keys that the proxy was sent last
 	introduced  int           // how many key sets the proxy was sent
 	draining    atomic.Bool   // as the proxy said, or was told, last
-	turn        time.Time     // to send freshness that there is; zero for none
+	turn        turn          // to be sent freshness; it belongs to the sender
 
 	unpacks bool // the proxy takes large updates compressed
 
@@ -290,45 +289,6 @@ func (t *talk) share(ctx context.Context) (<-chan struct{}, error) {
 	return state.Changed, t.say(&proxyv1.StreamResponse{Lane: &proxyv1.StreamResponse_Keys{Keys: &proxyv1.SealedKeys{Sealed: sealed}}})
 }
 
-// confirm hands on freshness statements that the proxy has not been sent yet. The first
-// of a stream are sent at once, later ones when it is this proxy's turn: wait is how long
-// that takes, or ackWithin when there is nothing to send.
-func (t *talk) confirm(security, configuration State) (wait time.Duration, err error) {
-	if !t.security.unconfirmed(security) && !t.configuration.unconfirmed(configuration) {
-		return t.ackWithin, nil
-	}
-	if t.turn.IsZero() {
-		t.turn = time.Now()
-		if t.security.confirmed != nil && t.configuration.confirmed != nil {
-			t.turn = t.turn.Add(t.delay())
-		}
-	}
-	if wait = time.Until(t.turn); wait > 0 {
-		return wait, nil
-	}
-	t.turn = time.Time{}
-	return t.ackWithin, cmp.Or(t.confirmLane(t.security, security), t.confirmLane(t.configuration, configuration))
-}
-
-func (t *talk) confirmLane(l *lane, s State) error {
-	if !l.unconfirmed(s) {
-		return nil
-	}
-	l.confirmed = s.Freshness
-	f, err := s.confirms()
-	if err != nil {
-		return err
-	}
-	return t.write(f)
-}
-
-// delay spreads what thousands of proxies are sent at the same time, and none of which
-// is urgent.
-func (s *Service) delay() time.Duration {
-	within := min(time.Duration(s.streams.Load())*time.Second/confirmsPerSecond, latestConfirm)
-	return rand.N(within + 1) //nolint:gosec // spreads load, hides nothing
-}
-
 // left returns how long the proxy may still take to answer.
 func (t *talk) left() time.Duration {
 	return min(t.security.left(t.ackWithin), t.configuration.left(t.ackWithin))
@@ -375,6 +335,7 @@ func (t *talk) push(ctx context.Context, l *lane, next *snapshot.Snapshot) error
 			return err
 		}
 	}
+	t.turn.yield(time.Now(), t.spread())
 	failpoint.Hit("stream.pushed")
 	l.log.DebugContext(ctx, "update pushed", "revision", next.Head().Revision, "full", base == nil)
 	return nil

@@ -21,7 +21,7 @@ const (
 	// that follow one another the last is written, and what a change makes thousands of
 	// proxies do is first of all to enforce it. What cuts somebody off does not wait,
 	// nor does the first snapshot.
-	rest = 700 * time.Millisecond
+	rest = 1500 * time.Millisecond
 )
 
 // keep is what has to be on the disk. What is written never changes.
