@@ -34,7 +34,7 @@ func (l *lab) has(environment string, enforced, persisted snapshot.Revision) {
 	if err != nil {
 		l.Fatal(err)
 	}
-	if err := l.store.SaveProxies(l.Context(), []storage.Proxy{{ID: "spiffe://a.example/p#1", Environment: environment, Status: status}}); err != nil {
+	if err := l.store.SaveProxies(l.Context(), "", []storage.Proxy{{ID: "spiffe://a.example/p#1", Environment: environment, Status: status}}); err != nil {
 		l.Fatal(err)
 	}
 }
