@@ -26,9 +26,10 @@ const (
 	// within bounds a change, and a reconnection.
 	within = time.Minute
 	// pace is the time between changes for each proxy, in which those who enforce
-	// one write it to their disks. longestPace is for many of them.
-	pace        = 2 * time.Millisecond
-	longestPace = 3 * time.Second
+	// one write it to their disks. longestPace is for many of them: longer than any of
+	// them waits with that.
+	pace        = 4 * time.Millisecond
+	longestPace = 4 * time.Second
 )
 
 // What is promised, by the number of proxies.
