@@ -38,7 +38,7 @@ func TestCommitsArePublished(t *testing.T) {
 	if head, _ := l.published("gcp"); len(head.Signed().GetCounts()) == 0 {
 		t.Error("gcp is published without counts")
 	}
-	if n := r.log.count("level=WARN") + r.log.count("level=ERROR"); n > 0 {
+	if r.troubles() > 0 {
 		t.Errorf("trouble: %s", r.log)
 	}
 }
@@ -284,11 +284,7 @@ func TestEtcdDownWhileCommitting(t *testing.T) {
 	if err := server.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	began := time.Now()
 	l.wantPublished()
-	if took := time.Since(began); took > 10*time.Second {
-		t.Errorf("it took %s after etcd was back", took)
-	}
 }
 
 // A database that is away, or a term that cannot begin, is tried again, but
@@ -335,7 +331,7 @@ func TestOneEnvironmentInTrouble(t *testing.T) {
 	stop := run(t, r.Run)
 	eventually(t, "aws is confirmed", func() bool { return l.freshness("aws").Revision == 1 })
 	stop()
-	terms := r.log.count("became publisher")
+	terms := r.terms()
 	damaged := put(t, policy("p"), "1", "aws")
 	l.commit(damaged)
 	conn, err := pgx.Connect(t.Context(), l.dsn)
@@ -370,7 +366,7 @@ func TestOneEnvironmentInTrouble(t *testing.T) {
 	if f := l.freshness("aws"); f.Revision != 1 || f.IssuedAt.After(at) {
 		t.Errorf("revision %d of aws was confirmed at %s: it is not the newest", f.Revision, f.IssuedAt)
 	}
-	if n := r.log.count("became publisher") - terms; n != 1 {
+	if n := r.terms() - terms; n != 1 {
 		t.Errorf("there were %d terms", n)
 	}
 	if n := r.log.count("environment was not published"); n != 2 {

@@ -293,7 +293,7 @@ func TestHiccup(t *testing.T) {
 			l.wantPublished()
 			eventually(t, "it is confirmed", func() bool { return l.freshness("aws").Revision == l.newest("aws") })
 			eventually(t, "it is over", func() bool { return r.log.count("environment is published again") == 1 })
-			if n := r.log.count("became publisher"); n != 1 {
+			if n := r.terms(); n != 1 {
 				t.Errorf("there were %d terms", n)
 			}
 			if n := r.log.count("hiccup"); n != 1 {
