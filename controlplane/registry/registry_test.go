@@ -587,6 +587,7 @@ func TestPostgresDown(t *testing.T) {
 		_, err := l.store.Proxy(t.Context(), registry.ProxyID(one, "before"))
 		return err == nil
 	})
+	down := time.Now()
 	if err := server.Stop(); err != nil {
 		t.Fatal(err)
 	}
@@ -595,7 +596,7 @@ func TestPostgresDown(t *testing.T) {
 	if _, err := r.Register(registry.Registration{SPIFFEID: one, Instance: "quiet"}); err != nil {
 		t.Error(err)
 	}
-	eventually(t, "it was not saved", func() bool { return r.log.count("fleet was not saved") == 1 })
+	eventually(t, "it was not saved", func() bool { return r.log.count("fleet was not saved") >= 1 })
 	if _, err := r.Register(registry.Registration{SPIFFEID: one, Instance: "after"}); err != nil {
 		t.Error(err)
 	}
@@ -613,8 +614,8 @@ func TestPostgresDown(t *testing.T) {
 	if _, err := r.Proxies(t.Context(), "", storage.Proxy{}, 10); !errors.Is(err, storage.ErrUnavailable) {
 		t.Errorf("a listing: %v", err)
 	}
-	if n := r.log.count("fleet was not saved"); n < 1 || n > 3 {
-		t.Errorf("it was tried %d times in a second", n)
+	if n, took := r.log.count("fleet was not saved"), time.Since(down); n > 3+int(took/(5*time.Second)) {
+		t.Errorf("it was tried %d times in %s", n, took)
 	}
 	select {
 	case <-a.Changed:

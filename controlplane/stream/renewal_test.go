@@ -33,7 +33,7 @@ func TestStreamsMoveToTheNextCertificate(t *testing.T) {
 	l := newLab(t)
 	l.publish(aws(t, 1, documents{"a": "1"}))
 	began := time.Now()
-	const life = 6 * time.Second
+	const life = 20 * time.Second
 	p := l.stream(l.client(awsID, life), "i", nil)
 	p.updated(1, nil)
 	p.ack()

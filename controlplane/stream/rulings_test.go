@@ -44,7 +44,7 @@ func TestQuarantine(t *testing.T) {
 	bad.over(connect.CodePermissionDenied, "refused or quarantined")
 	took := time.Since(began)
 	t.Logf("figure quarantine_cut %d us", took.Microseconds())
-	if took > time.Second {
+	if took > 4*time.Second { // else it had waited until rulings are read anyway
 		t.Errorf("it was cut after %s", took)
 	}
 	if p := l.known(awsID, "i"); p.GetStanding() != adminv1.Standing_STANDING_QUARANTINED || p.GetConnection() != adminv1.Connection_CONNECTION_LOST || p.GetEnvironment() != "aws" {

@@ -147,7 +147,7 @@ func TestSecurityLaneHasToBeAcknowledged(t *testing.T) {
 	p := l.connect(awsID, "i", nil)
 	l.publish(security(t, 2, documents{"r": "1"}))
 	p.secured(2, security(t, 1, nil))
-	late := time.After(5 * time.Second)
+	late := time.After(patience)
 	for r := snapshot.Revision(1); ; r++ {
 		l.publish(aws(t, r, documents{"a": fmt.Sprint(r)}))
 		select {

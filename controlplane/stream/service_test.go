@@ -338,7 +338,7 @@ func TestDrain(t *testing.T) {
 
 func TestSlowReceiverIsCutOff(t *testing.T) {
 	t.Parallel()
-	l := newLab(t, func(s *stream.Service) { s.Limits(patience, 300*time.Millisecond, patience) })
+	l := newLab(t, func(s *stream.Service) { s.Limits(patience, 4*time.Second, patience) })
 	d := documents{}
 	for i := range 100 {
 		d[fmt.Sprint("d-", i)] = strings.Repeat("x", 100<<10)
@@ -372,10 +372,10 @@ func TestSlowReceiverIsCutOff(t *testing.T) {
 
 func TestSilentProxyIsCutOff(t *testing.T) {
 	t.Parallel()
-	const silence = 1500 * time.Millisecond
+	const silence = 5 * time.Second
 	l := newLab(t, func(s *stream.Service) { s.Limits(silence, patience, patience) })
-	p, silent := l.connect(awsID, "i", nil), l.connect(awsID, "silent", nil)
 	began := time.Now()
+	silent, p := l.connect(awsID, "silent", nil), l.connect(awsID, "i", nil)
 	gone := make(chan struct{})
 	go func() {
 		defer close(gone)
@@ -386,7 +386,7 @@ func TestSilentProxyIsCutOff(t *testing.T) {
 		select {
 		case <-gone:
 			done = true
-		case <-time.After(silence / 10):
+		case <-time.After(silence / 50):
 		}
 	}
 	if took := time.Since(began); took < silence {
@@ -412,7 +412,7 @@ func TestSilentFromTheBeginning(t *testing.T) {
 
 func TestUpdateThatIsNeverAcknowledged(t *testing.T) {
 	t.Parallel()
-	l := newLab(t, func(s *stream.Service) { s.Limits(patience, patience, 300*time.Millisecond) })
+	l := newLab(t, func(s *stream.Service) { s.Limits(patience, patience, 3*time.Second) })
 	idle := l.connect(awsID, "idle", nil) // nothing to acknowledge, nothing overdue
 	eventually(t, "it is connected", func() bool { return l.known(awsID, "idle") != nil })
 	l.publish(statement{"gcp", 1, ours}.of(t, documents{"a": "1"}))
@@ -439,7 +439,7 @@ func TestCertificateExpires(t *testing.T) {
 	t.Parallel()
 	l := newLab(t, patient)
 	l.publish(aws(t, 1, documents{"a": "1"}))
-	short := l.client(awsID, 3*time.Second)
+	short := l.client(awsID, 10*time.Second)
 	p := l.stream(short, "i", nil)
 	p.updated(1, nil)
 	p.ack()
