@@ -132,7 +132,7 @@ func TestDraining(t *testing.T) {
 	if stream.Receive() || connect.CodeOf(stream.Err()) != connect.CodeUnavailable {
 		t.Errorf("the wait ended with %v", stream.Err())
 	}
-	if took := time.Since(began); took > 4*time.Second {
+	if took := time.Since(began); took > 30*time.Second { // and it would wait for a minute
 		t.Errorf("took %s", took)
 	}
 	if strings.Contains(log.String(), "level=ERROR") {
@@ -229,9 +229,13 @@ func TestSecretsAreNotLogged(t *testing.T) {
 				t.Error("a database that is not there was migrated")
 			}
 			if newErr == nil {
-				ctx, cancel := context.WithTimeout(t.Context(), 1500*time.Millisecond)
+				ctx, cancel := context.WithCancel(t.Context())
 				defer cancel()
-				if err := server.Run(ctx); err != nil {
+				ran := make(chan error, 1)
+				go func() { ran <- server.Run(ctx) }()
+				eventually(t, "it has tried", func() bool { return strings.Contains(log.String(), "database cannot be reached yet") })
+				cancel()
+				if err := <-ran; err != nil {
 					t.Error(err)
 				}
 			}
@@ -242,8 +246,8 @@ func TestSecretsAreNotLogged(t *testing.T) {
 					t.Errorf("says %s", regexp.MustCompile(secret).ReplaceAllString(said, "SECRET"))
 				}
 			}
-			if name != "malformed" && !strings.Contains(log.String(), "database cannot be reached yet") {
-				t.Errorf("logged %s", log)
+			if name != "malformed" && newErr != nil {
+				t.Error(newErr)
 			}
 		})
 	}
