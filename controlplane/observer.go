@@ -80,9 +80,7 @@ func newObserver(s *Server) (*observer, error) {
 		Name: "sallyport_lost_revision",
 		Help: "The newest revision that somebody has seen of the environment and the database does not hold; the environment is empty for one of the fleet.",
 	})
-	for _, t := range s.targets.all {
-		o.targets = append(o.targets, t.name)
-	}
+	o.targets = s.targets.names()
 	o.behind = prometheus.NewGaugeVec(prometheus.GaugeOpts{
 		Name: "sallyport_target_lag_revisions",
 		Help: "Revisions of environments, and of the security lane, that were committed and are not published at the target; of each at most 1000 are counted.",

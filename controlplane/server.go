@@ -227,6 +227,7 @@ func (s *Server) openAPI() (err error) {
 		Control:  control,
 		Identify: s.callers.identify,
 		Log:      s.log,
+		Targets:  s.targets.names(),
 
 		Decisions: s.records,
 		Pseudonym: s.nyms.Of,

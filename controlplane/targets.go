@@ -192,6 +192,15 @@ func (s *Settings) openTargets(log *slog.Logger) (t targets, err error) {
 	return t, err
 }
 
+// names returns what the settings call them.
+func (t *targets) names() []string {
+	all := make([]string, len(t.all))
+	for i, one := range t.all {
+		all[i] = one.name
+	}
+	return all
+}
+
 // places returns them as the publisher has them.
 func (t *targets) places() []publish.Place {
 	all := make([]publish.Place, len(t.all))

@@ -117,10 +117,25 @@ type Publishing interface {
 	// AdvanceCursor moves a cursor forward. It never moves back.
 	AdvanceCursor(ctx context.Context, term Term, target, environment string, to snapshot.Revision) error
 	// KeepCursors forgets the cursors of all targets but these, so that no history is
-	// kept for those that are not published to any more, and returns their names.
+	// kept for those that are not published to any more, and returns their names. It
+	// forgets their troubles, and those that are about all targets.
 	KeepCursors(ctx context.Context, term Term, targets []string) (forgotten []string, err error)
+	// Report says what is wrong with a lane at a target; nothing when Error is empty.
+	// Since is not read: a trouble goes on, whatever its error, until it is over.
+	Report(ctx context.Context, term Term, t Trouble) error
+	Targets
+}
+
+// Targets tells how far publishing is, whoever publishes.
+type Targets interface {
+	// Cursors returns the last revision of each environment that was written to each
+	// target that has any, by their names; of snapshot.SecurityLane, the sequence.
+	Cursors(ctx context.Context) (map[string]map[string]snapshot.Revision, error)
 	// Lags returns how far each of the targets is behind, in their order.
 	Lags(ctx context.Context, targets []string) ([]Lag, error)
+	// Troubles returns what keeps the publisher from publishing, as far as it could
+	// say so: ordered by target and then by time.
+	Troubles(ctx context.Context) ([]Trouble, error)
 }
 
 // History finds out that the database was set back: restored from a backup, or

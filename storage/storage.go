@@ -263,6 +263,21 @@ type Lag struct {
 	Since time.Time
 }
 
+// Trouble is what keeps the publisher from publishing.
+type Trouble struct {
+	// Target is where; empty for what keeps it from all targets.
+	Target string
+	// Lane is what is not brought there: the publisher has one for revocations.
+	Lane string
+	// Since is when that began, whatever the error was then.
+	Since time.Time
+	// Error says in words what it is now; of more than MaxTrouble bytes the first.
+	Error string
+}
+
+// MaxTrouble bounds what is kept of an error, in bytes.
+const MaxTrouble = 1000
+
 // MaxLag bounds what is counted of one environment.
 const MaxLag = 1000
 

@@ -21,6 +21,7 @@ import (
 	"github.com/sallyport/sallyport/controlplane/controlplanetest"
 	adminv1 "github.com/sallyport/sallyport/proto/gen/sallyport/admin/v1"
 	"github.com/sallyport/sallyport/storage"
+	"github.com/sallyport/sallyport/storage/local"
 	"github.com/sallyport/sallyport/storage/postgres"
 	"github.com/sallyport/sallyport/storage/storagetest"
 )
@@ -49,6 +50,10 @@ func TestScripts(t *testing.T) {
 			if strings.HasPrefix(filepath.Base(script), "svid") {
 				p.Settings.Admin.CertificateFile, p.Settings.Admin.PrivateKeyFile = "", ""
 			}
+			var second *local.Etcd
+			if strings.HasPrefix(filepath.Base(script), "targets") {
+				second = another(t, p, "gcp")
+			}
 			p.Start(slog.New(slog.DiscardHandler))
 			testscript.Run(t, testscript.Params{
 				Files:         []string{script},
@@ -59,6 +64,8 @@ func TestScripts(t *testing.T) {
 					"proxy":   func(ts *testscript.TestScript, _ bool, args []string) { proxy(t, ts, p, args) },
 					"decided": func(ts *testscript.TestScript, _ bool, args []string) { decided(t, ts, p, args) },
 					"ended":   func(ts *testscript.TestScript, _ bool, args []string) { ended(t, ts, p, args) },
+					"etcd":    func(ts *testscript.TestScript, _ bool, args []string) { etcd(t, ts, second, args) },
+					"shows":   shows,
 					"stop":    func(*testscript.TestScript, bool, []string) { p.Stop() },
 				},
 				RequireExplicitExec: true,

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"strconv"
+	"strings"
 	"time"
 
 	"connectrpc.com/connect"
@@ -17,13 +18,17 @@ func newStatus(server *connection) *cobra.Command {
 	var out output
 	cmd := &cobra.Command{
 		Use:   "status [REVISION]",
-		Short: "Show who enforces a revision since when, and who does not and why",
+		Short: "Show who enforces a revision, who does not and why, and what is published where",
 		Long: `Show how far a revision has come, the newest when none is given: which proxies
 have proven that they enforce it, or one after it, and since when by their own
 clocks; which are late, and why; which are not connected, so that nothing is known
 of them; and which are kept out. SECURITY is up to which sequence of the security
 lane each has proven last that it cuts off whom it has to, whatever revision it is
-at. "*" marks what a proxy has signed.`,
+at. "*" marks what a proxy has signed.
+
+Then it shows how far publishing is: which revision of each environment, and which
+sequence of the security lane, each etcd has that snapshots are published to, since
+when it lacks what was committed, and since when publishing there fails, and why.`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			req := &adminv1.StatusRequest{Environments: environments}
@@ -71,10 +76,56 @@ func showStatus(w io.Writer, out *output, m *adminv1.StatusResponse) error {
 			rows = append(rows, []string{e.GetEnvironment(), fmt.Sprintf("and %d more", more), "", "", "", "", ""})
 		}
 	}
-	if len(rows) == 0 {
-		return nil
+	if len(rows) > 0 {
+		if err := table(w, "ENVIRONMENT PROXY PROGRESS REVISION SINCE SECURITY REASON", rows); err != nil {
+			return err
+		}
 	}
-	return table(w, "ENVIRONMENT PROXY PROGRESS REVISION SINCE SECURITY REASON", rows)
+	return showTargets(w, m)
+}
+
+// showTargets prints how far publishing is.
+func showTargets(w io.Writer, m *adminv1.StatusResponse) error {
+	if t := m.GetTrouble(); t != nil {
+		if _, err := fmt.Fprintf(w, "nothing new is published %s: %s\n", failsSince(t), printable(t.GetError())); err != nil {
+			return err
+		}
+	}
+	rows := make([][]string, len(m.GetTargets()))
+	for i, t := range m.GetTargets() {
+		rows[i] = []string{t.GetName(), publishedAt(t), lacking(t), failsSince(t.GetTrouble()), t.GetTrouble().GetError()}
+	}
+	if len(rows) == 0 {
+		return nil // a control plane of before does not tell
+	}
+	return table(w, "TARGET PUBLISHED LACKS FAILING ERROR", rows)
+}
+
+// publishedAt is which revisions a target has.
+func publishedAt(t *adminv1.TargetStatus) string {
+	all := make([]string, len(t.GetPublished()))
+	for i, p := range t.GetPublished() {
+		all[i] = fmt.Sprintf("%s %d", p.GetEnvironment(), p.GetRevision())
+		if p.GetRevision() < p.GetNewest() {
+			all[i] += fmt.Sprintf(" of %d", p.GetNewest())
+		}
+	}
+	return strings.Join(all, ", ")
+}
+
+// lacking is how much a target lacks, and since when.
+func lacking(t *adminv1.TargetStatus) string {
+	if t.GetLacks() == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%d since %s", t.GetLacks(), t.GetLacksSince().AsTime().Format(time.RFC3339))
+}
+
+func failsSince(t *adminv1.PublishingTrouble) string {
+	if t == nil {
+		return ""
+	}
+	return "since " + t.GetSince().AsTime().Format(time.RFC3339)
 }
 
 func proxiesOf(n int) string {

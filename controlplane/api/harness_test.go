@@ -90,7 +90,7 @@ func newReplica(t testing.TB, dsn, name string, wrap func(*postgres.Store) api.S
 	fleet := registry.New(registry.Config{Store: w.store, Replica: name, Log: log})
 	w.known = fleet
 	w.api = must(api.New(api.Config{
-		Store: wrap(w.store), Registry: fleet, Log: log, Metrics: w.metrics, Ready: w.ready.Load,
+		Store: wrap(w.store), Registry: fleet, Log: log, Metrics: w.metrics, Ready: w.ready.Load, Targets: []string{"etcd"},
 		Control: must(access.NewControl([]access.Administrator{
 			{Caller: access.Caller{SPIFFEID: string(admin)}, Role: access.RoleAdmin},
 			{Caller: access.Caller{SPIFFEID: string(viewer)}, Role: access.RoleViewer},

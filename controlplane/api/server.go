@@ -56,6 +56,7 @@ type Store interface {
 	EnvironmentState(ctx context.Context, environment string, at snapshot.Revision) ([]storage.Version, error)
 	Head(ctx context.Context, environment string, at snapshot.Revision) (storage.EnvironmentHead, error)
 	storage.Inquiries
+	storage.Targets
 }
 
 // Identify says who calls: access.ErrUnauthenticated for a bad credential, the
@@ -70,6 +71,9 @@ type Config struct {
 	Control  *access.Control
 	Identify Identify
 	Log      *slog.Logger
+	// Targets names the etcds of this replica's settings; Status knows others from the
+	// store.
+	Targets []string
 	// Decisions are the records of proxies, and Pseudonym is what stands for a
 	// principal in some. DecisionService is not served when they are nil.
 	Decisions storage.Decisions
@@ -106,6 +110,7 @@ type API struct {
 	// judging is held by each Verify that is under way: it waits for a proxy.
 	judging chan struct{}
 	truths  *truths
+	targets []string // of the settings
 	// inquireWithin is how long the answer of another replica is waited for.
 	inquireWithin time.Duration
 	// maxRollback bounds the resources of a Rollback.
@@ -153,6 +158,7 @@ func New(c Config) (*API, error) {
 		rolling:  make(chan struct{}, 1),
 		judging:  make(chan struct{}, judgedAtOnce),
 		truths:   newTruths(c.Store),
+		targets:  c.Targets,
 
 		inquireWithin: inquireWithin,
 

@@ -19,7 +19,8 @@ func (s fleetService) Status(ctx context.Context, req *connect.Request[adminv1.S
 	if err != nil {
 		return nil, err
 	}
-	return connect.NewResponse(&adminv1.StatusResponse{Revision: int64(revision), Environments: environments}), nil
+	res := &adminv1.StatusResponse{Revision: int64(revision), Environments: environments}
+	return connect.NewResponse(res), s.published(ctx, res, req.Msg.GetEnvironments())
 }
 
 // at returns a revision, the newest when 0, and where environments are at it: the

@@ -33,6 +33,7 @@ type outlet struct {
 	compared bool
 	surveyed bool // it has taken part in the survey
 	trouble  trouble
+	report   report
 }
 
 // delivery is what an outlet knows of one environment.
@@ -75,6 +76,9 @@ func (o *outlet) run(ctx context.Context) error {
 		err = o.confirm(ctx)
 	}
 	for err == nil {
+		if err = o.report.tell(ctx, o.tenure, o.Name, o.wrong()); err != nil {
+			break
+		}
 		retry.after(o.failing())
 		select {
 		case <-ctx.Done():
@@ -341,14 +345,12 @@ func (o *outlet) confirmOne(ctx context.Context, d *delivery) error {
 }
 
 // failing reports whether something has to be tried again.
-func (o *outlet) failing() bool {
-	if !o.compared || o.trouble.failures > 0 {
-		return true
+func (o *outlet) failing() bool { return !o.compared || o.wrong() != "" }
+
+// wrong says in words why the target does not get what there is; empty when it does.
+func (o *outlet) wrong() string {
+	if o.trouble.failures > 0 {
+		return o.trouble.last
 	}
-	for _, d := range o.deliveries {
-		if d.trouble.failures > 0 {
-			return true
-		}
-	}
-	return false
+	return worst(o.deliveries, func(d *delivery) trouble { return d.trouble })
 }

@@ -112,6 +112,7 @@ type Publisher struct {
 	log      *slog.Logger
 	tasks    []Task
 	now      func() time.Time
+	term     storage.Term // the last of this replica; Run's, and 0 before the first
 	// confirmed says when each lane of each target was confirmed last, in this term.
 	confirmed *prometheus.GaugeVec
 
@@ -170,6 +171,7 @@ func (p *Publisher) Run(ctx context.Context) error {
 			level = slog.LevelError // nothing is published until someone acts
 		}
 		p.log.Log(ctx, level, "publishing ended", "err", err)
+		p.ended(ctx, err)
 		if wait = min(2*wait, longestWait); time.Since(began) > healthyAfter {
 			wait = shortestWait
 		}
@@ -179,6 +181,18 @@ func (p *Publisher) Run(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// ended has the database know why nothing is published, unless another publisher, or
+// the next term of this one, has something to say. That it cannot be told ends nothing.
+func (p *Publisher) ended(ctx context.Context, why error) {
+	if p.term == 0 {
+		return // others may publish: this replica does not know
+	}
+	err := p.store.Report(ctx, p.term, storage.Trouble{Target: everywhere, Error: why.Error()})
+	if err != nil {
+		p.log.DebugContext(ctx, "end of the term was not recorded", "err", err)
+	}
 }
 
 // stand stands for election, and publishes once elected. A replica whose key does
@@ -201,6 +215,7 @@ func (p *Publisher) lead(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("begin term: %w", err)
 	}
+	p.term = term
 	p.log.InfoContext(ctx, "became publisher", "term", term)
 	if err := p.settleCursors(ctx, term); err != nil {
 		return err

@@ -355,6 +355,9 @@ func TestOneEnvironmentInTrouble(t *testing.T) {
 		})
 	}
 	eventually(t, "there is an alarm", func() bool { return r.log.count("level=ERROR") > 0 })
+	if all := l.trouble(""); len(all) != 1 || all[0].Lane != "policy" || !strings.HasPrefix(all[0].Error, "environment aws: ") {
+		t.Errorf("it is recorded that %+v", all)
+	}
 	at := time.Now()
 	if _, err := l.raw.Delete(t.Context(), l.prefix+"/env/aws/head"); err != nil {
 		t.Fatal(err)

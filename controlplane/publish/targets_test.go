@@ -2,6 +2,8 @@ package publish_test
 
 import (
 	"context"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -13,6 +15,7 @@ import (
 	"github.com/sallyport/sallyport/internal/snapshot"
 	"github.com/sallyport/sallyport/storage"
 	"github.com/sallyport/sallyport/storage/local"
+	"github.com/sallyport/sallyport/storage/postgres"
 	"github.com/sallyport/sallyport/storage/storagetest"
 )
 
@@ -54,6 +57,16 @@ func (l *lab) lag(target string) storage.Lag {
 	return lags[0]
 }
 
+// trouble returns what is recorded of a target; of an empty one, of all.
+func (l *lab) trouble(target string) (all []storage.Trouble) {
+	l.Helper()
+	troubles, err := l.store.Troubles(l.Context())
+	if err != nil {
+		l.Fatal(err)
+	}
+	return slices.DeleteFunc(troubles, func(t storage.Trouble) bool { return t.Target != target })
+}
+
 // A target that is away holds up neither the others nor the term, and catches up by
 // itself when it is back.
 func TestTargetIsAway(t *testing.T) {
@@ -84,6 +97,13 @@ func TestTargetIsAway(t *testing.T) {
 	}
 	wantLogged(t, r, "target cannot be published to")
 	wantLogged(t, r, storage.ErrAway.Error())
+	eventually(t, "both lanes are recorded to fail", func() bool {
+		all := home.trouble("gcp")
+		return len(all) == 2 && all[0].Lane != all[1].Lane && strings.Contains(all[0].Error, storage.ErrAway.Error())
+	})
+	if all := append(home.trouble("etcd"), home.trouble("")...); len(all) > 0 {
+		t.Errorf("of the others it is recorded that %+v", all)
+	}
 
 	if err := server.Start(t.Context()); err != nil {
 		t.Fatal(err)
@@ -91,6 +111,7 @@ func TestTargetIsAway(t *testing.T) {
 	gcp.wantPublished()
 	wantLogged(t, r, "target is published to again")
 	eventually(t, "nothing is missing", func() bool { return home.lag("gcp") == storage.Lag{Target: "gcp"} })
+	eventually(t, "nothing is wrong", func() bool { return len(home.trouble("gcp")) == 0 })
 	if n := r.terms(); n != 1 {
 		t.Errorf("there were %d terms", n)
 	}
@@ -133,6 +154,27 @@ func TestTargetIsAwayFromTheBeginning(t *testing.T) {
 	}
 	close(slow.tell)
 	gcp.wantPublished()
+}
+
+// Without the etcd that elects it, nobody publishes: whoever asks can know why, until
+// somebody does again.
+func TestEndOfATermIsRecorded(t *testing.T) {
+	t.Parallel()
+	server := storagetest.NewEtcd(t)
+	home := labAt(t, storagetest.Postgres(t, postgres.Migrate), server.Endpoints())
+	home.start()
+	home.commit(environment(t, "aws", "1"))
+	home.wantPublished()
+	if err := server.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the end is recorded", func() bool { return len(home.trouble("")) > 0 })
+	if err := server.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "nothing is wrong", func() bool { return len(home.trouble("")) == 0 })
+	home.commit(put(t, policy("p"), "1"))
+	home.wantPublished()
 }
 
 // The election is in one etcd alone. In the others it is the heads themselves that

@@ -23,6 +23,8 @@ const (
 	batch = 20
 	// atOnce is how many environments are worked on at the same time.
 	atOnce = 4
+	// everywhere is the target of what is wrong with all of them.
+	everywhere = ""
 )
 
 // tenure is what one term of a publisher does for a lane: for all environments,
@@ -35,6 +37,7 @@ type tenure struct {
 	immediate    bool // it is for the security lane
 	environments map[string]*environment
 	outlets      []*outlet
+	report       report
 
 	// signed is what run has left for the outlets; nil before the first time. What it
 	// points to does not change.
@@ -120,10 +123,11 @@ func (t *tenure) sync(ctx context.Context) error {
 	err = each(ctx, t.environments, func(ctx context.Context, e *environment) error {
 		return settle(ctx, t.log, e.name, &e.trouble, t.prepare(ctx, e, at))
 	})
-	if err == nil {
-		t.handOn()
+	if err != nil {
+		return err
 	}
-	return err
+	t.handOn()
+	return t.report.tell(ctx, t, everywhere, t.wrong())
 }
 
 // handOn leaves what is signed for the outlets. What could be signed is kept whole
@@ -143,13 +147,11 @@ func (t *tenure) handOn() {
 }
 
 // failing reports whether something has to be tried again.
-func (t *tenure) failing() bool {
-	for _, e := range t.environments {
-		if e.trouble.failures > 0 {
-			return true
-		}
-	}
-	return false
+func (t *tenure) failing() bool { return t.wrong() != "" }
+
+// wrong says in words what cannot be signed; empty when all can.
+func (t *tenure) wrong() string {
+	return worst(t.environments, func(e *environment) trouble { return e.trouble })
 }
 
 // each calls f for every environment, several at once, and returns the first

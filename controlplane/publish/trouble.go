@@ -2,10 +2,14 @@ package publish
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/sallyport/sallyport/storage"
 )
 
 const (
@@ -79,6 +83,43 @@ func (o *outlet) note(ctx context.Context, err error) {
 	if news {
 		o.log.Log(ctx, level, "target cannot be published to", "lane", o.lane(), "err", err)
 	}
+}
+
+// report is what the database was told last of what is wrong; nil before the first
+// time in a term.
+type report struct{ told *string }
+
+// tell has the database know what is wrong, for whoever asks any replica: nothing when
+// that is empty.
+func (r *report) tell(ctx context.Context, t *tenure, target, wrong string) error {
+	if r.told != nil && *r.told == wrong {
+		return nil
+	}
+	if err := t.store.Report(ctx, t.term, storage.Trouble{Target: target, Lane: t.lane(), Error: wrong}); err != nil {
+		return fmt.Errorf("record what is wrong: %w", err)
+	}
+	r.told = &wrong
+	return nil
+}
+
+// worst names one environment that is in trouble, and how many others are; empty
+// without any.
+func worst[E any](all map[string]E, of func(E) trouble) string {
+	var names []string
+	for name, e := range all {
+		if of(e).failures > 0 {
+			names = append(names, name)
+		}
+	}
+	if len(names) == 0 {
+		return ""
+	}
+	slices.Sort(names)
+	text := fmt.Sprintf("environment %s: %s", names[0], of(all[names[0]]).last)
+	if more := len(names) - 1; more > 0 {
+		text += fmt.Sprintf(" (and %d more)", more)
+	}
+	return text
 }
 
 // retry is a timer for the next try: each time later than before, until one is

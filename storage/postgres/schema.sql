@@ -165,6 +165,13 @@ CREATE TABLE public.publish_cursor (
     term bigint NOT NULL
 );
 
+CREATE TABLE public.publish_trouble (
+    target text NOT NULL COLLATE pg_catalog."C",
+    lane text NOT NULL COLLATE pg_catalog."C",
+    since timestamp with time zone NOT NULL,
+    error text NOT NULL
+);
+
 CREATE TABLE public.publisher (
     singleton boolean DEFAULT true NOT NULL,
     term bigint NOT NULL,
@@ -317,6 +324,9 @@ ALTER TABLE ONLY public.proxy_ruling
 
 ALTER TABLE ONLY public.publish_cursor
     ADD CONSTRAINT publish_cursor_pkey PRIMARY KEY (target, environment);
+
+ALTER TABLE ONLY public.publish_trouble
+    ADD CONSTRAINT publish_trouble_pkey PRIMARY KEY (target, lane);
 
 ALTER TABLE ONLY public.publisher
     ADD CONSTRAINT publisher_pkey PRIMARY KEY (singleton);

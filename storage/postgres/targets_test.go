@@ -1,7 +1,9 @@
 package postgres_test
 
 import (
+	"reflect"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -76,5 +78,72 @@ func TestCursorsOfTargetsThatAreGone(t *testing.T) {
 	}
 	if begins, _ := f.trim(t, next, now.Add(time.Hour)); begins != 10 {
 		t.Errorf("history begins at %d, want at the newest", begins)
+	}
+}
+
+// What is wrong goes on until it is over, is bounded, and is forgotten with the target.
+func TestTroubles(t *testing.T) {
+	t.Parallel()
+	f, term, _ := past(t)
+	report := func(target, lane, text string) {
+		t.Helper()
+		if err := f.Report(t.Context(), term, storage.Trouble{Target: target, Lane: lane, Error: text}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := func(want ...string) []storage.Trouble {
+		t.Helper()
+		all, err := f.Troubles(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, one := range all {
+			got = append(got, one.Target+"/"+one.Lane+": "+one.Error)
+		}
+		if !slices.Equal(got, want) {
+			t.Fatalf("got %q, want %q", got, want)
+		}
+		return all
+	}
+	want()
+	report("gcp", "policy", "")
+	report("gcp", "policy", "away")
+	began := want("gcp/policy: away")[0].Since
+	report("gcp", "policy", "full")
+	if now := want("gcp/policy: full")[0].Since; !now.Equal(began) || time.Since(now).Abs() > time.Minute {
+		t.Errorf("it fails since %s, want %s", now, began)
+	}
+	report("gcp", "security", "a\x00b\xff")
+	report("", "policy", strings.Repeat("x", storage.MaxTrouble-1)+"é")
+	want("/policy: "+strings.Repeat("x", storage.MaxTrouble-1), "gcp/policy: full", "gcp/security: ab\uFFFD")
+	report("gcp", "policy", "")
+	want("/policy: "+strings.Repeat("x", storage.MaxTrouble-1), "gcp/security: ab\uFFFD")
+
+	next, err := f.BeginTerm(t.Context(), "two")
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantErr(t, "a term that is over", f.Report(t.Context(), term, storage.Trouble{Target: "gcp", Lane: "security"}), storage.ErrFenced)
+	if _, err := f.KeepCursors(t.Context(), next, []string{"etcd", "gcp"}); err != nil {
+		t.Fatal(err)
+	}
+	want("gcp/security: ab\uFFFD")
+	if _, err := f.KeepCursors(t.Context(), next, []string{"etcd"}); err != nil {
+		t.Fatal(err)
+	}
+	want()
+}
+
+func TestCursors(t *testing.T) {
+	t.Parallel()
+	f, term, _ := past(t)
+	if err := f.AdvanceCursor(t.Context(), term, "gcp", "aws", 3); err != nil {
+		t.Fatal(err)
+	}
+	got, err := f.Cursors(t.Context())
+	want := map[string]map[string]snapshot.Revision{"etcd": {"aws": 9, "gcp": 10}, "gcp": {"aws": 3}}
+	if err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("cursors: %v, %v, want %v", got, err, want)
 	}
 }

@@ -2493,9 +2493,16 @@ func (x *StatusRequest) GetEnvironments() []string {
 }
 
 type StatusResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Revision      int64                  `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
-	Environments  []*EnvironmentStatus   `protobuf:"bytes,2,rep,name=environments,proto3" json:"environments,omitempty"`
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	Revision     int64                  `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
+	Environments []*EnvironmentStatus   `protobuf:"bytes,2,rep,name=environments,proto3" json:"environments,omitempty"`
+	// The etcds that snapshots are published to, ordered by name: those of this replica's
+	// settings, and all others that the publisher knows. Any replica with a database
+	// tells the same of them.
+	Targets []*TargetStatus `protobuf:"bytes,3,rep,name=targets,proto3" json:"targets,omitempty"`
+	// What keeps the publisher from publishing to any of them; absent when it does, and
+	// while there is none that could say so.
+	Trouble       *PublishingTrouble `protobuf:"bytes,4,opt,name=trouble,proto3" json:"trouble,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2544,6 +2551,221 @@ func (x *StatusResponse) GetEnvironments() []*EnvironmentStatus {
 	return nil
 }
 
+func (x *StatusResponse) GetTargets() []*TargetStatus {
+	if x != nil {
+		return x.Targets
+	}
+	return nil
+}
+
+func (x *StatusResponse) GetTrouble() *PublishingTrouble {
+	if x != nil {
+		return x.Trouble
+	}
+	return nil
+}
+
+// TargetStatus is how far publishing to an etcd is, whatever revision was asked for.
+type TargetStatus struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As in the settings.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Of the environments that were asked for, and of the security lane, which is called
+	// @security; ordered by name.
+	Published []*PublishedRevision `protobuf:"bytes,2,rep,name=published,proto3" json:"published,omitempty"`
+	// Revisions of environments, and of the security lane, that were committed and are
+	// not there yet, of all environments; of each at most 1000 are counted.
+	Lacks int32 `protobuf:"varint,3,opt,name=lacks,proto3" json:"lacks,omitempty"`
+	// When the first of them was committed; absent without any.
+	LacksSince *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=lacks_since,json=lacksSince,proto3" json:"lacks_since,omitempty"`
+	// Why that does not come there; absent when nothing is wrong.
+	Trouble       *PublishingTrouble `protobuf:"bytes,5,opt,name=trouble,proto3" json:"trouble,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TargetStatus) Reset() {
+	*x = TargetStatus{}
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TargetStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TargetStatus) ProtoMessage() {}
+
+func (x *TargetStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TargetStatus.ProtoReflect.Descriptor instead.
+func (*TargetStatus) Descriptor() ([]byte, []int) {
+	return file_sallyport_admin_v1_fleet_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *TargetStatus) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *TargetStatus) GetPublished() []*PublishedRevision {
+	if x != nil {
+		return x.Published
+	}
+	return nil
+}
+
+func (x *TargetStatus) GetLacks() int32 {
+	if x != nil {
+		return x.Lacks
+	}
+	return 0
+}
+
+func (x *TargetStatus) GetLacksSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LacksSince
+	}
+	return nil
+}
+
+func (x *TargetStatus) GetTrouble() *PublishingTrouble {
+	if x != nil {
+		return x.Trouble
+	}
+	return nil
+}
+
+type PublishedRevision struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Environment string                 `protobuf:"bytes,1,opt,name=environment,proto3" json:"environment,omitempty"`
+	// The last that was written to the target; 0 for nothing. Of the security lane, the
+	// sequence.
+	Revision int64 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
+	// The last that was committed.
+	Newest        int64 `protobuf:"varint,3,opt,name=newest,proto3" json:"newest,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PublishedRevision) Reset() {
+	*x = PublishedRevision{}
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PublishedRevision) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PublishedRevision) ProtoMessage() {}
+
+func (x *PublishedRevision) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PublishedRevision.ProtoReflect.Descriptor instead.
+func (*PublishedRevision) Descriptor() ([]byte, []int) {
+	return file_sallyport_admin_v1_fleet_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *PublishedRevision) GetEnvironment() string {
+	if x != nil {
+		return x.Environment
+	}
+	return ""
+}
+
+func (x *PublishedRevision) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *PublishedRevision) GetNewest() int64 {
+	if x != nil {
+		return x.Newest
+	}
+	return 0
+}
+
+type PublishingTrouble struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Since when it fails, whatever the error was then, by the clock of the database.
+	Since *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=since,proto3" json:"since,omitempty"`
+	// What it is now, in words.
+	Error         string `protobuf:"bytes,2,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PublishingTrouble) Reset() {
+	*x = PublishingTrouble{}
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PublishingTrouble) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PublishingTrouble) ProtoMessage() {}
+
+func (x *PublishingTrouble) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PublishingTrouble.ProtoReflect.Descriptor instead.
+func (*PublishingTrouble) Descriptor() ([]byte, []int) {
+	return file_sallyport_admin_v1_fleet_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *PublishingTrouble) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
+func (x *PublishingTrouble) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
 // EnvironmentStatus is how far a revision has come in an environment.
 type EnvironmentStatus struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
@@ -2563,7 +2785,7 @@ type EnvironmentStatus struct {
 
 func (x *EnvironmentStatus) Reset() {
 	*x = EnvironmentStatus{}
-	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[34]
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2575,7 +2797,7 @@ func (x *EnvironmentStatus) String() string {
 func (*EnvironmentStatus) ProtoMessage() {}
 
 func (x *EnvironmentStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[34]
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2588,7 +2810,7 @@ func (x *EnvironmentStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnvironmentStatus.ProtoReflect.Descriptor instead.
 func (*EnvironmentStatus) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_fleet_proto_rawDescGZIP(), []int{34}
+	return file_sallyport_admin_v1_fleet_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *EnvironmentStatus) GetEnvironment() string {
@@ -2669,7 +2891,7 @@ type ProxyStatus struct {
 
 func (x *ProxyStatus) Reset() {
 	*x = ProxyStatus{}
-	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[35]
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2681,7 +2903,7 @@ func (x *ProxyStatus) String() string {
 func (*ProxyStatus) ProtoMessage() {}
 
 func (x *ProxyStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[35]
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2694,7 +2916,7 @@ func (x *ProxyStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProxyStatus.ProtoReflect.Descriptor instead.
 func (*ProxyStatus) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_fleet_proto_rawDescGZIP(), []int{35}
+	return file_sallyport_admin_v1_fleet_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ProxyStatus) GetId() string {
@@ -2792,7 +3014,7 @@ type ExportStatementRequest struct {
 
 func (x *ExportStatementRequest) Reset() {
 	*x = ExportStatementRequest{}
-	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[36]
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2804,7 +3026,7 @@ func (x *ExportStatementRequest) String() string {
 func (*ExportStatementRequest) ProtoMessage() {}
 
 func (x *ExportStatementRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[36]
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2817,7 +3039,7 @@ func (x *ExportStatementRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportStatementRequest.ProtoReflect.Descriptor instead.
 func (*ExportStatementRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_fleet_proto_rawDescGZIP(), []int{36}
+	return file_sallyport_admin_v1_fleet_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ExportStatementRequest) GetEnvironment() string {
@@ -2847,7 +3069,7 @@ type ExportStatementResponse struct {
 
 func (x *ExportStatementResponse) Reset() {
 	*x = ExportStatementResponse{}
-	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[37]
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2859,7 +3081,7 @@ func (x *ExportStatementResponse) String() string {
 func (*ExportStatementResponse) ProtoMessage() {}
 
 func (x *ExportStatementResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[37]
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2872,7 +3094,7 @@ func (x *ExportStatementResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportStatementResponse.ProtoReflect.Descriptor instead.
 func (*ExportStatementResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_fleet_proto_rawDescGZIP(), []int{37}
+	return file_sallyport_admin_v1_fleet_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ExportStatementResponse) GetStatement() []byte {
@@ -2906,7 +3128,7 @@ type VerifyRequest struct {
 
 func (x *VerifyRequest) Reset() {
 	*x = VerifyRequest{}
-	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[38]
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2918,7 +3140,7 @@ func (x *VerifyRequest) String() string {
 func (*VerifyRequest) ProtoMessage() {}
 
 func (x *VerifyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[38]
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2931,7 +3153,7 @@ func (x *VerifyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyRequest.ProtoReflect.Descriptor instead.
 func (*VerifyRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_fleet_proto_rawDescGZIP(), []int{38}
+	return file_sallyport_admin_v1_fleet_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *VerifyRequest) GetId() string {
@@ -2966,7 +3188,7 @@ type VerifyResponse struct {
 
 func (x *VerifyResponse) Reset() {
 	*x = VerifyResponse{}
-	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[39]
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2978,7 +3200,7 @@ func (x *VerifyResponse) String() string {
 func (*VerifyResponse) ProtoMessage() {}
 
 func (x *VerifyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[39]
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2991,7 +3213,7 @@ func (x *VerifyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyResponse.ProtoReflect.Descriptor instead.
 func (*VerifyResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_fleet_proto_rawDescGZIP(), []int{39}
+	return file_sallyport_admin_v1_fleet_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *VerifyResponse) GetEnvironment() string {
@@ -3072,7 +3294,7 @@ type Deviation struct {
 
 func (x *Deviation) Reset() {
 	*x = Deviation{}
-	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[40]
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3084,7 +3306,7 @@ func (x *Deviation) String() string {
 func (*Deviation) ProtoMessage() {}
 
 func (x *Deviation) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[40]
+	mi := &file_sallyport_admin_v1_fleet_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3097,7 +3319,7 @@ func (x *Deviation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Deviation.ProtoReflect.Descriptor instead.
 func (*Deviation) Descriptor() ([]byte, []int) {
-	return file_sallyport_admin_v1_fleet_proto_rawDescGZIP(), []int{40}
+	return file_sallyport_admin_v1_fleet_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *Deviation) GetKind() string {
@@ -3310,10 +3532,26 @@ const file_sallyport_admin_v1_fleet_proto_rawDesc = "" +
 	"\x06reason\x18\x04 \x01(\tR\x06reason\"m\n" +
 	"\rStatusRequest\x12#\n" +
 	"\brevision\x18\x01 \x01(\x03B\a\xbaH\x04\"\x02(\x00R\brevision\x127\n" +
-	"\fenvironments\x18\x02 \x03(\tB\x13\xbaH\x10\x92\x01\r\x10\x80\x02\x18\x01\"\x06r\x04\x10\x01\x18?R\fenvironments\"w\n" +
+	"\fenvironments\x18\x02 \x03(\tB\x13\xbaH\x10\x92\x01\r\x10\x80\x02\x18\x01\"\x06r\x04\x10\x01\x18?R\fenvironments\"\xf4\x01\n" +
 	"\x0eStatusResponse\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x03R\brevision\x12I\n" +
-	"\fenvironments\x18\x02 \x03(\v2%.sallyport.admin.v1.EnvironmentStatusR\fenvironments\"\xed\x01\n" +
+	"\fenvironments\x18\x02 \x03(\v2%.sallyport.admin.v1.EnvironmentStatusR\fenvironments\x12:\n" +
+	"\atargets\x18\x03 \x03(\v2 .sallyport.admin.v1.TargetStatusR\atargets\x12?\n" +
+	"\atrouble\x18\x04 \x01(\v2%.sallyport.admin.v1.PublishingTroubleR\atrouble\"\xfb\x01\n" +
+	"\fTargetStatus\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12C\n" +
+	"\tpublished\x18\x02 \x03(\v2%.sallyport.admin.v1.PublishedRevisionR\tpublished\x12\x14\n" +
+	"\x05lacks\x18\x03 \x01(\x05R\x05lacks\x12;\n" +
+	"\vlacks_since\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"lacksSince\x12?\n" +
+	"\atrouble\x18\x05 \x01(\v2%.sallyport.admin.v1.PublishingTroubleR\atrouble\"i\n" +
+	"\x11PublishedRevision\x12 \n" +
+	"\venvironment\x18\x01 \x01(\tR\venvironment\x12\x1a\n" +
+	"\brevision\x18\x02 \x01(\x03R\brevision\x12\x16\n" +
+	"\x06newest\x18\x03 \x01(\x03R\x06newest\"[\n" +
+	"\x11PublishingTrouble\x120\n" +
+	"\x05since\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12\x14\n" +
+	"\x05error\x18\x02 \x01(\tR\x05error\"\xed\x01\n" +
 	"\x11EnvironmentStatus\x12 \n" +
 	"\venvironment\x18\x01 \x01(\tR\venvironment\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x03R\brevision\x12\x1c\n" +
@@ -3425,7 +3663,7 @@ func file_sallyport_admin_v1_fleet_proto_rawDescGZIP() []byte {
 }
 
 var file_sallyport_admin_v1_fleet_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_sallyport_admin_v1_fleet_proto_msgTypes = make([]protoimpl.MessageInfo, 45)
+var file_sallyport_admin_v1_fleet_proto_msgTypes = make([]protoimpl.MessageInfo, 48)
 var file_sallyport_admin_v1_fleet_proto_goTypes = []any{
 	(Standing)(0),                   // 0: sallyport.admin.v1.Standing
 	(Connection)(0),                 // 1: sallyport.admin.v1.Connection
@@ -3466,97 +3704,106 @@ var file_sallyport_admin_v1_fleet_proto_goTypes = []any{
 	(*Laggard)(nil),                 // 36: sallyport.admin.v1.Laggard
 	(*StatusRequest)(nil),           // 37: sallyport.admin.v1.StatusRequest
 	(*StatusResponse)(nil),          // 38: sallyport.admin.v1.StatusResponse
-	(*EnvironmentStatus)(nil),       // 39: sallyport.admin.v1.EnvironmentStatus
-	(*ProxyStatus)(nil),             // 40: sallyport.admin.v1.ProxyStatus
-	(*ExportStatementRequest)(nil),  // 41: sallyport.admin.v1.ExportStatementRequest
-	(*ExportStatementResponse)(nil), // 42: sallyport.admin.v1.ExportStatementResponse
-	(*VerifyRequest)(nil),           // 43: sallyport.admin.v1.VerifyRequest
-	(*VerifyResponse)(nil),          // 44: sallyport.admin.v1.VerifyResponse
-	(*Deviation)(nil),               // 45: sallyport.admin.v1.Deviation
-	nil,                             // 46: sallyport.admin.v1.SetLabelsRequest.LabelsEntry
-	nil,                             // 47: sallyport.admin.v1.SetLabelsResponse.LabelsEntry
-	nil,                             // 48: sallyport.admin.v1.Proxy.LabelsEntry
-	nil,                             // 49: sallyport.admin.v1.Proxy.OperatorLabelsEntry
-	(*timestamppb.Timestamp)(nil),   // 50: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),     // 51: google.protobuf.Duration
+	(*TargetStatus)(nil),            // 39: sallyport.admin.v1.TargetStatus
+	(*PublishedRevision)(nil),       // 40: sallyport.admin.v1.PublishedRevision
+	(*PublishingTrouble)(nil),       // 41: sallyport.admin.v1.PublishingTrouble
+	(*EnvironmentStatus)(nil),       // 42: sallyport.admin.v1.EnvironmentStatus
+	(*ProxyStatus)(nil),             // 43: sallyport.admin.v1.ProxyStatus
+	(*ExportStatementRequest)(nil),  // 44: sallyport.admin.v1.ExportStatementRequest
+	(*ExportStatementResponse)(nil), // 45: sallyport.admin.v1.ExportStatementResponse
+	(*VerifyRequest)(nil),           // 46: sallyport.admin.v1.VerifyRequest
+	(*VerifyResponse)(nil),          // 47: sallyport.admin.v1.VerifyResponse
+	(*Deviation)(nil),               // 48: sallyport.admin.v1.Deviation
+	nil,                             // 49: sallyport.admin.v1.SetLabelsRequest.LabelsEntry
+	nil,                             // 50: sallyport.admin.v1.SetLabelsResponse.LabelsEntry
+	nil,                             // 51: sallyport.admin.v1.Proxy.LabelsEntry
+	nil,                             // 52: sallyport.admin.v1.Proxy.OperatorLabelsEntry
+	(*timestamppb.Timestamp)(nil),   // 53: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),     // 54: google.protobuf.Duration
 }
 var file_sallyport_admin_v1_fleet_proto_depIdxs = []int32{
-	46, // 0: sallyport.admin.v1.SetLabelsRequest.labels:type_name -> sallyport.admin.v1.SetLabelsRequest.LabelsEntry
-	47, // 1: sallyport.admin.v1.SetLabelsResponse.labels:type_name -> sallyport.admin.v1.SetLabelsResponse.LabelsEntry
+	49, // 0: sallyport.admin.v1.SetLabelsRequest.labels:type_name -> sallyport.admin.v1.SetLabelsRequest.LabelsEntry
+	50, // 1: sallyport.admin.v1.SetLabelsResponse.labels:type_name -> sallyport.admin.v1.SetLabelsResponse.LabelsEntry
 	25, // 2: sallyport.admin.v1.ListProxiesResponse.proxies:type_name -> sallyport.admin.v1.Proxy
 	25, // 3: sallyport.admin.v1.GetProxyResponse.proxy:type_name -> sallyport.admin.v1.Proxy
-	48, // 4: sallyport.admin.v1.Proxy.labels:type_name -> sallyport.admin.v1.Proxy.LabelsEntry
+	51, // 4: sallyport.admin.v1.Proxy.labels:type_name -> sallyport.admin.v1.Proxy.LabelsEntry
 	1,  // 5: sallyport.admin.v1.Proxy.connection:type_name -> sallyport.admin.v1.Connection
 	2,  // 6: sallyport.admin.v1.Proxy.enforcement:type_name -> sallyport.admin.v1.Enforcement
 	32, // 7: sallyport.admin.v1.Proxy.rejects:type_name -> sallyport.admin.v1.Reject
-	50, // 8: sallyport.admin.v1.Proxy.registered_at:type_name -> google.protobuf.Timestamp
-	50, // 9: sallyport.admin.v1.Proxy.last_seen_at:type_name -> google.protobuf.Timestamp
-	51, // 10: sallyport.admin.v1.Proxy.configuration_age:type_name -> google.protobuf.Duration
-	51, // 11: sallyport.admin.v1.Proxy.clock_skew:type_name -> google.protobuf.Duration
+	53, // 8: sallyport.admin.v1.Proxy.registered_at:type_name -> google.protobuf.Timestamp
+	53, // 9: sallyport.admin.v1.Proxy.last_seen_at:type_name -> google.protobuf.Timestamp
+	54, // 10: sallyport.admin.v1.Proxy.configuration_age:type_name -> google.protobuf.Duration
+	54, // 11: sallyport.admin.v1.Proxy.clock_skew:type_name -> google.protobuf.Duration
 	31, // 12: sallyport.admin.v1.Proxy.listeners:type_name -> sallyport.admin.v1.ListenerStatus
-	50, // 13: sallyport.admin.v1.Proxy.identity_expires_at:type_name -> google.protobuf.Timestamp
+	53, // 13: sallyport.admin.v1.Proxy.identity_expires_at:type_name -> google.protobuf.Timestamp
 	30, // 14: sallyport.admin.v1.Proxy.security:type_name -> sallyport.admin.v1.SecurityLane
 	0,  // 15: sallyport.admin.v1.Proxy.standing:type_name -> sallyport.admin.v1.Standing
 	27, // 16: sallyport.admin.v1.Proxy.standing_ruling:type_name -> sallyport.admin.v1.Ruling
 	27, // 17: sallyport.admin.v1.Proxy.drain_ruling:type_name -> sallyport.admin.v1.Ruling
-	49, // 18: sallyport.admin.v1.Proxy.operator_labels:type_name -> sallyport.admin.v1.Proxy.OperatorLabelsEntry
+	52, // 18: sallyport.admin.v1.Proxy.operator_labels:type_name -> sallyport.admin.v1.Proxy.OperatorLabelsEntry
 	28, // 19: sallyport.admin.v1.Proxy.place:type_name -> sallyport.admin.v1.Place
-	50, // 20: sallyport.admin.v1.Proxy.started_at:type_name -> google.protobuf.Timestamp
+	53, // 20: sallyport.admin.v1.Proxy.started_at:type_name -> google.protobuf.Timestamp
 	29, // 21: sallyport.admin.v1.Proxy.load:type_name -> sallyport.admin.v1.Load
 	26, // 22: sallyport.admin.v1.Proxy.proofs:type_name -> sallyport.admin.v1.Proof
 	26, // 23: sallyport.admin.v1.Proxy.security_proof:type_name -> sallyport.admin.v1.Proof
-	50, // 24: sallyport.admin.v1.Proof.enforced_at:type_name -> google.protobuf.Timestamp
-	50, // 25: sallyport.admin.v1.Ruling.at:type_name -> google.protobuf.Timestamp
+	53, // 24: sallyport.admin.v1.Proof.enforced_at:type_name -> google.protobuf.Timestamp
+	53, // 25: sallyport.admin.v1.Ruling.at:type_name -> google.protobuf.Timestamp
 	2,  // 26: sallyport.admin.v1.SecurityLane.enforcement:type_name -> sallyport.admin.v1.Enforcement
 	32, // 27: sallyport.admin.v1.SecurityLane.rejects:type_name -> sallyport.admin.v1.Reject
-	51, // 28: sallyport.admin.v1.SecurityLane.age:type_name -> google.protobuf.Duration
-	51, // 29: sallyport.admin.v1.WaitEnforcedRequest.timeout:type_name -> google.protobuf.Duration
+	54, // 28: sallyport.admin.v1.SecurityLane.age:type_name -> google.protobuf.Duration
+	54, // 29: sallyport.admin.v1.WaitEnforcedRequest.timeout:type_name -> google.protobuf.Duration
 	35, // 30: sallyport.admin.v1.WaitEnforcedResponse.environments:type_name -> sallyport.admin.v1.EnvironmentProgress
-	51, // 31: sallyport.admin.v1.WaitEnforcedResponse.elapsed:type_name -> google.protobuf.Duration
+	54, // 31: sallyport.admin.v1.WaitEnforcedResponse.elapsed:type_name -> google.protobuf.Duration
 	36, // 32: sallyport.admin.v1.EnvironmentProgress.laggards:type_name -> sallyport.admin.v1.Laggard
 	2,  // 33: sallyport.admin.v1.Laggard.enforcement:type_name -> sallyport.admin.v1.Enforcement
-	39, // 34: sallyport.admin.v1.StatusResponse.environments:type_name -> sallyport.admin.v1.EnvironmentStatus
-	40, // 35: sallyport.admin.v1.EnvironmentStatus.proxies:type_name -> sallyport.admin.v1.ProxyStatus
-	3,  // 36: sallyport.admin.v1.ProxyStatus.progress:type_name -> sallyport.admin.v1.Progress
-	2,  // 37: sallyport.admin.v1.ProxyStatus.enforcement:type_name -> sallyport.admin.v1.Enforcement
-	50, // 38: sallyport.admin.v1.ProxyStatus.since:type_name -> google.protobuf.Timestamp
-	50, // 39: sallyport.admin.v1.ProxyStatus.last_seen_at:type_name -> google.protobuf.Timestamp
-	50, // 40: sallyport.admin.v1.ProxyStatus.security_since:type_name -> google.protobuf.Timestamp
-	45, // 41: sallyport.admin.v1.VerifyResponse.deviations:type_name -> sallyport.admin.v1.Deviation
-	4,  // 42: sallyport.admin.v1.Deviation.type:type_name -> sallyport.admin.v1.DeviationType
-	21, // 43: sallyport.admin.v1.FleetService.ListProxies:input_type -> sallyport.admin.v1.ListProxiesRequest
-	23, // 44: sallyport.admin.v1.FleetService.GetProxy:input_type -> sallyport.admin.v1.GetProxyRequest
-	33, // 45: sallyport.admin.v1.FleetService.WaitEnforced:input_type -> sallyport.admin.v1.WaitEnforcedRequest
-	37, // 46: sallyport.admin.v1.FleetService.Status:input_type -> sallyport.admin.v1.StatusRequest
-	41, // 47: sallyport.admin.v1.FleetService.ExportStatement:input_type -> sallyport.admin.v1.ExportStatementRequest
-	43, // 48: sallyport.admin.v1.FleetService.Verify:input_type -> sallyport.admin.v1.VerifyRequest
-	5,  // 49: sallyport.admin.v1.FleetService.Approve:input_type -> sallyport.admin.v1.ApproveRequest
-	7,  // 50: sallyport.admin.v1.FleetService.Refuse:input_type -> sallyport.admin.v1.RefuseRequest
-	9,  // 51: sallyport.admin.v1.FleetService.Quarantine:input_type -> sallyport.admin.v1.QuarantineRequest
-	11, // 52: sallyport.admin.v1.FleetService.Release:input_type -> sallyport.admin.v1.ReleaseRequest
-	13, // 53: sallyport.admin.v1.FleetService.Drain:input_type -> sallyport.admin.v1.DrainRequest
-	15, // 54: sallyport.admin.v1.FleetService.Undrain:input_type -> sallyport.admin.v1.UndrainRequest
-	17, // 55: sallyport.admin.v1.FleetService.SetLabels:input_type -> sallyport.admin.v1.SetLabelsRequest
-	19, // 56: sallyport.admin.v1.FleetService.Forget:input_type -> sallyport.admin.v1.ForgetRequest
-	22, // 57: sallyport.admin.v1.FleetService.ListProxies:output_type -> sallyport.admin.v1.ListProxiesResponse
-	24, // 58: sallyport.admin.v1.FleetService.GetProxy:output_type -> sallyport.admin.v1.GetProxyResponse
-	34, // 59: sallyport.admin.v1.FleetService.WaitEnforced:output_type -> sallyport.admin.v1.WaitEnforcedResponse
-	38, // 60: sallyport.admin.v1.FleetService.Status:output_type -> sallyport.admin.v1.StatusResponse
-	42, // 61: sallyport.admin.v1.FleetService.ExportStatement:output_type -> sallyport.admin.v1.ExportStatementResponse
-	44, // 62: sallyport.admin.v1.FleetService.Verify:output_type -> sallyport.admin.v1.VerifyResponse
-	6,  // 63: sallyport.admin.v1.FleetService.Approve:output_type -> sallyport.admin.v1.ApproveResponse
-	8,  // 64: sallyport.admin.v1.FleetService.Refuse:output_type -> sallyport.admin.v1.RefuseResponse
-	10, // 65: sallyport.admin.v1.FleetService.Quarantine:output_type -> sallyport.admin.v1.QuarantineResponse
-	12, // 66: sallyport.admin.v1.FleetService.Release:output_type -> sallyport.admin.v1.ReleaseResponse
-	14, // 67: sallyport.admin.v1.FleetService.Drain:output_type -> sallyport.admin.v1.DrainResponse
-	16, // 68: sallyport.admin.v1.FleetService.Undrain:output_type -> sallyport.admin.v1.UndrainResponse
-	18, // 69: sallyport.admin.v1.FleetService.SetLabels:output_type -> sallyport.admin.v1.SetLabelsResponse
-	20, // 70: sallyport.admin.v1.FleetService.Forget:output_type -> sallyport.admin.v1.ForgetResponse
-	57, // [57:71] is the sub-list for method output_type
-	43, // [43:57] is the sub-list for method input_type
-	43, // [43:43] is the sub-list for extension type_name
-	43, // [43:43] is the sub-list for extension extendee
-	0,  // [0:43] is the sub-list for field type_name
+	42, // 34: sallyport.admin.v1.StatusResponse.environments:type_name -> sallyport.admin.v1.EnvironmentStatus
+	39, // 35: sallyport.admin.v1.StatusResponse.targets:type_name -> sallyport.admin.v1.TargetStatus
+	41, // 36: sallyport.admin.v1.StatusResponse.trouble:type_name -> sallyport.admin.v1.PublishingTrouble
+	40, // 37: sallyport.admin.v1.TargetStatus.published:type_name -> sallyport.admin.v1.PublishedRevision
+	53, // 38: sallyport.admin.v1.TargetStatus.lacks_since:type_name -> google.protobuf.Timestamp
+	41, // 39: sallyport.admin.v1.TargetStatus.trouble:type_name -> sallyport.admin.v1.PublishingTrouble
+	53, // 40: sallyport.admin.v1.PublishingTrouble.since:type_name -> google.protobuf.Timestamp
+	43, // 41: sallyport.admin.v1.EnvironmentStatus.proxies:type_name -> sallyport.admin.v1.ProxyStatus
+	3,  // 42: sallyport.admin.v1.ProxyStatus.progress:type_name -> sallyport.admin.v1.Progress
+	2,  // 43: sallyport.admin.v1.ProxyStatus.enforcement:type_name -> sallyport.admin.v1.Enforcement
+	53, // 44: sallyport.admin.v1.ProxyStatus.since:type_name -> google.protobuf.Timestamp
+	53, // 45: sallyport.admin.v1.ProxyStatus.last_seen_at:type_name -> google.protobuf.Timestamp
+	53, // 46: sallyport.admin.v1.ProxyStatus.security_since:type_name -> google.protobuf.Timestamp
+	48, // 47: sallyport.admin.v1.VerifyResponse.deviations:type_name -> sallyport.admin.v1.Deviation
+	4,  // 48: sallyport.admin.v1.Deviation.type:type_name -> sallyport.admin.v1.DeviationType
+	21, // 49: sallyport.admin.v1.FleetService.ListProxies:input_type -> sallyport.admin.v1.ListProxiesRequest
+	23, // 50: sallyport.admin.v1.FleetService.GetProxy:input_type -> sallyport.admin.v1.GetProxyRequest
+	33, // 51: sallyport.admin.v1.FleetService.WaitEnforced:input_type -> sallyport.admin.v1.WaitEnforcedRequest
+	37, // 52: sallyport.admin.v1.FleetService.Status:input_type -> sallyport.admin.v1.StatusRequest
+	44, // 53: sallyport.admin.v1.FleetService.ExportStatement:input_type -> sallyport.admin.v1.ExportStatementRequest
+	46, // 54: sallyport.admin.v1.FleetService.Verify:input_type -> sallyport.admin.v1.VerifyRequest
+	5,  // 55: sallyport.admin.v1.FleetService.Approve:input_type -> sallyport.admin.v1.ApproveRequest
+	7,  // 56: sallyport.admin.v1.FleetService.Refuse:input_type -> sallyport.admin.v1.RefuseRequest
+	9,  // 57: sallyport.admin.v1.FleetService.Quarantine:input_type -> sallyport.admin.v1.QuarantineRequest
+	11, // 58: sallyport.admin.v1.FleetService.Release:input_type -> sallyport.admin.v1.ReleaseRequest
+	13, // 59: sallyport.admin.v1.FleetService.Drain:input_type -> sallyport.admin.v1.DrainRequest
+	15, // 60: sallyport.admin.v1.FleetService.Undrain:input_type -> sallyport.admin.v1.UndrainRequest
+	17, // 61: sallyport.admin.v1.FleetService.SetLabels:input_type -> sallyport.admin.v1.SetLabelsRequest
+	19, // 62: sallyport.admin.v1.FleetService.Forget:input_type -> sallyport.admin.v1.ForgetRequest
+	22, // 63: sallyport.admin.v1.FleetService.ListProxies:output_type -> sallyport.admin.v1.ListProxiesResponse
+	24, // 64: sallyport.admin.v1.FleetService.GetProxy:output_type -> sallyport.admin.v1.GetProxyResponse
+	34, // 65: sallyport.admin.v1.FleetService.WaitEnforced:output_type -> sallyport.admin.v1.WaitEnforcedResponse
+	38, // 66: sallyport.admin.v1.FleetService.Status:output_type -> sallyport.admin.v1.StatusResponse
+	45, // 67: sallyport.admin.v1.FleetService.ExportStatement:output_type -> sallyport.admin.v1.ExportStatementResponse
+	47, // 68: sallyport.admin.v1.FleetService.Verify:output_type -> sallyport.admin.v1.VerifyResponse
+	6,  // 69: sallyport.admin.v1.FleetService.Approve:output_type -> sallyport.admin.v1.ApproveResponse
+	8,  // 70: sallyport.admin.v1.FleetService.Refuse:output_type -> sallyport.admin.v1.RefuseResponse
+	10, // 71: sallyport.admin.v1.FleetService.Quarantine:output_type -> sallyport.admin.v1.QuarantineResponse
+	12, // 72: sallyport.admin.v1.FleetService.Release:output_type -> sallyport.admin.v1.ReleaseResponse
+	14, // 73: sallyport.admin.v1.FleetService.Drain:output_type -> sallyport.admin.v1.DrainResponse
+	16, // 74: sallyport.admin.v1.FleetService.Undrain:output_type -> sallyport.admin.v1.UndrainResponse
+	18, // 75: sallyport.admin.v1.FleetService.SetLabels:output_type -> sallyport.admin.v1.SetLabelsResponse
+	20, // 76: sallyport.admin.v1.FleetService.Forget:output_type -> sallyport.admin.v1.ForgetResponse
+	63, // [63:77] is the sub-list for method output_type
+	49, // [49:63] is the sub-list for method input_type
+	49, // [49:49] is the sub-list for extension type_name
+	49, // [49:49] is the sub-list for extension extendee
+	0,  // [0:49] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_admin_v1_fleet_proto_init() }
@@ -3570,7 +3817,7 @@ func file_sallyport_admin_v1_fleet_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_admin_v1_fleet_proto_rawDesc), len(file_sallyport_admin_v1_fleet_proto_rawDesc)),
 			NumEnums:      5,
-			NumMessages:   45,
+			NumMessages:   48,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -81,7 +81,7 @@ type FleetServiceClient interface {
 	// waited for, unless no proxy is connected at all.
 	WaitEnforced(context.Context, *connect.Request[v1.WaitEnforcedRequest]) (*connect.ServerStreamForClient[v1.WaitEnforcedResponse], error)
 	// Status says who enforces a revision, or one after it, since when, who is late, and
-	// why. NOT_FOUND if there is no such revision yet, or nothing to enforce in a named
+	// why; and how far publishing is. NOT_FOUND if there is no such revision yet, or nothing to enforce in a named
 	// environment.
 	Status(context.Context, *connect.Request[v1.StatusRequest]) (*connect.Response[v1.StatusResponse], error)
 	// ExportStatement returns a statement of which proxies enforce an environment's
@@ -332,7 +332,7 @@ type FleetServiceHandler interface {
 	// waited for, unless no proxy is connected at all.
 	WaitEnforced(context.Context, *connect.Request[v1.WaitEnforcedRequest], *connect.ServerStream[v1.WaitEnforcedResponse]) error
 	// Status says who enforces a revision, or one after it, since when, who is late, and
-	// why. NOT_FOUND if there is no such revision yet, or nothing to enforce in a named
+	// why; and how far publishing is. NOT_FOUND if there is no such revision yet, or nothing to enforce in a named
 	// environment.
 	Status(context.Context, *connect.Request[v1.StatusRequest]) (*connect.Response[v1.StatusResponse], error)
 	// ExportStatement returns a statement of which proxies enforce an environment's
