@@ -9,6 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/sallyport/sallyport/controlplane/api"
 	"github.com/sallyport/sallyport/controlplane/edge"
 	"github.com/sallyport/sallyport/controlplane/intake"
 	"github.com/sallyport/sallyport/controlplane/publish"
@@ -26,8 +27,16 @@ func (s *Server) openIntake() {
 	}
 	s.intake = intake.New(intake.Config{
 		Edges: s.settings.edges(), Registry: s.registry, Hub: s.hub, Verifier: s.signing.verifier,
-		Push: s.decisions.Take, LoggedOut: s.logouts.CutOff, Shown: s.timeline.Show, Log: s.log,
+		Push: s.decisions.Take, LoggedOut: s.logouts.CutOff, Shown: s.timeline.Show, Questions: intake.NewQuestions(), Log: s.log,
 	})
+}
+
+// askable returns the edges that can be asked about their proxies; nil if there are none.
+func (s *Server) askable() api.Edges {
+	if s.intake == nil {
+		return nil
+	}
+	return s.intake.Questions
 }
 
 // rosters are what the replica that publishes does for edges: it writes who is admitted

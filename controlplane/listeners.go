@@ -90,8 +90,16 @@ func (s *Server) serveStreams(ctx context.Context, handler http.Handler) error {
 		tls:     identity.ServerConfig(s.source, s.peers()),
 		handler: handler,
 		pace:    letInPerProcessor * runtime.GOMAXPROCS(0),
-		drain:   s.proxies.Drain,
+		drain:   s.drainStreams,
 	})
+}
+
+// drainStreams asks proxies, and edges, to go elsewhere.
+func (s *Server) drainStreams() {
+	s.proxies.Drain()
+	if s.intake != nil {
+		s.intake.Drain()
+	}
 }
 
 // impatient gives every call some time to be read, and to be answered, whatever becomes

@@ -232,6 +232,7 @@ func (s *Server) openAPI() (err error) {
 		Decisions: s.records,
 		Pseudonym: s.nyms.Of,
 		Published: s.hub.Bundle,
+		Edges:     s.askable(),
 		Signer:    s.signing.Signer,
 		Verifier:  s.signing.verifier,
 

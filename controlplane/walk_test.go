@@ -264,6 +264,14 @@ func TestProxiesAreAuthorized(t *testing.T) {
 			_, err := replica.Logout(t.Context(), connect.NewRequest(&replicav1.LogoutRequest{}))
 			return err
 		},
+		replicav1connect.ReplicaServicePollProcedure: func() error {
+			_, err := replica.Poll(t.Context(), connect.NewRequest(&replicav1.PollRequest{}))
+			return err
+		},
+		replicav1connect.ReplicaServiceAnswerProcedure: func() error {
+			_, err := replica.Answer(t.Context(), connect.NewRequest(&replicav1.AnswerRequest{}))
+			return err
+		},
 		proxyv1connect.RecordServicePushProcedure: func() error {
 			_, err := proxyv1connect.NewRecordServiceClient(c, url).Push(t.Context(), connect.NewRequest(&proxyv1.PushRequest{
 				Instance: "i", Boot: make([]byte, 16), FirstSequence: 1, Decisions: [][]byte{{}},

@@ -222,9 +222,9 @@ type Inquiries interface {
 	// Ask keeps a question, removes those that nobody waits for any more, and returns
 	// its ID. Who holds a channel of Asked hears of it, whichever replica is asked.
 	Ask(ctx context.Context, q Inquiry) (int64, error)
-	// Unanswered returns up to limit questions to a replica that it has not answered,
+	// Unanswered returns up to limit questions to some replicas that were not answered,
 	// and that somebody may wait for, oldest first.
-	Unanswered(ctx context.Context, replica string, limit int) ([]Inquiry, error)
+	Unanswered(ctx context.Context, replicas []string, limit int) ([]Inquiry, error)
 	// Answer answers a question; ErrNotFound if it is gone, or answered already. Who
 	// holds a channel of Asked hears of it.
 	Answer(ctx context.Context, id int64, a InquiryAnswer) error

@@ -31,7 +31,8 @@ func newVerify(server *connection) *cobra.Command {
 		Long: `Ask a proxy for the digest of every resource that it has compiled, of its
 environment and of the security lane, and compare them with what the database has
 at the revision and the sequence that the proxy enforces. Says what is missing,
-what is too much, and what is different; exits with 1 if anything is.
+what is too much, and what is different; exits with 1 if anything is. Of a proxy that
+is connected to an edge it says which: the answer is then the word of that.
 
 Without PROXY all that are connected are asked, with a line for each; it exits with
 1 if anything is not as it should be at any of them, if any could not be asked, or if
@@ -150,8 +151,8 @@ func showOneOfAll(w io.Writer, out *output, v *verified) error {
 		if v.result.GetCut() {
 			more = " and more"
 		}
-		_, err := fmt.Fprintf(w, "%s deviates in %s%s: see `sallyport fleet verify %s`\n",
-			printable(v.proxy.GetId()), count(n, "resource"), more, printable(v.proxy.GetId()))
+		_, err := fmt.Fprintf(w, "%s deviates in %s%s%s: see `sallyport fleet verify %s`\n",
+			printable(v.proxy.GetId()), count(n, "resource"), more, toldBy(v.result), printable(v.proxy.GetId()))
 		return err
 	}
 	return showAsItShould(w, v.proxy.GetId(), v.result)
@@ -163,9 +164,17 @@ func showAsItShould(w io.Writer, id string, m *adminv1.VerifyResponse) error {
 	if m.GetSequence() == 0 {
 		security = "its build does not tell what it has of the security lane"
 	}
-	_, err := fmt.Fprintf(w, "%s enforces all %d resources of %s at revision %d, and nothing else; %s\n",
-		printable(id), m.GetDocuments(), m.GetEnvironment(), m.GetRevision(), security)
+	_, err := fmt.Fprintf(w, "%s enforces all %d resources of %s at revision %d, and nothing else; %s%s\n",
+		printable(id), m.GetDocuments(), m.GetEnvironment(), m.GetRevision(), security, toldBy(m))
 	return err
+}
+
+// toldBy says whose word it is if that is not the proxy's.
+func toldBy(m *adminv1.VerifyResponse) string {
+	if m.GetToldBy() == "" {
+		return ""
+	}
+	return ", as the edge " + printable(m.GetToldBy()) + " tells"
 }
 
 func showVerified(w io.Writer, out *output, id string, m *adminv1.VerifyResponse) error {
@@ -187,5 +196,8 @@ func showVerified(w io.Writer, out *output, id string, m *adminv1.VerifyResponse
 	if m.GetCut() {
 		rows = append(rows, []string{"and more", "", ""})
 	}
-	return errors.Join(table(w, "DEVIATION RESOURCE REJECTED", rows), errDeviates)
+	if err := table(w, "DEVIATION RESOURCE REJECTED", rows); err != nil {
+		return err
+	}
+	return fmt.Errorf("%w%s", errDeviates, toldBy(m))
 }

@@ -11,7 +11,9 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/sallyport/sallyport/controlplane/registry"
+	"github.com/sallyport/sallyport/internal/identity"
 	adminv1 "github.com/sallyport/sallyport/proto/gen/sallyport/admin/v1"
+	proxyv1 "github.com/sallyport/sallyport/proto/gen/sallyport/proxy/v1"
 	"github.com/sallyport/sallyport/storage"
 )
 
@@ -23,9 +25,43 @@ const (
 	inquireAgain = 5 * time.Second
 )
 
+// Edges are what this replica can have edges ask of the proxies that are connected to
+// them. They are called as where a replica is named.
+type Edges interface {
+	// Here returns those that can be asked now.
+	Here() []string
+	// Inspect returns what an edge hands on of a proxy, and the SPIFFE ID of the edge. It
+	// waits until ctx ends. registry.ErrElsewhere.
+	Inspect(ctx context.Context, edge string, proxy storage.ProxyID, ask *proxyv1.Inspect) (*proxyv1.Inspection, identity.ID, error)
+}
+
+// way is how a proxy is asked for what it has.
+type way struct {
+	turns chan struct{} // held by each Verify that is under way: it waits for a proxy
+	// ask returns the answer, and who has told it if that is an edge.
+	ask func(ctx context.Context, id storage.ProxyID, what *proxyv1.Inspect) (*proxyv1.Inspection, identity.ID, error)
+}
+
+// here is on a proxy's stream.
+func (a *API) here() way {
+	return way{a.judging, func(ctx context.Context, id storage.ProxyID, what *proxyv1.Inspect) (*proxyv1.Inspection, identity.ID, error) {
+		m, err := a.registry.Inspect(ctx, id, what)
+		return m, "", err
+	}}
+}
+
+// behind is by an edge. It has turns of its own: one that does not answer holds up
+// nobody but the proxies of edges.
+func (a *API) behind(edge string) way {
+	return way{a.judgingBehind, func(ctx context.Context, id storage.ProxyID, what *proxyv1.Inspect) (*proxyv1.Inspection, identity.ID, error) {
+		return a.edges.Inspect(ctx, edge, id, what)
+	}}
+}
+
 // verifyElsewhere has the replica verify a proxy that has its stream, by way of the
 // database: replicas do not know how to reach each other, and need not trust each other
-// with more than they do already.
+// with more than they do already. A question to an edge is answered by a replica that can
+// ask it.
 func (a *API) verifyElsewhere(ctx context.Context, id storage.ProxyID) (*adminv1.VerifyResponse, error) {
 	holder, err := a.registry.Holder(ctx, id)
 	switch {
@@ -72,14 +108,14 @@ func readAnswer(a storage.InquiryAnswer) (*adminv1.VerifyResponse, error) {
 	return m, nil
 }
 
-// answer verifies those proxies that other replicas ask for, until ctx ends. It
-// outlives every failure of the database.
-func (a *API) answer(ctx context.Context) {
+// answer verifies those proxies that some replicas are asked for, which names returns,
+// until ctx ends. It outlives every failure of the database.
+func (a *API) answer(ctx context.Context, names func() []string) {
 	asked := a.store.Asked(ctx)
 	again := time.NewTicker(inquireAgain)
 	defer again.Stop()
 	for ctx.Err() == nil {
-		more, err := a.answerSome(ctx)
+		more, err := a.answerSome(ctx, names())
 		if err != nil && ctx.Err() == nil {
 			a.log.WarnContext(ctx, "questions of other replicas were not answered", "err", err)
 		}
@@ -95,8 +131,11 @@ func (a *API) answer(ctx context.Context) {
 }
 
 // answerSome answers the oldest questions. It reports whether there may be more.
-func (a *API) answerSome(ctx context.Context) (more bool, err error) {
-	questions, err := a.store.Unanswered(ctx, a.registry.Replica(), inquiriesAtOnce)
+func (a *API) answerSome(ctx context.Context, names []string) (more bool, err error) {
+	if len(names) == 0 {
+		return false, nil
+	}
+	questions, err := a.store.Unanswered(ctx, names, inquiriesAtOnce)
 	if err != nil {
 		return false, err
 	}
@@ -116,7 +155,11 @@ func (a *API) answerSome(ctx context.Context) (more bool, err error) {
 func (a *API) answerTo(ctx context.Context, q storage.Inquiry) storage.InquiryAnswer {
 	ctx, cancel := context.WithTimeout(ctx, a.inquireWithin)
 	defer cancel()
-	res, err := a.verify(ctx, q.Proxy)
+	by := a.here()
+	if q.Replica != a.registry.Replica() {
+		by = a.behind(q.Replica)
+	}
+	res, err := a.verify(ctx, q.Proxy, by)
 	var result []byte
 	if err == nil {
 		result, err = proto.Marshal(res)

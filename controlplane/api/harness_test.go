@@ -82,6 +82,12 @@ func newWorldWith(t testing.TB, dsn string, wrap func(*postgres.Store) api.Store
 // newReplica is a world whose replica has a name.
 func newReplica(t testing.TB, dsn, name string, wrap func(*postgres.Store) api.Store) *world {
 	t.Helper()
+	return newReplicaOf(t, dsn, name, wrap, nil)
+}
+
+// newReplicaOf is newReplica for one that edges poll.
+func newReplicaOf(t testing.TB, dsn, name string, wrap func(*postgres.Store) api.Store, edges api.Edges) *world {
+	t.Helper()
 	w := &world{log: &logs{}, metrics: prometheus.NewRegistry(), roots: x509.NewCertPool()}
 	w.ready.Store(true)
 	log := slog.New(slog.NewTextHandler(w.log, &slog.HandlerOptions{Level: slog.LevelInfo}))
@@ -95,7 +101,7 @@ func newReplica(t testing.TB, dsn, name string, wrap func(*postgres.Store) api.S
 			{Caller: access.Caller{SPIFFEID: string(admin)}, Role: access.RoleAdmin},
 			{Caller: access.Caller{SPIFFEID: string(viewer)}, Role: access.RoleViewer},
 		})),
-		Identify: identify, Signer: signer, Verifier: signer.Verifier(),
+		Identify: identify, Signer: signer, Verifier: signer.Verifier(), Edges: edges,
 		Published: func(environment string) bundle.Bundle {
 			policy, security := w.published[environment], w.published[snapshot.SecurityLane]
 			return bundle.Bundle{

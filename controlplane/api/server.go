@@ -84,6 +84,8 @@ type Config struct {
 	// None are exported when they are nil.
 	Signer   *snapshot.Signer
 	Verifier *snapshot.Verifier
+	// Edges are asked about the proxies that are connected to them; none when it is nil.
+	Edges Edges
 	// Ready reports what gRPC health answers; serving from the start when nil.
 	Ready   func() bool
 	Metrics prometheus.Registerer // none when nil
@@ -107,9 +109,11 @@ type API struct {
 	security *lane
 	// rolling is held by the one Rollback that is under way: it takes memory.
 	rolling chan struct{}
-	// judging is held by each Verify that is under way: it waits for a proxy.
-	judging chan struct{}
+	// judging and judgingBehind are the turns of ways to ask proxies.
+	judging, judgingBehind chan struct{}
+
 	truths  *truths
+	edges   Edges    // nil for none
 	targets []string // of the settings
 	// inquireWithin is how long the answer of another replica is waited for.
 	inquireWithin time.Duration
@@ -156,9 +160,12 @@ func New(c Config) (*API, error) {
 		fleet:    newLane(c.Store),
 		security: newLane(c.Store.Security()),
 		rolling:  make(chan struct{}, 1),
-		judging:  make(chan struct{}, judgedAtOnce),
 		truths:   newTruths(c.Store),
+		edges:    c.Edges,
 		targets:  c.Targets,
+
+		judging:       make(chan struct{}, judgedAtOnce),
+		judgingBehind: make(chan struct{}, judgedAtOnce),
 
 		inquireWithin: inquireWithin,
 
@@ -185,10 +192,15 @@ func New(c Config) (*API, error) {
 }
 
 // Run reads what there is, so that the first change does not have to wait for it, and
-// then answers other replicas until ctx ends.
+// then answers other replicas, also for edges, until ctx ends.
 func (a *API) Run(ctx context.Context) error {
 	a.warm(ctx)
-	a.answer(ctx)
+	var g sync.WaitGroup
+	g.Go(func() { a.answer(ctx, func() []string { return []string{a.registry.Replica()} }) })
+	if a.edges != nil {
+		g.Go(func() { a.answer(ctx, a.edges.Here) })
+	}
+	g.Wait()
 	return nil
 }
 

@@ -10,6 +10,7 @@ import (
 	"connectrpc.com/connect"
 
 	"github.com/sallyport/sallyport/controlplane/registry"
+	"github.com/sallyport/sallyport/internal/identity"
 	"github.com/sallyport/sallyport/internal/resource"
 	"github.com/sallyport/sallyport/internal/snapshot"
 	adminv1 "github.com/sallyport/sallyport/proto/gen/sallyport/admin/v1"
@@ -43,7 +44,7 @@ var (
 // Verify implements adminv1connect.FleetServiceHandler.
 func (s fleetService) Verify(ctx context.Context, req *connect.Request[adminv1.VerifyRequest]) (*connect.Response[adminv1.VerifyResponse], error) {
 	id := storage.ProxyID(req.Msg.GetId())
-	res, err := s.verify(ctx, id)
+	res, err := s.verify(ctx, id, s.here())
 	if errors.Is(err, registry.ErrElsewhere) {
 		res, err = s.verifyElsewhere(ctx, id)
 	}
@@ -53,11 +54,12 @@ func (s fleetService) Verify(ctx context.Context, req *connect.Request[adminv1.V
 	return connect.NewResponse(res), nil
 }
 
-// verify compares a proxy that has its stream here with the truth, when it is its turn.
-func (a *API) verify(ctx context.Context, id storage.ProxyID) (*adminv1.VerifyResponse, error) {
+// verify compares a proxy with the truth, when it is its turn. registry.ErrElsewhere
+// unless it has its stream where it is asked.
+func (a *API) verify(ctx context.Context, id storage.ProxyID, by way) (*adminv1.VerifyResponse, error) {
 	select {
-	case a.judging <- struct{}{}:
-		defer func() { <-a.judging }()
+	case by.turns <- struct{}{}:
+		defer func() { <-by.turns }()
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
@@ -65,13 +67,16 @@ func (a *API) verify(ctx context.Context, id storage.ProxyID) (*adminv1.VerifyRe
 	if err != nil {
 		return nil, err
 	}
-	security, err := a.compareLane(ctx, p, snapshot.SecurityLane)
+	security, err := a.compareLane(ctx, p, by, snapshot.SecurityLane)
 	if err != nil && !errors.Is(err, errUntold) {
 		return nil, err
 	}
-	policy, err := a.compareLane(ctx, p, p.GetEnvironment())
-	if err != nil {
+	policy, err := a.compareLane(ctx, p, by, p.GetEnvironment())
+	switch {
+	case err != nil:
 		return nil, err
+	case security.told != policy.told && security.told != "":
+		return nil, errMovedOn
 	}
 	found := slices.Concat(security.found, policy.found)
 	return &adminv1.VerifyResponse{
@@ -79,6 +84,7 @@ func (a *API) verify(ctx context.Context, id storage.ProxyID) (*adminv1.VerifyRe
 		Sequence: security.revision, SecurityDocuments: security.documents(),
 		Deviations: found[:min(len(found), maxDeviations)],
 		Cut:        security.cut || policy.cut || len(found) > maxDeviations,
+		ToldBy:     string(policy.told),
 	}, nil
 }
 
@@ -86,18 +92,20 @@ func (a *API) verify(ctx context.Context, id storage.ProxyID) (*adminv1.VerifyRe
 type comparison struct {
 	api   *API
 	proxy *adminv1.Proxy
+	by    way
 	lane  string // an environment, or snapshot.SecurityLane
 	truth *snapshot.Set
 
-	epoch, revision int64 // of the proxy
+	told            identity.ID // the edge that has told what follows; empty for the proxy
+	epoch, revision int64       // of the proxy
 	found           []*adminv1.Deviation
 	cut             bool // there are more
 }
 
 // compareLane compares until the proxy does not move on meanwhile.
-func (a *API) compareLane(ctx context.Context, p *adminv1.Proxy, lane string) (*comparison, error) {
+func (a *API) compareLane(ctx context.Context, p *adminv1.Proxy, by way, lane string) (*comparison, error) {
 	for try := 1; ; try++ {
-		c := &comparison{api: a, proxy: p, lane: lane}
+		c := &comparison{api: a, proxy: p, by: by, lane: lane}
 		if err := c.run(ctx); !errors.Is(err, errMovedOn) || try == comparisons {
 			return c, err
 		}
@@ -105,14 +113,14 @@ func (a *API) compareLane(ctx context.Context, p *adminv1.Proxy, lane string) (*
 }
 
 func (c *comparison) run(ctx context.Context) error {
-	m, err := c.ask(ctx, nil)
+	m, told, err := c.ask(ctx, nil)
 	switch {
 	case err != nil:
 		return err
 	case m.GetRevision() < 1 || len(m.GetBuckets()) != snapshot.BucketCount*len(snapshot.Digest{}):
 		return errEmpty
 	}
-	c.epoch, c.revision = m.GetEpoch(), m.GetRevision()
+	c.told, c.epoch, c.revision = told, m.GetEpoch(), m.GetRevision()
 	if c.truth, err = c.api.truths.at(ctx, c.lane, snapshot.Revision(c.revision)); err != nil {
 		return err
 	}
@@ -135,23 +143,23 @@ func (c *comparison) documents() int64 {
 	return int64(c.truth.Len())
 }
 
-// ask returns what the proxy says.
-func (c *comparison) ask(ctx context.Context, buckets []uint32) (*proxyv1.Inspection, error) {
+// ask returns what the proxy says, and which edge has told so.
+func (c *comparison) ask(ctx context.Context, buckets []uint32) (*proxyv1.Inspection, identity.ID, error) {
 	waiting, cancel := context.WithTimeout(ctx, answerWithin)
 	defer cancel()
 	security := c.lane == snapshot.SecurityLane
-	m, err := c.api.registry.Inspect(waiting, storage.ProxyID(c.proxy.GetId()), &proxyv1.Inspect{Buckets: buckets, Security: security})
+	m, told, err := c.by.ask(waiting, storage.ProxyID(c.proxy.GetId()), &proxyv1.Inspect{Buckets: buckets, Security: security})
 	switch {
 	case errors.Is(err, registry.ErrElsewhere):
-		return nil, connect.NewError(connect.CodeFailedPrecondition, err)
+		return nil, "", connect.NewError(connect.CodeFailedPrecondition, err)
 	case err != nil && ctx.Err() == nil:
-		return nil, connect.NewError(connect.CodeUnavailable, fmt.Errorf("the proxy has not answered within %s: its build may be too old", answerWithin))
+		return nil, "", connect.NewError(connect.CodeUnavailable, fmt.Errorf("the proxy has not answered within %s: its build may be too old", answerWithin))
 	case err != nil:
-		return nil, err
+		return nil, "", err
 	case security && !m.GetSecurity():
-		return nil, errUntold
+		return nil, "", errUntold
 	}
-	return m, nil
+	return m, told, nil
 }
 
 // differing returns the buckets whose digests are not those of the truth.
@@ -168,11 +176,11 @@ func (c *comparison) differing(digests []byte) (buckets []uint32) {
 
 // compare adds what deviates in some buckets.
 func (c *comparison) compare(ctx context.Context, buckets []uint32) error {
-	m, err := c.ask(ctx, buckets)
+	m, told, err := c.ask(ctx, buckets)
 	switch {
 	case err != nil:
 		return err
-	case m.GetRevision() != c.revision, m.GetEpoch() != c.epoch:
+	case m.GetRevision() != c.revision, m.GetEpoch() != c.epoch, told != c.told:
 		return errMovedOn
 	}
 	live := map[resource.Key]snapshot.Digest{}

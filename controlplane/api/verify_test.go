@@ -6,17 +6,22 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"connectrpc.com/connect"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/sallyport/sallyport/controlplane/api"
 	"github.com/sallyport/sallyport/controlplane/registry"
+	"github.com/sallyport/sallyport/internal/identity"
 	"github.com/sallyport/sallyport/internal/resource"
 	"github.com/sallyport/sallyport/internal/snapshot"
 	adminv1 "github.com/sallyport/sallyport/proto/gen/sallyport/admin/v1"
 	proxyv1 "github.com/sallyport/sallyport/proto/gen/sallyport/proxy/v1"
+	"github.com/sallyport/sallyport/storage"
 	"github.com/sallyport/sallyport/storage/postgres"
 	"github.com/sallyport/sallyport/storage/storagetest"
 )
@@ -126,12 +131,15 @@ func (w *world) verify(t *testing.T, id string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	m := res.Msg
+	return verifiedLine(res.Msg), nil
+}
+
+func verifiedLine(m *adminv1.VerifyResponse) string {
 	text := fmt.Sprintf("%d of %s@%d %d@%d", m.GetDocuments(), m.GetEnvironment(), m.GetRevision(), m.GetSecurityDocuments(), m.GetSequence())
 	for _, d := range m.GetDeviations() {
 		text += " " + strings.TrimPrefix(d.GetType().String(), "DEVIATION_TYPE_") + " " + d.GetKind() + "/" + d.GetNamespace() + "/" + d.GetName()
 	}
-	return text, nil
+	return text
 }
 
 // still is where a proxy is that is current.
@@ -256,5 +264,130 @@ func TestVerifyElsewhere(t *testing.T) {
 	}
 	if _, err := one.verify(t, verifiedID+"#mute"); connect.CodeOf(err) != connect.CodeUnavailable || !strings.Contains(err.Error(), "replica two") {
 		t.Errorf("of one that does not answer: %v", err)
+	}
+}
+
+// behind is an edge with one proxy, that polls at one replica.
+type behind struct {
+	mu sync.Mutex
+	asked
+	by      []identity.ID // who tells, one after the other; the last one from then on
+	gone    bool          // the proxy is not there any more
+	mute    bool          // it does not answer
+	waiting atomic.Int64  // questions to one that is mute
+}
+
+func (b *behind) become(change func(*behind)) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	change(b)
+}
+
+func (b *behind) Here() []string { return []string{"edge near"} }
+
+func (b *behind) Inspect(ctx context.Context, edge string, proxy storage.ProxyID, ask *proxyv1.Inspect) (*proxyv1.Inspection, identity.ID, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	switch {
+	case b.gone, edge != "edge near", proxy != verifiedID+"#i":
+		return nil, "", registry.ErrElsewhere
+	case b.mute:
+		b.waiting.Add(1)
+		b.mu.Unlock()
+		defer b.mu.Lock()
+		<-ctx.Done()
+		return nil, "", ctx.Err()
+	}
+	by := b.by[0]
+	b.by = b.by[min(1, len(b.by)-1):]
+	return b.inspection(ask, 0), by, nil
+}
+
+// toldOf records a proxy as an edge does.
+func (w *world) toldOf(t *testing.T, instance string) {
+	t.Helper()
+	id, now := verifiedID+"#"+instance, time.Now()
+	if err := w.store.SaveProxies(t.Context(), "edge near", []storage.Proxy{{
+		ID: storage.ProxyID(id), SPIFFEID: verifiedID, Instance: instance, Environment: "aws", Replica: "edge near", RegisteredAt: now, LastSeen: now,
+		Status: must(proto.Marshal(&adminv1.Proxy{Id: id, Environment: "aws", Connection: adminv1.Connection_CONNECTION_CONNECTED})),
+	}}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A proxy that is connected to an edge is verified by a replica that the edge asks for
+// questions, whichever replica is asked; and it is said that this is the edge's word.
+func TestVerifyBehindAnEdge(t *testing.T) {
+	const first, second identity.ID = "spiffe://prod.example/edge/1", "spiffe://prod.example/edge/2"
+	dsn := storagetest.Postgres(t, postgres.Migrate)
+	plain := func(s *postgres.Store) api.Store { return s }
+	near := &behind{}
+	one, two := newReplica(t, dsn, "one", plain), newReplicaOf(t, dsn, "two", plain, near)
+	one.api.TestOnlyInquireWithin(2 * time.Second)
+	policy, security := one.verifiable(t)
+	some := slices.SortedFunc(maps.Keys(policy), resource.Key.Compare)[1]
+	two.follows(t)
+	one.toldOf(t, "i")
+	all := fmt.Sprintf("%d of aws@1 1@2", len(policy))
+	for name, c := range map[string]struct {
+		change func(*behind)
+		code   connect.Code // 0: none
+		want   string
+		says   string
+	}{
+		"as it should be":     {func(*behind) {}, 0, all, string(first)},
+		"one is lost":         {func(b *behind) { delete(b.policy, some) }, 0, all + " MISSING " + some.String(), string(first)},
+		"it is gone":          {func(b *behind) { b.gone = true }, connect.CodeUnavailable, "", "has gone to another replica"},
+		"two edges have told": {func(b *behind) { b.by = []identity.ID{second, first} }, connect.CodeAborted, "", "has moved on"},
+	} {
+		for where, w := range map[string]*world{"where it is polled": two, "at the other": one} {
+			near.become(func(b *behind) {
+				b.asked, b.by, b.gone = asked{maps.Clone(policy), maps.Clone(security), still}, []identity.ID{first}, false
+				c.change(b)
+			})
+			res, err := w.fleet(t, viewer).Verify(t.Context(), connect.NewRequest(&adminv1.VerifyRequest{Id: verifiedID + "#i"}))
+			if err != nil {
+				if connect.CodeOf(err) != c.code || !strings.Contains(err.Error(), c.says) {
+					t.Errorf("%s, %s: %v", name, where, err)
+				}
+			} else if got := verifiedLine(res.Msg); got != c.want || res.Msg.GetToldBy() != c.says {
+				t.Errorf("%s, %s: %q, told by %q, want %q", name, where, got, res.Msg.GetToldBy(), c.want)
+			}
+		}
+	}
+	near.become(func(b *behind) { b.gone, b.mute = false, true })
+	if _, err := one.verify(t, verifiedID+"#i"); connect.CodeOf(err) != connect.CodeUnavailable || !strings.Contains(err.Error(), "edge near") {
+		t.Errorf("of one that does not answer: %v", err)
+	}
+}
+
+// However many questions an edge leaves without an answer: proxies that have their stream
+// here are verified, whichever replica is asked.
+func TestEdgesHoldUpNobodyElse(t *testing.T) {
+	dsn := storagetest.Postgres(t, postgres.Migrate)
+	plain := func(s *postgres.Store) api.Store { return s }
+	one := newReplica(t, dsn, "one", plain)
+	one.api.TestOnlyInquireWithin(5 * time.Second) // a question is given up after ten
+	policy, security := one.verifiable(t)
+	one.toldOf(t, "i")
+	const turns = 8
+	for range turns {
+		must(one.store.Ask(t.Context(), storage.Inquiry{Replica: "edge near", Proxy: verifiedID + "#i"}))
+	}
+	near := &behind{mute: true}
+	two := newReplicaOf(t, dsn, "two", plain, near)
+	two.follows(t)
+	s := two.connect(t, "j")
+	asked{policy, security, still}.answers(t, s)
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for holder := ""; near.waiting.Load() < turns || holder == ""; <-tick.C {
+		holder, _ = one.known.Holder(t.Context(), verifiedID+"#j")
+	}
+	began := time.Now()
+	for name, w := range map[string]*world{"where it is": two, "at the other": one} {
+		if _, err := w.verify(t, verifiedID+"#j"); err != nil || time.Since(began) > 5*time.Second {
+			t.Errorf("%s: %v after %s", name, err, time.Since(began))
+		}
 	}
 }

@@ -71,11 +71,12 @@ func New(c Config) (*Edge, error) {
 // are connected here, and no others.
 func (e *Edge) Registry() *registry.Registry { return e.registry }
 
-// Run follows the roster and hands on what proxies say, until ctx ends. It outlives
+// Run follows the roster, hands on what proxies say, and asks them what others want to
+// know, until ctx ends. It outlives
 // every failure of etcd and of other replicas.
 func (e *Edge) Run(ctx context.Context) error {
 	var g errgroup.Group
-	for _, part := range []func(context.Context) error{e.roster.Run, e.registry.Run, e.store.follow} {
+	for _, part := range []func(context.Context) error{e.roster.Run, e.registry.Run, e.store.follow, e.inspect} {
 		g.Go(func() error { return part(ctx) })
 	}
 	return g.Wait()

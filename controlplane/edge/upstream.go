@@ -59,7 +59,7 @@ func newUpstream(c Config) (*upstream, error) {
 			Help: "What this edge has handed on to replicas with a database, by what it is and what came of it.",
 		}, []string{"what", "result"}),
 	}
-	for _, what := range []string{"report", "records", "logout"} {
+	for _, what := range []string{"report", "records", "logout", "inspection"} {
 		u.forwarded.WithLabelValues(what, "failed") // it can be seen to rise
 	}
 	if c.Registerer == nil {

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/http"
 	"slices"
+	"sync"
 	"time"
 
 	"buf.build/go/protovalidate"
@@ -50,17 +51,29 @@ type Config struct {
 	// LoggedOut and Shown are as in stream.Config.
 	LoggedOut func(ctx context.Context, environment, proxy string, proof *proxyv1.LogoutRequest) error
 	Shown     func(head snapshot.Head, proxy string)
+	// Questions are what edges are asked of their proxies.
+	Questions *Questions
 	Log       *slog.Logger
 }
 
 // Service takes what edges hand on. Use Handler to mount it. It is safe for concurrent
 // use.
-type Service struct{ Config }
+type Service struct {
+	Config
+
+	drained sync.Once
+	drain   chan struct{} // closed when this replica is about to end
+}
 
 var _ replicav1connect.ReplicaServiceHandler = (*Service)(nil)
 
 // New returns a service that is ready to be mounted.
-func New(c Config) *Service { return &Service{c} }
+func New(c Config) *Service { return &Service{Config: c, drain: make(chan struct{})} }
+
+// Drain ends the calls that wait for questions.
+func (s *Service) Drain() { s.drained.Do(func() { close(s.drain) }) }
+
+type peerKey struct{}
 
 // Handler returns the path and the handler of the service. Calls of anybody but an edge
 // are refused before anything of them is read.
@@ -86,7 +99,7 @@ func (s *Service) Handler() (string, http.Handler) {
 			return
 		}
 		r.Body = http.MaxBytesReader(w, r.Body, maxRequest+1)
-		next.ServeHTTP(w, r)
+		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), peerKey{}, id)))
 	})
 }
 

@@ -17,9 +17,9 @@ import (
 	"github.com/sallyport/sallyport/storage"
 )
 
-// edgePrefix is before the name of an edge where a replica is named. No replica's name
+// AtEdge is how the edge of a name is called where a replica is named. No replica's name
 // has a space in it.
-const edgePrefix = "edge "
+func AtEdge(name string) string { return "edge " + name }
 
 // Told is what an edge tells of a proxy process. Nothing of it is believed but what the
 // process has signed, and what does not matter.
@@ -60,7 +60,7 @@ func (r *Registry) Report(ctx context.Context, edge string, told []Told, known K
 			return nil, err
 		}
 		if t.Connected {
-			record.Replica = edgePrefix + edge
+			record.Replica = AtEdge(edge)
 		}
 		records = append(records, record)
 	}
@@ -71,7 +71,7 @@ func (r *Registry) Report(ctx context.Context, edge string, told []Told, known K
 	if len(records) == 0 {
 		return approved, nil
 	}
-	return approved, r.store.SaveProxies(ctx, edgePrefix+edge, records)
+	return approved, r.store.SaveProxies(ctx, AtEdge(edge), records)
 }
 
 func recordOf(p *adminv1.Proxy) (storage.Proxy, error) {

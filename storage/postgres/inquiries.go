@@ -32,13 +32,13 @@ func (s *Store) Ask(ctx context.Context, q storage.Inquiry) (id int64, err error
 }
 
 // Unanswered implements storage.Inquiries.
-func (s *Store) Unanswered(ctx context.Context, replica string, limit int) (all []storage.Inquiry, err error) {
+func (s *Store) Unanswered(ctx context.Context, replicas []string, limit int) (all []storage.Inquiry, err error) {
 	const unanswered = `select id, replica, proxy from inquiry
-		where replica = $1 and not answered and asked_at >= clock_timestamp() - $2::interval
+		where replica = any($1) and not answered and asked_at >= clock_timestamp() - $2::interval
 		order by id
 		limit $3`
 	err = s.do(ctx, func(ctx context.Context) error {
-		all, err = collect(ctx, s.pool, pgx.RowToStructByPos[storage.Inquiry], unanswered, replica, storage.InquiryLife, limit)
+		all, err = collect(ctx, s.pool, pgx.RowToStructByPos[storage.Inquiry], unanswered, replicas, storage.InquiryLife, limit)
 		return err
 	})
 	return all, err

@@ -20,10 +20,10 @@ func TestInquiries(t *testing.T) {
 		t.Fatal(err)
 	}
 	receive(t, asked)
-	if got, err := f.Unanswered(t.Context(), "two", 10); err != nil || len(got) != 0 {
+	if got, err := f.Unanswered(t.Context(), []string{"two", "three"}, 10); err != nil || len(got) != 0 {
 		t.Errorf("another replica is asked %v, %v", got, err)
 	}
-	got, err := f.Unanswered(t.Context(), "one", 10)
+	got, err := f.Unanswered(t.Context(), []string{"two", "one"}, 10)
 	if want := (storage.Inquiry{ID: id, Replica: "one", Proxy: "spiffe://prod.example/p#i"}); err != nil || len(got) != 1 || got[0] != want {
 		t.Fatalf("asked is %v, %v", got, err)
 	}
@@ -41,7 +41,7 @@ func TestInquiries(t *testing.T) {
 	if err := f.Answer(t.Context(), id, storage.InquiryAnswer{Code: 9, Reason: "no\x00"}); !errors.Is(err, storage.ErrNotFound) {
 		t.Errorf("a second answer: %v", err)
 	}
-	if got, err := f.Unanswered(t.Context(), "one", 10); err != nil || len(got) != 0 {
+	if got, err := f.Unanswered(t.Context(), []string{"one"}, 10); err != nil || len(got) != 0 {
 		t.Errorf("left is %v, %v", got, err)
 	}
 	select {
@@ -60,7 +60,7 @@ func TestInquiriesEnd(t *testing.T) {
 		t.Fatal(err)
 	}
 	alter(t, f.dsn, `update inquiry set asked_at = asked_at - interval '61 seconds'`)
-	if got, err := f.Unanswered(t.Context(), "one", 10); err != nil || len(got) != 0 {
+	if got, err := f.Unanswered(t.Context(), []string{"one"}, 10); err != nil || len(got) != 0 {
 		t.Errorf("asked is %v, %v", got, err)
 	}
 	if _, err := f.Ask(t.Context(), storage.Inquiry{Replica: "one", Proxy: "b"}); err != nil {

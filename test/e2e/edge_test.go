@@ -87,6 +87,45 @@ func TestProxyBehindAnEdge(t *testing.T) {
 	})
 }
 
+// A proxy behind an edge is verified whichever replica is asked, also one that the edge
+// does not call; and it is said whose word that is.
+func TestProxyBehindAnEdgeIsVerified(t *testing.T) {
+	f := startEdge(t)
+	gcp := f.Members[1]
+	if err := gcp.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	if err := gcp.Start(armed("gateway.drop-policy")); err != nil {
+		t.Fatal(err)
+	}
+	revision, err := f.Admin.Apply(t.Context(), policyNamed("gateway-drop-policy"), "what is lost")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := becomes(t, f, gcp, adminv1.Enforcement_ENFORCEMENT_DRIFT, revision)
+	verify := func(want int) {
+		t.Helper()
+		for i, r := range f.Replicas {
+			res, err := r.Admin.Fleet.Verify(within(t, 30*time.Second), connect.NewRequest(&adminv1.VerifyRequest{Id: p.GetId()}))
+			if err != nil {
+				t.Fatalf("at replica %d: %v", i+1, err)
+			}
+			if m := res.Msg; len(m.GetDeviations()) != want || m.GetDocuments() == 0 || m.GetSequence() == 0 || m.GetToldBy() != fleet.EdgeID {
+				t.Errorf("at replica %d: %v", i+1, m)
+			}
+		}
+	}
+	verify(1)
+	if err := gcp.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	if err := gcp.Start(); err != nil {
+		t.Fatal(err)
+	}
+	becomes(t, f, gcp, adminv1.Enforcement_ENFORCEMENT_ENFORCED, revision)
+	verify(0)
+}
+
 // Whom operators keep out is cut off at an edge as well, and drained there.
 func TestRulingsAtAnEdge(t *testing.T) {
 	f := startEdge(t)

@@ -3181,7 +3181,11 @@ type VerifyResponse struct {
 	// How many documents the security lane has then.
 	SecurityDocuments int64 `protobuf:"varint,8,opt,name=security_documents,json=securityDocuments,proto3" json:"security_documents,omitempty"`
 	// As in the request.
-	Id            string `protobuf:"bytes,9,opt,name=id,proto3" json:"id,omitempty"`
+	Id string `protobuf:"bytes,9,opt,name=id,proto3" json:"id,omitempty"`
+	// The SPIFFE ID of the edge that has told what the proxy has, which proxies do not
+	// sign: all of this is its word. Empty if the proxy itself has told a replica with a
+	// database.
+	ToldBy        string `protobuf:"bytes,10,opt,name=told_by,json=toldBy,proto3" json:"told_by,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3275,6 +3279,13 @@ func (x *VerifyResponse) GetSecurityDocuments() int64 {
 func (x *VerifyResponse) GetId() string {
 	if x != nil {
 		return x.Id
+	}
+	return ""
+}
+
+func (x *VerifyResponse) GetToldBy() string {
+	if x != nil {
+		return x.ToldBy
 	}
 	return ""
 }
@@ -3584,7 +3595,7 @@ const file_sallyport_admin_v1_fleet_proto_rawDesc = "" +
 	"\aproxies\x18\x02 \x01(\x05R\aproxies\x12\x16\n" +
 	"\x06others\x18\x03 \x01(\x05R\x06others\",\n" +
 	"\rVerifyRequest\x12\x1b\n" +
-	"\x02id\x18\x01 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\x18\x80 R\x02id\"\xae\x02\n" +
+	"\x02id\x18\x01 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\x18\x80 R\x02id\"\xc7\x02\n" +
 	"\x0eVerifyResponse\x12 \n" +
 	"\venvironment\x18\x01 \x01(\tR\venvironment\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x03R\x05epoch\x12\x1a\n" +
@@ -3596,7 +3607,9 @@ const file_sallyport_admin_v1_fleet_proto_rawDesc = "" +
 	"\x03cut\x18\x06 \x01(\bR\x03cut\x12\x1a\n" +
 	"\bsequence\x18\a \x01(\x03R\bsequence\x12-\n" +
 	"\x12security_documents\x18\b \x01(\x03R\x11securityDocuments\x12\x0e\n" +
-	"\x02id\x18\t \x01(\tR\x02id\"\xa4\x01\n" +
+	"\x02id\x18\t \x01(\tR\x02id\x12\x17\n" +
+	"\atold_by\x18\n" +
+	" \x01(\tR\x06toldBy\"\xa4\x01\n" +
 	"\tDeviation\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x12\n" +

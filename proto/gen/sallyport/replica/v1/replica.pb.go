@@ -408,6 +408,248 @@ func (*LogoutResponse) Descriptor() ([]byte, []int) {
 	return file_sallyport_replica_v1_replica_proto_rawDescGZIP(), []int{6}
 }
 
+type PollRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As in a ReportRequest.
+	Replica       string `protobuf:"bytes,1,opt,name=replica,proto3" json:"replica,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PollRequest) Reset() {
+	*x = PollRequest{}
+	mi := &file_sallyport_replica_v1_replica_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PollRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PollRequest) ProtoMessage() {}
+
+func (x *PollRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_replica_v1_replica_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PollRequest.ProtoReflect.Descriptor instead.
+func (*PollRequest) Descriptor() ([]byte, []int) {
+	return file_sallyport_replica_v1_replica_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *PollRequest) GetReplica() string {
+	if x != nil {
+		return x.Replica
+	}
+	return ""
+}
+
+type PollResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Questions     []*Question            `protobuf:"bytes,1,rep,name=questions,proto3" json:"questions,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PollResponse) Reset() {
+	*x = PollResponse{}
+	mi := &file_sallyport_replica_v1_replica_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PollResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PollResponse) ProtoMessage() {}
+
+func (x *PollResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_replica_v1_replica_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PollResponse.ProtoReflect.Descriptor instead.
+func (*PollResponse) Descriptor() ([]byte, []int) {
+	return file_sallyport_replica_v1_replica_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *PollResponse) GetQuestions() []*Question {
+	if x != nil {
+		return x.Questions
+	}
+	return nil
+}
+
+// Question is what a proxy is to be asked.
+type Question struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Comes back with the answer. It cannot be guessed.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// As in sallyport.admin.v1.Proxy.id.
+	Proxy string `protobuf:"bytes,2,opt,name=proxy,proto3" json:"proxy,omitempty"`
+	// Its id is for the edge to set.
+	Inspect       *v11.Inspect `protobuf:"bytes,3,opt,name=inspect,proto3" json:"inspect,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Question) Reset() {
+	*x = Question{}
+	mi := &file_sallyport_replica_v1_replica_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Question) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Question) ProtoMessage() {}
+
+func (x *Question) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_replica_v1_replica_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Question.ProtoReflect.Descriptor instead.
+func (*Question) Descriptor() ([]byte, []int) {
+	return file_sallyport_replica_v1_replica_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *Question) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Question) GetProxy() string {
+	if x != nil {
+		return x.Proxy
+	}
+	return ""
+}
+
+func (x *Question) GetInspect() *v11.Inspect {
+	if x != nil {
+		return x.Inspect
+	}
+	return nil
+}
+
+type AnswerRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Absent if the proxy has no stream at the edge.
+	Inspection    *v11.Inspection `protobuf:"bytes,2,opt,name=inspection,proto3" json:"inspection,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AnswerRequest) Reset() {
+	*x = AnswerRequest{}
+	mi := &file_sallyport_replica_v1_replica_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AnswerRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AnswerRequest) ProtoMessage() {}
+
+func (x *AnswerRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_replica_v1_replica_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AnswerRequest.ProtoReflect.Descriptor instead.
+func (*AnswerRequest) Descriptor() ([]byte, []int) {
+	return file_sallyport_replica_v1_replica_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *AnswerRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *AnswerRequest) GetInspection() *v11.Inspection {
+	if x != nil {
+		return x.Inspection
+	}
+	return nil
+}
+
+type AnswerResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AnswerResponse) Reset() {
+	*x = AnswerResponse{}
+	mi := &file_sallyport_replica_v1_replica_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AnswerResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AnswerResponse) ProtoMessage() {}
+
+func (x *AnswerResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_replica_v1_replica_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AnswerResponse.ProtoReflect.Descriptor instead.
+func (*AnswerResponse) Descriptor() ([]byte, []int) {
+	return file_sallyport_replica_v1_replica_proto_rawDescGZIP(), []int{11}
+}
+
 var File_sallyport_replica_v1_replica_proto protoreflect.FileDescriptor
 
 const file_sallyport_replica_v1_replica_proto_rawDesc = "" +
@@ -435,11 +677,28 @@ const file_sallyport_replica_v1_replica_proto_rawDesc = "" +
 	"\rLogoutRequest\x12(\n" +
 	"\tspiffe_id\x18\x01 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\x18\x80\x10R\bspiffeId\x12A\n" +
 	"\x06logout\x18\x02 \x01(\v2!.sallyport.proxy.v1.LogoutRequestB\x06\xbaH\x03\xc8\x01\x01R\x06logout\"\x10\n" +
-	"\x0eLogoutResponse2\x89\x02\n" +
+	"\x0eLogoutResponse\">\n" +
+	"\vPollRequest\x12/\n" +
+	"\areplica\x18\x01 \x01(\tB\x15\xbaH\x12\xc8\x01\x01r\r\x18\xff\x012\b^[!-~]+$R\areplica\"L\n" +
+	"\fPollResponse\x12<\n" +
+	"\tquestions\x18\x01 \x03(\v2\x1e.sallyport.replica.v1.QuestionR\tquestions\"g\n" +
+	"\bQuestion\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
+	"\x05proxy\x18\x02 \x01(\tR\x05proxy\x125\n" +
+	"\ainspect\x18\x03 \x01(\v2\x1b.sallyport.proxy.v1.InspectR\ainspect\"k\n" +
+	"\rAnswerRequest\x12\x1a\n" +
+	"\x02id\x18\x01 \x01(\tB\n" +
+	"\xbaH\a\xc8\x01\x01r\x02\x18@R\x02id\x12>\n" +
+	"\n" +
+	"inspection\x18\x02 \x01(\v2\x1e.sallyport.proxy.v1.InspectionR\n" +
+	"inspection\"\x10\n" +
+	"\x0eAnswerResponse2\xad\x03\n" +
 	"\x0eReplicaService\x12S\n" +
 	"\x06Report\x12#.sallyport.replica.v1.ReportRequest\x1a$.sallyport.replica.v1.ReportResponse\x12M\n" +
 	"\x04Push\x12!.sallyport.replica.v1.PushRequest\x1a\".sallyport.replica.v1.PushResponse\x12S\n" +
-	"\x06Logout\x12#.sallyport.replica.v1.LogoutRequest\x1a$.sallyport.replica.v1.LogoutResponseB\xe3\x01\n" +
+	"\x06Logout\x12#.sallyport.replica.v1.LogoutRequest\x1a$.sallyport.replica.v1.LogoutResponse\x12M\n" +
+	"\x04Poll\x12!.sallyport.replica.v1.PollRequest\x1a\".sallyport.replica.v1.PollResponse\x12S\n" +
+	"\x06Answer\x12#.sallyport.replica.v1.AnswerRequest\x1a$.sallyport.replica.v1.AnswerResponseB\xe3\x01\n" +
 	"\x18com.sallyport.replica.v1B\fReplicaProtoP\x01ZGgithub.com/sallyport/sallyport/proto/gen/sallyport/replica/v1;replicav1\xa2\x02\x03SRX\xaa\x02\x14Sallyport.Replica.V1\xca\x02\x14Sallyport\\Replica\\V1\xe2\x02 Sallyport\\Replica\\V1\\GPBMetadata\xea\x02\x16Sallyport::Replica::V1b\x06proto3"
 
 var (
@@ -454,7 +713,7 @@ func file_sallyport_replica_v1_replica_proto_rawDescGZIP() []byte {
 	return file_sallyport_replica_v1_replica_proto_rawDescData
 }
 
-var file_sallyport_replica_v1_replica_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
+var file_sallyport_replica_v1_replica_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
 var file_sallyport_replica_v1_replica_proto_goTypes = []any{
 	(*ReportRequest)(nil),       // 0: sallyport.replica.v1.ReportRequest
 	(*ProxyReport)(nil),         // 1: sallyport.replica.v1.ProxyReport
@@ -463,33 +722,47 @@ var file_sallyport_replica_v1_replica_proto_goTypes = []any{
 	(*PushResponse)(nil),        // 4: sallyport.replica.v1.PushResponse
 	(*LogoutRequest)(nil),       // 5: sallyport.replica.v1.LogoutRequest
 	(*LogoutResponse)(nil),      // 6: sallyport.replica.v1.LogoutResponse
-	(*v1.Proxy)(nil),            // 7: sallyport.admin.v1.Proxy
-	(*durationpb.Duration)(nil), // 8: google.protobuf.Duration
-	(*v11.Ack)(nil),             // 9: sallyport.proxy.v1.Ack
-	(*v11.PushRequest)(nil),     // 10: sallyport.proxy.v1.PushRequest
-	(*v11.PushResponse)(nil),    // 11: sallyport.proxy.v1.PushResponse
-	(*v11.LogoutRequest)(nil),   // 12: sallyport.proxy.v1.LogoutRequest
+	(*PollRequest)(nil),         // 7: sallyport.replica.v1.PollRequest
+	(*PollResponse)(nil),        // 8: sallyport.replica.v1.PollResponse
+	(*Question)(nil),            // 9: sallyport.replica.v1.Question
+	(*AnswerRequest)(nil),       // 10: sallyport.replica.v1.AnswerRequest
+	(*AnswerResponse)(nil),      // 11: sallyport.replica.v1.AnswerResponse
+	(*v1.Proxy)(nil),            // 12: sallyport.admin.v1.Proxy
+	(*durationpb.Duration)(nil), // 13: google.protobuf.Duration
+	(*v11.Ack)(nil),             // 14: sallyport.proxy.v1.Ack
+	(*v11.PushRequest)(nil),     // 15: sallyport.proxy.v1.PushRequest
+	(*v11.PushResponse)(nil),    // 16: sallyport.proxy.v1.PushResponse
+	(*v11.LogoutRequest)(nil),   // 17: sallyport.proxy.v1.LogoutRequest
+	(*v11.Inspect)(nil),         // 18: sallyport.proxy.v1.Inspect
+	(*v11.Inspection)(nil),      // 19: sallyport.proxy.v1.Inspection
 }
 var file_sallyport_replica_v1_replica_proto_depIdxs = []int32{
 	1,  // 0: sallyport.replica.v1.ReportRequest.proxies:type_name -> sallyport.replica.v1.ProxyReport
-	7,  // 1: sallyport.replica.v1.ProxyReport.status:type_name -> sallyport.admin.v1.Proxy
-	8,  // 2: sallyport.replica.v1.ProxyReport.silent_for:type_name -> google.protobuf.Duration
-	9,  // 3: sallyport.replica.v1.ProxyReport.ack:type_name -> sallyport.proxy.v1.Ack
-	9,  // 4: sallyport.replica.v1.ProxyReport.security_ack:type_name -> sallyport.proxy.v1.Ack
-	10, // 5: sallyport.replica.v1.PushRequest.push:type_name -> sallyport.proxy.v1.PushRequest
-	11, // 6: sallyport.replica.v1.PushResponse.push:type_name -> sallyport.proxy.v1.PushResponse
-	12, // 7: sallyport.replica.v1.LogoutRequest.logout:type_name -> sallyport.proxy.v1.LogoutRequest
-	0,  // 8: sallyport.replica.v1.ReplicaService.Report:input_type -> sallyport.replica.v1.ReportRequest
-	3,  // 9: sallyport.replica.v1.ReplicaService.Push:input_type -> sallyport.replica.v1.PushRequest
-	5,  // 10: sallyport.replica.v1.ReplicaService.Logout:input_type -> sallyport.replica.v1.LogoutRequest
-	2,  // 11: sallyport.replica.v1.ReplicaService.Report:output_type -> sallyport.replica.v1.ReportResponse
-	4,  // 12: sallyport.replica.v1.ReplicaService.Push:output_type -> sallyport.replica.v1.PushResponse
-	6,  // 13: sallyport.replica.v1.ReplicaService.Logout:output_type -> sallyport.replica.v1.LogoutResponse
-	11, // [11:14] is the sub-list for method output_type
-	8,  // [8:11] is the sub-list for method input_type
-	8,  // [8:8] is the sub-list for extension type_name
-	8,  // [8:8] is the sub-list for extension extendee
-	0,  // [0:8] is the sub-list for field type_name
+	12, // 1: sallyport.replica.v1.ProxyReport.status:type_name -> sallyport.admin.v1.Proxy
+	13, // 2: sallyport.replica.v1.ProxyReport.silent_for:type_name -> google.protobuf.Duration
+	14, // 3: sallyport.replica.v1.ProxyReport.ack:type_name -> sallyport.proxy.v1.Ack
+	14, // 4: sallyport.replica.v1.ProxyReport.security_ack:type_name -> sallyport.proxy.v1.Ack
+	15, // 5: sallyport.replica.v1.PushRequest.push:type_name -> sallyport.proxy.v1.PushRequest
+	16, // 6: sallyport.replica.v1.PushResponse.push:type_name -> sallyport.proxy.v1.PushResponse
+	17, // 7: sallyport.replica.v1.LogoutRequest.logout:type_name -> sallyport.proxy.v1.LogoutRequest
+	9,  // 8: sallyport.replica.v1.PollResponse.questions:type_name -> sallyport.replica.v1.Question
+	18, // 9: sallyport.replica.v1.Question.inspect:type_name -> sallyport.proxy.v1.Inspect
+	19, // 10: sallyport.replica.v1.AnswerRequest.inspection:type_name -> sallyport.proxy.v1.Inspection
+	0,  // 11: sallyport.replica.v1.ReplicaService.Report:input_type -> sallyport.replica.v1.ReportRequest
+	3,  // 12: sallyport.replica.v1.ReplicaService.Push:input_type -> sallyport.replica.v1.PushRequest
+	5,  // 13: sallyport.replica.v1.ReplicaService.Logout:input_type -> sallyport.replica.v1.LogoutRequest
+	7,  // 14: sallyport.replica.v1.ReplicaService.Poll:input_type -> sallyport.replica.v1.PollRequest
+	10, // 15: sallyport.replica.v1.ReplicaService.Answer:input_type -> sallyport.replica.v1.AnswerRequest
+	2,  // 16: sallyport.replica.v1.ReplicaService.Report:output_type -> sallyport.replica.v1.ReportResponse
+	4,  // 17: sallyport.replica.v1.ReplicaService.Push:output_type -> sallyport.replica.v1.PushResponse
+	6,  // 18: sallyport.replica.v1.ReplicaService.Logout:output_type -> sallyport.replica.v1.LogoutResponse
+	8,  // 19: sallyport.replica.v1.ReplicaService.Poll:output_type -> sallyport.replica.v1.PollResponse
+	11, // 20: sallyport.replica.v1.ReplicaService.Answer:output_type -> sallyport.replica.v1.AnswerResponse
+	16, // [16:21] is the sub-list for method output_type
+	11, // [11:16] is the sub-list for method input_type
+	11, // [11:11] is the sub-list for extension type_name
+	11, // [11:11] is the sub-list for extension extendee
+	0,  // [0:11] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_replica_v1_replica_proto_init() }
@@ -503,7 +776,7 @@ func file_sallyport_replica_v1_replica_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_replica_v1_replica_proto_rawDesc), len(file_sallyport_replica_v1_replica_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   7,
+			NumMessages:   12,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -91,7 +91,8 @@ type FleetServiceClient interface {
 	ExportStatement(context.Context, *connect.Request[v1.ExportStatementRequest]) (*connect.Response[v1.ExportStatementResponse], error)
 	// Verify compares every document that a proxy has compiled, of its environment and of
 	// the security lane, with what the database has at the revision and the sequence that
-	// it enforces. The replica that it is connected to does so, whichever is asked.
+	// it enforces. The replica that it is connected to does so, whichever is asked; of a
+	// proxy that is connected to an edge, one that the edge asks for questions.
 	// FAILED_PRECONDITION unless it is connected and enforces something; ABORTED if it
 	// moves on again and again meanwhile; UNAVAILABLE if it does not answer, as builds of
 	// before, or if its replica does not.
@@ -342,7 +343,8 @@ type FleetServiceHandler interface {
 	ExportStatement(context.Context, *connect.Request[v1.ExportStatementRequest]) (*connect.Response[v1.ExportStatementResponse], error)
 	// Verify compares every document that a proxy has compiled, of its environment and of
 	// the security lane, with what the database has at the revision and the sequence that
-	// it enforces. The replica that it is connected to does so, whichever is asked.
+	// it enforces. The replica that it is connected to does so, whichever is asked; of a
+	// proxy that is connected to an edge, one that the edge asks for questions.
 	// FAILED_PRECONDITION unless it is connected and enforces something; ABORTED if it
 	// moves on again and again meanwhile; UNAVAILABLE if it does not answer, as builds of
 	// before, or if its replica does not.

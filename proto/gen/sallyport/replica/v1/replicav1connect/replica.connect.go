@@ -41,6 +41,10 @@ const (
 	ReplicaServicePushProcedure = "/sallyport.replica.v1.ReplicaService/Push"
 	// ReplicaServiceLogoutProcedure is the fully-qualified name of the ReplicaService's Logout RPC.
 	ReplicaServiceLogoutProcedure = "/sallyport.replica.v1.ReplicaService/Logout"
+	// ReplicaServicePollProcedure is the fully-qualified name of the ReplicaService's Poll RPC.
+	ReplicaServicePollProcedure = "/sallyport.replica.v1.ReplicaService/Poll"
+	// ReplicaServiceAnswerProcedure is the fully-qualified name of the ReplicaService's Answer RPC.
+	ReplicaServiceAnswerProcedure = "/sallyport.replica.v1.ReplicaService/Answer"
 )
 
 // ReplicaServiceClient is a client for the sallyport.replica.v1.ReplicaService service.
@@ -53,6 +57,13 @@ type ReplicaServiceClient interface {
 	// Logout hands on a proxy's proof that a session has ended. INVALID_ARGUMENT if it
 	// proves nothing, PERMISSION_DENIED if the proxy is not admitted.
 	Logout(context.Context, *connect.Request[v1.LogoutRequest]) (*connect.Response[v1.LogoutResponse], error)
+	// Poll waits until something is to be asked of proxies that are connected to the edge,
+	// and returns nothing if that does not come within 20 seconds. Each question is
+	// returned once. RESOURCE_EXHAUSTED if too many edges poll.
+	Poll(context.Context, *connect.Request[v1.PollRequest]) (*connect.Response[v1.PollResponse], error)
+	// Answer hands on what a proxy has answered to a question that the same SPIFFE ID has
+	// been asked. NOT_FOUND if nobody waits for that, as from ten seconds later on.
+	Answer(context.Context, *connect.Request[v1.AnswerRequest]) (*connect.Response[v1.AnswerResponse], error)
 }
 
 // NewReplicaServiceClient constructs a client for the sallyport.replica.v1.ReplicaService service.
@@ -84,6 +95,18 @@ func NewReplicaServiceClient(httpClient connect.HTTPClient, baseURL string, opts
 			connect.WithSchema(replicaServiceMethods.ByName("Logout")),
 			connect.WithClientOptions(opts...),
 		),
+		poll: connect.NewClient[v1.PollRequest, v1.PollResponse](
+			httpClient,
+			baseURL+ReplicaServicePollProcedure,
+			connect.WithSchema(replicaServiceMethods.ByName("Poll")),
+			connect.WithClientOptions(opts...),
+		),
+		answer: connect.NewClient[v1.AnswerRequest, v1.AnswerResponse](
+			httpClient,
+			baseURL+ReplicaServiceAnswerProcedure,
+			connect.WithSchema(replicaServiceMethods.ByName("Answer")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -92,6 +115,8 @@ type replicaServiceClient struct {
 	report *connect.Client[v1.ReportRequest, v1.ReportResponse]
 	push   *connect.Client[v1.PushRequest, v1.PushResponse]
 	logout *connect.Client[v1.LogoutRequest, v1.LogoutResponse]
+	poll   *connect.Client[v1.PollRequest, v1.PollResponse]
+	answer *connect.Client[v1.AnswerRequest, v1.AnswerResponse]
 }
 
 // Report calls sallyport.replica.v1.ReplicaService.Report.
@@ -109,6 +134,16 @@ func (c *replicaServiceClient) Logout(ctx context.Context, req *connect.Request[
 	return c.logout.CallUnary(ctx, req)
 }
 
+// Poll calls sallyport.replica.v1.ReplicaService.Poll.
+func (c *replicaServiceClient) Poll(ctx context.Context, req *connect.Request[v1.PollRequest]) (*connect.Response[v1.PollResponse], error) {
+	return c.poll.CallUnary(ctx, req)
+}
+
+// Answer calls sallyport.replica.v1.ReplicaService.Answer.
+func (c *replicaServiceClient) Answer(ctx context.Context, req *connect.Request[v1.AnswerRequest]) (*connect.Response[v1.AnswerResponse], error) {
+	return c.answer.CallUnary(ctx, req)
+}
+
 // ReplicaServiceHandler is an implementation of the sallyport.replica.v1.ReplicaService service.
 type ReplicaServiceHandler interface {
 	// Report tells what is known of proxies that are, or were, connected to the edge.
@@ -119,6 +154,13 @@ type ReplicaServiceHandler interface {
 	// Logout hands on a proxy's proof that a session has ended. INVALID_ARGUMENT if it
 	// proves nothing, PERMISSION_DENIED if the proxy is not admitted.
 	Logout(context.Context, *connect.Request[v1.LogoutRequest]) (*connect.Response[v1.LogoutResponse], error)
+	// Poll waits until something is to be asked of proxies that are connected to the edge,
+	// and returns nothing if that does not come within 20 seconds. Each question is
+	// returned once. RESOURCE_EXHAUSTED if too many edges poll.
+	Poll(context.Context, *connect.Request[v1.PollRequest]) (*connect.Response[v1.PollResponse], error)
+	// Answer hands on what a proxy has answered to a question that the same SPIFFE ID has
+	// been asked. NOT_FOUND if nobody waits for that, as from ten seconds later on.
+	Answer(context.Context, *connect.Request[v1.AnswerRequest]) (*connect.Response[v1.AnswerResponse], error)
 }
 
 // NewReplicaServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -146,6 +188,18 @@ func NewReplicaServiceHandler(svc ReplicaServiceHandler, opts ...connect.Handler
 		connect.WithSchema(replicaServiceMethods.ByName("Logout")),
 		connect.WithHandlerOptions(opts...),
 	)
+	replicaServicePollHandler := connect.NewUnaryHandler(
+		ReplicaServicePollProcedure,
+		svc.Poll,
+		connect.WithSchema(replicaServiceMethods.ByName("Poll")),
+		connect.WithHandlerOptions(opts...),
+	)
+	replicaServiceAnswerHandler := connect.NewUnaryHandler(
+		ReplicaServiceAnswerProcedure,
+		svc.Answer,
+		connect.WithSchema(replicaServiceMethods.ByName("Answer")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/sallyport.replica.v1.ReplicaService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case ReplicaServiceReportProcedure:
@@ -154,6 +208,10 @@ func NewReplicaServiceHandler(svc ReplicaServiceHandler, opts ...connect.Handler
 			replicaServicePushHandler.ServeHTTP(w, r)
 		case ReplicaServiceLogoutProcedure:
 			replicaServiceLogoutHandler.ServeHTTP(w, r)
+		case ReplicaServicePollProcedure:
+			replicaServicePollHandler.ServeHTTP(w, r)
+		case ReplicaServiceAnswerProcedure:
+			replicaServiceAnswerHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -173,4 +231,12 @@ func (UnimplementedReplicaServiceHandler) Push(context.Context, *connect.Request
 
 func (UnimplementedReplicaServiceHandler) Logout(context.Context, *connect.Request[v1.LogoutRequest]) (*connect.Response[v1.LogoutResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("sallyport.replica.v1.ReplicaService.Logout is not implemented"))
+}
+
+func (UnimplementedReplicaServiceHandler) Poll(context.Context, *connect.Request[v1.PollRequest]) (*connect.Response[v1.PollResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("sallyport.replica.v1.ReplicaService.Poll is not implemented"))
+}
+
+func (UnimplementedReplicaServiceHandler) Answer(context.Context, *connect.Request[v1.AnswerRequest]) (*connect.Response[v1.AnswerResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("sallyport.replica.v1.ReplicaService.Answer is not implemented"))
 }
