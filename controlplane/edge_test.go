@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
+	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/structpb"
 
 	"github.com/sallyport/sallyport/controlplane"
@@ -265,6 +266,71 @@ func TestOnlyEdgesHandOn(t *testing.T) {
 	_, err := replicav1connect.NewReplicaServiceClient(web, url).Report(t.Context(), connect.NewRequest(&replicav1.ReportRequest{Replica: "near"}))
 	if connect.CodeOf(err) != connect.CodeUnimplemented {
 		t.Errorf("where no edge is named: %v", err)
+	}
+}
+
+// Edges hear what is asked of their proxies, answer for themselves alone, and are let go
+// when the replica ends.
+func TestEdgesAreAsked(t *testing.T) {
+	log := &logs{}
+	p := controlplanetest.New(t)
+	const other identity.ID = "spiffe://prod.example/other-edge"
+	p.Settings.Edges = []controlplane.Edge{{SPIFFEID: string(edgeID)}, {SPIFFEID: string(other)}}
+	p.Settings.Targets = []controlplane.Target{{Name: "near", Etcd: controlplane.Etcd{Endpoints: storagetest.NewEtcd(t).Endpoints()}}}
+	p.Save()
+	p.Start(log.logger())
+	apply(t, p, "aws")
+	enroll(t, p, "auto", "spiffe://prod.example/proxy/auto/*")
+	const proxy = "spiffe://prod.example/proxy/auto/1"
+	edge := func(id identity.ID) replicav1connect.ReplicaServiceClient {
+		web, url := as(t, p, id, p.Server)
+		return replicav1connect.NewReplicaServiceClient(web, url)
+	}
+	fleet := adminv1connect.NewFleetServiceClient(client(t, p, controlplanetest.Admin), p.URL())
+	eventually(t, "the proxy is listed", func() bool {
+		_, err := edge(edgeID).Report(t.Context(), connect.NewRequest(&replicav1.ReportRequest{Replica: "near", Proxies: []*replicav1.ProxyReport{
+			{SpiffeId: proxy, Instance: "one", Connected: true, SilentFor: durationpb.New(0)},
+		}}))
+		res, listed := fleet.GetProxy(t.Context(), connect.NewRequest(&adminv1.GetProxyRequest{Id: proxy + "#one"}))
+		return err == nil && listed == nil && res.Msg.GetProxy().GetReplica() == "edge near" && res.Msg.GetProxy().GetEnvironment() == "aws"
+	})
+	verified := make(chan error, 1)
+	go func() {
+		_, err := fleet.Verify(t.Context(), connect.NewRequest(&adminv1.VerifyRequest{Id: proxy + "#one"}))
+		verified <- err
+	}()
+	var questions []*replicav1.Question
+	for len(questions) == 0 {
+		res, err := edge(edgeID).Poll(t.Context(), connect.NewRequest(&replicav1.PollRequest{Replica: "near"}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		questions = res.Msg.GetQuestions()
+	}
+	if questions[0].GetProxy() != proxy+"#one" || !questions[0].GetInspect().GetSecurity() {
+		t.Errorf("asked is %v", questions)
+	}
+	answer := connect.NewRequest(&replicav1.AnswerRequest{Id: questions[0].GetId()})
+	for id, want := range map[identity.ID]connect.Code{other: connect.CodeNotFound, controlplanetest.Proxy: connect.CodePermissionDenied} {
+		if _, err := edge(id).Answer(t.Context(), answer); connect.CodeOf(err) != want {
+			t.Errorf("an answer of %s: %v", id, err)
+		}
+	}
+	if _, err := edge(edgeID).Answer(t.Context(), answer); err != nil {
+		t.Error(err)
+	}
+	if err := <-verified; connect.CodeOf(err) != connect.CodeUnavailable || !strings.Contains(err.Error(), "has gone to another replica") {
+		t.Errorf("of a proxy that is not there any more: %v", err)
+	}
+	ended := make(chan time.Time, 1)
+	go func() {
+		_, _ = edge(edgeID).Poll(t.Context(), connect.NewRequest(&replicav1.PollRequest{Replica: "near"}))
+		ended <- time.Now()
+	}()
+	began := time.Now()
+	p.Stop()
+	if took := (<-ended).Sub(began); took > 2*time.Second {
+		t.Errorf("a poll holds up a replica that ends for %s", took)
 	}
 }
 
