@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
-	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
 )
 
 // ServerConfig is for listeners of our own: mutual TLS 1.3, with our SVID, for
@@ -198,11 +197,7 @@ func (s *Source) verifyBy(bundles x509bundle.Source, state tls.ConnectionState, 
 	if len(state.PeerCertificates) == 0 {
 		return ErrNoCertificate
 	}
-	_, _, err := x509svid.Verify(state.PeerCertificates, bundles, x509svid.WithTime(s.cfg.Now()))
-	if err != nil {
-		return fmt.Errorf("%w: %w", ErrPeer, err)
-	}
-	id, err := leafID(state.PeerCertificates[0])
+	id, err := verifyChain(bundles, state.PeerCertificates, s.cfg.Now())
 	if err != nil {
 		return err
 	}

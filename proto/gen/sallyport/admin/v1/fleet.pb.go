@@ -1349,6 +1349,9 @@ type Proxy struct {
 	// What it has proven last of the security lane; absent when it drifts there, or rejects
 	// something. Another process has to prove it anew.
 	SecurityProof *Proof `protobuf:"bytes,62,opt,name=security_proof,json=securityProof,proto3" json:"security_proof,omitempty"`
+	// Why it is not known that ack_key is its own: an edge has said so, and what it has
+	// signed proves nothing. Empty when it has proven that.
+	AckKeyDoubt string `protobuf:"bytes,90,opt,name=ack_key_doubt,json=ackKeyDoubt,proto3" json:"ack_key_doubt,omitempty"`
 	// The replica that it is connected to; "edge NAME" for one without a database.
 	Replica       string `protobuf:"bytes,100,opt,name=replica,proto3" json:"replica,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -1656,6 +1659,13 @@ func (x *Proxy) GetSecurityProof() *Proof {
 		return x.SecurityProof
 	}
 	return nil
+}
+
+func (x *Proxy) GetAckKeyDoubt() string {
+	if x != nil {
+		return x.AckKeyDoubt
+	}
+	return ""
 }
 
 func (x *Proxy) GetReplica() string {
@@ -3429,7 +3439,7 @@ const file_sallyport_admin_v1_fleet_proto_rawDesc = "" +
 	"\x0fGetProxyRequest\x12\x1b\n" +
 	"\x02id\x18\x01 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\x18\x80 R\x02id\"C\n" +
 	"\x10GetProxyResponse\x12/\n" +
-	"\x05proxy\x18\x01 \x01(\v2\x19.sallyport.admin.v1.ProxyR\x05proxy\"\xde\x0f\n" +
+	"\x05proxy\x18\x01 \x01(\v2\x19.sallyport.admin.v1.ProxyR\x05proxy\"\x82\x10\n" +
 	"\x05Proxy\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1b\n" +
 	"\tspiffe_id\x18\x02 \x01(\tR\bspiffeId\x12\x1a\n" +
@@ -3475,7 +3485,8 @@ const file_sallyport_admin_v1_fleet_proto_rawDesc = "" +
 	"\x05lacks\x18P \x03(\tR\x05lacks\x121\n" +
 	"\x06proofs\x18< \x03(\v2\x19.sallyport.admin.v1.ProofR\x06proofs\x12\x17\n" +
 	"\aack_key\x18= \x01(\fR\x06ackKey\x12@\n" +
-	"\x0esecurity_proof\x18> \x01(\v2\x19.sallyport.admin.v1.ProofR\rsecurityProof\x12\x18\n" +
+	"\x0esecurity_proof\x18> \x01(\v2\x19.sallyport.admin.v1.ProofR\rsecurityProof\x12\"\n" +
+	"\rack_key_doubt\x18Z \x01(\tR\vackKeyDoubt\x12\x18\n" +
 	"\areplica\x18d \x01(\tR\areplica\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +

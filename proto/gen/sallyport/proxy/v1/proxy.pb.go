@@ -94,6 +94,7 @@ type RegisterRequest struct {
 	//	   ADMISSION_REFUSED, in place of which others are PENDING; the head in Hello;
 	//	   RegisterResponse.protocol_version; signed acks; the directive to list what
 	//	   is compiled.
+	//	3, November 2026: keys that are bound to the SVID.
 	//
 	// A control plane takes a later one than it knows for the newest that it knows.
 	ProtocolVersion int32 `protobuf:"varint,3,opt,name=protocol_version,json=protocolVersion,proto3" json:"protocol_version,omitempty"`
@@ -107,7 +108,10 @@ type RegisterRequest struct {
 	StartedAt *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=started_at,json=startedAt,proto3" json:"started_at,omitempty"`
 	// An Ed25519 key of this process, with which it signs its acks. Empty: they prove
 	// nothing to those who have only their bytes.
-	AckKey        []byte `protobuf:"bytes,10,opt,name=ack_key,json=ackKey,proto3" json:"ack_key,omitempty"`
+	AckKey []byte `protobuf:"bytes,10,opt,name=ack_key,json=ackKey,proto3" json:"ack_key,omitempty"`
+	// That these keys are of this process, for those who are told of them by others
+	// than the process. Absent: it proves that only on its own connection.
+	Binding       *KeyBinding `protobuf:"bytes,20,opt,name=binding,proto3" json:"binding,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -198,6 +202,162 @@ func (x *RegisterRequest) GetAckKey() []byte {
 	return nil
 }
 
+func (x *RegisterRequest) GetBinding() *KeyBinding {
+	if x != nil {
+		return x.Binding
+	}
+	return nil
+}
+
+// KeyBinding binds what a process has made for itself to its SVID. It counts for as
+// long as the SVID does.
+type KeyBinding struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Bytes of a KeyStatement.
+	Statement []byte `protobuf:"bytes,1,opt,name=statement,proto3" json:"statement,omitempty"`
+	// Of the SVID's key, over "sallyport keys v1\0" and statement: ECDSA with SHA-256 in
+	// the form of ASN.1; RSASSA-PSS with SHA-256, MGF1 of the same and a salt of 32
+	// bytes; or Ed25519 (RFC 8032).
+	Signature []byte `protobuf:"bytes,2,opt,name=signature,proto3" json:"signature,omitempty"`
+	// The X.509-SVID with its intermediates, the leaf first: at most 8 certificates in
+	// DER, one after the other.
+	Chain         []byte `protobuf:"bytes,3,opt,name=chain,proto3" json:"chain,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KeyBinding) Reset() {
+	*x = KeyBinding{}
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KeyBinding) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KeyBinding) ProtoMessage() {}
+
+func (x *KeyBinding) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KeyBinding.ProtoReflect.Descriptor instead.
+func (*KeyBinding) Descriptor() ([]byte, []int) {
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *KeyBinding) GetStatement() []byte {
+	if x != nil {
+		return x.Statement
+	}
+	return nil
+}
+
+func (x *KeyBinding) GetSignature() []byte {
+	if x != nil {
+		return x.Signature
+	}
+	return nil
+}
+
+func (x *KeyBinding) GetChain() []byte {
+	if x != nil {
+		return x.Chain
+	}
+	return nil
+}
+
+// KeyStatement is what a process signs with its SVID. Who does not know a field takes
+// nothing of it.
+type KeyStatement struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Whose keys they are.
+	SpiffeId string `protobuf:"bytes,1,opt,name=spiffe_id,json=spiffeId,proto3" json:"spiffe_id,omitempty"`
+	Instance string `protobuf:"bytes,2,opt,name=instance,proto3" json:"instance,omitempty"`
+	// As in RegisterRequest.
+	AckKey     []byte `protobuf:"bytes,3,opt,name=ack_key,json=ackKey,proto3" json:"ack_key,omitempty"`
+	SealingKey []byte `protobuf:"bytes,4,opt,name=sealing_key,json=sealingKey,proto3" json:"sealing_key,omitempty"`
+	// SHA-256 of KeyBinding.chain.
+	ChainDigest   []byte `protobuf:"bytes,5,opt,name=chain_digest,json=chainDigest,proto3" json:"chain_digest,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KeyStatement) Reset() {
+	*x = KeyStatement{}
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KeyStatement) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KeyStatement) ProtoMessage() {}
+
+func (x *KeyStatement) ProtoReflect() protoreflect.Message {
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KeyStatement.ProtoReflect.Descriptor instead.
+func (*KeyStatement) Descriptor() ([]byte, []int) {
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *KeyStatement) GetSpiffeId() string {
+	if x != nil {
+		return x.SpiffeId
+	}
+	return ""
+}
+
+func (x *KeyStatement) GetInstance() string {
+	if x != nil {
+		return x.Instance
+	}
+	return ""
+}
+
+func (x *KeyStatement) GetAckKey() []byte {
+	if x != nil {
+		return x.AckKey
+	}
+	return nil
+}
+
+func (x *KeyStatement) GetSealingKey() []byte {
+	if x != nil {
+		return x.SealingKey
+	}
+	return nil
+}
+
+func (x *KeyStatement) GetChainDigest() []byte {
+	if x != nil {
+		return x.ChainDigest
+	}
+	return nil
+}
+
 type RegisterResponse struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Admission Admission              `protobuf:"varint,1,opt,name=admission,proto3,enum=sallyport.proxy.v1.Admission" json:"admission,omitempty"`
@@ -214,7 +374,7 @@ type RegisterResponse struct {
 
 func (x *RegisterResponse) Reset() {
 	*x = RegisterResponse{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[1]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -226,7 +386,7 @@ func (x *RegisterResponse) String() string {
 func (*RegisterResponse) ProtoMessage() {}
 
 func (x *RegisterResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[1]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -239,7 +399,7 @@ func (x *RegisterResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegisterResponse.ProtoReflect.Descriptor instead.
 func (*RegisterResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{1}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *RegisterResponse) GetAdmission() Admission {
@@ -288,7 +448,7 @@ type StreamRequest struct {
 
 func (x *StreamRequest) Reset() {
 	*x = StreamRequest{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[2]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -300,7 +460,7 @@ func (x *StreamRequest) String() string {
 func (*StreamRequest) ProtoMessage() {}
 
 func (x *StreamRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[2]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -313,7 +473,7 @@ func (x *StreamRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamRequest.ProtoReflect.Descriptor instead.
 func (*StreamRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{2}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *StreamRequest) GetMessage() isStreamRequest_Message {
@@ -448,7 +608,7 @@ type LogoutRequest struct {
 
 func (x *LogoutRequest) Reset() {
 	*x = LogoutRequest{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[3]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -460,7 +620,7 @@ func (x *LogoutRequest) String() string {
 func (*LogoutRequest) ProtoMessage() {}
 
 func (x *LogoutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[3]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -473,7 +633,7 @@ func (x *LogoutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogoutRequest.ProtoReflect.Descriptor instead.
 func (*LogoutRequest) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{3}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *LogoutRequest) GetProof() isLogoutRequest_Proof {
@@ -528,7 +688,7 @@ type LogoutResponse struct {
 
 func (x *LogoutResponse) Reset() {
 	*x = LogoutResponse{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[4]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -540,7 +700,7 @@ func (x *LogoutResponse) String() string {
 func (*LogoutResponse) ProtoMessage() {}
 
 func (x *LogoutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[4]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -553,7 +713,7 @@ func (x *LogoutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogoutResponse.ProtoReflect.Descriptor instead.
 func (*LogoutResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{4}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{6}
 }
 
 type SessionCookie struct {
@@ -567,7 +727,7 @@ type SessionCookie struct {
 
 func (x *SessionCookie) Reset() {
 	*x = SessionCookie{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[5]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -579,7 +739,7 @@ func (x *SessionCookie) String() string {
 func (*SessionCookie) ProtoMessage() {}
 
 func (x *SessionCookie) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[5]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -592,7 +752,7 @@ func (x *SessionCookie) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionCookie.ProtoReflect.Descriptor instead.
 func (*SessionCookie) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{5}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *SessionCookie) GetHost() string {
@@ -623,7 +783,7 @@ type Hello struct {
 
 func (x *Hello) Reset() {
 	*x = Hello{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[6]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -635,7 +795,7 @@ func (x *Hello) String() string {
 func (*Hello) ProtoMessage() {}
 
 func (x *Hello) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[6]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -648,7 +808,7 @@ func (x *Hello) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hello.ProtoReflect.Descriptor instead.
 func (*Hello) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{6}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Hello) GetInstance() string {
@@ -701,7 +861,7 @@ type Ack struct {
 
 func (x *Ack) Reset() {
 	*x = Ack{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[7]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -713,7 +873,7 @@ func (x *Ack) String() string {
 func (*Ack) ProtoMessage() {}
 
 func (x *Ack) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[7]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -726,7 +886,7 @@ func (x *Ack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ack.ProtoReflect.Descriptor instead.
 func (*Ack) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{7}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Ack) GetEpoch() int64 {
@@ -822,7 +982,7 @@ type AckStatement struct {
 
 func (x *AckStatement) Reset() {
 	*x = AckStatement{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[8]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -834,7 +994,7 @@ func (x *AckStatement) String() string {
 func (*AckStatement) ProtoMessage() {}
 
 func (x *AckStatement) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[8]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -847,7 +1007,7 @@ func (x *AckStatement) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AckStatement.ProtoReflect.Descriptor instead.
 func (*AckStatement) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{8}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *AckStatement) GetEnvironment() string {
@@ -916,7 +1076,7 @@ type Reject struct {
 
 func (x *Reject) Reset() {
 	*x = Reject{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[9]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -928,7 +1088,7 @@ func (x *Reject) String() string {
 func (*Reject) ProtoMessage() {}
 
 func (x *Reject) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[9]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -941,7 +1101,7 @@ func (x *Reject) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reject.ProtoReflect.Descriptor instead.
 func (*Reject) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{9}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Reject) GetKey() *DocumentKey {
@@ -973,7 +1133,7 @@ type Refusal struct {
 
 func (x *Refusal) Reset() {
 	*x = Refusal{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[10]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -985,7 +1145,7 @@ func (x *Refusal) String() string {
 func (*Refusal) ProtoMessage() {}
 
 func (x *Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[10]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -998,7 +1158,7 @@ func (x *Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refusal.ProtoReflect.Descriptor instead.
 func (*Refusal) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{10}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Refusal) GetEpoch() int64 {
@@ -1060,7 +1220,7 @@ type Heartbeat struct {
 
 func (x *Heartbeat) Reset() {
 	*x = Heartbeat{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[11]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1072,7 +1232,7 @@ func (x *Heartbeat) String() string {
 func (*Heartbeat) ProtoMessage() {}
 
 func (x *Heartbeat) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[11]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1085,7 +1245,7 @@ func (x *Heartbeat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Heartbeat.ProtoReflect.Descriptor instead.
 func (*Heartbeat) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{11}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Heartbeat) GetSentAt() *timestamppb.Timestamp {
@@ -1184,7 +1344,7 @@ type ListenerStatus struct {
 
 func (x *ListenerStatus) Reset() {
 	*x = ListenerStatus{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[12]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1196,7 +1356,7 @@ func (x *ListenerStatus) String() string {
 func (*ListenerStatus) ProtoMessage() {}
 
 func (x *ListenerStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[12]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1209,7 +1369,7 @@ func (x *ListenerStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListenerStatus.ProtoReflect.Descriptor instead.
 func (*ListenerStatus) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{12}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ListenerStatus) GetNamespace() string {
@@ -1259,7 +1419,7 @@ type StreamResponse struct {
 
 func (x *StreamResponse) Reset() {
 	*x = StreamResponse{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[13]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1271,7 +1431,7 @@ func (x *StreamResponse) String() string {
 func (*StreamResponse) ProtoMessage() {}
 
 func (x *StreamResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[13]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1284,7 +1444,7 @@ func (x *StreamResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamResponse.ProtoReflect.Descriptor instead.
 func (*StreamResponse) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{13}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *StreamResponse) GetLane() isStreamResponse_Lane {
@@ -1403,7 +1563,7 @@ type KeySets struct {
 
 func (x *KeySets) Reset() {
 	*x = KeySets{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[14]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1415,7 +1575,7 @@ func (x *KeySets) String() string {
 func (*KeySets) ProtoMessage() {}
 
 func (x *KeySets) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[14]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1428,7 +1588,7 @@ func (x *KeySets) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeySets.ProtoReflect.Descriptor instead.
 func (*KeySets) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{14}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *KeySets) GetSets() []*SignedKeySet {
@@ -1456,7 +1616,7 @@ type KeySet struct {
 
 func (x *KeySet) Reset() {
 	*x = KeySet{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[15]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1468,7 +1628,7 @@ func (x *KeySet) String() string {
 func (*KeySet) ProtoMessage() {}
 
 func (x *KeySet) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[15]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1481,7 +1641,7 @@ func (x *KeySet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeySet.ProtoReflect.Descriptor instead.
 func (*KeySet) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{15}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *KeySet) GetGeneration() int64 {
@@ -1520,7 +1680,7 @@ type SignedKeySet struct {
 
 func (x *SignedKeySet) Reset() {
 	*x = SignedKeySet{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[16]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1532,7 +1692,7 @@ func (x *SignedKeySet) String() string {
 func (*SignedKeySet) ProtoMessage() {}
 
 func (x *SignedKeySet) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[16]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1545,7 +1705,7 @@ func (x *SignedKeySet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignedKeySet.ProtoReflect.Descriptor instead.
 func (*SignedKeySet) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{16}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *SignedKeySet) GetSet() []byte {
@@ -1583,7 +1743,7 @@ type SealedKeys struct {
 
 func (x *SealedKeys) Reset() {
 	*x = SealedKeys{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[17]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1595,7 +1755,7 @@ func (x *SealedKeys) String() string {
 func (*SealedKeys) ProtoMessage() {}
 
 func (x *SealedKeys) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[17]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1608,7 +1768,7 @@ func (x *SealedKeys) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SealedKeys.ProtoReflect.Descriptor instead.
 func (*SealedKeys) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{17}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *SealedKeys) GetSealed() []byte {
@@ -1629,7 +1789,7 @@ type CookieKeys struct {
 
 func (x *CookieKeys) Reset() {
 	*x = CookieKeys{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[18]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1641,7 +1801,7 @@ func (x *CookieKeys) String() string {
 func (*CookieKeys) ProtoMessage() {}
 
 func (x *CookieKeys) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[18]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1654,7 +1814,7 @@ func (x *CookieKeys) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CookieKeys.ProtoReflect.Descriptor instead.
 func (*CookieKeys) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{18}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *CookieKeys) GetEnvironment() string {
@@ -1684,7 +1844,7 @@ type CookieKey struct {
 
 func (x *CookieKey) Reset() {
 	*x = CookieKey{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[19]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1696,7 +1856,7 @@ func (x *CookieKey) String() string {
 func (*CookieKey) ProtoMessage() {}
 
 func (x *CookieKey) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[19]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1709,7 +1869,7 @@ func (x *CookieKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CookieKey.ProtoReflect.Descriptor instead.
 func (*CookieKey) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{19}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *CookieKey) GetId() []byte {
@@ -1755,7 +1915,7 @@ type Update struct {
 
 func (x *Update) Reset() {
 	*x = Update{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[20]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1767,7 +1927,7 @@ func (x *Update) String() string {
 func (*Update) ProtoMessage() {}
 
 func (x *Update) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[20]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1780,7 +1940,7 @@ func (x *Update) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Update.ProtoReflect.Descriptor instead.
 func (*Update) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{20}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Update) GetBaseRoot() []byte {
@@ -1829,7 +1989,7 @@ type DocumentKey struct {
 
 func (x *DocumentKey) Reset() {
 	*x = DocumentKey{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[21]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1841,7 +2001,7 @@ func (x *DocumentKey) String() string {
 func (*DocumentKey) ProtoMessage() {}
 
 func (x *DocumentKey) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[21]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1854,7 +2014,7 @@ func (x *DocumentKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DocumentKey.ProtoReflect.Descriptor instead.
 func (*DocumentKey) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{21}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *DocumentKey) GetKind() string {
@@ -1893,7 +2053,7 @@ type Directive struct {
 
 func (x *Directive) Reset() {
 	*x = Directive{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[22]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1905,7 +2065,7 @@ func (x *Directive) String() string {
 func (*Directive) ProtoMessage() {}
 
 func (x *Directive) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[22]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1918,7 +2078,7 @@ func (x *Directive) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Directive.ProtoReflect.Descriptor instead.
 func (*Directive) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{22}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Directive) GetDirective() isDirective_Directive {
@@ -1996,7 +2156,7 @@ type Inspect struct {
 
 func (x *Inspect) Reset() {
 	*x = Inspect{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[23]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2008,7 +2168,7 @@ func (x *Inspect) String() string {
 func (*Inspect) ProtoMessage() {}
 
 func (x *Inspect) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[23]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2021,7 +2181,7 @@ func (x *Inspect) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Inspect.ProtoReflect.Descriptor instead.
 func (*Inspect) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{23}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Inspect) GetId() int64 {
@@ -2067,7 +2227,7 @@ type Inspection struct {
 
 func (x *Inspection) Reset() {
 	*x = Inspection{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[24]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2079,7 +2239,7 @@ func (x *Inspection) String() string {
 func (*Inspection) ProtoMessage() {}
 
 func (x *Inspection) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[24]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2092,7 +2252,7 @@ func (x *Inspection) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Inspection.ProtoReflect.Descriptor instead.
 func (*Inspection) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{24}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Inspection) GetId() int64 {
@@ -2154,7 +2314,7 @@ type DocumentDigest struct {
 
 func (x *DocumentDigest) Reset() {
 	*x = DocumentDigest{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[25]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2166,7 +2326,7 @@ func (x *DocumentDigest) String() string {
 func (*DocumentDigest) ProtoMessage() {}
 
 func (x *DocumentDigest) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[25]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2179,7 +2339,7 @@ func (x *DocumentDigest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DocumentDigest.ProtoReflect.Descriptor instead.
 func (*DocumentDigest) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{25}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *DocumentDigest) GetKey() *DocumentKey {
@@ -2207,7 +2367,7 @@ type Drain struct {
 
 func (x *Drain) Reset() {
 	*x = Drain{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[26]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2219,7 +2379,7 @@ func (x *Drain) String() string {
 func (*Drain) ProtoMessage() {}
 
 func (x *Drain) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[26]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2232,7 +2392,7 @@ func (x *Drain) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Drain.ProtoReflect.Descriptor instead.
 func (*Drain) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{26}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Drain) GetDraining() bool {
@@ -2252,7 +2412,7 @@ type Reconnect struct {
 
 func (x *Reconnect) Reset() {
 	*x = Reconnect{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[27]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2264,7 +2424,7 @@ func (x *Reconnect) String() string {
 func (*Reconnect) ProtoMessage() {}
 
 func (x *Reconnect) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[27]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2277,7 +2437,7 @@ func (x *Reconnect) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reconnect.ProtoReflect.Descriptor instead.
 func (*Reconnect) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{27}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Reconnect) GetWithin() *durationpb.Duration {
@@ -2308,7 +2468,7 @@ type Head struct {
 
 func (x *Head) Reset() {
 	*x = Head{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[28]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2320,7 +2480,7 @@ func (x *Head) String() string {
 func (*Head) ProtoMessage() {}
 
 func (x *Head) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[28]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2333,7 +2493,7 @@ func (x *Head) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Head.ProtoReflect.Descriptor instead.
 func (*Head) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{28}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Head) GetEpoch() int64 {
@@ -2399,7 +2559,7 @@ type SignedHead struct {
 
 func (x *SignedHead) Reset() {
 	*x = SignedHead{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[29]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2411,7 +2571,7 @@ func (x *SignedHead) String() string {
 func (*SignedHead) ProtoMessage() {}
 
 func (x *SignedHead) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[29]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2424,7 +2584,7 @@ func (x *SignedHead) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignedHead.ProtoReflect.Descriptor instead.
 func (*SignedHead) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{29}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *SignedHead) GetHead() []byte {
@@ -2475,7 +2635,7 @@ type Counts struct {
 
 func (x *Counts) Reset() {
 	*x = Counts{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[30]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2487,7 +2647,7 @@ func (x *Counts) String() string {
 func (*Counts) ProtoMessage() {}
 
 func (x *Counts) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[30]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2500,7 +2660,7 @@ func (x *Counts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Counts.ProtoReflect.Descriptor instead.
 func (*Counts) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{30}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Counts) GetHeadDigest() []byte {
@@ -2527,7 +2687,7 @@ type KindCount struct {
 
 func (x *KindCount) Reset() {
 	*x = KindCount{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[31]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2539,7 +2699,7 @@ func (x *KindCount) String() string {
 func (*KindCount) ProtoMessage() {}
 
 func (x *KindCount) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[31]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2552,7 +2712,7 @@ func (x *KindCount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KindCount.ProtoReflect.Descriptor instead.
 func (*KindCount) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{31}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *KindCount) GetKind() string {
@@ -2584,7 +2744,7 @@ type Freshness struct {
 
 func (x *Freshness) Reset() {
 	*x = Freshness{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[32]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2596,7 +2756,7 @@ func (x *Freshness) String() string {
 func (*Freshness) ProtoMessage() {}
 
 func (x *Freshness) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[32]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2609,7 +2769,7 @@ func (x *Freshness) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Freshness.ProtoReflect.Descriptor instead.
 func (*Freshness) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{32}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Freshness) GetEpoch() int64 {
@@ -2661,7 +2821,7 @@ type SignedFreshness struct {
 
 func (x *SignedFreshness) Reset() {
 	*x = SignedFreshness{}
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[33]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2673,7 +2833,7 @@ func (x *SignedFreshness) String() string {
 func (*SignedFreshness) ProtoMessage() {}
 
 func (x *SignedFreshness) ProtoReflect() protoreflect.Message {
-	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[33]
+	mi := &file_sallyport_proxy_v1_proxy_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2686,7 +2846,7 @@ func (x *SignedFreshness) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignedFreshness.ProtoReflect.Descriptor instead.
 func (*SignedFreshness) Descriptor() ([]byte, []int) {
-	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{33}
+	return file_sallyport_proxy_v1_proxy_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *SignedFreshness) GetStatement() []byte {
@@ -2714,7 +2874,7 @@ var File_sallyport_proxy_v1_proxy_proto protoreflect.FileDescriptor
 
 const file_sallyport_proxy_v1_proxy_proto_rawDesc = "" +
 	"\n" +
-	"\x1esallyport/proxy/v1/proxy.proto\x12\x12sallyport.proxy.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x81\x03\n" +
+	"\x1esallyport/proxy/v1/proxy.proto\x12\x12sallyport.proxy.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xbb\x03\n" +
 	"\x0fRegisterRequest\x12S\n" +
 	"\binstance\x18\x01 \x01(\tB7\xbaH4\xc8\x01\x01r/\x18\xfd\x012*^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$R\binstance\x12\x1e\n" +
 	"\x05build\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\x05build\x122\n" +
@@ -2726,7 +2886,20 @@ const file_sallyport_proxy_v1_proxy_proto_rawDesc = "" +
 	"\n" +
 	"started_at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\tstartedAt\x12 \n" +
 	"\aack_key\x18\n" +
-	" \x01(\fB\a\xbaH\x04z\x02\x18 R\x06ackKey\"\xd8\x01\n" +
+	" \x01(\fB\a\xbaH\x04z\x02\x18 R\x06ackKey\x128\n" +
+	"\abinding\x18\x14 \x01(\v2\x1e.sallyport.proxy.v1.KeyBindingR\abinding\"}\n" +
+	"\n" +
+	"KeyBinding\x12&\n" +
+	"\tstatement\x18\x01 \x01(\fB\b\xbaH\x05z\x03\x18\x80 R\tstatement\x12&\n" +
+	"\tsignature\x18\x02 \x01(\fB\b\xbaH\x05z\x03\x18\x80\bR\tsignature\x12\x1f\n" +
+	"\x05chain\x18\x03 \x01(\fB\t\xbaH\x06z\x04\x18\x80\x80\x01R\x05chain\"\xa4\x01\n" +
+	"\fKeyStatement\x12\x1b\n" +
+	"\tspiffe_id\x18\x01 \x01(\tR\bspiffeId\x12\x1a\n" +
+	"\binstance\x18\x02 \x01(\tR\binstance\x12\x17\n" +
+	"\aack_key\x18\x03 \x01(\fR\x06ackKey\x12\x1f\n" +
+	"\vsealing_key\x18\x04 \x01(\fR\n" +
+	"sealingKey\x12!\n" +
+	"\fchain_digest\x18\x05 \x01(\fR\vchainDigest\"\xd8\x01\n" +
 	"\x10RegisterResponse\x12;\n" +
 	"\tadmission\x18\x01 \x01(\x0e2\x1d.sallyport.proxy.v1.AdmissionR\tadmission\x12 \n" +
 	"\venvironment\x18\x02 \x01(\tR\venvironment\x12:\n" +
@@ -2937,101 +3110,104 @@ func file_sallyport_proxy_v1_proxy_proto_rawDescGZIP() []byte {
 }
 
 var file_sallyport_proxy_v1_proxy_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_sallyport_proxy_v1_proxy_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
+var file_sallyport_proxy_v1_proxy_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
 var file_sallyport_proxy_v1_proxy_proto_goTypes = []any{
 	(Admission)(0),                // 0: sallyport.proxy.v1.Admission
 	(*RegisterRequest)(nil),       // 1: sallyport.proxy.v1.RegisterRequest
-	(*RegisterResponse)(nil),      // 2: sallyport.proxy.v1.RegisterResponse
-	(*StreamRequest)(nil),         // 3: sallyport.proxy.v1.StreamRequest
-	(*LogoutRequest)(nil),         // 4: sallyport.proxy.v1.LogoutRequest
-	(*LogoutResponse)(nil),        // 5: sallyport.proxy.v1.LogoutResponse
-	(*SessionCookie)(nil),         // 6: sallyport.proxy.v1.SessionCookie
-	(*Hello)(nil),                 // 7: sallyport.proxy.v1.Hello
-	(*Ack)(nil),                   // 8: sallyport.proxy.v1.Ack
-	(*AckStatement)(nil),          // 9: sallyport.proxy.v1.AckStatement
-	(*Reject)(nil),                // 10: sallyport.proxy.v1.Reject
-	(*Refusal)(nil),               // 11: sallyport.proxy.v1.Refusal
-	(*Heartbeat)(nil),             // 12: sallyport.proxy.v1.Heartbeat
-	(*ListenerStatus)(nil),        // 13: sallyport.proxy.v1.ListenerStatus
-	(*StreamResponse)(nil),        // 14: sallyport.proxy.v1.StreamResponse
-	(*KeySets)(nil),               // 15: sallyport.proxy.v1.KeySets
-	(*KeySet)(nil),                // 16: sallyport.proxy.v1.KeySet
-	(*SignedKeySet)(nil),          // 17: sallyport.proxy.v1.SignedKeySet
-	(*SealedKeys)(nil),            // 18: sallyport.proxy.v1.SealedKeys
-	(*CookieKeys)(nil),            // 19: sallyport.proxy.v1.CookieKeys
-	(*CookieKey)(nil),             // 20: sallyport.proxy.v1.CookieKey
-	(*Update)(nil),                // 21: sallyport.proxy.v1.Update
-	(*DocumentKey)(nil),           // 22: sallyport.proxy.v1.DocumentKey
-	(*Directive)(nil),             // 23: sallyport.proxy.v1.Directive
-	(*Inspect)(nil),               // 24: sallyport.proxy.v1.Inspect
-	(*Inspection)(nil),            // 25: sallyport.proxy.v1.Inspection
-	(*DocumentDigest)(nil),        // 26: sallyport.proxy.v1.DocumentDigest
-	(*Drain)(nil),                 // 27: sallyport.proxy.v1.Drain
-	(*Reconnect)(nil),             // 28: sallyport.proxy.v1.Reconnect
-	(*Head)(nil),                  // 29: sallyport.proxy.v1.Head
-	(*SignedHead)(nil),            // 30: sallyport.proxy.v1.SignedHead
-	(*Counts)(nil),                // 31: sallyport.proxy.v1.Counts
-	(*KindCount)(nil),             // 32: sallyport.proxy.v1.KindCount
-	(*Freshness)(nil),             // 33: sallyport.proxy.v1.Freshness
-	(*SignedFreshness)(nil),       // 34: sallyport.proxy.v1.SignedFreshness
-	(*timestamppb.Timestamp)(nil), // 35: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 36: google.protobuf.Duration
+	(*KeyBinding)(nil),            // 2: sallyport.proxy.v1.KeyBinding
+	(*KeyStatement)(nil),          // 3: sallyport.proxy.v1.KeyStatement
+	(*RegisterResponse)(nil),      // 4: sallyport.proxy.v1.RegisterResponse
+	(*StreamRequest)(nil),         // 5: sallyport.proxy.v1.StreamRequest
+	(*LogoutRequest)(nil),         // 6: sallyport.proxy.v1.LogoutRequest
+	(*LogoutResponse)(nil),        // 7: sallyport.proxy.v1.LogoutResponse
+	(*SessionCookie)(nil),         // 8: sallyport.proxy.v1.SessionCookie
+	(*Hello)(nil),                 // 9: sallyport.proxy.v1.Hello
+	(*Ack)(nil),                   // 10: sallyport.proxy.v1.Ack
+	(*AckStatement)(nil),          // 11: sallyport.proxy.v1.AckStatement
+	(*Reject)(nil),                // 12: sallyport.proxy.v1.Reject
+	(*Refusal)(nil),               // 13: sallyport.proxy.v1.Refusal
+	(*Heartbeat)(nil),             // 14: sallyport.proxy.v1.Heartbeat
+	(*ListenerStatus)(nil),        // 15: sallyport.proxy.v1.ListenerStatus
+	(*StreamResponse)(nil),        // 16: sallyport.proxy.v1.StreamResponse
+	(*KeySets)(nil),               // 17: sallyport.proxy.v1.KeySets
+	(*KeySet)(nil),                // 18: sallyport.proxy.v1.KeySet
+	(*SignedKeySet)(nil),          // 19: sallyport.proxy.v1.SignedKeySet
+	(*SealedKeys)(nil),            // 20: sallyport.proxy.v1.SealedKeys
+	(*CookieKeys)(nil),            // 21: sallyport.proxy.v1.CookieKeys
+	(*CookieKey)(nil),             // 22: sallyport.proxy.v1.CookieKey
+	(*Update)(nil),                // 23: sallyport.proxy.v1.Update
+	(*DocumentKey)(nil),           // 24: sallyport.proxy.v1.DocumentKey
+	(*Directive)(nil),             // 25: sallyport.proxy.v1.Directive
+	(*Inspect)(nil),               // 26: sallyport.proxy.v1.Inspect
+	(*Inspection)(nil),            // 27: sallyport.proxy.v1.Inspection
+	(*DocumentDigest)(nil),        // 28: sallyport.proxy.v1.DocumentDigest
+	(*Drain)(nil),                 // 29: sallyport.proxy.v1.Drain
+	(*Reconnect)(nil),             // 30: sallyport.proxy.v1.Reconnect
+	(*Head)(nil),                  // 31: sallyport.proxy.v1.Head
+	(*SignedHead)(nil),            // 32: sallyport.proxy.v1.SignedHead
+	(*Counts)(nil),                // 33: sallyport.proxy.v1.Counts
+	(*KindCount)(nil),             // 34: sallyport.proxy.v1.KindCount
+	(*Freshness)(nil),             // 35: sallyport.proxy.v1.Freshness
+	(*SignedFreshness)(nil),       // 36: sallyport.proxy.v1.SignedFreshness
+	(*timestamppb.Timestamp)(nil), // 37: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 38: google.protobuf.Duration
 }
 var file_sallyport_proxy_v1_proxy_proto_depIdxs = []int32{
-	35, // 0: sallyport.proxy.v1.RegisterRequest.started_at:type_name -> google.protobuf.Timestamp
-	0,  // 1: sallyport.proxy.v1.RegisterResponse.admission:type_name -> sallyport.proxy.v1.Admission
-	36, // 2: sallyport.proxy.v1.RegisterResponse.retry_after:type_name -> google.protobuf.Duration
-	7,  // 3: sallyport.proxy.v1.StreamRequest.hello:type_name -> sallyport.proxy.v1.Hello
-	8,  // 4: sallyport.proxy.v1.StreamRequest.ack:type_name -> sallyport.proxy.v1.Ack
-	11, // 5: sallyport.proxy.v1.StreamRequest.refusal:type_name -> sallyport.proxy.v1.Refusal
-	12, // 6: sallyport.proxy.v1.StreamRequest.heartbeat:type_name -> sallyport.proxy.v1.Heartbeat
-	8,  // 7: sallyport.proxy.v1.StreamRequest.security_ack:type_name -> sallyport.proxy.v1.Ack
-	11, // 8: sallyport.proxy.v1.StreamRequest.security_refusal:type_name -> sallyport.proxy.v1.Refusal
-	25, // 9: sallyport.proxy.v1.StreamRequest.inspection:type_name -> sallyport.proxy.v1.Inspection
-	6,  // 10: sallyport.proxy.v1.LogoutRequest.session:type_name -> sallyport.proxy.v1.SessionCookie
-	8,  // 11: sallyport.proxy.v1.Hello.current:type_name -> sallyport.proxy.v1.Ack
-	8,  // 12: sallyport.proxy.v1.Hello.security:type_name -> sallyport.proxy.v1.Ack
-	10, // 13: sallyport.proxy.v1.Ack.rejects:type_name -> sallyport.proxy.v1.Reject
-	30, // 14: sallyport.proxy.v1.Ack.head:type_name -> sallyport.proxy.v1.SignedHead
-	35, // 15: sallyport.proxy.v1.AckStatement.enforced_at:type_name -> google.protobuf.Timestamp
-	35, // 16: sallyport.proxy.v1.AckStatement.said_at:type_name -> google.protobuf.Timestamp
-	22, // 17: sallyport.proxy.v1.Reject.key:type_name -> sallyport.proxy.v1.DocumentKey
-	35, // 18: sallyport.proxy.v1.Heartbeat.sent_at:type_name -> google.protobuf.Timestamp
-	36, // 19: sallyport.proxy.v1.Heartbeat.configuration_age:type_name -> google.protobuf.Duration
-	13, // 20: sallyport.proxy.v1.Heartbeat.listeners:type_name -> sallyport.proxy.v1.ListenerStatus
-	35, // 21: sallyport.proxy.v1.Heartbeat.identity_expires_at:type_name -> google.protobuf.Timestamp
-	36, // 22: sallyport.proxy.v1.Heartbeat.security_age:type_name -> google.protobuf.Duration
-	36, // 23: sallyport.proxy.v1.Heartbeat.processor_time:type_name -> google.protobuf.Duration
-	21, // 24: sallyport.proxy.v1.StreamResponse.update:type_name -> sallyport.proxy.v1.Update
-	34, // 25: sallyport.proxy.v1.StreamResponse.freshness:type_name -> sallyport.proxy.v1.SignedFreshness
-	23, // 26: sallyport.proxy.v1.StreamResponse.directive:type_name -> sallyport.proxy.v1.Directive
-	21, // 27: sallyport.proxy.v1.StreamResponse.security:type_name -> sallyport.proxy.v1.Update
-	18, // 28: sallyport.proxy.v1.StreamResponse.keys:type_name -> sallyport.proxy.v1.SealedKeys
-	15, // 29: sallyport.proxy.v1.StreamResponse.key_sets:type_name -> sallyport.proxy.v1.KeySets
-	17, // 30: sallyport.proxy.v1.KeySets.sets:type_name -> sallyport.proxy.v1.SignedKeySet
-	20, // 31: sallyport.proxy.v1.CookieKeys.keys:type_name -> sallyport.proxy.v1.CookieKey
-	35, // 32: sallyport.proxy.v1.CookieKey.from:type_name -> google.protobuf.Timestamp
-	22, // 33: sallyport.proxy.v1.Update.removed:type_name -> sallyport.proxy.v1.DocumentKey
-	30, // 34: sallyport.proxy.v1.Update.head:type_name -> sallyport.proxy.v1.SignedHead
-	28, // 35: sallyport.proxy.v1.Directive.reconnect:type_name -> sallyport.proxy.v1.Reconnect
-	27, // 36: sallyport.proxy.v1.Directive.drain:type_name -> sallyport.proxy.v1.Drain
-	24, // 37: sallyport.proxy.v1.Directive.inspect:type_name -> sallyport.proxy.v1.Inspect
-	26, // 38: sallyport.proxy.v1.Inspection.documents:type_name -> sallyport.proxy.v1.DocumentDigest
-	22, // 39: sallyport.proxy.v1.DocumentDigest.key:type_name -> sallyport.proxy.v1.DocumentKey
-	36, // 40: sallyport.proxy.v1.Reconnect.within:type_name -> google.protobuf.Duration
-	32, // 41: sallyport.proxy.v1.Counts.kinds:type_name -> sallyport.proxy.v1.KindCount
-	35, // 42: sallyport.proxy.v1.Freshness.issued_at:type_name -> google.protobuf.Timestamp
-	1,  // 43: sallyport.proxy.v1.ProxyService.Register:input_type -> sallyport.proxy.v1.RegisterRequest
-	3,  // 44: sallyport.proxy.v1.ProxyService.Stream:input_type -> sallyport.proxy.v1.StreamRequest
-	4,  // 45: sallyport.proxy.v1.ProxyService.Logout:input_type -> sallyport.proxy.v1.LogoutRequest
-	2,  // 46: sallyport.proxy.v1.ProxyService.Register:output_type -> sallyport.proxy.v1.RegisterResponse
-	14, // 47: sallyport.proxy.v1.ProxyService.Stream:output_type -> sallyport.proxy.v1.StreamResponse
-	5,  // 48: sallyport.proxy.v1.ProxyService.Logout:output_type -> sallyport.proxy.v1.LogoutResponse
-	46, // [46:49] is the sub-list for method output_type
-	43, // [43:46] is the sub-list for method input_type
-	43, // [43:43] is the sub-list for extension type_name
-	43, // [43:43] is the sub-list for extension extendee
-	0,  // [0:43] is the sub-list for field type_name
+	37, // 0: sallyport.proxy.v1.RegisterRequest.started_at:type_name -> google.protobuf.Timestamp
+	2,  // 1: sallyport.proxy.v1.RegisterRequest.binding:type_name -> sallyport.proxy.v1.KeyBinding
+	0,  // 2: sallyport.proxy.v1.RegisterResponse.admission:type_name -> sallyport.proxy.v1.Admission
+	38, // 3: sallyport.proxy.v1.RegisterResponse.retry_after:type_name -> google.protobuf.Duration
+	9,  // 4: sallyport.proxy.v1.StreamRequest.hello:type_name -> sallyport.proxy.v1.Hello
+	10, // 5: sallyport.proxy.v1.StreamRequest.ack:type_name -> sallyport.proxy.v1.Ack
+	13, // 6: sallyport.proxy.v1.StreamRequest.refusal:type_name -> sallyport.proxy.v1.Refusal
+	14, // 7: sallyport.proxy.v1.StreamRequest.heartbeat:type_name -> sallyport.proxy.v1.Heartbeat
+	10, // 8: sallyport.proxy.v1.StreamRequest.security_ack:type_name -> sallyport.proxy.v1.Ack
+	13, // 9: sallyport.proxy.v1.StreamRequest.security_refusal:type_name -> sallyport.proxy.v1.Refusal
+	27, // 10: sallyport.proxy.v1.StreamRequest.inspection:type_name -> sallyport.proxy.v1.Inspection
+	8,  // 11: sallyport.proxy.v1.LogoutRequest.session:type_name -> sallyport.proxy.v1.SessionCookie
+	10, // 12: sallyport.proxy.v1.Hello.current:type_name -> sallyport.proxy.v1.Ack
+	10, // 13: sallyport.proxy.v1.Hello.security:type_name -> sallyport.proxy.v1.Ack
+	12, // 14: sallyport.proxy.v1.Ack.rejects:type_name -> sallyport.proxy.v1.Reject
+	32, // 15: sallyport.proxy.v1.Ack.head:type_name -> sallyport.proxy.v1.SignedHead
+	37, // 16: sallyport.proxy.v1.AckStatement.enforced_at:type_name -> google.protobuf.Timestamp
+	37, // 17: sallyport.proxy.v1.AckStatement.said_at:type_name -> google.protobuf.Timestamp
+	24, // 18: sallyport.proxy.v1.Reject.key:type_name -> sallyport.proxy.v1.DocumentKey
+	37, // 19: sallyport.proxy.v1.Heartbeat.sent_at:type_name -> google.protobuf.Timestamp
+	38, // 20: sallyport.proxy.v1.Heartbeat.configuration_age:type_name -> google.protobuf.Duration
+	15, // 21: sallyport.proxy.v1.Heartbeat.listeners:type_name -> sallyport.proxy.v1.ListenerStatus
+	37, // 22: sallyport.proxy.v1.Heartbeat.identity_expires_at:type_name -> google.protobuf.Timestamp
+	38, // 23: sallyport.proxy.v1.Heartbeat.security_age:type_name -> google.protobuf.Duration
+	38, // 24: sallyport.proxy.v1.Heartbeat.processor_time:type_name -> google.protobuf.Duration
+	23, // 25: sallyport.proxy.v1.StreamResponse.update:type_name -> sallyport.proxy.v1.Update
+	36, // 26: sallyport.proxy.v1.StreamResponse.freshness:type_name -> sallyport.proxy.v1.SignedFreshness
+	25, // 27: sallyport.proxy.v1.StreamResponse.directive:type_name -> sallyport.proxy.v1.Directive
+	23, // 28: sallyport.proxy.v1.StreamResponse.security:type_name -> sallyport.proxy.v1.Update
+	20, // 29: sallyport.proxy.v1.StreamResponse.keys:type_name -> sallyport.proxy.v1.SealedKeys
+	17, // 30: sallyport.proxy.v1.StreamResponse.key_sets:type_name -> sallyport.proxy.v1.KeySets
+	19, // 31: sallyport.proxy.v1.KeySets.sets:type_name -> sallyport.proxy.v1.SignedKeySet
+	22, // 32: sallyport.proxy.v1.CookieKeys.keys:type_name -> sallyport.proxy.v1.CookieKey
+	37, // 33: sallyport.proxy.v1.CookieKey.from:type_name -> google.protobuf.Timestamp
+	24, // 34: sallyport.proxy.v1.Update.removed:type_name -> sallyport.proxy.v1.DocumentKey
+	32, // 35: sallyport.proxy.v1.Update.head:type_name -> sallyport.proxy.v1.SignedHead
+	30, // 36: sallyport.proxy.v1.Directive.reconnect:type_name -> sallyport.proxy.v1.Reconnect
+	29, // 37: sallyport.proxy.v1.Directive.drain:type_name -> sallyport.proxy.v1.Drain
+	26, // 38: sallyport.proxy.v1.Directive.inspect:type_name -> sallyport.proxy.v1.Inspect
+	28, // 39: sallyport.proxy.v1.Inspection.documents:type_name -> sallyport.proxy.v1.DocumentDigest
+	24, // 40: sallyport.proxy.v1.DocumentDigest.key:type_name -> sallyport.proxy.v1.DocumentKey
+	38, // 41: sallyport.proxy.v1.Reconnect.within:type_name -> google.protobuf.Duration
+	34, // 42: sallyport.proxy.v1.Counts.kinds:type_name -> sallyport.proxy.v1.KindCount
+	37, // 43: sallyport.proxy.v1.Freshness.issued_at:type_name -> google.protobuf.Timestamp
+	1,  // 44: sallyport.proxy.v1.ProxyService.Register:input_type -> sallyport.proxy.v1.RegisterRequest
+	5,  // 45: sallyport.proxy.v1.ProxyService.Stream:input_type -> sallyport.proxy.v1.StreamRequest
+	6,  // 46: sallyport.proxy.v1.ProxyService.Logout:input_type -> sallyport.proxy.v1.LogoutRequest
+	4,  // 47: sallyport.proxy.v1.ProxyService.Register:output_type -> sallyport.proxy.v1.RegisterResponse
+	16, // 48: sallyport.proxy.v1.ProxyService.Stream:output_type -> sallyport.proxy.v1.StreamResponse
+	7,  // 49: sallyport.proxy.v1.ProxyService.Logout:output_type -> sallyport.proxy.v1.LogoutResponse
+	47, // [47:50] is the sub-list for method output_type
+	44, // [44:47] is the sub-list for method input_type
+	44, // [44:44] is the sub-list for extension type_name
+	44, // [44:44] is the sub-list for extension extendee
+	0,  // [0:44] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_proxy_v1_proxy_proto_init() }
@@ -3039,7 +3215,7 @@ func file_sallyport_proxy_v1_proxy_proto_init() {
 	if File_sallyport_proxy_v1_proxy_proto != nil {
 		return
 	}
-	file_sallyport_proxy_v1_proxy_proto_msgTypes[2].OneofWrappers = []any{
+	file_sallyport_proxy_v1_proxy_proto_msgTypes[4].OneofWrappers = []any{
 		(*StreamRequest_Hello)(nil),
 		(*StreamRequest_Ack)(nil),
 		(*StreamRequest_Refusal)(nil),
@@ -3048,11 +3224,11 @@ func file_sallyport_proxy_v1_proxy_proto_init() {
 		(*StreamRequest_SecurityRefusal)(nil),
 		(*StreamRequest_Inspection)(nil),
 	}
-	file_sallyport_proxy_v1_proxy_proto_msgTypes[3].OneofWrappers = []any{
+	file_sallyport_proxy_v1_proxy_proto_msgTypes[5].OneofWrappers = []any{
 		(*LogoutRequest_LogoutToken)(nil),
 		(*LogoutRequest_Session)(nil),
 	}
-	file_sallyport_proxy_v1_proxy_proto_msgTypes[13].OneofWrappers = []any{
+	file_sallyport_proxy_v1_proxy_proto_msgTypes[15].OneofWrappers = []any{
 		(*StreamResponse_Update)(nil),
 		(*StreamResponse_Freshness)(nil),
 		(*StreamResponse_Directive)(nil),
@@ -3060,7 +3236,7 @@ func file_sallyport_proxy_v1_proxy_proto_init() {
 		(*StreamResponse_Keys)(nil),
 		(*StreamResponse_KeySets)(nil),
 	}
-	file_sallyport_proxy_v1_proxy_proto_msgTypes[22].OneofWrappers = []any{
+	file_sallyport_proxy_v1_proxy_proto_msgTypes[24].OneofWrappers = []any{
 		(*Directive_Reconnect)(nil),
 		(*Directive_Drain)(nil),
 		(*Directive_Inspect)(nil),
@@ -3071,7 +3247,7 @@ func file_sallyport_proxy_v1_proxy_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sallyport_proxy_v1_proxy_proto_rawDesc), len(file_sallyport_proxy_v1_proxy_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   34,
+			NumMessages:   36,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -94,8 +94,11 @@ type ProxyReport struct {
 	// It has its stream there.
 	Connected bool `protobuf:"varint,5,opt,name=connected,proto3" json:"connected,omitempty"`
 	// Its last acknowledgement of each lane; absent for none.
-	Ack           *v11.Ack `protobuf:"bytes,6,opt,name=ack,proto3" json:"ack,omitempty"`
-	SecurityAck   *v11.Ack `protobuf:"bytes,7,opt,name=security_ack,json=securityAck,proto3" json:"security_ack,omitempty"`
+	Ack         *v11.Ack `protobuf:"bytes,6,opt,name=ack,proto3" json:"ack,omitempty"`
+	SecurityAck *v11.Ack `protobuf:"bytes,7,opt,name=security_ack,json=securityAck,proto3" json:"security_ack,omitempty"`
+	// What it gave when it registered there last. Without it the keys of status are the
+	// edge's word, and what is signed with them proves nothing.
+	Binding       *v11.KeyBinding `protobuf:"bytes,20,opt,name=binding,proto3" json:"binding,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -175,6 +178,13 @@ func (x *ProxyReport) GetAck() *v11.Ack {
 func (x *ProxyReport) GetSecurityAck() *v11.Ack {
 	if x != nil {
 		return x.SecurityAck
+	}
+	return nil
+}
+
+func (x *ProxyReport) GetBinding() *v11.KeyBinding {
+	if x != nil {
+		return x.Binding
 	}
 	return nil
 }
@@ -657,7 +667,7 @@ const file_sallyport_replica_v1_replica_proto_rawDesc = "" +
 	"\"sallyport/replica/v1/replica.proto\x12\x14sallyport.replica.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1esallyport/admin/v1/fleet.proto\x1a\x1esallyport/proxy/v1/proxy.proto\x1a\x1fsallyport/proxy/v1/record.proto\"\x88\x01\n" +
 	"\rReportRequest\x12/\n" +
 	"\areplica\x18\x01 \x01(\tB\x15\xbaH\x12\xc8\x01\x01r\r\x18\xff\x012\b^[!-~]+$R\areplica\x12F\n" +
-	"\aproxies\x18\x02 \x03(\v2!.sallyport.replica.v1.ProxyReportB\t\xbaH\x06\x92\x01\x03\x10\xe8\aR\aproxies\"\xd2\x02\n" +
+	"\aproxies\x18\x02 \x03(\v2!.sallyport.replica.v1.ProxyReportB\t\xbaH\x06\x92\x01\x03\x10\xe8\aR\aproxies\"\x8c\x03\n" +
 	"\vProxyReport\x12(\n" +
 	"\tspiffe_id\x18\x01 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\x18\x80\x10R\bspiffeId\x12'\n" +
 	"\binstance\x18\x02 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\x18\xfd\x01R\binstance\x121\n" +
@@ -666,7 +676,8 @@ const file_sallyport_replica_v1_replica_proto_rawDesc = "" +
 	"silent_for\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\tsilentFor\x12\x1c\n" +
 	"\tconnected\x18\x05 \x01(\bR\tconnected\x12)\n" +
 	"\x03ack\x18\x06 \x01(\v2\x17.sallyport.proxy.v1.AckR\x03ack\x12:\n" +
-	"\fsecurity_ack\x18\a \x01(\v2\x17.sallyport.proxy.v1.AckR\vsecurityAck\",\n" +
+	"\fsecurity_ack\x18\a \x01(\v2\x17.sallyport.proxy.v1.AckR\vsecurityAck\x128\n" +
+	"\abinding\x18\x14 \x01(\v2\x1e.sallyport.proxy.v1.KeyBindingR\abinding\",\n" +
 	"\x0eReportResponse\x12\x1a\n" +
 	"\bapproved\x18\x01 \x03(\tR\bapproved\"t\n" +
 	"\vPushRequest\x12(\n" +
@@ -730,11 +741,12 @@ var file_sallyport_replica_v1_replica_proto_goTypes = []any{
 	(*v1.Proxy)(nil),            // 12: sallyport.admin.v1.Proxy
 	(*durationpb.Duration)(nil), // 13: google.protobuf.Duration
 	(*v11.Ack)(nil),             // 14: sallyport.proxy.v1.Ack
-	(*v11.PushRequest)(nil),     // 15: sallyport.proxy.v1.PushRequest
-	(*v11.PushResponse)(nil),    // 16: sallyport.proxy.v1.PushResponse
-	(*v11.LogoutRequest)(nil),   // 17: sallyport.proxy.v1.LogoutRequest
-	(*v11.Inspect)(nil),         // 18: sallyport.proxy.v1.Inspect
-	(*v11.Inspection)(nil),      // 19: sallyport.proxy.v1.Inspection
+	(*v11.KeyBinding)(nil),      // 15: sallyport.proxy.v1.KeyBinding
+	(*v11.PushRequest)(nil),     // 16: sallyport.proxy.v1.PushRequest
+	(*v11.PushResponse)(nil),    // 17: sallyport.proxy.v1.PushResponse
+	(*v11.LogoutRequest)(nil),   // 18: sallyport.proxy.v1.LogoutRequest
+	(*v11.Inspect)(nil),         // 19: sallyport.proxy.v1.Inspect
+	(*v11.Inspection)(nil),      // 20: sallyport.proxy.v1.Inspection
 }
 var file_sallyport_replica_v1_replica_proto_depIdxs = []int32{
 	1,  // 0: sallyport.replica.v1.ReportRequest.proxies:type_name -> sallyport.replica.v1.ProxyReport
@@ -742,27 +754,28 @@ var file_sallyport_replica_v1_replica_proto_depIdxs = []int32{
 	13, // 2: sallyport.replica.v1.ProxyReport.silent_for:type_name -> google.protobuf.Duration
 	14, // 3: sallyport.replica.v1.ProxyReport.ack:type_name -> sallyport.proxy.v1.Ack
 	14, // 4: sallyport.replica.v1.ProxyReport.security_ack:type_name -> sallyport.proxy.v1.Ack
-	15, // 5: sallyport.replica.v1.PushRequest.push:type_name -> sallyport.proxy.v1.PushRequest
-	16, // 6: sallyport.replica.v1.PushResponse.push:type_name -> sallyport.proxy.v1.PushResponse
-	17, // 7: sallyport.replica.v1.LogoutRequest.logout:type_name -> sallyport.proxy.v1.LogoutRequest
-	9,  // 8: sallyport.replica.v1.PollResponse.questions:type_name -> sallyport.replica.v1.Question
-	18, // 9: sallyport.replica.v1.Question.inspect:type_name -> sallyport.proxy.v1.Inspect
-	19, // 10: sallyport.replica.v1.AnswerRequest.inspection:type_name -> sallyport.proxy.v1.Inspection
-	0,  // 11: sallyport.replica.v1.ReplicaService.Report:input_type -> sallyport.replica.v1.ReportRequest
-	3,  // 12: sallyport.replica.v1.ReplicaService.Push:input_type -> sallyport.replica.v1.PushRequest
-	5,  // 13: sallyport.replica.v1.ReplicaService.Logout:input_type -> sallyport.replica.v1.LogoutRequest
-	7,  // 14: sallyport.replica.v1.ReplicaService.Poll:input_type -> sallyport.replica.v1.PollRequest
-	10, // 15: sallyport.replica.v1.ReplicaService.Answer:input_type -> sallyport.replica.v1.AnswerRequest
-	2,  // 16: sallyport.replica.v1.ReplicaService.Report:output_type -> sallyport.replica.v1.ReportResponse
-	4,  // 17: sallyport.replica.v1.ReplicaService.Push:output_type -> sallyport.replica.v1.PushResponse
-	6,  // 18: sallyport.replica.v1.ReplicaService.Logout:output_type -> sallyport.replica.v1.LogoutResponse
-	8,  // 19: sallyport.replica.v1.ReplicaService.Poll:output_type -> sallyport.replica.v1.PollResponse
-	11, // 20: sallyport.replica.v1.ReplicaService.Answer:output_type -> sallyport.replica.v1.AnswerResponse
-	16, // [16:21] is the sub-list for method output_type
-	11, // [11:16] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	15, // 5: sallyport.replica.v1.ProxyReport.binding:type_name -> sallyport.proxy.v1.KeyBinding
+	16, // 6: sallyport.replica.v1.PushRequest.push:type_name -> sallyport.proxy.v1.PushRequest
+	17, // 7: sallyport.replica.v1.PushResponse.push:type_name -> sallyport.proxy.v1.PushResponse
+	18, // 8: sallyport.replica.v1.LogoutRequest.logout:type_name -> sallyport.proxy.v1.LogoutRequest
+	9,  // 9: sallyport.replica.v1.PollResponse.questions:type_name -> sallyport.replica.v1.Question
+	19, // 10: sallyport.replica.v1.Question.inspect:type_name -> sallyport.proxy.v1.Inspect
+	20, // 11: sallyport.replica.v1.AnswerRequest.inspection:type_name -> sallyport.proxy.v1.Inspection
+	0,  // 12: sallyport.replica.v1.ReplicaService.Report:input_type -> sallyport.replica.v1.ReportRequest
+	3,  // 13: sallyport.replica.v1.ReplicaService.Push:input_type -> sallyport.replica.v1.PushRequest
+	5,  // 14: sallyport.replica.v1.ReplicaService.Logout:input_type -> sallyport.replica.v1.LogoutRequest
+	7,  // 15: sallyport.replica.v1.ReplicaService.Poll:input_type -> sallyport.replica.v1.PollRequest
+	10, // 16: sallyport.replica.v1.ReplicaService.Answer:input_type -> sallyport.replica.v1.AnswerRequest
+	2,  // 17: sallyport.replica.v1.ReplicaService.Report:output_type -> sallyport.replica.v1.ReportResponse
+	4,  // 18: sallyport.replica.v1.ReplicaService.Push:output_type -> sallyport.replica.v1.PushResponse
+	6,  // 19: sallyport.replica.v1.ReplicaService.Logout:output_type -> sallyport.replica.v1.LogoutResponse
+	8,  // 20: sallyport.replica.v1.ReplicaService.Poll:output_type -> sallyport.replica.v1.PollResponse
+	11, // 21: sallyport.replica.v1.ReplicaService.Answer:output_type -> sallyport.replica.v1.AnswerResponse
+	17, // [17:22] is the sub-list for method output_type
+	12, // [12:17] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_sallyport_replica_v1_replica_proto_init() }
