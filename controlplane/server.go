@@ -139,6 +139,7 @@ func (s *Server) openDistribution() error {
 	s.registry = registry.New(registry.Config{
 		Store: s.database, Replica: s.settings.Replica, Log: s.log,
 		ForgetLostAfter: time.Duration(s.settings.Fleet.ForgetLostAfterDays) * 24 * time.Hour, Registerer: s.metrics,
+		SVIDs: s.source,
 	})
 	if s.keyring, err = keyring.New(keyring.Config{Store: s.database, Key: key, Log: s.log}); err != nil {
 		return err

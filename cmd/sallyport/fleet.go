@@ -217,6 +217,7 @@ func printProxy(w io.Writer, p *adminv1.Proxy) error {
 		{"Clock skew", skew(p.GetClockSkew())},
 		{"Identity expires", moment(p.GetIdentityExpiresAt())},
 		{"Build", fmt.Sprintf("%s (protocol %d)", p.GetBuild(), p.GetProtocolVersion())},
+		{"Key not proven", p.GetAckKeyDoubt()},
 		{"Lacks", strings.Join(p.GetLacks(), ", ")},
 		{"Up since", moment(p.GetStartedAt())},
 		{"Place", placeOf(p.GetPlace())},

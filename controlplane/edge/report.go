@@ -68,6 +68,7 @@ func (s *store) describe(record storage.Proxy) (*replicav1.ProxyReport, error) {
 		SpiffeId: record.SPIFFEID, Instance: record.Instance, Status: status,
 		SilentFor: durationpb.New(max(s.edge.now().Sub(record.LastSeen), 0)),
 		Connected: record.Replica != "", Ack: policy, SecurityAck: security,
+		Binding: s.edge.registry.Binding(record.ID),
 	}, nil
 }
 

@@ -35,6 +35,7 @@ func (s *Service) Report(ctx context.Context, req *connect.Request[replicav1.Rep
 		told = append(told, registry.Told{
 			SPIFFEID: p.GetSpiffeId(), Instance: p.GetInstance(), Status: p.GetStatus(), SilentFor: p.GetSilentFor().AsDuration(),
 			Connected: p.GetConnected(), Ack: p.GetAck(), SecurityAck: p.GetSecurityAck(),
+			Binding: p.GetBinding(),
 		})
 	}
 	approved, err := s.Registry.Report(ctx, req.Msg.GetReplica(), told, s.known)

@@ -47,6 +47,14 @@ func (r *Registry) Acks(id storage.ProxyID) (policy, security *proxyv1.Ack) {
 	return e.acks.policy, e.acks.security
 }
 
+// Binding returns what binds the keys of a process to its SVID, as it gave it when it
+// registered here last; nil if it did not, and without Config.KeepAcks.
+func (r *Registry) Binding(id storage.ProxyID) *proxyv1.KeyBinding {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.given[id].binding
+}
+
 // maxLocal bounds the processes that are known here while they cannot be saved.
 const maxLocal = 20_000
 
@@ -79,7 +87,7 @@ func (r *Registry) shed() int {
 func (r *Registry) drop(id storage.ProxyID) {
 	name := r.local[id].proxy.GetSpiffeId()
 	delete(r.local, id)
-	delete(r.sealing, id)
+	delete(r.given, id)
 	if r.instances[name]--; r.instances[name] == 0 {
 		delete(r.instances, name)
 	}

@@ -31,6 +31,8 @@ type Told struct {
 	Connected bool
 	// Ack and SecurityAck are the last of each lane; nil for none.
 	Ack, SecurityAck *proxyv1.Ack
+	// Binding binds the process' key to its SVID; nil for nothing.
+	Binding *proxyv1.KeyBinding
 }
 
 // Known returns the snapshot of an environment that an ack is about, or another one for
@@ -43,12 +45,10 @@ type Known func(environment string, ack *proxyv1.Ack) *snapshot.Snapshot
 // it is recorded only that they are gone. The errors are those of the store.
 func (r *Registry) Report(ctx context.Context, edge string, told []Told, known Known) (approved []string, err error) {
 	var records []storage.Proxy
-	var unsigned []string
+	var all troubles
 	for _, t := range told {
-		p, signed := r.heardOf(t, known)
-		if !signed {
-			unsigned = append(unsigned, string(ProxyID(t.SPIFFEID, t.Instance)))
-		}
+		p, trouble := r.heardOf(t, known)
+		all.add(ProxyID(t.SPIFFEID, t.Instance), trouble)
 		if r.approved(t.SPIFFEID) {
 			approved = append(approved, t.SPIFFEID)
 		}
@@ -64,10 +64,7 @@ func (r *Registry) Report(ctx context.Context, edge string, told []Told, known K
 		}
 		records = append(records, record)
 	}
-	if len(unsigned) > 0 {
-		r.log.ErrorContext(ctx, "an edge told of acknowledgements that were not signed by the processes that registered",
-			"replica", edge, "proxies", len(unsigned), "proxy", unsigned[0])
-	}
+	r.alarmOf(ctx, edge, all)
 	if len(records) == 0 {
 		return approved, nil
 	}
@@ -90,17 +87,16 @@ func (r *Registry) approved(spiffeID string) bool {
 }
 
 // heardOf returns the status of a process by what an edge tells; nil if nothing of it is
-// recorded: the process is none, has its stream here, or is kept out and not gone. It is
-// not signed if there is an ack that the process should have signed and has not.
-func (r *Registry) heardOf(t Told, known Known) (p *adminv1.Proxy, signed bool) {
+// recorded: the process is none, has its stream here, or is kept out and not gone.
+func (r *Registry) heardOf(t Told, known Known) (p *adminv1.Proxy, _ trouble) {
 	id := ProxyID(t.SPIFFEID, t.Instance)
 	if e := r.entry(id); !isInstance(t.Instance) || e != nil && e.session != nil {
-		return nil, true
+		return nil, trouble{}
 	}
 	a, err := r.Admit(t.SPIFFEID)
 	if errors.Is(err, ErrBarred) {
 		if t.Connected {
-			return nil, true
+			return nil, trouble{}
 		}
 		a.Environment = clip(t.Status.GetEnvironment(), maxLabel)
 	}
@@ -118,7 +114,15 @@ func (r *Registry) heardOf(t Told, known Known) (p *adminv1.Proxy, signed bool) 
 		p.Connection = adminv1.Connection_CONNECTION_LOST
 	}
 	describe(p, t.Status)
-	return p, r.enforces(p, t, known)
+	doubt := r.bonds.doubt(p, t.Binding)
+	if doubt != nil {
+		p.AckKeyDoubt = clip(doubt.Error(), maxText)
+	}
+	found := trouble{unsigned: !r.enforces(p, t, known)}
+	if t.Connected && t.Binding != nil { // who is gone has had an SVID, which may have expired since
+		found.foreign = doubt
+	}
+	return p, found
 }
 
 // describe copies, within bounds, what a process said of itself that proves nothing.
@@ -166,9 +170,10 @@ func span(d *durationpb.Duration) *durationpb.Duration {
 	return d
 }
 
-// enforces adds to a status what a process has acknowledged. What it has not signed
-// proves nothing, whoever brings it: it counts as if it could not be compared. It
-// returns false if there is such a thing though the process has a key.
+// enforces adds to a status what a process has acknowledged. What it has not signed, or
+// not with a key that is known to be its own, does not prove that it enforces anything,
+// whoever brings it: it counts as if it could not be compared. It returns false if there
+// is something that is not signed though the process has a key.
 func (r *Registry) enforces(p *adminv1.Proxy, t Told, known Known) (signed bool) {
 	signed = true
 	judge := func(environment string, ack *proxyv1.Ack) adminv1.Enforcement {
@@ -176,7 +181,11 @@ func (r *Registry) enforces(p *adminv1.Proxy, t Told, known Known) (signed bool)
 			signed = signed && len(p.GetAckKey()) == 0 // a build of before has none
 			return adminv1.Enforcement_ENFORCEMENT_UNSPECIFIED
 		}
-		return Judge(ack, known(environment, ack))
+		judged := Judge(ack, known(environment, ack))
+		if judged == adminv1.Enforcement_ENFORCEMENT_ENFORCED && p.GetAckKeyDoubt() != "" {
+			return adminv1.Enforcement_ENFORCEMENT_UNSPECIFIED
+		}
+		return judged
 	}
 	if ack := t.SecurityAck; ack != nil {
 		s := &adminv1.SecurityLane{
@@ -198,8 +207,11 @@ func (r *Registry) enforces(p *adminv1.Proxy, t Told, known Known) (signed bool)
 }
 
 // prove adds to a status what the process has signed before, and its last ack: nothing
-// but what verifies.
+// but what verifies, with a key that is known to be its own.
 func (r *Registry) prove(p *adminv1.Proxy, t Told) {
+	if p.GetAckKeyDoubt() != "" {
+		return
+	}
 	said := t.Status.GetProofs()
 	if p.GetEnforcement() == adminv1.Enforcement_ENFORCEMENT_ENFORCED {
 		said = append(slices.Clip(said), &adminv1.Proof{

@@ -19,10 +19,11 @@ import (
 )
 
 // told is what an honest edge tells of a process that has acknowledged s.
-func told(id, instance string, k *proof.Key, s *snapshot.Snapshot, change ...func(*registry.Told)) registry.Told {
+func (l *lab) told(id, instance string, k *proof.Key, s *snapshot.Snapshot, change ...func(*registry.Told)) registry.Told {
+	l.Helper()
 	t := registry.Told{
-		SPIFFEID: id, Instance: instance, Connected: true,
-		Status: &adminv1.Proxy{AckKey: k.Public(), Build: "v1", ProtocolVersion: 2, StartedAt: timestamppb.New(begin)},
+		SPIFFEID: id, Instance: instance, Connected: true, Binding: l.bind(id, id, instance, k),
+		Status: &adminv1.Proxy{AckKey: k.Public(), Build: "v1", ProtocolVersion: 3, StartedAt: timestamppb.New(begin)},
 	}
 	if s != nil {
 		t.Ack = ackOf(s)
@@ -50,13 +51,13 @@ func knows(all ...*snapshot.Snapshot) registry.Known {
 // for, counted, and named in what is proven.
 func TestProxiesOfAnEdge(t *testing.T) {
 	t.Parallel()
-	l := newLab(t)
+	l := newLab(t).trusting()
 	l.commit(enroll(t, "aws", "spiffe://prod.example/proxy/aws/*", "aws", "tier=gold"))
 	r, other := l.ready("full"), l.ready("other")
 	l.admitted(r, one, "aws")
 	l.admitted(other, one, "aws")
 	k, s := newKey(t), at(t, 7, "a")
-	approved, err := r.Report(t.Context(), "near", []registry.Told{told(one, "i", k, s)}, knows(s))
+	approved, err := r.Report(t.Context(), "near", []registry.Told{l.told(one, "i", k, s)}, knows(s))
 	if err != nil || len(approved) > 0 {
 		t.Fatal(approved, err)
 	}
@@ -88,14 +89,14 @@ func TestProxiesOfAnEdge(t *testing.T) {
 // of its proxies counts, by whatever clock they seem to have been heard of before.
 func TestEdgesTellInOrder(t *testing.T) {
 	t.Parallel()
-	l := newLab(t)
+	l := newLab(t).trusting()
 	l.commit(enroll(t, "aws", "spiffe://prod.example/proxy/aws/*", "aws"))
 	r := l.ready("full")
 	l.admitted(r, one, "aws")
 	k, s := newKey(t), at(t, 7, "a")
 	gone := func(t *registry.Told) { t.Connected, t.SilentFor = false, time.Second }
 	for _, by := range []string{"near", "far"} { // it goes to another edge a minute later
-		if _, err := r.Report(t.Context(), by, []registry.Told{told(one, "i", k, s)}, knows(s)); err != nil {
+		if _, err := r.Report(t.Context(), by, []registry.Told{l.told(one, "i", k, s)}, knows(s)); err != nil {
 			t.Fatal(err)
 		}
 		if p := l.proxy(r, one, "i"); p.GetReplica() != "edge "+by {
@@ -104,13 +105,13 @@ func TestEdgesTellInOrder(t *testing.T) {
 		l.clock.advance(time.Minute)
 	}
 	l.clock.advance(-time.Minute)
-	if _, err := r.Report(t.Context(), "near", []registry.Told{told(one, "i", k, s, gone)}, knows(s)); err != nil {
+	if _, err := r.Report(t.Context(), "near", []registry.Told{l.told(one, "i", k, s, gone)}, knows(s)); err != nil {
 		t.Fatal(err)
 	}
 	if p := l.proxy(r, one, "i"); p.GetReplica() != "edge far" {
 		t.Errorf("after it has left the edge where it was before it is known as %v", p)
 	}
-	if _, err := r.Report(t.Context(), "far", []registry.Told{told(one, "i", k, s, gone)}, knows(s)); err != nil {
+	if _, err := r.Report(t.Context(), "far", []registry.Told{l.told(one, "i", k, s, gone)}, knows(s)); err != nil {
 		t.Fatal(err)
 	}
 	if p := l.proxy(r, one, "i"); p.GetReplica() != "" || p.GetConnection() == adminv1.Connection_CONNECTION_CONNECTED {
@@ -121,7 +122,7 @@ func TestEdgesTellInOrder(t *testing.T) {
 // An edge can say nothing that a proxy would have had to sign.
 func TestEdgesAreNotBelieved(t *testing.T) {
 	t.Parallel()
-	l := newLab(t)
+	l := newLab(t).trusting()
 	l.commit(enroll(t, "aws", "spiffe://prod.example/proxy/aws/*", "aws"))
 	r := l.ready("full")
 	l.admitted(r, one, "aws")
@@ -135,7 +136,7 @@ func TestEdgesAreNotBelieved(t *testing.T) {
 		"honest":             {func(*registry.Told) {}, enforced, false},
 		"not signed":         {func(t *registry.Told) { t.Ack.Signature = nil }, unknown, true},
 		"a later revision":   {func(t *registry.Told) { t.Ack.Revision = 8 }, unknown, true},
-		"of another process": {func(t *registry.Told) { t.Ack = told(one, "x", newKey(l), s).Ack }, unknown, true},
+		"of another process": {func(t *registry.Told) { t.Ack = l.told(one, "x", newKey(l), s).Ack }, unknown, true},
 		"another environment": {func(told *registry.Told) {
 			k.Sign(told.Ack, "gcp", minute(1), minute(1))
 		}, unknown, true},
@@ -160,7 +161,7 @@ func TestEdgesAreNotBelieved(t *testing.T) {
 	} {
 		before := r.log.count("an edge told of acknowledgements")
 		instance := strings.ReplaceAll(name, " ", "-")
-		if _, err := r.Report(t.Context(), "near", []registry.Told{told(one, instance, k, s, c.change)}, knows(s, next)); err != nil {
+		if _, err := r.Report(t.Context(), "near", []registry.Told{l.told(one, instance, k, s, c.change)}, knows(s, next)); err != nil {
 			t.Fatal(err)
 		}
 		p := l.proxy(r, one, instance)
@@ -182,14 +183,14 @@ func TestEdgesAreNotBelieved(t *testing.T) {
 // it says of the security lane by whoever waits for a revocation.
 func TestEdgesVouchForNoKeysAndNoRevocations(t *testing.T) {
 	t.Parallel()
-	l := newLab(t)
+	l := newLab(t).trusting()
 	l.commit(enroll(t, "aws", "spiffe://prod.example/proxy/aws/*", "aws"))
 	r := l.ready("full")
 	l.admitted(r, one, "aws")
 	k, lane := newKey(t), of(t, snapshot.SecurityLane, 3, "x")
 	report := func(instance string, change func(*registry.Told)) *adminv1.Proxy {
 		t.Helper()
-		if _, err := r.Report(t.Context(), "near", []registry.Told{told(one, instance, k, nil, change)}, knows(lane)); err != nil {
+		if _, err := r.Report(t.Context(), "near", []registry.Told{l.told(one, instance, k, nil, change)}, knows(lane)); err != nil {
 			t.Fatal(err)
 		}
 		return l.proxy(r, one, instance)
@@ -220,7 +221,7 @@ func TestEdgesVouchForNoKeysAndNoRevocations(t *testing.T) {
 // Where a proxy belongs, and whether it may be anywhere, is not for an edge to say.
 func TestEdgesAdmitNobody(t *testing.T) {
 	t.Parallel()
-	l := newLab(t)
+	l := newLab(t).trusting()
 	l.commit(
 		enroll(t, "aws", one, "aws"),
 		enrollWith(t, "manual", &resourcev1.Enrollment{SpiffeId: two, Environment: "gcp", Approval: resourcev1.Approval_APPROVAL_MANUAL}),
@@ -240,7 +241,7 @@ func TestEdgesAdmitNobody(t *testing.T) {
 	elsewhere := func(t *registry.Told) {
 		t.Status.Environment, t.Status.Labels = "gcp", map[string]string{"tier": "gold"}
 	}
-	say(told(one, "i", k, nil, elsewhere), told(two, "i", k, nil, elsewhere), told(stranger, "i", k, nil, elsewhere))
+	say(l.told(one, "i", k, nil, elsewhere), l.told(two, "i", k, nil, elsewhere), l.told(stranger, "i", k, nil, elsewhere))
 	for id, want := range map[string]string{one: "aws CONNECTION_CONNECTED", two: " CONNECTION_PENDING", stranger: " CONNECTION_PENDING"} {
 		p := l.proxy(r, id, "i")
 		if got := p.GetEnvironment() + " " + p.GetConnection().String(); got != want || len(p.GetLabels()) > 0 {
@@ -255,7 +256,7 @@ func TestEdgesAdmitNobody(t *testing.T) {
 		}
 	}
 	ruled(two, func(of *storage.Ruling) { of.Approval = storage.Approved })
-	if approved := say(told(one, "i", k, nil), told(two, "i", k, nil)); !slices.Equal(approved, []string{two}) {
+	if approved := say(l.told(one, "i", k, nil), l.told(two, "i", k, nil)); !slices.Equal(approved, []string{two}) {
 		t.Errorf("approved are %q", approved)
 	}
 	if p := l.proxy(r, two, "i"); p.GetConnection() != adminv1.Connection_CONNECTION_CONNECTED || p.GetEnvironment() != "gcp" {
@@ -263,13 +264,13 @@ func TestEdgesAdmitNobody(t *testing.T) {
 	}
 	ruled(two, func(of *storage.Ruling) { of.Quarantined = true })
 	before := l.proxy(r, two, "i")
-	if approved := say(told(two, "i", k, nil, func(t *registry.Told) { t.Status.Build = "v2" })); len(approved) > 0 {
+	if approved := say(l.told(two, "i", k, nil, func(t *registry.Told) { t.Status.Build = "v2" })); len(approved) > 0 {
 		t.Errorf("approved are %q", approved)
 	}
 	if after := l.proxy(r, two, "i"); !proto.Equal(before, after) {
 		t.Errorf("what it says in quarantine is recorded: %v", after)
 	}
-	say(told(two, "i", k, nil, func(t *registry.Told) { t.Connected = false }))
+	say(l.told(two, "i", k, nil, func(t *registry.Told) { t.Connected = false }))
 	if p := l.proxy(r, two, "i"); p.GetConnection() != adminv1.Connection_CONNECTION_LOST {
 		t.Errorf("when it is gone it is %s", p.GetConnection())
 	}
@@ -278,14 +279,14 @@ func TestEdgesAdmitNobody(t *testing.T) {
 // A process that has its stream here is not known better by an edge.
 func TestEdgesDoNotTakeProxiesAway(t *testing.T) {
 	t.Parallel()
-	l := newLab(t)
+	l := newLab(t).trusting()
 	l.commit(enroll(t, "aws", "spiffe://prod.example/proxy/aws/*", "aws"))
 	r := l.ready("full")
 	l.admitted(r, one, "aws")
 	k, s := newKey(t), at(t, 7, "a")
 	mine := l.process(r, one, "i", k)
 	mine.acks(s, 1)
-	if _, err := r.Report(t.Context(), "near", []registry.Told{told(one, "i", newKey(t), nil), told(one, "not a name", k, nil)}, knows(s)); err != nil {
+	if _, err := r.Report(t.Context(), "near", []registry.Told{l.told(one, "i", newKey(t), nil), l.told(one, "not a name", k, nil)}, knows(s)); err != nil {
 		t.Fatal(err)
 	}
 	if p := l.proxy(r, one, "i"); p.GetReplica() != "full" || p.GetRevision() != 7 || !slices.Equal(p.GetAckKey(), k.Public()) {

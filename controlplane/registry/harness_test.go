@@ -18,6 +18,8 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/sallyport/sallyport/controlplane/registry"
+	"github.com/sallyport/sallyport/internal/identity/issuer"
+	"github.com/sallyport/sallyport/internal/proof"
 	"github.com/sallyport/sallyport/internal/resource"
 	"github.com/sallyport/sallyport/internal/snapshot"
 	adminv1 "github.com/sallyport/sallyport/proto/gen/sallyport/admin/v1"
@@ -57,6 +59,9 @@ type lab struct {
 	dsn   string
 	clock clock
 	store *postgres.Store // for the test's own use
+
+	issuer *issuer.Issuer // of prod.example; nil for none
+	svids  proof.SVIDs    // that trusts it
 }
 
 func newLab(t testing.TB) *lab {
@@ -94,7 +99,7 @@ func (l *lab) start(name string) *replica {
 	l.Helper()
 	log, metrics := &lines{}, prometheus.NewRegistry()
 	r := registry.New(registry.Config{
-		Store: l.open(), Replica: name, Now: l.clock.now, Registerer: metrics,
+		Store: l.open(), Replica: name, Now: l.clock.now, Registerer: metrics, SVIDs: l.svids,
 		Log: slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	})
 	return &replica{Registry: r, log: log, metrics: metrics, stop: run(l, r.Run)}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/sallyport/sallyport/internal/snapshot"
 	adminv1 "github.com/sallyport/sallyport/proto/gen/sallyport/admin/v1"
+	proxyv1 "github.com/sallyport/sallyport/proto/gen/sallyport/proxy/v1"
 	"github.com/sallyport/sallyport/storage"
 )
 
@@ -29,6 +30,16 @@ type Registration struct {
 	Cloud, Region   string // where it says that it runs
 	StartedAt       time.Time
 	AckKey          []byte // with which it signs what it acknowledges; empty for none
+	// Binding binds these keys to its SVID for others; nil for nothing.
+	Binding *proxyv1.KeyBinding
+}
+
+// given is what is kept of it besides the status.
+func (r Registration) given(keeps bool) given {
+	if !keeps {
+		return given{sealing: r.SealingKey}
+	}
+	return given{r.SealingKey, r.Binding}
 }
 
 // claim is where the process says that it is; nil if nowhere.
@@ -84,7 +95,7 @@ func (r *Registry) Register(reg Registration) (Admission, error) {
 	case refused == nil && pending:
 		p.Connection = adminv1.Connection_CONNECTION_UNSPECIFIED
 	}
-	r.sealing[id] = reg.SealingKey
+	r.given[id] = reg.given(r.keeps)
 	r.put(id, &entry{proxy: p, session: old.session, acks: said})
 	return admission, refused
 }

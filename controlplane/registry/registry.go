@@ -13,9 +13,11 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/sallyport/sallyport/internal/proof"
 	"github.com/sallyport/sallyport/internal/resource"
 	"github.com/sallyport/sallyport/internal/snapshot"
 	adminv1 "github.com/sallyport/sallyport/proto/gen/sallyport/admin/v1"
+	proxyv1 "github.com/sallyport/sallyport/proto/gen/sallyport/proxy/v1"
 	"github.com/sallyport/sallyport/storage"
 )
 
@@ -64,8 +66,12 @@ type Config struct {
 	// was started are lost ones.
 	Replica string
 	Log     *slog.Logger
-	// KeepAcks has what proxies have acknowledged last be kept for Acks.
+	// KeepAcks has what proxies have acknowledged last be kept for Acks, and what binds
+	// their keys for Binding.
 	KeepAcks bool
+	// SVIDs verify what binds keys that edges tell of; when nil, none of these is
+	// known to be a proxy's own.
+	SVIDs proof.SVIDs
 	// ForgetLostAfter is for how long nothing was heard of proxies that ForgetLost
 	// forgets; 30 days when zero.
 	ForgetLostAfter time.Duration
@@ -84,6 +90,7 @@ type Registry struct {
 	maxLocal int
 	lost     *lost
 	drift    *drift
+	bonds    *bonds
 	dirty    chan struct{} // wakes the writer
 
 	// read belongs to Run: the enrollments that were read last.
@@ -102,8 +109,8 @@ type Registry struct {
 	// local holds those that have a stream here, or were heard of here not long
 	// ago. The database has all.
 	local     map[storage.ProxyID]*entry
-	sealing   map[storage.ProxyID][]byte // what they gave to seal secrets to
-	instances map[string]int             // entries of local, by SPIFFE ID
+	given     map[storage.ProxyID]given
+	instances map[string]int // entries of local, by SPIFFE ID
 }
 
 // entry is a proxy of which this replica knows the newest status. Changing it
@@ -113,6 +120,13 @@ type entry struct {
 	session *Session // nil when it has no stream here
 	saved   bool     // needs the mutex
 	acks    *acks    // of its last stream here; nil before that, and unless they are kept
+}
+
+// given is what a process gave when it registered here, besides its status. It is not
+// changed.
+type given struct {
+	sealing []byte              // to which secrets are sealed for it; nil for none
+	binding *proxyv1.KeyBinding // nil for none, and unless acks are kept
 }
 
 // New returns a registry that admits nobody until Run has read the enrollments, and
@@ -130,12 +144,13 @@ func New(c Config) *Registry {
 		keeps:      c.KeepAcks,
 		maxLocal:   maxLocal,
 		lost:       newLost(c),
+		bonds:      newBonds(c),
 		dirty:      make(chan struct{}, 1),
 		reading:    make(chan struct{}, 1),
 		admissions: make(chan struct{}),
 		statuses:   make(chan struct{}),
 		local:      map[storage.ProxyID]*entry{},
-		sealing:    map[storage.ProxyID][]byte{},
+		given:      map[storage.ProxyID]given{},
 		instances:  map[string]int{},
 	}
 	r.drift = newDrift(c, r.drifting)

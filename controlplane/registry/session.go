@@ -89,7 +89,7 @@ func (s *Session) Replaced() <-chan struct{} { return s.replaced }
 func (s *Session) SealingKey() []byte {
 	s.registry.mu.Lock()
 	defer s.registry.mu.Unlock()
-	return s.registry.sealing[s.id]
+	return s.registry.given[s.id].sealing
 }
 
 // Close ends the session: the proxy is lost until it opens another.

@@ -312,6 +312,9 @@ func (g goal) lag(p *adminv1.Proxy, revision int64) string {
 	case adminv1.Enforcement_ENFORCEMENT_DRIFT:
 		return "drift: what it enforces is not what it received"
 	case adminv1.Enforcement_ENFORCEMENT_UNSPECIFIED:
+		if doubt := p.GetAckKeyDoubt(); doubt != "" {
+			return "it is not known that its key is its own: " + doubt
+		}
 	}
 	return "its statement could not be compared yet"
 }

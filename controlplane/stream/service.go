@@ -246,6 +246,7 @@ func (s *Service) Register(ctx context.Context, req *connect.Request[proxyv1.Reg
 		Region:          req.Msg.GetRegion(),
 		StartedAt:       startedAt(req.Msg),
 		AckKey:          req.Msg.GetAckKey(),
+		Binding:         req.Msg.GetBinding(),
 	})
 	switch {
 	case errors.Is(err, registry.ErrBarred):

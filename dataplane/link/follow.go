@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
-	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/sallyport/sallyport/internal/identity"
 	"github.com/sallyport/sallyport/internal/snapshot"
@@ -139,16 +138,7 @@ func (l *Link) visit(ctx context.Context, url string) outcome {
 func (l *Link) register(ctx context.Context, client proxyv1connect.ProxyServiceClient) (string, outcome) {
 	ctx, cancel := context.WithTimeout(ctx, registerWithin)
 	defer cancel()
-	res, err := client.Register(ctx, connect.NewRequest(&proxyv1.RegisterRequest{
-		Instance:        l.cfg.Instance,
-		Build:           clip(l.cfg.Build, 256),
-		ProtocolVersion: int32(snapshot.NewestProtocol),
-		SealingKey:      l.cookies.public(),
-		Cloud:           l.cfg.Cloud,
-		Region:          l.cfg.Region,
-		StartedAt:       timestamppb.New(l.started),
-		AckKey:          l.signs.Public(),
-	}))
+	res, err := l.introduce(ctx, client)
 	if err != nil {
 		return "", outcome{err: err, result: resultFailed}
 	}

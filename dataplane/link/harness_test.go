@@ -116,6 +116,8 @@ type control struct {
 	answer   *proxyv1.RegisterResponse
 	register []*proxyv1.RegisterRequest
 	at       []time.Time // of each registration
+	// meanwhile is called once, while a proxy registers; nil for nothing.
+	meanwhile func()
 }
 
 var _ proxyv1connect.ProxyServiceHandler = (*control)(nil)
@@ -130,6 +132,10 @@ func (c *control) Register(_ context.Context, req *connect.Request[proxyv1.Regis
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.register, c.at = append(c.register, req.Msg), append(c.at, time.Now())
+	if c.meanwhile != nil {
+		c.meanwhile()
+		c.meanwhile = nil
+	}
 	return connect.NewResponse(c.answer), nil
 }
 

@@ -10,8 +10,9 @@ type Protocol int32
 const (
 	FirstProtocol  Protocol = 1
 	SecondProtocol Protocol = 2
+	ThirdProtocol  Protocol = 3
 	// NewestProtocol is that of this build.
-	NewestProtocol = SecondProtocol
+	NewestProtocol = ThirdProtocol
 )
 
 // since are the things that came after the first version.
@@ -26,6 +27,7 @@ var since = []struct {
 	{SecondProtocol, "proof of older heads"},
 	{SecondProtocol, "signed acks"},
 	{SecondProtocol, "comparing documents one by one"},
+	{ThirdProtocol, "proof of its keys behind an edge"},
 }
 
 // Common returns what p and this build both speak: p, or the newest one if p is later.
@@ -34,6 +36,10 @@ func (p Protocol) Common() Protocol { return min(p, NewestProtocol) }
 // HasKeySets reports whether who speaks p follows key sets: all others take what the
 // pinned key has signed, and nothing else, for good.
 func (p Protocol) HasKeySets() bool { return p >= SecondProtocol }
+
+// BindsKeys reports whether who speaks p proves that its keys are its own to those who
+// hear of them from an edge.
+func (p Protocol) BindsKeys() bool { return p >= ThirdProtocol }
 
 // Lacks names what this build speaks and p does not, in words for people; nothing of
 // a p that is no version.

@@ -13,8 +13,9 @@ func TestProtocol(t *testing.T) {
 		lacks  int
 	}{
 		0:                           {0, 0},
-		snapshot.FirstProtocol:      {snapshot.FirstProtocol, 7},
-		snapshot.SecondProtocol:     {snapshot.SecondProtocol, 0},
+		snapshot.FirstProtocol:      {snapshot.FirstProtocol, 8},
+		snapshot.SecondProtocol:     {snapshot.SecondProtocol, 1},
+		snapshot.ThirdProtocol:      {snapshot.ThirdProtocol, 0},
 		snapshot.NewestProtocol + 1: {snapshot.NewestProtocol, 0},
 	} {
 		if got := p.Common(); got != want.common {
