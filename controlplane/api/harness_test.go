@@ -51,6 +51,7 @@ const (
 type world struct {
 	url     string
 	store   *postgres.Store
+	stop    func() // of the store, what it does by itself
 	api     *api.API
 	known   *registry.Registry
 	issuer  *issuer.Issuer
@@ -112,7 +113,7 @@ func newReplicaOf(t testing.TB, dsn, name string, wrap func(*postgres.Store) api
 	}))
 	w.issuer = must(issuer.New(issuer.Config{DevelopmentOnly: true, TrustDomain: "prod.example", Log: slog.New(slog.DiscardHandler)}))
 	w.roots.AppendCertsFromPEM(w.issuer.ServerCAPEM())
-	run(t, w.store.Run)
+	w.stop = run(t, w.store.Run)
 	run(t, w.api.Run)
 	w.serve(t)
 	return w
@@ -148,18 +149,20 @@ func (w *world) serve(t testing.TB) {
 	w.url = "https://" + ln.Addr().String()
 }
 
-// run runs a part until the test ends.
-func run(t testing.TB, part func(context.Context) error) {
+// run runs a part until the test ends, or until it is stopped.
+func run(t testing.TB, part func(context.Context) error) (stop func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
 	done := make(chan error, 1)
 	go func() { done <- part(ctx) }()
-	t.Cleanup(func() {
+	stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-done; err != nil {
 			t.Error(err)
 		}
 	})
+	t.Cleanup(stop)
+	return stop
 }
 
 // counting counts what is read from the network.

@@ -84,6 +84,11 @@ const emptied = `truncate fleet, revision, revision_annotation, resource_version
 // begin empties the database and makes two environments. Replicas of before would say
 // that it was set back.
 func (f *fleets) begin(t *testing.T, conn *pgx.Conn, dsn string) {
+	for _, w := range f.worlds {
+		if w != nil {
+			w.stop()
+		}
+	}
 	must(conn.Exec(t.Context(), emptied))
 	for i := range f.worlds {
 		f.worlds[i] = newWorldOn(t, dsn)
