@@ -182,10 +182,10 @@ func (w *world) proxy(t testing.TB, environment, instance string, revision int64
 // off: it ends as it was asked to.
 func TestWaitIsSilent(t *testing.T) {
 	w := newWorld(t)
-	w.api.TestOnlySendWithin(50 * time.Millisecond)
+	w.api.TestOnlySendWithin(time.Second)
 	w.apply(t, shop)
 	w.proxy(t, "aws", "late", 0, adminv1.Enforcement_ENFORCEMENT_UNSPECIFIED)
-	_, err := w.wait(t, &adminv1.WaitEnforcedRequest{Revision: 1, Environments: []string{"aws"}, Timeout: durationpb.New(500 * time.Millisecond)})
+	_, err := w.wait(t, &adminv1.WaitEnforcedRequest{Revision: 1, Environments: []string{"aws"}, Timeout: durationpb.New(3 * time.Second)})
 	if connect.CodeOf(err) != connect.CodeDeadlineExceeded {
 		t.Errorf("%v", err)
 	}
@@ -434,13 +434,13 @@ func TestWaitEnforced(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			if c.code == connect.CodeDeadlineExceeded {
-				c.req.Timeout = durationpb.New(300 * time.Millisecond)
+				c.req.Timeout = durationpb.New(2 * time.Second)
 			}
 			got, err := wait(c.req)
 			if got != c.want || (err == nil) != (c.code == 0) || err != nil && connect.CodeOf(err) != c.code {
 				t.Errorf("got %q and %v, want %q", got, err, c.want)
 			}
-			if c.code == connect.CodeDeadlineExceeded && !strings.Contains(err.Error(), "revision 2 is not enforced everywhere after 300ms") {
+			if c.code == connect.CodeDeadlineExceeded && !strings.Contains(err.Error(), "revision 2 is not enforced everywhere after 2s") {
 				t.Errorf("says %v", err)
 			}
 		})

@@ -32,7 +32,7 @@ func TestARequestThatNeverEnds(t *testing.T) {
 	if err := <-read; !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("reading ended with %v", err)
 	}
-	if took := time.Since(began); took < patience || took > 50*patience {
+	if took := time.Since(began); took < patience || took > 300*patience {
 		t.Errorf("took %s", took)
 	}
 }
@@ -40,7 +40,7 @@ func TestARequestThatNeverEnds(t *testing.T) {
 // Whoever has sent a whole request may wait longer for the answer than the
 // request had to be read: the deadline does not end the call.
 func TestAnAnswerThatTakesLong(t *testing.T) {
-	const patience = 100 * time.Millisecond
+	const patience = time.Second
 	ended := make(chan error, 1)
 	handler := api.Bound(1<<20, patience, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if _, err := io.ReadAll(r.Body); err != nil {

@@ -234,7 +234,7 @@ func TestVerifyElsewhere(t *testing.T) {
 	dsn := storagetest.Postgres(t, postgres.Migrate)
 	plain := func(s *postgres.Store) api.Store { return s }
 	one, two := newReplica(t, dsn, "one", plain), newReplica(t, dsn, "two", plain)
-	one.api.TestOnlyInquireWithin(2 * time.Second)
+	one.api.TestOnlyInquireWithin(5 * time.Second)
 	policy, security := one.verifiable(t)
 	one.follows(t)
 	two.follows(t)
