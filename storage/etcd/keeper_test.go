@@ -305,14 +305,10 @@ func TestFullEtcd(t *testing.T) {
 	}
 	l.remove("/b/", clientv3.WithPrefix())
 	// What was taken away counts until nobody reads it any more: the keeper comes again.
-	for late := time.After(10 * time.Second); err != nil; {
-		select {
-		case <-late:
-			t.Fatalf("rescue after something was taken away: %v", err)
-		case <-time.After(100 * time.Millisecond):
-			_, err = k.Rescue(t.Context())
-		}
-	}
+	eventually(t, "it is rescued after something was taken away", func() bool {
+		_, err := k.Rescue(t.Context())
+		return err == nil
+	})
 	l.publish(s, at(t, 3, many(100)))
 }
 
