@@ -23,8 +23,8 @@ const (
 	maxCertificates = 8
 	// maxRSA bounds their keys in bits, as crypto/tls does.
 	maxRSA = 8192
-	// grace is how long ago an SVID may have expired that has signed a message: clocks
-	// differ, and a message takes a while.
+	// grace is how long ago an SVID may have expired that has signed a message, and how
+	// soon it may begin: clocks differ, and a message takes a while.
 	grace = time.Minute
 )
 
@@ -55,18 +55,15 @@ func (s SVID) Sign(message []byte) ([]byte, error) {
 }
 
 // Signed returns whose SVID has signed a message, as SVID.Sign does. The chain, at most
-// MaxChain bytes, is checked as that of a peer is in a handshake now, but that it may have
-// expired a minute ago. The error is an ErrPeer.
+// MaxChain bytes, is checked as that of a peer is in a handshake now, give or take a
+// minute of the leaf's validity. The error is an ErrPeer.
 func (s *Source) Signed(chain, message, signature []byte) (ID, error) {
 	certificates, err := parseChain(chain)
 	if err != nil {
 		return "", fmt.Errorf("%w: %w", ErrPeer, err)
 	}
-	leaf, at := certificates[0], s.cfg.Now()
-	if expired := at.Sub(leaf.NotAfter); expired > 0 && expired <= grace {
-		at = leaf.NotAfter
-	}
-	id, err := verifyChain(s.material.Load().bundles, certificates, at)
+	leaf := certificates[0]
+	id, err := verifyChain(s.material.Load().bundles, certificates, closest(s.cfg.Now(), leaf))
 	if err != nil {
 		return "", err
 	}
@@ -74,6 +71,18 @@ func (s *Source) Signed(chain, message, signature []byte) (ID, error) {
 		return "", fmt.Errorf("%w: signature: %w", ErrPeer, err)
 	}
 	return id, nil
+}
+
+// closest returns the time within a leaf's validity that is closest to now, if that is
+// within grace; else now.
+func closest(now time.Time, leaf *x509.Certificate) time.Time {
+	switch {
+	case now.Before(leaf.NotBefore) && leaf.NotBefore.Sub(now) <= grace:
+		return leaf.NotBefore
+	case now.After(leaf.NotAfter) && now.Sub(leaf.NotAfter) <= grace:
+		return leaf.NotAfter
+	}
+	return now
 }
 
 // parseChain returns at least one certificate.

@@ -126,7 +126,7 @@ func TestSignedByNobody(t *testing.T) {
 			c.NotBefore, c.NotAfter = time.Now().Add(-time.Hour), time.Now().Add(-2*time.Minute)
 		}, string(proxy)), want: "expired"},
 		"that is not valid yet": {cert: r.leaf(t, func(c *x509.Certificate) {
-			c.NotBefore, c.NotAfter = time.Now().Add(time.Minute), time.Now().Add(time.Hour)
+			c.NotBefore, c.NotAfter = time.Now().Add(2*time.Minute), time.Now().Add(time.Hour)
 		}, string(proxy)), want: "not yet valid"},
 		"whose key is not for signatures": {cert: r.leaf(t, func(c *x509.Certificate) {
 			c.KeyUsage = x509.KeyUsageKeyEncipherment
@@ -150,17 +150,18 @@ func TestSignedByNobody(t *testing.T) {
 	}
 }
 
-// An SVID counts for a minute longer than in a handshake, by the clock of who verifies.
-func TestSignedUntil(t *testing.T) {
+// An SVID counts for a minute longer than in a handshake, and from a minute before, by
+// the clock of who verifies.
+func TestSignedWhen(t *testing.T) {
 	t.Parallel()
 	r, c := newRogue(t), &clock{}
 	src := trusting(t, r, c.now)
-	cert := r.leaf(t, nil, string(proxy)) // for a minute
+	cert := r.leaf(t, nil, string(proxy)) // since a minute, for a minute
 	signature := signs(t, cert, "a message")
 	for _, step := range []struct {
 		ahead time.Duration
 		good  bool
-	}{{0, true}, {90 * time.Second, true}, {150 * time.Second, false}} {
+	}{{-150 * time.Second, false}, {-90 * time.Second, true}, {0, true}, {90 * time.Second, true}, {150 * time.Second, false}} {
 		c.ahead.Store(int64(step.ahead))
 		if _, err := src.Signed(cert.Certificate[0], []byte("a message"), signature); (err == nil) != step.good {
 			t.Errorf("after %s: %v", step.ahead, err)

@@ -96,7 +96,7 @@ func TestKeysAreNotBound(t *testing.T) {
 		"with the statement of another": {mine, func(b *proxyv1.KeyBinding) {
 			b.Statement = must(proof.Bind(keysOf(one), mine)).GetStatement()
 		}, "signature"},
-		"with a later SVID for the same key": {mine, func(b *proxyv1.KeyBinding) {
+		"with other certificates": {mine, func(b *proxyv1.KeyBinding) {
 			b.Chain = append(slices.Clone(b.GetChain()), svid(is, two).Chain()...)
 		}, "another svid"},
 		"without an SVID":   {mine, func(b *proxyv1.KeyBinding) { b.Chain = nil }, "0 certificates"},
