@@ -14,6 +14,7 @@ import (
 	"github.com/sallyport/sallyport/internal/proof"
 	"github.com/sallyport/sallyport/internal/snapshot"
 	adminv1 "github.com/sallyport/sallyport/proto/gen/sallyport/admin/v1"
+	decisionv1 "github.com/sallyport/sallyport/proto/gen/sallyport/decision/v1"
 )
 
 // startEdge runs a fleet of two replicas with an edge, which hands on to the first of
@@ -213,5 +214,85 @@ func TestEdgeThatIsCutOff(t *testing.T) {
 			t.Errorf("%s has proven nothing: %v", m.Name, proven)
 		}
 		checkOrder(t, m)
+	}
+}
+
+// recorded returns the record of a decision that a replica has; nil for none.
+func recorded(ctx context.Context, by *fleet.Operator, id string) (*decisionv1.Decision, error) {
+	res, err := by.Decisions.Query(ctx, connect.NewRequest(&adminv1.QueryRequest{Filter: &adminv1.DecisionFilter{Id: id}}))
+	switch {
+	case err != nil:
+		return nil, err
+	case len(res.Msg.GetDecisions()) > 1:
+		return nil, fmt.Errorf("%s is kept %d times", id, len(res.Msg.GetDecisions()))
+	case len(res.Msg.GetDecisions()) == 0:
+		return nil, nil //nolint:nilnil // documented
+	}
+	return res.Msg.GetDecisions()[0], nil
+}
+
+// What a proxy behind an edge decides is found where operators ask, with its outcome.
+// While the edge reaches no replica with a database, requests go on, also those that
+// have to be recorded, and their records wait at the proxy, and arrive afterwards.
+func TestRecordsBehindAnEdge(t *testing.T) {
+	f := startEdge(t)
+	gcp := f.Members[1]
+	if err := prove(within(t, time.Minute), f, recordedRoutes+allowBilling("counted")+"---\n"+allowBilling("audited")); err != nil {
+		t.Fatal(err)
+	}
+	p, err := proxyOf(t.Context(), f, gcp)
+	if err != nil || p.GetReplica() != "edge edge-1" {
+		t.Fatalf("the proxy is not behind the edge: %v (%v)", p, err)
+	}
+	ask := func(path string) string {
+		t.Helper()
+		v := newVisitors(t, f, gcp)
+		if !v.ask(within(t, 10*time.Second), path) {
+			t.Fatalf("%s: %v", path, v.denied)
+		}
+		return v.allowed[0]
+	}
+	arrives := func(id, route string) {
+		t.Helper()
+		for _, r := range f.Replicas {
+			eventually(t, 40*time.Second, func(ctx context.Context) (bool, string) {
+				d, err := recorded(ctx, r.Admin, id)
+				return d.GetRoute() == route && d.GetProxy() == p.GetId() && d.GetEnvironment() == gcp.Environment && d.GetOutcome().GetStatus() == 200,
+					fmt.Sprintf("%s knows of a request to %s: %v (%v)", r.Name, route, d, err)
+			})
+		}
+	}
+	arrives(ask("/v1/counted/7"), "shop/counted")
+	arrives(ask("/v1/audited/7"), "shop/audited")
+
+	if err := f.Replicas[0].Kill(); err != nil {
+		t.Fatal(err)
+	}
+	var counted, audited []string
+	for range 20 {
+		counted, audited = append(counted, ask("/v1/counted/8")), append(audited, ask("/v1/audited/8"))
+	}
+	eventually(t, 20*time.Second, func(context.Context) (bool, string) {
+		failed := metrics(t, f.Edge.Status)[`sallyport_edge_forwarded_total{result="failed",what="records"}`]
+		return failed > 1, fmt.Sprintf("the edge has failed to hand on records %v times", failed)
+	})
+	for _, id := range []string{counted[0], audited[0]} {
+		if d, err := recorded(t.Context(), f.Replicas[1].Admin, id); d != nil || err != nil {
+			t.Errorf("the edge is not cut off: %v has arrived (%v)", d, err)
+		}
+	}
+	if err := f.Replicas[0].Start(); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.ReplicaReady(t.Context(), f.Replicas[0]); err != nil {
+		t.Fatal(err)
+	}
+	for i := range counted {
+		arrives(counted[i], "shop/counted")
+		arrives(audited[i], "shop/audited")
+	}
+	all := metrics(t, gcp.Status)
+	if dropped := all["sallyport_remote_records_dropped_total"]; dropped != 0 {
+		t.Errorf("%v records were dropped", dropped)
 	}
 }

@@ -26,8 +26,9 @@ const enforcedWithin = 30 * time.Second
 // Operator is an administrator who calls with an X.509-SVID. It is safe for
 // concurrent use.
 type Operator struct {
-	Config adminv1connect.ConfigServiceClient
-	Fleet  adminv1connect.FleetServiceClient
+	Config    adminv1connect.ConfigServiceClient
+	Fleet     adminv1connect.FleetServiceClient
+	Decisions adminv1connect.DecisionServiceClient
 }
 
 func (f *Fleet) openOperator(ctx context.Context) error {
@@ -64,8 +65,9 @@ func (f *Fleet) openOperator(ctx context.Context) error {
 	}}}
 	for _, r := range f.Replicas {
 		r.Admin = &Operator{
-			Config: adminv1connect.NewConfigServiceClient(client, r.URL),
-			Fleet:  adminv1connect.NewFleetServiceClient(client, r.URL),
+			Config:    adminv1connect.NewConfigServiceClient(client, r.URL),
+			Fleet:     adminv1connect.NewFleetServiceClient(client, r.URL),
+			Decisions: adminv1connect.NewDecisionServiceClient(client, r.URL),
 		}
 	}
 	f.Admin = f.Replicas[0].Admin
