@@ -151,7 +151,7 @@ func TestLateEndpoints(t *testing.T) {
 		<-r.Context().Done()
 	})
 	resources := w.usual(plaintext(late.address(), good.address()) + ", ejection: {consecutiveFailures: 2}")
-	w.apply(strings.Replace(resources, "upstream: orders, ", "upstream: orders, timeout: 0.5s, ", 1))
+	w.apply(strings.Replace(resources, "upstream: orders, ", "upstream: orders, timeout: 2s, ", 1))
 	c := w.client(true, w.tls(host))
 	statuses := map[int]int{}
 	for range 12 {

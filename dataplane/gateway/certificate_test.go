@@ -236,7 +236,7 @@ func TestRevocationLists(t *testing.T) {
 	becomes := func(what, want string) {
 		t.Helper()
 		var got string
-		for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); <-time.After(5 * time.Millisecond) {
+		for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); <-time.After(5 * time.Millisecond) {
 			if got = w.tried(c); got == want {
 				return
 			}

@@ -325,7 +325,7 @@ func (c *changing) listens(http2 bool) *openStream {
 		select {
 		case c.events[path] <- message:
 			return comesBack(in, message)
-		case <-time.After(10 * time.Second):
+		case <-time.After(30 * time.Second):
 			return errors.New("nobody takes the event")
 		}
 	}, func() error {

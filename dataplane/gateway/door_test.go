@@ -95,7 +95,7 @@ func TestConnectionLimits(t *testing.T) {
 func TestConnectionLimitsGiveWay(t *testing.T) {
 	w := doored(t, "clientIp: {proxyProtocol: {trustedCidrs: [127.0.0.0/8]}}, connections: {total: 3, perAddress: 1, newPerSecond: 2}")
 	again := func(from string) bool {
-		for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); <-time.After(5 * time.Millisecond) {
+		for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); <-time.After(5 * time.Millisecond) {
 			w.pass(time.Second)
 			if w.knock(from) != nil {
 				return true

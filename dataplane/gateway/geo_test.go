@@ -92,7 +92,7 @@ func (m *mapped) ask(address string) (int, line) {
 // settle asks until the answer is that.
 func (m *mapped) settle(address string, status int) {
 	m.t.Helper()
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(30 * time.Second)
 	for {
 		got, d := m.ask(address)
 		if got == status {
@@ -261,7 +261,7 @@ func (m *mapped) observe() {
 	m.t.Helper()
 	m.built = m.built.Add(time.Second)
 	m.must(m.hidden().Put(m.anonymous))
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(30 * time.Second)
 	for {
 		_, d := m.ask(usualPlace)
 		if d.Geo != nil && len(d.Geo.Databases) == 2 && d.Geo.Databases[1].Built.Equal(m.built) {

@@ -486,7 +486,7 @@ func (w *world) dial(protocol string) *tls.Conn {
 	cfg.NextProtos = []string{protocol}
 	conn, err := tls.Dial("tcp", w.address("edge/public"), cfg)
 	w.must(err)
-	w.must(conn.SetDeadline(time.Now().Add(10 * time.Second)))
+	w.must(conn.SetDeadline(time.Now().Add(30 * time.Second)))
 	return conn
 }
 
@@ -583,7 +583,7 @@ type line struct {
 // of waits for the line of a kind about a decision.
 func (l *lines) of(t testing.TB, kind, id string) line {
 	t.Helper()
-	deadline := time.After(10 * time.Second)
+	deadline := time.After(30 * time.Second)
 	for {
 		found, ok, more := l.find(kind, id)
 		if ok {

@@ -47,7 +47,7 @@ func TestIdleAnswers(t *testing.T) {
 		_ = http.NewResponseController(rw).Flush()
 		<-r.Context().Done()
 	})
-	w.apply(w.with(plaintext(up.address()), `paths: ["/v1/**"], idleTimeout: 1s`))
+	w.apply(w.with(plaintext(up.address()), `paths: ["/v1/**"], idleTimeout: 3s`))
 	for _, http2 := range []bool{false, true} {
 		r := w.request(t.Context(), "GET", nil)
 		res, err := w.client(http2, w.tls(host)).Do(r)

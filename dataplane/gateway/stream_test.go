@@ -48,7 +48,7 @@ func eachWay(t *testing.T, h http.HandlerFunc, test func(t *testing.T, w *world,
 // settle waits until no request is under way.
 func (w *world) settle() {
 	w.t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); w.metric("sallyport_requests_in_flight") != "0"; {
+	for deadline := time.Now().Add(30 * time.Second); w.metric("sallyport_requests_in_flight") != "0"; {
 		if time.Now().After(deadline) {
 			w.t.Fatalf("%s requests never end", w.metric("sallyport_requests_in_flight"))
 		}
@@ -168,7 +168,7 @@ func TestClientGivesUp(t *testing.T) {
 		_ = res.Body.Close()
 		select {
 		case <-gone:
-		case <-time.After(10 * time.Second):
+		case <-time.After(30 * time.Second):
 			t.Fatal("the upstream still works on it")
 		}
 		if o := w.records.of(t, "outcome", res.Header.Get("Sallyport-Decision-Id")); o.Reason != "client_gone" || o.Status != 200 {

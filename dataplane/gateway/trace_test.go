@@ -68,7 +68,7 @@ func (s *spans) next(t *testing.T) (*tracev1.Span, map[string]string) {
 			}
 		}
 		return span, all
-	case <-time.After(10 * time.Second):
+	case <-time.After(30 * time.Second):
 		t.Fatal("no span comes")
 		return nil, nil
 	}
