@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -153,7 +154,7 @@ func (c *cluster) leader(ctx context.Context) int {
 func (c *cluster) awaitLeader(t *testing.T) int {
 	t.Helper()
 	leads := -1
-	eventually(t, 30*time.Second, func(ctx context.Context) (bool, string) {
+	eventually(t, patience, func(ctx context.Context) (bool, string) {
 		leads = c.leader(ctx)
 		return leads >= 0, "no member leads"
 	})
@@ -162,21 +163,20 @@ func (c *cluster) awaitLeader(t *testing.T) int {
 
 // compact removes, until ctx ends, what was before the newest revision, again and
 // again: whoever reads from further back has lost the place.
-func (c *cluster) compact(ctx context.Context) (times int) {
+func (c *cluster) compact(ctx context.Context, times *atomic.Int64) {
 	for ctx.Err() == nil {
 		r, err := c.client.Get(ctx, "/sallyport/v1/compacted")
 		if err == nil {
 			_, err = c.client.Compact(ctx, r.Header.GetRevision())
 		}
 		if err == nil {
-			times++
+			times.Add(1)
 		}
 		select {
 		case <-ctx.Done():
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
-	return times
 }
 
 // replaceBy puts a copy in the place of a folder.

@@ -78,7 +78,7 @@ func (s *stage) killPostgres(t *testing.T) {
 func (s *stage) apply(ctx context.Context, name, message string) (int64, error) {
 	var errs []error
 	for _, i := range rand.Perm(len(s.Replicas)) {
-		one, cancel := context.WithTimeout(ctx, 2*time.Second)
+		one, cancel := context.WithTimeout(ctx, 5*time.Second)
 		revision, err := s.Replicas[i].Admin.Apply(one, policyNamed(name), message)
 		cancel()
 		if err == nil {
@@ -155,7 +155,7 @@ func (s *stage) serves(t *testing.T) {
 	for _, m := range s.Members {
 		token, err := s.Sign(fleet.TokenRequest{Subject: "alice", Groups: []string{"shop"}, Audience: "orders", ExpiresIn: time.Minute})
 		must(t, err)
-		eventually(t, 10*time.Second, func(ctx context.Context) (bool, string) {
+		eventually(t, patience, func(ctx context.Context) (bool, string) {
 			answer, err := s.Send(ctx, m, fleet.Request{Method: http.MethodGet, Path: "/v1/inventory/7", Token: token})
 			return err == nil && answer.Status == http.StatusOK, fmt.Sprint(m.Name, " answers ", answer.Status, string(answer.Body), err)
 		})
@@ -181,7 +181,7 @@ func (s *stage) publisher(ctx context.Context) *fleet.Replica {
 func (s *stage) awaitPublisher(t *testing.T) *fleet.Replica {
 	t.Helper()
 	var found *fleet.Replica
-	eventually(t, 30*time.Second, func(ctx context.Context) (bool, string) {
+	eventually(t, patience, func(ctx context.Context) (bool, string) {
 		found = s.publisher(ctx)
 		return found != nil, "nobody publishes"
 	})
@@ -198,7 +198,7 @@ func (s *stage) other(r *fleet.Replica) *fleet.Replica {
 
 // metric returns what a process says of itself, the sum over all labels.
 func metric(ctx context.Context, status, name string) (sum float64, err error) {
-	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, status+"/metrics", http.NoBody)
 	if err != nil {
