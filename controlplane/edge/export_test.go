@@ -22,3 +22,6 @@ func (r *Rulings) Revise(barred, approved []string) bool {
 
 // After is rulings.after.
 func (r *Rulings) After(sequence int64) []storage.Ruling { return r.after(sequence) }
+
+// Unkept is unkept.
+func Unkept(err error) error { return unkept(err) }

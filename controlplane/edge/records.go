@@ -108,10 +108,20 @@ func (s *Records) Push(ctx context.Context, req *connect.Request[proxyv1.PushReq
 		}
 		return err
 	})
-	if err != nil { // whatever it is, the proxy keeps them
-		return nil, connect.NewError(connect.CodeUnavailable, errors.New("records cannot be handed on now"))
+	if err != nil {
+		return nil, unkept(err)
 	}
 	return connect.NewResponse(kept), nil
+}
+
+// unkept is what a proxy is told of records that no replica with a database has taken.
+// It keeps them and tries again, whatever that was, unless it was what it would be told
+// there as well: records that are not understood would hold up all that come after.
+func unkept(err error) error {
+	if settled(err) {
+		return connect.NewError(connect.CodeInvalidArgument, errors.New("a replica with a database does not understand the records"))
+	}
+	return connect.NewError(connect.CodeUnavailable, errors.New("records cannot be handed on now"))
 }
 
 func (s *Records) admit(id identity.ID) error {
