@@ -65,7 +65,7 @@ func (a *API) behind(edge string) way {
 func (a *API) verifyElsewhere(ctx context.Context, id storage.ProxyID) (*adminv1.VerifyResponse, error) {
 	holder, err := a.registry.Holder(ctx, id)
 	switch {
-	case err != nil:
+	case err != nil && !errors.Is(err, storage.ErrNotFound): // it is known here, and was not saved yet
 		return nil, err
 	case holder == "":
 		return nil, connect.NewError(connect.CodeFailedPrecondition, errors.New("the proxy is not connected"))
