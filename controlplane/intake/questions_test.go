@@ -155,9 +155,9 @@ func TestEdgesAreHereWhileTheyPoll(t *testing.T) {
 		go poll(t, q, near, one, longer)
 		poll(t, q, far, two, shorter)
 		is("when one waits, and one has", far, near)
-		time.Sleep(intake.AbsentAfter + time.Millisecond)
+		<-time.After(intake.AbsentAfter + time.Millisecond)
 		is("a while later", near)
-		time.Sleep(longer)
+		<-time.After(longer)
 		is("when none waits for long")
 	})
 }
@@ -180,7 +180,7 @@ func TestQuestionsAreBounded(t *testing.T) {
 		if _, err := q.Poll(t.Context(), nil, near, one); err == nil {
 			t.Error("one poll too many")
 		}
-		time.Sleep(longer)
+		<-time.After(longer)
 		if got := poll(t, q, near, one, shorter); len(got) != 0 {
 			t.Errorf("left is %v", got)
 		}
