@@ -110,8 +110,11 @@ var varying = []struct {
 	{regexp.MustCompile(`\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z`), "TIME"},
 	{regexp.MustCompile(`"sequence": "\d{19}"`), `"sequence": "NUMBER"`},
 	{regexp.MustCompile(`[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}`), "DECISION"},
-	{regexp.MustCompile(`( SEEN|\d+(\.\d+)?(ms|s) ago) {2,}`), "${1}   "}, // the width of that column
-	{regexp.MustCompile(`\d+(\.\d+)?(ms|s) ago`), "AGO"},
+	{regexp.MustCompile(`( SEEN| ago) {2,}`), "${1}   "}, // the width of that column
+	// A script may take minutes on a machine that is busy.
+	{regexp.MustCompile(`\b1h\d+m\d+s ago`), "1h0mAGO"},
+	{regexp.MustCompile(`\b\d+m\d+s ago|\d+(\.\d+)?(ms|s) ago`), "AGO"},
+	{regexp.MustCompile(`\bin 5\dm\b`), "in 59m"},
 	{regexp.MustCompile(`(?m)^ +(\d+(\.\d+)?(ms|µs|s)|0s)  `), " TOOK  "},
 	{regexp.MustCompile(`"elapsed": "[0-9.]+s"`), `"elapsed": "TOOK"`},
 	{regexp.MustCompile(`https://127\.0\.0\.1:\d+`), "https://SERVER"},
