@@ -701,7 +701,10 @@ func newEchoTLS(t testing.TB, cfg *tls.Config) *echo {
 		e.TLS, e.EnableHTTP2 = cfg, true
 		e.StartTLS()
 	}
-	t.Cleanup(e.Close)
+	t.Cleanup(func() {
+		e.CloseClientConnections() // a handler may wait for its client, which a test that failed has left open
+		e.Close()
+	})
 	return e
 }
 
