@@ -181,6 +181,7 @@ func TestQuestionsAreBounded(t *testing.T) {
 			t.Error("one poll too many")
 		}
 		<-time.After(longer)
+		synctest.Wait() // those that waited have ended
 		if got := poll(t, q, near, one, shorter); len(got) != 0 {
 			t.Errorf("left is %v", got)
 		}
