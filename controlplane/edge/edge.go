@@ -72,8 +72,7 @@ func New(c Config) (*Edge, error) {
 func (e *Edge) Registry() *registry.Registry { return e.registry }
 
 // Run follows the roster, hands on what proxies say, and asks them what others want to
-// know, until ctx ends. It outlives
-// every failure of etcd and of other replicas.
+// know, until ctx ends. It outlives every failure of etcd and of other replicas.
 func (e *Edge) Run(ctx context.Context) error {
 	var g errgroup.Group
 	for _, part := range []func(context.Context) error{e.roster.Run, e.registry.Run, e.store.follow, e.inspect} {
