@@ -108,6 +108,9 @@ type Keeper struct {
 	// garbage holds the parts of chunks that no head named in the round before, and
 	// the revisions that wrote them.
 	garbage map[string]int64
+	// packed are the endpoints of members that were defragmented since what was
+	// overwritten was last given up in a full cluster.
+	packed []string
 }
 
 // NewKeeper returns one that has done nothing.
@@ -152,7 +155,7 @@ func (k *Keeper) forget(ctx context.Context, now time.Time) (int64, error) {
 		before = 0
 	}
 	if before > 0 {
-		if err := k.compact(ctx, before); err != nil {
+		if _, err := k.compact(ctx, before); err != nil {
 			return 0, err
 		}
 	}
@@ -168,15 +171,18 @@ func (k *Keeper) revision(ctx context.Context) (int64, error) {
 	return r.Header.Revision, nil
 }
 
-// compact returns when the space is free. What is compacted already is so.
-func (k *Keeper) compact(ctx context.Context, revision int64) error {
+// compact returns when the space is free, and whether there was anything to give up.
+func (k *Keeper) compact(ctx context.Context, revision int64) (some bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, workWithin)
 	defer cancel()
-	_, err := k.store.client.Compact(ctx, revision, clientv3.WithCompactPhysical())
-	if err != nil && !errors.Is(err, rpctypes.ErrCompacted) {
-		return fmt.Errorf("compact up to revision %d: %w", revision, understood(err))
+	_, err = k.store.client.Compact(ctx, revision, clientv3.WithCompactPhysical())
+	if errors.Is(err, rpctypes.ErrCompacted) {
+		return false, nil
 	}
-	return nil
+	if err != nil {
+		return false, fmt.Errorf("compact up to revision %d: %w", revision, understood(err))
+	}
+	return true, nil
 }
 
 // collect removes the parts of chunks that no head named, now and in the round
@@ -303,10 +309,20 @@ func (k *Keeper) Rescue(ctx context.Context) (done Kept, err error) {
 	if done.Compacted, err = k.revision(ctx); err != nil {
 		return done, err
 	}
-	if err := k.compact(ctx, done.Compacted); err != nil {
+	some, err := k.compact(ctx, done.Compacted)
+	if err != nil {
 		return done, err
 	}
-	if done.Defragmented, err = k.defragment(ctx, func(m Member) bool { return m.Size > m.InUse }); err != nil {
+	if some {
+		k.packed = nil
+	}
+	// A member counts what was given up as in use until it writes again, and a full one
+	// may never do so.
+	done.Defragmented, err = k.defragment(ctx, func(m Member) bool {
+		return m.Size > m.InUse || !slices.Contains(k.packed, m.Endpoint)
+	})
+	k.packed = append(k.packed, done.Defragmented...)
+	if err != nil {
 		return done, err
 	}
 	members, err := k.store.Members(ctx)
