@@ -98,11 +98,11 @@ func (d *document) understand(environment string) error {
 	switch spec := parsed.Spec.(type) {
 	case *resourcev1.Policy:
 		d.control = control{reach: selected, namespace: d.entry.Key.Namespace, routes: spec.GetRoutes()}
-		d.policy, err = policy.Compile(policySpec(d.entry.Key, d.entry.Digest, spec))
+		err = d.compilePolicy(policySpec(d.entry.Key, spec))
 		d.terms = policy.TermsOf(spec.GetWhen())
 	case *resourcev1.Grant:
 		d.control = control{reach: selected, namespace: d.entry.Key.Namespace, routes: spec.GetRoutes()}
-		d.policy, err = policy.Compile(grantSpec(d.entry.Key, d.entry.Digest, spec))
+		err = d.compilePolicy(grantSpec(d.entry.Key, spec))
 	case *resourcev1.RateLimit:
 		d.control = control{reach: selected, namespace: d.entry.Key.Namespace, routes: spec.GetRoutes()}
 		err = d.compileLimit(spec, nil)

@@ -120,11 +120,7 @@ func (t *Table) besides(routes *live) iter.Seq[*snapshot.Entry] {
 func (t *Table) controls() iter.Seq[*snapshot.Entry] {
 	return func(yield func(*snapshot.Entry) bool) {
 		for p := range t.policies.Policies() {
-			key := resource.Key{Kind: resource.KindPolicy, Namespace: p.Namespace(), Name: p.Name()}
-			if p.Granted() {
-				key.Kind = resource.KindGrant
-			}
-			if d := t.written[key]; d != nil && d.entry.Digest == p.Digest() && !yield(&d.entry) {
+			if e, known := p.Source().(*snapshot.Entry); known && !yield(e) {
 				return
 			}
 		}

@@ -79,12 +79,21 @@ func (t *Table) link(d *document) (next *document, reason string) {
 func (d *document) compileWith(terms *policy.Terms) (err error) {
 	switch spec := d.spec.(type) {
 	case *resourcev1.Policy:
-		s := policySpec(d.entry.Key, d.entry.Digest, spec)
+		s := policySpec(d.entry.Key, spec)
 		s.Terms = terms
-		d.policy, err = policy.Compile(s)
+		err = d.compilePolicy(s)
 	case *resourcev1.RateLimit:
 		err = d.compileLimit(spec, terms)
 	}
+	return err
+}
+
+// compilePolicy compiles a policy that knows its entry, and by that shows what is
+// enforced of it.
+func (d *document) compilePolicy(s policy.Spec) (err error) {
+	entry := d.entry // without the document that it is of, which holds more
+	s.Digest, s.Source = entry.Digest, &entry
+	d.policy, err = policy.Compile(s)
 	return err
 }
 

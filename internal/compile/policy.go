@@ -7,7 +7,6 @@ import (
 
 	"github.com/sallyport/sallyport/internal/policy"
 	"github.com/sallyport/sallyport/internal/resource"
-	"github.com/sallyport/sallyport/internal/snapshot"
 	resourcev1 "github.com/sallyport/sallyport/proto/gen/sallyport/resource/v1"
 )
 
@@ -17,13 +16,13 @@ const ReasonInvalidCEL = "invalid_cel"
 // Policy says what is wrong with a policy that package resource has accepted,
 // each problem at its field and with line and column in a condition.
 func Policy(key resource.Key, spec *resourcev1.Policy) []resource.Problem {
-	_, err := policy.Compile(policySpec(key, snapshot.Digest{}, spec))
+	_, err := policy.Compile(policySpec(key, spec))
 	return problemsOf(key, err)
 }
 
 // Grant is Policy for a grant.
 func Grant(key resource.Key, spec *resourcev1.Grant) []resource.Problem {
-	_, err := policy.Compile(grantSpec(key, snapshot.Digest{}, spec))
+	_, err := policy.Compile(grantSpec(key, spec))
 	return problemsOf(key, err)
 }
 
@@ -38,8 +37,8 @@ func isTerm(kind resource.Kind) bool {
 	return kind == resource.KindSet || kind == resource.KindCondition
 }
 
-func grantSpec(key resource.Key, digest snapshot.Digest, g *resourcev1.Grant) policy.Spec {
-	s := policySpec(key, digest, resource.PolicyOf(g))
+func grantSpec(key resource.Key, g *resourcev1.Grant) policy.Spec {
+	s := policySpec(key, resource.PolicyOf(g))
 	s.Grant = &policy.Grant{
 		NotBefore: g.GetNotBefore().AsTime(), NotAfter: g.GetNotAfter().AsTime(),
 		Reason: g.GetReason(), Approver: g.GetApprover(),
@@ -57,7 +56,7 @@ func Condition(key resource.Key, spec *resourcev1.Condition) []resource.Problem 
 func Linked(key resource.Key, spec proto.Message, terms *policy.Terms) []resource.Problem {
 	switch spec := spec.(type) {
 	case *resourcev1.Policy:
-		s := policySpec(key, snapshot.Digest{}, spec)
+		s := policySpec(key, spec)
 		s.Terms = terms
 		_, err := policy.Compile(s)
 		return problemsOf(key, err)
@@ -96,9 +95,9 @@ func specField(field string) string {
 	return "spec." + field
 }
 
-func policySpec(key resource.Key, digest snapshot.Digest, p *resourcev1.Policy) policy.Spec {
+func policySpec(key resource.Key, p *resourcev1.Policy) policy.Spec {
 	s := policy.Spec{
-		Namespace: key.Namespace, Name: key.Name, Digest: digest,
+		Namespace: key.Namespace, Name: key.Name,
 		Shadow:  p.GetMode() == resourcev1.Mode_MODE_SHADOW,
 		Methods: p.GetMethods(), Paths: p.GetPaths(), When: p.GetWhen(),
 	}

@@ -19,6 +19,7 @@ func Compile(s Spec) (*Policy, error) {
 		name:      s.Name,
 		key:       s.Namespace + "/" + s.Name,
 		digest:    s.Digest,
+		source:    s.Source,
 		effect:    s.Effect,
 		shadow:    s.Shadow,
 	}}

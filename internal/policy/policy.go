@@ -48,7 +48,8 @@ const (
 // Spec is a policy as an operator wrote it.
 type Spec struct {
 	Namespace, Name string
-	Digest          [32]byte // of the resource; returned by Policy.Digest
+	Digest          [32]byte // of the resource: of two of one name, which comes first
+	Source          any      // what it was read from, for who compiles it; returned by Policy.Source
 	Effect          Effect
 
 	// Shadow policies are asked and never enforced: decisions say what they would
@@ -104,6 +105,7 @@ type Spec struct {
 type Policy struct {
 	namespace, name, key string
 	digest               [32]byte
+	source               any
 	effect               Effect
 	shadow               bool
 	principals           principals
@@ -124,8 +126,8 @@ func (p *Policy) Name() string { return p.name }
 // "Grant/namespace/name".
 func (p *Policy) Key() string { return p.key }
 
-// Digest returns the digest of the resource that p was compiled from.
-func (p *Policy) Digest() [32]byte { return p.digest }
+// Source returns the Source of the Spec that p was compiled from.
+func (p *Policy) Source() any { return p.source }
 
 // Shadow reports whether p is asked only, and not enforced.
 func (p *Policy) Shadow() bool { return p.shadow }

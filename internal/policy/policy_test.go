@@ -36,7 +36,7 @@ func when(text string) part { return func(s *policy.Spec) { s.When = text } }
 func shadow() part { return func(s *policy.Spec) { s.Shadow = true } }
 
 func spec(effect policy.Effect, name string, parts ...part) policy.Spec {
-	s := policy.Spec{Namespace: "shop", Name: name, Effect: effect, Digest: sha256.Sum256([]byte(name))}
+	s := policy.Spec{Namespace: "shop", Name: name, Effect: effect, Digest: sha256.Sum256([]byte(name)), Source: "document " + name}
 	for _, p := range parts {
 		p(&s)
 	}
