@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -126,15 +127,41 @@ func (o *Operator) Revoked(ctx context.Context, sequence int64, environments ...
 	return o.proven(ctx, &adminv1.WaitEnforcedRequest{SecuritySequence: sequence, Environments: environments})
 }
 
+// proven waits until each environment has one proxy that proves it. One that has lost
+// its replica is not waited for by the control plane, but here: it comes back.
 func (o *Operator) proven(ctx context.Context, req *adminv1.WaitEnforcedRequest) error {
 	what := fmt.Sprint("revision ", req.GetRevision())
 	if req.GetSecuritySequence() > 0 {
 		what = fmt.Sprint("security sequence ", req.GetSecuritySequence())
 	}
 	req.Timeout = durationpb.New(enforcedWithin)
+	late := time.After(enforcedWithin)
+	again := time.NewTicker(50 * time.Millisecond)
+	defer again.Stop()
+	for {
+		found, err := o.proof(ctx, req)
+		if err != nil {
+			return fmt.Errorf("%s: %w", what, err)
+		}
+		lacks := slices.IndexFunc(found, func(e *adminv1.EnvironmentProgress) bool { return e.GetEnforced() != 1 })
+		if lacks < 0 {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%s: %w", what, ctx.Err())
+		case <-late:
+			return fmt.Errorf("%s is enforced by %d proxies of %s, not by one", what, found[lacks].GetEnforced(), found[lacks].GetEnvironment())
+		case <-again.C:
+		}
+	}
+}
+
+// proof returns what the control plane says when it has waited.
+func (o *Operator) proof(ctx context.Context, req *adminv1.WaitEnforcedRequest) ([]*adminv1.EnvironmentProgress, error) {
 	stream, err := o.Fleet.WaitEnforced(ctx, connect.NewRequest(req))
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer func() { _ = stream.Close() }() // its error is the stream's
 	var last *adminv1.WaitEnforcedResponse
@@ -142,17 +169,12 @@ func (o *Operator) proven(ctx context.Context, req *adminv1.WaitEnforcedRequest)
 		last = stream.Msg()
 	}
 	if err := stream.Err(); err != nil {
-		return fmt.Errorf("%s: %w", what, err)
-	}
-	for _, e := range last.GetEnvironments() {
-		if e.GetEnforced() != 1 {
-			return fmt.Errorf("%s is enforced by %d proxies of %s, not by one", what, e.GetEnforced(), e.GetEnvironment())
-		}
+		return nil, err
 	}
 	if !last.GetDone() || len(last.GetEnvironments()) != len(req.GetEnvironments()) {
-		return fmt.Errorf("%s: the control plane gave no proof", what)
+		return nil, errors.New("the control plane gave no proof")
 	}
-	return nil
+	return last.GetEnvironments(), nil
 }
 
 // connected returns how many proxies have a stream.
